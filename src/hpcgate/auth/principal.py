@@ -1,0 +1,25 @@
+"""Who asks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """One authenticated user, made from a verified token and passed down; never global.
+
+    Attributes:
+        username: The POSIX user name on the systems, already checked for plausibility.
+        token: The raw bearer token, for the services that take it; never printed.
+        claims: The verified claims.
+        expires_at: When the token ends, Unix seconds, or None if it never does.
+        request_id: The ``X-Request-ID`` of the request at hand, for the services further on.
+    """
+
+    username: str
+    token: str = field(repr=False)
+    claims: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    expires_at: float | None = None
+    request_id: str | None = field(default=None, compare=False)
+    correlation_id: str | None = field(default=None, compare=False)

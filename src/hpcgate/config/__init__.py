@@ -1,0 +1,44 @@
+"""The settings, frozen, and how they are read from a FirecREST v2 compatible YAML file."""
+
+from hpcgate.config.models import (
+    AuthSettings,
+    Cluster,
+    DataOperation,
+    FileSystem,
+    LoggerSettings,
+    Model,
+    OidcSettings,
+    OpenFgaSettings,
+    PluginSettings,
+    ProbingSettings,
+    SchedulerSettings,
+    ServiceAccount,
+    Settings,
+    SshSettings,
+    SshTimeouts,
+    TransferSettings,
+)
+from hpcgate.config.plugins import plugin, plugins
+from hpcgate.config.secrets import Secret
+
+__all__ = [
+    "AuthSettings",
+    "Cluster",
+    "DataOperation",
+    "FileSystem",
+    "LoggerSettings",
+    "Model",
+    "OidcSettings",
+    "OpenFgaSettings",
+    "PluginSettings",
+    "ProbingSettings",
+    "SchedulerSettings",
+    "Secret",
+    "ServiceAccount",
+    "Settings",
+    "SshSettings",
+    "SshTimeouts",
+    "TransferSettings",
+    "plugin",
+    "plugins",
+]

@@ -1,0 +1,1 @@
+"""SSH credentials of users: where they come from."""

@@ -1,0 +1,46 @@
+"""What logs a user in on a login node, and where it comes from."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import asyncssh
+
+from hpcgate.auth import Principal
+from hpcgate.config import PluginSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One user's SSH credential.
+
+    Attributes:
+        private_key: The decrypted private key; never printed.
+        certificate: The OpenSSH user certificate that belongs to it, if there is one.
+        expires_at: When the credential ends, Unix seconds, or None if it does not.
+    """
+
+    private_key: asyncssh.SSHKey = field(repr=False)
+    certificate: asyncssh.SSHCertificate | None = field(default=None, repr=False)
+    expires_at: float | None = None
+
+
+class CredentialSource(ABC):
+    """Gives the SSH credential of a user. Found by the entry points ``hpcgate.credentials``."""
+
+    Settings: ClassVar[type[PluginSettings]]
+
+    @abstractmethod
+    def __init__(self, settings: Any) -> None:
+        """Keep the settings, an instance of ``Settings``; open nothing."""
+
+    @abstractmethod
+    async def credential(self, principal: Principal) -> Credential:
+        """Return the credential of the principal.
+
+        Raises:
+            CredentialRefused: There is none for this user, or the service said no.
+        """
+
+    async def close(self) -> None:  # noqa: B027 (a source with nothing open has nothing to close)
+        """Close what is open."""

@@ -1,0 +1,212 @@
+"""Every error that a request can end with.
+
+The HTTP status is an attribute of the class; `hpcgate.api.problems` is the one place that turns an error into JSON.
+The message is what the user may read. What only the operator may see is chained with ``raise ... from``.
+
+GatewayError                 500
+  BadRequest                 400
+    NotADirectory            400
+    IsADirectory             400
+    AlreadyExists            400
+    SubmissionRefused        400
+  Unauthenticated            401
+  Forbidden                  403
+    PermissionDenied         403
+  NotFound                   404
+    SystemNotFound           404
+    PathNotFound             404
+    JobNotFound              404
+  TimedOut                   408
+  TooLarge                   413
+  LoginNodeError             424
+    CredentialRefused        424
+    HostKeyRefused           424
+    LoginNodeUnreachable     424
+    ConnectionLost           424
+  RateLimited                429
+  CommandFailed              500
+  NotSupported               501
+  Unavailable                503
+    Unhealthy                503
+    PoolExhausted            503
+    SchedulerUnavailable     503
+  NoSpace                    507
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+
+class GatewayError(Exception):
+    """The root of all errors that a user may be told of.
+
+    Args:
+        message: What the user reads; never a token, a key or a private address.
+        caused_by: Further lines for the user, outermost first.
+        data: Machine-readable details, JSON-serialisable.
+        headers: Response headers that belong to this error, such as ``Retry-After``.
+    """
+
+    status: ClassVar[int] = 500
+    transient: ClassVar[bool] = False
+    """Whether the same request may succeed if it is sent again."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        caused_by: Sequence[str] = (),
+        data: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.caused_by = tuple(caused_by)
+        self.data = data
+        self.headers = dict(headers or {})
+
+
+class BadRequest(GatewayError):
+    """The request cannot be carried out as it stands."""
+
+    status = 400
+
+
+class NotADirectory(BadRequest):
+    """ENOTDIR: a component of the path is no directory."""
+
+
+class IsADirectory(BadRequest):
+    """EISDIR: the operation wants a file."""
+
+
+class AlreadyExists(BadRequest):
+    """EEXIST: the path is taken."""
+
+
+class SubmissionRefused(BadRequest):
+    """The scheduler refused the job; the message carries the scheduler's own words."""
+
+
+class Unauthenticated(GatewayError):
+    """No token, or one that is not accepted."""
+
+    status = 401
+
+
+class Forbidden(GatewayError):
+    """The user is known and may not."""
+
+    status = 403
+
+
+class PermissionDenied(Forbidden):
+    """EACCES or EPERM on the login node."""
+
+
+class NotFound(GatewayError):
+    """What the request names does not exist."""
+
+    status = 404
+
+
+class SystemNotFound(NotFound):
+    """No system of that name is configured."""
+
+    def __init__(self) -> None:
+        super().__init__("System not found")
+
+
+class PathNotFound(NotFound):
+    """ENOENT on the login node."""
+
+
+class JobNotFound(NotFound):
+    """The scheduler knows no such job."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"Job not found: {job_id}")
+
+
+class TimedOut(GatewayError):
+    """A command or an operation on the login node took longer than its time-out."""
+
+    status = 408
+    transient = True
+
+
+class TooLarge(GatewayError):
+    """A file, an upload or an output is over ``max_ops_file_size``."""
+
+    status = 413
+
+
+class LoginNodeError(GatewayError):
+    """The SSH connection to the login node failed."""
+
+    status = 424
+
+
+class CredentialRefused(LoginNodeError):
+    """The login node refused the user's key, or no credential could be had."""
+
+
+class HostKeyRefused(LoginNodeError):
+    """The host key of the login node or of the jump host is not one that is trusted."""
+
+
+class LoginNodeUnreachable(LoginNodeError):
+    """No connection within the time-out, refused, or no such host."""
+
+    transient = True
+
+
+class ConnectionLost(LoginNodeError):
+    """An established connection broke; the operation may or may not have been carried out."""
+
+    transient = True
+
+
+class RateLimited(GatewayError):
+    """The user sends more than is allowed."""
+
+    status = 429
+    transient = True
+
+
+class CommandFailed(GatewayError):
+    """A command on the login node failed in a way that has no better class."""
+
+
+class NotSupported(GatewayError):
+    """The configured scheduler or transfer method cannot do this."""
+
+    status = 501
+
+
+class Unavailable(GatewayError):
+    """A service that the request needs is not to be had now."""
+
+    status = 503
+    transient = True
+
+
+class Unhealthy(Unavailable):
+    """Probing marked the service as unhealthy."""
+
+    def __init__(self, service: str, system: str) -> None:
+        super().__init__(f"The {service} service for the requested system ({system}) is unhealthy.")
+
+
+class PoolExhausted(Unavailable):
+    """Every connection of the system is in use and none came free in time."""
+
+
+class SchedulerUnavailable(Unavailable):
+    """The scheduler's controller does not answer."""
+
+
+class NoSpace(GatewayError):
+    """ENOSPC or EDQUOT on the login node."""
+
+    status = 507

@@ -1,0 +1,1 @@
+"""Files on the login node: one operation a file."""

@@ -1,0 +1,1 @@
+"""Batch schedulers: Slurm, PBS, and what a site adds."""

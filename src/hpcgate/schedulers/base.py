@@ -1,0 +1,248 @@
+"""What every scheduler offers, and the nouns that they share.
+
+Times are Unix seconds, durations seconds; None means unknown, or unlimited for a limit.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from hpcgate.auth import Principal
+from hpcgate.config import SchedulerSettings
+from hpcgate.ssh.pool import Pool
+
+TimeWindow = Literal["1h", "8h", "24h", "3d", "7d"]
+
+WINDOW_SECONDS: Mapping[TimeWindow, int] = {
+    "1h": 3600,
+    "8h": 8 * 3600,
+    "24h": 24 * 3600,
+    "3d": 3 * 24 * 3600,
+    "7d": 7 * 24 * 3600,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """State names are the scheduler's own (PENDING, RUNNING, ...; PBS letters)."""
+
+    state: str
+    state_reason: str | None = None
+    exit_code: int | None = None
+    interrupt_signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobTime:
+    """When a job or a step ran. `limit` is None if there is none or it is unknown."""
+
+    elapsed: int | None = None
+    start: int | None = None
+    end: int | None = None
+    suspended: int | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobTask:
+    """A step of a job (``123.batch``, ``123.0``)."""
+
+    id: str
+    name: str
+    status: JobStatus
+    time: JobTime
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job, live or from the accounting history."""
+
+    job_id: str
+    name: str
+    status: JobStatus
+    time: JobTime
+    allocation_nodes: int
+    cluster: str
+    nodes: str
+    partition: str
+    user: str | None
+    working_directory: str
+    account: str | None = None
+    group: str | None = None
+    kill_request_user: str | None = None
+    priority: int | None = None
+    tasks: tuple[JobTask, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobMetadata:
+    """What was submitted; the paths are absolute and expanded."""
+
+    job_id: str
+    script: str | None = None
+    standard_input: str | None = None
+    standard_output: str | None = None
+    standard_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobDescription:
+    """What to submit. Exactly one of `script` and `script_path` is set."""
+
+    working_directory: str
+    script: str | None = None
+    script_path: str | None = None
+    name: str | None = None
+    account: str | None = None
+    reservation: str | None = None
+    partition: str | None = None
+    constraints: str | None = None
+    standard_input: str | None = None
+    standard_output: str | None = None
+    standard_error: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobQuery:
+    """Which jobs to list: pending and running ones always, finished ones within the window."""
+
+    all_users: bool = False
+    account: str | None = None
+    name: str | None = None
+    window: TimeWindow = "24h"
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """An answer about jobs.
+
+    Attributes:
+        missing: The sources that did not answer (``history`` or ``live``): the list may lack some jobs.
+        age: Seconds since the data were read from the scheduler.
+    """
+
+    jobs: tuple[Job, ...]
+    missing: tuple[str, ...] = ()
+    age: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A compute node. Memory is in MiB; `state` holds names of the contract's NodeState."""
+
+    name: str
+    cpus: int
+    state: tuple[str, ...]
+    address: str | None = None
+    hostname: str | None = None
+    sockets: int | None = None
+    cores: int | None = None
+    threads: int | None = None
+    cpu_load: float | None = None
+    alloc_cpus: int | None = None
+    idle_cpus: int | None = None
+    alloc_memory: int | None = None
+    free_memory: int | None = None
+    features: str | Sequence[str] | None = None
+    partitions: tuple[str, ...] | None = None
+    weight: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A partition or queue."""
+
+    name: str
+    state: str | Sequence[str]
+    cpus: int | None = None
+    total_nodes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A reservation; `state` is lower case (active, inactive)."""
+
+    name: str
+    node_list: str
+    start_time: int
+    end_time: int
+    state: str | None = None
+    features: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account that the user may charge."""
+
+    name: str
+    default: bool
+
+
+class Scheduler(ABC):
+    """The scheduler of one system. Found by the entry points ``hpcgate.schedulers``, by the key ``type``.
+
+    Every method may raise `TimedOut`, `LoginNodeError`, `SchedulerUnavailable` or, for what the backend cannot do,
+    `NotSupported`. A method that names a job raises `JobNotFound` for an unknown or malformed id.
+    """
+
+    Settings: ClassVar[type[SchedulerSettings]]
+    account_directive: ClassVar[str]
+    """How a job script names its account, for example ``#SBATCH --account={account}``."""
+
+    @abstractmethod
+    def __init__(self, system: str, settings: Any, pool: Pool) -> None:
+        """Keep the system's name, the settings (an instance of ``Settings``) and the pool; open nothing."""
+
+    @abstractmethod
+    async def submit(self, principal: Principal, job: JobDescription) -> str:
+        """Submit a job and return its id. Never tried twice: a submission that timed out may have gone through.
+
+        Raises:
+            SubmissionRefused: With the scheduler's own words.
+            Forbidden: A quota or QOS limit is reached.
+        """
+
+    @abstractmethod
+    async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:
+        """List jobs: live ones merged with the history, own ones unless ``query.all_users``."""
+
+    @abstractmethod
+    async def job(self, principal: Principal, job_id: str) -> Jobs:
+        """Return the one job, or the tasks of an array."""
+
+    @abstractmethod
+    async def metadata(self, principal: Principal, job_id: str) -> tuple[JobMetadata, ...]:
+        """Return the script and the standard streams of a job."""
+
+    @abstractmethod
+    async def cancel(self, principal: Principal, job_id: str) -> None:
+        """Cancel a job; one that has already finished is a success."""
+
+    @abstractmethod
+    async def attach(self, principal: Principal, job_id: str, command: str) -> None:
+        """Run a shell command as a step inside the allocation of a running job."""
+
+    @abstractmethod
+    async def nodes(self, principal: Principal) -> tuple[Node, ...]:
+        """List the compute nodes."""
+
+    @abstractmethod
+    async def partitions(self, principal: Principal, *, show_hidden: bool = False) -> tuple[Partition, ...]:
+        """List the partitions or queues."""
+
+    @abstractmethod
+    async def reservations(self, principal: Principal) -> tuple[Reservation, ...]:
+        """List the reservations."""
+
+    @abstractmethod
+    async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
+        """List the accounts of the user, or None where the scheduler has no such thing."""
+
+    @abstractmethod
+    async def ping(self, principal: Principal) -> None:
+        """Return if the scheduler answers; raise `SchedulerUnavailable` if not. A backup that is down is fine."""
+
+    async def close(self) -> None:  # noqa: B027 (a scheduler with nothing open has nothing to close)
+        """Close what is open."""

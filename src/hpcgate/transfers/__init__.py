@@ -1,0 +1,1 @@
+"""Data in and out: transfer jobs and external services."""
