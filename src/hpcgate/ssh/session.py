@@ -65,7 +65,18 @@ class Session:
         """
         raise CommandFailed("placeholder")
 
-    @property
-    def files(self) -> RemoteFiles:
-        """The files of the system, by SFTP or by commands as the system allows."""
+    async def files(self) -> RemoteFiles:
+        """Return the files of the system, by SFTP or by commands as the settings and the login node allow."""
+        raise CommandFailed("placeholder")
+
+    async def ask(self, argv: Sequence[str], request: bytes) -> bytes:
+        """Send one request to a long-lived process of this connection and return its answer.
+
+        The process is started by the first request for `argv` and lives as long as the connection. It reads requests
+        and writes answers, one each, in order, every one ended by a NUL byte. Requests may be sent before earlier
+        ones are answered.
+
+        Raises:
+            NotSupported: The process cannot be started or has ended at once (no such program on the login node).
+        """
         raise CommandFailed("placeholder")
