@@ -1,0 +1,19 @@
+"""The settings of an OpenPBS system."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from hpcgate.config import SchedulerSettings
+
+
+class PbsSettings(SchedulerSettings):
+    """How an OpenPBS server is reached."""
+
+    type: Literal["pbs"] = Field(description="OpenPBS or PBS Professional.")
+    connection_mode: Literal["ssh"] = Field("ssh", description="By commands on the login node; PBS has no other way.")
+    api_url: None = Field(None, description="Accepted for FirecREST's sake; PBS has no REST API.")
+    api_version: None = Field(None, description="Accepted for FirecREST's sake; PBS has no REST API.")
+    read_cache: float = Field(
+        0, ge=0, description="Seconds for which answers about jobs may be served again; 0 shares only those in flight."
+    )

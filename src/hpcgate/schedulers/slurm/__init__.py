@@ -1,0 +1,6 @@
+"""Slurm, by its commands on the login node."""
+
+from hpcgate.schedulers.slurm.scheduler import Slurm
+from hpcgate.schedulers.slurm.settings import SlurmSettings
+
+__all__ = ["Slurm", "SlurmSettings"]

@@ -1,0 +1,34 @@
+"""The settings of a Slurm system."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from hpcgate.config import SchedulerSettings
+
+ConnectionMode = Literal["ssh", "rest", "hybrid"]
+
+
+class SlurmSettings(SchedulerSettings):
+    """How a Slurm cluster is reached."""
+
+    type: Literal["slurm"] = Field(description="Slurm.")
+    version: str = Field(
+        pattern=r"^\d{2}\.\d{1,2}([.-].*)?$", description="The version that is installed, such as 22.05.8."
+    )
+    connection_mode: ConnectionMode = Field(
+        "ssh", description="By commands on the login node, by slurmrestd, or by slurmrestd and commands for the rest."
+    )
+    api_url: str | None = Field(None, pattern="^https?://", description="Where slurmrestd answers, without a path.")
+    api_version: str | None = Field(
+        None, pattern=r"^v?0\.0\.\d+$", description="The data version of slurmrestd's API, such as 0.0.42."
+    )
+    read_cache: float = Field(
+        0, ge=0, description="Seconds for which answers about jobs may be served again; 0 shares only those in flight."
+    )
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "SlurmSettings":
+        if self.connection_mode != "ssh" and not (self.api_url and self.api_version):
+            raise ValueError(f"connection_mode {self.connection_mode} needs api_url and api_version")
+        return self
