@@ -1,0 +1,30 @@
+"""Who may use which system."""
+
+from typing import Protocol
+
+from hpcgate.auth.principal import Principal
+
+
+class Authorizer(Protocol):
+    """Says whether a user may use a system."""
+
+    async def authorize(self, principal: Principal, system: str) -> None:
+        """Return if the principal may use the system of that configured name.
+
+        Raises:
+            Forbidden: No.
+            Unavailable: It could not be found out.
+        """
+
+    async def close(self) -> None:
+        """Close what is open."""
+
+
+class Everyone:
+    """Lets every authenticated user use every system: no ``authorization`` is configured."""
+
+    async def authorize(self, principal: Principal, system: str) -> None:
+        """Return."""
+
+    async def close(self) -> None:
+        """Close nothing."""

@@ -1,0 +1,204 @@
+"""Public keys that tokens are verified with, and how they are read from a JWKS or PEM document."""
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificate
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, OKPKey, RSAKey
+from joserfc.jws import JWSRegistry
+
+FAMILIES: Mapping[tuple[str, str], frozenset[str]] = {
+    ("RSA", ""): frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}),
+    ("EC", "P-256"): frozenset({"ES256"}),
+    ("EC", "P-384"): frozenset({"ES384"}),
+    ("EC", "P-521"): frozenset({"ES512"}),
+    ("OKP", "Ed25519"): frozenset({"EdDSA", "Ed25519"}),
+    ("OKP", "Ed448"): frozenset({"EdDSA", "Ed448"}),
+}
+"""The signature algorithms that each key type and curve can have: RFC 7518 section 3.1, RFC 8037, RFC 9864."""
+
+ALGORITHMS: frozenset[str] = frozenset().union(*FAMILIES.values())
+"""Every algorithm that a token may name. No symmetric one, and not ``none``."""
+
+PUBLIC_MEMBERS = ("kty", "crv", "n", "e", "x", "y")
+MIN_RSA_BITS = 2048
+"""RFC 7518 sections 3.3 and 3.5."""
+MAX_RSA_BITS = 16384
+MAX_KEYS = 256
+"""Most keys that are taken from one document."""
+
+
+PublicKey = RSAKey | ECKey | OKPKey
+
+
+class NoKeys(ValueError):
+    """The document is not one of keys, or none of its keys can verify a signature."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationKey:
+    """One public key.
+
+    Attributes:
+        kid: The key id, or None where the document gives none.
+        algorithms: What may be verified with it; decided by the key and the settings, never by a token.
+        identity: Equal for equal keys with equal id and algorithms.
+    """
+
+    kid: str | None
+    algorithms: frozenset[str]
+    identity: str
+    key: PublicKey = field(repr=False, compare=False)
+
+    def verifies(self, algorithm: str, message: bytes, signature: bytes) -> bool:
+        """Tell whether the signature is this key's over the message by that algorithm, one of `algorithms`."""
+        if algorithm not in self.algorithms:
+            return False
+        # The two names of RFC 9864 are the older EdDSA with the curve spelt out, and the key fixes the curve.
+        model = JWSRegistry.algorithms["EdDSA" if algorithm in {"Ed25519", "Ed448"} else algorithm]
+        try:
+            return model.verify(message, signature, self.key)
+        except (JoseError, ValueError):
+            return False
+
+
+def parse_keys(document: bytes, default_algorithm: str | None) -> tuple[VerificationKey, ...]:
+    """Read the keys of a JWKS (RFC 7517 section 5), of a single JWK, or of a PEM public key or certificate.
+
+    Symmetric keys, encryption keys, RSA keys that are too short and keys that cannot be understood are left out;
+    private members are never read.
+
+    Args:
+        document: What a source gave.
+        default_algorithm: The algorithm of keys that do not name theirs.
+
+    Raises:
+        NoKeys: Nothing usable is in the document. The message quotes nothing of it.
+    """
+    if document.lstrip().startswith(b"-----BEGIN "):
+        found: Iterable[VerificationKey | None] = (_from_pem(document, default_algorithm),)
+    else:
+        found = (_from_jwk(jwk, default_algorithm) for jwk in _jwks(document)[:MAX_KEYS])
+    keys = {key.identity: key for key in found if key is not None}
+    if not keys:
+        raise NoKeys("no key in it can verify a signature")
+    return tuple(keys.values())
+
+
+def decode_base64url(text: str) -> bytes | None:
+    """Decode unpadded base64url (RFC 7515 section 2); None unless it is spelt in the one canonical way."""
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return data if base64.urlsafe_b64encode(data).rstrip(b"=").decode() == text else None
+
+
+def decode_json(data: bytes) -> Any:
+    """Decode strict JSON in UTF-8; None for what is neither. NaN and the infinities are not JSON."""
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _jwks(document: bytes) -> list[Any]:
+    data = decode_json(document)
+    if isinstance(data, dict) and isinstance(data.get("keys"), list):
+        return list(data["keys"])
+    if isinstance(data, dict) and "kty" in data:
+        return [data]
+    raise NoKeys("it is neither a JWKS nor a PEM public key")
+
+
+def _algorithms(kty: str, curve: str, named: Any, default: str | None) -> frozenset[str]:
+    family = FAMILIES.get((kty, curve), frozenset())
+    if named is None:
+        named = default
+    if named is None:
+        return family
+    if not isinstance(named, str) or named not in family:
+        return frozenset()
+    return family if kty == "OKP" else frozenset({named})
+
+
+def _from_jwk(jwk: Any, default_algorithm: str | None) -> VerificationKey | None:
+    if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig":
+        return None
+    operations = jwk.get("key_ops", ["verify"])
+    if not isinstance(operations, list) or "verify" not in operations:
+        return None
+    kid, kty, curve = jwk.get("kid"), jwk.get("kty"), jwk.get("crv", "")
+    if not isinstance(kty, str) or not isinstance(curve, str) or not (kid is None or isinstance(kid, str)):
+        return None
+    algorithms = _algorithms(kty, "" if kty == "RSA" else curve, jwk.get("alg"), default_algorithm)
+    public: dict[str, Any] = {name: jwk[name] for name in PUBLIC_MEMBERS if name in jwk}
+    if not algorithms or not all(isinstance(value, str) for value in public.values()):
+        return None
+    if kty == "RSA" and not _fair_size(public.get("n", "")):
+        return None
+    try:
+        key: PublicKey
+        if kty == "RSA":
+            key = RSAKey.import_key(public)
+        elif kty == "EC":
+            key = ECKey.import_key(public)
+        else:
+            key = OKPKey.import_key(public)
+        return _verification_key(key, kid, algorithms)
+    except (JoseError, ValueError, KeyError, TypeError, UnsupportedAlgorithm):
+        return None
+
+
+def _fair_size(modulus: str) -> bool:
+    data = decode_base64url(modulus)
+    return data is not None and MIN_RSA_BITS <= int.from_bytes(data).bit_length() <= MAX_RSA_BITS
+
+
+def _from_pem(document: bytes, default_algorithm: str | None) -> VerificationKey | None:
+    public: object
+    try:
+        if b"-----BEGIN CERTIFICATE-----" in document:
+            public = load_pem_x509_certificate(document).public_key()
+        else:
+            public = load_pem_public_key(document)
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    key: PublicKey
+    if isinstance(public, RSAPublicKey):
+        if not MIN_RSA_BITS <= public.key_size <= MAX_RSA_BITS:
+            return None
+        kty, curve, key = "RSA", "", RSAKey.import_key(public)
+    elif isinstance(public, EllipticCurvePublicKey):
+        try:
+            key = ECKey.import_key(public)
+            kty, curve = "EC", key.curve_name
+        except KeyError:
+            return None
+    elif isinstance(public, Ed25519PublicKey | Ed448PublicKey):
+        key = OKPKey.import_key(public)
+        kty, curve = "OKP", key.curve_name
+    else:
+        return None
+    algorithms = _algorithms(kty, curve, None, default_algorithm)
+    return _verification_key(key, None, algorithms) if algorithms else None
+
+
+def _verification_key(key: PublicKey, kid: str | None, algorithms: frozenset[str]) -> VerificationKey:
+    identity = json.dumps([kid, key.thumbprint(), sorted(algorithms)])
+    return VerificationKey(kid, algorithms, identity, key)

@@ -1,0 +1,153 @@
+"""Authorisation by an OpenFGA service."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from enum import Enum
+from typing import Any
+
+import aiohttp
+import structlog
+
+from hpcgate.auth.keys import decode_json
+from hpcgate.auth.principal import Principal
+from hpcgate.config import OpenFgaSettings
+from hpcgate.errors import Forbidden, Unavailable
+
+DEFAULT_TIMEOUT = 60.0
+"""Seconds, where the setting is null."""
+MAX_ANSWER = 64 * 1024
+"""Most bytes of an answer."""
+MAX_CACHED = 10_000
+"""Most decisions that are remembered."""
+
+log = structlog.get_logger()
+
+Question = tuple[str, str, str]
+"""User name, system and token: another token of the same user may be judged differently."""
+
+
+class Decision(Enum):
+    """What came of a question."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+class OpenFga:
+    """Asks an OpenFGA check endpoint, with the user's own token, whether the user is a member of the system."""
+
+    def __init__(self, settings: OpenFgaSettings) -> None:
+        """Keep the settings; connections are opened at the first question."""
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None
+        self._asking: dict[Question, asyncio.Task[Decision]] = {}
+        self._decided: OrderedDict[Question, tuple[Decision, float]] = OrderedDict()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        """Tell how many decisions are remembered and under way."""
+        return f"<OpenFga {len(self._decided)} decided, {len(self._asking)} under way>"
+
+    async def authorize(self, principal: Principal, system: str) -> None:
+        """Return if the service lets the principal use the system of that configured name.
+
+        Identical questions at the same time share one request.
+
+        Raises:
+            Forbidden: It says no, or refuses the token.
+            Unavailable: It cannot be reached, does not answer in time, or answers with an error.
+        """
+        question = (principal.username, system, principal.token)
+        decision = self._remembered(question)
+        if decision is None:
+            decision = await self._shared(question, principal)
+        if decision is Decision.NO:
+            raise Forbidden(f"The user {principal.username} is not authorized for the system {system}")
+        if decision is Decision.UNKNOWN:
+            raise Unavailable("The authorization service is not available", headers={"Retry-After": "1"})
+
+    async def close(self) -> None:
+        """End what is under way and close the connections; further questions are answered with Unavailable."""
+        self._closed = True
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _remembered(self, question: Question) -> Decision | None:
+        if question not in self._decided:
+            return None
+        decision, until = self._decided[question]
+        if time.monotonic() >= until:
+            del self._decided[question]
+            return None
+        self._decided.move_to_end(question)
+        return decision
+
+    async def _shared(self, question: Question, principal: Principal) -> Decision:
+        if self._closed:
+            return Decision.UNKNOWN
+        task = self._asking.get(question)
+        if task is None:
+            task = asyncio.create_task(self._ask(question, principal), name="openfga-check")
+            self._asking[question] = task
+        await asyncio.wait((task,))  # whoever is cancelled leaves the request to the others
+        return Decision.UNKNOWN if task.cancelled() else task.result()
+
+    async def _ask(self, question: Question, principal: Principal) -> Decision:
+        started = time.monotonic()
+        reason = None
+        try:
+            async with asyncio.timeout(self._settings.timeout or DEFAULT_TIMEOUT):
+                decision, reason = await self._post(question, principal)
+        except TimeoutError:
+            decision, reason = Decision.UNKNOWN, "no answer within its time-out"
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            decision, reason = Decision.UNKNOWN, type(error).__name__
+        finally:
+            del self._asking[question]
+        if decision is Decision.UNKNOWN:
+            seconds = round(time.monotonic() - started, 3)
+            log.warning("openfga.failed", system=question[1], user=question[0], reason=reason, seconds=seconds)
+        elif self._settings.cache:
+            self._decided[question] = (decision, time.monotonic() + self._settings.cache)
+            while len(self._decided) > MAX_CACHED:
+                self._decided.popitem(last=False)
+        return decision
+
+    async def _post(self, question: Question, principal: Principal) -> tuple[Decision, str | None]:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=self._settings.max_connections)
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        username, system, token = question
+        body = {"user": f"user:{username}", "relation": "member", "object": f"vcluster:{system}"}
+        headers = {"Authorization": f"Bearer {token}"}
+        if principal.request_id is not None:
+            headers["X-Request-ID"] = principal.request_id
+        if principal.correlation_id is not None:
+            headers["X-Correlation-ID"] = principal.correlation_id
+        # A redirect would carry the user's token to wherever it points.
+        request = self._session.post(self._settings.url, json=body, headers=headers, allow_redirects=False)
+        async with request as response:
+            if response.status in (401, 403):
+                return Decision.NO, None
+            if response.status != 200:
+                return Decision.UNKNOWN, f"HTTP status {response.status}"
+            answer = bytearray()
+            async for chunk in response.content.iter_chunked(8192):
+                answer += chunk
+                if len(answer) > MAX_ANSWER:
+                    return Decision.UNKNOWN, f"more than {MAX_ANSWER} bytes"
+            return _decision(decode_json(bytes(answer))), None
+
+
+def _decision(answer: Any) -> Decision:
+    """Read the body of a 200: OpenFGA says ``allowed``; a service that does not say it means yes by the status."""
+    if isinstance(answer, dict) and "allowed" in answer and answer["allowed"] is not True:
+        return Decision.NO
+    return Decision.YES

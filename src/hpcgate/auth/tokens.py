@@ -1,0 +1,267 @@
+"""Bearer tokens: from the Authorization header to a `Principal`."""
+
+import math
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from types import MappingProxyType
+from typing import Any
+
+from hpcgate.auth.jwks import Jwks
+from hpcgate.auth.keys import ALGORITHMS, VerificationKey, decode_base64url, decode_json
+from hpcgate.auth.principal import Principal
+from hpcgate.config import OidcSettings
+from hpcgate.errors import Forbidden, Unauthenticated, Unavailable
+
+MAX_TOKEN = 16 * 1024
+"""Most characters of a token."""
+MAX_USERNAME = 256
+MAX_CACHED = 10_000
+"""Most verified tokens that are remembered."""
+MAX_TRIED = 16
+"""Most keys that are tried for a token that does not name its key."""
+
+
+def bearer(authorization: str | None) -> str:
+    """Return the token of an Authorization header (RFC 6750 section 2.1).
+
+    Raises:
+        Unauthenticated: There is no header, or it does not hold one bearer token.
+    """
+    scheme, _, token = (authorization or "").strip(" \t").partition(" ")
+    token = token.strip(" \t")
+    if scheme.lower() != "bearer" or not token or " " in token or "\t" in token:
+        raise Unauthenticated("Not authenticated", headers={"WWW-Authenticate": "Bearer"})
+    return token
+
+
+def _refusal(message: str) -> Unauthenticated:
+    return Unauthenticated(message, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
+
+
+@dataclass(frozen=True, slots=True)
+class _Jws:
+    """A compact JWS, taken apart and not yet verified."""
+
+    algorithm: str
+    kid: str | None
+    signed: bytes
+    payload: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """A token that was found good, and until when it is without a further look."""
+
+    principal: Principal
+    key: str
+    expires_at: float
+    refused_from: float
+
+
+class TokenVerifier:
+    """Turns bearer tokens into principals.
+
+    Verified tokens are remembered by their SHA-256 until they expire, and forgotten as soon as the key that signed them
+    is no longer published.
+    """
+
+    def __init__(self, settings: OidcSettings, jwks: Jwks) -> None:
+        """Keep the settings and the keys, which the caller opens and closes."""
+        self._settings = settings
+        self._jwks = jwks
+        self._username = re.compile(settings.username_pattern)
+        self._denied = frozenset(settings.denied_users)
+        self._scopes = frozenset(settings.required_scopes)
+        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
+
+    def __repr__(self) -> str:
+        """Tell how many tokens are remembered."""
+        return f"<TokenVerifier {len(self._verified)} tokens remembered>"
+
+    async def principal(self, token: str) -> Principal:
+        """Verify a token and return who it speaks for.
+
+        Raises:
+            Unauthenticated: The token is not accepted.
+            Forbidden: It is genuine, but its user name is not served or a required scope is missing.
+            Unavailable: The IdP's keys have not been loaded yet.
+        """
+        known = self.remembered(token)
+        if known is not None:
+            return known
+        jws = _take_apart(token)
+        key = await self._key(jws)
+        claims = decode_json(jws.payload)
+        if not isinstance(claims, dict):
+            raise _refusal("Invalid token")
+        expires_at = self._check_times(claims)
+        self._check_origin(claims)
+        principal = Principal(
+            username=self._check_username(claims),
+            token=token,
+            claims=MappingProxyType(claims),
+            expires_at=None if math.isinf(expires_at) else expires_at,
+        )
+        self._remember(token, principal, key, expires_at)
+        return principal
+
+    def remembered(self, token: str) -> Principal | None:
+        """Return the principal of a token that was verified before; None if it has to be verified.
+
+        Raises:
+            Unauthenticated: The token is too long or no ASCII, or has expired since.
+        """
+        if len(token) > MAX_TOKEN:
+            raise _refusal("Token too long")
+        if not token.isascii():
+            raise _refusal("Invalid token")
+        digest = sha256(token.encode()).digest()
+        entry = self._verified.get(digest)
+        if entry is None:
+            return None
+        if entry.key not in self._jwks.identities:
+            del self._verified[digest]
+            return None
+        now = time.time()
+        if now >= entry.refused_from:
+            del self._verified[digest]
+            self._check_expiry(entry.expires_at, now)
+        self._verified.move_to_end(digest)
+        return entry.principal
+
+    def _remember(self, token: str, principal: Principal, key: VerificationKey, expires_at: float) -> None:
+        ttl = self._settings.min_token_ttl
+        refused_from = expires_at - ttl if ttl else expires_at + self._settings.leeway
+        digest = sha256(token.encode()).digest()
+        self._verified[digest] = _Verified(principal, key.identity, expires_at, refused_from)
+        while len(self._verified) > MAX_CACHED:
+            self._verified.popitem(last=False)
+
+    async def _key(self, jws: _Jws) -> VerificationKey:
+        key = self._verifying_key(jws)
+        # Keys are fetched anew for an id that no key has, and for a token without one: its key may be newer than ours.
+        if key is None and not self._jwks.has(jws.kid) and await self._jwks.renew():
+            key = self._verifying_key(jws)
+        if key is not None:
+            return key
+        if not self._jwks.ready or not (self._jwks.complete or self._jwks.has(jws.kid)):
+            raise Unavailable(
+                "The identity provider's keys are not loaded yet",
+                headers={"Retry-After": str(self._jwks.retry_after)},
+            )
+        candidates = self._jwks.candidates(jws.kid)
+        if not candidates:
+            raise _refusal("Unknown key")
+        if not any(jws.algorithm in candidate.algorithms for candidate in candidates):
+            raise _refusal("Token algorithm not accepted")
+        raise _refusal("Invalid token signature")
+
+    def _verifying_key(self, jws: _Jws) -> VerificationKey | None:
+        fitting = [key for key in self._jwks.candidates(jws.kid) if jws.algorithm in key.algorithms]
+        for key in fitting[:MAX_TRIED]:
+            if key.verifies(jws.algorithm, jws.signed, jws.signature):
+                return key
+        return None
+
+    def _check_times(self, claims: Mapping[str, Any]) -> float:
+        """Check exp, nbf and iat (RFC 7519 section 4.1) and return exp in Unix seconds, infinite without one."""
+        now = time.time()
+        expires_at = _numeric_date(claims, "exp")
+        if expires_at is None:
+            if self._settings.require_expiry:
+                raise _refusal("Token has no expiry")
+            expires_at = math.inf
+        self._check_expiry(expires_at, now)
+        for name in ("nbf", "iat"):
+            moment = _numeric_date(claims, name)
+            if moment is not None and moment > now + self._settings.leeway:
+                raise _refusal("Token not yet valid")
+        return expires_at
+
+    def _check_expiry(self, expires_at: float, now: float) -> None:
+        if now >= expires_at + self._settings.leeway:
+            raise _refusal("Token expired")
+        ttl = self._settings.min_token_ttl
+        if ttl and now >= expires_at - ttl:
+            raise _refusal(f"Token expires within {ttl:g} seconds")
+
+    def _check_origin(self, claims: Mapping[str, Any]) -> None:
+        issuer, audience = self._settings.issuer, self._settings.audience
+        if issuer is not None and claims.get("iss") != issuer:
+            raise _refusal("Token issuer not accepted")
+        if audience is not None:
+            held = claims.get("aud")
+            if audience not in (held if isinstance(held, list) else [held]):
+                raise _refusal("Token audience not accepted")
+        if self._scopes and not self._scopes <= _scopes(claims):
+            raise Forbidden(
+                "The token lacks a required scope",
+                headers={"WWW-Authenticate": 'Bearer error="insufficient_scope"'},
+            )
+
+    def _check_username(self, claims: Mapping[str, Any]) -> str:
+        username = claims.get(self._settings.username_claim)
+        if not isinstance(username, str):
+            raise _refusal("Token has no user name")
+        # All but the pattern holds whatever a site configures: the name becomes part of paths and command lines.
+        if (
+            not 0 < len(username) <= MAX_USERNAME
+            or username.startswith(("-", "."))
+            or any(not char.isprintable() or char.isspace() or char == "/" for char in username)
+            or self._username.fullmatch(username) is None
+        ):
+            raise Forbidden("The token's user name is not one of a POSIX account")
+        if username in self._denied:
+            raise Forbidden(f"The user {username} is not served")
+        return username
+
+
+def _take_apart(token: str) -> _Jws:
+    """Split a compact JWS (RFC 7515 section 7.1) and check its header; Unauthenticated if it is none that we take."""
+    segments = token.split(".")
+    if len(segments) != 3:
+        raise _refusal("Invalid token")
+    header_bytes, payload, signature = map(decode_base64url, segments)
+    if not header_bytes or not payload or signature is None:
+        raise _refusal("Invalid token")
+    header = decode_json(header_bytes)
+    if not isinstance(header, dict):
+        raise _refusal("Invalid token")
+    algorithm, kid = header.get("alg"), header.get("kid")
+    if not isinstance(algorithm, str) or not (kid is None or isinstance(kid, str)):
+        raise _refusal("Invalid token")
+    # crit and b64 change what is signed or meant, enc is a JWE's; none of them is understood here.
+    if any(name in header for name in ("crit", "b64", "enc", "zip")):
+        raise _refusal("Token header not accepted")
+    if algorithm not in ALGORITHMS:
+        raise _refusal("Token algorithm not accepted")
+    if not signature:
+        raise _refusal("Invalid token signature")
+    return _Jws(algorithm, kid, token.rpartition(".")[0].encode(), payload, signature)
+
+
+def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
+    """Return a NumericDate claim (RFC 7519 section 2) in Unix seconds, None if it is missing."""
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18:
+        return float(value)
+    raise _refusal("Invalid token")
+
+
+def _scopes(claims: Mapping[str, Any]) -> set[str]:
+    """Return the scopes of a token: ``scope`` (RFC 8693 section 4.2) or ``scp``, each a string or a list."""
+    scopes: set[str] = set()
+    for name in ("scope", "scp"):
+        value = claims.get(name)
+        if isinstance(value, str):
+            scopes.update(value.split())
+        elif isinstance(value, list):
+            scopes.update(item for item in value if isinstance(item, str))
+    return scopes
