@@ -4,6 +4,7 @@ An operation is a class with its HTTP method and name, a pydantic model of its p
 `run`. The API layer makes the routes from the registered operations (entry points ``hpcgate.operations``).
 """
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -11,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from hpcgate.errors import BadRequest
 from hpcgate.ssh.session import Session
 
 
@@ -69,3 +71,16 @@ class Operation(ABC):
     @abstractmethod
     async def run(self, session: Session) -> Any:
         """Carry it out and return an instance of `Result`, or None."""
+
+
+def encode_path(path: str) -> bytes:
+    """Return a path of a request as the bytes that name the file.
+
+    Raises:
+        BadRequest: It is not absolute, or holds a NUL character.
+    """
+    if not path.startswith("/"):
+        raise BadRequest(f"The path must be absolute: {path!r}")
+    if "\0" in path:
+        raise BadRequest("A path cannot hold a NUL character.")
+    return os.fsencode(path)

@@ -1,0 +1,41 @@
+# One target a chore; `make help` lists them.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test unit lint format bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml requirements.lock scripts/prepare
+	scripts/prepare "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: $(READY) ## a whole cluster and the gateway on this machine, with a tour; ONCE=1 ends after the tour
+	@$(BIN)/hpcgate demo $(if $(ONCE),--once)
+
+test: lint ## every test, on a real sshd and a real Slurm
+	$(BIN)/python -m pytest
+
+unit: $(READY) ## the tests that need nothing running
+	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/clients
+
+lint: $(READY) ## style, types and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## put the source in form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## requests a second, beside a raw asyncssh loop in the same run
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what make has made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,104 @@
+"""/compute: jobs."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from hpcgate.api import models
+from hpcgate.api.answers import json_answer
+from hpcgate.api.dependencies import AccessDep
+from hpcgate.errors import BadRequest
+from hpcgate.schedulers.base import JobDescription, JobQuery, Jobs
+
+router = APIRouter(prefix="/compute/{system_name}/jobs", tags=["compute"])
+
+MISSING = "X-Hpcgate-Jobs-Missing"
+"""The header that names the sources that did not answer: ``history``, ``live``."""
+
+AGE = "Age"
+"""Seconds since the data were read from the scheduler (RFC 9111, section 5.1)."""
+
+
+def environment(env: dict[str, str] | list[str]) -> dict[str, str]:
+    """Return the environment of a job as a mapping, from an object or from a list of ``NAME=value``.
+
+    Raises:
+        BadRequest: An item of the list has no equals sign.
+    """
+    if isinstance(env, dict):
+        return env
+    pairs = {}
+    for item in env:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise BadRequest(f"env: {item!r} is not of the form NAME=value")
+        pairs[name] = value
+    return pairs
+
+
+def description(job: models.JobDescriptionModel) -> JobDescription:
+    """Return what the scheduler is to submit.
+
+    Raises:
+        BadRequest: Not exactly one of script and scriptPath.
+    """
+    if (job.script is None) == (job.script_path is None):
+        raise BadRequest("Exactly one of script and scriptPath is required.")
+    fields = job.model_dump(exclude={"env"})
+    return JobDescription(**fields, environment=environment(job.env))
+
+
+def _answer(jobs: Jobs) -> Response:
+    headers = {AGE: str(int(jobs.age))}
+    if jobs.missing:
+        headers[MISSING] = ", ".join(jobs.missing)
+    body = models.GetJobResponse(jobs=[models.JobModel.model_validate(job) for job in jobs.jobs])
+    return json_answer(body, headers=headers)
+
+
+@router.post("", status_code=201)
+async def post_job_submit(access: AccessDep, request: models.PostJobSubmitRequest) -> models.PostJobSubmissionResponse:
+    """Submit a job."""
+    job = description(request.job)
+    access.system.admit(job.working_directory)
+    if job.script_path is not None:
+        access.system.admit(job.script_path)
+    return models.PostJobSubmissionResponse(job_id=await access.system.scheduler.submit(access.principal, job))
+
+
+@router.get("", response_model=models.GetJobResponse)
+async def get_jobs(
+    access: AccessDep,
+    allusers: bool = False,
+    account: str | None = None,
+    name: Annotated[str | None, Query(max_length=235)] = None,
+    time_window: models.JobsTimeWindow = models.JobsTimeWindow.h24,
+) -> Response:
+    """List jobs: pending and running ones always, finished ones within the window."""
+    query = JobQuery(all_users=allusers, account=account or None, name=name or None, window=time_window.value)
+    return _answer(await access.system.scheduler.jobs(access.principal, query))
+
+
+@router.get("/{job_id}", response_model=models.GetJobResponse)
+async def get_job(access: AccessDep, job_id: str) -> Response:
+    """Return one job, or the tasks of an array."""
+    return _answer(await access.system.scheduler.job(access.principal, job_id))
+
+
+@router.get("/{job_id}/metadata")
+async def get_job_metadata(access: AccessDep, job_id: str) -> models.GetJobMetadataResponse:
+    """Return the script and the standard streams of a job."""
+    found = await access.system.scheduler.metadata(access.principal, job_id)
+    return models.GetJobMetadataResponse(jobs=[models.JobMetadataModel.model_validate(item) for item in found])
+
+
+@router.delete("/{job_id}", status_code=204)
+async def delete_job_cancel(access: AccessDep, job_id: str) -> None:
+    """Cancel a job; one that has already finished is a success."""
+    await access.system.scheduler.cancel(access.principal, job_id)
+
+
+@router.put("/{job_id}/attach", status_code=204)
+async def attach(access: AccessDep, job_id: str, request: models.PostJobAttachRequest) -> None:
+    """Run a command as a step inside the allocation of a running job."""
+    await access.system.scheduler.attach(access.principal, job_id, request.command)

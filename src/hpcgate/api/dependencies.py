@@ -1,0 +1,57 @@
+"""What every route begins with: who asks, and for which system."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from hpcgate.auth import Principal
+from hpcgate.auth.tokens import bearer
+from hpcgate.gateway import Gateway, System
+
+
+def gateway(request: Request) -> Gateway:
+    """Return the gateway that the lifespan opened."""
+    opened: Gateway = request.app.state.gateway
+    return opened
+
+
+async def authenticate(request: Request) -> Principal:
+    """Verify the request's token.
+
+    Raises:
+        Unauthenticated: No token, or one that is not accepted.
+        Unavailable: The IdP's keys have not been loaded yet.
+    """
+    state = request.scope["state"]
+    verified = await gateway(request).tokens.principal(bearer(request.headers.get("authorization")))
+    state["username"] = verified.username
+    return replace(verified, request_id=state["request_id"], correlation_id=state["correlation_id"])
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A user on a system that the user may use."""
+
+    principal: Principal
+    system: System
+
+
+async def enter(request: Request, system_name: str) -> Access:
+    """Verify the token, find the system and ask whether the user may use it.
+
+    Raises:
+        Unauthenticated, Unavailable: As `authenticate`.
+        SystemNotFound: No such system.
+        Forbidden: Not for this user.
+    """
+    principal = await authenticate(request)
+    opened = gateway(request)
+    system = opened.system(system_name)
+    await opened.authorizer.authorize(principal, system.name)
+    return Access(principal, system)
+
+
+GatewayDep = Annotated[Gateway, Depends(gateway)]
+PrincipalDep = Annotated[Principal, Depends(authenticate)]
+AccessDep = Annotated[Access, Depends(enter)]

@@ -1,0 +1,174 @@
+"""/filesystem/{system}/ops: a route for each registered operation, and upload and download, which stream."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, cast
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import TypeAdapter, ValidationError, create_model
+
+from hpcgate.api.answers import json_bytes
+from hpcgate.api.dependencies import Access, AccessDep, enter
+from hpcgate.api.problems import InvalidParameters
+from hpcgate.api.schemas import body_schema, query_parameters
+from hpcgate.api.upload import MultipartFile
+from hpcgate.config import plugins
+from hpcgate.errors import BadRequest, TooLarge
+from hpcgate.filesystem.base import Operation, Parameters, encode_path
+from hpcgate.filesystem.content import read_large, read_small, upload_target, write
+
+MAX_BODY = 1024 * 1024
+"""The most bytes of a JSON body."""
+
+
+def registered() -> list[type[Operation]]:
+    """Load the operations of the entry points ``hpcgate.operations``."""
+    return [point.load() for _, point in sorted(plugins("hpcgate.operations").items())]
+
+
+async def read_json(request: Request) -> Any:
+    """Read a JSON body.
+
+    Raises:
+        TooLarge: Over `MAX_BODY` bytes.
+        BadRequest: Not JSON.
+    """
+    body = bytearray()
+    async for block in request.stream():
+        body += block
+        if len(body) > MAX_BODY:
+            raise TooLarge(f"The request body is larger than {MAX_BODY} bytes.")
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise BadRequest("The request body is not JSON.", caused_by=[str(error)]) from None
+    except RecursionError:
+        raise BadRequest("The request body is nested too deeply.") from None
+
+
+async def parameters_of(operation: type[Operation], request: Request) -> Parameters:
+    """Read an operation's parameters from the query or from the body.
+
+    Raises:
+        InvalidParameters: They do not fit the operation's model.
+    """
+    in_query = operation.method in ("GET", "DELETE")
+    given: Any = dict(request.query_params) if in_query else await read_json(request)
+    try:
+        return operation.Parameters.model_validate(given)
+    except ValidationError as error:
+        raise InvalidParameters("query" if in_query else "body", error) from None
+
+
+def _endpoint(operation: type[Operation]) -> Callable[[Request, str], Awaitable[Response]]:
+    dump = TypeAdapter(operation.Result).dump_json if operation.Result is not None else None
+
+    async def endpoint(request: Request, system_name: str) -> Response:
+        access = await enter(request, system_name)
+        parameters = await parameters_of(operation, request)
+        result = await access.system.perform(access.principal, operation(parameters, access.system.limits))
+        if dump is None:
+            return Response(status_code=operation.status)
+        return json_bytes(b'{"output":' + dump(result, by_alias=True) + b"}", operation.status)
+
+    endpoint.__doc__ = operation.__doc__
+    return endpoint
+
+
+def add_operations(router: APIRouter) -> None:
+    """Make a route for each registered operation."""
+    for operation in registered():
+        in_query = operation.method in ("GET", "DELETE")
+        extra: dict[str, Any] = (
+            {"parameters": query_parameters(operation.Parameters)}
+            if in_query
+            else {"requestBody": body_schema(operation.Parameters)}
+        )
+        response = None if operation.Result is None else _wrapped(operation)
+        router.add_api_route(
+            f"/{operation.name}",
+            _endpoint(operation),
+            methods=[operation.method],
+            name=operation.name,
+            operation_id=f"{operation.method.lower()}_{operation.name}",
+            status_code=operation.status,
+            response_model=response,
+            openapi_extra=extra,
+            summary=operation.name,
+        )
+
+
+def _wrapped(operation: type[Operation]) -> Any:
+    return create_model(f"{operation.__name__}Response", output=(operation.Result | None, None), __doc__=None)
+
+
+UPLOAD_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "title": "Body_post_upload",
+                "required": ["file"],
+                "properties": {"file": {"type": "string", "contentMediaType": "application/octet-stream"}},
+            }
+        }
+    },
+}
+
+router = APIRouter(prefix="/filesystem/{system_name}/ops", tags=["filesystem"])
+
+
+async def _large_file(access: Access, path: bytes) -> Response:
+    """Stream a file while its lease lasts. A node that fails midway cuts the answer off: it must not look whole."""
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(access.system.pool.lease(access.principal))
+        blocks = read_large(session, path, access.system.limits)
+        stack.push_async_callback(blocks.aclose)
+        size = await anext(blocks)
+        held = stack.pop_all()
+
+    async def body() -> AsyncIterator[bytes]:
+        async with held:
+            async for block in blocks:
+                yield cast(bytes, block)
+
+    return StreamingResponse(body(), headers={"Content-Length": str(size)})
+
+
+@router.get("/download", response_class=Response, responses={200: {"content": {"application/octet-stream": {}}}})
+async def get_download(access: AccessDep, path: str) -> Response:
+    """Download a file of at most `max_ops_file_size` bytes."""
+    name = encode_path(path)
+    access.system.admit(path)
+    limits = access.system.limits
+    content = await access.system.pool.perform(
+        access.principal, lambda session: read_small(session, name, limits), retry=True
+    )
+    answer = Response(content) if content is not None else await _large_file(access, name)
+    answer.headers["Content-Type"] = "application/octet-stream"
+    filename = quote(name.rpartition(b"/")[2], safe="")
+    answer.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{filename}"
+    return answer
+
+
+@router.post("/upload", status_code=204, openapi_extra={"requestBody": UPLOAD_BODY})
+async def post_upload(request: Request, access: AccessDep, path: str) -> None:
+    """Upload a file of at most `max_ops_file_size` bytes into a directory; an existing file is replaced at once."""
+    access.system.admit(path)
+    _refuse_early(request, access)
+    part = await MultipartFile.open(request, limit=access.system.limits.max_ops_file_size)
+    target = upload_target(encode_path(path), part.filename)
+    await access.system.pool.perform(
+        access.principal, lambda session: write(session, target, part.content()), retry=False
+    )
+
+
+def _refuse_early(request: Request, access: Access) -> None:
+    # A multipart body is a little longer than its file; what is surely too large is refused before it is read.
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > access.system.limits.max_ops_file_size + 64 * 1024:
+        raise TooLarge(f"The file is larger than {access.system.limits.max_ops_file_size} bytes.")

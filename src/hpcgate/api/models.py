@@ -1,0 +1,482 @@
+"""The wire models: names, fields and defaults as in the contract's schema.
+
+The models of filesystem operations belong to the operations themselves (`hpcgate.filesystem`).
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from hpcgate.filesystem.base import Parameters
+
+
+class Wire(BaseModel):
+    """The base of all answers: camelCase, read from our own nouns by attribute."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, from_attributes=True)
+
+
+class Snake(BaseModel):
+    """The base of the few answers that keep snake_case on the wire (contract, status)."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+# Errors
+
+
+class ApResponseErrorType(StrEnum):
+    """What kind of error."""
+
+    error = "error"
+    validation = "validation"
+
+
+class ApiResponseError(Wire):
+    """The body of every error."""
+
+    error_type: ApResponseErrorType = ApResponseErrorType.error
+    message: str
+    caused_by: list[str] | None = None
+    data: dict[str, Any] | None = None
+    user: str | None = None
+
+
+# Status
+
+
+class GetLiveness(Wire):
+    """The process is alive."""
+
+    healthcheck_runs: dict[str, datetime] = Field(default_factory=dict)
+    last_update: int = 0
+
+
+class BackendServiceType(StrEnum):
+    """What is probed."""
+
+    s3 = "s3"
+    filesystem = "filesystem"
+    ssh = "ssh"
+    scheduler = "scheduler"
+    exception = "exception"
+
+
+class ServiceHealth(Wire):
+    """What the last probe of a service found. `latency` is in seconds."""
+
+    service_type: BackendServiceType
+    last_checked: datetime | None = None
+    latency: float | None = None
+    healthy: bool = False
+    message: str | None = None
+
+
+class SchedulerServiceHealth(ServiceHealth):
+    """The scheduler."""
+
+
+class SSHServiceHealth(ServiceHealth):
+    """The login node."""
+
+
+class S3ServiceHealth(ServiceHealth):
+    """The object store."""
+
+
+class HealthCheckException(ServiceHealth):
+    """The probing itself failed."""
+
+
+class FilesystemServiceHealth(ServiceHealth):
+    """One file system."""
+
+    path: str | None = None
+
+
+class SSHTimeouts(Wire):
+    """Seconds."""
+
+    connection: int = 5
+    login: int = 5
+    command_execution: int = 5
+    idle_timeout: int = 60
+    keep_alive: int = 5
+
+
+class SSHClientPool(Wire):
+    """The login node."""
+
+    host: str
+    port: int
+    proxy_host: str | None = None
+    proxy_port: int | None = None
+    max_clients: int = 100
+    timeout: SSHTimeouts = Field(default_factory=SSHTimeouts)
+
+
+class SchedulerType(StrEnum):
+    """The schedulers that the contract names; a plug-in's own name is given as it is."""
+
+    slurm = "slurm"
+    pbs = "pbs"
+
+
+class SchedulerConnectionMode(StrEnum):
+    """How the scheduler is reached."""
+
+    hybrid = "hybrid"
+    rest = "rest"
+    ssh = "ssh"
+
+
+class SchedulerInfo(Wire):
+    """The scheduler of a system."""
+
+    model_config = ConfigDict(title="Scheduler")
+
+    connection_mode: SchedulerConnectionMode | None = SchedulerConnectionMode.ssh
+    type: SchedulerType | str
+    version: str
+    api_url: str | None = None
+    api_version: str | None = None
+    timeout: int = 10
+
+
+class ProbingService(Wire):
+    """One probed service."""
+
+    timeout: int | None = 10
+
+
+class ProbingServices(Wire):
+    """What is probed, and every how many seconds."""
+
+    interval_check: int = 120
+    services: dict[BackendServiceType, ProbingService] | None = None
+
+
+class FileSystemDataType(StrEnum):
+    """What a file system is for."""
+
+    users = "users"
+    store = "store"
+    archive = "archive"
+    apps = "apps"
+    scratch = "scratch"
+    project = "project"
+
+
+class FileSystem(Wire):
+    """A file system of a system."""
+
+    path: str
+    data_type: FileSystemDataType
+    default_work_dir: bool = False
+
+
+class MultipartUpload(Snake):
+    """How large files are split for S3. Sizes in bytes."""
+
+    use_split: bool = False
+    max_part_size: int = 2147483648
+    parallel_runs: int = 3
+    tmp_folder: str = "tmp"
+
+
+class BucketLifecycleConfiguration(Snake):
+    """After how many days objects go."""
+
+    days: int = 10
+
+
+class S3DataTransfer(Wire):
+    """S3, without its secrets."""
+
+    service_type: Literal["s3"]
+    name: str
+    public_url: str
+    region: str
+    ttl: int
+    tenant: str | None = None
+    multipart: MultipartUpload = Field(default_factory=MultipartUpload)
+    bucket_lifecycle_configuration: BucketLifecycleConfiguration = Field(default_factory=BucketLifecycleConfiguration)
+
+
+class WormholeDataTransfer(Wire):
+    """Magic Wormhole."""
+
+    service_type: Literal["wormhole"]
+    pypi_index_url: str | None = None
+
+
+class StreamerDataTransfer(Wire):
+    """The websocket streamer. Limits in bytes and seconds."""
+
+    service_type: Literal["streamer"]
+    pypi_index_url: str | None = None
+    host: str | None = None
+    port_range: tuple[int, int] = (5665, 5675)
+    public_ips: list[str] | None = None
+    wait_timeout: int = 86400
+    inbound_transfer_limit: int = 5368709120
+
+
+DataTransfer = Annotated[
+    S3DataTransfer | WormholeDataTransfer | StreamerDataTransfer,
+    Field(discriminator="service_type"),
+]
+
+
+class DataOperation(Snake):
+    """Files in and out."""
+
+    max_ops_file_size: int = 5242880
+    data_transfer: DataTransfer | None = None
+    datatransfer_jobs_directives: list[str] = Field(default_factory=list)
+
+
+class HPCCluster(Wire):
+    """The public part of a system's configuration, and its health."""
+
+    name: str
+    ssh: SSHClientPool
+    scheduler: SchedulerInfo
+    services_health: (
+        list[
+            SchedulerServiceHealth | FilesystemServiceHealth | SSHServiceHealth | S3ServiceHealth | HealthCheckException
+        ]
+        | None
+    ) = None
+    probing: ProbingServices
+    file_systems: list[FileSystem] = Field(default_factory=list)
+    data_operation: DataOperation = DataOperation()
+    last_health_check: datetime | None = None
+
+
+class GetSystemsResponse(Wire):
+    """All systems."""
+
+    systems: list[HPCCluster]
+
+
+class NodeState(StrEnum):
+    """The states of a compute node."""
+
+    IDLE = "IDLE"
+    ALLOCATED = "ALLOCATED"
+    MIXED = "MIXED"
+    DOWN = "DOWN"
+    DRAIN = "DRAIN"
+    OFFLINE = "OFFLINE"
+    RESERVED = "RESERVED"
+    COMPLETING = "COMPLETING"
+    BUSY = "BUSY"
+    POWERING_DOWN = "POWERING_DOWN"
+    POWERING_UP = "POWERING_UP"
+    UNKNOWN = "UNKNOWN"
+
+
+class NodeModel(Wire):
+    """A compute node. Memory in MiB."""
+
+    sockets: int | None = None
+    cores: int | None = None
+    threads: int | None = None
+    cpus: int
+    cpu_load: float | None = None
+    free_memory: int | None = None
+    features: str | list[str] | None = None
+    name: str
+    address: str | None = None
+    hostname: str | None = None
+    state: list[NodeState]
+    partitions: list[str] | None = None
+    weight: int | None = None
+    alloc_memory: int | None = None
+    alloc_cpus: int | None = None
+    idle_cpus: int | None = None
+
+
+class GetNodesResponse(Wire):
+    """All compute nodes."""
+
+    nodes: list[NodeModel]
+
+
+class PartitionModel(Wire):
+    """A partition or queue; `partition` holds its state."""
+
+    name: str
+    cpus: int | None
+    total_nodes: int | None
+    partition: str | list[str]
+
+
+class GetPartitionsResponse(Wire):
+    """All partitions."""
+
+    partitions: list[PartitionModel]
+
+
+class ReservationModel(Wire):
+    """A reservation. Times in Unix seconds."""
+
+    name: str
+    state: str | None = None
+    node_list: str
+    end_time: int
+    start_time: int
+    features: str | None = None
+
+
+class GetReservationsResponse(Wire):
+    """All reservations."""
+
+    reservations: list[ReservationModel]
+
+
+class PosixIdentified(Wire):
+    """A user or a group."""
+
+    id: str
+    name: str
+
+
+class AccountsModel(Wire):
+    """An account that the user may charge."""
+
+    name: str
+    default: bool
+
+
+class UserInfoResponse(Wire):
+    """Who the user is on the login node."""
+
+    user: PosixIdentified
+    group: PosixIdentified
+    groups: list[PosixIdentified]
+    accounts: list[AccountsModel] | None = None
+
+
+# Compute
+
+
+class JobsTimeWindow(StrEnum):
+    """How far back finished jobs are listed."""
+
+    h1 = "1h"
+    h8 = "8h"
+    h24 = "24h"
+    d3 = "3d"
+    d7 = "7d"
+
+
+class JobStatus(Wire):
+    """The state of a job or a step."""
+
+    state: str
+    state_reason: str | None = None
+    exit_code: int | None = None
+    interrupt_signal: int | None = None
+
+
+class JobTime(Wire):
+    """Seconds and Unix seconds."""
+
+    elapsed: int | None = None
+    start: int | None = None
+    end: int | None = None
+    suspended: int | None = None
+    limit: int | None = None
+
+
+class JobTask(Wire):
+    """A step of a job."""
+
+    id: str
+    name: str
+    status: JobStatus
+    time: JobTime
+
+
+class JobModel(Wire):
+    """A job."""
+
+    job_id: str
+    name: str
+    status: JobStatus
+    tasks: list[JobTask] | None = None
+    time: JobTime
+    account: str | None = None
+    allocation_nodes: int
+    cluster: str
+    group: str | None = None
+    nodes: str
+    partition: str
+    kill_request_user: str | None = None
+    user: str | None
+    working_directory: str
+    priority: int | None = None
+
+
+class GetJobResponse(Wire):
+    """Jobs."""
+
+    jobs: list[JobModel] | None = None
+
+
+class JobMetadataModel(Wire):
+    """What was submitted, with absolute, expanded paths."""
+
+    job_id: str
+    script: str | None = None
+    standard_input: str | None = None
+    standard_output: str | None = None
+    standard_error: str | None = None
+
+
+class GetJobMetadataResponse(Wire):
+    """Metadata of a job."""
+
+    jobs: list[JobMetadataModel] | None = None
+
+
+class JobDescriptionModel(Parameters):
+    """What to submit: exactly one of `script` and `scriptPath`."""
+
+    name: str | None = Field(None, description="Name for the job")
+    account: str | None = Field(None, description="Account to charge")
+    reservation: str | None = Field(None, description="Reservation to run in")
+    working_directory: str = Field(description="Directory of the job, absolute")
+    standard_input: str | None = Field(None, description="File that the job reads")
+    standard_output: str | None = Field(None, description="File for the job's output")
+    standard_error: str | None = Field(None, description="File for the job's errors")
+    env: dict[str, str] | list[str] = Field(
+        default={"F7T_version": "v2.0.0"}, description="Environment, as an object or as a list of NAME=value"
+    )
+    constraints: str | None = Field(None, description="Node features required")
+    partition: str | None = Field(None, description="Partition or queue")
+    script: str | None = Field(None, description="The batch script itself")
+    script_path: str | None = Field(None, description="Path of the batch script on the system, absolute")
+
+
+class PostJobSubmitRequest(Parameters):
+    """A job to submit."""
+
+    job: JobDescriptionModel
+
+
+class PostJobSubmissionResponse(Wire):
+    """The submitted job."""
+
+    job_id: str | None = None
+
+
+class PostJobAttachRequest(Parameters):
+    """A command to run inside a job's allocation."""
+
+    command: str = Field(description="Shell command")

@@ -1,0 +1,131 @@
+"""Errors to JSON: the one place that knows the error body of the contract."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hpcgate.api.models import ApiResponseError, ApResponseErrorType
+from hpcgate.errors import GatewayError
+
+log = structlog.get_logger("hpcgate.api")
+
+
+def problem(
+    request: Request,
+    status: int,
+    message: str,
+    *,
+    kind: ApResponseErrorType = ApResponseErrorType.error,
+    caused_by: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """Return the answer to a request that failed."""
+    body = ApiResponseError(
+        error_type=kind,
+        message=message,
+        caused_by=list(caused_by) or None,
+        data=dict(data) if data is not None else None,
+        user=request.scope.get("state", {}).get("username"),
+    )
+    return JSONResponse(body.model_dump(mode="json", by_alias=True), status, headers=dict(headers or {}))
+
+
+class InvalidParameters(Exception):
+    """A request whose parameters do not fit the model; `location` says where they stood (query, body)."""
+
+    def __init__(self, location: str, error: ValidationError) -> None:
+        super().__init__(str(error))
+        self.location = location
+        self.error = error
+
+
+def _fields(errors: Sequence[Any], location: str | None = None) -> list[dict[str, str]]:
+    fields = []
+    for error in errors:
+        place = [str(part) for part in error["loc"]]
+        where = location or (place.pop(0) if place else "request")
+        fields.append({"location": where, "name": ".".join(place), "message": error["msg"]})
+    return fields
+
+
+def _readable(text: str) -> str:
+    """Return text that JSON can carry: lone surrogates, which stand for bytes that are no UTF-8, are replaced."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers of every error that a route can raise."""
+
+    @app.exception_handler(GatewayError)
+    async def gateway_error(request: Request, error: GatewayError) -> JSONResponse:
+        if error.status >= 500:
+            log.warning("request.failed", status=error.status, message=error.message, exc_info=error.__cause__)
+        return problem(
+            request,
+            error.status,
+            _readable(error.message),
+            caused_by=[_readable(line) for line in error.caused_by],
+            data=error.data,
+            headers=error.headers,
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return problem(
+            request,
+            400,
+            "Validation error",
+            kind=ApResponseErrorType.validation,
+            data={"fields": _fields(error.errors())},
+        )
+
+    @app.exception_handler(InvalidParameters)
+    async def invalid_parameters(request: Request, error: InvalidParameters) -> JSONResponse:
+        return problem(
+            request,
+            400,
+            "Validation error",
+            kind=ApResponseErrorType.validation,
+            data={"fields": _fields(error.error.errors(), error.location)},
+        )
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        return problem(request, error.status_code, str(error.detail), headers=error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def client_gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return problem(request, 400, "The client went away.")
+
+
+class LastResort:
+    """Turns an error that nobody foresaw into a 500 that says nothing of its inside, and logs it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched_send)
+        except Exception as error:
+            if started or scope["type"] != "http":
+                raise  # the server cuts the answer off, so that it cannot pass for a whole one
+            log.error("request.crashed", exc_info=error)
+            await problem(Request(scope), 500, "Internal server error")(scope, receive, send)

@@ -1,0 +1,83 @@
+"""The OpenAPI document: what FastAPI cannot derive by itself."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from hpcgate.api.models import ApiResponseError
+
+REF = "#/components/schemas/{model}"
+OPEN_PATHS = ("/status/liveness/",)
+
+
+def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """Return a model's fields as the query parameters of an OpenAPI operation."""
+    schema = model.model_json_schema(ref_template=REF)
+    required = schema.get("required", [])
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": field}
+        for name, field in schema["properties"].items()
+    ]
+
+
+def body_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a model as the JSON request body of an OpenAPI operation."""
+    reference = {"$ref": REF.format(model=model.__name__)}
+    return {"required": True, "content": {"application/json": {"schema": reference}}}
+
+
+def _components(models: Iterable[type[BaseModel]]) -> dict[str, Any]:
+    components: dict[str, Any] = {}
+    for model in models:
+        schema = model.model_json_schema(ref_template=REF)
+        components |= schema.pop("$defs", {})
+        components[model.__name__] = schema
+    return components
+
+
+def install(app: FastAPI, *, token_url: str, scopes: dict[str, str], models: Iterable[type[BaseModel]]) -> None:
+    """Make the app's OpenAPI complete: errors, security schemes, and the bodies that routes read by themselves."""
+    bodies = tuple(models)
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                servers=app.servers,
+            )
+            _complete(document)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    def _complete(document: dict[str, Any]) -> None:
+        components = document.setdefault("components", {})
+        schemas = components.setdefault("schemas", {})
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        schemas |= _components((ApiResponseError, *bodies))
+        components["securitySchemes"] = {
+            "HTTPBearer": {"type": "http", "scheme": "bearer"},
+            "APIAuthDependency": {
+                "type": "oauth2",
+                "flows": {"clientCredentials": {"scopes": scopes, "tokenUrl": token_url}},
+            },
+        }
+        failure = {"$ref": REF.format(model="ApiResponseError")}
+        for path, methods in document["paths"].items():
+            for operation in methods.values():
+                operation["responses"].pop("422", None)
+                for statuses, description in (("4XX", "The request failed"), ("5XX", "The gateway or a system failed")):
+                    operation["responses"][statuses] = {
+                        "description": description,
+                        "content": {"application/json": {"schema": failure}},
+                    }
+                if path not in OPEN_PATHS:
+                    operation["security"] = [{"HTTPBearer": []}, {"APIAuthDependency": list(scopes)}]
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,54 @@
+"""One process that serves: uvicorn on uvloop, and the logs."""
+
+import logging
+import sys
+
+import structlog
+import uvicorn
+
+from hpcgate.app import create_app
+from hpcgate.config import LoggerSettings, Settings
+
+GRACE = 30
+"""Seconds that running requests have to finish after SIGTERM."""
+
+
+def configure_logging(settings: LoggerSettings) -> None:
+    """Send our log lines to standard output, as JSON or for people."""
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if settings.format == "json" else structlog.dev.ConsoleRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+
+
+def serve(settings: Settings, *, host: str, port: int) -> None:
+    """Serve until a signal ends the process.
+
+    Args:
+        settings: A validated configuration.
+        host: The address to listen on.
+        port: The TCP port; 0 picks a free one, which the log names.
+    """
+    configure_logging(settings.logger)
+    uvicorn.run(
+        create_app(settings),
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        server_header=False,
+        log_level="warning" if settings.logger.level in ("warning", "error") else "info",
+        timeout_graceful_shutdown=GRACE,
+    )

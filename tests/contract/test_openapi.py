@@ -1,0 +1,173 @@
+"""hpcgate's OpenAPI offers at least what the FirecREST v2 contract does."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcgate.app import create_app
+from hpcgate.config import Settings
+
+CONTRACT = json.loads((Path(__file__).parent / "firecrest-v2.openapi.json").read_text())
+GENERAL = {
+    "auth": {"authentication": {"token_url": "http://127.0.0.1/token"}},
+    "ssh_credentials": {"type": "SSHService", "url": "http://127.0.0.1"},
+}
+
+
+@pytest.fixture(scope="module")
+def ours() -> dict[str, Any]:
+    return create_app(Settings.model_validate(GENERAL)).openapi()
+
+
+def resolve(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in schema:
+        target: Any = document
+        for part in schema["$ref"].removeprefix("#/").split("/"):
+            target = target[part]
+        schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
+    return schema
+
+
+def alternatives(document: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    schema = resolve(document, schema)
+    found = []
+    for key in ("anyOf", "oneOf"):
+        for item in schema.get(key, []):
+            found += alternatives(document, item)
+    return found or [schema]
+
+
+def kinds(document: dict[str, Any], schema: dict[str, Any]) -> set[str]:
+    found = set()
+    for item in alternatives(document, schema):
+        if "const" in item:
+            found.add("string")
+        elif "enum" in item:
+            found.add("string")
+        elif "type" in item:
+            found.add("number" if item["type"] == "integer" else item["type"])
+    return found
+
+
+def enums(document: dict[str, Any], schema: dict[str, Any]) -> set[Any]:
+    found: set[Any] = set()
+    for item in alternatives(document, schema):
+        found |= set(item.get("enum", []))
+        if "const" in item:
+            found.add(item["const"])
+    return found
+
+
+def free_string(document: dict[str, Any], schema: dict[str, Any]) -> bool:
+    return any(
+        item.get("type") == "string" and "enum" not in item and "const" not in item
+        for item in alternatives(document, schema)
+    )
+
+
+def missing(
+    ours: dict[str, Any], mine: dict[str, Any], theirs: dict[str, Any], where: str, *, request: bool, depth: int = 0
+) -> Iterator[str]:
+    """Yield what the contract's schema has and ours lacks."""
+    if depth > 8:
+        return
+    lacking = kinds(CONTRACT, theirs) - kinds(ours, mine) - ({"null"} if not request else set())
+    if lacking:
+        yield f"{where}: types {sorted(lacking)}"
+    if "default" in theirs:
+        default = resolve(ours, mine).get("default", "none")
+        if default != theirs["default"] and not isinstance(theirs["default"], dict):
+            yield f"{where}: default {theirs['default']!r}, ours {default!r}"
+    values = enums(CONTRACT, theirs) - enums(ours, mine)
+    if values and not free_string(ours, mine):
+        yield f"{where}: values {sorted(map(str, values))}"
+    properties: dict[str, list[dict[str, Any]]] = {}
+    for item in alternatives(ours, mine):
+        for name, value in item.get("properties", {}).items():
+            properties.setdefault(name, []).append(value)
+    for item in alternatives(CONTRACT, theirs):
+        for name, value in item.get("properties", {}).items():
+            if value.get("writeOnly") and not request:
+                continue
+            if name not in properties:
+                yield f"{where}.{name}: missing"
+                continue
+            problems = [
+                list(missing(ours, candidate, value, f"{where}.{name}", request=request, depth=depth + 1))
+                for candidate in properties[name]
+            ]
+            yield from min(problems, key=len)
+        if "items" in item:
+            lists = [candidate for candidate in alternatives(ours, mine) if "items" in candidate]
+            if lists:
+                yield from missing(
+                    ours, lists[0]["items"], item["items"], f"{where}[]", request=request, depth=depth + 1
+                )
+    if request:
+        for mine_item, theirs_item in zip(alternatives(ours, mine), alternatives(CONTRACT, theirs), strict=False):
+            stricter = set(mine_item.get("required", [])) - set(theirs_item.get("required", []))
+            if stricter:
+                yield f"{where}: requires {sorted(stricter)}"
+
+
+def operations() -> list[tuple[str, str]]:
+    return [(path, method) for path, methods in CONTRACT["paths"].items() for method in methods]
+
+
+@pytest.mark.parametrize(("path", "method"), operations(), ids=lambda value: value)
+def test_superset(ours: dict[str, Any], path: str, method: str) -> None:
+    assert path in ours["paths"], "no such path"
+    assert method in ours["paths"][path], "no such method"
+    mine, theirs = ours["paths"][path][method], CONTRACT["paths"][path][method]
+    problems = []
+    parameters = {(item["in"], item["name"]): item for item in mine.get("parameters", [])}
+    for parameter in theirs.get("parameters", []):
+        found = parameters.get((parameter["in"], parameter["name"]))
+        if found is None:
+            problems.append(f"parameter {parameter['name']} missing")
+            continue
+        if found.get("required") and not parameter.get("required"):
+            problems.append(f"parameter {parameter['name']} required")
+        problems += missing(ours, found["schema"], parameter["schema"], parameter["name"], request=True)
+    known = {(item["in"], item["name"]) for item in theirs.get("parameters", [])}
+    problems += [
+        f"parameter {name} required, unknown to the contract"
+        for (_, name), item in parameters.items()
+        if (_, name) not in known and item.get("required")
+    ]
+    if "requestBody" in theirs:
+        for kind, content in theirs["requestBody"]["content"].items():
+            body = mine["requestBody"]["content"][kind]["schema"]
+            problems += missing(ours, body, content["schema"], "body", request=True)
+    for status, response in theirs["responses"].items():
+        if status not in mine["responses"]:
+            problems.append(f"status {status} missing")
+            continue
+        for kind, content in response.get("content", {}).items():
+            if content["schema"] == {}:
+                continue
+            answer = mine["responses"][status]["content"][kind]["schema"]
+            problems += missing(ours, answer, content["schema"], f"{status}", request=False)
+    assert problems == []
+
+
+def test_security_schemes(ours: dict[str, Any]) -> None:
+    assert set(CONTRACT["components"]["securitySchemes"]) <= set(ours["components"]["securitySchemes"])
+
+
+def test_references_resolve(ours: dict[str, Any]) -> None:
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                resolve(ours, node)
+            for value in node.values():
+                walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                walk(value)
+
+    walk(ours)
+    assert "#/$defs" not in json.dumps(ours)
