@@ -1,0 +1,62 @@
+"""Free TCP ports on the loopback interface that two demos never both take."""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+
+from hpcgate.demo.problems import DemoError
+
+HOST = "127.0.0.1"
+
+
+class Ports:
+    """Ports reserved for one demo until `close`.
+
+    They lie below the range that the kernel gives to outgoing connections and to programs that bind port 0, so nobody
+    gets one by chance between the reservation and the daemon's start. Against other demos a port is reserved by an
+    abstract Unix socket (unix(7)) named after it, which vanishes with the process that holds it.
+    """
+
+    def __init__(self) -> None:
+        self._reservations: list[socket.socket] = []
+
+    def take(self) -> int:
+        """Reserve a free port; raise DemoError if none is found."""
+        ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        low, high = (10_000, ephemeral) if ephemeral > 12_000 else (61_000, 65_535)
+        for _ in range(1000):
+            port = random.randrange(low, high)  # noqa: S311 - not a secret
+            reservation = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                reservation.bind(f"\0hpcgate-demo-port-{port}")
+                self._try(port)
+            except OSError:
+                reservation.close()
+                continue
+            self._reservations.append(reservation)
+            return port
+        raise DemoError("no free port was found on the loopback interface")
+
+    @staticmethod
+    def _try(port: int) -> None:
+        for address in (HOST, "0.0.0.0"):  # noqa: S104 - bound for an instant, never listened on
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((address, port))
+
+    def close(self) -> None:
+        """Give all ports back."""
+        for reservation in self._reservations:
+            reservation.close()
+        self._reservations.clear()
+
+
+def accepts(port: int) -> bool:
+    """Tell whether something listens on the port, by connecting once."""
+    try:
+        with socket.create_connection((HOST, port), timeout=1.0):
+            return True
+    except OSError:
+        return False
