@@ -1,8 +1,11 @@
 """The settings, frozen, and how they are read from a FirecREST v2 compatible YAML file."""
 
+from hpcgate.config.loading import load
+from hpcgate.config.mistakes import ConfigError, Mistake
 from hpcgate.config.models import (
     AuthSettings,
     Cluster,
+    CredentialSettings,
     DataOperation,
     FileSystem,
     LoggerSettings,
@@ -24,9 +27,12 @@ from hpcgate.config.secrets import Secret
 __all__ = [
     "AuthSettings",
     "Cluster",
+    "ConfigError",
+    "CredentialSettings",
     "DataOperation",
     "FileSystem",
     "LoggerSettings",
+    "Mistake",
     "Model",
     "OidcSettings",
     "OpenFgaSettings",
@@ -39,6 +45,7 @@ __all__ = [
     "SshSettings",
     "SshTimeouts",
     "TransferSettings",
+    "load",
     "plugin",
     "plugins",
 ]

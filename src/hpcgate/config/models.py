@@ -3,20 +3,49 @@
 Every model is frozen and takes its keys in snake_case and in camelCase. Units stand in the descriptions.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType, NoneType
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasGenerator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
-from hpcgate.config.plugins import plugin_settings
+from hpcgate.config.plugins import Plugin
 from hpcgate.config.secrets import Secret
+from hpcgate.config.values import (
+    AbsolutePath,
+    HostKey,
+    HttpUrl,
+    KeyUrl,
+    Pause,
+    Port,
+    ReadableFile,
+    RegularExpression,
+    Seconds,
+)
 
-Seconds = Annotated[float, Field(gt=0)]
-Port = Annotated[int, Field(ge=1, le=65535)]
+_Frozen = (AfterValidator(lambda value: MappingProxyType(dict(value))), PlainSerializer(dict))
 
 
 class Model(BaseModel):
-    """The base of all settings: frozen, unknown keys refused, snake_case and camelCase accepted."""
+    """The base of all settings: frozen, unknown keys refused, snake_case and camelCase accepted.
+
+    A null where null means nothing else leaves the default, as a key without a value does in a Helm chart.
+    """
 
     model_config = ConfigDict(
         frozen=True,
@@ -26,9 +55,40 @@ class Model(BaseModel):
         hide_input_in_errors=True,
     )
 
+    @classmethod
+    def accepted_names(cls) -> dict[str, str]:
+        """Return each key that a file may use, and the field that it sets."""
+        accepted: dict[str, str] = {}
+        for name, field in cls.model_fields.items():
+            alias = field.validation_alias
+            choices = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
+            accepted |= {choice: name for choice in (name, *choices) if isinstance(choice, str)}
+        return accepted
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_unset(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or None not in data.values():
+            return data
+        accepted = cls.accepted_names()
+        return {key: value for key, value in data.items() if value is not None or not cls._has_default(accepted, key)}
+
+    @classmethod
+    def _has_default(cls, accepted: Mapping[str, str], key: Any) -> bool:
+        if key not in accepted:
+            return False
+        field = cls.model_fields[accepted[key]]
+        return not field.is_required() and NoneType not in get_args(field.annotation)
+
 
 class PluginSettings(Model):
     """The base of the settings that a plug-in brings; its own `type` key chooses the plug-in."""
+
+
+class CredentialSettings(PluginSettings):
+    """What every credential plug-in's settings hold."""
+
+    type: str = Field(description="Which source of credentials, by the name of its entry point.")
 
 
 class SchedulerSettings(PluginSettings):
@@ -48,25 +108,27 @@ class TransferSettings(PluginSettings):
 class OidcSettings(Model):
     """How tokens are verified."""
 
-    scopes: dict[str, str] | None = Field(default_factory=dict, description="Scopes shown in the OpenAPI, with text.")
-    token_url: str = Field(description="The token endpoint, for the service accounts and for the OpenAPI page.")
+    scopes: Annotated[Mapping[str, str], *_Frozen] = Field(
+        default_factory=lambda: MappingProxyType({}), description="Scopes shown in the OpenAPI, with text."
+    )
+    token_url: HttpUrl = Field(description="The token endpoint, for the service accounts and for the OpenAPI page.")
     token_endpoint_auth_method: Literal["client_secret_basic", "client_secret_post"] = Field(
         "client_secret_basic", description="How a service account shows its secret at the token endpoint."
     )
-    public_certs: tuple[str, ...] = Field(
+    public_certs: tuple[KeyUrl, ...] = Field(
         (), description="Where the IdP's keys are: JWKS documents by file://, http:// or https:// URL."
     )
     jwk_algorithm: str | None = Field(
         None, description="The algorithm of keys that do not name theirs in `alg`; otherwise it follows from the key."
     )
-    username_claim: str = Field("preferred_username", description="The claim that holds the user name.")
-    min_token_ttl: float = Field(0, ge=0, description="Seconds that a token must still be valid.")
-    leeway: float = Field(0, ge=0, description="Seconds of clock skew allowed for exp, nbf and iat.")
+    username_claim: str = Field("preferred_username", min_length=1, description="The claim that holds the user name.")
+    min_token_ttl: Pause = Field(0, description="Seconds that a token must still be valid.")
+    leeway: Pause = Field(0, description="Seconds of clock skew allowed for exp, nbf and iat.")
     require_expiry: bool = Field(True, description="Refuse tokens without an exp claim.")
     issuer: str | None = Field(None, description="The iss claim that tokens must carry; unchecked if unset.")
     audience: str | None = Field(None, description="A value that the aud claim must hold; unchecked if unset.")
     required_scopes: tuple[str, ...] = Field((), description="Scopes that a token must have, all of them.")
-    username_pattern: str = Field(
+    username_pattern: RegularExpression = Field(
         r"[a-z_][a-z0-9_.-]{0,62}\$?",
         description="The regular expression that a whole user name must match.",
     )
@@ -85,10 +147,10 @@ class OidcSettings(Model):
 class OpenFgaSettings(Model):
     """Authorisation by an OpenFGA service."""
 
-    url: str = Field(description="The check endpoint.")
+    url: HttpUrl = Field(description="The check endpoint.")
     timeout: Seconds | None = Field(1, description="Seconds to wait for an answer; null waits 60.")
     max_connections: int = Field(100, ge=0, description="Most connections to the service; 0 is no limit.")
-    cache: float = Field(0, ge=0, description="Seconds that a decision is kept.")
+    cache: Pause = Field(0, description="Seconds that a decision is kept.")
 
 
 class AuthSettings(Model):
@@ -111,17 +173,22 @@ class SshTimeouts(Model):
 class SshSettings(Model):
     """The login node and the pool of connections to it."""
 
-    host: str = Field(description="The login node.")
+    host: str = Field(min_length=1, description="The login node.")
     port: Port = Field(22, description="Its SSH port.")
     proxy_host: str | None = Field(None, description="A jump host to go through.")
-    proxy_port: Port | None = Field(None, description="The jump host's SSH port, 22 if unset.")
+    proxy_port: Port | None = Field(None, description="The jump host's SSH port, 22 if unset; needs proxy_host.")
     max_clients: int = Field(100, ge=1, description="Most connections at a time, all users together.")
     timeout: SshTimeouts = Field(default_factory=lambda: SshTimeouts(), description="Time-outs.")
-    host_keys: tuple[str, ...] = Field((), description="Public host keys to accept, each an OpenSSH line.")
-    known_hosts: str | None = Field(None, description="A known_hosts file; @cert-authority lines work too.")
-    proxy_host_keys: tuple[str, ...] = Field((), description="Public host keys of the jump host to accept.")
+    host_keys: tuple[HostKey, ...] = Field(
+        (), description="Public host keys of the login node to accept, each a line as in a .pub file."
+    )
+    known_hosts: ReadableFile | None = Field(None, description="A known_hosts file; @cert-authority lines work too.")
+    proxy_host_keys: tuple[HostKey, ...] = Field(
+        (), description="Public host keys of the jump host to accept; needs proxy_host."
+    )
     strict_host_keys: bool = Field(
-        False, description="Refuse to connect where neither host_keys nor known_hosts says what to expect."
+        False,
+        description="Refuse to connect where neither host_keys nor known_hosts says what to expect.",
     )
     files: Literal["auto", "sftp", "commands"] = Field(
         "auto", description="How files are reached: SFTP, plain commands, or SFTP wherever the login node offers it."
@@ -131,10 +198,29 @@ class SshSettings(Model):
     )
     max_logins: int = Field(8, ge=1, description="Most logins at a time, below sshd's MaxStartups (10 by default).")
     pool_wait: Seconds = Field(5, description="Seconds that a request waits for a connection when the pool is full.")
-    failed_login_pause: float = Field(
-        2, ge=0, description="Seconds for which a refused login of a user is not tried again."
-    )
+    failed_login_pause: Pause = Field(2, description="Seconds for which a refused login of a user is not tried again.")
     max_output_size: int = Field(32 * 1024 * 1024, ge=1024, description="Most bytes taken from one command.")
+
+    # These see only the fields above theirs that are right, so that one mistake does not become two.
+    @field_validator("proxy_port", "proxy_host_keys")
+    @classmethod
+    def _needs_proxy(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and info.data.get("proxy_host", "unknown") is None:
+            raise ValueError("has no meaning without proxy_host")
+        return value
+
+    @field_validator("strict_host_keys")
+    @classmethod
+    def _needs_keys(cls, value: bool, info: ValidationInfo) -> bool:
+        host_keys = info.data.get("host_keys", "unknown")
+        proxy_host_keys = info.data.get("proxy_host_keys", "unknown")
+        if not value or info.data.get("known_hosts", "unknown") is not None:
+            return value
+        if not host_keys:
+            raise ValueError("there is nothing to verify against: set host_keys or known_hosts")
+        if info.data.get("proxy_host") is not None and not proxy_host_keys:
+            raise ValueError("there is nothing to verify the jump host against: set proxy_host_keys or known_hosts")
+        return value
 
 
 class ServiceAccount(Model):
@@ -143,6 +229,9 @@ class ServiceAccount(Model):
     client_id: str = Field(description="Its client id at the IdP.")
     secret: Secret = Field(description="Its secret.")
 
+
+OLD_SERVICE_NAMES: Mapping[str, str] = MappingProxyType({"filesystems": "filesystem", "storage": "s3"})
+"""What FirecREST has called, or will call, a probed service, and its name on the wire."""
 
 ServiceName = Literal["ssh", "scheduler", "filesystem", "s3"]
 
@@ -153,6 +242,13 @@ class ProbingService(Model):
     timeout: Seconds | None = Field(10, description="Seconds that one probe may take.")
 
 
+_Name = Annotated[
+    ServiceName,
+    BeforeValidator(lambda name: OLD_SERVICE_NAMES.get(name, name) if isinstance(name, str) else name),
+]
+_Probe = Annotated[ProbingService, BeforeValidator(lambda probe: {} if probe is None else probe)]
+
+
 class ProbingSettings(Model):
     """What is probed, and how often."""
 
@@ -161,26 +257,16 @@ class ProbingSettings(Model):
         validation_alias=AliasChoices("interval_check", "intervalCheck", "interval"),
         description="Seconds between rounds of probes.",
     )
-    startup_grace_period: float = Field(
-        300, ge=0, description="Seconds after the start in which a failed probe makes no service unhealthy."
+    startup_grace_period: Pause = Field(
+        300, description="Seconds after the start in which a failed probe makes no service unhealthy."
     )
-    services: dict[ServiceName, ProbingService] | None = Field(None, description="The probed services.")
-    timeout: Seconds | None = Field(None, description="For the oldest files: the time-out of every probe.")
-
-    OLD_NAMES: ClassVar[dict[str, str]] = {"filesystems": "filesystem", "storage": "s3"}
-
-    @field_validator("services", mode="before")
-    @classmethod
-    def _rename(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {cls.OLD_NAMES.get(str(name), name): {} if probe is None else probe for name, probe in value.items()}
+    services: Annotated[Mapping[_Name, _Probe], *_Frozen] | None = Field(None, description="The probed services.")
 
 
 class FileSystem(Model):
     """A file system of a system."""
 
-    path: str = Field(pattern="^/", description="Where it is mounted.")
+    path: AbsolutePath = Field(description="Where it is mounted.")
     data_type: Literal["users", "store", "archive", "apps", "scratch", "project"] = Field(description="Its purpose.")
     default_work_dir: bool = Field(False, description="Whether transfer jobs run here, in a directory of the user.")
 
@@ -189,23 +275,22 @@ class DataOperation(Model):
     """Files that pass through the gateway, and transfers that do not."""
 
     max_ops_file_size: int = Field(5 * 1024 * 1024, ge=0, description="Most bytes of an upload, download or output.")
-    data_transfer: Any = Field(None, description="The transfer method, chosen by its key service_type.")
+    data_transfer: Annotated[tuple[TransferSettings, ...], Plugin("hpcgate.transfers", "service_type", many=True)] = (
+        Field((), description="The transfer method, chosen by its key service_type, or a list of several.")
+    )
     datatransfer_jobs_directives: tuple[str, ...] = Field(
         (), description="Scheduler directives of transfer jobs; {account} is filled in."
     )
-
-    @field_validator("data_transfer", mode="before")
-    @classmethod
-    def _transfer(cls, value: Any) -> Any:
-        return value if value is None else plugin_settings("hpcgate.transfers", "service_type", value)
 
 
 class Cluster(Model):
     """One HPC system."""
 
-    name: str = Field(min_length=1, description="The name that requests use, in any case.")
+    name: str = Field(min_length=1, pattern=r"^[^/]+$", description="The name that requests use, in any case.")
     ssh: SshSettings = Field(description="Its login node.")
-    scheduler: Any = Field(description="Its scheduler, chosen by the key type.")
+    scheduler: Annotated[SchedulerSettings, Plugin("hpcgate.schedulers", "type")] = Field(
+        description="Its scheduler, chosen by the key type."
+    )
     service_account: ServiceAccount | None = Field(None, description="The client of the health checks.")
     probing: ProbingSettings = Field(
         default_factory=lambda: ProbingSettings(),
@@ -218,10 +303,13 @@ class Cluster(Model):
         False, description="Refuse paths outside file_systems always, not only when probing services are configured."
     )
 
-    @field_validator("scheduler", mode="before")
+    @field_validator("file_systems")
     @classmethod
-    def _scheduler(cls, value: Any) -> Any:
-        return plugin_settings("hpcgate.schedulers", "type", value)
+    def _one_default(cls, value: tuple[FileSystem, ...]) -> tuple[FileSystem, ...]:
+        defaults = [system.path for system in value if system.default_work_dir]
+        if len(defaults) > 1:
+            raise ValueError(f"only one may have default_work_dir, but {' and '.join(defaults)} have it")
+        return value
 
 
 class LoggedHeader(Model):
@@ -244,23 +332,61 @@ class Settings(Model):
     """A whole configuration file."""
 
     app_debug: bool = Field(False, description="Accepted for FirecREST's sake; errors never show internals.")
-    app_version: str = Field("2.5.7", description="The FirecREST API version that responses name.")
+    app_version: str = Field("2.5.7", description="The FirecREST API version that responses name; 2.x.x is 2.5.7.")
     apis_root_path: str = Field("", description="A path that a proxy puts before every path of the API.")
     doc_servers: tuple[dict[str, Any], ...] | None = Field(None, description="The servers that the OpenAPI names.")
     auth: AuthSettings = Field(description="Authentication and authorisation.")
-    ssh_credentials: Any = Field(description="Where SSH credentials come from, chosen by the key type.")
+    ssh_credentials: Annotated[CredentialSettings, Plugin("hpcgate.credentials", "type")] = Field(
+        description="Where SSH credentials come from, chosen by the key type."
+    )
     clusters: tuple[Cluster, ...] = Field((), description="The systems; or path:DIRECTORY with one file each.")
     logger: LoggerSettings = Field(default_factory=lambda: LoggerSettings(), description="Logging.")
 
-    @field_validator("ssh_credentials", mode="before")
+    @field_validator("app_version")
     @classmethod
-    def _credentials(cls, value: Any) -> Any:
-        return plugin_settings("hpcgate.credentials", "type", value)
+    def _version(cls, value: str) -> str:
+        if value == "2.x.x":
+            return "2.5.7"
+        numbers = value.split(".")
+        # Clients compare it with versions that they support, the lowest of which is this one.
+        if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
+            raise ValueError("must be three numbers, such as 2.5.7")
+        if tuple(map(int, numbers)) < (2, 2, 8):
+            raise ValueError("must be 2.2.8 or later, or clients refuse to talk")
+        return value
+
+    @field_validator("apis_root_path")
+    @classmethod
+    def _root(cls, value: str) -> str:
+        path = value.rstrip("/")
+        if path and not path.startswith("/"):
+            raise ValueError("must begin with /")
+        return path
+
+    @field_validator("clusters")
+    @classmethod
+    def _names(cls, value: tuple[Cluster, ...]) -> tuple[Cluster, ...]:
+        for index, name in repeated_names(cluster.name for cluster in value):
+            raise PydanticCustomError(
+                "repeated_name", "number {index} has the name {name} of an earlier one", {"index": index, "name": name}
+            )
+        return value
+
+
+def repeated_names(names: Iterable[Any]) -> Iterator[tuple[int, str]]:
+    """Yield the index and name of each system that has an earlier one's name, whatever its case."""
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if isinstance(name, str):
+            if name.lower() in seen:
+                yield index, name
+            seen.add(name.lower())
 
 
 __all__ = [
     "AuthSettings",
     "Cluster",
+    "CredentialSettings",
     "DataOperation",
     "FileSystem",
     "LoggerSettings",

@@ -1,0 +1,144 @@
+"""The kinds of single values that settings take, each with what is allowed."""
+
+import base64
+import binascii
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+HOST_KEY_TYPES = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "ssh-rsa",
+)
+
+
+def _whole(value: float) -> float:
+    # Whole numbers go out as they came in: 5, not 5.0.
+    return int(value) if value.is_integer() else value
+
+
+def http_url(value: str) -> str:
+    """Return the URL.
+
+    Raises:
+        ValueError: It is not an http:// or https:// URL with a host. The message does not repeat it.
+    """
+    return _url(value, ("http", "https"))
+
+
+def key_url(value: str) -> str:
+    """Return the URL of a key document.
+
+    Raises:
+        ValueError: It is no file:// URL with an absolute path and no http(s):// URL with a host.
+    """
+    return _url(value, ("file", "http", "https"))
+
+
+def _url(value: str, schemes: tuple[str, ...]) -> str:
+    allowed = " or ".join(f"{scheme}://" for scheme in schemes)
+    try:
+        parts = urlsplit(value)
+        usable = parts.port is None or parts.port > 0
+    except ValueError:
+        usable = False
+    else:
+        usable = usable and bool(parts.path.startswith("/") if parts.scheme == "file" else parts.hostname)
+    if not usable or parts.scheme not in schemes:
+        raise ValueError(f"must be a URL that begins with {allowed}")
+    return value
+
+
+def absolute_path(value: str) -> str:
+    """Return the path.
+
+    Raises:
+        ValueError: It is relative.
+    """
+    if not value.startswith("/"):
+        raise ValueError("must be an absolute path")
+    return value
+
+
+def readable_file(value: str) -> str:
+    """Return the path, with a leading ``~`` expanded.
+
+    Raises:
+        ValueError: There is no such file, or it cannot be read.
+    """
+    try:
+        path = Path(value).expanduser()
+        with path.open("rb"):
+            return str(path)
+    except OSError as error:
+        raise ValueError(f"cannot read {value}: {error.strerror}") from None
+    except RuntimeError:
+        raise ValueError(f"cannot read {value}: there is no such home directory") from None
+
+
+def regular_expression(value: str) -> str:
+    """Return the pattern.
+
+    Raises:
+        ValueError: It does not compile.
+    """
+    try:
+        re.compile(value)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"is not a regular expression: {error}") from None
+    return value
+
+
+def host_key(value: str) -> str:
+    """Return an OpenSSH public key line: a type, the key in base64, perhaps a comment.
+
+    The base64 must decode to the strings of RFC 4253, section 6.6, the first of which repeats the type.
+
+    Raises:
+        ValueError: It does not.
+    """
+    fields = value.split()
+    if len(fields) < 2 or fields[0] not in HOST_KEY_TYPES:
+        raise ValueError(f"must be 'TYPE BASE64', with a type out of {', '.join(HOST_KEY_TYPES)}")
+    try:
+        blob = base64.b64decode(fields[1], validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(f"is no {fields[0]} key: its second word is not base64") from None
+    strings = _strings(blob)
+    if len(strings) < 2:
+        raise ValueError(f"is no {fields[0]} key: it is cut short")
+    if strings[0] != fields[0].encode():
+        raise ValueError(f"is no {fields[0]} key: it holds one of another type")
+    return value
+
+
+def _strings(blob: bytes) -> list[bytes]:
+    """Split a blob into its length-prefixed strings; nothing if it does not end where the last one does."""
+    strings = []
+    position = 0
+    while position < len(blob):
+        start = position + 4
+        position = start + int.from_bytes(blob[position:start], "big")
+        strings.append(blob[start:position])
+    return strings if position == len(blob) else []
+
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_whole)]
+"""A duration, more than nothing."""
+
+Pause = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole)]
+"""A duration, perhaps nothing."""
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+HttpUrl = Annotated[str, AfterValidator(http_url)]
+KeyUrl = Annotated[str, AfterValidator(key_url)]
+AbsolutePath = Annotated[str, AfterValidator(absolute_path)]
+ReadableFile = Annotated[str, AfterValidator(readable_file)]
+RegularExpression = Annotated[str, AfterValidator(regular_expression)]
+HostKey = Annotated[str, AfterValidator(host_key)]
