@@ -1,0 +1,88 @@
+"""``hpcgate demo``: the cluster, the gateway before it, the tour, and then an invitation to try it."""
+
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from hpcgate.demo.cluster import Cluster, Gateway, Options
+from hpcgate.demo.problems import DemoError
+from hpcgate.demo.tour import Tour, TourFailed
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C before the demo was up, as shells have it."""
+
+
+def show(*, once: bool, install: bool, console: Console) -> int:
+    """Run the demo.
+
+    Args:
+        once: End after the tour instead of staying until Ctrl-C.
+        install: Install missing Debian packages.
+        console: Where to print.
+
+    Returns:
+        The exit status: 0, or 1 if a part did not start or a step of the tour failed.
+    """
+    staying = False
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    started = time.monotonic()
+    try:
+        with Cluster(
+            Options(install=install), lambda step: console.print(f"  {step}", style="dim", highlight=False)
+        ) as cluster:
+            console.print("  starting hpcgate", style="dim")
+            config = cluster.write_gateway_config(cluster.directory / "gateway.yaml")
+            gateway = cluster.start_gateway(config)
+            console.print(f"Up after {time.monotonic() - started:.1f} s. The tour:", highlight=False)
+            tour = Tour(cluster, gateway, cluster.users[0], console)
+            tour.run()
+            console.print("\nThe tour is complete.", style="bold green")
+            if not once:
+                _invite(cluster, gateway, tour, config, console)
+                staying = True
+                threading.Event().wait()
+        return 0
+    except (DemoError, TourFailed) as error:
+        console.print(f"hpcgate demo: {error}", style="red", markup=False, highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("\nStopped.")
+        return 0 if staying else INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _invite(cluster: Cluster, gateway: Gateway, tour: Tour, config: Path, console: Console) -> None:
+    user = tour.user
+    programs = Path(sys.executable).parent
+    lines = [
+        "",
+        "The gateway stays up until Ctrl-C. It is at",
+        f"  API              {gateway.url}   (documentation: {gateway.url}/docs)",
+        f"  identity         {cluster.idp.url}",
+        f"  login node       {cluster.sshd.host}:{cluster.sshd.port}",
+        f"  configuration    {config}",
+        f"  log              {gateway.log}",
+        "A token for an hour:",
+        f"  {tour.token_line()}",
+        "pyfirecrest's command line (pip install pyfirecrest):",
+        f"  export FIRECREST_URL={gateway.url} AUTH_TOKEN_URL={cluster.idp.token_url}",
+        f"  export FIRECREST_CLIENT_ID={user.client_id} FIRECREST_CLIENT_SECRET={user.client_secret}",
+        "  export FIRECREST_SYSTEM=demo",
+        f"  {programs / 'firecrest'} systems",
+        f"  {programs / 'firecrest'} ls {user.home}",
+        f"  {programs / 'firecrest'} submit --working-dir {user.home} my-job.sh",
+        "The users:",
+        *(f"  {person.name:<14} home {person.home}   client {person.client_id}" for person in cluster.users),
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,103 @@
+"""The one error shape of the contract, for every error there is."""
+
+import inspect
+import json
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from hpcgate import errors
+from hpcgate.api import problems
+from hpcgate.middleware import Envelope
+
+
+def made(kind: type[errors.GatewayError]) -> errors.GatewayError:
+    arguments = {"JobNotFound": ["7"], "SystemNotFound": [], "Unhealthy": ["ssh", "daint"]}
+    return kind(*arguments.get(kind.__name__, ["words"]))
+
+
+KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.GatewayError)]
+
+
+async def ask(app: FastAPI, method: str = "GET", path: str = "/", **options: Any) -> httpx.Response:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        return await client.request(method, path, **options)
+
+
+def raising(raised: BaseException) -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/")
+    async def fail() -> None:
+        raise raised
+
+    problems.install(app)
+    app.add_middleware(problems.LastResort)
+    app.add_middleware(Envelope, app_version="2.5.7")
+    return app
+
+
+def shaped(body: dict[str, Any]) -> bool:
+    return set(body) == {"errorType", "message", "causedBy", "data", "user"}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+async def test_every_error_has_the_shape(kind: type[errors.GatewayError]) -> None:
+    error = made(kind)
+    answer = await ask(raising(error))
+    assert answer.status_code == kind.status
+    assert shaped(answer.json())
+    assert answer.json()["errorType"] == "error"
+    assert answer.json()["message"] == error.message
+    assert "x-request-id" in answer.headers
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    listed = [line.split() for line in (errors.__doc__ or "").splitlines() if line.strip()[-3:].isdigit()]
+    assert {name: int(status) for name, status in listed} == {kind.__name__: kind.status for kind in KINDS}
+
+
+async def test_details_and_headers() -> None:
+    error = errors.RateLimited("slower", caused_by=["a", "b"], data={"x": 1}, headers={"Retry-After": "3"})
+    answer = await ask(raising(error))
+    assert answer.json()["causedBy"] == ["a", "b"]
+    assert answer.json()["data"] == {"x": 1}
+    assert answer.headers["retry-after"] == "3"
+
+
+async def test_bytes_that_are_no_utf8_are_replaced() -> None:
+    answer = await ask(raising(errors.PathNotFound(b"no \xff".decode("utf-8", "surrogateescape"))))
+    assert answer.json()["message"] == "no �"
+
+
+async def test_a_bug_says_nothing_of_the_inside() -> None:
+    answer = await ask(raising(RuntimeError("secret inside")))
+    assert answer.status_code == 500
+    assert shaped(answer.json())
+    assert "secret" not in answer.text
+    assert "f7t-appversion" in answer.headers
+
+
+async def test_no_such_route_and_method() -> None:
+    app = raising(RuntimeError())
+    for answer, status in ((await ask(app, path="/none"), 404), (await ask(app, "POST"), 405)):
+        assert answer.status_code == status
+        assert shaped(answer.json())
+
+
+async def test_validation_is_400_with_fields() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    async def route(number: int) -> None: ...
+
+    problems.install(app)
+    answer = await ask(app, params={"number": "x"})
+    assert answer.status_code == 400
+    body = json.loads(answer.text)
+    assert body["errorType"] == "validation"
+    assert body["data"]["fields"][0]["location"] == "query"
+    assert body["data"]["fields"][0]["name"] == "number"

@@ -1,0 +1,126 @@
+"""The multipart parser against what real clients write."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import Request
+
+from hpcgate.api.upload import MultipartFile, disposition
+from hpcgate.errors import BadRequest, TooLarge
+
+
+def request(body: bytes, content_type: str, block: int = 7) -> Request:
+    blocks = [body[start : start + block] for start in range(0, len(body), block)] or [b""]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": blocks.pop(0), "more_body": bool(blocks)}
+
+    return Request({"type": "http", "method": "POST", "headers": [(b"content-type", content_type.encode())]}, receive)
+
+
+async def read(asked: Request, limit: int = 10_000) -> tuple[bytes | None, bytes]:
+    part = await MultipartFile.open(asked, limit=limit)
+    return part.filename, b"".join([block async for block in part.content()])
+
+
+def by_httpx(filename: str, content: bytes) -> tuple[bytes, str]:
+    prepared = httpx.Request("POST", "http://x/", files={"file": (filename, content)})
+    return prepared.read(), prepared.headers["content-type"]
+
+
+def by_requests(filename: str, content: bytes) -> tuple[bytes, str]:
+    prepared = requests.Request("POST", "http://x/", files={"file": (filename, content)}).prepare()
+    assert isinstance(prepared.body, bytes)
+    return prepared.body, prepared.headers["content-type"]
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/\\%"), min_size=1, max_size=60).filter(
+    lambda name: name.strip() not in ("", ".", "..")
+)
+
+
+@pytest.mark.parametrize("client", [by_httpx, by_requests])
+@given(filename=NAMES, content=st.binary(max_size=300), block=st.integers(1, 64))
+async def test_what_clients_send_arrives(client: Any, filename: str, content: bytes, block: int) -> None:
+    body, content_type = client(filename, content)
+    name, received = await read(request(body, content_type, block))
+    assert received == content
+    assert name is not None
+    if filename.isprintable():
+        assert name.decode() == filename
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (b'form-data; name="file"; filename="a%22b.txt"', b'a"b.txt'),
+        (b'form-data; name="file"; filename="a%0Ab%0D"', b"a\nb\r"),
+        (b"form-data; name=\"file\"; filename*=utf-8''%e2%82%ac%20x", "€ x".encode()),
+        (b'form-data; name="file"; filename="\xc3\xa4 b"', "ä b".encode()),
+        (b'form-data; name="file"', None),
+    ],
+)
+def test_file_names(header: bytes, expected: bytes | None) -> None:
+    assert disposition(header) == (b"file", expected)
+
+
+def multipart(*parts: tuple[bytes, bytes], end: bytes = b"--X--\r\n") -> bytes:
+    return b"".join(b"--X\r\n" + head + b"\r\n\r\n" + content + b"\r\n" for head, content in parts) + end
+
+
+FILE = b'Content-Disposition: form-data; name="file"; filename="a"'
+KIND = "multipart/form-data; boundary=X"
+
+
+async def test_other_fields_are_passed_over() -> None:
+    other = b'Content-Disposition: form-data; name="other"'
+    body = multipart((other, b"1"), (FILE, b"content"), (other, b"2"))
+    assert await read(request(body, KIND)) == (b"a", b"content")
+
+
+async def test_an_empty_file() -> None:
+    assert await read(request(multipart((FILE, b"")), KIND)) == (b"a", b"")
+
+
+async def test_exactly_the_limit_and_one_more() -> None:
+    assert (await read(request(multipart((FILE, b"x" * 100)), KIND), 100))[1] == b"x" * 100
+    with pytest.raises(TooLarge):
+        await read(request(multipart((FILE, b"x" * 101)), KIND), 100)
+
+
+async def test_a_body_that_breaks_off() -> None:
+    with pytest.raises(BadRequest, match="before the file was whole"):
+        await read(request(multipart((FILE, b"content"), end=b""), KIND))
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"", KIND),
+        (multipart(), KIND),
+        (multipart((b'Content-Disposition: form-data; name="other"', b"1")), KIND),
+        (b"{}", "application/json"),
+        (b"--X\r\n", "multipart/form-data"),
+        (b"nonsense" * 100, KIND),
+        (multipart((b'Content-Disposition: form-data; name="other"', b"x" * 70_000), (FILE, b"")), KIND),
+    ],
+)
+async def test_bodies_that_are_refused(body: bytes, kind: str) -> None:
+    with pytest.raises(BadRequest):
+        await read(request(body, kind, 4096))
+
+
+@given(st.binary(max_size=400), st.integers(1, 50))
+async def test_noise_is_refused_and_nothing_else(body: bytes, block: int) -> None:
+    with pytest.raises(BadRequest):
+        await read(request(b"--X\r\n" + body, KIND, block), 50)
+
+
+async def blocks(*content: bytes) -> AsyncIterator[bytes]:
+    for block in content:
+        yield block

@@ -1,0 +1,180 @@
+"""Ids, headers, slashes and hang-ups, on bare ASGI."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hpcgate.middleware import Envelope, HangUp, TrailingSlash, accepted_id
+
+
+def scope(path: str = "/", headers: list[tuple[bytes, bytes]] | None = None) -> Scope:
+    return {"type": "http", "method": "GET", "path": path, "headers": headers or [], "client": ("127.0.0.1", 1)}
+
+
+async def nothing() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def call(app: ASGIApp, asked: Scope, receive: Receive = nothing) -> tuple[int, dict[str, str]]:
+    messages: list[Message] = []
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    await app(asked, receive, send)
+    headers = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
+    return messages[0]["status"], headers
+
+
+def answering(seen: Callable[[Scope], None] = lambda _: None) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+async def test_every_answer_has_its_headers() -> None:
+    status, headers = await call(Envelope(answering(), app_version="2.5.7"), scope())
+    assert status == 200
+    assert float(headers["f7t-timestamp"]) > 1.7e9
+    assert headers["f7t-appversion"] == "2.5.7"
+    assert "f7t-authusername" not in headers
+    UUID(headers["x-request-id"])
+    UUID(headers["x-correlation-id"])
+    assert headers["x-request-id"] != headers["x-correlation-id"]
+
+
+async def test_user_name_once_authenticated() -> None:
+    def authenticate(asked: Scope) -> None:
+        asked["state"]["username"] = "alice"
+
+    _, headers = await call(Envelope(answering(authenticate), app_version="2.5.7"), scope())
+    assert headers["f7t-authusername"] == "alice"
+
+
+async def test_the_callers_ids_are_kept() -> None:
+    given = [(b"x-request-id", b"my request/1 {x}"), (b"x-correlation-id", b"c" * 128)]
+    _, headers = await call(Envelope(answering(), app_version="2.5.7"), scope(headers=given))
+    assert headers["x-request-id"] == "my request/1 {x}"
+    assert headers["x-correlation-id"] == "c" * 128
+
+
+@pytest.mark.parametrize("value", [b"", b"x" * 129, b"a\r\nb", b"a\x00", b"caf\xe9", None])
+def test_unusable_ids(value: bytes | None) -> None:
+    assert accepted_id(value) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "seen"),
+    [("/status/systems/", "/status/systems"), ("/a//", "/a"), ("/", "/"), ("//", "//"), ("/a", "/a")],
+)
+async def test_trailing_slash(path: str, seen: str) -> None:
+    paths: list[str] = []
+    await call(TrailingSlash(answering(lambda asked: paths.append(asked["path"]))), scope(path))
+    assert paths == [seen]
+
+
+async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+    await asyncio.sleep(60)
+
+
+async def test_a_request_whose_client_hangs_up_is_cancelled() -> None:
+    cancelled = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}, {"type": "http.disconnect"}]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        raise AssertionError("nothing to say to a client that has gone")
+
+    async with asyncio.timeout(5):
+        await HangUp(app)(scope(), receive, send)
+    assert cancelled.is_set()
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_cancellation_from_elsewhere_passes_through() -> None:
+    async def send(message: Message) -> None: ...
+
+    task = asyncio.create_task(HangUp(slow)(scope(), nothing, send))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_body_is_read_by_the_application_alone() -> None:
+    body: list[bytes] = []
+    parts: list[Message] = [
+        {"type": "http.request", "body": b"one", "more_body": True},
+        {"type": "http.request", "body": b"two", "more_body": False},
+    ]
+
+    async def receive() -> Message:
+        if parts:
+            return parts.pop(0)
+        return await nothing()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.1)  # longer than the watch takes to begin
+        while True:
+            message = await receive()
+            body.append(message["body"])
+            await asyncio.sleep(0.05)
+            if not message["more_body"]:
+                break
+
+    async def send(message: Message) -> None: ...
+
+    await HangUp(app)(scope(headers=[(b"content-length", b"6")]), receive, send)
+    assert body == [b"one", b"two"]
+
+
+async def test_an_empty_body_is_still_there_when_it_is_read_late() -> None:
+    parts: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if parts:
+            return parts.pop(0)
+        return await nothing()
+
+    seen: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.1)
+        seen.append(await receive())
+
+    async def send(message: Message) -> None: ...
+
+    await HangUp(app)(scope(), receive, send)
+    assert seen == [{"type": "http.request", "body": b"", "more_body": False}]
+
+
+async def test_no_task_is_left() -> None:
+    before = asyncio.all_tasks()
+
+    async def send(message: Message) -> None: ...
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.1)
+
+    await HangUp(app)(scope(), nothing, send)
+    assert asyncio.all_tasks() == before
