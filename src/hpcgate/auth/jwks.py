@@ -216,7 +216,7 @@ class Jwks:
         scheme, _, rest = url.partition("://")
         match scheme.lower():
             case "file":
-                return await asyncio.to_thread(_read_file, unquote(rest))
+                return await asyncio.to_thread(_read_file, "/" + unquote(rest.partition("/")[2]))
             case "http" | "https":
                 return await self._get(url)
         raise SourceError("only file://, http:// and https:// are understood")

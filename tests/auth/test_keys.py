@@ -1,0 +1,213 @@
+"""Reading key documents."""
+
+import datetime
+import json
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcgate.auth.keys import ALGORITHMS, NoKeys, decode_base64url, decode_json, parse_keys
+
+from .idp import KEY_OF_ALGORITHM, b64, b64_int, jwk, private_key, signature
+
+GOOD = jwk("P-256", kid="good")
+
+
+def parse(*keys: Any, default: str | None = None) -> tuple[Any, ...]:
+    return parse_keys(json.dumps({"keys": list(keys)}).encode(), default)
+
+
+@pytest.mark.parametrize("algorithm", KEY_OF_ALGORITHM)
+def test_a_key_verifies_what_its_private_half_signed(algorithm: str) -> None:
+    kind = KEY_OF_ALGORITHM[algorithm]
+    (key,) = parse(jwk(kind))
+    signed = signature(private_key(kind), algorithm, b"message")
+    assert key.verifies(algorithm, b"message", signed)
+    assert not key.verifies(algorithm, b"massage", signed)
+    assert not key.verifies(algorithm, b"message", signed[:-1])
+    assert not key.verifies(algorithm, b"message", b"")
+    assert not key.verifies(algorithm, b"message", bytes(len(signed)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "algorithms"),
+    [
+        ("RSA", {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}),
+        ("P-256", {"ES256"}),
+        ("P-384", {"ES384"}),
+        ("P-521", {"ES512"}),
+        ("Ed25519", {"EdDSA", "Ed25519"}),
+        ("Ed448", {"EdDSA", "Ed448"}),
+    ],
+)
+def test_the_type_of_a_key_bounds_its_algorithms(kind: str, algorithms: set[str]) -> None:
+    (key,) = parse(jwk(kind))
+    assert key.algorithms == algorithms <= ALGORITHMS
+
+
+@pytest.mark.parametrize("algorithm", KEY_OF_ALGORITHM)
+def test_a_named_algorithm_is_the_only_one(algorithm: str) -> None:
+    (key,) = parse(jwk(KEY_OF_ALGORITHM[algorithm], alg=algorithm), default="RS384")
+    assert algorithm in key.algorithms
+    assert key.algorithms <= {algorithm} | {"EdDSA", "Ed25519", "Ed448"}
+
+
+def test_the_configured_algorithm_is_that_of_keys_that_name_none() -> None:
+    named, unnamed = parse(jwk("RSA", alg="PS512"), jwk("RSA", 1), jwk("P-256"), default="RS256")
+    assert named.algorithms == {"PS512"}
+    assert unnamed.algorithms == {"RS256"}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"kty": "oct", "k": b64(b"secret" * 8), "kid": "s", "alg": "HS256"},
+        {"kty": "oct", "k": b64(b"secret" * 8), "kid": "s"},
+        jwk("RSA", use="enc"),
+        jwk("RSA", use=["sig"]),
+        jwk("RSA", alg="RSA-OAEP"),
+        jwk("RSA", alg="HS256"),
+        jwk("RSA", alg="none"),
+        jwk("RSA", alg=256),
+        jwk("RSA", alg="ES256"),
+        jwk("P-256", alg="ES384"),
+        jwk("P-384", crv="P-256"),
+        jwk("P-256", x=b64(bytes(32))),
+        jwk("P-256", y=None),
+        jwk("P-256", crv=None),
+        jwk("P-256", crv=["P-256"]),
+        jwk("secp256k1"),
+        jwk("Ed25519", crv="X25519"),
+        jwk("Ed25519", x="short"),
+        jwk("RSA-1024"),
+        jwk("RSA", n=None),
+        jwk("RSA", n=5),
+        jwk("RSA", n="!!!"),
+        jwk("RSA", e=b64_int(2)),
+        jwk("RSA", e=""),
+        jwk("RSA", kid=7),
+        jwk("RSA", key_ops=["encrypt"]),
+        jwk("RSA", key_ops="verify"),
+        {"kty": "AKP", "kid": "post-quantum", "alg": "ML-DSA-44", "pub": "AAAA"},
+        {"kty": None},
+        {},
+        [],
+        "key",
+        None,
+    ],
+    ids=str,
+)
+def test_a_key_that_cannot_verify_is_left_out_and_the_others_are_taken(bad: Any) -> None:
+    (key,) = parse(bad, GOOD, bad)
+    assert key.kid == "good"
+    with pytest.raises(NoKeys):
+        parse(bad)
+
+
+def test_private_members_are_never_read() -> None:
+    numbers = private_key("RSA").private_numbers()  # type: ignore[union-attr]
+    (key,) = parse({**jwk("RSA"), "d": b64_int(numbers.d), "p": b64_int(numbers.p), "q": "nonsense"})
+    assert not key.key.is_private
+    assert "d" not in key.key.dict_value
+    assert key == parse(jwk("RSA"))[0]
+
+
+def test_keys_show_no_material_in_a_repr() -> None:
+    (key,) = parse(jwk("RSA"))
+    assert jwk("RSA")["n"][:20] not in repr(key)
+
+
+def test_a_key_twice_is_one_key() -> None:
+    assert len(parse(GOOD, GOOD, {**GOOD, "x5t": "ignored"})) == 1
+    assert len(parse(GOOD, {**GOOD, "kid": "other"})) == 2
+
+
+def test_a_single_jwk_is_a_document() -> None:
+    (key,) = parse_keys(json.dumps(GOOD).encode(), None)
+    assert key.kid == "good"
+
+
+@pytest.mark.parametrize("kind", ["RSA", "P-256", "P-384", "P-521", "Ed25519", "Ed448"])
+def test_a_pem_public_key_is_a_document(kind: str) -> None:
+    public = private_key(kind).public_key()
+    (key,) = parse_keys(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), None)
+    assert key.kid is None
+    assert key.algorithms == parse(jwk(kind))[0].algorithms
+
+
+def test_a_certificate_is_a_document() -> None:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "idp")])
+    now = datetime.datetime.now(datetime.UTC)
+    key = private_key("RSA")
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(1))
+    pem = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    (found,) = parse_keys(pem, "PS256")
+    assert found.verifies("PS256", b"message", signature(key, "PS256", b"message"))
+    assert not found.verifies("RS256", b"message", signature(key, "RS256", b"message"))
+
+
+@pytest.mark.parametrize("kind", ["RSA-1024", "secp256k1"])
+def test_a_pem_key_that_cannot_verify_is_refused(kind: str) -> None:
+    with pytest.raises(NoKeys):
+        parse_keys(private_key(kind).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), None)
+
+
+def test_a_private_pem_key_is_refused() -> None:
+    pem = private_key("P-256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with pytest.raises(NoKeys):
+        parse_keys(pem, None)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"<html>",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"keys": {}}',
+        b'{"keys": []}',
+        b'{"keys": NaN}',
+        b"-----BEGIN x",
+        b"\xff",
+    ],
+)
+def test_what_is_no_key_document_is_refused(document: bytes) -> None:
+    with pytest.raises(NoKeys):
+        parse_keys(document, None)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(GOOD)), inner, max_size=8),
+    max_leaves=20,
+)
+
+
+@given(st.lists(JSON, max_size=5), st.sampled_from(["RSA", "EC", "OKP", "oct"]))
+def test_no_document_does_worse_than_give_no_keys(keys: list[Any], kty: str) -> None:
+    typed = [{**key, "kty": kty, "crv": "P-256"} if isinstance(key, dict) else key for key in keys]
+    with pytest.raises(NoKeys):
+        parse(*keys, *typed)
+
+
+@given(st.binary(max_size=200))
+def test_base64url_has_one_spelling(data: bytes) -> None:
+    assert decode_base64url(b64(data)) == data
+
+
+@pytest.mark.parametrize("text", ["A", "AB", "AA==", "AA=", "A A", "AA\n", "+/8", "AAAA=", "é", "AAAAA"])
+def test_other_spellings_of_base64url_are_refused(text: str) -> None:
+    assert decode_base64url(text) is None
+
+
+@pytest.mark.parametrize("data", [b"NaN", b"[Infinity]", b"-Infinity", b"\xff", "1".encode("utf-16"), b"[" * 100_000])
+def test_json_is_strict(data: bytes) -> None:
+    assert decode_json(data) is None
