@@ -3,78 +3,135 @@
 Two implementations: `hpcgate.ssh.sftp_files.SftpFiles` and, for sites that forbid SFTP,
 `hpcgate.ssh.command_files.CommandFiles`. Paths are bytes: a Unix file name is bytes without NUL and slash.
 Every method raises `PathNotFound`, `PermissionDenied`, `NotADirectory`, `IsADirectory`, `AlreadyExists`, `NoSpace`,
-`TimedOut`, `ConnectionLost` or `CommandFailed`, with the words of the coreutils tool of that name, for example
+`BadRequest` (a name too long, a loop of links, a FIFO where a file is wanted), `TimedOut`, `ConnectionLost` or
+`CommandFailed`, with the words of the coreutils tool for the job, for example
 ``stat: cannot statx '/x': No such file or directory``.
 """
 
+import re
+import secrets
+import stat
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from hpcgate.errors import BadRequest
+
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What stat(2) says of a file. Times are Unix seconds, sizes bytes.
-
-    The fields that may be None are those that SFTP version 3 does not carry.
-    """
+    """What stat(2) says of a file. Times are Unix seconds, sizes bytes."""
 
     mode: int
+    ino: int
+    dev: int
+    nlink: int
     uid: int
     gid: int
     size: int
     atime: int
+    ctime: int
     mtime: int
-    ino: int | None = None
-    dev: int | None = None
-    nlink: int | None = None
-    ctime: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """One file in a directory listing.
+    """One file in a listing, as ``ls -l`` shows it.
 
     Attributes:
-        name: The file's name in its directory.
-        attributes: Of the file itself, a symbolic link not followed.
-        user: The owner's name as the login node knows it, or None where the listing did not carry it.
+        name: The file's name: in its directory, relative to the listed directory, or the path as it was given.
+        mode: st_mode, the kind of file included.
+        uid: The owner's number.
+        gid: The group's number.
+        size: Bytes; 0 for a device.
+        mtime: Unix seconds.
+        user: The owner's name as the login node knows it, else the number as text.
         group: The group's name, likewise.
+        link_target: What a symbolic link holds, None for anything else.
+        mark: What ls puts behind the permissions: ``+`` for an access control list, ``.`` for a security context.
     """
 
     name: bytes
-    attributes: Attributes
-    user: str | None = None
-    group: str | None = None
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    user: str = ""
+    group: str = ""
+    link_target: bytes | None = None
+    mark: str = ""
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symbolic link."""
+        return stat.S_ISLNK(self.mode)
 
 
 class RemoteFiles(Protocol):
     """The files of one system as one user sees them."""
 
-    async def listdir(self, path: bytes) -> list[Entry]:
-        """Return the entries of a directory, hidden ones too, without ``.`` and ``..``, in no order."""
+    async def listing(
+        self,
+        path: bytes,
+        *,
+        hidden: bool = True,
+        recursive: bool = False,
+        follow: bool = False,
+        names: bool = True,
+        limit: int | None = None,
+    ) -> list[Entry]:
+        """List a directory without ``.`` and ``..``, or one file, in no order, as ``ls -lAU`` does.
+
+        A symbolic link to a directory is listed itself unless `path` ends in a slash or `follow` is set. A directory
+        below that cannot be read is listed, its content left out.
+
+        Args:
+            path: What to list.
+            hidden: Show the names that begin with a dot, and descend into such directories.
+            recursive: Descend; names are then relative to `path`.
+            follow: Show what links point to instead of the links; a dangling one is shown itself.
+            names: Look up the names of owners and groups.
+            limit: The most bytes that the listing may take, counted as `ls -l` would print it.
+
+        Raises:
+            TooLarge: It takes more.
+        """
+
+    async def entry(self, path: bytes) -> Entry:
+        """Return one file as ``ls -ld`` does: a link or a directory itself, named by the path as given."""
 
     async def stat(self, path: bytes, *, follow: bool = True) -> Attributes:
         """Return the attributes of a file, of a symbolic link itself unless `follow`."""
 
-    async def readlink(self, path: bytes) -> bytes:
-        """Return what a symbolic link points to, as it stands."""
-
     async def realpath(self, path: bytes) -> bytes:
-        """Return the absolute path with every symbolic link resolved."""
+        """Return the absolute path with every symbolic link resolved; its last component need not exist."""
 
-    async def read(self, path: bytes, *, offset: int = 0, size: int | None = None) -> bytes:
-        """Return up to `size` bytes from `offset`; fewer at the end of the file. Open, read, close in one go."""
+    async def read(self, path: bytes, *, offset: int = 0, size: int | None = None, tool: str = "cat") -> bytes:
+        """Return up to `size` bytes of a regular file from `offset`; fewer only at its end.
+
+        Args:
+            path: The file.
+            offset: Bytes to skip.
+            size: The most bytes to return; None is all of them, which the caller has to bound.
+            tool: In whose words to fail: cat, head, tail or dd.
+        """
 
     def stream(self, path: bytes, *, offset: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
-        """Yield the bytes of a file in blocks, with flat memory."""
+        """Yield the bytes of a regular file in blocks, in order, with flat memory."""
 
     async def write(self, path: bytes, content: AsyncIterable[bytes], *, mode: int | None = None) -> int:
         """Replace or create a file atomically and return its size in bytes.
 
-        The content goes to a temporary file in the same directory that is renamed over `path` once it is whole. An
-        existing file keeps its mode; a new one gets `mode`, or the user's umask. A failure leaves the old file as it
-        was and nothing else.
+        The content goes to a hidden temporary file in the same directory that is renamed over `path` once it is
+        whole. A symbolic link is followed: the file that it points to is replaced. An existing file keeps its mode; a
+        new one gets `mode`, or what the user's umask leaves. A failure, of `content` too, leaves the old file as it
+        was and nothing else, unless the connection itself breaks: then a hidden ``.hpcgate-*`` file may stay behind.
         """
 
     async def rename(self, source: bytes, target: bytes) -> None:
@@ -89,8 +146,30 @@ class RemoteFiles(Protocol):
     async def chmod(self, path: bytes, mode: int) -> None:
         """Set the permission bits (12 bits, with setuid, setgid and sticky)."""
 
-    async def chown(self, path: bytes, uid: int | None, gid: int | None) -> None:
-        """Set owner and group by number; None leaves one as it is."""
-
     async def remove(self, path: bytes) -> None:
-        """Remove a file or a whole tree, never following symbolic links (``rm -r``)."""
+        """Remove a file or a whole tree, never following symbolic links (``rm -r``), never asking.
+
+        Raises:
+            BadRequest: It is the root, or ends in ``.`` or ``..``.
+        """
+
+
+def temporary_name() -> bytes:
+    """Return a new name for a file that is to be renamed once it is whole."""
+    return b".hpcgate-" + secrets.token_hex(8).encode()
+
+
+def refuse_root(path: bytes) -> None:
+    """Refuse to remove what rm itself refuses: the root, ``.`` and ``..``.
+
+    Raises:
+        BadRequest: In rm's words.
+    """
+    if not path.strip(b"/"):
+        raise BadRequest("rm: it is dangerous to operate recursively on '/'")
+    if _DOTS.search(path):
+        name = path.decode("utf-8", "replace")
+        raise BadRequest(f"rm: refusing to remove '.' or '..' directory: skipping '{name}'")
+
+
+_DOTS = re.compile(rb"(?:^|/)\.\.?/*$")

@@ -1,0 +1,324 @@
+"""Files by plain commands, for login nodes that do not offer SFTP. Each method is one command, run under sh."""
+
+import re
+import secrets
+import stat
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from hpcgate.errors import CommandFailed, GatewayError
+from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
+from hpcgate.ssh.login_node import View
+from hpcgate.ssh.words import NOT_REGULAR, failure, not_regular, number_in, quote, said, told, unreadable
+
+if TYPE_CHECKING:
+    from hpcgate.ssh.session import Completed, Session
+
+BLOCK = 4 * 1024 * 1024
+"""Bytes that one command of a stream reads."""
+TRAILER = 32
+"""Bytes behind an upload that say that it is whole."""
+MAX_NAMED = 16 * 1024
+"""Bytes of file names that are put on one command line."""
+
+# What is neither a regular file nor a directory is never opened: a FIFO blocks, a device may never end.
+REGULAR = f"""\
+if [ -e "$1" ] && [ ! -f "$1" ] && [ ! -d "$1" ]; then echo "{NOT_REGULAR}" >&2; exit 1; fi
+"""
+_READ = (
+    REGULAR
+    + """\
+if [ -d "$1" ]; then echo "Is a directory" >&2; exit 1; fi
+if [ -n "$3" ]; then
+  exec dd if="$1" bs=65536 iflag=fullblock,skip_bytes,count_bytes skip="$2" count="$3" status=none
+fi
+exec dd if="$1" bs=65536 iflag=fullblock,skip_bytes skip="$2" status=none
+"""
+)
+# $1 target, $2 temporary name, $3 mode of a new file or nothing, $4 trailer, $5 its length. The trailer tells a whole
+# upload from one whose connection broke: both are an end of file here.
+_WRITE = """\
+t=$1
+if [ -L "$t" ]; then t=$(readlink -fn -- "$t" && printf x) || { cat -- "$1"; exit 1; }; t=${t%x}; fi
+if [ -d "$t" ]; then echo "Is a directory" >&2; exit 1; fi
+if [ -e "$t" ] && [ ! -f "$t" ]; then echo "Not a regular file" >&2; exit 1; fi
+tmp=${t%/*}/$2
+trap 'rm -f -- "$tmp"' EXIT
+trap 'exit 143' HUP INT TERM
+dd of="$tmp" bs=65536 iflag=fullblock conv=excl status=none || exit 1
+n=$(($(stat -c %s -- "$tmp") - $5))
+[ "$n" -ge 0 ] && [ "$(tail -c "$5" -- "$tmp" | tr -d '\\0')" = "$4" ] || exit 97
+truncate -s "$n" -- "$tmp" || exit 1
+if [ -e "$t" ]; then chmod --reference="$t" -- "$tmp" || exit 1
+elif [ -n "$3" ]; then chmod "$3" -- "$tmp" || exit 1
+fi
+mv -fT -- "$tmp" "$t" || exit 1
+trap - EXIT
+printf %s "$n"
+"""
+_STAT = "--printf=%f %i %d %h %u %g %s %X %Z %Y"
+_LS = ("ls", "-lnU", "--quoting-style=c", "--time-style=+%s")
+
+# ls(1) with the options above. A device has "major, minor" for its size; a file that cannot be read has "?".
+_ROW = re.compile(
+    rb"([^\s?])([-rwxsStT]{9})([+.@]?) +(\d+) +(\d+) +(\d+) +(?:(\d+)|\d+, +\d+) +(-?\d+) "
+    rb'"((?:[^"\\]|\\.)*)"(?: -> "((?:[^"\\]|\\.)*)")?',
+    re.DOTALL,
+)
+_UNKNOWN_ROW = re.compile(rb'.[-rwxsStT?]{9}[+.@]? +\?.* "((?:[^"\\]|\\.)*)"', re.DOTALL)
+_HEADING = re.compile(rb'"((?:[^"\\]|\\.)*)":', re.DOTALL)
+_ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
+_NAMED = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_KINDS = {
+    b"-": stat.S_IFREG,
+    b"d": stat.S_IFDIR,
+    b"l": stat.S_IFLNK,
+    b"c": stat.S_IFCHR,
+    b"b": stat.S_IFBLK,
+    b"p": stat.S_IFIFO,
+    b"s": stat.S_IFSOCK,
+}
+
+
+def unescape(name: bytes) -> bytes:
+    """Undo ``--quoting-style=c`` of a name without its quotes."""
+    if b"\\" not in name:
+        return name
+    return _ESCAPE.sub(lambda match: _plain(match[1]), name)
+
+
+def _plain(escape: bytes) -> bytes:
+    return bytes([int(escape, 8) & 0xFF]) if len(escape) == 3 else _NAMED.get(escape, escape)
+
+
+def permission_bits(letters: bytes) -> int:
+    """Return the twelve permission bits of the nine letters of ls."""
+    bits = 0
+    for index, letter in enumerate(letters):
+        place = 0o400 >> index
+        if letter in b"rwxst":
+            bits |= place
+        if letter in b"sStT":
+            bits |= 0o4000 >> index // 3
+    return bits
+
+
+def parse_listing(output: bytes, top: bytes) -> tuple[list[Entry], list[bytes]]:
+    """Parse what ls printed for `top`.
+
+    Returns:
+        The entries, named as `Entry.name` says, and the names of those that ls could only name.
+    """
+    entries: list[Entry] = []
+    unknown: list[bytes] = []
+    prefix = b""
+    root = top if top.endswith(b"/") else top + b"/"
+    for line in output.split(b"\n"):
+        match = _ROW.fullmatch(line)
+        if match:
+            kind, letters, mark, _, uid, gid, size, mtime, name, target = match.groups()
+            entries.append(
+                Entry(
+                    name=prefix + unescape(name),
+                    mode=_KINDS.get(kind, 0) | permission_bits(letters),
+                    uid=int(uid),
+                    gid=int(gid),
+                    size=int(size or 0),
+                    mtime=int(mtime),
+                    link_target=None if target is None else unescape(target),
+                    mark=mark.decode(),
+                )
+            )
+        elif heading := _HEADING.fullmatch(line):
+            directory = unescape(heading[1])
+            prefix = b"" if directory == top else directory.removeprefix(root) + b"/"
+        elif nameless := _UNKNOWN_ROW.fullmatch(line):
+            unknown.append(prefix + unescape(nameless[1]))
+    return entries, unknown
+
+
+class CommandFiles:
+    """`hpcgate.ssh.files.RemoteFiles` by commands of a POSIX shell and GNU coreutils."""
+
+    def __init__(self, session: "Session") -> None:
+        self._session = session
+
+    async def listing(
+        self,
+        path: bytes,
+        *,
+        hidden: bool = True,
+        recursive: bool = False,
+        follow: bool = False,
+        names: bool = True,
+        limit: int | None = None,
+    ) -> list[Entry]:
+        """List as the protocol says, by one ``ls``."""
+        options = "".join(letter for letter, wanted in (("A", hidden), ("R", recursive), ("L", follow)) if wanted)
+        argv: list[str | bytes] = [*_LS, *([f"-{options}"] if options else []), "--", path]
+        done = await self._session.run(argv, limit=limit)
+        if done.exit_status not in (0, 1) or (done.exit_status == 1 and not done.stdout):
+            raise told(done.stderr, "ls")
+        entries, unknown = parse_listing(done.stdout, path)
+        if unknown:
+            entries += await self._links(path, unknown)
+        return await self._named(entries) if names else entries
+
+    async def entry(self, path: bytes) -> Entry:
+        """Return one file, by ``ls -d``."""
+        done = await self._session.run([*_LS, "-d", "--", path])
+        entries, _ = parse_listing(done.stdout, path)
+        if not done.ok or len(entries) != 1:
+            raise told(done.stderr, "ls")
+        return (await self._named(entries))[0]
+
+    async def stat(self, path: bytes, *, follow: bool = True) -> Attributes:
+        """Return attributes, by ``stat``."""
+        done = await self._session.run(["stat", *(["-L"] if follow else []), _STAT, "--", path])
+        if not done.ok:
+            raise told(done.stderr, "stat")
+        mode, *numbers = done.stdout.split()
+        return Attributes(int(mode, 16), *map(int, numbers))
+
+    async def realpath(self, path: bytes) -> bytes:
+        """Resolve links, by ``realpath``."""
+        done = await self._session.run(["realpath", "-z", "--", path])
+        if not done.ok:
+            raise told(done.stderr, "realpath")
+        return done.stdout.removesuffix(b"\0")
+
+    async def read(self, path: bytes, *, offset: int = 0, size: int | None = None, tool: str = "cat") -> bytes:
+        """Read, by ``dd``."""
+        done = await self._session.run(
+            ["sh", "-c", _READ, "sh", path, str(offset), "" if size is None else str(size)], limit=size
+        )
+        if not done.ok:
+            raise _reading(done, path, tool)
+        return done.stdout
+
+    async def stream(self, path: bytes, *, offset: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
+        """Yield a file's bytes, a command for every `BLOCK`."""
+        left = size
+        while left is None or left > 0:
+            wanted = BLOCK if left is None else min(BLOCK, left)
+            block = await self.read(path, offset=offset, size=wanted)
+            if block:
+                yield block
+            if len(block) < wanted:
+                return
+            offset += len(block)
+            left = None if left is None else left - len(block)
+
+    async def write(self, path: bytes, content: AsyncIterable[bytes], *, mode: int | None = None) -> int:
+        """Write atomically, by one ``dd`` and ``mv``."""
+        trailer = secrets.token_hex(TRAILER // 2)
+
+        async def framed() -> AsyncIterator[bytes]:
+            async for block in content:
+                yield block
+            yield trailer.encode()
+
+        done = await self._session.run(
+            [
+                "sh",
+                "-c",
+                _WRITE,
+                "sh",
+                path,
+                temporary_name(),
+                "" if mode is None else f"{mode:04o}",
+                trailer,
+                str(TRAILER),
+            ],
+            stdin=framed(),
+        )
+        if not done.ok:
+            raise unwritable(path, done)
+        return int(done.stdout)
+
+    async def rename(self, source: bytes, target: bytes) -> None:
+        """Rename, by ``mv -T``."""
+        await self.command("mv", "-fT", "--", source, target)
+
+    async def mkdir(self, path: bytes, *, parents: bool = False) -> None:
+        """Make a directory, by ``mkdir``."""
+        await self.command("mkdir", *(["-p"] if parents else []), "--", path)
+
+    async def symlink(self, target: bytes, link: bytes) -> None:
+        """Make a symbolic link, by ``ln -sT``."""
+        await self.command("ln", "-sT", "--", target, link)
+
+    async def chmod(self, path: bytes, mode: int) -> None:
+        """Set permission bits, by ``chmod`` with five digits, which clear a directory's setgid bit too."""
+        await self.command("chmod", f"{mode:05o}", "--", path)
+
+    async def remove(self, path: bytes) -> None:
+        """Remove a file or a tree, by ``rm -r``."""
+        refuse_root(path)
+        # Unlike -f this tells of a file that is not there; like it, nothing is ever asked.
+        await self.command("rm", "-r", "--interactive=never", "--", path)
+
+    async def command(self, tool: str, *arguments: str | bytes, otherwise: type[GatewayError] = CommandFailed) -> None:
+        """Run a tool that only has an effect.
+
+        Args:
+            tool: The tool.
+            arguments: Its arguments.
+            otherwise: The class of an error that is no errno value.
+        """
+        done = await self._session.run([tool, *arguments])
+        if not done.ok:
+            raise told(done.stderr, tool, otherwise=otherwise)
+
+    async def _named(self, entries: list[Entry]) -> list[Entry]:
+        view: View = self._session.node.view(self._session.username)
+        await view.resolve(self._session, (entry.uid for entry in entries), (entry.gid for entry in entries))
+        for entry in entries:
+            entry.user = view.users.get(entry.uid) or str(entry.uid)
+            entry.group = view.groups.get(entry.gid) or str(entry.gid)
+        return entries
+
+    async def _links(self, top: bytes, names: list[bytes]) -> list[Entry]:
+        # With -L ls only names what it cannot follow; the links themselves are worth showing.
+        root = top if top.endswith(b"/") else top + b"/"
+        found: list[Entry] = []
+        for paths in _portions([root + name for name in names]):
+            done = await self._session.run([*_LS, "-d", "--", *paths])
+            for entry in parse_listing(done.stdout, top)[0]:
+                entry.name = entry.name.removeprefix(root)
+                found.append(entry)
+        return found
+
+
+def _portions(names: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    portion: list[bytes] = []
+    size = 0
+    for name in names:
+        if portion and size + len(name) > MAX_NAMED:
+            yield portion
+            portion, size = [], 0
+        portion.append(name)
+        size += len(name)
+    if portion:
+        yield portion
+
+
+def _reading(done: "Completed", path: bytes, tool: str) -> GatewayError:
+    lines = said(done.stderr, "dd")
+    if NOT_REGULAR in lines:
+        return not_regular(tool, path)
+    number = number_in(lines)
+    return told(done.stderr, "dd") if number is None else unreadable(tool, path, number)
+
+
+def unwritable(path: bytes, done: "Completed") -> GatewayError:
+    """Compose the error of an upload that `_WRITE` or a probe of it could not carry out, in cp's words."""
+    lines = said(done.stderr, "dd")
+    if NOT_REGULAR in lines:
+        return not_regular("cp", path)
+    number = number_in(lines)
+    if number is None:
+        return told(done.stderr, "dd")
+    if any("error writing" in line for line in lines):
+        return failure(f"cp: error writing {quote(path)}", number)
+    return failure(f"cp: cannot create regular file {quote(path)}", number)

@@ -1,0 +1,150 @@
+"""What is learned once about a login node: names of users and groups, its time zone, what works there.
+
+It is kept per user, not shared: everything that a session answers may be the user's own doing (a PATH set in
+``~/.bashrc``), so what one user's session says must never be shown to another.
+"""
+
+import io
+import struct
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from hpcgate.errors import TooLarge
+
+if TYPE_CHECKING:
+    from hpcgate.ssh.session import Session
+
+MAX_USERS = 10_000
+"""How many users' views are remembered."""
+MAX_NAMES = 20_000
+"""How many names of users, and of groups, are remembered for each."""
+MAX_ASKED = 2000
+"""How many names are asked for at once."""
+
+# The zone is what a command of the user would use: TZ if the user's environment has it, else the system's.
+_ZONE = """\
+if [ -n "${TZ+x}" ]; then
+  printf '=%s\\0' "$TZ"; f=${TZ#:}
+  case $f in /*) ;; *) f=/usr/share/zoneinfo/$f ;; esac
+else
+  printf '\\0'; f=/etc/localtime
+fi
+[ -f "$f" ] && cat -- "$f"
+"""
+_NAMES = """\
+n=$1; shift
+u=; while [ "$n" -gt 0 ]; do u="$u $1"; n=$((n - 1)); shift; done
+[ -z "$u" ] || getent passwd $u
+echo
+[ $# -eq 0 ] || getent group "$@"
+"""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class View:
+    """One user's view of the login node.
+
+    Attributes:
+        users: Names by uid.
+        groups: Names by gid.
+        zone: The time zone, None until it is asked for.
+        stat_server: Whether the resident stat process works there, None until it was tried.
+    """
+
+    users: dict[int, str] = field(default_factory=dict)
+    groups: dict[int, str] = field(default_factory=dict)
+    zone: tzinfo | None = None
+    stat_server: bool | None = None
+
+    async def resolve(self, session: "Session", uids: Iterable[int], gids: Iterable[int]) -> None:
+        """Learn the names of users and groups that are not known yet, by one command; without a name, the number."""
+        new_users = [uid for uid in set(uids) if uid not in self.users]
+        new_groups = [gid for gid in set(gids) if gid not in self.groups]
+        if not new_users and not new_groups:
+            return
+        for start in range(0, max(len(new_users), len(new_groups)), MAX_ASKED):
+            users, groups = (numbers[start : start + MAX_ASKED] for numbers in (new_users, new_groups))
+            argv = ["sh", "-c", _NAMES, "sh", str(len(users)), *map(str, users), *map(str, groups)]
+            done = await session.run(argv)
+            text = done.stdout.decode("utf-8", "replace")
+            passwd, _, group = ("", "", text) if text.startswith("\n") else text.partition("\n\n")
+            _learn(self.users, users, passwd)
+            _learn(self.groups, groups, group)
+
+    async def time_zone(self, session: "Session") -> tzinfo:
+        """Return the login node's time zone, UTC if it cannot be told."""
+        if self.zone is None:
+            try:
+                done = await session.run(["sh", "-c", _ZONE], limit=1024 * 1024)
+            except TooLarge:
+                self.zone = UTC
+            else:
+                setting, _, data = done.stdout.partition(b"\0")
+                self.zone = parse_zone(setting[1:].decode("utf-8", "replace"), data)
+        return self.zone
+
+
+def _learn(known: dict[int, str], numbers: Iterable[int], lines: str) -> None:
+    if len(known) > MAX_NAMES:
+        known.clear()
+    for number in numbers:
+        known[number] = str(number)
+    for line in lines.splitlines():
+        fields = line.split(":")
+        if len(fields) > 2 and fields[0] and fields[2].isdecimal() and int(fields[2]) in known:
+            known[int(fields[2])] = fields[0]
+
+
+def parse_zone(setting: str, data: bytes) -> tzinfo:
+    """Return a time zone.
+
+    Args:
+        setting: The value of TZ, empty if it is not set: used if it is a rule such as ``CET-1CEST,M3.5.0,M10.5.0/3``.
+        data: The zone's file (tzfile(5)), if there is one.
+    """
+    try:
+        if data.startswith(b"TZif"):
+            return ZoneInfo.from_file(io.BytesIO(data), key=setting or None)
+        if setting:
+            return ZoneInfo.from_file(io.BytesIO(_rule_file(setting)), key=setting)
+    except (ValueError, struct.error, EOFError, IndexError, UnicodeError):
+        pass
+    return UTC
+
+
+def _rule_file(rule: str) -> bytes:
+    # RFC 9636: a version 2 file without transitions, whose footer is the rule.
+    header = b"TZif2" + bytes(15) + struct.pack(">6L", 0, 0, 0, 0, 1, 4)
+    block = header + struct.pack(">lbB", 0, 0, 0) + b"UTC\0"
+    return block + block + b"\n" + rule.encode("ascii") + b"\n"
+
+
+def local_time(seconds: int, zone: tzinfo) -> str:
+    """Format Unix seconds as ``YYYY-MM-DDTHH:MM:SS`` in a time zone; what no calendar holds is clamped."""
+    try:
+        return datetime.fromtimestamp(seconds, zone).isoformat()[:19]
+    except (ValueError, OverflowError, OSError):
+        return "9999-12-31T23:59:59" if seconds > 0 else (_EPOCH - timedelta(days=719_162)).isoformat()[:19]
+
+
+class LoginNode:
+    """What is known of one system's login node, user by user."""
+
+    def __init__(self) -> None:
+        self._views: OrderedDict[str, View] = OrderedDict()
+
+    def view(self, username: str) -> View:
+        """Return what is known of the login node from this user's sessions."""
+        view = self._views.get(username)
+        if view is None:
+            view = self._views[username] = View()
+            if len(self._views) > MAX_USERS:
+                self._views.popitem(last=False)
+        else:
+            self._views.move_to_end(username)
+        return view

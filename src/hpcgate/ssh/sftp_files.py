@@ -1,0 +1,528 @@
+"""Files by SFTP (version 3, draft-ietf-secsh-filexfer-02, with OpenSSH's extensions).
+
+Nothing here forks on the login node as long as all goes well. What SFTP leaves open is asked for elsewhere: inode
+numbers and the like by a small resident process (`STAT_SERVER`), names of owners that a listing does not carry by
+``getent``, once. SFTP version 3 has one answer, "Failure", for most errors: whatever fails is done again as a command,
+which then says in its own words why, or succeeds.
+"""
+
+import asyncio
+import errno
+import re
+import stat
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import asyncssh
+from asyncssh.sftp import SFTPName
+
+from hpcgate.errors import CommandFailed, GatewayError, IsADirectory, NotSupported, TimedOut, TooLarge
+from hpcgate.ssh.command_files import CommandFiles, unwritable
+from hpcgate.ssh.errors import translate
+from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
+from hpcgate.ssh.login_node import View
+from hpcgate.ssh.words import failure, not_regular, quote
+
+if TYPE_CHECKING:
+    from hpcgate.ssh.session import Session
+
+T = TypeVar("T")
+
+WINDOW = 16
+"""Requests for data under way at a time."""
+BATCH = 64
+"""Requests for links or directories under way at a time."""
+ROW = 64
+"""Bytes that a row of a listing takes besides its name."""
+CLEANING = 5.0
+"""Seconds that cleaning up behind a failure may take."""
+
+STAT_SERVER = (
+    "perl",
+    "-e",
+    'binmode STDIN; $| = 1; $/ = "\\0"; while (<STDIN>) { chomp; my $how = substr($_, 0, 1, ""); '
+    'my @s = $how eq "S" ? stat($_) : lstat($_); print(@s ? "@s[2,1,0,3,4,5,7,8,10,9]" : "E" . ($! + 0), "\\0") }',
+)
+"""Answers ``S<path>`` (stat) and ``L<path>`` (lstat) with the fields of `Attributes` or with ``E<errno>``."""
+
+# What OpenSSH's sftp-server puts into a longname before the file's name: mode, links, user, group, size, date. A name
+# of a user or a group with a blank makes it ambiguous; then it does not match.
+_LONGNAME = re.compile(rb"[-dlcbpsD?]\S{9}[ +.@]? *(?:\d+|\?) +(\S+) +(\S+) +(\d+) .{12}", re.DOTALL)
+_PROBE = 'dd if=/dev/zero of="$1" bs=65536 count=16 oflag=append conv=notrunc status=none'
+
+
+class SftpFiles:
+    """`hpcgate.ssh.files.RemoteFiles` by SFTP.
+
+    Access control lists do not show in SFTP, so `Entry.mark` is always empty here.
+
+    Args:
+        sftp: The client; it belongs to the connection and outlives this object.
+        session: For what SFTP cannot do.
+        timeout: Seconds that any single answer of the SFTP server may take.
+    """
+
+    def __init__(self, sftp: asyncssh.SFTPClient, session: "Session", *, timeout: float = 30.0) -> None:
+        self._sftp = sftp
+        self._session = session
+        self._timeout = timeout
+        self._commands = CommandFiles(session)
+        self._block = sftp.limits.max_read_len or 32768
+        self._write_block = sftp.limits.max_write_len or 32768
+
+    async def listing(
+        self,
+        path: bytes,
+        *,
+        hidden: bool = True,
+        recursive: bool = False,
+        follow: bool = False,
+        names: bool = True,
+        limit: int | None = None,
+    ) -> list[Entry]:
+        """List as the protocol says, by READDIR; a recursive listing that follows links, by ``ls``."""
+        # ls remembers by inode where it has been, which SFTP cannot: links may lead round in circles.
+        listed = None if recursive and follow else await self._list(path, hidden, recursive, follow, limit)
+        if listed is None:
+            return await self._commands.listing(
+                path, hidden=hidden, recursive=recursive, follow=follow, names=names, limit=limit
+            )
+        return await self._named(listed) if names else listed
+
+    async def entry(self, path: bytes) -> Entry:
+        """Return one file, by LSTAT."""
+        try:
+            entry = await self._patiently(self._entry(path))
+        except asyncssh.SFTPError as error:
+            self._connected(error, path)
+            return await self._commands.entry(path)
+        return (await self._named([entry]))[0]
+
+    async def stat(self, path: bytes, *, follow: bool = True) -> Attributes:
+        """Return attributes, by the resident stat process where the login node has perl, else by ``stat``."""
+        view = self._view
+        if view.stat_server is not False:
+            try:
+                answer = await self._session.ask(STAT_SERVER, (b"S" if follow else b"L") + path)
+            except NotSupported:
+                view.stat_server = False
+            else:
+                view.stat_server = True
+                if answer.startswith(b"E"):
+                    raise failure(f"stat: cannot statx {quote(path)}", int(answer[1:]))
+                return Attributes(*map(int, answer.split()))
+        return await self._commands.stat(path, follow=follow)
+
+    async def realpath(self, path: bytes) -> bytes:
+        """Resolve links, by REALPATH."""
+        try:
+            return await self._patiently(self._sftp.realpath(path))
+        except asyncssh.SFTPError as error:
+            self._connected(error, path)
+            return await self._commands.realpath(path)
+
+    async def read(self, path: bytes, *, offset: int = 0, size: int | None = None, tool: str = "cat") -> bytes:
+        """Read, by STAT, OPEN, READ and CLOSE."""
+        if size is not None and size <= self._block:
+            try:
+                await self._check_regular(path, tool)
+                async with self._open(path, asyncssh.FXF_READ) as file:
+                    return await self._read_block(file, offset, size)
+            except asyncssh.SFTPError as error:
+                self._connected(error, path)
+                return await self._commands.read(path, offset=offset, size=size, tool=tool)
+        return b"".join([block async for block in self.stream(path, offset=offset, size=size, tool=tool)])
+
+    async def stream(
+        self, path: bytes, *, offset: int = 0, size: int | None = None, tool: str = "cat"
+    ) -> AsyncIterator[bytes]:
+        """Yield a file's bytes, by up to `WINDOW` READs at a time."""
+        try:
+            length = await self._check_regular(path, tool)
+            async with self._open(path, asyncssh.FXF_READ) as file:
+                # A file of the kernel's (/proc) has no length and yet content; one may also grow meanwhile.
+                left = length - offset if size is None and length else size
+                async for block in self._blocks(file, offset, left):
+                    yield block
+        except asyncssh.SFTPError as error:
+            self._connected(error, path)
+            await self._commands.read(path, offset=offset, size=0, tool=tool)
+            raise translate(error, f"{tool}: {quote(path)}") from error
+
+    async def write(self, path: bytes, content: AsyncIterable[bytes], *, mode: int | None = None) -> int:
+        """Write atomically, by up to `WINDOW` WRITEs at a time and posix-rename@openssh.com."""
+        target, old_mode = await self._target(path)
+        directory = target[: target.rindex(b"/") + 1]
+        temporary = directory + temporary_name()
+        flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
+        try:
+            try:
+                async with self._open(temporary, flags) as file:
+                    size = await self._fill(file, content)
+                    if (bits := mode if old_mode is None else old_mode) is not None:
+                        attributes = asyncssh.SFTPAttrs(permissions=stat.S_IMODE(bits))
+                        await self._patiently(file.setstat(attributes))
+                await self._move(temporary, target)
+            except asyncssh.SFTPError as error:
+                self._connected(error, path)
+                raise await self._why_not_written(path, temporary) from error
+        except BaseException:
+            await self._sweep(temporary)
+            raise
+        return size
+
+    async def rename(self, source: bytes, target: bytes) -> None:
+        """Rename, by posix-rename@openssh.com."""
+        try:
+            await self._patiently(self._sftp.posix_rename(source, target))
+        except asyncssh.SFTPError as error:
+            self._connected(error, source)
+            await self._commands.rename(source, target)
+
+    async def mkdir(self, path: bytes, *, parents: bool = False) -> None:
+        """Make a directory, by MKDIR; with `parents`, as a command unless the one above is there."""
+        try:
+            await self._patiently(self._sftp.mkdir(path))
+        except asyncssh.SFTPError as error:
+            self._connected(error, path)
+            await self._commands.mkdir(path, parents=parents)
+
+    async def symlink(self, target: bytes, link: bytes) -> None:
+        """Make a symbolic link, by SYMLINK."""
+        try:
+            await self._patiently(self._sftp.symlink(target, link))
+        except asyncssh.SFTPError as error:
+            self._connected(error, link)
+            await self._commands.symlink(target, link)
+
+    async def chmod(self, path: bytes, mode: int) -> None:
+        """Set permission bits, by SETSTAT."""
+        try:
+            await self._patiently(self._sftp.setstat(path, asyncssh.SFTPAttrs(permissions=mode & 0o7777)))
+        except asyncssh.SFTPError as error:
+            self._connected(error, path)
+            await self._commands.chmod(path, mode)
+
+    async def remove(self, path: bytes) -> None:
+        """Remove a file by REMOVE, in one exchange; a directory by ``rm -r``."""
+        refuse_root(path)
+        try:
+            await self._patiently(self._sftp.remove(path))
+        except asyncssh.SFTPError as error:
+            self._connected(error, path)
+            await self._commands.remove(path)
+
+    @property
+    def _view(self) -> View:
+        return self._session.node.view(self._session.username)
+
+    async def _patiently(self, answer: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await answer
+        except TimeoutError:
+            # The server answers in order: behind this one nothing would be answered either.
+            self._sftp.exit()
+            raise TimedOut("The login node's SFTP server did not answer in time.") from None
+
+    def _connected(self, error: asyncssh.SFTPError, path: bytes) -> None:
+        if isinstance(error, asyncssh.SFTPConnectionLost | asyncssh.SFTPNoConnection):
+            raise translate(error, f"sftp: {quote(path)}") from error
+
+    # Listing
+
+    async def _list(
+        self, path: bytes, hidden: bool, recursive: bool, follow: bool, limit: int | None
+    ) -> list[Entry] | None:
+        counter = _Counter(limit)
+        itself, content = await asyncio.gather(
+            self._patiently(self._entry(path, follow=follow)),
+            self._directory(path, b"", hidden, follow, counter),
+            return_exceptions=True,
+        )
+        if isinstance(itself, BaseException):
+            self._pass_over(itself, path)
+            return None
+        if not itself.is_directory:
+            return [itself]
+        if isinstance(content, BaseException):
+            self._pass_over(content, path)
+            return None
+        if recursive:
+            await self._descend(path, content, hidden, counter)
+        return content
+
+    def _pass_over(self, error: BaseException, path: bytes) -> None:
+        if not isinstance(error, asyncssh.SFTPError):
+            raise error
+        self._connected(error, path)
+
+    async def _descend(self, path: bytes, content: list[Entry], hidden: bool, counter: "_Counter") -> None:
+        root = path if path.endswith(b"/") else path + b"/"
+        level = [entry.name for entry in content if entry.is_directory]
+        while level:
+            batch, level = level[:BATCH], level[BATCH:]
+            results = await asyncio.gather(
+                *(self._directory(root + name, name + b"/", hidden, False, counter) for name in batch),
+                return_exceptions=True,
+            )
+            for name, result in zip(batch, results, strict=True):
+                if isinstance(result, BaseException):
+                    self._pass_over(result, root + name)
+                else:
+                    content += result
+                    level += (entry.name for entry in result if entry.is_directory)
+
+    async def _directory(
+        self, path: bytes, prefix: bytes, hidden: bool, follow: bool, counter: "_Counter"
+    ) -> list[Entry]:
+        entries: list[Entry] = []
+        await self._patiently(self._scan(path, prefix, hidden, counter, entries))
+        await self._complete(path, len(prefix), entries, follow)
+        return entries
+
+    async def _scan(self, path: bytes, prefix: bytes, hidden: bool, counter: "_Counter", entries: list[Entry]) -> None:
+        view = self._view
+        async with aclosing(cast(AsyncGenerator[SFTPName, None], self._sftp.scandir(path))) as scan:
+            async for found in scan:
+                name = found.filename
+                if name in (b".", b"..") or not isinstance(name, bytes) or (not hidden and name.startswith(b".")):
+                    continue
+                counter.add(len(name) + len(prefix))
+                entry = _entry(prefix + name, found.attrs)
+                if entry.uid not in view.users or entry.gid not in view.groups:
+                    _learn(view, found, entry)
+                entries.append(entry)
+
+    async def _complete(self, directory: bytes, skip: int, entries: list[Entry], follow: bool) -> None:
+        root = directory if directory.endswith(b"/") else directory + b"/"
+        links = [index for index, entry in enumerate(entries) if entry.is_link]
+        for start in range(0, len(links), BATCH):
+            batch = links[start : start + BATCH]
+            paths = [root + entries[index].name[skip:] for index in batch]
+            ask = self._followed if follow else self._readlink
+            for index, answer in zip(batch, await asyncio.gather(*map(ask, paths)), strict=True):
+                if isinstance(answer, bytes):
+                    entries[index].link_target = answer
+                else:
+                    answer.name = entries[index].name
+                    entries[index] = answer
+
+    async def _followed(self, path: bytes) -> Entry | bytes:
+        try:
+            return await self._patiently(self._entry(path, follow=True))
+        except asyncssh.SFTPError as error:
+            self._connected(error, path)
+            return await self._readlink(path)
+
+    async def _readlink(self, path: bytes) -> bytes:
+        try:
+            return await self._patiently(self._sftp.readlink(path))
+        except asyncssh.SFTPError as error:
+            # It has just been removed.
+            self._connected(error, path)
+            return b""
+
+    async def _entry(self, path: bytes, *, follow: bool = False) -> Entry:
+        entry = _entry(path, await (self._sftp.stat(path) if follow else self._sftp.lstat(path)))
+        if entry.is_link:
+            entry.link_target = await self._sftp.readlink(path)
+        return entry
+
+    async def _named(self, entries: list[Entry]) -> list[Entry]:
+        view = self._view
+        users, groups = view.users, view.groups
+        for entry in entries:
+            if entry.uid not in users or entry.gid not in groups:
+                await view.resolve(self._session, (e.uid for e in entries), (e.gid for e in entries))
+                break
+        for entry in entries:
+            entry.user = users.get(entry.uid) or str(entry.uid)
+            entry.group = groups.get(entry.gid) or str(entry.gid)
+        return entries
+
+    # Reading
+
+    async def _check_regular(self, path: bytes, tool: str) -> int:
+        # First of all, and not pipelined with the opening: to open a FIFO blocks the whole server.
+        attributes = await self._patiently(self._sftp.stat(path))
+        mode = attributes.permissions or 0
+        if stat.S_ISDIR(mode):
+            # Opening one for reading works, it is the reading that fails; a command has the words for it.
+            raise asyncssh.SFTPFailure("Is a directory")
+        if not stat.S_ISREG(mode):
+            raise not_regular(tool, path)
+        return attributes.size or 0
+
+    @asynccontextmanager
+    async def _open(self, path: bytes, flags: int) -> AsyncIterator[asyncssh.SFTPClientFile]:
+        # block_size=0: every read and write is one request, the window is ours.
+        opening = asyncio.ensure_future(self._sftp.open(path, flags, encoding=None, block_size=0))
+        try:
+            file = await self._patiently(asyncio.shield(opening))
+        except BaseException:
+            await _discard(opening)
+            raise
+        try:
+            yield file
+        except BaseException:
+            with suppress(asyncssh.SFTPError, TimeoutError):
+                async with asyncio.timeout(CLEANING):
+                    await file.close()
+            raise
+        await self._patiently(file.close())
+
+    async def _read_block(self, file: asyncssh.SFTPClientFile, offset: int, size: int) -> bytes:
+        parts: list[bytes] = []
+        while size > 0:
+            part = cast(bytes, await self._patiently(file.read(min(size, self._block), offset)))
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _blocks(self, file: asyncssh.SFTPClientFile, offset: int, left: int | None) -> AsyncIterator[bytes]:
+        window: deque[tuple[asyncio.Task[bytes], int]] = deque()
+        width = 1
+        try:
+            while True:
+                while len(window) < width and (left is None or left > 0):
+                    wanted = self._block if left is None else min(self._block, left)
+                    window.append((asyncio.create_task(self._read_block(file, offset, wanted)), wanted))
+                    offset += wanted
+                    left = None if left is None else left - wanted
+                if not window:
+                    return
+                task, wanted = window[0]
+                block = await task
+                window.popleft()
+                if block:
+                    yield block
+                if len(block) < wanted:
+                    return
+                width = min(width * 2, WINDOW)
+        finally:
+            await _cancel([task for task, _ in window])
+
+    # Writing
+
+    async def _target(self, path: bytes) -> tuple[bytes, int | None]:
+        """Return the file that a write replaces, links resolved, and its mode if it exists."""
+        try:
+            attributes = await self._patiently(self._sftp.lstat(path))
+        except asyncssh.SFTPError as error:
+            self._connected(error, path)
+            return path, None
+        target = path
+        if stat.S_ISLNK(attributes.permissions or 0):
+            try:
+                target = await self._patiently(self._sftp.realpath(path))
+                attributes = await self._patiently(self._sftp.stat(target))
+            except asyncssh.SFTPError as error:
+                self._connected(error, path)
+                return await self._commands.realpath(path), None
+        mode = attributes.permissions or 0
+        if stat.S_ISDIR(mode):
+            raise failure(f"cp: cannot create regular file {quote(path)}", errno.EISDIR)
+        if not stat.S_ISREG(mode):
+            raise not_regular("cp", path)
+        return target, mode
+
+    async def _fill(self, file: asyncssh.SFTPClientFile, content: AsyncIterable[bytes]) -> int:
+        window: deque[asyncio.Task[int]] = deque()
+        offset = 0
+        try:
+            async for block in content:
+                for start in range(0, len(block), self._write_block):
+                    part = block[start : start + self._write_block]
+                    while len(window) >= WINDOW:
+                        await window[0]
+                        window.popleft()
+                    window.append(asyncio.create_task(self._patiently(file.write(part, offset))))
+                    offset += len(part)
+            while window:
+                await window[0]
+                window.popleft()
+        finally:
+            await _cancel(window)
+        return offset
+
+    async def _move(self, temporary: bytes, target: bytes) -> None:
+        try:
+            await self._patiently(self._sftp.posix_rename(temporary, target))
+        except asyncssh.SFTPOpUnsupported:
+            await self._commands.rename(temporary, target)
+
+    async def _why_not_written(self, path: bytes, temporary: bytes) -> GatewayError:
+        # What a full disk says, it says again to a few more bytes.
+        done = await self._session.run(["sh", "-c", _PROBE, "sh", temporary])
+        if not done.ok:
+            return unwritable(path, done)
+        try:
+            attributes = await self._patiently(self._sftp.stat(path))
+        except asyncssh.SFTPError:
+            return CommandFailed(f"cp: error writing {quote(path)}")
+        if stat.S_ISDIR(attributes.permissions or 0):
+            return IsADirectory(f"cp: cannot create regular file {quote(path)}: Is a directory")
+        return CommandFailed(f"cp: error writing {quote(path)}")
+
+    async def _sweep(self, temporary: bytes) -> None:
+        with suppress(asyncssh.SFTPError, TimeoutError):
+            async with asyncio.timeout(CLEANING):
+                await asyncio.shield(asyncio.ensure_future(self._sftp.remove(temporary)))
+
+
+class _Counter:
+    """Counts the bytes of a listing."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._count = 0
+
+    def add(self, name: int) -> None:
+        self._count += name + ROW
+        if self._limit is not None and self._count > self._limit:
+            raise TooLarge(f"The listing is larger than {self._limit} bytes.")
+
+
+def _entry(name: bytes, attributes: asyncssh.SFTPAttrs) -> Entry:
+    return Entry(
+        name,
+        attributes.permissions or 0,
+        attributes.uid or 0,
+        attributes.gid or 0,
+        attributes.size or 0,
+        attributes.mtime or 0,
+    )
+
+
+def _learn(view: View, found: SFTPName, entry: Entry) -> None:
+    """Take the names of owner and group from what OpenSSH puts into a listing, if it is unmistakable."""
+    longname, name = found.longname, found.filename
+    if not isinstance(longname, bytes) or not isinstance(name, bytes) or not longname.endswith(b" " + name):
+        return
+    match = _LONGNAME.fullmatch(longname[: -len(name) - 1])
+    if match and int(match[3]) == entry.size:
+        view.users.setdefault(entry.uid, match[1].decode("utf-8", "replace"))
+        view.groups.setdefault(entry.gid, match[2].decode("utf-8", "replace"))
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[T]]) -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _discard(opening: asyncio.Future[asyncssh.SFTPClientFile]) -> None:
+    """Close a file whose opening nobody waits for any more."""
+    if opening.done() and (opening.cancelled() or opening.exception() is not None):
+        return
+    with suppress(asyncssh.SFTPError, TimeoutError):
+        async with asyncio.timeout(CLEANING):
+            file = await opening
+            await file.close()

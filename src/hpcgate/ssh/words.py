@@ -1,0 +1,170 @@
+"""What the coreutils tools say when something fails, and which of our errors that is.
+
+Clients match on the words of the tools, whichever way a file was reached (contract, Statuses). This is the one table
+of errno(3) values: `failure` composes a message from a number, `told` recognises the number in a tool's message.
+"""
+
+import errno
+import re
+from collections.abc import Iterable
+
+from hpcgate.errors import (
+    AlreadyExists,
+    BadRequest,
+    CommandFailed,
+    GatewayError,
+    IsADirectory,
+    NoSpace,
+    NotADirectory,
+    PathNotFound,
+    PermissionDenied,
+)
+
+_REASONS: dict[int, tuple[str, type[GatewayError]]] = {
+    # The texts are glibc's strerror(3) in the C locale.
+    errno.ENOENT: ("No such file or directory", PathNotFound),
+    errno.EACCES: ("Permission denied", PermissionDenied),
+    errno.EPERM: ("Operation not permitted", PermissionDenied),
+    errno.EROFS: ("Read-only file system", PermissionDenied),
+    errno.ENOTDIR: ("Not a directory", NotADirectory),
+    errno.EISDIR: ("Is a directory", IsADirectory),
+    errno.EEXIST: ("File exists", AlreadyExists),
+    errno.ENOTEMPTY: ("Directory not empty", AlreadyExists),
+    errno.ENOSPC: ("No space left on device", NoSpace),
+    errno.EDQUOT: ("Disk quota exceeded", NoSpace),
+    errno.ENAMETOOLONG: ("File name too long", BadRequest),
+    errno.ELOOP: ("Too many levels of symbolic links", BadRequest),
+    errno.EINVAL: ("Invalid argument", BadRequest),
+    errno.EILSEQ: ("Invalid or incomplete multibyte or wide character", BadRequest),
+    errno.ENXIO: ("No such device or address", BadRequest),
+    errno.ENODEV: ("No such device", BadRequest),
+    errno.EXDEV: ("Invalid cross-device link", BadRequest),
+    errno.EMLINK: ("Too many links", BadRequest),
+    errno.EBUSY: ("Device or resource busy", BadRequest),
+    errno.ETXTBSY: ("Text file busy", BadRequest),
+    errno.EFBIG: ("File too large", BadRequest),
+    errno.EOVERFLOW: ("Value too large for defined data type", BadRequest),
+    errno.EOPNOTSUPP: ("Operation not supported", BadRequest),
+    errno.E2BIG: ("Argument list too long", BadRequest),
+    errno.EIO: ("Input/output error", CommandFailed),
+    errno.ESTALE: ("Stale file handle", CommandFailed),
+    errno.ENOMEM: ("Cannot allocate memory", CommandFailed),
+}
+_NUMBERS = {text: number for number, (text, _) in _REASONS.items()}
+_ENDING = re.compile("(" + "|".join(re.escape(text) for text in _NUMBERS) + r")\)?$")
+
+NOT_REGULAR = "Not a regular file"
+"""Said of a FIFO, a socket or a device, which are never opened: the first would block, the last may never end."""
+
+
+def reason(number: int) -> str:
+    """Return strerror(3) of an errno value."""
+    known = _REASONS.get(number)
+    return known[0] if known else f"Unknown error {number}"
+
+
+def failure(words: str, number: int) -> GatewayError:
+    """Compose an error: ``failure("stat: cannot statx '/x'", errno.ENOENT)``."""
+    text, kind = _REASONS.get(number, (f"Unknown error {number}", CommandFailed))
+    return kind(f"{words}: {text}")
+
+
+def number_in(lines: Iterable[str]) -> int | None:
+    """Return the errno value that the first telling line of a tool ends with, or None."""
+    for line in lines:
+        match = _ENDING.search(line)
+        if match:
+            return _NUMBERS[match[1]]
+    return None
+
+
+def said(stderr: bytes, tool: str) -> list[str]:
+    """Return the lines that a tool wrote to standard error, without those of others such as login scripts."""
+    lines = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    own = [line for line in lines if line.startswith(f"{tool}: ")]
+    return own or [line for line in lines if not line.startswith("Try '")]
+
+
+def told(stderr: bytes, tool: str, *, otherwise: type[GatewayError] = CommandFailed) -> GatewayError:
+    """Return the error that a tool's standard error tells of, in the tool's own words.
+
+    Args:
+        stderr: All that was written there.
+        tool: The tool's name, which begins its lines.
+        otherwise: The class of an error that no errno value is recognised in.
+    """
+    lines = said(stderr, tool)
+    number = number_in(lines)
+    kind = otherwise if number is None else _REASONS[number][1]
+    return kind("\n".join(lines[:8]) or f"{tool}: failed")
+
+
+_SAFE = re.compile(r"[A-Za-z0-9%+,\-./@_\]{}^]|[^\x00-\x7f]")
+_SPECIAL_AT_START = "~#"
+
+
+def quote(path: bytes) -> str:
+    """Quote a file name for a message as the coreutils tools do: always, for a shell (``'x'``, ``'a'$'\\n''b'``)."""
+    text = path.decode("utf-8", "surrogateescape")
+    if "'" in text and all(char not in '"\\$`!' and char.isprintable() for char in text):
+        return f'"{text}"'
+    quoted = ["'"]
+    escaped = False
+    for char in text:
+        if char.isprintable():
+            if escaped:
+                quoted.append("''")
+                escaped = False
+            quoted.append("'\\''" if char == "'" else char)
+        else:
+            if not escaped:
+                quoted.append("'$'")
+                escaped = True
+            quoted.append(_escape(char))
+    quoted.append("'")
+    return "".join(quoted)
+
+
+_ESCAPES = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
+
+
+def _escape(char: str) -> str:
+    return _ESCAPES.get(char) or "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape"))
+
+
+def quote_if_needed(path: bytes) -> str:
+    """Quote a file name as `quote` does, but leave a plain one as it is (``cat: plain: Is a directory``)."""
+    text = path.decode("utf-8", "surrogateescape")
+    if text and text[0] not in _SPECIAL_AT_START and text.isprintable():
+        rest = text.replace("~", "").replace("#", "")
+        if all(_SAFE.match(char) for char in rest):
+            return text
+    return quote(path)
+
+
+def shown(path: bytes) -> str:
+    """Return a file name for people and JSON: what is not UTF-8 is replaced by U+FFFD."""
+    return path.decode("utf-8", "replace")
+
+
+_OPEN = {
+    "head": "head: cannot open {} for reading",
+    "tail": "tail: cannot open {} for reading",
+    "dd": "dd: failed to open {}",
+}
+_READ = {"head": "head: error reading {}", "tail": "tail: error reading {}", "dd": "dd: error reading {}"}
+
+
+def unreadable(tool: str, path: bytes, number: int) -> GatewayError:
+    """Compose the error of a tool that cannot read a file: cat, head, tail, dd, sha256sum."""
+    table = _READ if number in (errno.EISDIR, errno.EIO) else _OPEN
+    template = table.get(tool)
+    if template is None:
+        return failure(f"{tool}: {quote_if_needed(path)}", number)
+    name = quote_if_needed(path) if tool == "dd" and table is _READ else quote(path)
+    return failure(template.format(name), number)
+
+
+def not_regular(tool: str, path: bytes) -> GatewayError:
+    """Compose the error of a file that is neither a regular file nor a directory."""
+    return BadRequest(f"{tool}: {quote_if_needed(path)}: {NOT_REGULAR}")
