@@ -180,6 +180,8 @@ class Cluster:
             self._ports.take,
             self.users,
             lifetime=self.options.token_lifetime,
+            # libjwt, on which Slurm's auth/jwt stands, takes no header type but JWT.
+            typ="JWT" if self.options.slurm.rest else "at+jwt",
         )
         write_private(keys / "service.client_secret", self.idp.service_client_secret.encode())
         self.munge = Munge(self._keeper, self.directory / "munge")
@@ -387,7 +389,7 @@ class Cluster:
         settings: dict[str, Any] = {
             "auth": {
                 "authentication": {
-                    "scopes": list(SCOPES[:2]),
+                    "scopes": {scope: "" for scope in SCOPES[:2]},
                     "token_url": self.idp.token_url,
                     "public_certs": [self.idp.jwks_url],
                 }
@@ -452,10 +454,10 @@ def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
     return result
 
 
-def _answers(url: str) -> Callable[[], bool]:
+def _answers(url: str) -> Callable[[Daemon], bool]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def ready() -> bool:
+    def ready(_: Daemon) -> bool:
         try:
             with opener.open(url, timeout=5.0) as response:
                 return int(response.status) == 200

@@ -48,8 +48,12 @@ class Idp:
         users: Sequence[User],
         *,
         lifetime: int = 3600,
+        typ: str = "at+jwt",
     ) -> None:
-        """Make keys and configuration in ``directory``, a new directory. ``lifetime`` of tokens is in seconds."""
+        """Make keys and configuration in ``directory``, a new directory.
+
+        ``lifetime`` of tokens is in seconds; ``typ`` is what their header calls them, as RFC 9068 does by default.
+        """
         directory.mkdir(mode=0o755)
         port = take_port()
         self.url = f"http://{HOST}:{port}"
@@ -60,6 +64,7 @@ class Idp:
         self.jwks_url = f"{self.url}/jwks"
         self.discovery_url = f"{self.url}/.well-known/openid-configuration"
         self.lifetime = lifetime
+        self.typ = typ
         self.keys = KeyRing(directory)
         self.jwks_file = self.keys.jwks_file
         self.service_client_id = SERVICE_CLIENT
@@ -88,6 +93,7 @@ class Idp:
             "audience": AUDIENCE,
             "scopes": SCOPES,
             "lifetime": lifetime,
+            "typ": typ,
             "keys": str(directory),
             "admin_secret": self._admin_secret,
             "users": [user.name for user in users],
@@ -99,7 +105,7 @@ class Idp:
             "idp",
             [sys.executable, "-m", "hpcgate.demo.idp_server", str(configuration)],
             log=directory / "idp.log",
-            ready=self._answers,
+            ready=lambda _: self._answers(),
             env=python_environment(),
         )
 
@@ -118,6 +124,7 @@ class Idp:
         alg: str | None = None,
         lifetime: int | None = None,
         audience: str | None = None,
+        typ: str | None = None,
         scope: str = "openid profile",
     ) -> str:
         """Get an access token from the token endpoint by the client credentials of the user's client."""
@@ -125,7 +132,7 @@ class Idp:
         form = {"grant_type": "client_credentials", "scope": scope}
         form |= {
             name: str(value)
-            for name, value in (("alg", alg), ("lifetime", lifetime), ("audience", audience))
+            for name, value in (("alg", alg), ("lifetime", lifetime), ("audience", audience), ("typ", typ))
             if value is not None
         }
         return str(self.request_token(form, account.client_id, account.client_secret)["access_token"])
@@ -141,19 +148,20 @@ class Idp:
         *,
         alg: str | None = None,
         kid: str | None = None,
-        typ: str | None = "at+jwt",
+        typ: str | None = "",
         **claims: Any,
     ) -> str:
         """Sign a token with the provider's own key, without asking it; works while it is stopped.
 
         ``claims`` replace those that it would put in (a value of None leaves the claim out); ``alg`` and ``kid`` are
-        put into the header even if no published key goes with them (see `hpcgate.demo.signing.SigningKey.token`).
+        put into the header even if no published key goes with them (see `hpcgate.demo.signing.SigningKey.token`); a
+        ``typ`` of None leaves that out.
         """
         contents = access_token_claims(
             self.issuer, AUDIENCE, username, f"demo-{username}", lifetime=self.lifetime, scope="openid profile"
         )
         contents = {name: value for name, value in (contents | claims).items() if value is not None}
-        return self.keys.key(alg, kid).token(contents, alg=alg, kid=kid, typ=typ)
+        return self.keys.key(alg, kid).token(contents, alg=alg, kid=kid, typ=self.typ if typ == "" else typ)
 
     def rotate(self, *, drop: bool = False) -> None:
         """Have the provider sign with new keys; the old ones stay published unless ``drop``."""

@@ -3,7 +3,7 @@
 Client credentials, authorization code with PKCE, refresh tokens; RFC 9068 access tokens; discovery, JWKS, userinfo; and
 ``POST /admin/rotate``. Whoever may pick a user may be any user: it is for demos and tests on the loopback interface.
 
-The token endpoint takes three form fields beyond the standard: ``alg``, ``lifetime`` (seconds) and ``audience``. The
+The token endpoint takes form fields beyond the standard: ``alg``, ``typ``, ``lifetime`` (seconds) and ``audience``. The
 authorization endpoint takes ``approve=USER``, which answers as if that user had been picked on the page.
 
 Authlib ships no type information, hence the suppressions below.
@@ -179,6 +179,7 @@ class Provider:
         self.audience: str = settings["audience"]
         self.scopes: tuple[str, ...] = tuple(settings["scopes"])
         self.lifetime: int = settings["lifetime"]
+        self.typ: str = settings["typ"]
         self.admin_secret: str = settings["admin_secret"]
         self.keys = KeyRing(Path(settings["keys"]))
         self.users = {name: Account(name) for name in settings["users"]}
@@ -205,7 +206,7 @@ class Provider:
             lifetime=self.expires_in(client, grant_type),
             scope=scope,
         )
-        return self.keys.key(form.get("alg")).token(claims)
+        return self.keys.key(form.get("alg")).token(claims, alg=form.get("alg"), typ=form.get("typ", self.typ))
 
     def expires_in(self, client: Client, grant_type: str) -> int:
         """Return the lifetime in seconds of the token that is asked for."""

@@ -16,6 +16,7 @@ _TUNING = (
     "--innodb-flush-log-at-trx-commit=0",
     "--innodb-buffer-pool-size=24M",
     "--innodb-log-file-size=8M",
+    "--innodb-lock-wait-timeout=900",
     "--skip-name-resolve",
 )
 
@@ -50,7 +51,7 @@ class MariaDb:
                 *_TUNING,
             ],
             log=directory / "mariadbd.log",
-            ready=self._answers,
+            ready=lambda _: self._answers(),
         )
 
     def install(self) -> None:

@@ -33,5 +33,5 @@ class Munge:
                 f"--log-file={directory / 'munged.log'}",
             ],
             log=directory / "munged.out",
-            ready=self.socket.exists,
+            ready=lambda _: self.socket.exists(),
         )

@@ -53,10 +53,16 @@ class Ports:
         self._reservations.clear()
 
 
-def accepts(port: int) -> bool:
-    """Tell whether something listens on the port, by connecting once."""
-    try:
-        with socket.create_connection((HOST, port), timeout=1.0):
-            return True
-    except OSError:
-        return False
+def listens(port: int) -> bool:
+    """Tell whether something listens on the port, by the kernel's table (proc_net(5)) and so unnoticed by it."""
+    wanted = f":{port:04X}"
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if fields[3] == "0A" and fields[1].endswith(wanted):
+                return True
+    return False

@@ -166,8 +166,8 @@ class Keeper:
 class Daemon:
     """A program kept running in the foreground under the keeper.
 
-    ``ready`` is asked again and again after a start until it returns true. ``with_tree`` says that stopping it also
-    ends what it has started, as for an sshd whose sessions must not survive it.
+    ``ready`` is given the daemon and asked again and again after a start until it returns true. ``with_tree`` says that
+    stopping it also ends what it has started, as for an sshd whose sessions must not survive it.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Daemon:
         argv: Sequence[str],
         *,
         log: Path,
-        ready: Callable[[], bool],
+        ready: Callable[[Daemon], bool],
         env: Mapping[str, str] | None = None,
         identity: Identity | None = None,
         with_tree: bool = False,
@@ -270,7 +270,7 @@ class Daemon:
         status = self._keeper.status(pid)
         if status is not None:
             raise DemoError(f"{self.name} ended with status {status}{self._quote_log()}")
-        return self._ready()
+        return self._ready(self)
 
     def _quote_log(self) -> str:
         tail = self.output().strip().splitlines()[-15:]

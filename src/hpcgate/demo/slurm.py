@@ -7,7 +7,6 @@ import pwd
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hpcgate.demo.keys import write_private
 from hpcgate.demo.mariadb import MariaDb
 from hpcgate.demo.munge import Munge
 from hpcgate.demo.packages import Progress, program
-from hpcgate.demo.ports import HOST, accepts
+from hpcgate.demo.ports import HOST, listens
 from hpcgate.demo.problems import DemoError
 from hpcgate.demo.processes import SYSTEM_PATH, Daemon, Identity, Keeper, wait_until
 
@@ -85,12 +84,12 @@ class Slurm:
                 keeper,
                 "slurmdbd",
                 ["-D"],
-                lambda: accepts(self._ports["slurmdbd"]),
+                lambda _: listens(self._ports["slurmdbd"]),
                 MYSQL_UNIX_PORT=str(self.mariadb.socket),
             )
             write_private(directory / "slurmdbd.conf", self._slurmdbd_conf(self.mariadb).encode())
         self.configuration.write_text(self._slurm_conf())
-        self.slurmctld = self._daemon(keeper, "slurmctld", ["-D"], self._controller_answers)
+        self.slurmctld = self._daemon(keeper, "slurmctld", ["-D"], lambda _: self._controller_answers())
         self.slurmds = tuple(self._node_daemon(keeper, node) for node in self.nodes)
         if options.rest:
             port = take_port()
@@ -109,22 +108,19 @@ class Slurm:
 
     def start(self, progress: Progress) -> None:
         """Start everything (munged must run) and wait until all nodes are idle."""
-        with ThreadPoolExecutor() as pool:
-            nodes_up = None
-            if self.slurmdbd is not None and self.mariadb is not None:
-                progress("making the accounting database")
-                self.mariadb.install()
-                progress("starting mariadbd")
-                self.mariadb.daemon.start()
-                progress("starting slurmdbd")
-                self.slurmdbd.start()
-                self._add_associations()
-            progress("starting slurmctld")
-            self.slurmctld.start()
-            progress(f"starting {len(self.slurmds)} slurmd")
-            nodes_up = [pool.submit(slurmd.start) for slurmd in self.slurmds]
-            for future in nodes_up:
-                future.result()
+        if self.slurmdbd is not None and self.mariadb is not None:
+            progress("making the accounting database")
+            self.mariadb.install()
+            progress("starting mariadbd")
+            self.mariadb.daemon.start()
+            progress("starting slurmdbd")
+            self.slurmdbd.start()
+            self._add_associations()
+        progress("starting slurmctld")
+        self.slurmctld.start()
+        progress(f"starting {len(self.slurmds)} slurmd")
+        for slurmd in self.slurmds:
+            slurmd.start()
         self.wait_for_nodes()
         if self.slurmrestd is not None:
             progress("starting slurmrestd")
@@ -181,7 +177,7 @@ class Slurm:
         keeper: Keeper,
         name: str,
         arguments: Sequence[str],
-        ready: Callable[[], bool],
+        ready: Callable[[Daemon], bool],
         log: str | None = None,
         identity: Identity | None = None,
         **environment: str,
@@ -198,7 +194,7 @@ class Slurm:
 
     def _node_daemon(self, keeper: Keeper, node: str) -> Daemon:
         return self._daemon(
-            keeper, "slurmd", ["-D", "-N", node], lambda: accepts(self._ports[node]), log=f"slurmd-{node}"
+            keeper, "slurmd", ["-D", "-N", node], lambda _: listens(self._ports[node]), log=f"slurmd-{node}"
         )
 
     def _rest_daemon(self, keeper: Keeper, port: int) -> Daemon:
@@ -209,7 +205,7 @@ class Slurm:
             keeper,
             "slurmrestd",
             ["-a", "rest_auth/jwt", f"{HOST}:{port}"],
-            lambda: accepts(port),
+            lambda _: listens(port),
             identity=identity,
             SLURM_JWT="daemon",
         )
@@ -311,7 +307,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=100
 SchedulerType=sched/backfill
-SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0,bf_interval=2,bf_continue
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,bf_continue
 PriorityType=priority/basic
 ReturnToService=2
 KillWait=2

@@ -128,13 +128,13 @@ class SshdFactory:
             self._keeper.share_privilege_separation_directory()
         configuration = self._directory / f"{name}.conf"
         configuration.write_text(self._configuration(options, number, key_file, environment))
-        daemon: Daemon = Daemon(
+        daemon = Daemon(
             self._keeper,
             name,
             # sshd starts itself anew for each connection, and insists on an absolute path for that.
             [program("sshd"), "-D", "-e", "-f", str(configuration)],
             log=self._directory / f"{name}.log",
-            ready=lambda: f"Server listening on {HOST} port {number}" in daemon.output(),
+            ready=lambda daemon: f"Server listening on {HOST} port {number}" in daemon.output(),
             with_tree=True,
         )
         daemon.start()

@@ -209,4 +209,3 @@ class Tour:
 
 def _has(word: str) -> Callable[[str], str | None]:
     return lambda answer: None if word in answer else f"{word!r} is not in the answer: {answer[:400]}"
-
