@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import ssl
-import time
 from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,9 +34,7 @@ def failures(logs: Logs) -> list[str]:
 
 async def test_the_start_does_not_wait_for_the_idp(idp: Idp, settings: Make) -> None:
     idp.delay = 0.3
-    started = time.monotonic()
     async with Jwks(settings()) as jwks:
-        assert time.monotonic() - started < 0.2
         assert not jwks.ready
         assert jwks.age is None
         await eventually(lambda: jwks.ready)

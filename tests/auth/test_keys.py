@@ -9,13 +9,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcgate.auth.keys import ALGORITHMS, NoKeys, decode_base64url, decode_json, parse_keys
 
 from .idp import KEY_OF_ALGORITHM, b64, b64_int, jwk, private_key, signature
 
+# The machine that runs the tests may be busy: no example has a time limit.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 GOOD = jwk("P-256", kid="good")
 
 
@@ -191,6 +193,7 @@ JSON = st.recursive(
 )
 
 
+@UNHURRIED
 @given(st.lists(JSON, max_size=5), st.sampled_from(["RSA", "EC", "OKP", "oct"]))
 def test_no_document_does_worse_than_give_no_keys(keys: list[Any], kty: str) -> None:
     typed = [{**key, "kty": kty, "crv": "P-256"} if isinstance(key, dict) else key for key in keys]
@@ -198,6 +201,7 @@ def test_no_document_does_worse_than_give_no_keys(keys: list[Any], kty: str) -> 
         parse(*keys, *typed)
 
 
+@UNHURRIED
 @given(st.binary(max_size=200))
 def test_base64url_has_one_spelling(data: bytes) -> None:
     assert decode_base64url(b64(data)) == data
