@@ -1,0 +1,50 @@
+"""What a failed Slurm command means, told by its own words."""
+
+from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
+from hpcgate.ssh.session import Completed
+
+UNREACHABLE = (
+    "Unable to contact slurm controller",
+    "Unable to contact slurm daemon",
+    "Slurm backup controller in standby mode",
+    "Socket timed out on send/recv operation",
+    "Zero Bytes were transmitted or received",
+    "Problem talking to the database",
+    "Sending PersistInit msg",
+    "failed to open persistent connection",
+    "Connection refused",
+    "Connection timed out",
+    "Unable to process configuration file",
+    "Protocol authentication error",
+    "Munge encode failed",
+)
+"""slurmctld or slurmdbd does not answer."""
+
+NO_ACCOUNTING = ("accounting storage is disabled", "not running a supported accounting_storage plugin")
+"""The site has no slurmdbd."""
+
+UNKNOWN_JOB = ("Invalid job id specified",)
+
+OVER_LIMIT = ("violates accounting/QOS policy",)
+"""https://slurm.schedmd.com/resource_limits.html"""
+
+DENIED = ("Access/permission denied", "Invalid user id")
+
+
+def says(words: str, phrases: tuple[str, ...]) -> bool:
+    """Return whether one of the phrases is in what a command said."""
+    return any(phrase in words for phrase in phrases)
+
+
+def failure(done: Completed) -> GatewayError:
+    """Return the error for a command that failed, with its own words."""
+    words = done.words or done.stdout.decode("utf-8", "replace").strip()[:2000]
+    tool = next(
+        (str(word) for word in done.argv if not str(word).startswith(("env", "-")) and "=" not in str(word)), ""
+    )
+    message = words or f"{tool} ended with exit status {done.exit_status}"
+    if says(words, UNREACHABLE):
+        return SchedulerUnavailable(message)
+    if says(words, DENIED):
+        return Forbidden(message)
+    return CommandFailed(message)

@@ -1,0 +1,214 @@
+"""sacct: the jobs that the accounting database knows, with their steps.
+
+``--parsable2`` with a delimiter of one's own, not ``--json``: that of 22.05 reports a job that failed with exit status
+3 as SUCCESS with 0. https://slurm.schedmd.com/sacct.html
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from hpcgate.schedulers.base import Job, JobStatus, JobTask, JobTime
+from hpcgate.schedulers.slurm import values
+from hpcgate.schedulers.slurm.marks import parse_rows
+from hpcgate.schedulers.slurm.records import Record, Selection
+from hpcgate.schedulers.slurm.version import SACCT_STREAMS
+
+ENVIRONMENT: Mapping[str, str] = {"TZ": "UTC", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
+"""Times in Unix seconds, and the expressions of array tasks in full."""
+
+FIELDS = (
+    "JobID", "JobIDRaw", "JobName", "User", "UID", "Group", "Account", "Cluster", "Partition", "State", "ExitCode",
+    "Reason", "Submit", "Start", "End", "Suspended", "TimelimitRaw", "AllocNodes", "NodeList", "Priority", "WorkDir",
+    "ElapsedRaw",
+)  # fmt: skip
+"""The last is a number, so that the newline after it is certain to end a row."""
+
+
+def select(selection: Selection) -> list[str]:
+    """Return the options that ask for the selected jobs."""
+    options = []
+    if selection.ids is not None:
+        options.append("--jobs=" + ",".join(dict.fromkeys(job_id.argument for job_id in selection.ids)))
+    elif selection.user is None:
+        options.append("--allusers")
+    else:
+        options.append(f"--user={selection.user}")
+    if selection.account is not None:
+        options.append(f"--accounts={selection.account}")
+    if selection.ids is None and selection.window is not None:
+        # Without --state these are the jobs that had not ended by then, pending and running ones included.
+        options += [f"--starttime=now-{selection.window}", "--endtime=now"]
+    return options
+
+
+def command(selection: Selection, mark: str, fields: Sequence[str] = FIELDS, *, steps: bool = True) -> list[str]:
+    """Return the command that lists the selected jobs, `mark` between the columns."""
+    options = ["--noheader", "--parsable2", f"--delimiter={mark}", *select(selection)]
+    return ["sacct", *options, *([] if steps else ["--allocations"]), "--format=" + ",".join(fields)]
+
+
+def parse(text: str, mark: str, fields: Sequence[str] = FIELDS) -> list[Record]:
+    """Return the jobs that `command` printed, each with its steps as tasks."""
+    places = {name: place for place, name in enumerate(fields)}
+    rows = parse_rows("sacct", rows_of(text, mark, len(fields)), len(fields), lambda row: _row(row, places))
+    records: dict[tuple[str, int | None], Record] = {}
+    tasks: dict[str, list[JobTask]] = {}
+    for row in rows:
+        if isinstance(row, JobTask):
+            tasks.setdefault(row.id.partition(".")[0], []).append(row)
+        else:
+            records[row.raw, row.submitted] = row
+    return [
+        replace(record, job=replace(record.job, tasks=tuple(tasks[record.job.job_id])))
+        if record.job.job_id in tasks
+        else record
+        for record in records.values()
+    ]
+
+
+_ROW_END = re.compile(r"(\d*)\n(\d[\d_\[\],:%+.a-z-]*)", re.DOTALL)
+
+
+def rows_of(text: str, mark: str, width: int) -> Iterator[Sequence[str]]:
+    """Yield the columns of each row of sacct's output whose last column is a number.
+
+    Nothing but their number tells a row's columns from the next row's: the last column, a newline and the first column
+    of the next row stand between the same two marks.
+    """
+    if not text:
+        return
+    row: list[str] = []
+    for token in text.removesuffix("\n").split(mark):
+        end = _ROW_END.fullmatch(token)
+        if end is not None and len(row) >= width - 1:
+            yield [*row, end[1]]
+            row = [end[2]]
+        else:
+            row.append(token)
+    yield row
+
+
+def _row(row: Sequence[str], places: Mapping[str, int]) -> Record | JobTask:
+    column = {name: row[place] for name, place in places.items()}
+    shown = column["JobID"]
+    if not shown[:1].isdigit():
+        raise ValueError("no job")
+    state, _, killer = column["State"].partition(" by ")
+    if not state:
+        raise ValueError("no state")
+    exit_status, signal = values.exit_code(column["ExitCode"])
+    status = JobStatus(
+        state=state.rstrip("+"),
+        state_reason=values.text(column.get("Reason", "")),
+        exit_code=exit_status,
+        interrupt_signal=signal,
+    )
+    time = JobTime(
+        elapsed=values.integer(column["ElapsedRaw"]),
+        start=values.epoch(column["Start"]),
+        end=values.epoch(column["End"]),
+        suspended=values.duration(column["Suspended"]),
+        limit=values.minutes(column["TimelimitRaw"]),
+    )
+    if "." in shown:
+        return JobTask(id=shown, name=column["JobName"], status=status, time=time)
+    user = values.text(column["User"])
+    job = Job(
+        job_id=shown,
+        name=column["JobName"],
+        status=status,
+        time=time,
+        allocation_nodes=values.integer(column["AllocNodes"]) or 0,
+        cluster=column["Cluster"],
+        nodes=column["NodeList"],
+        partition=column["Partition"],
+        user=user,
+        working_directory=column["WorkDir"],
+        account=values.text(column["Account"]),
+        group=values.text(column["Group"]),
+        kill_request_user=_killer(killer, user, column.get("UID", "")) if killer else None,
+        priority=values.priority(column["Priority"]),
+    )
+    return Record(job, column.get("JobIDRaw", shown), values.epoch(column.get("Submit", "")))
+
+
+def _killer(killer: str, user: str | None, uid: str) -> str:
+    """Return who cancelled a job by name where that is known without asking: its owner or root; else the number."""
+    if killer == "0":
+        return "root"
+    return user if user is not None and killer == uid else killer
+
+
+# Names: the database turns a double quote in a name into a backtick; the submit line keeps it.
+
+NAME_FIELDS = ("JobIDRaw", "SubmitLine", "ElapsedRaw")
+
+
+def quoted_name(stored: str, submit_line: str) -> str:
+    """Return a job's name with the double quotes that the database took from it, if its submit line shows them.
+
+    >>> quoted_name("a `b`", 'sbatch --job-name=a "b" --parsable')
+    'a "b"'
+    """
+    pattern = "".join('[`"]' if character == "`" else re.escape(character) for character in stored)
+    match = re.search(rf" (?:--job-name[= ]|-J ?)({pattern})(?: |$)", submit_line)
+    return match[1] if match else stored
+
+
+def renamed(record: Record, submit_line: str) -> Record:
+    """Return the job with its name as `quoted_name` finds it."""
+    name = quoted_name(record.job.name, submit_line)
+    return replace(record, job=replace(record.job, name=name))
+
+
+def parse_submit_lines(text: str, mark: str) -> dict[str, str]:
+    """Return the submit lines of `NAME_FIELDS` by the raw id of the job."""
+    rows = rows_of(text, mark, len(NAME_FIELDS))
+    return dict(parse_rows("sacct", rows, len(NAME_FIELDS), lambda row: (row[0], row[1])))
+
+
+# Standard streams and scripts.
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The standard streams of a job as the database has them: relative or not, patterns not expanded."""
+
+    raw: str
+    stdin: str | None
+    stdout: str | None
+    stderr: str | None
+
+
+def stream_fields(version: tuple[int, int]) -> tuple[str, ...]:
+    """Return the fields that tell the standard streams, none before 24.05."""
+    return ("JobIDRaw", "StdIn", "StdOut", "StdErr", "ElapsedRaw") if version >= SACCT_STREAMS else ()
+
+
+def parse_streams(text: str, mark: str) -> list[Streams]:
+    """Return the standard streams of `stream_fields`."""
+
+    def streams(row: Sequence[str]) -> Streams:
+        return Streams(row[0], *(values.text(column) for column in row[1:4]))
+
+    return parse_rows("sacct", rows_of(text, mark, 5), 5, streams)
+
+
+def script_command(raw: str) -> list[str]:
+    """Return the command that prints the script of one job, where the site stores scripts."""
+    return ["sacct", "--noheader", "--parsable2", "--batch-script", f"--jobs={raw}"]
+
+
+_SCRIPT_HEAD = re.compile(rb"\ABatch Script for [^\n]{1,200}\n-{80}\n")
+
+
+def parse_script(output: bytes) -> bytes | None:
+    """Return the script that `script_command` printed, or None if there is none.
+
+    Up to 23.02 a heading stands before it and an empty line after it, whatever ``--noheader`` says.
+    """
+    body, headed = _SCRIPT_HEAD.subn(b"", output, count=1)
+    if headed:
+        body = body.removesuffix(b"\n")
+    return None if body.strip() in (b"", b"NONE") else body

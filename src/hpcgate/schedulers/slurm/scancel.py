@@ -1,0 +1,48 @@
+"""scancel: https://slurm.schedmd.com/scancel.html
+
+Without ``--verbose`` it says nothing of a job that has ended or that nobody knows.
+"""
+
+import re
+from enum import Enum
+
+from hpcgate.schedulers.slurm.job_ids import JobId
+
+
+class Outcome(Enum):
+    """What became of a cancellation."""
+
+    CANCELLED = "cancelled"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+    """The controller does not know the job; the history may."""
+    FORBIDDEN = "forbidden"
+    FAILED = "failed"
+
+
+_ERROR = re.compile(r"error: .*?: ([^:\n]+)$", re.MULTILINE)
+
+
+def command(job_id: JobId) -> list[str]:
+    """Return the command that cancels a job, an array, tasks of one, or a heterogeneous job."""
+    arguments = [job_id.argument]
+    if job_id.tasks is not None and job_id.task is None:
+        numbers = ",".join(
+            f"{one[0]}-{one[-1]}" + (f":{one.step}" if one.step != 1 else "") for one in job_id.tasks if one
+        )
+        arguments = [f"{job_id.base}_[{numbers}]"]
+    return ["scancel", "--verbose", *arguments]
+
+
+def parse(exit_status: int, words: str) -> Outcome:
+    """Return the outcome from the exit status and standard error."""
+    errors = _ERROR.findall(words)
+    if not errors:
+        return Outcome.CANCELLED if exit_status == 0 else Outcome.FAILED
+    if any("denied" in error or "Invalid user id" in error for error in errors):
+        return Outcome.FORBIDDEN
+    if all("Invalid job id" in error for error in errors):
+        return Outcome.UNKNOWN
+    if all("already completing or completed" in error or "Invalid job id" in error for error in errors):
+        return Outcome.ENDED
+    return Outcome.FAILED

@@ -1,0 +1,137 @@
+"""scontrol: nodes, partitions, reservations, the controllers, scripts. https://slurm.schedmd.com/scontrol.html"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import structlog
+
+from hpcgate.schedulers.base import Node, Partition, Reservation
+from hpcgate.schedulers.slurm import values
+from hpcgate.schedulers.slurm.states import node_state
+
+_log = structlog.get_logger(__name__)
+
+ENVIRONMENT: Mapping[str, str] = {"TZ": "UTC", "SLURM_TIME_FORMAT": "%s"}
+"""Times in Unix seconds."""
+
+NODES = ("scontrol", "--all", "--oneliner", "show", "nodes")
+RESERVATIONS = ("scontrol", "--all", "--oneliner", "show", "reservations")
+PING = ("scontrol", "ping")
+CONFIG = ("scontrol", "show", "config")
+
+_PAIR = re.compile(r"(?:^|(?<=\s))([A-Za-z][A-Za-z0-9_:/]*)=(\S*)")
+
+Parsed = TypeVar("Parsed")
+
+
+def partitions_command(*, show_hidden: bool) -> list[str]:
+    """Return the command that lists the partitions."""
+    return ["scontrol", *(["--all"] if show_hidden else []), "--oneliner", "show", "partitions"]
+
+
+def script_command(raw: str) -> list[str]:
+    """Return the command that prints the script of a job that the controller knows.
+
+    If it cannot, it exits with 0 and an empty standard output all the same.
+    """
+    return ["scontrol", "write", "batch_script", raw, "-"]
+
+
+def parse_nodes(text: str) -> tuple[Node, ...]:
+    """Return the nodes."""
+    return _lines(text, "NodeName", _node)
+
+
+def parse_partitions(text: str) -> tuple[Partition, ...]:
+    """Return the partitions."""
+    return _lines(text, "PartitionName", _partition)
+
+
+def parse_reservations(text: str) -> tuple[Reservation, ...]:
+    """Return the reservations, none for ``No reservations in the system``."""
+    return _lines(text, "ReservationName", _reservation)
+
+
+_CONTROLLER = re.compile(r"^Slurmctld\(.*?\) at .* is (UP|DOWN)", re.MULTILINE)
+
+
+def parse_ping(text: str) -> bool:
+    """Return whether at least one controller is up."""
+    return "UP" in _CONTROLLER.findall(text)
+
+
+_CLUSTER = re.compile(r"^ClusterName\s*=\s*(\S+)", re.MULTILINE)
+
+
+def parse_cluster(text: str) -> str:
+    """Return the cluster's name from ``show config``, or an empty string."""
+    match = _CLUSTER.search(text)
+    return match[1] if match else ""
+
+
+def _lines(text: str, first: str, parse: Callable[[Mapping[str, str]], Parsed]) -> tuple[Parsed, ...]:
+    found = []
+    for line in text.split("\n"):
+        if not line.startswith(first + "="):
+            continue
+        # Free text (OS, Reason, Comment, Extra) stands after all that is read here, so the first of a name counts.
+        pairs: dict[str, str] = {}
+        for name, value in _PAIR.findall(line):
+            pairs.setdefault(name, value)
+        try:
+            found.append(parse(pairs))
+        except (KeyError, ValueError) as error:
+            _log.warning("slurm.row_skipped", tool="scontrol", row=line[:400], error=repr(error))
+    return tuple(found)
+
+
+def _node(pairs: Mapping[str, str]) -> Node:
+    cpus, allocated = values.integer(pairs["CPUTot"]), values.integer(pairs.get("CPUAlloc", ""))
+    if cpus is None:
+        raise ValueError("no CPUs")
+    effective = values.integer(pairs.get("CPUEfctv", ""))
+    state = node_state(*pairs["State"].split("+"))
+    usable = cpus if effective is None else effective
+    return Node(
+        name=pairs["NodeName"],
+        cpus=cpus,
+        state=state,
+        address=values.text(pairs.get("NodeAddr", "")),
+        hostname=values.text(pairs.get("NodeHostName", "")),
+        sockets=values.integer(pairs.get("Sockets", "")),
+        cores=values.integer(pairs.get("CoresPerSocket", "")),
+        threads=values.integer(pairs.get("ThreadsPerCore", "")),
+        cpu_load=values.number(pairs.get("CPULoad", "")),
+        alloc_cpus=allocated,
+        idle_cpus=None if allocated is None else max(0, usable - allocated),
+        alloc_memory=values.integer(pairs.get("AllocMem", "")),
+        free_memory=values.integer(pairs.get("FreeMem", "")),
+        features=tuple(features.split(",")) if (features := values.text(pairs.get("ActiveFeatures", ""))) else (),
+        partitions=tuple(name for name in pairs.get("Partitions", "").split(",") if name),
+        weight=values.integer(pairs.get("Weight", "")),
+    )
+
+
+def _partition(pairs: Mapping[str, str]) -> Partition:
+    return Partition(
+        name=pairs["PartitionName"],
+        state=pairs["State"],
+        cpus=values.integer(pairs.get("TotalCPUs", "")),
+        total_nodes=values.integer(pairs.get("TotalNodes", "")),
+    )
+
+
+def _reservation(pairs: Mapping[str, str]) -> Reservation:
+    start, end = values.epoch(pairs["StartTime"]), values.epoch(pairs["EndTime"])
+    if start is None or end is None:
+        raise ValueError("no times")
+    state = values.text(pairs.get("State", ""))
+    return Reservation(
+        name=pairs["ReservationName"],
+        node_list=values.text(pairs.get("Nodes", "")) or "",
+        start_time=start,
+        end_time=end,
+        state=state.lower() if state else None,
+        features=values.text(pairs.get("Features", "")),
+    )

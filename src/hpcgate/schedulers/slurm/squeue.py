@@ -1,0 +1,143 @@
+"""squeue: the jobs that the controller knows.
+
+The text form with a mark of one's own between the columns, not ``--json``: of 22.05 that ignores ``--jobs`` and
+``--user``, so that each read would take the jobs of everybody, and of every version it prints about 10 kB a job.
+https://slurm.schedmd.com/squeue.html
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from hpcgate.schedulers.base import Job, JobStatus, JobTime
+from hpcgate.schedulers.slurm import values
+from hpcgate.schedulers.slurm.marks import parse_rows
+from hpcgate.schedulers.slurm.records import Record, Selection
+from hpcgate.schedulers.slurm.states import ENDED, WAITING
+
+ENVIRONMENT: Mapping[str, str] = {"TZ": "UTC", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
+"""Times in Unix seconds, and the expressions of array tasks in full."""
+
+COLUMNS = ("%i", "%A", "%T", "%r", "%M", "%l", "%V", "%S", "%e", "%D", "%N", "%Q", "%u", "%g", "%a", "%P", "%Z", "%j")
+
+
+def select(selection: Selection) -> list[str]:
+    """Return the options that ask for the selected jobs, ended ones that the controller still knows included."""
+    options = ["--noheader", "--all", "--states=all"]
+    if selection.ids is not None:
+        options.append("--jobs=" + ",".join(dict.fromkeys(job_id.argument for job_id in selection.ids)))
+    if selection.user is not None:
+        options.append(f"--user={selection.user}")
+    if selection.account is not None:
+        options.append(f"--account={selection.account}")
+    return options
+
+
+def command(selection: Selection, mark: str) -> list[str]:
+    """Return the command that lists the selected jobs; `mark` stands between its columns."""
+    row, column = _marks(mark)
+    return ["squeue", *select(selection), "--format=" + row + column.join(COLUMNS)]
+
+
+def parse(text: str, mark: str, cluster: str = "") -> list[Record]:
+    """Return the jobs that `command` printed. `cluster` is the name of the cluster, which squeue does not say."""
+    row, column = _marks(mark)
+    rows = (chunk.removesuffix("\n").split(column) for chunk in text.split(row)[1:])
+    return parse_rows("squeue", rows, len(COLUMNS), lambda columns: _record(columns, cluster))
+
+
+def _marks(mark: str) -> tuple[str, str]:
+    return mark + ";", mark + ","
+
+
+def _record(columns: Sequence[str], cluster: str) -> Record:
+    (
+        shown, raw, state, reason, elapsed, limit, submitted, start, end, count, nodes, priority, user, group, account,
+        partition, directory, name,
+    ) = columns  # fmt: skip
+    if not raw.isdigit() or not state:
+        raise ValueError("no job")
+    waiting, ended = state in WAITING, state in ENDED
+    status = JobStatus(state=state, state_reason=values.text(reason), exit_code=0 if state == "COMPLETED" else None)
+    job = Job(
+        job_id=shown,
+        name=name,
+        status=status,
+        time=JobTime(
+            elapsed=values.duration(elapsed) or 0,
+            start=None if waiting else values.epoch(start),
+            end=values.epoch(end) if ended else None,
+            limit=values.duration(limit),
+        ),
+        allocation_nodes=0 if waiting or not nodes else values.integer(count) or 0,
+        cluster=cluster,
+        nodes=values.text(nodes) or "None assigned",
+        partition=partition,
+        user=values.text(user),
+        working_directory=directory,
+        account=values.text(account),
+        group=values.text(group),
+        priority=values.priority(priority),
+    )
+    return Record(job, raw, values.integer(submitted))
+
+
+# The exit status and the standard streams: columns that only --Format has, of a fixed width.
+
+_NUMBER_WIDTH, _PATH_WIDTH = 24, 2048
+
+
+def exit_command(selection: Selection, mark: str) -> list[str]:
+    """Return the command that tells how ended jobs ended."""
+    return ["squeue", *select(selection), "--Format=" + _fixed(mark, ("JobID", "exit_code"), ())]
+
+
+def parse_exits(text: str, mark: str) -> dict[str, tuple[int | None, int | None]]:
+    """Return exit status and signal by the raw id of the job."""
+
+    def exits(columns: Sequence[str]) -> tuple[str, tuple[int | None, int | None]]:
+        return columns[0], values.wait_status(columns[1])
+
+    return dict(parse_rows("squeue", _fixed_rows(text, mark, 2), 2, exits))
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The standard streams of a job as the controller has them; None for a path that does not fit the column."""
+
+    raw: str
+    stdin: str | None
+    stdout: str | None
+    stderr: str | None
+
+
+def streams_command(selection: Selection, mark: str) -> list[str]:
+    """Return the command that tells the standard streams of jobs."""
+    return ["squeue", *select(selection), "--Format=" + _fixed(mark, ("JobID",), ("STDIN", "STDOUT", "STDERR"))]
+
+
+def parse_streams(text: str, mark: str) -> list[Streams]:
+    """Return the standard streams that `streams_command` printed."""
+
+    def path(column: str) -> str | None:
+        return None if len(column) >= _PATH_WIDTH else values.text(column.rstrip(" "))
+
+    def streams(columns: Sequence[str]) -> Streams:
+        return Streams(columns[0], *(path(column) for column in columns[1:]))
+
+    return parse_rows("squeue", _fixed_rows(text, mark, 4), 4, streams)
+
+
+def _fixed(mark: str, numbers: Sequence[str], paths: Sequence[str]) -> str:
+    widths = [(name, _NUMBER_WIDTH) for name in numbers] + [(name, _PATH_WIDTH) for name in paths]
+    return ",".join(f"{name}:{width}{mark}" for name, width in widths)
+
+
+def _fixed_rows(text: str, mark: str, width: int) -> Iterator[Sequence[str]]:
+    columns = text.split(mark)[:-1]
+    for start in range(0, len(columns), width):
+        first, *others = columns[start : start + width]
+        number = first.removeprefix("\n").strip()
+        if not number.isdigit():
+            yield [first]
+        else:
+            yield [number, *others]

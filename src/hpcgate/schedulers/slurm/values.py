@@ -1,0 +1,66 @@
+"""How Slurm's commands write values."""
+
+import re
+
+NOTHING = frozenset({"", "(null)", "N/A", "n/a", "None", "NONE", "Unknown", "UNKNOWN", "NOT_SET", "INVALID", "n/s"})
+"""What stands where there is no value."""
+
+_DURATION = re.compile(r"(?:(\d{1,9})-)?(?:(\d{1,9}):)?(\d{1,9}):(\d{1,9})(?:\.\d+)?")
+_EXIT = re.compile(r"(\d{1,9}):(\d{1,9})")
+
+_NO_PRIORITY = 4294967294
+"""NO_VAL of slurm.h."""
+
+
+def text(value: str) -> str | None:
+    """Return a text, or None for what stands for none."""
+    return None if value in NOTHING else value
+
+
+def integer(value: str) -> int | None:
+    """Return a whole number, or None."""
+    value = value.strip()
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
+
+
+def number(value: str) -> float | None:
+    """Return a decimal number, or None."""
+    return float(value) if re.fullmatch(r"\d{1,15}(\.\d{1,15})?", value) else None
+
+
+def epoch(value: str) -> int | None:
+    """Return a time in Unix seconds as written under ``SLURM_TIME_FORMAT=%s``; None for none and for 0."""
+    return integer(value) or None
+
+
+def duration(value: str) -> int | None:
+    """Return the seconds of ``[days-][hours:]minutes:seconds``; None for UNLIMITED and for what is no duration."""
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def minutes(value: str) -> int | None:
+    """Return the seconds of a number of minutes; None for UNLIMITED."""
+    found = integer(value)
+    return None if found is None else found * 60
+
+
+def priority(value: str) -> int | None:
+    """Return a job's priority, None where it is not set."""
+    found = integer(value)
+    return None if found is None or found == _NO_PRIORITY else found
+
+
+def exit_code(value: str) -> tuple[int | None, int | None]:
+    """Return exit status and signal of ``status:signal``; no signal is 0."""
+    match = _EXIT.fullmatch(value.strip())
+    return (int(match[1]), int(match[2])) if match else (None, None)
+
+
+def wait_status(value: str) -> tuple[int | None, int | None]:
+    """Return exit status and signal of a status as wait(2) gives it."""
+    found = integer(value)
+    return (None, None) if found is None else (found >> 8 & 0xFF, found & 0x7F)
