@@ -1,0 +1,70 @@
+"""One real demo cluster and one gateway before it, for all tests that need them."""
+
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from hpcgate.demo.cluster import Cluster, Gateway
+from hpcgate.demo.slurm import Slurm
+from hpcgate.demo.sshd import Sshd
+from tests.people import Person
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster with accounting: sshd, Slurm with slurmdbd, and the identity provider."""
+    with Cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def plain(cluster: Cluster) -> tuple[Slurm, Sshd]:
+    """A second Slurm, without slurmdbd, and its login node."""
+    return cluster.start_plain_slurm()
+
+
+@pytest.fixture(scope="session")
+def gateway(cluster: Cluster, plain: tuple[Slurm, Sshd]) -> Iterator[Gateway]:
+    """A gateway with three systems: `demo`, `commands` (the same without SFTP) and `plain` (without slurmdbd)."""
+    slurm, sshd = plain
+    config = cluster.write_gateway_config(
+        cluster.directory / "tests-gateway.yaml",
+        clusters=[
+            cluster.cluster_settings("demo"),
+            cluster.cluster_settings("commands", ssh={"files": "commands"}),
+            cluster.cluster_settings("plain", slurm=slurm, sshd=sshd),
+        ],
+    )
+    running = cluster.start_gateway(config)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def person(cluster: Cluster, gateway: Gateway) -> Iterator[Callable[[str], Person]]:
+    """Return a function that gives a user of the cluster by role."""
+    people: dict[str, Person] = {}
+
+    def find(role: str) -> Person:
+        if role not in people:
+            user = cluster.user(role)
+            headers = {"Authorization": f"Bearer {cluster.token(user)}"}
+            people[role] = Person(user, httpx.Client(base_url=gateway.url, headers=headers, timeout=30), cluster)
+        return people[role]
+
+    yield find
+    for one in people.values():
+        one.http.close()
+
+
+@pytest.fixture(scope="session")
+def alice(person: Callable[[str], Person]) -> Person:
+    """The first user."""
+    return person("alice")
+
+
+@pytest.fixture(scope="session")
+def bob(person: Callable[[str], Person]) -> Person:
+    """The second user."""
+    return person("bob")
