@@ -4,13 +4,13 @@ An operation is a class with its HTTP method and name, a pydantic model of its p
 `run`. The API layer makes the routes from the registered operations (entry points ``hpcgate.operations``).
 """
 
-import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict
+from pydantic import AfterValidator, AliasChoices, AliasGenerator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 from hpcgate.errors import BadRequest
 from hpcgate.ssh.session import Session
@@ -76,11 +76,47 @@ class Operation(ABC):
 def encode_path(path: str) -> bytes:
     """Return a path of a request as the bytes that name the file.
 
+    Characters of bytes that are not UTF-8 are lone surrogates in `path` (PEP 383).
+
     Raises:
-        BadRequest: It is not absolute, or holds a NUL character.
+        BadRequest: It is not absolute, holds a NUL character, or is longer than Linux takes.
     """
     if not path.startswith("/"):
-        raise BadRequest(f"The path must be absolute: {path!r}")
+        raise BadRequest("path must be absolute")
     if "\0" in path:
-        raise BadRequest("A path cannot hold a NUL character.")
-    return os.fsencode(path)
+        raise BadRequest("path must not hold a NUL character")
+    try:
+        encoded = path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise BadRequest("path must be valid Unicode") from None
+    if len(encoded) >= PATH_MAX:
+        raise BadRequest(f"path is too long: File name too long ({len(encoded)} bytes)")
+    return encoded
+
+
+PATH_MAX = 4096
+"""Bytes of a path, the NUL at its end included (linux/limits.h)."""
+
+
+def _checked(path: str) -> str:
+    try:
+        encode_path(path)
+    except BadRequest as error:
+        raise PydanticCustomError("path", "{reason}", {"reason": error.message}) from None
+    return path
+
+
+Path = Annotated[str, AfterValidator(_checked)]
+"""A path to act on: absolute, as it was given."""
+
+SourcePath = Annotated[
+    Path,
+    Field(validation_alias=AliasChoices("sourcePath", "path", "source_path"), serialization_alias="sourcePath"),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}], "nullable": True}),
+]
+"""The path that a request's body is about, which has three names on the wire (contract, Conventions)."""
+
+
+def raw(path: str) -> bytes:
+    """Return a path that its model has checked as the bytes that name the file."""
+    return path.encode("utf-8", "surrogateescape")

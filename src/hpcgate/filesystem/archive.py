@@ -1,0 +1,31 @@
+"""What compress and extract share: how tar's words become errors."""
+
+from hpcgate.errors import BadRequest, GatewayError
+from hpcgate.ssh.session import Completed
+from hpcgate.ssh.words import NOT_REGULAR, not_regular, told
+
+# What tar adds to the reason, which the line before has given.
+_NOISE = (
+    "tar: Error is not recoverable",
+    "tar: Exiting with failure status",
+    "tar: Child returned status",
+    "tar: Removing leading",
+)
+
+
+def archive_error(done: Completed, path: bytes, otherwise: type[GatewayError]) -> GatewayError:
+    """Return the error that a failed tar tells of, in its own words and those of its compressor.
+
+    Args:
+        done: The command.
+        path: Of the archive.
+        otherwise: The class of an error that is no errno value.
+    """
+    text = done.stderr.decode("utf-8", "replace").replace("tar (child): ", "tar: ")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith(_NOISE)]
+    if NOT_REGULAR in lines:
+        return not_regular("tar", path)
+    if any(line.startswith("find: failed to compile") for line in lines):
+        otherwise = BadRequest
+    words = "\n".join(lines[:8]) or text.strip() or "tar: failed"
+    return told(words.encode(), "", otherwise=otherwise)

@@ -1,0 +1,47 @@
+"""checksum: the SHA-256 of a file."""
+
+import re
+
+from hpcgate.errors import CommandFailed
+from hpcgate.filesystem.base import Operation, Parameters, Path, raw
+from hpcgate.filesystem.models import FileChecksum
+from hpcgate.ssh.command_files import REGULAR
+from hpcgate.ssh.session import Session
+from hpcgate.ssh.words import NOT_REGULAR, not_regular, said, told
+
+# A name with a backslash or a newline makes sha256sum put a backslash before the digits.
+_DIGITS = re.compile(rb"\\?([0-9a-f]{64}) ")
+_SCRIPT = REGULAR + 'exec sha256sum -- "$1"'
+
+
+class ChecksumParameters(Parameters):
+    """Which file."""
+
+    path: Path
+
+
+class Checksum(Operation):
+    """Return the SHA-256 of a file."""
+
+    name = "checksum"
+    method = "GET"
+    Parameters = ChecksumParameters
+    Result = FileChecksum
+    parameters: ChecksumParameters
+
+    def paths(self) -> tuple[str, ...]:
+        """Return the path read."""
+        return (self.parameters.path,)
+
+    async def run(self, session: Session) -> FileChecksum:
+        """Run sha256sum."""
+        path = raw(self.parameters.path)
+        done = await session.run(["sh", "-c", _SCRIPT, "sh", path])
+        if not done.ok:
+            if NOT_REGULAR in said(done.stderr, "sha256sum"):
+                raise not_regular("sha256sum", path)
+            raise told(done.stderr, "sha256sum")
+        match = _DIGITS.match(done.stdout)
+        if match is None:
+            raise CommandFailed("sha256sum: unexpected output")
+        return FileChecksum(algorithm="SHA256", checksum=match[1].decode())

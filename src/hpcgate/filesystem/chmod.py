@@ -1,0 +1,55 @@
+"""chmod: change a file's permissions."""
+
+import re
+import stat
+
+from hpcgate.errors import BadRequest
+from hpcgate.filesystem.base import Operation, Parameters, SourcePath, raw
+from hpcgate.filesystem.models import File, file_at
+from hpcgate.ssh.session import Session
+from hpcgate.ssh.words import told
+
+_OCTAL = re.compile(r"[0-7]{1,5}", re.ASCII)
+
+
+class PutFileChmodRequest(Parameters):
+    """Which file and its new mode: octal, or symbolic as chmod(1) takes it."""
+
+    source_path: SourcePath
+    mode: str
+
+
+class Chmod(Operation):
+    """Change a file's permissions and return the file."""
+
+    name = "chmod"
+    method = "PUT"
+    writes = True
+    Parameters = PutFileChmodRequest
+    Result = File
+    parameters: PutFileChmodRequest
+
+    def paths(self) -> tuple[str, ...]:
+        """Return the path changed."""
+        return (self.parameters.source_path,)
+
+    async def run(self, session: Session) -> File:
+        """Set an octal mode directly, leave a symbolic one to chmod."""
+        path, mode = raw(self.parameters.source_path), self.parameters.mode
+        if _OCTAL.fullmatch(mode) and int(mode, 8) <= 0o7777:
+            await self._set(session, path, mode)
+        else:
+            done = await session.run(["chmod", "--", mode, path])
+            if not done.ok:
+                raise told(done.stderr, "chmod", otherwise=BadRequest)
+        return await file_at(session, path)
+
+    async def _set(self, session: Session, path: bytes, mode: str) -> None:
+        files = await session.files()
+        bits = int(mode, 8)
+        if len(mode) < 5:
+            # Fewer than five digits leave a directory's setuid and setgid bits set (GNU coreutils manual, 27.6).
+            found = await files.entry(path)
+            if found.is_directory:
+                bits |= found.mode & (stat.S_ISUID | stat.S_ISGID)
+        await files.chmod(path, bits)

@@ -1,0 +1,49 @@
+"""chown: change a file's owner and group."""
+
+from hpcgate.errors import BadRequest
+from hpcgate.filesystem.base import Operation, Parameters, SourcePath, raw
+from hpcgate.filesystem.models import File, file_at
+from hpcgate.ssh.session import Session
+from hpcgate.ssh.words import told
+
+
+class PutFileChownRequest(Parameters):
+    """Which file, its new owner and group, by name or number; an empty one stays."""
+
+    source_path: SourcePath
+    owner: str = ""
+    group: str = ""
+
+
+class Chown(Operation):
+    """Change a file's owner and group and return the file."""
+
+    name = "chown"
+    method = "PUT"
+    writes = True
+    Parameters = PutFileChownRequest
+    Result = File
+    parameters: PutFileChownRequest
+
+    def paths(self) -> tuple[str, ...]:
+        """Return the path changed."""
+        return (self.parameters.source_path,)
+
+    async def run(self, session: Session) -> File:
+        """Run chown unless there is nothing to change."""
+        path = raw(self.parameters.source_path)
+        owner, group = self.parameters.owner, self.parameters.group
+        _check("user", owner)
+        _check("group", group)
+        if owner or group:
+            done = await session.run(["chown", "--", f"{owner}:{group}" if group else owner, path])
+            if not done.ok:
+                raise told(done.stderr, "chown", otherwise=BadRequest)
+        return await file_at(session, path)
+
+
+def _check(kind: str, name: str) -> None:
+    # chown(1) splits at a colon. What else it cannot find it names itself.
+    if ":" in name or not name.isprintable():
+        shown = name.encode("unicode_escape").decode("ascii")
+        raise BadRequest(f"chown: invalid {kind}: \N{LEFT SINGLE QUOTATION MARK}{shown}\N{RIGHT SINGLE QUOTATION MARK}")

@@ -1,0 +1,115 @@
+"""compress: put a file or a directory into an archive."""
+
+import errno
+
+from pydantic import Field
+
+from hpcgate.errors import BadRequest, CommandFailed
+from hpcgate.filesystem.archive import archive_error
+from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
+from hpcgate.filesystem.models import CompressionType
+from hpcgate.ssh.files import temporary_name
+from hpcgate.ssh.session import Session
+from hpcgate.ssh.words import failure, quote_if_needed
+
+# The archive grows under a hidden name beside the target and takes the target's only when it is whole. Names reach tar
+# by --verbatim-files-from, as on its command line it takes a backslash for an escape. Neither the archive nor the old
+# one in its place becomes a member. tar's status 1 says that a file changed while it was read: no failure.
+_SCRIPT = """\
+source=$1 parent=$2 name=$3 target=$4 new=$5 how=$6 follow=$7 pattern=$8 old=$9
+if [ -L "$target" ]; then
+  target=$(readlink -fn -- "$target" && printf x) || { stat -L -- "$4" >/dev/null; exit 2; }
+  target=${target%x}
+fi
+if [ -d "$target" ]; then echo "tar: $4: Cannot open: Is a directory" >&2; exit 2; fi
+if [ -e "$target" ] && [ ! -f "$target" ]; then echo "Not a regular file" >&2; exit 2; fi
+stat -- "$source" >/dev/null || exit 2
+temporary=${target%/*}/$new
+trap 'rm -f -- "$temporary"' EXIT
+trap 'exit 143' HUP INT TERM
+pack() {
+  tar -c $how $follow --force-local -f "$temporary" --no-wildcards --no-anchored --exclude="$new" \
+    --anchored --exclude="$old" --null --verbatim-files-from "$@" -T - || [ $? -eq 1 ]
+}
+if [ -n "$pattern" ]; then
+  if [ -d "$source" ]; then parent=$source; stat -- "$source/." >/dev/null || exit 2; fi
+  cd -- "$parent" || exit 2
+  links=; [ -z "$follow" ] || links=-L
+  statuses=$({ { find $links . -type f -regex "$pattern" -print0; echo $? >&3; } |
+    { pack --no-recursion >&2; echo $? >&3; }; } 3>&1)
+  case $statuses in *[1-9]*) exit 2 ;; esac
+else
+  cd -- "$parent" || exit 2
+  printf '%s\\0' "$name" | pack || exit 2
+fi
+if [ -e "$target" ]; then chmod --reference="$target" -- "$temporary" || exit 2; fi
+mv -fT -- "$temporary" "$target" || exit 2
+trap - EXIT
+"""
+
+
+class PostCompressRequest(Parameters):
+    """What goes into the archive and where the archive goes.
+
+    `match_pattern` is a regular expression of find(1), matched against the path of each file below the source
+    directory, which begins with ``./``.
+    """
+
+    source_path: SourcePath
+    target_path: Path
+    match_pattern: str | None = Field(None, json_schema_extra={"nullable": True})
+    dereference: bool = Field(False, json_schema_extra={"nullable": False})
+    compression: CompressionType = Field(CompressionType.gzip, json_schema_extra={"nullable": False})
+
+
+class Compress(Operation):
+    """Put a file or a directory into an archive that holds its last component."""
+
+    name = "compress"
+    method = "POST"
+    status = 204
+    writes = True
+    Parameters = PostCompressRequest
+    parameters: PostCompressRequest
+
+    def paths(self) -> tuple[str, ...]:
+        """Return what is read and what is written."""
+        return (self.parameters.source_path, self.parameters.target_path)
+
+    async def run(self, session: Session) -> None:
+        """Run tar; an existing archive is replaced at once by the whole new one, or not at all."""
+        wanted = self.parameters
+        source, target = raw(wanted.source_path), raw(wanted.target_path)
+        if target.endswith(b"/"):
+            raise failure(f"tar: {quote_if_needed(target)}: Cannot open", errno.EISDIR)
+        pattern = wanted.match_pattern or ""
+        if "\0" in pattern:
+            raise BadRequest("matchPattern must not hold a NUL character")
+        parent, _, name = source.rstrip(b"/").rpartition(b"/")
+        done = await session.run(
+            [
+                "sh",
+                "-c",
+                _SCRIPT,
+                "sh",
+                source,
+                parent or b"/",
+                name or b".",
+                target,
+                temporary_name(),
+                wanted.compression.option,
+                "-h" if wanted.dereference else "",
+                pattern,
+                _member(source, name, target, pattern),
+            ]
+        )
+        if not done.ok:
+            raise archive_error(done, target, CommandFailed)
+
+
+def _member(source: bytes, name: bytes, target: bytes, pattern: str) -> bytes:
+    """Return the name that the target has as a member of the archive, something impossible if it lies elsewhere."""
+    top = source.rstrip(b"/") + b"/"
+    if not target.startswith(top):
+        return b"/"
+    return (b"." if pattern else name or b".") + b"/" + target.removeprefix(top)

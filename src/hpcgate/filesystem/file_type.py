@@ -1,0 +1,35 @@
+"""file: what kind of content a file has."""
+
+from hpcgate.filesystem.base import Operation, Parameters, Path, raw
+from hpcgate.ssh.session import Session
+from hpcgate.ssh.words import shown, told
+
+# file(1) says "cannot open" as a result, with success; stat(1) says it as an error.
+_SCRIPT = 'stat -- "$1" >/dev/null && exec file -b -- "$1"'
+
+
+class FileTypeParameters(Parameters):
+    """Which file."""
+
+    path: Path
+
+
+class FileType(Operation):
+    """Return the words of ``file -b``."""
+
+    name = "file"
+    method = "GET"
+    Parameters = FileTypeParameters
+    Result = str
+    parameters: FileTypeParameters
+
+    def paths(self) -> tuple[str, ...]:
+        """Return the path asked about."""
+        return (self.parameters.path,)
+
+    async def run(self, session: Session) -> str:
+        """Run file."""
+        done = await session.run(["sh", "-c", _SCRIPT, "sh", raw(self.parameters.path)])
+        if not done.ok:
+            raise told(done.stderr, "stat")
+        return shown(done.stdout.rstrip(b"\n"))

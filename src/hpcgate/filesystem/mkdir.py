@@ -1,0 +1,34 @@
+"""mkdir: make a directory."""
+
+from hpcgate.filesystem.base import Operation, Parameters, SourcePath, raw
+from hpcgate.filesystem.models import File, file_at
+from hpcgate.ssh.session import Session
+
+
+class PostMakeDirRequest(Parameters):
+    """Which directory, and whether those above it are made too."""
+
+    source_path: SourcePath
+    parent: bool = False
+
+
+class Mkdir(Operation):
+    """Make a directory and return it."""
+
+    name = "mkdir"
+    method = "POST"
+    status = 201
+    writes = True
+    Parameters = PostMakeDirRequest
+    Result = File
+    parameters: PostMakeDirRequest
+
+    def paths(self) -> tuple[str, ...]:
+        """Return the path made."""
+        return (self.parameters.source_path,)
+
+    async def run(self, session: Session) -> File:
+        """Make it."""
+        path = raw(self.parameters.source_path)
+        await (await session.files()).mkdir(path, parents=self.parameters.parent)
+        return await file_at(session, path)
