@@ -1,19 +1,544 @@
 """Connections to the login nodes, one a user, kept while they are used."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, TypeVar
+
+import structlog
 
 from hpcgate.auth import Principal
-from hpcgate.errors import CommandFailed
-from hpcgate.ssh.session import Session
+from hpcgate.config import SshSettings
+from hpcgate.credentials.base import Credential, CredentialSource
+from hpcgate.errors import (
+    ConnectionLost,
+    CredentialRefused,
+    GatewayError,
+    PoolExhausted,
+    Unavailable,
+)
+from hpcgate.ssh.connection import Connection, Target
+from hpcgate.ssh.errors import again
+from hpcgate.ssh.host_keys import HostKeys
+from hpcgate.ssh.login_node import LoginNode
+from hpcgate.ssh.session import FileAccess, Session
+
+log = structlog.stdlib.get_logger(__name__)
+
+T = TypeVar("T")
+
+_LOGIN_QUEUE = 60.0
+"""Seconds that a login waits at most while `max_logins` others are under way."""
+_MAX_REFUSALS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """What a pool is doing.
+
+    Attributes:
+        connections: Open connections, and those being opened or closed.
+        idle: Of these, open and not in use.
+        waiting: Requests that wait for a login.
+        channels: Open channels on all connections.
+        logins: Logins that succeeded, since the start.
+        logins_failed: Logins that failed, since the start.
+        evictions: Idle connections closed to make room for another user's, since the start.
+    """
+
+    connections: int
+    idle: int
+    waiting: int
+    channels: int
+    logins: int
+    logins_failed: int
+    evictions: int
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One user's place in the pool: a connection, or the login that will make one.
+
+    Attributes:
+        username: Whose it is.
+        session: The session, once logged in.
+        connection: Its connection.
+        leases: How many have it now.
+        waiting: How many wait for the login.
+        login: The login under way.
+        counted: Whether it counts as one of the pool's connections.
+        idle_since: When the last lease ended, by the loop's clock.
+    """
+
+    username: str
+    session: Session | None = None
+    connection: Connection | None = None
+    leases: int = 0
+    waiting: int = 0
+    login: "asyncio.Task[None] | None" = None
+    counted: bool = False
+    idle_since: float = 0.0
+
+
+class Places:
+    """The pool's bookkeeping: who has which place, and who gets the next one. Plain and synchronous.
+
+    Args:
+        most: How many connections there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+        self.closing = 0
+        self.current: dict[str, Place] = {}
+        self.retired: set[Place] = set()
+        self.idle: dict[Place, None] = {}
+        self.queue: deque[tuple[Place, asyncio.Future[None]]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Places taken={self.taken}/{self.most} idle={len(self.idle)} queue={len(self.queue)}>"
+
+    def warm(self, username: str) -> Place | None:
+        """Return the user's place with one lease more, if there is a live connection whose credential holds."""
+        place = self.current.get(username)
+        if place is None or (connection := place.connection) is None or not connection.alive:
+            return None
+        if connection.expires_at is not None and connection.expires_at <= time.time():
+            return None
+        if not place.leases:
+            self.idle.pop(place, None)
+        place.leases += 1
+        return place
+
+    def admit(self, place: Place) -> bool:
+        """Give the place one of the pool's connections if there is one and nobody waits for it already."""
+        if self.queue or self.taken >= self.most:
+            return False
+        self._count(place)
+        return True
+
+    def wait(self, place: Place, waiter: "asyncio.Future[None]") -> None:
+        """Queue for a connection."""
+        self.queue.append((place, waiter))
+
+    def leave(self, place: Place, waiter: "asyncio.Future[None]") -> None:
+        """Give up waiting."""
+        if (place, waiter) in self.queue:
+            self.queue.remove((place, waiter))
+
+    def evictable(self) -> Place | None:
+        """Return the connection that has been idle longest if somebody waits for whom none is being closed yet."""
+        if self.closing + max(self.most - self.taken, 0) >= len(self.queue):
+            return None
+        return next(iter(self.idle), None)
+
+    def remove(self, place: Place) -> None:
+        """Take a place out, so that nobody gets it any more; it counts until it is freed."""
+        if self.current.get(place.username) is place:
+            del self.current[place.username]
+        self.retired.discard(place)
+        self.idle.pop(place, None)
+
+    def retire(self, place: Place) -> None:
+        """Take a place out for new leases while those that are out go on."""
+        self.remove(place)
+        self.retired.add(place)
+
+    def free(self, place: Place) -> None:
+        """The connection is closed, or was never made: hand what it counted for to those who wait."""
+        if place.counted:
+            place.counted = False
+            self.taken -= 1
+        while self.queue and self.taken < self.most:
+            waiting, waiter = self.queue.popleft()
+            if not waiter.done():
+                self._count(waiting)
+                waiter.set_result(None)
+
+    def _count(self, place: Place) -> None:
+        place.counted = True
+        self.taken += 1
+
+
+@dataclass(slots=True)
+class _Refusals:
+    """Users whose login was refused a moment ago, with what they were told."""
+
+    pause: float
+    _known: dict[str, tuple[float, GatewayError]] = field(default_factory=dict)
+
+    def add(self, username: str, error: GatewayError) -> None:
+        if self.pause > 0:
+            now = time.monotonic()
+            if len(self._known) >= _MAX_REFUSALS:
+                self._known = {name: known for name, known in self._known.items() if known[0] > now}
+            self._known[username] = (now + self.pause, error)
+
+    def get(self, username: str) -> GatewayError | None:
+        known = self._known.get(username)
+        if known is None:
+            return None
+        if known[0] <= time.monotonic():
+            del self._known[username]
+            return None
+        return known[1]
 
 
 class Pool:
-    """The connections of one system."""
+    """The connections of one system.
 
-    @asynccontextmanager
-    async def lease(self, principal: Principal) -> AsyncIterator[Session]:
-        """Lend the user's session, connecting first if there is no live connection."""
-        if principal:
-            raise CommandFailed("placeholder")
-        yield Session()
+    Args:
+        system: The name of the system.
+        settings: Its SSH settings.
+        credentials: Where the users' credentials come from.
+    """
+
+    def __init__(self, system: str, settings: SshSettings, credentials: CredentialSource) -> None:
+        self.system = system
+        self.settings = settings
+        self.node = LoginNode()
+        self._credentials = credentials
+        self._target = Target(
+            system,
+            settings,
+            HostKeys(system, "login node", settings.host_keys, settings.known_hosts, settings.strict_host_keys),
+            HostKeys(system, "jump host", settings.proxy_host_keys, settings.known_hosts, settings.strict_host_keys),
+        )
+        self._access = FileAccess(settings.files)
+        self._places = Places(settings.max_clients)
+        self._refusals = _Refusals(settings.failed_login_pause)
+        self._gate = asyncio.Semaphore(settings.max_logins)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._logins = 0
+        self._logins_failed = 0
+        self._evictions = 0
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.system} {self._places!r}>"
+
+    @property
+    def stats(self) -> PoolStats:
+        """What the pool is doing now."""
+        places = self._places
+        everyone = [*places.current.values(), *places.retired]
+        return PoolStats(
+            connections=places.taken,
+            idle=len(places.idle),
+            waiting=sum(place.waiting for place in everyone),
+            channels=sum(place.connection.channels.open for place in everyone if place.connection is not None),
+            logins=self._logins,
+            logins_failed=self._logins_failed,
+            evictions=self._evictions,
+        )
+
+    def warn(self) -> None:
+        """Log what is unsafe about the settings, by the name of the system."""
+        roles = [("login node", self._target.host_keys)]
+        if self.settings.proxy_host is not None:
+            roles.append(("jump host", self._target.proxy_host_keys))
+        for role, policy in roles:
+            if not policy.verifiable:
+                log.warning(
+                    "ssh.host_keys.unverified",
+                    system=self.system,
+                    role=role,
+                    consequence="no login is possible"
+                    if self.settings.strict_host_keys
+                    else "the first host key seen is trusted until the next start",
+                )
+
+    def lease(self, principal: Principal) -> AbstractAsyncContextManager[Session]:
+        """Lend the user's session, connecting first if there is no live connection.
+
+        Entering raises:
+            PoolExhausted: Every connection is in use, and none came free within ``pool_wait``.
+            CredentialRefused: There is no credential for the user, or the login node does not accept it.
+            HostKeyRefused: The login node is not the one that it should be.
+            LoginNodeUnreachable: No connection.
+            Unavailable: The pool is closed.
+        """
+        return _Lease(self, principal)
+
+    async def perform(self, principal: Principal, work: Callable[[Session], Awaitable[T]], *, retry: bool) -> T:
+        """Do some work on a session and return its result.
+
+        Args:
+            principal: Whose session it is.
+            work: What to do.
+            retry: Do it once more if the connection breaks; only for what changes nothing.
+        """
+        try:
+            async with self.lease(principal) as session:
+                return await work(session)
+        except ConnectionLost:
+            if not retry:
+                raise
+        async with self.lease(principal) as session:
+            return await work(session)
+
+    async def close(self) -> None:
+        """Close every connection, even if the caller is cancelled meanwhile."""
+        self._closed = True
+        closing = asyncio.get_running_loop().create_task(self._close_all())
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        closing.result()
+
+    async def _join(self, principal: Principal) -> Place:
+        """Return the user's place with one lease more, waiting for the login."""
+        places = self._places
+        username = principal.username
+        while True:
+            if self._closed:
+                raise Unavailable(f"The connections to {self.system} are being closed")
+            warm = places.warm(username)
+            if warm is not None:
+                return warm
+            place = places.current.get(username)
+            if place is not None and place.connection is not None:
+                self._retire(place)
+                place = None
+            if place is None:
+                refusal = self._refusals.get(username)
+                if refusal is not None:
+                    raise again(refusal)
+                place = places.current[username] = Place(username)
+                place.login = self._spawn(self._login(place, principal))
+            if await self._wait_for(place):
+                return place
+
+    async def _wait_for(self, place: Place) -> bool:
+        """Wait for a login under way. True: it succeeded, and one lease of the place is the caller's."""
+        login = place.login
+        if login is None:
+            return False
+        place.waiting += 1
+        try:
+            await asyncio.shield(login)
+        except asyncio.CancelledError:
+            if login.done() and not login.cancelled() and login.exception() is None:
+                self._release(place)
+                raise
+            place.waiting -= 1
+            task = asyncio.current_task()
+            if login.cancelled() and not (task is not None and task.cancelling()):
+                raise Unavailable(f"The connections to {self.system} are being closed") from None
+            if not place.waiting and not place.counted:
+                login.cancel()
+            raise
+        except GatewayError as error:
+            place.waiting -= 1
+            raise again(error) from error.__cause__
+        return True
+
+    async def _login(self, place: Place, principal: Principal) -> None:
+        """Make the connection of a place, and give each of those that wait for it a lease."""
+        started = time.monotonic()
+        try:
+            await self._admit(place)
+            connection = await self._connect(principal)
+        except BaseException as error:
+            self._places.remove(place)
+            self._free(place)
+            if isinstance(error, GatewayError):
+                self._logins_failed += 1
+                if isinstance(error, CredentialRefused):
+                    self._refusals.add(place.username, error)
+                log.warning(
+                    "ssh.connect_failed",
+                    system=self.system,
+                    user=place.username,
+                    seconds=round(time.monotonic() - started, 3),
+                    error=error.message,
+                )
+            raise
+        self._logins += 1
+        log.info("ssh.connect", system=self.system, user=place.username, seconds=round(time.monotonic() - started, 3))
+        place.connection = connection
+        place.session = Session(connection, self.node, self._access)
+        place.login = None
+        place.leases, place.waiting = place.waiting, 0
+        connection.on_lost = lambda: self._on_lost(place)
+        if not connection.alive:
+            self._on_lost(place)
+        elif not place.leases:
+            self._rest(place)
+
+    async def _admit(self, place: Place) -> None:
+        """Wait until the pool has room for one more connection."""
+        if self._places.admit(place):
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._places.wait(place, waiter)
+        self._evict()
+        try:
+            async with asyncio.timeout(self.settings.pool_wait):
+                await waiter
+        except TimeoutError:
+            if place.counted:
+                return
+            raise PoolExhausted(
+                f"All {self.settings.max_clients} connections to {self.system} are in use",
+                headers={"Retry-After": "1"},
+            ) from None
+        finally:
+            self._places.leave(place, waiter)
+
+    async def _connect(self, principal: Principal) -> Connection:
+        credential = await self._credentials.credential(principal)
+        try:
+            async with asyncio.timeout(_LOGIN_QUEUE):
+                await self._gate.acquire()
+        except TimeoutError:
+            raise PoolExhausted(
+                f"Too many users log in to {self.system} at once", headers={"Retry-After": "5"}
+            ) from None
+        try:
+            if _expired(credential):
+                credential = await self._credentials.credential(principal)
+            return await Connection.open(self._target, principal.username, credential)
+        finally:
+            self._gate.release()
+
+    def _release(self, place: Place) -> None:
+        """End a lease."""
+        place.leases -= 1
+        if place.leases:
+            return
+        connection = place.connection
+        if connection is None or not connection.alive:
+            return
+        if place in self._places.retired:
+            self._close(place, "expired")
+        elif not self._closed:
+            self._rest(place)
+
+    def _rest(self, place: Place) -> None:
+        """Keep a connection that nobody uses, until it has been idle too long or somebody needs the room."""
+        now = asyncio.get_running_loop().time()
+        place.idle_since = now
+        self._places.idle[place] = None
+        if self._places.queue:
+            self._evict()
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_at(now + self.settings.timeout.idle_timeout, self._sweep_idle)
+
+    def _sweep_idle(self) -> None:
+        """Close what has been idle too long; set the timer for the next."""
+        self._sweep = None
+        if self._closed:
+            return
+        loop = asyncio.get_running_loop()
+        while (place := next(iter(self._places.idle), None)) is not None:
+            due = place.idle_since + self.settings.timeout.idle_timeout
+            if due > loop.time():
+                self._sweep = loop.call_at(due, self._sweep_idle)
+                return
+            self._close(place, "idle")
+
+    def _evict(self) -> None:
+        while (place := self._places.evictable()) is not None:
+            self._evictions += 1
+            self._close(place, "evicted")
+
+    def _retire(self, place: Place) -> None:
+        """The credential of a connection has expired, or it is dead: nobody gets it any more."""
+        if place.connection is not None and not place.connection.alive:
+            self._places.remove(place)
+            self._free(place)
+        elif place.leases:
+            self._places.retire(place)
+        else:
+            self._close(place, "expired")
+
+    def _close(self, place: Place, why: str) -> None:
+        self._places.remove(place)
+        self._places.closing += 1
+        self._spawn(self._close_one(place, why))
+
+    async def _close_one(self, place: Place, why: str) -> None:
+        try:
+            if place.connection is not None:
+                place.connection.on_lost = None
+                await place.connection.close()
+        finally:
+            self._places.closing -= 1
+            self._free(place)
+            log.info("ssh.close", system=self.system, user=place.username, why=why)
+
+    def _on_lost(self, place: Place) -> None:
+        """The connection ended by itself."""
+        self._places.remove(place)
+        self._free(place)
+        log.info("ssh.close", system=self.system, user=place.username, why="lost")
+
+    def _free(self, place: Place) -> None:
+        self._places.free(place)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def _close_all(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for place in list(self._places.current.values()):
+            if place.login is not None:
+                place.login.cancel()
+        for place in [*self._places.current.values(), *self._places.retired]:
+            if place.connection is not None:
+                self._close(place, "stop")
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+
+class _Lease:
+    """The context of one lease."""
+
+    __slots__ = ("_place", "_pool", "_principal")
+
+    def __init__(self, pool: Pool, principal: Principal) -> None:
+        self._pool = pool
+        self._principal = principal
+        self._place: Place | None = None
+
+    async def __aenter__(self) -> Session:
+        pool = self._pool
+        place = pool._places.warm(self._principal.username)
+        if place is None:
+            place = await pool._join(self._principal)
+        self._place = place
+        assert place.session is not None  # noqa: S101 (a place with a connection has a session)
+        return place.session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._place is not None:
+            self._pool._release(self._place)
+            self._place = None
+
+
+def _expired(credential: Credential) -> bool:
+    return credential.expires_at is not None and credential.expires_at <= time.time() + 5

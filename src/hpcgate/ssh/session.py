@@ -1,10 +1,27 @@
 """One user's hold on one system: the only way to touch a login node."""
 
+import asyncio
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from hpcgate.errors import CommandFailed
+import asyncssh
+import structlog
+from asyncssh.channel import SSHChannel
+from asyncssh.sftp import start_sftp_client
+from asyncssh.stream import SSHClientStreamSession, SSHReader, SSHWriter
+
+from hpcgate.errors import BadRequest, NotSupported, TimedOut, TooLarge
+from hpcgate.ssh.channels import Slot
+from hpcgate.ssh.command_files import CommandFiles
+from hpcgate.ssh.connection import ChannelRefused, Connection
 from hpcgate.ssh.files import RemoteFiles
+from hpcgate.ssh.login_node import LoginNode
+from hpcgate.ssh.quoting import shell_line
+from hpcgate.ssh.sftp_files import SftpFiles
+from hpcgate.ssh.worker import Worker
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +51,56 @@ class Completed:
         return self.stderr.decode("utf-8", "replace").strip()
 
 
-class Session:
-    """A lease of a user's connection. Not to be used after the lease has ended."""
+@dataclass(slots=True)
+class FileAccess:
+    """How the files of a system are reached; found out by the first session that needs to know, shared by all.
 
-    username: str
-    system: str
+    Attributes:
+        mode: The setting.
+        way: What was found, None until then.
+    """
+
+    mode: Literal["auto", "sftp", "commands"]
+    way: Literal["sftp", "commands"] | None = None
+
+
+class Session:
+    """A lease of a user's connection. Not to be used after the lease has ended.
+
+    Attributes:
+        username: Whose session it is.
+        system: The name of the system.
+        node: What is known of the login node.
+    """
+
+    __slots__ = (
+        "_access",
+        "_connection",
+        "_cramped",
+        "_files",
+        "_opening",
+        "_sftp",
+        "_workers",
+        "node",
+        "system",
+        "username",
+    )
+
+    def __init__(self, connection: Connection, node: LoginNode, access: FileAccess) -> None:
+        self.username = connection.username
+        self.system = connection.system
+        self.node = node
+        self._connection = connection
+        self._access = access
+        self._cramped = False
+        self._files: RemoteFiles | None = None
+        self._sftp: asyncssh.SSHClientChannel[bytes] | None = None
+        self._opening: asyncio.Task[RemoteFiles] | None = None
+        self._workers: dict[tuple[str, ...], asyncio.Task[Worker]] = {}
+        connection.make_room = self._make_room
+
+    def __repr__(self) -> str:
+        return f"<Session {self._connection!r}>"
 
     async def run(
         self,
@@ -51,6 +113,8 @@ class Session:
     ) -> Completed:
         """Run a command under ``LC_ALL=C.UTF-8`` and return how it ended, whatever its exit status.
 
+        However this call ends, the command has ended too when it returns, cancellation included.
+
         Args:
             argv: The command and its arguments; quoted for the shell here and nowhere else.
             stdin: What it reads; it always gets its end of file.
@@ -59,24 +123,205 @@ class Session:
             env: Further environment variables, set on the command line by ``env``.
 
         Raises:
+            BadRequest: An argument cannot be one: it holds a NUL byte, or all of them are too long.
             TooLarge: Standard output went over `limit`; the command was ended.
             TimedOut: The command was ended.
             ConnectionLost: The connection broke meanwhile.
+            PoolExhausted: The login node allows no more commands at a time, and none ended in time.
         """
-        raise CommandFailed("placeholder")
+        line = shell_line(argv, env)
+        settings = self._connection.settings
+        seconds = settings.timeout.command_execution if timeout is None else timeout
+        most = settings.max_output_size if limit is None else limit
+        command = None
+        deadline = asyncio.timeout(None)
+        try:
+            slot = await self._connection.channels.acquire()
+            async with deadline:
+                deadline.reschedule(asyncio.get_running_loop().time() + seconds)
+                command = await self._connection.start(slot, line, most)
+                await command.write(stdin)
+                await command.done
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise TimedOut(f"Command {_name(argv)} timed out after {seconds:g} s") from None
+        finally:
+            if command is not None and not command.closed:
+                await self._connection.end(command)
+        if command.stdout.overflown:
+            raise TooLarge(f"Command {_name(argv)} wrote more than {most} bytes")
+        status = command.exit_status
+        if status is None:
+            raise self._connection.lost() from command.error
+        return Completed(tuple(argv), status, bytes(command.stdout.content), bytes(command.stderr.content))
 
     async def files(self) -> RemoteFiles:
         """Return the files of the system, by SFTP or by commands as the settings and the login node allow."""
-        raise CommandFailed("placeholder")
+        files = self._files
+        if files is not None and (self._sftp is None or not self._sftp.is_closing()):
+            return files
+        if self._opening is None or self._opening.done():
+            self._opening = self._connection.spawn(self._open_files())
+        opening = self._opening
+        self._files = await asyncio.shield(opening)
+        return self._files
 
     async def ask(self, argv: Sequence[str], request: bytes) -> bytes:
         """Send one request to a long-lived process of this connection and return its answer.
 
         The process is started by the first request for `argv` and lives as long as the connection. It reads requests
-        and writes answers, one each, in order, every one ended by a NUL byte. Requests may be sent before earlier
-        ones are answered.
+        and writes answers, one each, in order, every one ended by a NUL byte, which is added and taken off here.
+        Requests may be sent before earlier ones are answered.
 
         Raises:
+            BadRequest: The request holds a NUL byte.
             NotSupported: The process cannot be started or has ended at once (no such program on the login node).
+            TimedOut: No answer in time; the process was ended.
+            ConnectionLost: The process or the connection ended before the answer.
+            TooLarge: The answer went over the system's ``max_output_size``.
         """
-        raise CommandFailed("placeholder")
+        if b"\0" in request:
+            raise BadRequest("A request holds a NUL byte")
+        key = tuple(argv)
+        seconds = self._connection.settings.timeout.command_execution
+        worker = await self._worker(key)
+        while worker.leaving:
+            worker = await self._worker(key)
+        try:
+            async with asyncio.timeout(seconds):
+                return await worker.ask(request)
+        except TimeoutError:
+            self._workers.pop(key, None)
+            worker.abandon()
+            raise TimedOut(f"Command {_name(argv)} timed out after {seconds:g} s") from None
+
+    async def _worker(self, key: tuple[str, ...]) -> Worker:
+        starting = self._workers.get(key)
+        if starting is not None and starting.done():
+            failed = starting.cancelled() or starting.exception() is not None
+            if failed or starting.result().closed or starting.result().leaving:
+                starting = None
+        if starting is None:
+            starting = self._workers[key] = self._connection.spawn(self._start_worker(key))
+        return await asyncio.shield(starting)
+
+    async def _start_worker(self, key: tuple[str, ...]) -> Worker:
+        line = shell_line(key)
+        slot = await self._connection.channels.acquire()
+        worker = Worker(slot, key[0], self._connection.settings.max_output_size)
+        seconds = self._connection.settings.timeout.command_execution
+        try:
+            async with asyncio.timeout(seconds):
+                await self._connection.open_channel(slot, worker, command=line)
+        except TimeoutError:
+            raise TimedOut(f"Command {key[0]} timed out after {seconds:g} s") from None
+        return worker
+
+    def _make_room(self) -> None:
+        """Somebody waits for a channel: end the long-lived processes, each once it has answered.
+
+        SFTP keeps its channel, unless it turns out to be the only one that there is.
+        """
+        for key, starting in list(self._workers.items()):
+            if starting.done():
+                del self._workers[key]
+                if not starting.cancelled() and starting.exception() is None:
+                    starting.result().leave()
+        if self._connection.channels.limit == 1 and self._sftp is not None and not self._cramped:
+            self._cramped = True
+            self._files = None
+            self._sftp.close()
+            log.warning("ssh.sftp.no_room", system=self.system, user=self.username)
+
+    async def _open_files(self) -> RemoteFiles:
+        access = self._access
+        if access.mode != "commands" and access.way != "commands" and not self._cramped:
+            try:
+                return SftpFiles(await self._open_sftp(), self)
+            except _Cramped:
+                log.warning("ssh.sftp.no_room", system=self.system, user=self.username)
+            except NotSupported as refusal:
+                if access.mode == "sftp":
+                    raise
+                log.info("ssh.sftp.refused", system=self.system, user=self.username, reason=refusal.message)
+        return CommandFiles(self)
+
+    async def _open_sftp(self) -> asyncssh.SFTPClient:
+        """Open the SFTP channel.
+
+        Raises:
+            NotSupported: The login node has no SFTP, or no channel to spare for it.
+        """
+        connection = self._connection
+        if connection.channels.limit == 1:
+            self._cramped = True
+            raise _Cramped
+        slot = await connection.channels.acquire()
+        stream = _SftpStream(slot)
+        try:
+            async with asyncio.timeout(connection.settings.timeout.command_execution):
+                channel = await connection.open_channel(slot, stream, subsystem="sftp")
+                client = await start_sftp_client(
+                    connection.ssh,
+                    asyncio.get_running_loop(),
+                    "replace",
+                    SSHReader(stream, channel),
+                    SSHWriter(stream, channel),
+                    None,
+                    "strict",
+                    3,
+                )
+                if self._access.way is None and not await connection.has_room():
+                    self._cramped = True
+                    self._access.way = "commands"
+                    raise _Cramped
+        except ChannelRefused as error:
+            self._access.way = "commands"
+            raise NotSupported(f"The login node of {self.system} offers no SFTP") from error
+        except TimeoutError:
+            stream.close()
+            raise TimedOut(f"SFTP with {self.system} did not start in time") from None
+        except (asyncssh.Error, OSError) as error:
+            stream.close()
+            if not connection.alive:
+                raise connection.lost() from error
+            raise NotSupported(f"SFTP with {self.system} does not work") from error
+        except BaseException:
+            stream.close()
+            raise
+        self._access.way = "sftp"
+        self._sftp = channel
+        return client
+
+
+class _Cramped(Exception):
+    """The login node allows one channel only (MaxSessions 1), and SFTP would keep it."""
+
+
+class _SftpStream(SSHClientStreamSession[bytes]):
+    """SFTP's channel, which takes one of those that the login node allows."""
+
+    def __init__(self, slot: Slot) -> None:
+        super().__init__()
+        self._slot = slot
+        self._channel: SSHChannel[Any] | None = None
+
+    def connection_made(self, chan: SSHChannel[Any]) -> None:
+        super().connection_made(chan)
+        self._channel = chan
+        self._slot.opened()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._slot.release()
+
+    def close(self) -> None:
+        """Close the channel if it was opened."""
+        if self._channel is not None:
+            self._channel.close()
+
+
+def _name(argv: Sequence[str | bytes]) -> str:
+    first = argv[0]
+    return first if isinstance(first, str) else first.decode("utf-8", "replace")

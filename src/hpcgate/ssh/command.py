@@ -1,0 +1,153 @@
+"""One command on a login node: its channel, its bounded output, its input, and its end."""
+
+import asyncio
+from collections.abc import AsyncIterable
+
+import asyncssh
+
+from hpcgate.ssh.channels import Slot
+from hpcgate.ssh.quoting import opening
+
+MAX_STDERR = 64 * 1024
+_MAX_NOISE = 64 * 1024
+_BLOCK = 256 * 1024
+
+
+class Output:
+    """What a command writes on one output, from its first byte on and up to a limit.
+
+    What the user's start-up files wrote before the command began is dropped.
+    """
+
+    __slots__ = ("content", "limit", "overflown", "pid", "started")
+
+    def __init__(self, limit: int) -> None:
+        self.content = bytearray()
+        self.limit = limit
+        self.overflown = False
+        self.started = False
+        self.pid: int | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take what came; beyond the limit nothing more is kept."""
+        if self.overflown:
+            return
+        self.content += data
+        if not self.started:
+            begin = opening(self.content)
+            if begin is not None:
+                self.started = True
+                self.pid = begin[1]
+                del self.content[: begin[0]]
+            elif len(self.content) > _MAX_NOISE:
+                self.started = True
+            else:
+                return
+        self._check()
+
+    def end(self) -> None:
+        """Nothing more comes; without the mark of a beginning, everything was output."""
+        self.started = True
+        self._check()
+
+    def _check(self) -> None:
+        if len(self.content) > self.limit:
+            self.overflown = True
+            del self.content[self.limit :]
+
+
+class Command(asyncssh.SSHClientSession[bytes]):
+    """A command under way, as asyncssh's callbacks see it.
+
+    Attributes:
+        done: Resolved when the channel has closed or the output went over its limit.
+        closed: Whether the channel has closed.
+        error: Why the connection ended, if it did.
+    """
+
+    def __init__(self, slot: Slot, limit: int) -> None:
+        self.stdout = Output(limit)
+        self.stderr = Output(MAX_STDERR)
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.closed = False
+        self.abandoned = False
+        self.error: Exception | None = None
+        self.channel: asyncssh.SSHClientChannel[bytes] | None = None
+        self._slot = slot
+        self._resumed: asyncio.Future[None] | None = None
+
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        """The login node opened the channel."""
+        self.channel = chan
+        self._slot.opened()
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        """Take output as it comes."""
+        if datatype is None:
+            self.stdout.feed(data)
+            if self.stdout.overflown:
+                self._finish()
+        else:
+            self.stderr.feed(data)
+
+    def eof_received(self) -> bool:
+        """Leave the input open: the command may still read."""
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The channel has closed, or the whole connection."""
+        self.closed = True
+        self.error = exc
+        self.stdout.end()
+        self.stderr.end()
+        self._slot.release()
+        self.resume_writing()
+        self._finish()
+
+    def pause_writing(self) -> None:
+        """The command does not read as fast as it is written to."""
+        if self._resumed is None:
+            self._resumed = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        """The command reads again."""
+        if self._resumed is not None:
+            if not self._resumed.done():
+                self._resumed.set_result(None)
+            self._resumed = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the command, known once it has begun."""
+        return self.stdout.pid or self.stderr.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """How it ended: the status, minus the number of a signal, or None if nothing is known."""
+        return None if self.channel is None else self.channel.get_returncode()
+
+    async def write(self, stdin: bytes | AsyncIterable[bytes]) -> None:
+        """Write the input and its end; stops when the command has ended or takes no more."""
+        if self.channel is None:
+            return
+        if isinstance(stdin, bytes):
+            for start in range(0, len(stdin), _BLOCK):
+                await self._write(self.channel, stdin[start : start + _BLOCK])
+        else:
+            async for block in stdin:
+                await self._write(self.channel, block)
+                if self.done.done():
+                    return
+        if not self.channel.is_closing():
+            self.channel.write_eof()
+
+    async def _write(self, channel: asyncssh.SSHClientChannel[bytes], block: bytes) -> None:
+        if self.done.done() or channel.is_closing():
+            return
+        channel.write(block)
+        if self._resumed is not None:
+            await asyncio.wait((self._resumed, self.done), return_when=asyncio.FIRST_COMPLETED)
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)

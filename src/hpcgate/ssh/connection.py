@@ -1,0 +1,476 @@
+"""One user's SSH connection to a login node: opening it, its channels, and closing it."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncssh
+import structlog
+from asyncssh.public_key import SSHLocalKeyPair
+
+from hpcgate.config import SshSettings
+from hpcgate.credentials.base import Credential
+from hpcgate.errors import ConnectionLost, GatewayError, HostKeyRefused, LoginNodeError
+from hpcgate.ssh.channels import Channels, Slot
+from hpcgate.ssh.command import Command
+from hpcgate.ssh.errors import connect_error, reason
+from hpcgate.ssh.host_keys import HostKeys, Trusted
+
+log = structlog.stdlib.get_logger(__name__)
+
+CIPHERS: Final = (
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+    "chacha20-poly1305@openssh.com",
+    "aes128-ctr",
+    "aes192-ctr",
+    "aes256-ctr",
+)
+"""In this order: with AES instructions in the CPU, AES-GCM costs half of what ChaCha20 does."""
+
+_LOST_KEEP_ALIVES = 3
+_DROPPED_ATTEMPTS = 4
+_DROPPED_PAUSE = 0.2
+_TERM_PATIENCE = 0.4
+_KILL_PATIENCE = 0.3
+_REFUSED_PAUSES = (0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds between attempts to open a channel while none is open: sshd frees one a moment after it has closed."""
+_ROOM_PAUSES = (0.02, 0.05, 0.1)
+_REFUSED_PATIENCE = 1.0
+"""Seconds after which a refused channel is tried again although no other one has closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to connect to.
+
+    Attributes:
+        system: The name of the system.
+        settings: Its SSH settings.
+        host_keys: What the login node may show.
+        proxy_host_keys: What the jump host may show.
+    """
+
+    system: str
+    settings: SshSettings
+    host_keys: HostKeys
+    proxy_host_keys: HostKeys
+
+
+class _KeyPair(SSHLocalKeyPair):
+    """A key pair of which exactly one form is offered.
+
+    asyncssh offers an RSA certificate under its old algorithm name first and under the right one next. With
+    ``MaxAuthTries 1`` there is no next.
+    """
+
+    def set_sig_algorithm(self, sig_algorithm: bytes) -> None:
+        super().set_sig_algorithm(sig_algorithm)
+        if self.has_cert and self.algorithm.startswith(b"ssh-rsa-cert-") and self.sig_algorithm != b"ssh-rsa":
+            self.algorithm = self.sig_algorithm + b"-cert-v01@openssh.com"
+
+
+class _Client(asyncssh.SSHClient):
+    """asyncssh's callbacks of one connection."""
+
+    def __init__(self, policy: HostKeys, trusted: Trusted, host: str, port: int, on_auth: Callable[[], None]) -> None:
+        self.seen: asyncssh.SSHKey | None = None
+        self.authenticating = False
+        self.on_lost: Callable[[], None] | None = None
+        self._policy = policy
+        self._trusted = trusted
+        self._host = host
+        self._port = port
+        self._on_auth = on_auth
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        self.seen = key
+        return self._policy.accept(self._host, self._port, key)
+
+    def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        self.seen = key
+        return False
+
+    def begin_auth(self, username: str) -> None:
+        self.authenticating = True
+        self._on_auth()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def refusal(self) -> HostKeyRefused:
+        return self._policy.refusal(self._host, self._port, self.seen, self._trusted)
+
+
+class Connection:
+    """An open connection, logged in.
+
+    Attributes:
+        username: Who is logged in.
+        system: The name of the system.
+        settings: Its SSH settings.
+        expires_at: When the credential ends that logged in, Unix seconds, or None.
+        channels: How many channels are open, and who waits for one.
+    """
+
+    def __init__(
+        self, target: Target, username: str, credential: Credential, ssh: asyncssh.SSHClientConnection, client: _Client
+    ) -> None:
+        self.username = username
+        self.system = target.system
+        self.settings = target.settings
+        self.expires_at = credential.expires_at
+        self.channels = Channels(target.settings.max_sessions, self._make_room)
+        self.on_lost: Callable[[], None] | None = None
+        self.make_room: Callable[[], None] | None = None
+        self._ssh = ssh
+        self._alive = True
+        self._tasks: set[asyncio.Task[Any]] = set()
+        client.on_lost = self._lost
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.username} at {self.system} alive={self._alive} {self.channels!r}>"
+
+    @classmethod
+    async def open(cls, target: Target, username: str, credential: Credential) -> "Connection":
+        """Connect and log in, through the jump host if there is one.
+
+        Raises:
+            LoginNodeUnreachable: No connection, or none in time.
+            CredentialRefused: The login node or the jump host did not accept the credential.
+            HostKeyRefused: One of them showed a host key that is not trusted; the credential was not used.
+        """
+        settings = target.settings
+        proxy: asyncssh.SSHClientConnection | None = None
+        if settings.proxy_host is not None:
+            proxy, _ = await _connect(
+                target,
+                target.proxy_host_keys,
+                settings.proxy_host,
+                settings.proxy_port or 22,
+                username,
+                credential,
+                None,
+            )
+        try:
+            ssh, client = await _connect(
+                target, target.host_keys, settings.host, settings.port, username, credential, proxy
+            )
+        except BaseException:
+            if proxy is not None:
+                proxy.abort()
+            raise
+        if proxy is not None:
+            ssh.set_tunnel(proxy)
+        connection = cls(target, username, credential, ssh, client)
+        if ssh.is_closed():
+            connection._lost()
+        return connection
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection still stands, as far as is known."""
+        return self._alive
+
+    @property
+    def ssh(self) -> asyncssh.SSHClientConnection:
+        """The connection as asyncssh has it."""
+        return self._ssh
+
+    def lost(self) -> ConnectionLost:
+        """Return the error for what was under way when the connection ended."""
+        return ConnectionLost(f"The SSH connection to {self.system} was lost")
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Run a coroutine in a task that this connection owns and ends."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    async def start(self, slot: Slot, line: bytes, limit: int) -> Command:
+        """Start a command in a channel's place got from `channels.acquire` and return it.
+
+        Raises:
+            ConnectionLost: The connection has ended.
+            LoginNodeError: The login node refuses to run commands.
+        """
+        command = Command(slot, limit)
+        await self.open_channel(slot, command, command=line)
+        return command
+
+    async def open_channel(
+        self, slot: Slot, session: Any, *, command: bytes | None = None, subsystem: str | None = None
+    ) -> asyncssh.SSHClientChannel[bytes]:
+        """Open a channel in `slot`. If the caller is cancelled meanwhile, what was started is ended again."""
+        task = self.spawn(self._open(slot, session, command, subsystem))
+        try:
+            channel: asyncssh.SSHClientChannel[bytes] = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda task: self._discard(task, session))
+            raise
+        return channel
+
+    async def has_room(self) -> bool:
+        """Say whether the login node allows one channel more than are open now, by opening one."""
+        for pause in _ROOM_PAUSES:
+            if self.channels.limit is not None:
+                return self.channels.limit > self.channels.open
+            slot = await self.channels.acquire()
+            probe = Command(slot, 1024)
+            try:
+                await self._create(slot, probe, b"exec /bin/sh -c :", None)
+            except _Refused:
+                if self.channels.open > 1:
+                    slot.refused()
+                    return True
+                slot.release()
+                await asyncio.sleep(pause)
+                continue
+            await probe.done
+            return True
+        self.channels.learn(1)
+        return False
+
+    async def end(self, command: Command) -> None:
+        """End a command on the login node: TERM, then KILL, then KILL from another channel. Not to be interrupted.
+
+        A command without a terminal outlives its channel (sshd only closes its pipes), so it is signalled: RFC 4254,
+        section 6.9, which OpenSSH passes on to the whole process group. It does not where a forced command runs or
+        once the leader of the group is gone.
+        """
+        if command.closed or command.channel is None:
+            return
+        task = self.spawn(self._end(command))
+        await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """End the commands that are still under way and close the connection."""
+        tasks = [task for task in self._tasks if not task.done()]
+        if self._alive and tasks:
+            await asyncio.wait(tasks, timeout=2 * (_TERM_PATIENCE + _KILL_PATIENCE))
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._ssh.close()
+        try:
+            async with asyncio.timeout(self.settings.timeout.connection):
+                await self._ssh.wait_closed()
+        except TimeoutError:
+            self._ssh.abort()
+        self._lost()
+
+    async def _open(
+        self, slot: Slot, session: Any, command: bytes | None, subsystem: str | None
+    ) -> asyncssh.SSHClientChannel[bytes]:
+        pauses = iter(_REFUSED_PAUSES)
+        while True:
+            try:
+                return await self._create(slot, session, command, subsystem)
+            except _Refused as refusal:
+                pause = next(pauses, None) if self.channels.open == 0 else _REFUSED_PATIENCE
+                if pause is None:
+                    slot.release()
+                    raise LoginNodeError(f"The login node of {self.system} refuses to open a session") from refusal
+                await self.channels.again(slot, pause)
+
+    async def _create(
+        self, slot: Slot, session: Any, command: bytes | None, subsystem: str | None
+    ) -> asyncssh.SSHClientChannel[bytes]:
+        try:
+            channel, _ = await self._ssh.create_session(
+                lambda: session,
+                command=command,  # type: ignore[arg-type]  # bytes go out as they are
+                subsystem=subsystem,
+                encoding=None,
+            )
+        except asyncssh.ChannelOpenError as error:
+            if not self._alive or self._ssh.is_closed():
+                slot.release()
+                raise self.lost() from error
+            if error.code in (asyncssh.OPEN_CONNECT_FAILED, asyncssh.OPEN_RESOURCE_SHORTAGE):
+                raise _Refused from error
+            slot.release()
+            raise ChannelRefused(f"The login node of {self.system} refused: {reason(error)}") from error
+        except (asyncssh.Error, OSError) as error:
+            slot.release()
+            raise self.lost() from error
+        except BaseException:
+            slot.release()
+            raise
+        return channel
+
+    async def _end(self, command: Command) -> None:
+        channel = command.channel
+        if channel is None:
+            return
+        for name, patience in (("TERM", _TERM_PATIENCE), ("KILL", _KILL_PATIENCE)):
+            if command.closed:
+                return
+            if not channel.is_closing():
+                channel.send_signal(name)
+            if await _closes(channel, patience):
+                return
+        channel.close()
+        if command.pid is not None and self._alive:
+            await self._kill_group(command.pid)
+
+    async def _kill_group(self, pid: int) -> None:
+        """Kill what is left of a process group, which sshd does not do once its leader is gone."""
+        slot = Slot(self.channels)
+        self.channels.opening += 1
+        killer = Command(slot, 1024)
+        line = f"exec /bin/sh -c 'kill -s KILL -- -{pid} {pid}'".encode()
+        try:
+            async with asyncio.timeout(_KILL_PATIENCE * 2):
+                channel = await self._open(slot, killer, line, None)
+                await killer.done
+                channel.close()
+        except (TimeoutError, GatewayError) as error:
+            log.warning("ssh.kill_failed", system=self.system, user=self.username, pid=pid, error=str(error))
+            if killer.channel is not None:
+                killer.channel.close()
+
+    def _discard(self, task: "asyncio.Task[Any]", session: Any) -> None:
+        if task.cancelled() or task.exception() is not None:
+            return
+        if isinstance(session, Command):
+            self.spawn(self._end(session))
+        else:
+            task.result().close()
+
+    def _reap(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    def _make_room(self) -> None:
+        if self.make_room is not None:
+            self.make_room()
+
+    def _lost(self) -> None:
+        if not self._alive:
+            return
+        self._alive = False
+        self.channels.lose(self.lost())
+        if self.on_lost is not None:
+            self.on_lost()
+
+
+class _Refused(Exception):
+    """The login node did not open a channel."""
+
+
+class ChannelRefused(LoginNodeError):
+    """The login node opened a channel but refused what was asked of it: the command or the subsystem."""
+
+
+async def _closes(channel: asyncssh.SSHClientChannel[bytes], patience: float) -> bool:
+    try:
+        async with asyncio.timeout(patience):
+            await channel.wait_closed()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _connect(
+    target: Target,
+    policy: HostKeys,
+    host: str,
+    port: int,
+    username: str,
+    credential: Credential,
+    proxy: asyncssh.SSHClientConnection | None,
+) -> tuple[asyncssh.SSHClientConnection, _Client]:
+    """Connect to one machine and log in; again if it drops the connection before anything was sent of the credential.
+
+    sshd drops connections at random while more than ``MaxStartups`` log in, everybody's counted.
+    """
+    attempt = 1
+    while True:
+        try:
+            return await _attempt(target, policy, host, port, username, credential, proxy)
+        except _Dropped as dropped:
+            if attempt == _DROPPED_ATTEMPTS:
+                raise connect_error(dropped.error, target.system, policy.role, username) from dropped.error
+            await asyncio.sleep(_DROPPED_PAUSE * attempt)
+            attempt += 1
+
+
+class _Dropped(Exception):
+    """sshd closed the connection before the login began."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+async def _attempt(
+    target: Target,
+    policy: HostKeys,
+    host: str,
+    port: int,
+    username: str,
+    credential: Credential,
+    proxy: asyncssh.SSHClientConnection | None,
+) -> tuple[asyncssh.SSHClientConnection, _Client]:
+    timeouts = target.settings.timeout
+    loop = asyncio.get_running_loop()
+    deadline = asyncio.timeout(timeouts.connection)
+
+    def login_begins() -> None:
+        if not deadline.expired():
+            deadline.reschedule(loop.time() + timeouts.login)
+
+    client: _Client | None = None
+    try:
+        async with deadline:
+            if policy.known_hosts is None:
+                trusted = policy.trusted(host, port)
+            else:
+                trusted = await asyncio.to_thread(policy.trusted, host, port)
+            client = _Client(policy, trusted, host, port, login_begins)
+            made = client
+            ssh = await asyncssh.connect(
+                host,
+                port,
+                tunnel=proxy or (),
+                config=None,
+                client_factory=lambda: made,
+                client_version="hpcgate",
+                username=username,
+                client_keys=[_KeyPair(credential.private_key, None, credential.certificate, None)],
+                agent_path=None,
+                agent_forwarding=False,
+                pkcs11_provider=None,
+                preferred_auth=["publickey"],
+                gss_host=None,
+                known_hosts=lambda *_: (list(trusted.keys), list(trusted.authorities), list(trusted.revoked)),
+                server_host_key_algs=trusted.algorithms,
+                x509_trusted_certs=None,
+                x509_trusted_cert_paths=[],
+                encryption_algs=CIPHERS,
+                compression_algs=None,
+                connect_timeout=None,
+                login_timeout=0,
+                keepalive_interval=timeouts.keep_alive,
+                keepalive_count_max=_LOST_KEEP_ALIVES,
+                request_pty=False,
+            )
+    except asyncssh.HostKeyNotVerifiable as error:
+        raise (
+            client.refusal() if client is not None else connect_error(error, target.system, policy.role, username)
+        ) from error
+    except asyncssh.ConnectionLost as error:
+        if client is not None and not client.authenticating:
+            raise _Dropped(error) from error
+        raise connect_error(error, target.system, policy.role, username) from error
+    except (ConnectionResetError, BrokenPipeError) as error:
+        raise _Dropped(error) from error
+    except (asyncssh.Error, OSError, ValueError) as error:
+        raise connect_error(error, target.system, policy.role, username) from error
+    return ssh, client

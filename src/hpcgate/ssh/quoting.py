@@ -1,0 +1,74 @@
+"""The one place that turns an argument list into a line for the user's login shell.
+
+sshd hands the line to the login shell with ``-c``, and that may be bash, dash, ksh, zsh, csh, tcsh or fish. They agree
+on little more than single quotes around plain text: csh ends at a newline and expands ``!`` even inside quotes, fish
+takes a backslash inside them as an escape. So the login shell only ever sees ``exec /bin/sh -c '...'`` with text from
+which all that is gone, and `/bin/sh` (POSIX) does the rest; where an argument holds such a byte, the whole script is
+written in octal and decoded by sh's own printf.
+
+The script first says its process id on both outputs, see `opening`: what the user's start-up files print is thereby
+told apart from what the command prints, and a process group can be ended even where sshd refuses to signal it.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from hpcgate.errors import BadRequest
+
+LOCALE = "C.UTF-8"
+MAX_LINE = 120 * 1024
+"""Bytes that a line may have: Linux allows one argument 128 KiB (execve(2), MAX_ARG_STRLEN)."""
+
+_MARK = re.compile(rb":hpcgate:(\d+):\n")
+_ANNOUNCE = "echo :hpcgate:$$:;echo :hpcgate:$$:>&2;"
+_SAFE_IN_ALL_SHELLS = re.compile(r"[ -~]*")
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _./=:,@%+-")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def shell_line(argv: Sequence[str | bytes], env: Mapping[str, str] | None = None) -> bytes:
+    """Return the line that makes any login shell run `argv` with ``LC_ALL=C.UTF-8`` and `env` on top.
+
+    Raises:
+        BadRequest: An argument holds a NUL byte, no argument at all, a name in `env` is none, or all is too long.
+    """
+    if not argv:
+        raise BadRequest("No command given")
+    settings = [("LC_ALL", LOCALE), *(env or {}).items()]
+    for name, _ in settings:
+        if not _NAME.fullmatch(name):
+            raise BadRequest(f"Not the name of an environment variable: {name!r}")
+    exports = " ".join(f"{name}={shlex.quote(_text(value))}" for name, value in settings)
+    words = " ".join(shlex.quote(_text(argument)) for argument in argv)
+    script = f"{_ANNOUNCE}export {exports};exec {words}"
+    if not _SAFE_IN_ALL_SHELLS.fullmatch(script) or "!" in script or "\\" in script:
+        script = f'eval "$(printf %b "{_octal(script.encode("utf-8", "surrogateescape"))}")"'
+    line = f"exec /bin/sh -c {shlex.quote(script)}".encode()
+    if len(line) > MAX_LINE:
+        raise BadRequest(f"The arguments of {_text(argv[0])!r} are too long: {len(line)} bytes")
+    return line
+
+
+def opening(output: bytes | bytearray) -> tuple[int, int] | None:
+    """Find where the output of a command made by `shell_line` begins.
+
+    Returns the offset of its first byte and its process id, or None if the mark is not there (yet).
+    """
+    mark = _MARK.search(output)
+    return None if mark is None else (mark.end(), int(mark.group(1)))
+
+
+def _text(argument: str | bytes) -> str:
+    """Return an argument as text in which bytes that are no UTF-8 are lone surrogates (PEP 383)."""
+    try:
+        encoded = argument if isinstance(argument, bytes) else argument.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise BadRequest("An argument holds characters that have no UTF-8 form") from None
+    if b"\0" in encoded:
+        raise BadRequest("An argument holds a NUL byte")
+    return encoded.decode("utf-8", "surrogateescape")
+
+
+def _octal(script: bytes) -> str:
+    return "".join(chr(byte) if byte in _PLAIN else f"\\0{byte:03o}" for byte in script)

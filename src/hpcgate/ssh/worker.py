@@ -1,0 +1,126 @@
+"""A long-lived process on the login node that answers requests one after the other."""
+
+import asyncio
+from collections import deque
+
+import asyncssh
+
+from hpcgate.errors import ConnectionLost, GatewayError, NotSupported, TooLarge
+from hpcgate.ssh.channels import Slot
+from hpcgate.ssh.command import Output
+
+_END = b"\0"
+
+
+class Worker(asyncssh.SSHClientSession[bytes]):
+    """The process, as asyncssh's callbacks see it. Requests and answers end with a NUL byte each.
+
+    Args:
+        slot: The channel's place.
+        name: The program, for messages.
+        limit: The most bytes of one answer.
+    """
+
+    def __init__(self, slot: Slot, name: str, limit: int) -> None:
+        self.leaving = False
+        self.closed = False
+        self.channel: asyncssh.SSHClientChannel[bytes] | None = None
+        self._slot = slot
+        self._name = name
+        self._limit = limit
+        self._noise: Output | None = Output(limit)
+        self._buffer = bytearray()
+        self._searched = 0
+        self._answered = 0
+        self._pending: deque[asyncio.Future[bytes]] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return not self._pending
+
+    async def ask(self, request: bytes) -> bytes:
+        """Send a request and return its answer, both without the NUL byte.
+
+        Raises:
+            NotSupported: The process ended without answering anything.
+            ConnectionLost: It ended, or the connection did.
+            TooLarge: The answer went over the limit.
+        """
+        if self.channel is None or self.closed or self.channel.is_closing():
+            raise self._gone()
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._pending.append(answer)
+        self.channel.write(request + _END)
+        return await answer
+
+    def leave(self) -> None:
+        """End the process as soon as nothing is under way any more."""
+        self.leaving = True
+        if self.idle and self.channel is not None and not self.channel.is_closing():
+            self.channel.write_eof()
+            self.channel.close()
+
+    def abandon(self) -> None:
+        """Kill the process, whatever is under way."""
+        self.leaving = True
+        self._fail(self._gone())
+        if self.channel is not None and not self.channel.is_closing():
+            self.channel.kill()
+            self.channel.close()
+
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        """The login node opened the channel."""
+        self.channel = chan
+        self._slot.opened()
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        """Take what the process writes; its standard error is of no use."""
+        if datatype is not None or self.channel is None or self.channel.is_closing():
+            return
+        if self._noise is not None:
+            self._noise.feed(data)
+            if not self._noise.started:
+                return
+            data = bytes(self._noise.content)
+            self._noise = None
+        self._buffer += data
+        while (end := self._buffer.find(_END, self._searched)) >= 0:
+            self._answer(bytes(self._buffer[:end]))
+            del self._buffer[: end + 1]
+            self._searched = 0
+        self._searched = len(self._buffer)
+        if self._searched > self._limit:
+            self._fail(TooLarge(f"{self._name}: the answer is over {self._limit} bytes"))
+            self.leaving = True
+            self.channel.close()
+        elif self.leaving:
+            self.leave()
+
+    def eof_received(self) -> bool:
+        """A process that writes no more is of no use."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The process has ended, or the connection."""
+        self.closed = True
+        self._slot.release()
+        self._fail(self._gone())
+
+    def _answer(self, answer: bytes) -> None:
+        self._answered += 1
+        if self._pending:
+            waiter = self._pending.popleft()
+            if not waiter.done():
+                waiter.set_result(answer)
+
+    def _fail(self, error: GatewayError) -> None:
+        pending, self._pending = self._pending, deque()
+        for waiter in pending:
+            if not waiter.done():
+                waiter.set_exception(type(error)(error.message))
+
+    def _gone(self) -> GatewayError:
+        if self._answered == 0 and self.channel is not None and self.channel.get_exit_status() is not None:
+            return NotSupported(f"{self._name} cannot be run on the login node")
+        return ConnectionLost(f"{self._name} on the login node has ended")

@@ -1,0 +1,82 @@
+"""Real sshds and users, without the rest of the demo cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from hpcgate.auth import Principal
+from hpcgate.config import SshSettings
+from hpcgate.credentials.base import Credential, CredentialSource
+from hpcgate.demo.cluster import _parent_directory
+from hpcgate.demo.keys import Key
+from hpcgate.demo.ports import Ports
+from hpcgate.demo.processes import Keeper
+from hpcgate.demo.sshd import Sshd, SshdFactory, SshdOptions
+from hpcgate.demo.users import User, make_users
+
+
+class Keys(CredentialSource):
+    """Gives every user one key, counting how often it was asked."""
+
+    def __init__(self, users: tuple[User, ...]) -> None:
+        self.asked: list[str] = []
+        self.credentials = {
+            user.name: Credential(asyncssh.import_private_key(user.private_key.read_text())) for user in users
+        }
+
+    async def credential(self, principal: Principal) -> Credential:
+        self.asked.append(principal.username)
+        return self.credentials[principal.username]
+
+
+class LoginNodes:
+    """Starts sshds as a test wants them."""
+
+    def __init__(self, users: tuple[User, ...], authority: Key, factory: SshdFactory, directory: Path) -> None:
+        self.users = users
+        self.authority = authority
+        self.directory = directory
+        self._factory = factory
+        self.alice = users[0]
+        self.bob = users[-1]
+
+    def start(self, *, host_key: Key | None = None, port: int | None = None, **options: Any) -> Sshd:
+        return self._factory.start(replace(SshdOptions(), **options), {}, host_key, port)
+
+    def keys(self) -> Keys:
+        return Keys(self.users)
+
+
+def settings(sshd: Sshd, **changes: Any) -> SshSettings:
+    """Return SSH settings for an sshd, its host key pinned."""
+    values = {"host": sshd.host, "port": sshd.port, "host_keys": (sshd.host_public_key,), **changes}
+    return SshSettings(**values)
+
+
+def principal(user: User | str) -> Principal:
+    return Principal(user if isinstance(user, str) else user.name, "token")
+
+
+@contextmanager
+def login_nodes() -> Iterator[LoginNodes]:
+    keeper = Keeper(_parent_directory())
+    ports = Ports()
+    try:
+        directory = keeper.directory
+        for name, mode in (("homes", 0o755), ("keys", 0o700), ("ssh", 0o755)):
+            (directory / name).mkdir()
+            (directory / name).chmod(mode)
+        authority = Key.make("user-ca")
+        users = tuple(make_users(keeper, directory / "homes", directory / "keys", authority, ("alice", "bob")))
+        factory = SshdFactory(keeper, directory / "ssh", ports.take, users, authority)
+        yield LoginNodes(users, authority, factory, directory)
+    finally:
+        problems = keeper.stop()
+        ports.close()
+    assert not problems
