@@ -43,7 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     schemas.install(
         app,
         token_url=settings.auth.authentication.token_url,
-        scopes=settings.auth.authentication.scopes or {},
+        scopes=dict(settings.auth.authentication.scopes or {}),
         models=[op.Parameters for op in filesystem.registered() if op.method in ("POST", "PUT")],
     )
     # The last one added is the outermost.

@@ -27,7 +27,8 @@ ConfigOption = Annotated[
 
 
 def _load(config: Path | None) -> Settings:
-    from hpcgate.config.loading import ConfigError, load
+    from hpcgate.config.loading import load
+    from hpcgate.config.mistakes import ConfigError
 
     try:
         return load(config)
