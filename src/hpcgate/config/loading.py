@@ -34,6 +34,7 @@ _WANTED = {
     "model_attributes_type": "must be a mapping",
     "model_type": "must be a mapping",
     "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
     "tuple_type": "must be a list",
 }
 
@@ -162,7 +163,7 @@ def _unknown(location: Location, data: Any) -> str:
     accepted = model.accepted_names()
     if name in accepted:
         return f"is given twice, also as {next(other for other in accepted if accepted[other] == accepted[name])}"
-    near = difflib.get_close_matches(name, accepted, 1)
+    near = difflib.get_close_matches(name, accepted, 1, 0.5)
     if near:
         return f"unknown key {name!r}; did you mean {near[0]!r}?"
     return f"unknown key {name!r}; known here are {', '.join(dict.fromkeys(accepted.values()))}"

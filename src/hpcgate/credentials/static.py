@@ -28,7 +28,7 @@ class StaticKeysSettings(PluginSettings):
     """Keys of users, by name."""
 
     type: Literal["SSHStaticKeys"] = Field(description="SSHStaticKeys: a fixed key for each user.")
-    keys: dict[str, UserKey] = Field(description="The users' keys, by user name.")
+    keys: dict[str, UserKey] = Field(min_length=1, description="The users' keys, by user name.")
 
 
 class StaticKeys(CredentialSource):

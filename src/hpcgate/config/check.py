@@ -1,0 +1,49 @@
+"""Check a configuration without opening anything: the mistakes, or what an operator should know."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpcgate.config.loading import load
+from hpcgate.config.mistakes import ConfigError
+from hpcgate.config.models import Cluster, Settings
+
+LONGEST_PRESIGNED = 604800
+"""Seconds: the most that AWS Signature Version 4 allows in X-Amz-Expires."""
+
+
+def report(path: Path | None = None) -> tuple[list[str], int]:
+    """Return lines to print, and the exit status: 1 and a line a mistake, or 0, ``ok: N systems`` and warnings."""
+    try:
+        settings = load(path)
+    except ConfigError as error:
+        return [str(mistake) for mistake in error.mistakes], 1
+    count = len(settings.clusters)
+    lines = [f"ok: {count} system{'' if count == 1 else 's'}"]
+    return lines + [f"warning: {warning}" for warning in warnings(settings)], 0
+
+
+def warnings(settings: Settings) -> Iterator[str]:
+    """Yield what is allowed, but probably not meant."""
+    if not settings.clusters:
+        yield "clusters: there is no system"
+    if not settings.auth.authentication.public_certs:
+        yield "auth.authentication.public_certs: there are no keys, so no token will be accepted"
+    for cluster in settings.clusters:
+        for warning in _of_cluster(cluster):
+            yield f"system {cluster.name}: {warning}"
+
+
+def _of_cluster(cluster: Cluster) -> Iterator[str]:
+    ssh = cluster.ssh
+    if ssh.known_hosts is None:
+        if not ssh.host_keys:
+            yield "ssh: no host_keys and no known_hosts; the first key seen will be trusted while the process lives"
+        if ssh.proxy_host is not None and not ssh.proxy_host_keys:
+            yield "ssh: no proxy_host_keys and no known_hosts; the jump host's first key seen will be trusted"
+    if cluster.probing.services and cluster.service_account is None:
+        yield "probing: there is no service_account, so nothing can be probed"
+    if cluster.data_operation.data_transfer and not any(system.default_work_dir for system in cluster.file_systems):
+        yield "file_systems: none has default_work_dir, so transfers have nowhere to run"
+    for transfer in cluster.data_operation.data_transfer:
+        if getattr(transfer, "ttl", 0) > LONGEST_PRESIGNED:
+            yield f"data_operation.data_transfer.ttl: most stores refuse URLs valid longer than {LONGEST_PRESIGNED} s"

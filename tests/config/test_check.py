@@ -1,0 +1,65 @@
+from typing import Any
+
+from hpcgate.config.check import report
+
+from .conftest import Writer
+from .test_mistakes import ED25519, S3
+
+
+def _report(config: Writer, document: Any) -> tuple[list[str], int]:
+    config.load(document)
+    return report(config.path)
+
+
+def test_mistakes_are_lines_and_the_status_is_1(config: Writer) -> None:
+    document = config.base()
+    document["clusters"][0]["ssh"] |= {"port": 0, "max_client": 1}
+    config.mistakes(document)
+    lines, status = report(config.path)
+    assert status == 1
+    assert lines == [
+        f"{config.path}: clusters[0].ssh.port: must be greater than or equal to 1 (system alps)",
+        f"{config.path}: clusters[0].ssh.max_client: unknown key 'max_client'; did you mean 'max_clients'?"
+        " (system alps)",
+    ]
+
+
+def test_nothing_to_say(config: Writer) -> None:
+    document = config.base()
+    document["clusters"][0]["ssh"]["host_keys"] = [ED25519]
+    assert _report(config, document) == (["ok: 1 system"], 0)
+
+
+def test_warnings_leave_the_status_0(config: Writer) -> None:
+    document = config.base()
+    document["auth"]["authentication"]["public_certs"] = []
+    cluster = document["clusters"][0]
+    cluster["ssh"]["proxy_host"] = "jump"
+    del cluster["service_account"]
+    cluster["probing"] = {"services": {"ssh": {}}}
+    cluster["data_operation"] = {"data_transfer": S3 | {"ttl": 10**6}}
+    document["clusters"].append(
+        {
+            "name": "eiger",
+            "ssh": {"host": "e", "known_hosts": "/dev/null"},
+            "scheduler": {"type": "pbs", "version": "23.06.06"},
+        }
+    )
+    lines, status = _report(config, document)
+    assert status == 0
+    assert lines == [
+        "ok: 2 systems",
+        "warning: auth.authentication.public_certs: there are no keys, so no token will be accepted",
+        "warning: system alps: ssh: no host_keys and no known_hosts; the first key seen will be trusted while the "
+        "process lives",
+        "warning: system alps: ssh: no proxy_host_keys and no known_hosts; the jump host's first key seen will be "
+        "trusted",
+        "warning: system alps: probing: there is no service_account, so nothing can be probed",
+        "warning: system alps: file_systems: none has default_work_dir, so transfers have nowhere to run",
+        "warning: system alps: data_operation.data_transfer.ttl: most stores refuse URLs valid longer than 604800 s",
+    ]
+
+
+def test_no_systems(config: Writer) -> None:
+    lines, status = _report(config, config.base() | {"clusters": []})
+    assert (lines, status) == (["ok: 0 systems", "warning: clusters: there is no system"], 0)
