@@ -27,7 +27,7 @@ class UserKey(Model):
 class StaticKeysSettings(PluginSettings):
     """Keys of users, by name."""
 
-    type: Literal["SSHStaticKeys"] = Field(description="SSHStaticKeys: a fixed key for each user.")
+    type: Literal["SSHStaticKeys"] = Field("SSHStaticKeys", description="SSHStaticKeys: a fixed key for each user.")
     keys: dict[str, UserKey] = Field(min_length=1, description="The users' keys, by user name.")
 
 
@@ -69,7 +69,7 @@ class StaticKeys(CredentialSource):
 
 
 def _read(name: str, key: UserKey) -> Credential:
-    passphrase = key.passphrase.get_secret_value() if key.passphrase is not None else None
+    passphrase = key.passphrase.get_secret_value() or None if key.passphrase is not None else None
     try:
         private_key = asyncssh.import_private_key(_lines(key.private_key.get_secret_value()), passphrase)
     except asyncssh.KeyEncryptionError:

@@ -310,8 +310,7 @@ class Connection:
         for name, patience in (("TERM", _TERM_PATIENCE), ("KILL", _KILL_PATIENCE)):
             if command.closed:
                 return
-            if not channel.is_closing():
-                channel.send_signal(name)
+            channel.send_signal(name)
             if await _closes(channel, patience):
                 return
         channel.close()
