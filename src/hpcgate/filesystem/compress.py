@@ -14,7 +14,8 @@ from hpcgate.ssh.words import failure, quote_if_needed
 
 # The archive grows under a hidden name beside the target and takes the target's only when it is whole. Names reach tar
 # by --verbatim-files-from, as on its command line it takes a backslash for an escape. Neither the archive nor the old
-# one in its place becomes a member. tar's status 1 says that a file changed while it was read: no failure.
+# one in its place becomes a member. tar's status 1 says that a file changed while it was read: no failure. The work is
+# done in the background because a shell that waits for a command in the foreground takes no notice of a signal.
 _SCRIPT = """\
 source=$1 parent=$2 name=$3 target=$4 new=$5 how=$6 follow=$7 pattern=$8 old=$9
 if [ -L "$target" ]; then
@@ -26,22 +27,21 @@ if [ -e "$target" ] && [ ! -f "$target" ]; then echo "Not a regular file" >&2; e
 stat -- "$source" >/dev/null || exit 2
 temporary=${target%/*}/$new
 trap 'rm -f -- "$temporary"' EXIT
-trap 'exit 143' HUP INT TERM
+trap 'rm -f -- "$temporary"; kill -9 0' HUP INT TERM
 pack() {
   tar -c $how $follow --force-local -f "$temporary" --no-wildcards --no-anchored --exclude="$new" \
     --anchored --exclude="$old" --null --verbatim-files-from "$@" -T - || [ $? -eq 1 ]
 }
-if [ -n "$pattern" ]; then
-  if [ -d "$source" ]; then parent=$source; stat -- "$source/." >/dev/null || exit 2; fi
-  cd -- "$parent" || exit 2
+if [ -n "$pattern" ] && [ -d "$source" ]; then parent=$source; stat -- "$source/." >/dev/null || exit 2; fi
+cd -- "$parent" || exit 2
+work() {
+  if [ -z "$pattern" ]; then printf '%s\\0' "$name" | pack; return; fi
   links=; [ -z "$follow" ] || links=-L
   statuses=$({ { find $links . -type f -regex "$pattern" -print0; echo $? >&3; } |
     { pack --no-recursion >&2; echo $? >&3; }; } 3>&1)
-  case $statuses in *[1-9]*) exit 2 ;; esac
-else
-  cd -- "$parent" || exit 2
-  printf '%s\\0' "$name" | pack || exit 2
-fi
+  case $statuses in *[1-9]*) return 2 ;; esac
+}
+work & wait "$!" || exit 2
 if [ -e "$target" ]; then chmod --reference="$target" -- "$temporary" || exit 2; fi
 mv -fT -- "$temporary" "$target" || exit 2
 trap - EXIT

@@ -36,7 +36,8 @@ exec dd if="$1" bs=65536 iflag=fullblock,skip_bytes skip="$2" status=none
 """
 )
 # $1 target, $2 temporary name, $3 mode of a new file or nothing, $4 trailer, $5 its length. The trailer tells a whole
-# upload from one whose connection broke: both are an end of file here.
+# upload from one whose connection broke: both are an end of file here. A shell that waits for a command in the
+# foreground takes no notice of a signal, hence the background.
 _WRITE = """\
 t=$1
 if [ -L "$t" ]; then t=$(readlink -fn -- "$t" && printf x) || { cat -- "$1"; exit 1; }; t=${t%x}; fi
@@ -44,8 +45,9 @@ if [ -d "$t" ]; then echo "Is a directory" >&2; exit 1; fi
 if [ -e "$t" ] && [ ! -f "$t" ]; then echo "Not a regular file" >&2; exit 1; fi
 tmp=${t%/*}/$2
 trap 'rm -f -- "$tmp"' EXIT
-trap 'exit 143' HUP INT TERM
-dd of="$tmp" bs=65536 iflag=fullblock conv=excl status=none || exit 1
+trap 'rm -f -- "$tmp"; kill -9 0' HUP INT TERM
+exec 3<&0
+dd of="$tmp" bs=65536 iflag=fullblock conv=excl status=none <&3 & wait "$!" || exit 1
 n=$(($(stat -c %s -- "$tmp") - $5))
 [ "$n" -ge 0 ] && [ "$(tail -c "$5" -- "$tmp" | tr -d '\\0')" = "$4" ] || exit 97
 truncate -s "$n" -- "$tmp" || exit 1
@@ -112,7 +114,8 @@ def parse_listing(output: bytes, top: bytes) -> tuple[list[Entry], list[bytes]]:
     entries: list[Entry] = []
     unknown: list[bytes] = []
     prefix = b""
-    root = top if top.endswith(b"/") else top + b"/"
+    # ls writes the headings with one slash in place of several at the end of its argument.
+    root = top.rstrip(b"/") + b"/"
     for line in output.split(b"\n"):
         match = _ROW.fullmatch(line)
         if match:
@@ -131,7 +134,7 @@ def parse_listing(output: bytes, top: bytes) -> tuple[list[Entry], list[bytes]]:
             )
         elif heading := _HEADING.fullmatch(line):
             directory = unescape(heading[1])
-            prefix = b"" if directory == top else directory.removeprefix(root) + b"/"
+            prefix = b"" if directory.rstrip(b"/") + b"/" == root else directory.removeprefix(root) + b"/"
         elif nameless := _UNKNOWN_ROW.fullmatch(line):
             unknown.append(prefix + unescape(nameless[1]))
     return entries, unknown
@@ -157,7 +160,8 @@ class CommandFiles:
         options = "".join(letter for letter, wanted in (("A", hidden), ("R", recursive), ("L", follow)) if wanted)
         argv: list[str | bytes] = [*_LS, *([f"-{options}"] if options else []), "--", path]
         done = await self._session.run(argv, limit=limit)
-        if done.exit_status not in (0, 1) or (done.exit_status == 1 and not done.stdout):
+        # It also fails for a file below that it could not reach, having told of all others.
+        if done.exit_status not in (0, 1, 2) or (not done.ok and not done.stdout):
             raise told(done.stderr, "ls")
         entries, unknown = parse_listing(done.stdout, path)
         if unknown:

@@ -11,9 +11,9 @@ import errno
 import re
 import stat
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 import asyncssh
 from asyncssh.sftp import SFTPName
@@ -28,6 +28,7 @@ from hpcgate.ssh.words import failure, not_regular, quote
 if TYPE_CHECKING:
     from hpcgate.ssh.session import Session
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 WINDOW = 16
@@ -94,7 +95,7 @@ class SftpFiles:
     async def entry(self, path: bytes) -> Entry:
         """Return one file, by LSTAT."""
         try:
-            entry = await self._patiently(self._entry(path))
+            entry = await self._patiently(self._entry, path)
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             return await self._commands.entry(path)
@@ -118,7 +119,7 @@ class SftpFiles:
     async def realpath(self, path: bytes) -> bytes:
         """Resolve links, by REALPATH."""
         try:
-            return await self._patiently(self._sftp.realpath(path))
+            return await self._patiently(self._sftp.realpath, path)
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             return await self._commands.realpath(path)
@@ -163,7 +164,7 @@ class SftpFiles:
                     size = await self._fill(file, content)
                     if (bits := mode if old_mode is None else old_mode) is not None:
                         attributes = asyncssh.SFTPAttrs(permissions=stat.S_IMODE(bits))
-                        await self._patiently(file.setstat(attributes))
+                        await self._patiently(file.setstat, attributes)
                 await self._move(temporary, target)
             except asyncssh.SFTPError as error:
                 self._connected(error, path)
@@ -176,7 +177,7 @@ class SftpFiles:
     async def rename(self, source: bytes, target: bytes) -> None:
         """Rename, by posix-rename@openssh.com."""
         try:
-            await self._patiently(self._sftp.posix_rename(source, target))
+            await self._patiently(self._sftp.posix_rename, source, target)
         except asyncssh.SFTPError as error:
             self._connected(error, source)
             await self._commands.rename(source, target)
@@ -184,7 +185,7 @@ class SftpFiles:
     async def mkdir(self, path: bytes, *, parents: bool = False) -> None:
         """Make a directory, by MKDIR; with `parents`, as a command unless the one above is there."""
         try:
-            await self._patiently(self._sftp.mkdir(path))
+            await self._patiently(self._sftp.mkdir, path)
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             await self._commands.mkdir(path, parents=parents)
@@ -192,7 +193,7 @@ class SftpFiles:
     async def symlink(self, target: bytes, link: bytes) -> None:
         """Make a symbolic link, by SYMLINK."""
         try:
-            await self._patiently(self._sftp.symlink(target, link))
+            await self._patiently(self._sftp.symlink, target, link)
         except asyncssh.SFTPError as error:
             self._connected(error, link)
             await self._commands.symlink(target, link)
@@ -200,7 +201,7 @@ class SftpFiles:
     async def chmod(self, path: bytes, mode: int) -> None:
         """Set permission bits, by SETSTAT."""
         try:
-            await self._patiently(self._sftp.setstat(path, asyncssh.SFTPAttrs(permissions=mode & 0o7777)))
+            await self._patiently(self._sftp.setstat, path, asyncssh.SFTPAttrs(permissions=mode & 0o7777))
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             await self._commands.chmod(path, mode)
@@ -209,7 +210,7 @@ class SftpFiles:
         """Remove a file by REMOVE, in one exchange; a directory by ``rm -r``."""
         refuse_root(path)
         try:
-            await self._patiently(self._sftp.remove(path))
+            await self._patiently(self._sftp.remove, path)
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             await self._commands.remove(path)
@@ -218,10 +219,10 @@ class SftpFiles:
     def _view(self) -> View:
         return self._session.node.view(self._session.username)
 
-    async def _patiently(self, answer: Awaitable[T]) -> T:
+    async def _patiently(self, ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             async with asyncio.timeout(self._timeout):
-                return await answer
+                return await ask(*args, **kwargs)
         except TimeoutError:
             # The server answers in order: behind this one nothing would be answered either.
             self._sftp.exit()
@@ -238,7 +239,7 @@ class SftpFiles:
     ) -> list[Entry] | None:
         counter = _Counter(limit)
         itself, content = await asyncio.gather(
-            self._patiently(self._entry(path, follow=follow)),
+            self._patiently(self._entry, path, follow=follow),
             self._directory(path, b"", hidden, follow, counter),
             return_exceptions=True,
         )
@@ -279,7 +280,7 @@ class SftpFiles:
         self, path: bytes, prefix: bytes, hidden: bool, follow: bool, counter: "_Counter"
     ) -> list[Entry]:
         entries: list[Entry] = []
-        await self._patiently(self._scan(path, prefix, hidden, counter, entries))
+        await self._patiently(self._scan, path, prefix, hidden, counter, entries)
         await self._complete(path, len(prefix), entries, follow)
         return entries
 
@@ -312,14 +313,14 @@ class SftpFiles:
 
     async def _followed(self, path: bytes) -> Entry | bytes:
         try:
-            return await self._patiently(self._entry(path, follow=True))
+            return await self._patiently(self._entry, path, follow=True)
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             return await self._readlink(path)
 
     async def _readlink(self, path: bytes) -> bytes:
         try:
-            return await self._patiently(self._sftp.readlink(path))
+            return await self._patiently(self._sftp.readlink, path)
         except asyncssh.SFTPError as error:
             # It has just been removed.
             self._connected(error, path)
@@ -347,7 +348,7 @@ class SftpFiles:
 
     async def _check_regular(self, path: bytes, tool: str) -> int:
         # First of all, and not pipelined with the opening: to open a FIFO blocks the whole server.
-        attributes = await self._patiently(self._sftp.stat(path))
+        attributes = await self._patiently(self._sftp.stat, path)
         mode = attributes.permissions or 0
         if stat.S_ISDIR(mode):
             # Opening one for reading works, it is the reading that fails; a command has the words for it.
@@ -361,7 +362,7 @@ class SftpFiles:
         # block_size=0: every read and write is one request, the window is ours.
         opening = asyncio.ensure_future(self._sftp.open(path, flags, encoding=None, block_size=0))
         try:
-            file = await self._patiently(asyncio.shield(opening))
+            file = await self._patiently(asyncio.shield, opening)
         except BaseException:
             await _discard(opening)
             raise
@@ -372,12 +373,12 @@ class SftpFiles:
                 async with asyncio.timeout(CLEANING):
                     await file.close()
             raise
-        await self._patiently(file.close())
+        await self._patiently(file.close)
 
     async def _read_block(self, file: asyncssh.SFTPClientFile, offset: int, size: int) -> bytes:
         parts: list[bytes] = []
         while size > 0:
-            part = cast(bytes, await self._patiently(file.read(min(size, self._block), offset)))
+            part = cast(bytes, await self._patiently(file.read, min(size, self._block), offset))
             if not part:
                 break
             parts.append(part)
@@ -413,15 +414,15 @@ class SftpFiles:
     async def _target(self, path: bytes) -> tuple[bytes, int | None]:
         """Return the file that a write replaces, links resolved, and its mode if it exists."""
         try:
-            attributes = await self._patiently(self._sftp.lstat(path))
+            attributes = await self._patiently(self._sftp.lstat, path)
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             return path, None
         target = path
         if stat.S_ISLNK(attributes.permissions or 0):
             try:
-                target = await self._patiently(self._sftp.realpath(path))
-                attributes = await self._patiently(self._sftp.stat(target))
+                target = await self._patiently(self._sftp.realpath, path)
+                attributes = await self._patiently(self._sftp.stat, target)
             except asyncssh.SFTPError as error:
                 self._connected(error, path)
                 return await self._commands.realpath(path), None
@@ -442,7 +443,7 @@ class SftpFiles:
                     while len(window) >= WINDOW:
                         await window[0]
                         window.popleft()
-                    window.append(asyncio.create_task(self._patiently(file.write(part, offset))))
+                    window.append(asyncio.create_task(self._patiently(file.write, part, offset)))
                     offset += len(part)
             while window:
                 await window[0]
@@ -453,7 +454,7 @@ class SftpFiles:
 
     async def _move(self, temporary: bytes, target: bytes) -> None:
         try:
-            await self._patiently(self._sftp.posix_rename(temporary, target))
+            await self._patiently(self._sftp.posix_rename, temporary, target)
         except asyncssh.SFTPOpUnsupported:
             await self._commands.rename(temporary, target)
 
@@ -463,7 +464,7 @@ class SftpFiles:
         if not done.ok:
             return unwritable(path, done)
         try:
-            attributes = await self._patiently(self._sftp.stat(path))
+            attributes = await self._patiently(self._sftp.stat, path)
         except asyncssh.SFTPError:
             return CommandFailed(f"cp: error writing {quote(path)}")
         if stat.S_ISDIR(attributes.permissions or 0):
@@ -473,7 +474,7 @@ class SftpFiles:
     async def _sweep(self, temporary: bytes) -> None:
         with suppress(asyncssh.SFTPError, TimeoutError):
             async with asyncio.timeout(CLEANING):
-                await asyncio.shield(asyncio.ensure_future(self._sftp.remove(temporary)))
+                await self._sftp.remove(temporary)
 
 
 class _Counter:

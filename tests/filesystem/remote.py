@@ -1,0 +1,96 @@
+"""Sessions on a real sshd, with SFTP and without, and a directory of the user's to work in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hpcgate.demo.users import User
+from hpcgate.ssh.pool import Pool
+from hpcgate.ssh.session import Session
+from tests.ssh.login_nodes import LoginNodes, login_nodes, principal, settings
+
+WAYS = ("sftp", "commands")
+
+
+@dataclass(frozen=True)
+class Place:
+    """An empty directory of a user's on the login node, which is this machine."""
+
+    user: User
+    path: Path
+
+    def __truediv__(self, name: str | bytes) -> bytes:
+        return os.fsencode(self.path) + b"/" + os.fsencode(name)
+
+    def run(self, *argv: str | bytes, stdin: bytes = b"") -> bytes:
+        """Run a command in the directory as the user, past the gateway."""
+        done = subprocess.run(
+            argv,
+            cwd=self.path,
+            input=stdin,
+            capture_output=True,
+            check=True,
+            env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"},
+            **({"user": self.user.uid, "group": self.user.gid, "extra_groups": []} if os.geteuid() == 0 else {}),
+        )
+        return done.stdout
+
+    def write(self, name: str | bytes, content: bytes = b"", mode: int = 0o644) -> bytes:
+        """Make a file of the user's."""
+        path = self / name
+        Path(os.fsdecode(path)).write_bytes(content)
+        os.chmod(path, mode)
+        os.chown(path, self.user.uid, self.user.gid)
+        return path
+
+    def names(self) -> list[bytes]:
+        """Return what the directory holds."""
+        return sorted(os.listdir(os.fsencode(self.path)))
+
+
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[LoginNodes]:
+    with login_nodes() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def sshd(nodes: LoginNodes):
+    return nodes.start()
+
+
+@pytest.fixture(scope="session")
+def keys(nodes: LoginNodes):
+    return nodes.keys()
+
+
+@pytest.fixture
+def place(nodes: LoginNodes) -> Iterator[Place]:
+    user = nodes.alice
+    path = Path(tempfile.mkdtemp(dir=user.home))
+    os.chown(path, user.uid, user.gid)
+    yield Place(user, path)
+    shutil.rmtree(os.fsencode(path))
+
+
+@pytest.fixture(params=WAYS)
+async def session(request, nodes: LoginNodes, sshd, keys) -> AsyncIterator[Session]:
+    pool = Pool("demo", settings(sshd, files=request.param), keys)
+    try:
+        async with pool.lease(principal(nodes.alice)) as leased:
+            yield leased
+    finally:
+        await pool.close()
+
+
+@pytest.fixture
+async def files(session: Session):
+    return await session.files()
