@@ -106,6 +106,7 @@ class Gateway:
             systems = {}
             for cluster in settings.clusters:
                 system = System.from_settings(cluster, credentials)
+                system.pool.warn()
                 stack.push_async_callback(system.close)
                 systems[cluster.name.casefold()] = system
             yield cls(settings, systems, TokenVerifier(authentication, jwks), jwks, authorizer)

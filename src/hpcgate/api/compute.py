@@ -101,4 +101,6 @@ async def delete_job_cancel(access: AccessDep, job_id: str) -> None:
 @router.put("/{job_id}/attach", status_code=204)
 async def attach(access: AccessDep, job_id: str, request: models.PostJobAttachRequest) -> None:
     """Run a command as a step inside the allocation of a running job."""
+    if not request.command.strip():
+        raise BadRequest("A command is required.")
     await access.system.scheduler.attach(access.principal, job_id, request.command)

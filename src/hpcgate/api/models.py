@@ -479,4 +479,4 @@ class PostJobSubmissionResponse(Wire):
 class PostJobAttachRequest(Parameters):
     """A command to run inside a job's allocation."""
 
-    command: str = Field(description="Shell command")
+    command: str = Field("", description="Shell command, required all the same")
