@@ -80,6 +80,7 @@ ONE = [
     ("auth/authentication/public_certs", "https://idp/jwks", "auth.authentication.public_certs", "must be a list"),
     ("auth/authentication/token_url", "idp/token", "auth.authentication.token_url", "begins with http://"),
     ("auth/authentication/username_pattern", "[a-z", "auth.authentication.username_pattern", "regular expression"),
+    ("auth/authentication/jwk_algorithm", "HS256", "auth.authentication.jwk_algorithm", "must be one of RS256"),
     (f"{SSH}/proxy_port", 22, "clusters[0].ssh.proxy_port", "has no meaning without proxy_host"),
     (f"{SSH}/proxy_host_keys", [ED25519], "clusters[0].ssh.proxy_host_keys", "has no meaning without proxy_host"),
     (f"{SSH}/known_hosts", "/nowhere/known_hosts", "clusters[0].ssh.known_hosts", "No such file"),
@@ -87,7 +88,7 @@ ONE = [
     (f"{SSH}/strict_host_keys", True, "clusters[0].ssh.strict_host_keys", "nothing to verify against"),
     (f"{SSH}/host_keys", ["ssh-ed25519"], "clusters[0].ssh.host_keys[0]", "must be 'TYPE BASE64'"),
     (f"{SSH}/host_keys", ["ssh-dss AAAA"], "clusters[0].ssh.host_keys[0]", "with a type out of ssh-ed25519"),
-    (f"{SSH}/host_keys", [ED25519, "ssh-ed25519 ~~~"], "clusters[0].ssh.host_keys[1]", "is not base64"),
+    (f"{SSH}/host_keys", [ED25519, "ssh-ed25519 ~~~"], "clusters[0].ssh.host_keys[1]", "not base64"),
     (f"{SSH}/host_keys", [f"ssh-rsa {ED25519.split()[1]}"], None, "holds one of another type"),
     (f"{SSH}/host_keys", [f"ssh-ed25519 {ED25519.split()[1][:-8]}"], None, "it is cut short"),
     ("clusters/0/scheduler/type", "slrum", "clusters[0].scheduler.type", "did you mean 'slurm'?"),
@@ -105,7 +106,7 @@ ONE = [
     ("app_version", "two", "app_version", "must be three numbers"),
     ("app_version", "2.0.0", "app_version", "2.2.8 or later"),
     ("apis_root_path", "api", "apis_root_path", "must begin with /"),
-    ("clusters/0/name", "a/b", "clusters[0].name", None),
+    ("clusters/0/name", "a/b", "clusters[0].name", "must match the regular expression ^[^/]+$"),
     ("clusters/0/service_account/secret", "secret_file:/nowhere/x", "clusters[0].service_account.secret", "/nowhere/x"),
     ("clusters/0/service_account/secret", "secret_file:/tmp", None, "Is a directory"),
     # The older shapes: the key is the one in the file.
@@ -141,6 +142,11 @@ def test_good_host_keys_make_strictness_possible(config: Writer) -> None:
     key, message = config.mistake(_put(document, f"{SSH}/proxy_host", "jump"))
     assert key == "clusters[0].ssh.strict_host_keys"
     assert "jump host" in message
+
+
+@pytest.mark.parametrize("before", ["", "@cert-authority ", "login.example.org ", "@cert-authority *.example.org "])
+def test_host_keys_as_known_hosts_has_them(before: str, config: Writer) -> None:
+    assert config.load(_put(config.base(), f"{SSH}/host_keys", [before + ED25519]))
 
 
 def test_all_mistakes_in_one_go(config: Writer) -> None:

@@ -150,6 +150,8 @@ def _explained(details: ErrorDetails, data: Any) -> tuple[Location, str]:
         return location, f"must be text{quotes}"
     if kind == "literal_error":
         return location, f"must be {context['expected']}"
+    if kind == "string_pattern_mismatch":
+        return location, f"must match the regular expression {context['pattern']}"
     if kind == "value_error":
         return location, str(context["error"])
     return location, details["msg"].replace("Input should", "must")

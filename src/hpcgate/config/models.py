@@ -36,6 +36,7 @@ from hpcgate.config.values import (
     ReadableFile,
     RegularExpression,
     Seconds,
+    Signature,
 )
 
 _Frozen = (AfterValidator(lambda value: MappingProxyType(dict(value))), PlainSerializer(dict))
@@ -118,7 +119,7 @@ class OidcSettings(Model):
     public_certs: tuple[KeyUrl, ...] = Field(
         (), description="Where the IdP's keys are: JWKS documents by file://, http:// or https:// URL."
     )
-    jwk_algorithm: str | None = Field(
+    jwk_algorithm: Signature | None = Field(
         None, description="The algorithm of keys that do not name theirs in `alg`; otherwise it follows from the key."
     )
     username_claim: str = Field("preferred_username", min_length=1, description="The claim that holds the user name.")

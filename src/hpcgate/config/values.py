@@ -17,6 +17,12 @@ HOST_KEY_TYPES = (
     "ssh-rsa",
 )
 
+SIGNATURES = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "EdDSA", "Ed25519", "Ed448"),
+)
+"""The algorithms of RFC 7518, RFC 8037 and RFC 9864 with a public key: what a gateway can verify a token by."""
+
 
 def _whole(value: float) -> float:
     # Whole numbers go out as they came in: 5, not 5.0.
@@ -95,26 +101,43 @@ def regular_expression(value: str) -> str:
     return value
 
 
+def signature(value: str) -> str:
+    """Return the name of a signature algorithm.
+
+    Raises:
+        ValueError: It is none that is verified with a public key.
+    """
+    if value not in SIGNATURES:
+        raise ValueError(f"must be one of {', '.join(SIGNATURES)}")
+    return value
+
+
 def host_key(value: str) -> str:
     """Return an OpenSSH public key line: a type, the key in base64, perhaps a comment.
 
-    The base64 must decode to the strings of RFC 4253, section 6.6, the first of which repeats the type.
+    Host names may stand before it, as in a known_hosts file, and ``@cert-authority`` before all. The base64 must decode
+    to the strings of RFC 4253, section 6.6, the first of which repeats the type.
 
     Raises:
         ValueError: It does not.
     """
-    fields = value.split()
-    if len(fields) < 2 or fields[0] not in HOST_KEY_TYPES:
+    words = value.split()
+    if words[:1] == ["@cert-authority"]:
+        del words[0]
+    if len(words) > 2 and words[0] not in HOST_KEY_TYPES:
+        del words[0]
+    if len(words) < 2 or words[0] not in HOST_KEY_TYPES:
         raise ValueError(f"must be 'TYPE BASE64', with a type out of {', '.join(HOST_KEY_TYPES)}")
+    kind = words[0]
     try:
-        blob = base64.b64decode(fields[1], validate=True)
+        blob = base64.b64decode(words[1], validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"is no {fields[0]} key: its second word is not base64") from None
+        raise ValueError(f"is no {kind} key: what follows the type is not base64") from None
     strings = _strings(blob)
     if len(strings) < 2:
-        raise ValueError(f"is no {fields[0]} key: it is cut short")
-    if strings[0] != fields[0].encode():
-        raise ValueError(f"is no {fields[0]} key: it holds one of another type")
+        raise ValueError(f"is no {kind} key: it is cut short")
+    if strings[0] != kind.encode():
+        raise ValueError(f"is no {kind} key: it holds one of another type")
     return value
 
 
@@ -142,3 +165,4 @@ AbsolutePath = Annotated[str, AfterValidator(absolute_path)]
 ReadableFile = Annotated[str, AfterValidator(readable_file)]
 RegularExpression = Annotated[str, AfterValidator(regular_expression)]
 HostKey = Annotated[str, AfterValidator(host_key)]
+Signature = Annotated[str, AfterValidator(signature)]
