@@ -1,8 +1,9 @@
 """The gateway's systems, and what opens and closes with the process."""
 
+import posixpath
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from hpcgate.auth import Principal
@@ -14,8 +15,10 @@ from hpcgate.config import Cluster, Settings, plugin
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import BadRequest, SystemNotFound
 from hpcgate.filesystem.base import Limits, Operation
-from hpcgate.schedulers.base import Scheduler
+from hpcgate.schedulers.base import JobDescription, Scheduler
 from hpcgate.ssh.pool import Pool
+from hpcgate.transfers.base import BatchJob, Surroundings, Transfer
+from hpcgate.transfers.jobs import TransferJobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +29,18 @@ class System:
     pool: Pool
     scheduler: Scheduler
     limits: Limits
+    jobs: TransferJobs
+    transfers: Mapping[str, Transfer] = field(init=False)
     _roots: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_roots", tuple(fs.path.rstrip("/") for fs in self.settings.file_systems))
+        around = Surroundings(self.name, self.pool, self.jobs.run, self.admit)
+        methods = [
+            plugin("hpcgate.transfers", settings.service_type)(settings, around)
+            for settings in self.settings.data_operation.data_transfer
+        ]
+        object.__setattr__(self, "transfers", {method.method: method for method in methods})
 
     @property
     def name(self) -> str:
@@ -40,8 +51,31 @@ class System:
     def from_settings(cls, settings: Cluster, credentials: CredentialSource) -> Self:
         """Make a system; nothing is opened yet."""
         pool = Pool(settings.name, settings.ssh, credentials)
-        scheduler = plugin("hpcgate.schedulers", settings.scheduler.type)(settings.name, settings.scheduler, pool)
-        return cls(settings, pool, scheduler, Limits(max_ops_file_size=settings.data_operation.max_ops_file_size))
+        make = plugin("hpcgate.schedulers", settings.scheduler.type)
+        scheduler: Scheduler = make(settings.name, settings.scheduler, pool)
+        operation = settings.data_operation
+
+        async def submit(principal: Principal, job: BatchJob) -> str:
+            return await scheduler.submit(principal, JobDescription(**asdict(job)))
+
+        return cls(
+            settings,
+            pool,
+            scheduler,
+            Limits(max_ops_file_size=operation.max_ops_file_size),
+            TransferJobs(settings.name, _work_root(settings), operation.datatransfer_jobs_directives, submit),
+        )
+
+    def transfer(self, method: str) -> Transfer:
+        """Return a transfer method that the system offers.
+
+        Raises:
+            BadRequest: It does not.
+        """
+        try:
+            return self.transfers[method]
+        except KeyError:
+            raise BadRequest("Requested transfer method is not available.") from None
 
     def admit(self, path: str) -> None:
         """Check a path against the system's file systems (contract, Statuses, 400).
@@ -51,9 +85,11 @@ class System:
         """
         if not self._roots or not (self.settings.restrict_paths or self.settings.probing.services):
             return
-        # `..` is not resolved here: on the login node it may lead elsewhere than the text suggests.
-        if not any(path == root or path.startswith(f"{root}/") for root in self._roots):
+        if not all(self._inside(text) for text in (path, posixpath.normpath(path))):
             raise BadRequest(f"Unsupported path: {path!r} is not in a file system of {self.name}.")
+
+    def _inside(self, path: str) -> bool:
+        return any(path == root or path.startswith(f"{root}/") for root in self._roots)
 
     async def perform(self, principal: Principal, operation: Operation) -> Any:
         """Run a filesystem operation as the user; one that only reads is tried again on a lost connection."""
@@ -62,9 +98,18 @@ class System:
         return await self.pool.perform(principal, operation.run, retry=not operation.writes)
 
     async def close(self) -> None:
-        """Close the scheduler's client and every connection."""
+        """Close the clients of the transfer methods and of the scheduler, and every connection."""
+        for transfer in self.transfers.values():
+            await transfer.close()
         await self.scheduler.close()
         await self.pool.close()
+
+
+def _work_root(settings: Cluster) -> str | None:
+    for file_system in settings.file_systems:
+        if file_system.default_work_dir:
+            return file_system.path
+    return None
 
 
 class Gateway:

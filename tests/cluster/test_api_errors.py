@@ -193,8 +193,12 @@ def test_nul_in_a_path(alice: Person) -> None:
     assert answer.status_code == 400
 
 
-def test_outside_of_the_file_systems(alice: Person) -> None:
-    assert_problem(alice.http.get("/filesystem/demo/ops/ls", params={"path": "/etc"}), 400, "/etc")
+@pytest.mark.parametrize("path", ["/etc", "/", "/etc/../etc/passwd", "{home}/../../../../etc", "{home}x/.."])
+def test_outside_of_the_file_systems(alice: Person, cluster: Cluster, path: str) -> None:
+    asked = path.format(home=cluster.homes)
+    assert_problem(alice.http.get("/filesystem/demo/ops/ls", params={"path": asked}), 400, "file system")
+    body = {"path": str(alice.user.home), "linkPath": asked}
+    assert_problem(alice.http.post("/filesystem/demo/ops/symlink", json=body), 400, "file system")
 
 
 def test_missing_parameters(alice: Person) -> None:
