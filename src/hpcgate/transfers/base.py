@@ -1,13 +1,169 @@
-"""What every transfer method has."""
+"""What every transfer method has, and the nouns that they share."""
 
-from abc import ABC
-from typing import ClassVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
+from hpcgate.auth import Principal
 from hpcgate.config import TransferSettings
+from hpcgate.errors import NotSupported
+from hpcgate.ssh.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchJob:
+    """A job as transfers hand it to the scheduler. Every path is absolute.
+
+    Attributes:
+        name: The job's name.
+        script: The whole script, directives included.
+        working_directory: Where it runs.
+        standard_output: The file for its output.
+        standard_error: The file for its error words.
+        account: The account to charge where the script itself does not name it.
+    """
+
+    name: str
+    script: str
+    working_directory: str
+    standard_output: str
+    standard_error: str
+    account: str | None = None
+
+
+class Submit(Protocol):
+    """How a transfer job reaches the scheduler; transfers and schedulers do not know each other."""
+
+    async def __call__(self, principal: Principal, job: BatchJob) -> str:
+        """Submit a job once and return its id.
+
+        Raises:
+            SubmissionRefused: With the scheduler's own words.
+            TimedOut: The job may or may not have been submitted.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class JobLogs:
+    """The files that a transfer job writes; absolute paths on the system."""
+
+    output_log: str
+    error_log: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransferJob:
+    """A submitted transfer job (contract, transfer)."""
+
+    job_id: str
+    system: str
+    working_directory: str
+    logs: JobLogs
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a transfer job does.
+
+    Attributes:
+        name: The job's name.
+        values: Shell variables by name, set before the body begins, each to exactly this text.
+        body: The rest of the script, in POSIX sh, free of any value of a request.
+    """
+
+    name: str
+    values: dict[str, str]
+    body: str
+
+
+class RunJob(Protocol):
+    """How a transfer method runs a job of its own."""
+
+    async def __call__(self, principal: Principal, script: Script, account: str | None) -> TransferJob:
+        """Submit the script with the system's directives.
+
+        Raises:
+            BadRequest: The directives need an account and there is none, or it cannot be one.
+            NotSupported: The system has no directory for such jobs.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that is to come in.
+
+    Attributes:
+        path: The file that it becomes on the system, absolute.
+        account: The account to charge.
+        file_size: Its size in bytes, where the user said it.
+        wormhole_code: The code that the user's wormhole is waiting with.
+    """
+
+    path: str
+    account: str | None = None
+    file_size: int | None = None
+    wormhole_code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file that is to go out: its absolute path on the system, and the account to charge."""
+
+    path: str
+    account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Directives:
+    """What the user needs to carry a transfer through; each method uses fields of its own.
+
+    Attributes:
+        transfer_method: The method.
+        download_url: S3: where the file can be had once the job has ended.
+        parts_upload_urls: S3: where to put each part, in order.
+        complete_upload_url: S3: where to post the list of parts.
+        max_part_size: S3: the size of every part but the last, in bytes.
+        coordinates: streamer: where the job listens, and the secret.
+        wormhole_code: wormhole: the code.
+    """
+
+    transfer_method: str
+    download_url: str | None = None
+    parts_upload_urls: tuple[str, ...] | None = None
+    complete_upload_url: str | None = None
+    max_part_size: int | None = None
+    coordinates: str | None = None
+    wormhole_code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A transfer under way."""
+
+    job: TransferJob
+    directives: Directives
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a transfer method finds around it.
+
+    Attributes:
+        system: The system's name.
+        pool: The connections to its login node.
+        run_job: How to run a job there.
+        admit: Checks a path of a request against the system's file systems; raises `BadRequest`.
+    """
+
+    system: str
+    pool: Pool
+    run_job: RunJob
+    admit: Callable[[str], None]
 
 
 class Transfer(ABC):
-    """A way to move files past the gateway. Found by the entry points ``hpcgate.transfers``.
+    """A way to move files past the gateway. Found by the entry points ``hpcgate.transfers``, by ``service_type``.
 
     Attributes:
         Settings: The model of its settings.
@@ -16,3 +172,31 @@ class Transfer(ABC):
 
     Settings: ClassVar[type[TransferSettings]]
     method: ClassVar[str]
+
+    @abstractmethod
+    def __init__(self, settings: Any, surroundings: Surroundings) -> None:
+        """Keep the settings (an instance of ``Settings``) and the surroundings; open nothing."""
+
+    async def upload(self, principal: Principal, upload: Upload) -> Started:
+        """Begin to bring a file in.
+
+        Raises:
+            BadRequest: The request lacks something, or exceeds what the method can carry.
+            NotSupported: This method brings nothing in.
+        """
+        raise NotSupported(f"Uploads by {self.method} are configured but not available in this version")
+
+    async def download(self, principal: Principal, download: Download) -> Started:
+        """Begin to bring a file out.
+
+        Raises:
+            PathNotFound, PermissionDenied, IsADirectory: As for reading the file.
+            NotSupported: This method brings nothing out.
+        """
+        raise NotSupported(f"Downloads by {self.method} are configured but not available in this version")
+
+    async def ping(self) -> None:  # noqa: B027 (a method without a service of its own is always there)
+        """Return if the service behind it answers, else raise `Unavailable`."""
+
+    async def close(self) -> None:  # noqa: B027 (a method with nothing open has nothing to close)
+        """Close what is open."""

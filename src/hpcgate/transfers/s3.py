@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from hpcgate.config import Model, Secret, TransferSettings
 from hpcgate.config.values import HttpUrl, http_url
-from hpcgate.transfers.base import Transfer
+from hpcgate.transfers.base import Surroundings, Transfer
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -57,3 +57,7 @@ class S3Transfer(Transfer):
 
     Settings: ClassVar[type[TransferSettings]] = S3Settings
     method: ClassVar[str] = "s3"
+
+    def __init__(self, settings: S3Settings, surroundings: Surroundings) -> None:
+        self._settings = settings
+        self._surroundings = surroundings

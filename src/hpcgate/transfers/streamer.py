@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from hpcgate.config import TransferSettings
 from hpcgate.config.values import HttpUrl, Port, Seconds
-from hpcgate.transfers.base import Transfer
+from hpcgate.transfers.base import Surroundings, Transfer
 
 
 class StreamerSettings(TransferSettings):
@@ -33,3 +33,7 @@ class StreamerTransfer(Transfer):
 
     Settings: ClassVar[type[TransferSettings]] = StreamerSettings
     method: ClassVar[str] = "streamer"
+
+    def __init__(self, settings: StreamerSettings, surroundings: Surroundings) -> None:
+        self._settings = settings
+        self._surroundings = surroundings

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from hpcgate.config import TransferSettings
 from hpcgate.config.values import HttpUrl
-from hpcgate.transfers.base import Transfer
+from hpcgate.transfers.base import Surroundings, Transfer
 
 
 class WormholeSettings(TransferSettings):
@@ -21,3 +21,7 @@ class WormholeTransfer(Transfer):
 
     Settings: ClassVar[type[TransferSettings]] = WormholeSettings
     method: ClassVar[str] = "wormhole"
+
+    def __init__(self, settings: WormholeSettings, surroundings: Surroundings) -> None:
+        self._settings = settings
+        self._surroundings = surroundings

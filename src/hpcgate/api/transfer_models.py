@@ -1,0 +1,221 @@
+"""The wire models of /filesystem/{system}/transfer: names, fields and defaults as in the contract's schema."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+from pydantic.json_schema import SkipJsonSchema
+
+from hpcgate.api.models import Wire
+from hpcgate.filesystem.base import Parameters, Path, SourcePath
+from hpcgate.filesystem.models import CompressionType
+
+NULLABLE: dict[str, Any] = {"nullable": True}
+NOT_NULL: dict[str, Any] = {"nullable": False}
+
+
+class TransferJobLogs(Wire):
+    """The files that the job writes; absolute paths on the system."""
+
+    output_log: str
+    error_log: str
+
+
+class TransferJob(Wire):
+    """The job that does it."""
+
+    job_id: str
+    system: str
+    working_directory: str
+    logs: TransferJobLogs
+
+
+class MoveRequest(Parameters):
+    """What to move where."""
+
+    source_path: SourcePath
+    target_path: Path
+    account: str | None = Field(None, description="Account to charge", json_schema_extra=NULLABLE)
+
+
+class MoveResponse(Wire):
+    """The job that moves."""
+
+    transfer_job: TransferJob
+
+
+class CopyRequest(MoveRequest):
+    """What to copy where."""
+
+    dereference: bool = Field(False, description="Copy what links point to", json_schema_extra=NOT_NULL)
+
+
+class CopyResponse(Wire):
+    """The job that copies."""
+
+    transfer_job: TransferJob
+
+
+class DeleteResponse(Wire):
+    """The job that removes."""
+
+    transfer_job: TransferJob
+
+
+class CompressRequest(MoveRequest):
+    """What goes into which archive."""
+
+    match_pattern: str | None = Field(
+        None,
+        description="Regular expression of find(1) for the paths, which begin with ./, of the files to pack",
+        json_schema_extra=NULLABLE,
+    )
+    dereference: bool = Field(False, description="Pack what links point to", json_schema_extra=NOT_NULL)
+    compression: CompressionType = Field(CompressionType.gzip, json_schema_extra=NOT_NULL)
+
+
+class CompressResponse(Wire):
+    """The job that compresses."""
+
+    transfer_job: TransferJob
+
+
+class ExtractRequest(MoveRequest):
+    """Which archive to unpack into which directory."""
+
+    compression: CompressionType = Field(CompressionType.gzip, json_schema_extra=NOT_NULL)
+
+
+class ExtractResponse(Wire):
+    """The job that unpacks."""
+
+    transfer_job: TransferJob
+
+
+class S3TransferRequest(Parameters):
+    """By S3. An upload needs the file's size."""
+
+    transfer_method: Literal["s3"]
+    file_size: int | None = Field(
+        None, ge=0, description="Size of the file to upload, in bytes", json_schema_extra=NULLABLE
+    )
+
+
+class StreamerTransferRequest(Parameters):
+    """By streamer."""
+
+    transfer_method: Literal["streamer"]
+
+
+class WormholeTransferRequest(Parameters):
+    """Out by wormhole."""
+
+    transfer_method: Literal["wormhole"]
+
+
+class WormholeTransferUploadRequest(Parameters):
+    """In by wormhole."""
+
+    transfer_method: Literal["wormhole"]
+    wormhole_code: str = Field(
+        description="The code that the sender's wormhole shows",
+        pattern=r"^[0-9]{1,9}(-[A-Za-z0-9]{1,64}){1,32}$",
+        json_schema_extra=NOT_NULL,
+    )
+
+
+class OtherTransferRequest(Parameters):
+    """By a method that the contract does not name."""
+
+    transfer_method: str
+
+
+KNOWN = ("s3", "streamer", "wormhole")
+
+
+def _method(directives: Any) -> str | None:
+    """Return which model a request's directives follow."""
+    if isinstance(directives, dict):
+        method = directives.get("transferMethod", directives.get("transfer_method"))
+        return method if method in KNOWN else "other"
+    return getattr(directives, "transfer_method", None)
+
+
+_S3 = Annotated[S3TransferRequest, Tag("s3")]
+_Streamer = Annotated[StreamerTransferRequest, Tag("streamer")]
+_Other = Annotated[SkipJsonSchema[OtherTransferRequest], Tag("other")]
+
+UploadDirectives = Annotated[
+    Annotated[WormholeTransferUploadRequest, Tag("wormhole")] | _S3 | _Streamer | _Other, Discriminator(_method)
+]
+DownloadDirectives = Annotated[
+    Annotated[WormholeTransferRequest, Tag("wormhole")] | _S3 | _Streamer | _Other, Discriminator(_method)
+]
+
+
+class PostFileUploadRequest(Parameters):
+    """A file to bring in: the path that it gets, and how."""
+
+    source_path: SourcePath
+    account: str | None = Field(None, description="Account to charge", json_schema_extra=NULLABLE)
+    transfer_directives: UploadDirectives
+
+
+class PostFileDownloadRequest(Parameters):
+    """A file to bring out, and how."""
+
+    source_path: SourcePath
+    account: str | None = Field(None, description="Account to charge", json_schema_extra=NULLABLE)
+    transfer_directives: DownloadDirectives
+
+
+class S3TransferResponse(Wire):
+    """What an S3 client needs."""
+
+    transfer_method: Literal["s3"]
+    download_url: str | None = None
+    parts_upload_urls: list[str] | None = None
+    complete_upload_url: str | None = None
+    max_part_size: int | None = None
+
+
+class StreamerTransferResponse(Wire):
+    """What the streamer's client needs."""
+
+    transfer_method: Literal["streamer"]
+    coordinates: str | None = None
+
+
+class WormholeTransferResponse(Wire):
+    """What a wormhole needs."""
+
+    transfer_method: Literal["wormhole"]
+    wormhole_code: str | None = None
+
+
+class OtherTransferResponse(Wire):
+    """What the user of another method needs."""
+
+    transfer_method: str
+
+
+ResponseDirectives = Annotated[
+    Annotated[WormholeTransferResponse, Tag("wormhole")]
+    | Annotated[S3TransferResponse, Tag("s3")]
+    | Annotated[StreamerTransferResponse, Tag("streamer")]
+    | Annotated[SkipJsonSchema[OtherTransferResponse], Tag("other")],
+    Discriminator(lambda value: value.transfer_method if value.transfer_method in KNOWN else "other"),
+]
+
+
+class UploadFileResponse(Wire):
+    """The job that waits for the file, and how to send it."""
+
+    transfer_job: TransferJob
+    transfer_directives: ResponseDirectives
+
+
+class DownloadFileResponse(Wire):
+    """The job that hands the file out, and how to get it."""
+
+    transfer_job: TransferJob
+    transfer_directives: ResponseDirectives

@@ -1,0 +1,96 @@
+"""/filesystem/{system}/transfer: work on files as jobs of the scheduler, and large files in and out."""
+
+from typing import Annotated, TypeVar
+
+from fastapi import APIRouter, Query
+
+from hpcgate.api import transfer_models as models
+from hpcgate.api.dependencies import Access, AccessDep
+from hpcgate.filesystem.base import Path
+from hpcgate.transfers import jobs
+from hpcgate.transfers.base import Download, Script, Started, Upload
+
+router = APIRouter(prefix="/filesystem/{system_name}/transfer", tags=["filesystem"])
+
+Answer = TypeVar("Answer", models.UploadFileResponse, models.DownloadFileResponse)
+
+
+async def _run(access: Access, script: Script, account: str | None, *paths: str) -> models.TransferJob:
+    for path in paths:
+        access.system.admit(path)
+    return models.TransferJob.model_validate(await access.system.jobs.run(access.principal, script, account))
+
+
+def _wire(model: type[Answer], started: Started) -> Answer:
+    return model.model_validate({"transfer_job": started.job, "transfer_directives": started.directives})
+
+
+@router.post("/mv", status_code=201)
+async def post_mv(access: AccessDep, request: models.MoveRequest) -> models.MoveResponse:
+    """Move a file or a directory."""
+    source, target = request.source_path, request.target_path
+    return models.MoveResponse(
+        transfer_job=await _run(access, jobs.mv(source, target), request.account, source, target)
+    )
+
+
+@router.post("/cp", status_code=201)
+async def post_cp(access: AccessDep, request: models.CopyRequest) -> models.CopyResponse:
+    """Copy a file or a directory."""
+    source, target = request.source_path, request.target_path
+    script = jobs.cp(source, target, dereference=request.dereference)
+    return models.CopyResponse(transfer_job=await _run(access, script, request.account, source, target))
+
+
+@router.delete("/rm")
+async def delete_rm(
+    access: AccessDep, path: Annotated[Path, Query()], account: str | None = None
+) -> models.DeleteResponse:
+    """Remove a file or a directory."""
+    return models.DeleteResponse(transfer_job=await _run(access, jobs.rm(path), account, path))
+
+
+@router.post("/compress", status_code=201)
+async def post_compress(access: AccessDep, request: models.CompressRequest) -> models.CompressResponse:
+    """Put a file or a directory into an archive."""
+    source, target = request.source_path, request.target_path
+    script = jobs.compress(
+        source,
+        target,
+        compression=request.compression.value,
+        pattern=request.match_pattern,
+        dereference=request.dereference,
+    )
+    return models.CompressResponse(transfer_job=await _run(access, script, request.account, source, target))
+
+
+@router.post("/extract", status_code=201)
+async def post_extract(access: AccessDep, request: models.ExtractRequest) -> models.ExtractResponse:
+    """Unpack an archive into a directory."""
+    source, target = request.source_path, request.target_path
+    script = jobs.extract(source, target, compression=request.compression.value)
+    return models.ExtractResponse(transfer_job=await _run(access, script, request.account, source, target))
+
+
+@router.post("/upload", status_code=201)
+async def post_upload(access: AccessDep, request: models.PostFileUploadRequest) -> models.UploadFileResponse:
+    """Begin to bring a file in: a job waits for it, and the answer says how to send it."""
+    directives = request.transfer_directives
+    transfer = access.system.transfer(directives.transfer_method)
+    access.system.admit(request.source_path)
+    upload = Upload(
+        path=request.source_path,
+        account=request.account,
+        file_size=getattr(directives, "file_size", None),
+        wormhole_code=getattr(directives, "wormhole_code", None),
+    )
+    return _wire(models.UploadFileResponse, await transfer.upload(access.principal, upload))
+
+
+@router.post("/download", status_code=201)
+async def post_download(access: AccessDep, request: models.PostFileDownloadRequest) -> models.DownloadFileResponse:
+    """Begin to bring a file out: a job hands it out, and the answer says how to get it."""
+    transfer = access.system.transfer(request.transfer_directives.transfer_method)
+    access.system.admit(request.source_path)
+    download = Download(path=request.source_path, account=request.account)
+    return _wire(models.DownloadFileResponse, await transfer.download(access.principal, download))

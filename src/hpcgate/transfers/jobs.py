@@ -1,0 +1,258 @@
+"""Transfer jobs: mv, cp, rm, compress and extract as jobs of the scheduler (contract, transfer).
+
+The exit status of a job is that of the tool that failed, and the sentence that clients look for stands in the output
+log of one that succeeded, and only there. What is new takes shape under a hidden name beside its target and takes the
+target's name when it is whole; until then the old target stays as it was.
+"""
+
+import uuid
+from collections.abc import Sequence
+from typing import Literal
+
+from hpcgate.auth import Principal
+from hpcgate.errors import BadRequest, NotSupported
+from hpcgate.transfers.base import BatchJob, JobLogs, Script, Submit, TransferJob
+from hpcgate.transfers.script import directives_for, job_script
+
+Compression = Literal["none", "gzip", "bzip2", "xz"]
+
+_TAR_OPTIONS: dict[Compression, str] = {"none": "", "gzip": "-z", "bzip2": "-j", "xz": "-J"}
+
+STAGE = """\
+stage() {
+  stage=$(mktemp -d -- "${parent%/}/.hpcgate-XXXXXXXX") || exit
+  trap 'rm -rf -- "$stage"' EXIT
+}
+"""
+"""Makes the directory `stage` in `parent`; it is gone however the script ends."""
+
+_RESOLVE = """\
+resolve() {
+  resolved=$(readlink -f -n -- "$1" && printf x) || fail "readlink: $1: No such file or directory"
+  resolved=${resolved%x}
+}
+"""
+
+_DESTINATION = """\
+case $target in
+  *[!/]*/) [ -d "$target" ] || [ -d "$source" ] || fail "$tool: cannot create '$target': Not a directory" ;;
+esac
+while :; do case $target in ?*/) target=${target%/} ;; *) break ;; esac; done
+destination=$target
+if [ -d "$target" ]; then destination=${target%/}/$name; fi
+"""
+"""As for mv and cp: a directory that exists takes the source in."""
+
+_MV = f"""\
+tool=mv
+stat -- "$source" >/dev/null || exit
+{_DESTINATION}
+parent=${{destination%/*}}
+from=${{source%"${{source##*[!/]}}"}}
+from=${{from%/*}}
+{STAGE}
+# Only within one mount is mv a rename, which never leaves half a target; else mv would remove the old one first.
+if [ "$(stat -L -c '%d %m' -- "${{from:-/}}")" = "$(stat -L -c '%d %m' -- "${{parent:-/}}")" ]; then
+  mv -f -T -- "$source" "$destination" || exit
+else
+  stage
+  cp -a -T -- "$source" "$stage/new" || exit
+  mv -f -T -- "$stage/new" "$destination" || exit
+  rm -r -f -- "$source" || exit
+fi
+echo 'Files were successfully moved.'
+"""
+
+_CP = f"""\
+tool=cp
+stat $follow -- "$source" >/dev/null || exit
+{_DESTINATION}
+{STAGE}
+{_RESOLVE}
+if [ "$source" -ef "$destination" ]; then fail "cp: '$source' and '$destination' are the same file"; fi
+# A link in the target's place is written through, unless it is a link that is copied.
+if [ -h "$destination" ] && {{ [ -n "$follow" ] || [ ! -h "$source" ]; }}; then
+  resolve "$destination"
+  destination=$resolved
+fi
+if [ -d "$destination" ]; then
+  cp -a $follow -T -- "$source" "$destination" || exit
+else
+  if [ -e "$destination" ] && [ ! -f "$destination" ]; then fail "cp: '$destination': Not a regular file"; fi
+  parent=${{destination%/*}}
+  stage
+  cp -a $follow -T -- "$source" "$stage/new" || exit
+  mv -f -T -- "$stage/new" "$destination" || exit
+fi
+echo 'Files were successfully copied.'
+"""
+
+_RM = """\
+rm -r -- "$source" </dev/null || exit
+echo 'Files were successfully removed.'
+"""
+
+# Names reach tar through --verbatim-files-from: on its command line a backslash is an escape. Neither the new archive
+# nor the old one becomes a member. tar's status 1 tells that a file changed while it was read; the log has its words.
+_COMPRESS = f"""\
+{_RESOLVE}
+case $target in */) fail "tar: $target: Cannot open: Is a directory" 2 ;; esac
+if [ -h "$target" ]; then resolve "$target"; target=$resolved; fi
+if [ -d "$target" ]; then fail "tar: $target: Cannot open: Is a directory" 2; fi
+if [ -e "$target" ] && [ ! -f "$target" ]; then fail "tar: $target: Not a regular file" 2; fi
+stat -- "$source" >/dev/null || exit 2
+parent=${{target%/*}}
+{STAGE}
+stage
+hidden=${{stage##*/}}
+pack() {{
+  tar -c $option $follow --force-local -f "$stage/new" --no-wildcards --no-anchored --exclude="$hidden" \\
+    --anchored --exclude="$member" --null --verbatim-files-from "$@" -T - || [ $? -eq 1 ]
+}}
+if [ -n "$pattern" ]; then
+  if [ -d "$source" ]; then directory=$source; fi
+  cd -- "$directory" || exit 2
+  links=
+  [ -z "$follow" ] || links=-L
+  find $links . -name "$hidden" -prune -o -type f -regex "$pattern" -print0 >"$stage/names" || exit
+  pack --no-recursion <"$stage/names" || exit
+else
+  cd -- "$directory" || exit 2
+  printf '%s\\0' "$name" | pack || exit
+fi
+if [ -e "$target" ]; then chmod --reference="$target" -- "$stage/new" || exit; fi
+mv -f -T -- "$stage/new" "$target" || exit
+echo 'Files were successfully compressed.'
+"""
+
+_EXTRACT = """\
+if [ -e "$source" ] && [ ! -f "$source" ]; then fail "tar: $source: Not a regular file" 2; fi
+tar -x $option --force-local -f "$source" -C "$target" </dev/null || exit
+echo 'Files were successfully extracted.'
+"""
+
+
+def _name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2] or "."
+
+
+def mv(source: str, target: str) -> Script:
+    """Move a file, a directory or a link; into the target if that is a directory."""
+    return Script("transfer-mv", {"source": source, "target": target, "name": _name(source)}, _MV)
+
+
+def cp(source: str, target: str, *, dereference: bool = False) -> Script:
+    """Copy a file or a tree with modes and times; into the target if that is a directory.
+
+    Args:
+        source: What to copy.
+        target: The copy, or the directory to put it into.
+        dereference: Copy what symbolic links point to.
+    """
+    follow = "-L" if dereference else ""
+    return Script("transfer-cp", {"source": source, "target": target, "name": _name(source), "follow": follow}, _CP)
+
+
+def rm(path: str) -> Script:
+    """Remove a file or a tree."""
+    return Script("transfer-rm", {"source": path}, _RM)
+
+
+def compress(
+    source: str,
+    target: str,
+    *,
+    compression: Compression = "gzip",
+    pattern: str | None = None,
+    dereference: bool = False,
+) -> Script:
+    """Put a file or a directory into an archive that holds its last component.
+
+    Args:
+        source: What to pack.
+        target: The archive; one that exists is replaced.
+        compression: How it is compressed.
+        pattern: Pack only the files below the source directory whose path, which begins with ``./``, matches this
+            regular expression of find(1).
+        dereference: Pack what symbolic links point to.
+    """
+    parent, _, name = source.rstrip("/").rpartition("/")
+    values = {
+        "source": source,
+        "target": target,
+        "directory": parent or "/",
+        "name": name or ".",
+        "member": _member(source, name, target, pattern),
+        "pattern": pattern or "",
+        "option": _TAR_OPTIONS[compression],
+        "follow": "-h" if dereference else "",
+    }
+    return Script("transfer-compress", values, _COMPRESS)
+
+
+def _member(source: str, name: str, target: str, pattern: str | None) -> str:
+    """Return the name that the target has as a member of its own archive; no member has the name ``/``."""
+    top = source.rstrip("/") + "/"
+    if not target.startswith(top):
+        return "/"
+    return f"{'.' if pattern else name or '.'}/{target.removeprefix(top)}"
+
+
+def extract(source: str, target: str, *, compression: Compression = "gzip") -> Script:
+    """Unpack an archive into a directory, which must exist."""
+    values = {"source": source, "target": target, "option": _TAR_OPTIONS[compression]}
+    return Script("transfer-extract", values, _EXTRACT)
+
+
+class TransferJobs:
+    """Runs scripts as transfer jobs of one system."""
+
+    def __init__(self, system: str, work_root: str | None, directives: Sequence[str], submit: Submit) -> None:
+        """Keep what there is.
+
+        Args:
+            system: The system's name.
+            work_root: The file system that has ``default_work_dir``; jobs run in its directory of the user.
+            directives: The scheduler's directives, ``{account}`` to be filled in.
+            submit: How to submit.
+        """
+        self._system = system
+        self._work_root = work_root
+        self._directives = tuple(directives)
+        self._submit = submit
+
+    async def run(self, principal: Principal, script: Script, account: str | None) -> TransferJob:
+        """Submit a script as the user. It is asked for once: after a time-out the job may still run.
+
+        Raises:
+            BadRequest: The directives need an account and there is none, or it cannot be one; or a value is no text.
+            NotSupported: No file system of the system has ``default_work_dir``.
+            SubmissionRefused: By the scheduler, in its own words.
+        """
+        if self._work_root is None:
+            raise NotSupported(
+                f"{self._system} has no file system with default_work_dir, in which transfer jobs would run"
+            )
+        directives, rest = directives_for(self._directives, account)
+        text = job_script(directives, script.values, script.body)
+        if len(text.encode()) > MAX_SCRIPT:
+            raise BadRequest(f"The transfer's job script would be larger than {MAX_SCRIPT} bytes.")
+        directory = f"{self._work_root.rstrip('/')}/{principal.username}"
+        mark = uuid.uuid4()
+        logs = JobLogs(
+            output_log=f"{directory}/.f7t_file_handling_job_{mark}.log",
+            error_log=f"{directory}/.f7t_file_handling_job_error_{mark}.log",
+        )
+        job = BatchJob(
+            name=script.name,
+            script=text,
+            working_directory=directory,
+            standard_output=logs.output_log,
+            standard_error=logs.error_log,
+            account=rest,
+        )
+        return TransferJob(await self._submit(principal, job), self._system, directory, logs)
+
+
+MAX_SCRIPT = 4 * 1024 * 1024 - 1024
+"""Bytes. Slurm's max_script_size is 4 MiB by default (slurm.conf, SchedulerParameters)."""

@@ -1,0 +1,66 @@
+"""From values and a body to a job script, with nothing of a request ever read as shell."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from hpcgate.errors import BadRequest
+
+_PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
+_ACCOUNT = re.compile(r"[^\s\x00-\x1f\x7f\"'\\`$#]{1,255}")
+_UNSET = re.compile(r"[\x00-\x1f\x7f\\]")
+
+PREAMBLE = """\
+LC_ALL=C.UTF-8
+export LC_ALL
+unset TAR_OPTIONS
+fail() { printf '%s\\n' "$1" >&2; exit "${2:-1}"; }
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+"""
+"""The beginning of every body. A script that is cancelled runs its EXIT trap, which clears up."""
+
+
+def assignment(name: str, value: str) -> str:
+    """Return the shell line that sets a variable to exactly this text.
+
+    sbatch refuses scripts with a carriage return, and a newline in one confuses whoever reads it: control characters
+    are written in octal. The letter at the end keeps ``$(...)`` from taking newlines away.
+
+    Raises:
+        BadRequest: The value holds a NUL, or is no valid Unicode.
+    """
+    if "\0" in value:
+        raise BadRequest("A value for a job script cannot hold a NUL character.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"A value for a job script is not valid Unicode: {error.reason}") from None
+    if _PLAIN.fullmatch(value):
+        return f"{name}={shlex.quote(value)}"
+    octal = _UNSET.sub(lambda found: f"\\0{ord(found[0]):03o}", value)
+    return f"{name}=$(printf '%b' {shlex.quote(octal + 'x')}); {name}=${{{name}%x}}"
+
+
+def directives_for(directives: Sequence[str], account: str | None) -> tuple[list[str], str | None]:
+    """Fill in the account, and return it too if no directive takes it.
+
+    Raises:
+        BadRequest: A directive needs an account and there is none, or it cannot be one.
+    """
+    if not account:
+        if any("{account}" in line for line in directives):
+            raise BadRequest("An account is required for transfers on this system.")
+        return list(directives), None
+    if not _ACCOUNT.fullmatch(account):
+        raise BadRequest(f"Not a valid account: {account!r}")
+    filled = [line.replace("{account}", account) for line in directives]
+    return filled, account if filled == list(directives) else None
+
+
+def job_script(directives: Sequence[str], values: Mapping[str, str], body: str) -> str:
+    """Return a whole script. Directives end where commands begin, so that no value can pass for one."""
+    lines = ["#!/bin/sh", *directives, PREAMBLE.rstrip("\n")]
+    lines += [assignment(name, value) for name, value in values.items()]
+    return "\n".join(lines) + "\n" + body
