@@ -39,6 +39,11 @@ class Record:
     submitted: int | None = None
 
     @property
+    def whole(self) -> bool:
+        """Whether this is all of the job, and not the end of one whose start the database has not been told yet."""
+        return bool(self.job.partition)
+
+    @property
     def ended(self) -> bool:
         """Whether the job has ended."""
         return self.job.status.state in ENDED
@@ -47,8 +52,8 @@ class Record:
 def merged(live: Iterable[Record], history: Iterable[Record]) -> list[Record]:
     """Return the jobs of both, each once, in the order of their ids.
 
-    The live view wins until the job has ended; then the history does, once it says so too. What only the history
-    knows (steps, suspended seconds) is added to the live view.
+    The live view wins until the job has ended; then how it ended is the history's to say, once it says so. What the job
+    is stays the live view's: the database changes quotes in names.
     """
     found: dict[str, Record] = {}
     for record in history:
@@ -57,16 +62,23 @@ def merged(live: Iterable[Record], history: Iterable[Record]) -> list[Record]:
             found[record.raw] = record
     for record in live:
         known = found.get(record.raw)
-        if known is not None and record.ended and known.ended:
-            continue
         found[record.raw] = record if known is None else _completed(record, known)
     return sorted(found.values(), key=_order)
 
 
 def _completed(live: Record, known: Record) -> Record:
     job, past = live.job, known.job
-    time = replace(job.time, suspended=past.time.suspended if job.time.suspended is None else job.time.suspended)
-    return replace(live, job=replace(job, tasks=past.tasks, cluster=job.cluster or past.cluster, time=time))
+    time = job.time
+    job = replace(
+        job,
+        cluster=job.cluster or past.cluster,
+        tasks=past.tasks,
+        time=replace(time, suspended=past.time.suspended if time.suspended is None else time.suspended),
+    )
+    if live.ended and known.ended and known.whole:
+        status = replace(past.status, state_reason=past.status.state_reason or job.status.state_reason)
+        job = replace(job, status=status, kill_request_user=past.kill_request_user)
+    return replace(live, job=job)
 
 
 def _order(record: Record) -> tuple[int, int]:

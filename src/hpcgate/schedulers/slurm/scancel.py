@@ -25,13 +25,17 @@ _ERROR = re.compile(r"error: .*?: ([^:\n]+)$", re.MULTILINE)
 
 def command(job_id: JobId) -> list[str]:
     """Return the command that cancels a job, an array, tasks of one, or a heterogeneous job."""
-    arguments = [job_id.argument]
+    target = job_id.argument
     if job_id.tasks is not None and job_id.task is None:
-        numbers = ",".join(
-            f"{one[0]}-{one[-1]}" + (f":{one.step}" if one.step != 1 else "") for one in job_id.tasks if one
-        )
-        arguments = [f"{job_id.base}_[{numbers}]"]
-    return ["scancel", "--verbose", *arguments]
+        target = f"{job_id.base}_[{','.join(_numbers(one) for one in job_id.tasks if one)}]"
+    return ["scancel", "--verbose", target]
+
+
+def _numbers(tasks: range) -> str:
+    """Return the numbers of array tasks as scancel takes them: it knows ranges, but no steps."""
+    if tasks.step == 1:
+        return f"{tasks[0]}-{tasks[-1]}"
+    return ",".join(str(number) for number in tasks)
 
 
 def parse(exit_status: int, words: str) -> Outcome:

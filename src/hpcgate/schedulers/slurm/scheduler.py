@@ -183,7 +183,7 @@ class Slurm(Scheduler):
 
     async def _settled(self, principal: Principal, live: list[Record], past: list[Record]) -> list[Record]:
         """Complete what the controller says, where the history does not say it: exit status, name of the cluster."""
-        ended = {record.raw for record in past if record.ended}
+        ended = {record.raw for record in past if record.ended and record.whole}
         unsettled = tuple(JobId(record.raw) for record in live if record.ended and record.raw not in ended)
         exits: dict[str, tuple[int | None, int | None]] = {}
         if unsettled:

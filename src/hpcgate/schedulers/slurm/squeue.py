@@ -119,7 +119,8 @@ def parse_streams(text: str, mark: str) -> list[Streams]:
     """Return the standard streams that `streams_command` printed."""
 
     def path(column: str) -> str | None:
-        return None if len(column) >= _PATH_WIDTH else values.text(column.rstrip(" "))
+        shown = column.rstrip(" ")
+        return None if len(shown.encode()) >= _PATH_WIDTH else values.text(shown)
 
     def streams(columns: Sequence[str]) -> Streams:
         return Streams(columns[0], *(path(column) for column in columns[1:]))
