@@ -1,0 +1,71 @@
+"""Runs job scripts as an ordinary user, by each kind of sh."""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcgate.transfers.base import Script
+from hpcgate.transfers.script import job_script
+
+NOBODY = 65534
+"""Root may do anything, so scripts run as somebody else wherever the tests run as root."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a script ended."""
+
+    status: int
+    output: str
+    errors: str
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether status, output log and error log agree that it did."""
+        said = "Files were successfully" in self.output
+        assert said == (self.status == 0), self
+        return said
+
+
+@dataclass(frozen=True)
+class Sh:
+    """A shell and a directory to work in."""
+
+    program: str
+    directory: Path
+
+    def run(self, script: Script, *directives: str, timeout: float = 60, **environment: str) -> Ended:
+        """Run a script from a file, as schedulers do."""
+        path = self.directory.parent / f"{self.directory.name}.sh"
+        path.write_text(job_script(directives, script.values, script.body))
+        identity = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+        done = subprocess.run(
+            [self.program, str(path)],
+            capture_output=True,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            env={"PATH": os.environ["PATH"], **environment},
+            timeout=timeout,
+            umask=0o022,
+            **identity,
+        )
+        return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+    def left_over(self) -> list[str]:
+        """Return the hidden names that a script should have taken away."""
+        return [str(path) for path in self.directory.rglob(".hpcgate-*")]
+
+
+def own(path: Path) -> Path:
+    """Give a tree to the user that scripts run as."""
+    if os.geteuid() == 0:
+        for each in (path, *path.rglob("*")):
+            os.chown(each, NOBODY, NOBODY, follow_symlinks=False)
+    return path
+
+
+def shells() -> list[str]:
+    """Return the shells to try: dash, and bash both as itself and under the name of sh."""
+    return [shell for shell in ("dash", "bash") if shutil.which(shell)]

@@ -1,0 +1,110 @@
+"""Values and directives in job scripts."""
+
+import subprocess
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcgate.auth import Principal
+from hpcgate.errors import BadRequest, NotSupported, TimedOut
+from hpcgate.transfers import jobs
+from hpcgate.transfers.base import BatchJob, Script
+from hpcgate.transfers.jobs import TransferJobs
+from hpcgate.transfers.script import assignment, directives_for, job_script
+from tests.transfers.shells import shells
+
+ALICE = Principal("alice", "token")
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200)
+
+
+@settings(max_examples=40, deadline=None)
+@given(values=st.lists(TEXT, min_size=1, max_size=20), shell=st.sampled_from(shells()))
+def test_values_arrive_as_they_are(values: list[str], shell: str) -> None:
+    lines = [assignment(f"v{number}", value) for number, value in enumerate(values)]
+    lines += [f"printf '%s\\0' \"$v{number}\"" for number in range(len(values))]
+    text = "\n".join(lines)
+    assert "\r" not in text
+    done = subprocess.run([shell, "-c", text], capture_output=True, check=True)
+    assert done.stdout == "".join(f"{value}\0" for value in values).encode()
+
+
+@pytest.mark.parametrize("value", ["a\0b", "\ud800"])
+def test_values_that_cannot_be(value: str) -> None:
+    with pytest.raises(BadRequest):
+        assignment("v", value)
+
+
+def test_account() -> None:
+    lines = ["#SBATCH --nodes=1", "#SBATCH --account={account}"]
+    assert directives_for(lines, "project") == (["#SBATCH --nodes=1", "#SBATCH --account=project"], None)
+    assert directives_for(lines[:1], "project") == (lines[:1], "project")
+    assert directives_for(lines[:1], None) == (lines[:1], None)
+    for nothing in (None, ""):
+        with pytest.raises(BadRequest, match="account is required"):
+            directives_for(lines, nothing)
+
+
+@pytest.mark.parametrize(
+    "account", ["a b", "a\nb", "a\n#SBATCH --uid=0", "\t", "a\x00", "a'b", "$(id)", "`id`", "#", "x" * 256]
+)
+def test_account_that_cannot_be(account: str) -> None:
+    with pytest.raises(BadRequest, match="Not a valid account"):
+        directives_for(["#SBATCH --account={account}"], account)
+
+
+def test_no_value_passes_for_a_directive() -> None:
+    text = job_script(["#SBATCH --nodes=1"], {"source": "/a\n#SBATCH --uid=0"}, "true\n")
+    assert [line for line in text.splitlines() if line.startswith("#")] == ["#!/bin/sh", "#SBATCH --nodes=1"]
+
+
+class Queue:
+    """A scheduler that takes note."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.jobs: list[BatchJob] = []
+
+    async def submit(self, principal: Principal, job: BatchJob) -> str:
+        self.jobs.append(job)
+        if self.error is not None:
+            raise self.error
+        return "42"
+
+
+async def test_job() -> None:
+    queue = Queue()
+    runner = TransferJobs("Demo", "/scratch/", ["#SBATCH --account={account}"], queue.submit)
+    job = await runner.run(ALICE, jobs.rm("/scratch/alice/x"), "project")
+    assert (job.job_id, job.system, job.working_directory) == ("42", "Demo", "/scratch/alice")
+    mark = job.logs.output_log.removeprefix("/scratch/alice/.f7t_file_handling_job_").removesuffix(".log")
+    assert len(mark) == 36
+    assert job.logs.error_log == f"/scratch/alice/.f7t_file_handling_job_error_{mark}.log"
+    submitted = queue.jobs[0]
+    assert submitted.working_directory == "/scratch/alice"
+    assert (submitted.standard_output, submitted.standard_error) == (job.logs.output_log, job.logs.error_log)
+    assert submitted.script.startswith("#!/bin/sh\n#SBATCH --account=project\n")
+    assert submitted.account is None
+
+
+async def test_time_out_is_not_tried_again() -> None:
+    queue = Queue(TimedOut("sbatch"))
+    with pytest.raises(TimedOut):
+        await TransferJobs("Demo", "/scratch", [], queue.submit).run(ALICE, jobs.rm("/x"), None)
+    assert len(queue.jobs) == 1
+
+
+async def test_nowhere_to_run() -> None:
+    queue = Queue()
+    with pytest.raises(NotSupported, match="default_work_dir"):
+        await TransferJobs("Demo", None, [], queue.submit).run(ALICE, jobs.rm("/x"), None)
+    assert queue.jobs == []
+
+
+async def test_script_that_is_too_large() -> None:
+    queue = Queue()
+    with pytest.raises(BadRequest, match="larger"):
+        await TransferJobs("Demo", "/scratch", [], queue.submit).run(
+            ALICE, Script("x", {"v": "x" * 5_000_000}, ""), None
+        )
+    assert queue.jobs == []
