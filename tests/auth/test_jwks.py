@@ -226,7 +226,8 @@ async def test_simultaneous_renewals_share_one_fetch(idp: Idp, settings: Make) -
 
 async def test_a_renewal_within_the_cool_down_does_nothing(idp: Idp, settings: Make) -> None:
     async with Jwks(settings(jwks_cooldown=60)) as jwks:
-        await eventually(lambda: jwks.ready)
+        await jwks.renew()  # joins the first fetch, up to its very end
+        assert jwks.ready
         assert not any(await asyncio.gather(*(jwks.renew() for _ in range(200))))
         assert idp.requests == 1
         assert 1 <= jwks.retry_after <= 60

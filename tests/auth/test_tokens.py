@@ -483,6 +483,17 @@ async def test_key_ids_may_be_missing(verifier: Verifier, idp: Idp, in_key: bool
     assert await refused(verify, token("RS256", which=2, header={} if in_token else {"kid": None}))
 
 
+async def test_only_so_many_keys_are_tried_for_a_token_that_names_none(verifier: Verifier, idp: Idp) -> None:
+    others = [jwk("P-256", number) for number in range(20)]
+    idp.keys = [*others, *(jwk("Ed25519", number) for number in range(1, 16)), jwk("Ed25519")]
+    verify = await verifier(jwks_cooldown=60)
+    assert await verify.principal(token("EdDSA", header={"kid": None}))
+    idp.keys.insert(0, jwk("Ed25519", 16))
+    verify = await verifier(jwks_cooldown=60)
+    assert await verify.principal(token("EdDSA"))
+    assert await refused(verify, token("EdDSA", header={"kid": None})) == "Invalid token signature"
+
+
 async def test_an_idp_that_is_down_at_the_start_is_503_until_it_is_up(
     idp: Idp, settings: Callable[..., OidcSettings]
 ) -> None:
