@@ -164,8 +164,6 @@ class Cluster:
         self._keeper = Keeper(_parent_directory())
         self.directory = self._keeper.directory
         self.homes = self._subdirectory("homes", 0o755)
-        if os.geteuid() != 0:
-            self.homes = Path.home().parent
         self.scratch = self._subdirectory("scratch", 0o1777)
         keys = self._subdirectory("keys", 0o700)
         ssh = self._subdirectory("ssh", 0o755)

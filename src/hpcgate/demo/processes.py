@@ -28,7 +28,7 @@ def wait_until(
     what: str,
     timeout: float,
     interval: float = POLL_INTERVAL,
-    detail: Callable[[], str] = str,
+    detail: Callable[[], str] = lambda: "",
 ) -> None:
     """Return once ``ready`` returns true; raise DemoError naming ``what`` after ``timeout`` seconds.
 
@@ -72,7 +72,10 @@ class Keeper:
             self._replies = ours.makefile("rb")
             self.directory = Path(self._reply()["directory"])
         except BaseException:
+            # At the end of file it clears up, and ends.
             ours.close()
+            if hasattr(self, "_process"):
+                self._process.wait()
             raise
 
     @property
@@ -136,7 +139,10 @@ class Keeper:
             problems: list[str] = []
             try:
                 self._control.sendall(b'{"do": "stop"}\n')
-                problems = self._reply()["problems"]
+                # An interrupted request may have left its answer behind.
+                while "problems" not in (answer := self._reply()):
+                    continue
+                problems = answer["problems"]
             except (OSError, DemoError) as error:
                 problems = [f"the keeper was gone before the end: {error}"]
             finally:

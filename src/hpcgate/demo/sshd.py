@@ -12,7 +12,7 @@ from hpcgate.demo.packages import program
 from hpcgate.demo.ports import HOST
 from hpcgate.demo.problems import DemoError
 from hpcgate.demo.processes import Daemon, Keeper
-from hpcgate.demo.users import User
+from hpcgate.demo.users import DENIED_GROUPS, User
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ Match Address 127.0.0.0/8
     AuthorizedKeysFile {static}
     TrustedUserCAKeys {authority}
     PermitRootLogin no
-    DenyGroups root bin admin sys
+    DenyGroups {" ".join(DENIED_GROUPS)}
     MaxAuthTries {options.max_auth_tries}
     MaxSessions {options.max_sessions}
     AllowTcpForwarding {"yes" if options.allow_tcp_forwarding else "no"}

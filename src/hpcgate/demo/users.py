@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpcgate.demo.keys import Key, write_private
+from hpcgate.demo.problems import DemoError
 from hpcgate.demo.processes import Identity, Keeper
+
+
+DENIED_GROUPS = ("root", "bin", "admin", "sys")
+"""Groups whose members the login nodes do not let in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,7 @@ class User:
     groups: tuple[str, ...]
     """Names of all groups, the primary one first."""
     home: Path
+    """Where the user works in the demo. For an ordinary user, whose home it is not, so that nothing is left there."""
     key: Key = field(repr=False)
     private_key: Path
     certificate: Path
@@ -50,8 +56,8 @@ def make_users(keeper: Keeper, homes: Path, keys: Path, authority: Key, roles: t
     them share a supplementary group, too. The keeper removes them at the end.
     """
     if os.geteuid() != 0:
-        current = pwd.getpwuid(os.geteuid())
-        return [_equip(current.pw_name, current.pw_name, homes, keys, authority)]
+        name = _current_user()
+        return [_equip(name, name, homes, keys, authority)]
     mark = _unused_mark(roles)
     group = f"project-{mark}"
     keeper.make("group", group, ["groupadd", group])
@@ -83,10 +89,9 @@ def make_users(keeper: Keeper, homes: Path, keys: Path, authority: Key, roles: t
 
 def _equip(name: str, role: str, homes: Path, keys: Path, authority: Key) -> User:
     account = pwd.getpwnam(name)
-    home = Path(account.pw_dir)
-    if home.parent == homes:
-        home.mkdir(mode=0o755)
-        os.chown(home, account.pw_uid, account.pw_gid)
+    home = homes / name
+    home.mkdir(mode=0o755)
+    os.chown(home, account.pw_uid, account.pw_gid)
     key = Key.make(name)
     private_key = key.write(keys / name)
     certificate = write_private(keys / f"{name}-cert.pub", (authority.certify(key, [name]) + "\n").encode())
@@ -104,6 +109,23 @@ def _equip(name: str, role: str, homes: Path, keys: Path, authority: Key) -> Use
         client_id=f"demo-{role}",
         client_secret=secrets.token_urlsafe(24),
     )
+
+
+def _current_user() -> str:
+    """Return the name of the user who runs this; raise DemoError if the demo's login node would not let them in."""
+    try:
+        account = pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise DemoError(
+            f"uid {os.geteuid()} has no name on this machine, and without one sshd lets nobody in"
+        ) from None
+    groups = {_group_name(gid) for gid in os.getgrouplist(account.pw_name, account.pw_gid)}
+    if denied := sorted(groups & set(DENIED_GROUPS)):
+        raise DemoError(
+            f"{account.pw_name} is in the group {' and '.join(denied)}, whose members the demo's sshd does not let in"
+            " (DenyGroups); run the demo as root or as another user"
+        )
+    return account.pw_name
 
 
 def _group_name(gid: int) -> str:
