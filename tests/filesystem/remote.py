@@ -15,7 +15,7 @@ import pytest
 from hpcgate.demo.users import User
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
-from tests.ssh.login_nodes import LoginNodes, login_nodes, principal, settings
+from tests.ssh.nodes import LoginNodes, login_nodes, principal, settings
 
 WAYS = ("sftp", "commands")
 
@@ -47,8 +47,8 @@ class Place:
         """Make a file of the user's."""
         path = self / name
         Path(os.fsdecode(path)).write_bytes(content)
-        os.chmod(path, mode)
         os.chown(path, self.user.uid, self.user.gid)
+        os.chmod(path, mode)
         return path
 
     def names(self) -> list[bytes]:

@@ -1,8 +1,11 @@
 """What compress and extract share: how tar's words become errors."""
 
+import errno
+import re
+
 from hpcgate.errors import BadRequest, GatewayError
 from hpcgate.ssh.session import Completed
-from hpcgate.ssh.words import NOT_REGULAR, not_regular, told
+from hpcgate.ssh.words import NOT_REGULAR, not_regular, reason, told
 
 # What tar adds to the reason, which the line before has given.
 _NOISE = (
@@ -11,6 +14,8 @@ _NOISE = (
     "tar: Child returned status",
     "tar: Removing leading",
 )
+
+_CUT_SHORT = re.compile(r"Wrote only \d+ of \d+ bytes$")
 
 
 def archive_error(done: Completed, path: bytes, otherwise: type[GatewayError]) -> GatewayError:
@@ -27,5 +32,7 @@ def archive_error(done: Completed, path: bytes, otherwise: type[GatewayError]) -
         return not_regular("tar", path)
     if any(line.startswith("find: failed to compile") for line in lines):
         otherwise = BadRequest
+    # A write that is cut short: the next one would have said why.
+    lines = [f"{line}: {reason(errno.ENOSPC)}" if _CUT_SHORT.search(line) else line for line in lines]
     words = "\n".join(lines[:8]) or text.strip() or "tar: failed"
     return told(words.encode(), "", otherwise=otherwise)

@@ -2,8 +2,9 @@
 
 import re
 import stat
+from contextlib import suppress
 
-from hpcgate.errors import BadRequest
+from hpcgate.errors import BadRequest, GatewayError
 from hpcgate.filesystem.base import Operation, Parameters, SourcePath, raw
 from hpcgate.filesystem.models import File, file_at
 from hpcgate.ssh.session import Session
@@ -49,7 +50,8 @@ class Chmod(Operation):
         bits = int(mode, 8)
         if len(mode) < 5:
             # Fewer than five digits leave a directory's setuid and setgid bits set (GNU coreutils manual, 27.6).
-            found = await files.entry(path)
-            if found.is_directory:
-                bits |= found.mode & (stat.S_ISUID | stat.S_ISGID)
+            with suppress(GatewayError):
+                found = (await files.stat(path)).mode
+                if stat.S_ISDIR(found):
+                    bits |= found & (stat.S_ISUID | stat.S_ISGID)
         await files.chmod(path, bits)

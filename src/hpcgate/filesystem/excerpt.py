@@ -5,7 +5,7 @@ from typing import NoReturn, Self
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from hpcgate.errors import TooLarge
+from hpcgate.errors import GatewayError, TooLarge
 from hpcgate.filesystem.base import Limits, Parameters, Path
 from hpcgate.filesystem.models import ContentUnit
 from hpcgate.ssh.files import RemoteFiles
@@ -120,9 +120,35 @@ class Excerpt:
         Raises:
             TooLarge: They begin further before the end than is allowed to be read.
         """
+        return (await self._search_back(count))[0]
+
+    async def last_lines(self, count: int) -> bytes:
+        """Return the last lines. A last line without a newline counts.
+
+        Raises:
+            TooLarge: That is more than is allowed.
+        """
+        content = (await self._search_back(count))[1]
+        if len(content) > self._most:
+            self._too_large()
+        return content
+
+    async def size(self) -> int:
+        """Return the file's length in bytes; of one of the kernel's, which claims to have none, by reading it."""
+        try:
+            length = (await self._files.stat(self._path)).size
+        except GatewayError:
+            await self._read(0, 0)
+            raise
+        return length or len(await self.span(0))
+
+    async def _search_back(self, count: int) -> tuple[int, bytes]:
+        """Return the offset of the last lines and all from there on."""
         end = position = await self.size()
         if count == 0:
-            return end
+            await self._read(0, 0)
+            return end, b""
+        found: list[bytes] = []
         size = FIRST_BLOCK
         wanted = count
         while position > 0:
@@ -134,19 +160,15 @@ class Excerpt:
             if lines >= wanted:
                 for _ in range(wanted):
                     cut = block.rfind(b"\n", 0, cut)
-                return start + cut + 1
+                found.append(block[cut + 1 :])
+                return start + cut + 1, b"".join(reversed(found))
+            found.append(block)
             wanted -= lines
             position = start
             if end - position > self._most:
                 self._too_large()
             size = min(size * 2, LARGEST_BLOCK)
-        return 0
-
-    async def size(self) -> int:
-        """Return the file's length in bytes; of one of the kernel's, which claims to have none, by reading it."""
-        await self._read(0, 0)
-        length = (await self._files.stat(self._path)).size
-        return length or len(await self.span(0))
+        return 0, b"".join(reversed(found))
 
     async def _read(self, offset: int, size: int) -> bytes:
         return await self._files.read(self._path, offset=offset, size=size, tool=self._tool)

@@ -33,15 +33,13 @@ class Tail(Operation):
         skip = wanted.skip_heading and count is not None
         number = DEFAULT_LINES if count is None else count
         if skip:
-            start = await excerpt.start_of_line(number) if in_lines else max(0, number - 1)
+            content = await excerpt.span(await excerpt.start_of_line(number) if in_lines else max(0, number - 1))
         elif in_lines:
-            start = await excerpt.start_of_last_lines(number)
-        else:
-            start = max(0, await excerpt.size() - number)
-        if number == 0 and not skip:
+            content = await excerpt.last_lines(number)
+        elif number == 0:
             content = await excerpt.span(0, 0)
         else:
-            content = await excerpt.span(start)
+            content = await excerpt.span(max(0, await excerpt.size() - number))
         return FileContent(
             content=content.decode("utf-8", "replace"),
             content_type=wanted.unit,

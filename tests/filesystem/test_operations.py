@@ -1,0 +1,554 @@
+"""Every operation on a real sshd, by SFTP and by commands."""
+
+import asyncio
+import hashlib
+import os
+import stat
+import struct
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from hpcgate.errors import (
+    AlreadyExists,
+    BadRequest,
+    GatewayError,
+    IsADirectory,
+    NoSpace,
+    NotADirectory,
+    PathNotFound,
+    PermissionDenied,
+    TimedOut,
+    TooLarge,
+)
+from hpcgate.filesystem.base import Limits
+from hpcgate.filesystem.checksum import Checksum
+from hpcgate.filesystem.chmod import Chmod
+from hpcgate.filesystem.chown import Chown
+from hpcgate.filesystem.compress import Compress
+from hpcgate.filesystem.extract import Extract
+from hpcgate.filesystem.file_type import FileType
+from hpcgate.filesystem.head import Head
+from hpcgate.filesystem.ls import Ls
+from hpcgate.filesystem.mkdir import Mkdir
+from hpcgate.filesystem.rm import Rm
+from hpcgate.filesystem.stat import Stat
+from hpcgate.filesystem.symlink import Symlink
+from hpcgate.filesystem.tail import Tail
+from hpcgate.filesystem.view import View
+
+MOST = 1024 * 1024
+
+
+def text(path: bytes) -> str:
+    return os.fsdecode(path)
+
+
+@pytest.fixture
+def do(session):
+    async def run(operation, **given):
+        given = {key: text(value) if isinstance(value, bytes) else value for key, value in given.items()}
+        asked = operation(operation.Parameters.model_validate(given), Limits(MOST))
+        assert all(path in given.values() for path in asked.paths())
+        return await asked.run(session)
+
+    return run
+
+
+# ls
+
+
+async def test_ls_tells_what_ls_tells(do, place):
+    place.write("file", b"12345", 0o4751)
+    os.utime(place / "file", (0, 1_700_000_000))
+    place.run("mkdir", "-m", "3775", "directory")
+    place.run("ln", "-s", "file", "link")
+    place.write(".hidden")
+    listed = await do(Ls, path=place / "")
+    assert [file.name for file in listed] == ["directory", "file", "link"]
+    directory, file, link = listed
+    local = place.run("date", "-d", "@1700000000", "+%Y-%m-%dT%H:%M:%S").decode().strip()
+    assert file.model_dump(by_alias=True) == {
+        "name": "file",
+        "type": "-",
+        "linkTarget": None,
+        "user": place.user.name,
+        "group": place.user.groups[0],
+        "permissions": "rwsr-x--x",
+        "lastModified": local,
+        "size": "5",
+    }
+    assert (directory.type, directory.permissions) == ("d", "rwxrwsr-t")
+    assert (link.type, link.link_target, link.permissions) == ("l", "file", "rwxrwxrwx")
+    hidden = await do(Ls, path=place / "", showHidden=True, numericUid=True)
+    assert [file.name for file in hidden] == [".hidden", "directory", "file", "link"]
+    assert {(file.user, file.group) for file in hidden} == {(str(place.user.uid), str(place.user.gid))}
+
+
+async def test_ls_is_sorted_by_bytes_and_replaces_what_is_no_utf_8(do, place):
+    for name in (b"B", b"a", b"\xff", "é".encode(), b"-"):
+        place.write(name)
+    assert [file.name for file in await do(Ls, path=place / "")] == ["-", "B", "a", "é", "\ufffd"]
+
+
+async def test_ls_follows_and_descends(do, place):
+    place.run("mkdir", "-p", "directory/deep")
+    place.run("ln", "-s", "directory", "link")
+    assert [file.type for file in await do(Ls, path=place / "", dereference=True)] == ["d", "d"]
+    names = [file.name for file in await do(Ls, path=place / "", recursive=True)]
+    assert names == ["directory", "directory/deep", "link"]
+
+
+async def test_ls_of_strangers_and_devices(do, place):
+    if os.geteuid() == 0:
+        place.write("stranger")
+        os.chown(place / "stranger", 54321, 54322)
+        (file,) = await do(Ls, path=place / "")
+        assert (file.user, file.group) == ("54321", "54322")
+    null = next(file for file in await do(Ls, path="/dev") if file.name == "null")
+    assert (null.type, null.size, null.user) == ("c", "0", "root")
+
+
+async def test_ls_of_too_much(do, place):
+    for number in range(40):
+        directory = place.path / ("d" * 200 + str(number))
+        directory.mkdir()
+        for inner in range(120):
+            (directory / ("x" * 200 + str(inner))).touch()
+    with pytest.raises(TooLarge):
+        await do(Ls, path=place / "", recursive=True)
+
+
+def acl(uid: int) -> bytes:
+    """An access control list that lets one more user read (linux/posix_acl_xattr.h)."""
+    entries = ((1, 6, -1), (2, 4, uid), (4, 4, -1), (16, 4, -1), (32, 0, -1))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+
+
+async def test_a_file_with_an_access_control_list(do, session, place):
+    path = place.write("file")
+    os.setxattr(path, "system.posix_acl_access", acl(1))
+    (file,) = await do(Ls, path=place / "")
+    assert file.permissions[:9] == "rw-r-----"
+    by_commands = type(await session.files()).__name__ == "CommandFiles"
+    assert file.permissions[9:] == ("+" if by_commands else "")
+
+
+# stat
+
+
+async def test_stat(do, place):
+    place.write("file", b"123")
+    place.run("ln", "-s", "file", "link")
+    found = os.stat(place / "file")
+    told = await do(Stat, path=place / "link", dereference=True)
+    assert told.model_dump() == {
+        key: int(getattr(found, f"st_{key}"))
+        for key in ("mode", "ino", "dev", "nlink", "uid", "gid", "size", "atime", "ctime", "mtime")
+    }
+    assert stat.S_ISLNK((await do(Stat, path=place / "link")).mode)
+    with pytest.raises(PathNotFound, match=r"^stat: cannot statx '.*/none': No such file or directory$"):
+        await do(Stat, path=place / "none")
+
+
+# head, tail, view
+
+CONTENTS = {
+    "short": b"one\ntwo\nthree\n",
+    "unended": b"one\ntwo\nthree",
+    "empty": b"",
+    "newlines": b"\n" * 30,
+    "no newline": b"x" * 1000,
+    "long": b"".join(b"line %d\n" % number for number in range(30_000)),
+    "one long line": b"x" * 200_000 + b"\nend",
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+async def test_head_and_tail_as_the_tools_do(do, place, name):
+    path = place.write("file", CONTENTS[name])
+    for unit, option in (("lines", "-n"), ("bytes", "-c")):
+        for count in (0, 1, 3, 11_000):
+            head = await do(Head, path=path, **{unit: count})
+            assert head.content.encode() == place.run("head", option, str(count), "file")
+            assert (head.content_type, head.start_position, head.end_position) == (unit, 0, count)
+            head = await do(Head, path=path, skipTrailing=True, **{unit: count})
+            assert head.content.encode() == place.run("head", option, str(-count) if count else "-0", "file")
+            assert (head.start_position, head.end_position) == (0, -count)
+            tail = await do(Tail, path=path, **{unit: count})
+            assert tail.content.encode() == place.run("tail", option, str(count), "file")
+            assert (tail.content_type, tail.start_position, tail.end_position) == (unit, -count, -1)
+            tail = await do(Tail, path=path, skipHeading=True, **{unit: count})
+            assert tail.content.encode() == place.run("tail", option, f"+{count}", "file")
+            assert (tail.start_position, tail.end_position) == (count, -1)
+
+
+async def test_head_and_tail_without_a_count(do, place):
+    path = place.write("file", CONTENTS["long"])
+    head = await do(Head, path=path)
+    assert head.content.encode() == place.run("head", "file")
+    assert (head.content_type, head.start_position, head.end_position) == ("lines", 0, 10)
+    tail = await do(Tail, path=path)
+    assert tail.content.encode() == place.run("tail", "file")
+    assert (tail.content_type, tail.start_position, tail.end_position) == ("lines", 10, -1)
+
+
+async def test_head_and_tail_of_too_much(do, place):
+    long = place.write("long", b"x" * (2 * MOST) + b"\n")
+    exact = place.write("exact", b"x" * (MOST - 1) + b"\n")
+    for operation in (Head, Tail):
+        with pytest.raises(TooLarge):
+            await do(operation, path=long, lines=1)
+        with pytest.raises(TooLarge):
+            await do(operation, path=long, bytes=2 * MOST)
+        assert len((await do(operation, path=exact, lines=1)).content) == MOST
+        assert len((await do(operation, path=long, bytes=MOST)).content) == MOST
+
+
+@pytest.mark.parametrize("operation", [Head, Tail])
+async def test_head_and_tail_that_fail(do, place, operation):
+    place.write("secret", b"", 0)
+    with pytest.raises(PathNotFound, match=r"^\w+: cannot open '.*/none' for reading: No such file or directory$"):
+        await do(operation, path=place / "none")
+    with pytest.raises(IsADirectory, match=r"^\w+: error reading '.*': Is a directory$"):
+        await do(operation, path=place / "", bytes=0)
+    with pytest.raises(PermissionDenied, match=r"^\w+: cannot open '.*/secret' for reading: Permission denied$"):
+        await do(operation, path=place / "secret", bytes=3)
+    for wrong in ({"bytes": 1, "lines": 1}, {"bytes": -1}, {"lines": -1}):
+        with pytest.raises(ValidationError):
+            await do(operation, path=place / "secret", **wrong)
+    assert "Linux" in (await do(operation, path="/proc/version")).content
+
+
+async def test_view(do, place):
+    path = place.write("file", b"0123456789\xff")
+    assert await do(View, path=path) == "0123456789\ufffd"
+    assert await do(View, path=path, size=3, offset=8) == "89\ufffd"
+    assert await do(View, path=path, offset=11) == ""
+    assert await do(View, path=path, offset=1000, size=MOST) == ""
+    large = place.write("large", b"x" * (6 * MOST) + b"end")
+    assert await do(View, path=large, offset=6 * MOST, size=10) == "end"
+    for wrong in ({"size": 0}, {"size": -1}, {"offset": -1}, {"size": MOST + 1}):
+        with pytest.raises(BadRequest):
+            await do(View, path=path, **wrong)
+    with pytest.raises(PathNotFound, match=r"^dd: failed to open '.*/none': No such file or directory$"):
+        await do(View, path=place / "none")
+
+
+# checksum, file
+
+
+@pytest.mark.parametrize("name", [b"plain", b"two words", b"back\\slash", b"new\nline", b"-c", b"\xff"])
+async def test_checksum(do, place, name):
+    path = place.write(name, b"content")
+    told = await do(Checksum, path=path)
+    assert told.algorithm == "SHA256"
+    assert told.checksum == hashlib.sha256(b"content").hexdigest()
+
+
+async def test_checksum_that_fails(do, place):
+    place.run("mkfifo", "fifo")
+    with pytest.raises(IsADirectory, match=r"^sha256sum: .*: Is a directory$"):
+        await do(Checksum, path=place / "")
+    with pytest.raises(PathNotFound, match=r"^sha256sum: .*/none: No such file or directory$"):
+        await do(Checksum, path=place / "none")
+    for path in (place / "fifo", b"/dev/zero"):
+        with pytest.raises(BadRequest, match="Not a regular file"):
+            await do(Checksum, path=path)
+
+
+async def test_file(do, place):
+    assert await do(FileType, path=place.write("-b", b"#!/bin/sh\n")) == "POSIX shell script, ASCII text executable"
+    assert await do(FileType, path=place / "") == "directory"
+    place.run("ln", "-s", "nowhere", "dangling")
+    assert await do(FileType, path=place / "dangling") == "broken symbolic link to nowhere"
+    with pytest.raises(PathNotFound, match=r"^stat: cannot statx '.*/none': No such file or directory$"):
+        await do(FileType, path=place / "none")
+
+
+# chmod, chown, mkdir, symlink, rm
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [
+        ("644", "rw-r--r--"),
+        ("0600", "rw-------"),
+        ("4755", "rwsr-xr-x"),
+        ("0", "---------"),
+        ("u+x,g-r", "rwx---r--"),
+        ("a=rw", "rw-rw-rw-"),
+        ("-r", "-w-------"),
+        ("+X", "rw-r--r--"),
+        ("u+s", "rwSr--r--"),
+    ],
+)
+async def test_chmod(do, place, mode, told):
+    path = place.write("file")
+    file = await do(Chmod, path=path, mode=mode)
+    assert (file.name, file.permissions) == (text(path), told)
+    assert stat.filemode(os.stat(path).st_mode)[1:] == told
+
+
+async def test_chmod_leaves_a_directory_s_setgid_bit_as_the_tool_does(do, place):
+    place.run("mkdir", "-m", "2755", "directory")
+    assert (await do(Chmod, path=place / "directory", mode="0700")).permissions == "rwx--S---"
+    assert (await do(Chmod, path=place / "directory", mode="00700")).permissions == "rwx------"
+
+
+@pytest.mark.parametrize("mode", ["", "999", "99999", "u+q", "--reference=/etc/passwd", "-R", "$(id)", "644;id", "1 2"])
+async def test_chmod_with_a_mode_that_is_none(do, place, mode):
+    path = place.write("file")
+    if mode == "-R":
+        with pytest.raises(BadRequest, match="invalid mode"):
+            await do(Chmod, path=path, mode=mode)
+    else:
+        with pytest.raises(BadRequest, match=r"^chmod: invalid mode: \u2018.*\u2019$"):
+            await do(Chmod, path=path, mode=mode)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o644
+
+
+async def test_chmod_that_fails(do, place):
+    for mode in ("644", "u+x"):
+        with pytest.raises(PathNotFound, match=r"^chmod: cannot access '.*/none': No such file or directory$"):
+            await do(Chmod, path=place / "none", mode=mode)
+        with pytest.raises(PermissionDenied, match=r"^chmod: changing permissions of '/etc/passwd': Operation not"):
+            await do(Chmod, path="/etc/passwd", mode=mode)
+
+
+async def test_chown(do, place):
+    path = place.write("file")
+    other = place.user.groups[-1]
+    assert (await do(Chown, path=path, group=other)).group == other
+    number = str(place.user.gid)
+    told = await do(Chown, path=path, owner=place.user.name, group=number)
+    assert (told.user, told.group) == (place.user.name, place.user.groups[0])
+    assert (await do(Chown, path=path, owner=str(place.user.uid))).user == place.user.name
+    assert (await do(Chown, path=path)).name == text(path)
+    with pytest.raises(PathNotFound):
+        await do(Chown, path=place / "none", owner=place.user.name)
+    with pytest.raises(PathNotFound):
+        await do(Chown, path=place / "none")
+    with pytest.raises(PermissionDenied, match=r"^chown: changing ownership of '.*': Operation not permitted$"):
+        await do(Chown, path="/etc/passwd", owner=place.user.name)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"owner": "no-such-user"},
+        {"group": "no-such-group"},
+        {"owner": "root:root"},
+        {"owner": "--reference=/etc/passwd"},
+        {"owner": "$(id)"},
+        {"group": "a\nb"},
+        {"owner": "-R"},
+    ],
+)
+async def test_chown_to_nobody(do, place, wrong):
+    path = place.write("file")
+    with pytest.raises(BadRequest, match=r"^chown: invalid (user|group|spec): \u2018.*\u2019$"):
+        await do(Chown, path=path, **wrong)
+
+
+async def test_mkdir(do, place):
+    told = await do(Mkdir, path=place / "-p", parent=False)
+    assert (told.name, told.type, told.user) == (text(place / "-p"), "d", place.user.name)
+    assert (await do(Mkdir, sourcePath=place / "a/b", parent=True)).type == "d"
+    assert (await do(Mkdir, source_path=place / "a/b", parent=True)).type == "d"
+    with pytest.raises(AlreadyExists, match=r"^mkdir: cannot create directory .*: File exists$"):
+        await do(Mkdir, path=place / "a")
+    with pytest.raises(PermissionDenied, match=r"^mkdir: cannot create directory .*: Permission denied$"):
+        await do(Mkdir, path="/etc/x")
+
+
+async def test_symlink(do, place):
+    told = await do(Symlink, path="/no/where", linkPath=place / "link")
+    assert (told.name, told.type, told.link_target) == (text(place / "link"), "l", "/no/where")
+    with pytest.raises(AlreadyExists, match="File exists"):
+        await do(Symlink, path="/x", link_path=place / "link")
+
+
+async def test_rm(do, place):
+    place.run("mkdir", "-p", "tree/a")
+    place.write("tree/a/file", b"", 0)
+    assert await do(Rm, path=place / "tree") is None
+    assert place.names() == []
+    with pytest.raises(PathNotFound, match=r"^rm: cannot remove '.*/tree': No such file or directory$"):
+        await do(Rm, path=place / "tree")
+    with pytest.raises(BadRequest, match="dangerous"):
+        await do(Rm, path="/")
+
+
+# compress, extract
+
+
+def members(path: bytes) -> list[str]:
+    with tarfile.open(text(path)) as archive:
+        return sorted(archive.getnames())
+
+
+@pytest.mark.parametrize(
+    ("compression", "magic"), [("gzip", b"\x1f\x8b"), ("bzip2", b"BZh"), ("xz", b"\xfd7zXZ"), ("none", b"dir")]
+)
+async def test_there_and_back(do, place, compression, magic):
+    place.run("mkdir", "-p", "dir/sub", "out")
+    place.write("dir/sub/file", b"content")
+    for pattern in (None, r".*fi.*"):
+        target = place / f"archive-{pattern is None}"
+        assert (
+            await do(Compress, path=place / "dir", targetPath=target, compression=compression, matchPattern=pattern)
+            is None
+        )
+        found = Path(text(target)).read_bytes()
+        assert found.startswith(magic if pattern is None or compression != "none" else b"./sub/file")
+        assert os.stat(target).st_uid == place.user.uid
+        assert members(target) == (["dir", "dir/sub", "dir/sub/file"] if pattern is None else ["./sub/file"])
+        await do(Extract, path=target, targetPath=place / "out", compression=compression)
+    assert place.run("cat", "out/dir/sub/file", "out/sub/file") == b"contentcontent"
+    assert place.names() == [b"archive-False", b"archive-True", b"dir", b"out"]
+
+
+async def test_compress_one_file_and_links(do, place):
+    place.write("-file\\n", b"content")
+    place.run("ln", "-s", "--", "-file\\n", "link")
+    await do(Compress, path=place / "-file\\n", targetPath=place / "one")
+    assert members(place / "one") == ["-file\\n"]
+    await do(Compress, path=place / "link", targetPath=place / "followed", dereference=True)
+    with tarfile.open(text(place / "followed")) as archive:
+        assert archive.getmember("link").isreg()
+    await do(Compress, path=place / "link", targetPath=place / "kept")
+    with tarfile.open(text(place / "kept")) as archive:
+        assert archive.getmember("link").issym()
+
+
+async def test_an_archive_does_not_hold_itself(do, place):
+    place.run("mkdir", "dir")
+    place.write("dir/file")
+    for _ in range(2):
+        await do(Compress, path=place / "dir", targetPath=place / "dir/[archive]\\n")
+        assert members(place / "dir/[archive]\\n") == ["dir", "dir/file"]
+        await do(Compress, path=place / "dir", targetPath=place / "dir/[archive]\\n", matchPattern=".*")
+        assert members(place / "dir/[archive]\\n") == ["./file"]
+
+
+async def test_an_archive_keeps_the_mode_of_the_one_it_replaces(do, place):
+    place.write("file")
+    place.write("archive", b"old", 0o600)
+    place.run("ln", "-s", "archive", "link")
+    await do(Compress, path=place / "file", targetPath=place / "link")
+    assert os.path.islink(place / "link")
+    assert members(place / "archive") == ["file"]
+    assert stat.S_IMODE(os.stat(place / "archive").st_mode) == 0o600
+
+
+async def test_compress_that_fails_leaves_the_old_archive(do, place):
+    place.run("mkdir", "-p", "dir/locked")
+    place.run("chmod", "0", "dir/locked")
+    place.write("archive", b"old")
+    target = place / "archive"
+    with pytest.raises(PermissionDenied, match=r"^tar: dir/locked: Cannot open: Permission denied"):
+        await do(Compress, path=place / "dir", targetPath=target)
+    with pytest.raises(PermissionDenied, match=r"^find: .*locked.*: Permission denied"):
+        await do(Compress, path=place / "dir", targetPath=target, matchPattern=".*")
+    with pytest.raises(BadRequest, match=r"^find: failed to compile regular expression"):
+        await do(Compress, path=place / "dir", targetPath=target, matchPattern="\\(")
+    with pytest.raises(PathNotFound, match=r"/none': No such file or directory$"):
+        await do(Compress, path=place / "none", targetPath=target)
+    with pytest.raises(PathNotFound, match="No such file or directory"):
+        await do(Compress, path=place / "archive", targetPath=place / "none/archive")
+    with pytest.raises(NotADirectory, match="Not a directory"):
+        await do(Compress, path=place / "archive", targetPath=place / "archive/x")
+    with pytest.raises(PermissionDenied, match="Permission denied"):
+        await do(Compress, path=place / "archive", targetPath="/etc/hpcgate-archive")
+    for wrong in (place / "dir", place / "dir/"):
+        with pytest.raises(IsADirectory, match="Is a directory"):
+            await do(Compress, path=place / "archive", targetPath=wrong)
+    assert Path(text(target)).read_bytes() == b"old"
+    assert place.names() == [b"archive", b"dir"]
+
+
+async def test_compress_that_is_cancelled_leaves_nothing(do, place):
+    with Path(text(place / "big")).open("wb") as file:
+        file.truncate(4 * 1024**3)
+    os.chown(place / "big", place.user.uid, place.user.gid)
+    task = asyncio.create_task(do(Compress, path=place / "big", targetPath=place / "archive"))
+    async with asyncio.timeout(5):
+        while len(place.names()) < 2:
+            await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert place.names() == [b"big"]
+    left = subprocess.run(["pgrep", "-u", str(place.user.uid), "-x", "tar|gzip|sh"], capture_output=True, check=False)
+    if os.geteuid() == 0:
+        assert left.stdout == b""
+
+
+async def test_a_command_that_takes_too_long(do, place):
+    with Path(text(place / "big")).open("wb") as file:
+        file.truncate(100 * 1024**3)
+    os.chown(place / "big", place.user.uid, place.user.gid)
+    with pytest.raises(TimedOut):
+        await do(Checksum, path=place / "big")
+
+
+async def test_extract_that_fails(do, place):
+    place.run("mkdir", "out")
+    archive = place.write("not an archive", b"x" * 2000)
+    place.run("tar", "-czf", "good", "out")
+    for compression in ("gzip", "bzip2", "xz", "none"):
+        with pytest.raises(BadRequest) as caught:
+            await do(Extract, path=archive, targetPath=place / "out", compression=compression)
+        assert caught.value.status == 400
+        assert "\n\n" not in caught.value.message
+    for path, target, error, words in (
+        ("none", "out", PathNotFound, "No such file or directory"),
+        ("good", "none", PathNotFound, "No such file or directory"),
+        ("good", "good", NotADirectory, "Not a directory"),
+        ("out", "out", IsADirectory, "Is a directory"),
+    ):
+        with pytest.raises(error, match=f"^tar: .*{words}"):
+            await do(Extract, path=place / path, targetPath=place / target)
+    with pytest.raises(PermissionDenied, match="Permission denied"):
+        await do(Extract, path=place / "good", targetPath="/etc")
+
+
+async def test_full_disks(do, place):
+    if os.geteuid() != 0:
+        return
+    small = place.path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size=256k,uid={place.user.uid},mode=755", "tmpfs", str(small)]
+    subprocess.run(mount, check=True)
+    try:
+        place.write("big", os.urandom(1_000_000))
+        place.run("tar", "-cf", "archive", "big")
+        for compression in ("gzip", "none"):
+            with pytest.raises(NoSpace, match="No space left on device"):
+                await do(Compress, path=place / "big", targetPath=place / "small/x", compression=compression)
+        assert os.listdir(small) == []
+        with pytest.raises(NoSpace, match="No space left on device"):
+            await do(Extract, path=place / "archive", targetPath=place / "small", compression="none")
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+# All of them
+
+
+@pytest.mark.parametrize("path", ["", "relative", "/a\0b", "/" + "x" * 5000, "~/x", "/\ud800"])
+async def test_paths_that_are_none(do, path):
+    for operation in (Ls, Stat, Head, Tail, View, Checksum, FileType, Mkdir, Rm):
+        with pytest.raises(ValidationError, match="path"):
+            await do(operation, path=path)
+
+
+async def test_long_names_are_the_caller_s_mistake(do, place):
+    for operation in (Ls, Stat, Head, Tail, View, Checksum, FileType, Mkdir, Rm):
+        with pytest.raises(GatewayError, match="File name too long") as caught:
+            await do(operation, path=place / ("x" * 256))
+        assert caught.value.status == 400

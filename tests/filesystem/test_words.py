@@ -1,0 +1,154 @@
+"""Words, quotes, letters and zones that are composed or parsed here, against the tools that they come from."""
+
+import errno
+import os
+import re
+import stat
+import subprocess
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from hpcgate.errors import BadRequest, CommandFailed, NoSpace, PathNotFound, PermissionDenied
+from hpcgate.ssh.command_files import parse_listing, permission_bits, unescape
+from hpcgate.ssh.files import refuse_root
+from hpcgate.ssh.login_node import LoginNode, local_time, parse_zone
+from hpcgate.ssh.words import failure, quote, quote_if_needed, told
+
+PIECES = ["'", '"', " ", "$", "`", "\\", "\n", "\t", "\x01", "-", "\udcff", "*", "~", "#", "!", ":", "é", "a", "B", "9"]
+PIECES += ["=", "[", "]", "{", "}", "^", "&", "(", ",", "/", "?", "%"]
+NAMES = st.lists(st.sampled_from(PIECES), min_size=1, max_size=10).map("".join)
+
+
+def said_by(*argv: str) -> str:
+    done = subprocess.run(
+        argv, capture_output=True, check=False, env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}, cwd="/proc/self"
+    )
+    return os.fsdecode(done.stderr).removesuffix("\n")
+
+
+@hypothesis_settings(max_examples=60, deadline=None, database=None, derandomize=True)
+@example("it's")
+@example("it's $x")
+@example("a'\nb")
+@example("\n")
+@example("~")
+@example("a:b")
+@given(NAMES)
+def test_names_are_quoted_as_the_tools_do(name):
+    path = os.fsencode("none/" + name)
+    said = said_by("stat", "--", os.fsdecode(path))
+    assert said == f"stat: cannot statx {quote(path)}: No such file or directory"
+    said = said_by("cat", "--", os.fsdecode(path))
+    assert said == f"cat: {quote_if_needed(path)}: No such file or directory"
+    plain = os.fsencode(name.replace("/", "") or "x")
+    said = said_by("cat", "--", os.fsdecode(plain))
+    assert said == f"cat: {quote_if_needed(plain)}: No such file or directory"
+
+
+def test_reasons_are_those_of_this_system():
+    for number in (errno.ENOENT, errno.EACCES, errno.ELOOP, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EXDEV):
+        assert failure("x", number).message == f"x: {os.strerror(number)}"
+
+
+def test_what_a_tool_says_decides_the_class():
+    assert isinstance(told(b"rm: cannot remove 'x': No such file or directory\n", "rm"), PathNotFound)
+    assert isinstance(
+        told(b"rm: cannot remove 'No such file or directory': Permission denied\n", "rm"), PermissionDenied
+    )
+    assert isinstance(told(b"tar: x: Cannot write: Disk quota exceeded\n", "tar"), NoSpace)
+    assert isinstance(told(b"chmod: something new\n", "chmod"), CommandFailed)
+    assert isinstance(told(b"chmod: something new\n", "chmod", otherwise=BadRequest), BadRequest)
+    noisy = b"Welcome! No such file or directory\nrm: cannot remove 'x': Permission denied\nTry 'rm --help'\n"
+    assert told(noisy, "rm").message == "rm: cannot remove 'x': Permission denied"
+    assert told(b"", "rm").message == "rm: failed"
+
+
+@given(st.integers(0, 0o7777))
+def test_permission_letters(bits):
+    assert permission_bits(stat.filemode(stat.S_IFREG | bits)[1:].encode()) == bits
+
+
+@hypothesis_settings(max_examples=40, deadline=None, database=None, derandomize=True)
+@given(st.sets(st.binary(min_size=1, max_size=60), min_size=1, max_size=6))
+def test_listings_are_parsed_whatever_the_names(tmp_path_factory, names):
+    top = os.fsencode(tmp_path_factory.mktemp("listing"))
+    made = set()
+    for name in names:
+        clean = name.replace(b"\0", b"0").replace(b"/", b"_")
+        if clean not in (b".", b"..", b"d"):
+            os.symlink(b"to " + clean, top + b"/" + clean)
+            made.add(clean)
+    argv = ["ls", "-lnUAR", "--quoting-style=c", "--time-style=+%s", "--", top]
+    output = subprocess.run(argv, capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}).stdout
+    entries, unknown = parse_listing(output, top)
+    assert unknown == []
+    assert {entry.name: entry.link_target for entry in entries} == {name: b"to " + name for name in made}
+
+
+def test_rows_that_are_odd():
+    output = (
+        b"total 0\n"
+        b'crw-rw-rw- 1 0 0 1, 3 1700000000 "null"\n'
+        b'-rw-r-----+ 1 1000 1000 12 -5 "acl"\n'
+        b'drwxr-xr-x. 2 1000 1000 4096 1700000000 "context"\n'
+        b'l????????? ? ? ? ? ? "dangling"\n'
+        b'-????????? ? ? ?    ?            ? "lost"\n'
+    )
+    entries, unknown = parse_listing(output, b"/x")
+    assert [(entry.name, entry.size, entry.mtime, entry.mark) for entry in entries] == [
+        (b"null", 0, 1700000000, ""),
+        (b"acl", 12, -5, "+"),
+        (b"context", 4096, 1700000000, "."),
+    ]
+    assert unknown == [b"dangling", b"lost"]
+    assert unescape(rb"a\"b\\\n\377") == b'a"b\\\n\xff'
+
+
+SUMMER, WINTER = 1_720_000_000, 1_700_000_000
+
+
+@pytest.mark.parametrize("rule", ["CET-1CEST,M3.5.0,M10.5.0/3", "UTC0", "EST5EDT,M3.2.0,M11.1.0", "<+0530>-5:30"])
+def test_zones_given_as_a_rule(rule):
+    zone = parse_zone(rule, b"")
+    for seconds in (SUMMER, WINTER):
+        said = subprocess.run(
+            ["date", "-d", f"@{seconds}", "+%Y-%m-%dT%H:%M:%S"], env={"TZ": rule}, capture_output=True, check=True
+        )
+        assert local_time(seconds, zone) == said.stdout.decode().strip()
+
+
+def test_zones_that_are_none():
+    for setting, data in (("", b""), ("nonsense/zone", b""), ("", b"TZif"), ("", b"junk"), ("é", b"")):
+        assert parse_zone(setting, data) is UTC
+
+
+def test_times_beyond_the_calendar():
+    zone = ZoneInfo("Europe/Zurich")
+    assert local_time(0, zone) == "1970-01-01T01:00:00"
+    assert local_time(-5, UTC) == "1969-12-31T23:59:55"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", local_time(2**62, zone))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", local_time(-(2**62), zone))
+    assert datetime.fromisoformat(local_time(-(2**62), zone)).year == 1
+
+
+def test_one_user_s_view_is_not_another_s():
+    node = LoginNode()
+    node.view("alice").users[0] = "not root"
+    assert node.view("bob").users == {}
+    assert node.view("alice").users == {0: "not root"}
+
+
+@pytest.mark.parametrize("path", [b"/", b"///", b"/a/.", b"/a/..", b"/a/./", b"..", b"."])
+def test_what_rm_refuses(path):
+    with pytest.raises(BadRequest, match=r"^rm: "):
+        refuse_root(path)
+
+
+@pytest.mark.parametrize("path", [b"/a", b"/a/", b"/...", b"/a/.b", b"/a..", b"/a/..b/"])
+def test_what_rm_takes(path):
+    refuse_root(path)
