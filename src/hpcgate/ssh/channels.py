@@ -13,6 +13,8 @@ from hpcgate.errors import ConnectionLost, PoolExhausted
 _FIRST_GUESS = 10
 _WAIT = 30.0
 """Seconds that a command waits for a channel at most."""
+_REMIND = 0.2
+"""Seconds between calls of `on_short` while somebody waits."""
 
 
 class Channels:
@@ -20,7 +22,7 @@ class Channels:
 
     Args:
         limit: How many there may be at a time, or None to learn it.
-        on_short: Called whenever somebody starts to wait for a channel.
+        on_short: Called whenever somebody starts to wait for a channel, and again while it lasts.
     """
 
     def __init__(self, limit: int | None, on_short: Callable[[], None]) -> None:
@@ -32,6 +34,7 @@ class Channels:
         self._on_short = on_short
         self._queue: deque[asyncio.Future[None]] = deque()
         self._lost: ConnectionLost | None = None
+        self._reminder: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Channels open={self.open} opening={self.opening} limit={self.limit} waiting={len(self._queue)}>"
@@ -77,6 +80,9 @@ class Channels:
     def lose(self, error: ConnectionLost) -> None:
         """End every wait: the connection is gone."""
         self._lost = error
+        if self._reminder is not None:
+            self._reminder.cancel()
+            self._reminder = None
         while self._queue:
             waiter = self._queue.popleft()
             if not waiter.done():
@@ -97,6 +103,8 @@ class Channels:
         else:
             self._queue.append(waiter)
         self._on_short()
+        if self._reminder is None:
+            self._reminder = asyncio.get_running_loop().call_later(_REMIND, self._remind)
         try:
             await waiter
         except asyncio.CancelledError:
@@ -106,6 +114,12 @@ class Channels:
                 self._queue.remove(waiter)
             self.wake()
             raise
+
+    def _remind(self) -> None:
+        self._reminder = None
+        if self._queue:
+            self._on_short()
+            self._reminder = asyncio.get_running_loop().call_later(_REMIND, self._remind)
 
     def _room(self) -> bool:
         taken = self.open + self.opening

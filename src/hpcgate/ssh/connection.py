@@ -214,10 +214,10 @@ class Connection:
         return channel
 
     async def has_room(self) -> bool:
-        """Say whether the login node allows one channel more than are open now, by opening one."""
+        """Say whether the login node allows a second channel while one is open, if need be by opening one."""
         for pause in _ROOM_PAUSES:
             if self.channels.limit is not None:
-                return self.channels.limit > self.channels.open
+                return self.channels.limit > 1
             slot = await self.channels.acquire()
             probe = Command(slot, 1024)
             try:

@@ -209,7 +209,8 @@ class Session:
     async def _start_worker(self, key: tuple[str, ...]) -> Worker:
         line = shell_line(key)
         slot = await self._connection.channels.acquire()
-        worker = Worker(slot, key[0], self._connection.settings.max_output_size)
+        channels = self._connection.channels
+        worker = Worker(slot, key[0], self._connection.settings.max_output_size, lambda: channels.waiting > 0)
         seconds = self._connection.settings.timeout.command_execution
         try:
             async with asyncio.timeout(seconds):

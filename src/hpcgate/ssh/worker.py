@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 import asyncssh
 
@@ -19,15 +20,17 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         slot: The channel's place.
         name: The program, for messages.
         limit: The most bytes of one answer.
+        crowded: Says whether others wait for the channel.
     """
 
-    def __init__(self, slot: Slot, name: str, limit: int) -> None:
+    def __init__(self, slot: Slot, name: str, limit: int, crowded: Callable[[], bool]) -> None:
         self.leaving = False
         self.closed = False
         self.channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._slot = slot
         self._name = name
         self._limit = limit
+        self._crowded = crowded
         self._noise: Output | None = Output(limit)
         self._buffer = bytearray()
         self._searched = 0
@@ -94,7 +97,7 @@ class Worker(asyncssh.SSHClientSession[bytes]):
             self._fail(TooLarge(f"{self._name}: the answer is over {self._limit} bytes"))
             self.leaving = True
             self.channel.close()
-        elif self.leaving:
+        elif self.leaving or (self.idle and self._crowded()):
             self.leave()
 
     def eof_received(self) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,6 @@ import asyncssh
 from hpcgate.auth import Principal
 from hpcgate.config import SshSettings
 from hpcgate.credentials.base import Credential, CredentialSource
-from hpcgate.demo.cluster import _parent_directory
 from hpcgate.demo.keys import Key
 from hpcgate.demo.ports import Ports
 from hpcgate.demo.processes import Keeper
@@ -45,6 +48,14 @@ class LoginNodes:
         self._factory = factory
         self.alice = users[0]
         self.bob = users[-1]
+        self._cramped: Sshd | None = None
+
+    @property
+    def cramped(self) -> Sshd:
+        """A login node with ``MaxSessions 1`` that no test stops or freezes."""
+        if self._cramped is None:
+            self._cramped = self.start(max_sessions=1)
+        return self._cramped
 
     def start(self, *, host_key: Key | None = None, port: int | None = None, **options: Any) -> Sshd:
         return self._factory.start(replace(SshdOptions(), **options), {}, host_key, port)
@@ -65,7 +76,7 @@ def principal(user: User | str) -> Principal:
 
 @contextmanager
 def login_nodes() -> Iterator[LoginNodes]:
-    keeper = Keeper(_parent_directory())
+    keeper = Keeper(Path("/tmp").resolve())
     ports = Ports()
     try:
         directory = keeper.directory
@@ -80,3 +91,44 @@ def login_nodes() -> Iterator[LoginNodes]:
         problems = keeper.stop()
         ports.close()
     assert not problems
+
+
+def connections() -> set[str]:
+    """Return the established TCP connections of this process, by inode."""
+    with open("/proc/net/tcp") as table:
+        established = {fields[9] for line in table if (fields := line.split())[3] == "01"}
+    found = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{descriptor}")
+            if target.startswith("socket:") and target[8:-1] in established:
+                found.add(target)
+    return found
+
+
+def processes(user: User) -> list[str]:
+    """Return the command lines of a user's processes, those of sshd left out."""
+    done = subprocess.run(["ps", "-u", user.name, "-o", "args="], capture_output=True, text=True, check=False)
+    return [line for line in done.stdout.splitlines() if line and not line.startswith("sshd")]
+
+
+async def gone(user: User, words: str, seconds: float = 2.0) -> bool:
+    """Say whether no process of the user has `words` in its command line, or none any more within some seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = await asyncio.to_thread(processes, user)
+        if not any(words in line for line in found):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.02)
+
+
+async def running(user: User, words: str, seconds: float = 5.0) -> bool:
+    """Wait until a process of the user has `words` in its command line."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if any(words in line for line in await asyncio.to_thread(processes, user)):
+            return True
+        await asyncio.sleep(0.02)
+    return False

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from hpcgate.errors import BadRequest
+from hpcgate.ssh.quoting import MAX_LINE, opening, shell_line
+
+AWKWARD = st.text(alphabet="'\"\\ $`!*?~{}()<>|&;#%^\n\r\ta-=é\U0001f600\udcff[]@:/").map(
+    lambda text: text.encode("utf-8", "surrogateescape")
+)
+ANY = st.binary(max_size=255).map(lambda data: data.replace(b"\0", b"0"))
+
+
+def run(shell: str, argv: list[str | bytes], env: dict[str, str] | None = None) -> bytes:
+    done = subprocess.run([shell, "-c", shell_line(argv, env)], capture_output=True, check=True)
+    begin = opening(done.stdout)
+    assert begin is not None
+    error_begin = opening(done.stderr)
+    assert error_begin is not None
+    assert begin[1] == error_begin[1]
+    return done.stdout[begin[0] :]
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(AWKWARD | ANY, min_size=1, max_size=5), st.sampled_from(["bash", "dash"]))
+@example([b"it's"], "dash")
+@example([b"$(id)", b"`id`", b"-n", b"--", b""], "bash")
+@example([b"a\nb", b"\xff\xfe", b"!!", b"\\"], "bash")
+def test_every_argument_arrives_as_it_is(arguments: list[bytes], shell: str) -> None:
+    assert run(shell, ["printf", "%s\\0", *arguments]) == b"".join(argument + b"\0" for argument in arguments)
+
+
+def test_text_and_bytes_mix_and_lone_surrogates_are_bytes() -> None:
+    assert run("sh", ["printf", "%s|", "é", b"\xe9", "\udce9"]) == b"\xc3\xa9|\xe9|\xe9|"
+
+
+def test_a_shell_that_is_none_of_posix_sees_only_plain_text() -> None:
+    # csh ends at a newline and expands ! within quotes; fish takes a backslash in single quotes as an escape.
+    line = shell_line(["printf", "%s", "a\nb!c\\d'\xe9", b"\xff"])
+    body = line.removeprefix(b"exec /bin/sh -c '").removesuffix(b"'")
+    assert b"'" not in body
+    assert b"!" not in line
+    assert all(0x20 <= byte < 0x7F for byte in line)
+    assert b"\\\\" not in line
+    assert b"!" not in shell_line(["echo", "!"])
+    assert b"\\" not in shell_line(["echo", "it's plain"])
+
+
+def test_locale_and_environment() -> None:
+    assert run("bash", ["sh", "-c", 'printf %s "$LC_ALL|$X"'], {"X": "a 'b' $c"}) == b"C.UTF-8|a 'b' $c"
+    assert run("bash", ["sh", "-c", 'printf %s "$LC_ALL"'], {"LC_ALL": "C"}) == b"C"
+
+
+@pytest.mark.parametrize(
+    ("argv", "env"),
+    [
+        (["a\0b"], None),
+        ([b"a\0b"], None),
+        (["\ud800"], None),
+        ([], None),
+        (["ls", "x" * MAX_LINE], None),
+        (["ls"], {"A B": "x"}),
+        (["ls"], {"A;id": "x"}),
+        (["ls"], {"A": "x\0"}),
+    ],
+)
+def test_what_no_command_can_carry_is_refused(argv: list[str | bytes], env: dict[str, str] | None) -> None:
+    with pytest.raises(BadRequest):
+        shell_line(argv, env)
+
+
+def test_what_start_up_files_print_is_told_apart() -> None:
+    assert opening(b"Welcome!\n:hpcgate:") is None
+    assert opening(b"Welcome, no newline:hpcgate:123:\nout") == (33, 123)
