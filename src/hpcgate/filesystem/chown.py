@@ -1,5 +1,7 @@
 """chown: change a file's owner and group."""
 
+from pydantic import Field
+
 from hpcgate.errors import BadRequest
 from hpcgate.filesystem.base import Operation, Parameters, SourcePath, raw
 from hpcgate.filesystem.models import File, file_at
@@ -11,8 +13,8 @@ class PutFileChownRequest(Parameters):
     """Which file, its new owner and group, by name or number; an empty one stays."""
 
     source_path: SourcePath
-    owner: str = ""
-    group: str = ""
+    owner: str = Field("", json_schema_extra={"nullable": False})
+    group: str = Field("", json_schema_extra={"nullable": False})
 
 
 class Chown(Operation):

@@ -1,5 +1,7 @@
 """mkdir: make a directory."""
 
+from pydantic import Field
+
 from hpcgate.filesystem.base import Operation, Parameters, SourcePath, raw
 from hpcgate.filesystem.models import File, file_at
 from hpcgate.ssh.session import Session
@@ -9,7 +11,7 @@ class PostMakeDirRequest(Parameters):
     """Which directory, and whether those above it are made too."""
 
     source_path: SourcePath
-    parent: bool = False
+    parent: bool = Field(False, json_schema_extra={"nullable": False})
 
 
 class Mkdir(Operation):

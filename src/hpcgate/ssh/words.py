@@ -99,22 +99,23 @@ def told(stderr: bytes, tool: str, *, otherwise: type[GatewayError] = CommandFai
     return kind("\n".join(lines[:8]) or f"{tool}: failed")
 
 
-_SAFE = re.compile(r"[A-Za-z0-9%+,\-./@_\]{}^]|[^\x00-\x7f]")
-_SPECIAL_AT_START = "~#"
+# gnulib's quotearg.c, shell_escape_always_quoting_style and, in `quote_if_needed`, shell_escape_quoting_style.
+_PLAIN = re.compile(r"(?![~#]|[{}]$)(?:[A-Za-z0-9%+,\-./@_\]{}~#]|[^\x00-\x7f])+")
+_DOUBLE_QUOTABLE = re.compile(r"[~#]?(?:[A-Za-z0-9%+,\-./:@_\] ']|[^\x00-\x7f])*")
 
 
 def quote(path: bytes) -> str:
     """Quote a file name for a message as the coreutils tools do: always, for a shell (``'x'``, ``'a'$'\\n''b'``)."""
     text = path.decode("utf-8", "surrogateescape")
-    if "'" in text and all(char not in '"\\$`!' and char.isprintable() for char in text):
+    if "'" in text and _DOUBLE_QUOTABLE.fullmatch(text) and text.isprintable():
         return f'"{text}"'
     quoted = ["'"]
     escaped = False
     for char in text:
         if char.isprintable():
-            if escaped:
+            if escaped and char != "'":
                 quoted.append("''")
-                escaped = False
+            escaped = False
             quoted.append("'\\''" if char == "'" else char)
         else:
             if not escaped:
@@ -135,10 +136,8 @@ def _escape(char: str) -> str:
 def quote_if_needed(path: bytes) -> str:
     """Quote a file name as `quote` does, but leave a plain one as it is (``cat: plain: Is a directory``)."""
     text = path.decode("utf-8", "surrogateescape")
-    if text and text[0] not in _SPECIAL_AT_START and text.isprintable():
-        rest = text.replace("~", "").replace("#", "")
-        if all(_SAFE.match(char) for char in rest):
-            return text
+    if _PLAIN.fullmatch(text) and text.isprintable():
+        return text
     return quote(path)
 
 
