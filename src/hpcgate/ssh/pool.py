@@ -249,9 +249,7 @@ class Pool:
                     "ssh.host_keys.unverified",
                     system=self.system,
                     role=role,
-                    consequence="no login is possible"
-                    if self.settings.strict_host_keys
-                    else "the first host key seen is trusted until the next start",
+                    consequence="the first host key seen is trusted until the next start",
                 )
 
     def lease(self, principal: Principal) -> AbstractAsyncContextManager[Session]:
