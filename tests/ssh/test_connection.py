@@ -121,7 +121,7 @@ async def test_something_that_is_no_sshd(make_pool: MakePool, nodes: LoginNodes,
     server = await asyncio.start_server(http, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     with pytest.raises(GatewayError) as caught:
-        await use(make_pool(sshd, port=port), nodes.alice)
+        await use(make_pool(sshd, port=port, timeout={"connection": 1}), nodes.alice)
     assert caught.value.status == 424
     server.close()
     await server.wait_closed()

@@ -1,6 +1,8 @@
 """One user's SSH connection to a login node: opening it, its channels, and closing it."""
 
 import asyncio
+import random
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,13 +32,17 @@ CIPHERS: Final = (
 """In this order: with AES instructions in the CPU, AES-GCM costs half of what ChaCha20 does."""
 
 _LOST_KEEP_ALIVES = 3
-_DROPPED_ATTEMPTS = 4
-_DROPPED_PAUSE = 0.2
+_DROPPED_PAUSE = 0.1
+_DROPPED_PAUSE_MOST = 0.8
+"""Seconds between attempts to connect where sshd has dropped the connection at once; they double up to the most."""
 _TERM_PATIENCE = 0.4
+"""Seconds that a command has to end after TERM."""
 _KILL_PATIENCE = 0.3
+"""Seconds until KILL must have had its effect."""
 _REFUSED_PAUSES = (0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds between attempts to open a channel while none is open: sshd frees one a moment after it has closed."""
 _ROOM_PAUSES = (0.02, 0.05, 0.1)
+"""Seconds between attempts to open a second channel, for the same reason."""
 _REFUSED_PATIENCE = 1.0
 """Seconds after which a refused channel is tried again although no other one has closed."""
 
@@ -389,15 +395,16 @@ async def _connect(
 
     sshd drops connections at random while more than ``MaxStartups`` log in, everybody's counted.
     """
-    attempt = 1
+    deadline = time.monotonic() + target.settings.timeout.connection
+    pause = _DROPPED_PAUSE
     while True:
         try:
             return await _attempt(target, policy, host, port, username, credential, proxy)
         except _Dropped as dropped:
-            if attempt == _DROPPED_ATTEMPTS:
+            if time.monotonic() + pause > deadline:
                 raise connect_error(dropped.error, target.system, policy.role, username) from dropped.error
-            await asyncio.sleep(_DROPPED_PAUSE * attempt)
-            attempt += 1
+        await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 (jitter, no secret)
+        pause = min(2 * pause, _DROPPED_PAUSE_MOST)
 
 
 class _Dropped(Exception):

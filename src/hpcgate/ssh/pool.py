@@ -335,6 +335,7 @@ class Pool:
             if login.cancelled() and not (task is not None and task.cancelling()):
                 raise Unavailable(f"The connections to {self.system} are being closed") from None
             if not place.waiting and not place.counted:
+                self._places.remove(place)
                 login.cancel()
             raise
         except GatewayError as error:

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import asyncssh
+import pytest
+
+from hpcgate.auth import Principal
+from hpcgate.credentials.base import Credential, CredentialSource
+from hpcgate.demo.keys import Key
+from hpcgate.demo.sshd import Sshd
+from hpcgate.errors import CredentialRefused, HostKeyRefused, LoginNodeUnreachable, PoolExhausted, Unavailable
+from hpcgate.ssh.connection import Connection
+from hpcgate.ssh.pool import Place, Places, Pool
+from tests.ssh.conftest import MakePool
+from tests.ssh.nodes import Keys, LoginNodes, principal
+
+
+class Source(CredentialSource):
+    """Signs a certificate for whoever asks, with the lifetime and delay that a test wants."""
+
+    def __init__(self, authority: Key, lifetime: float = 600) -> None:
+        self.authority = authority
+        self.lifetime = lifetime
+        self.delay = 0.0
+        self.refuse: str | None = None
+        self.asked: list[str] = []
+        self.key = Key.make("x")
+        self.private = asyncssh.import_private_key(self.key.private_text())
+
+    async def credential(self, principal: Principal) -> Credential:
+        self.asked.append(principal.username)
+        await asyncio.sleep(self.delay)
+        if self.refuse is not None:
+            raise CredentialRefused(self.refuse)
+        line = self.authority.certify(self.key, [principal.username], lifetime=max(self.lifetime, 60))
+        return Credential(self.private, asyncssh.import_certificate(line), time.time() + self.lifetime)
+
+
+async def use(pool: Pool, user: Any, argv: tuple[str, ...] = ("true",)) -> None:
+    async with pool.lease(principal(user)) as session:
+        assert (await session.run(list(argv))).ok
+
+
+async def settled(pool: Pool, connections: int) -> None:
+    deadline = time.monotonic() + 3
+    while pool.stats.connections != connections:
+        assert time.monotonic() < deadline, pool.stats
+        await asyncio.sleep(0.01)
+
+
+async def test_first_requests_share_one_login(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    keys: Keys = nodes.keys()
+    pool = make_pool(sshd, keys)
+    await asyncio.gather(*(use(pool, nodes.alice) for _ in range(30)))
+    assert keys.asked == [nodes.alice.name]
+    stats = pool.stats
+    assert (stats.logins, stats.connections, stats.idle, stats.waiting) == (1, 1, 1, 0)
+
+
+async def test_a_session_is_the_users_own(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    pool = make_pool(sshd)
+    async with pool.lease(principal(nodes.alice)) as alice, pool.lease(principal(nodes.bob)) as bob:
+        assert alice is not bob
+        for session, user in ((alice, nodes.alice), (bob, nodes.bob)):
+            assert (await session.run(["id", "-un"])).stdout.decode().strip() == user.name
+        assert alice.node is bob.node is pool.node
+
+
+async def test_a_refused_login_is_shared_and_not_tried_again_for_a_while(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes
+) -> None:
+    source = Source(nodes.authority)
+    source.refuse, source.delay = "The service says no", 0.05
+    pool = make_pool(sshd, source, failed_login_pause=0.4)
+    outcomes = await asyncio.gather(*(use(pool, nodes.alice) for _ in range(20)), return_exceptions=True)
+    assert all(isinstance(outcome, CredentialRefused) for outcome in outcomes)
+    assert len({id(outcome) for outcome in outcomes}) == 20, "each has an error of its own"
+    with pytest.raises(CredentialRefused, match="The service says no"):
+        await use(pool, nodes.alice)
+    assert source.asked == [nodes.alice.name]
+    source.refuse = None
+    await use(pool, nodes.bob)
+    await asyncio.sleep(0.5)
+    await use(pool, nodes.alice)
+    assert pool.stats.logins_failed == 1
+
+
+async def test_a_failure_to_connect_is_not_remembered(make_pool: MakePool, nodes: LoginNodes) -> None:
+    node = nodes.start()
+    node.stop()
+    pool = make_pool(node, failed_login_pause=60)
+    with pytest.raises(LoginNodeUnreachable):
+        await use(pool, nodes.alice)
+    node.start()
+    await use(pool, nodes.alice)
+    node.stop()
+    mistaken = make_pool(node, failed_login_pause=60, host_keys=(Key.make("x").public_line,))
+    node.start()
+    for _ in range(2):
+        with pytest.raises(HostKeyRefused):
+            await use(mistaken, nodes.alice)
+    assert mistaken.stats.logins_failed == 2
+    node.stop()
+
+
+async def test_the_cap_is_hard_and_the_longest_idle_goes(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    pool = make_pool(sshd, Source(nodes.authority), max_clients=2)
+    names = ["games", "man", "news"]
+
+    async def hold(name: str) -> None:
+        async with pool.lease(principal(name)):
+            assert pool.stats.connections <= 2
+
+    for name in names:
+        await hold(name)
+    assert pool.stats.evictions == 1
+    await hold("man")
+    await hold("news")
+    assert pool.stats.logins == 3, "games, idle longest, was the one to go"
+    await hold("games")
+    assert (pool.stats.logins, pool.stats.evictions) == (4, 2)
+
+
+async def test_a_full_pool_lets_wait_and_then_refuses(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    pool = make_pool(sshd, max_clients=1, pool_wait=0.3)
+    async with pool.lease(principal(nodes.alice)):
+        started = time.perf_counter()
+        with pytest.raises(PoolExhausted) as caught:
+            await use(pool, nodes.bob)
+        assert 0.25 < time.perf_counter() - started < 1
+        assert caught.value.status == 503
+        assert caught.value.headers == {"Retry-After": "1"}
+        waiting = asyncio.create_task(use(pool, nodes.bob))
+        await asyncio.sleep(0.1)
+        assert pool.stats.waiting == 1
+    await waiting
+    assert pool.stats.connections == 1
+
+
+async def test_those_who_wait_are_served_in_turn(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    pool = make_pool(sshd, Source(nodes.authority), max_clients=1, pool_wait=10)
+    served: list[str] = []
+
+    async def hold(name: str) -> None:
+        async with pool.lease(principal(name)):
+            served.append(name)
+            assert pool.stats.connections == 1
+
+    names = ["games", "man", "news", "mail", "lp"]
+    async with pool.lease(principal(nodes.alice)):
+        tasks = []
+        for name in names:
+            tasks.append(asyncio.create_task(hold(name)))
+            await asyncio.sleep(0.01)
+        tasks[1].cancel()
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert served == ["games", "news", "mail", "lp"]
+
+
+async def test_one_who_gives_up_waiting_leaves_room_for_the_same_user(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes
+) -> None:
+    pool = make_pool(sshd, max_clients=1, pool_wait=5)
+    async with pool.lease(principal(nodes.alice)):
+        first = asyncio.create_task(use(pool, nodes.bob))
+        await asyncio.sleep(0.05)
+        first.cancel()
+        second = asyncio.create_task(use(pool, nodes.bob))
+        await asyncio.sleep(0.05)
+        assert first.cancelled()
+    await second
+    assert pool.stats.logins == 2
+
+
+async def test_many_users_under_a_small_cap(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    pool = make_pool(sshd, Source(nodes.authority), max_clients=3, pool_wait=30)
+    users = ["games", "man", "news", "mail", "lp", "uucp", "proxy", "backup"]
+
+    async def hold(name: str) -> None:
+        async with pool.lease(principal(name)) as session:
+            assert session.username == name
+            assert pool.stats.connections <= 3
+            await asyncio.sleep(0.01)
+
+    await asyncio.gather(*(hold(name) for name in users for _ in range(5)))
+    assert pool.stats.connections <= 3
+    assert pool.stats.waiting == 0
+
+
+async def test_idle_connections_are_closed(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    pool = make_pool(sshd, timeout={"idle_timeout": 0.3})
+    async with pool.lease(principal(nodes.alice)):
+        await use(pool, nodes.bob)
+        await asyncio.sleep(0.15)
+        await use(pool, nodes.bob)
+        await asyncio.sleep(0.2)
+        assert pool.stats.connections == 2, "each use starts the time anew"
+        await settled(pool, 1)
+        assert pool.stats.idle == 0, "one in use is not idle"
+    await settled(pool, 0)
+    await use(pool, nodes.alice)
+    assert pool.stats.logins == 3
+
+
+async def test_an_expired_credential_is_renewed_while_commands_go_on(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes
+) -> None:
+    source = Source(nodes.authority, lifetime=0.6)
+    pool = make_pool(sshd, source)
+    async with pool.lease(principal(nodes.alice)) as old:
+        command = asyncio.create_task(old.run(["sh", "-c", "sleep 1; echo done"]))
+        await asyncio.sleep(0.7)
+        source.lifetime = 600
+        async with pool.lease(principal(nodes.alice)) as new:
+            assert new is not old
+            assert pool.stats.connections == 2
+        assert (await command).stdout == b"done\n"
+    await settled(pool, 1)
+    async with pool.lease(principal(nodes.alice)) as session:
+        assert session is new
+    assert pool.stats.logins == 2
+
+
+MANY = ["games", "man", "news", "mail", "lp", "uucp", "proxy", "backup", "www-data", "list", "irc"]
+"""Accounts that every Debian has and that may log in by certificate, if only to be turned away by their shell."""
+
+
+async def enter(pool: Pool, name: str) -> None:
+    async with pool.lease(principal(name)) as session:
+        assert session.username == name
+
+
+async def test_the_gate_bounds_how_many_log_in_at_a_time(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = most = 0
+    real = Connection.open
+
+    async def counted(*arguments: Any) -> Connection:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        try:
+            return await real(*arguments)
+        finally:
+            together -= 1
+
+    monkeypatch.setattr(Connection, "open", counted)
+    pool = make_pool(sshd, Source(nodes.authority), max_logins=3)
+    await asyncio.gather(*(enter(pool, name) for name in MANY))
+    assert pool.stats.logins == len(MANY)
+    assert most == 3
+
+
+async def test_sshds_default_max_startups_under_four_gateways_at_once(make_pool: MakePool, nodes: LoginNodes) -> None:
+    node = nodes.start()
+    pools = [make_pool(node, Source(nodes.authority)) for _ in range(4)]
+    await asyncio.gather(*(enter(pool, name) for pool in pools for name in MANY))
+    assert [pool.stats.logins for pool in pools] == [len(MANY)] * 4
+    for pool in pools:
+        await pool.close()
+    node.stop()
+
+
+async def test_connections_that_max_startups_drops_are_tried_again(make_pool: MakePool, nodes: LoginNodes) -> None:
+    node = nodes.start(max_startups="2:100:2", extra="LogLevel VERBOSE\n")
+    pool = make_pool(node, Source(nodes.authority), max_logins=5)
+    await asyncio.gather(*(enter(pool, name) for name in MANY[:5]))
+    assert "MaxStartups" in node.log()
+    assert pool.stats.logins == 5
+    node.stop()
+
+
+async def test_closing_ends_logins_and_refuses_new_leases(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    source = Source(nodes.authority)
+    source.delay = 5
+    pool = make_pool(sshd, source)
+    waiting = [asyncio.create_task(use(pool, nodes.alice)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    await pool.close()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(outcome, Unavailable) for outcome in outcomes), outcomes
+    with pytest.raises(Unavailable):
+        await use(pool, nodes.alice)
+
+
+async def test_closing_is_completed_even_if_it_is_cancelled(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    pool = make_pool(sshd)
+    await use(pool, nodes.alice)
+    await use(pool, nodes.bob)
+    closing = asyncio.create_task(pool.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert pool.stats.connections == 0
+
+
+async def test_a_warm_lease_waits_for_nothing(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    pool = make_pool(sshd)
+    await use(pool, nodes.alice)
+    other = asyncio.create_task(asyncio.sleep(0))
+    async with pool.lease(principal(nodes.alice)):
+        pass
+    assert not other.done(), "the event loop was not given up"
+    await other
+
+
+def test_the_bookkeeping_alone() -> None:
+    places = Places(2)
+    first, second, third = Place("a"), Place("b"), Place("c")
+    assert places.admit(first)
+    assert places.admit(second)
+    assert not places.admit(third)
+    loop = asyncio.new_event_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+    places.wait(third, waiter)
+    assert places.evictable() is None
+    places.idle[second] = None
+    places.idle[first] = None
+    assert places.evictable() is second
+    places.remove(second)
+    places.closing += 1
+    assert places.evictable() is None, "one closing is enough for one waiting"
+    assert not waiter.done()
+    places.closing -= 1
+    places.free(second)
+    assert waiter.done()
+    assert third.counted
+    assert places.taken == 2
+    places.free(second)
+    assert places.taken == 2, "freed once"
+    assert repr(places) == "<Places taken=2/2 idle=1 queue=0>"
+    loop.close()
