@@ -57,6 +57,9 @@ async def parameters_of(operation: type[Operation], request: Request) -> Paramet
     """
     in_query = operation.method in ("GET", "DELETE")
     given: Any = dict(request.query_params) if in_query else await read_json(request)
+    if isinstance(given, dict):
+        # Clients send null for what was not given to them: pyfirecrest's `chown --group` has a null owner.
+        given = {name: value for name, value in given.items() if value is not None}
     try:
         return operation.Parameters.model_validate(given)
     except ValidationError as error:

@@ -1,0 +1,1 @@
+"""pyfirecrest, unmodified, against the real cluster."""
