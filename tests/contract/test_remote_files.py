@@ -1,6 +1,7 @@
 """What every implementation of `RemoteFiles` must do, on a real sshd."""
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
@@ -547,3 +548,14 @@ async def test_errors_are_ours(files):
             with pytest.raises(GatewayError) as caught:
                 await operation(path)
             assert caught.value.status in (400, 403, 404)
+
+
+async def test_a_read_that_is_cancelled_leaves_the_files_usable(files, place):
+    path = place.write("file", os.urandom(200_000))
+    for pause in (0, 0.0001, 0.0005, 0.001, 0.002):
+        task = asyncio.create_task(files.read(path, size=100_000))
+        await asyncio.sleep(pause)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    assert len(await files.read(path, size=100_000)) == 100_000

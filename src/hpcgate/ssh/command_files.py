@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BLOCK = 4 * 1024 * 1024
 """Bytes that one command of a stream reads."""
+UPLOAD_TIMEOUT = 3600.0
+"""Seconds that an upload may take, most of which are the client's."""
 TRAILER = 32
 """Bytes behind an upload that say that it is whole."""
 MAX_NAMED = 16 * 1024
@@ -235,6 +237,7 @@ class CommandFiles:
                 str(TRAILER),
             ],
             stdin=framed(),
+            timeout=UPLOAD_TIMEOUT,
         )
         if not done.ok:
             raise unwritable(path, done)

@@ -239,7 +239,9 @@ class Session:
         access = self._access
         if access.mode != "commands" and access.way != "commands" and not self._cramped:
             try:
-                return SftpFiles(await self._open_sftp(), self)
+                client, channel = await self._open_sftp()
+                timeout = self._connection.settings.timeout.command_execution
+                return SftpFiles(client, self, timeout=timeout, abandon=channel.close)
             except _Cramped:
                 log.warning("ssh.sftp.no_room", system=self.system, user=self.username)
             except NotSupported as refusal:
@@ -248,7 +250,7 @@ class Session:
                 log.info("ssh.sftp.refused", system=self.system, user=self.username, reason=refusal.message)
         return CommandFiles(self)
 
-    async def _open_sftp(self) -> asyncssh.SFTPClient:
+    async def _open_sftp(self) -> tuple[asyncssh.SFTPClient, SSHChannel[Any]]:
         """Open the SFTP channel.
 
         Raises:
@@ -293,7 +295,7 @@ class Session:
             raise
         self._access.way = "sftp"
         self._sftp = channel
-        return client
+        return client, channel
 
 
 class _Cramped(Exception):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 import asyncssh
 from asyncssh.sftp import SFTPName
 
-from hpcgate.errors import CommandFailed, GatewayError, IsADirectory, NotSupported, TimedOut, TooLarge
+from hpcgate.errors import CommandFailed, ConnectionLost, GatewayError, IsADirectory, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.command_files import CommandFiles, unwritable
 from hpcgate.ssh.errors import translate
 from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
@@ -63,12 +63,17 @@ class SftpFiles:
         sftp: The client; it belongs to the connection and outlives this object.
         session: For what SFTP cannot do.
         timeout: Seconds that any single answer of the SFTP server may take.
+        abandon: Closes the channel of a server that did not answer in time.
     """
 
-    def __init__(self, sftp: asyncssh.SFTPClient, session: "Session", *, timeout: float = 30.0) -> None:
+    def __init__(
+        self, sftp: asyncssh.SFTPClient, session: "Session", *, timeout: float, abandon: Callable[[], None]
+    ) -> None:
         self._sftp = sftp
         self._session = session
         self._timeout = timeout
+        self._abandon = abandon
+        self._abandoned = False
         self._commands = CommandFiles(session)
         self._block = sftp.limits.max_read_len or 32768
         self._write_block = sftp.limits.max_write_len or 32768
@@ -125,16 +130,20 @@ class SftpFiles:
             return await self._commands.realpath(path)
 
     async def read(self, path: bytes, *, offset: int = 0, size: int | None = None, tool: str = "cat") -> bytes:
-        """Read, by STAT, OPEN, READ and CLOSE."""
-        if size is not None and size <= self._block:
-            try:
-                await self._check_regular(path, tool)
-                async with self._open(path, asyncssh.FXF_READ) as file:
-                    return await self._read_block(file, offset, size)
-            except asyncssh.SFTPError as error:
-                self._connected(error, path)
-                return await self._commands.read(path, offset=offset, size=size, tool=tool)
-        return b"".join([block async for block in self.stream(path, offset=offset, size=size, tool=tool)])
+        """Read, by STAT, OPEN, and READ together with CLOSE."""
+        if size is None or size > self._block:
+            return b"".join([block async for block in self.stream(path, offset=offset, size=size, tool=tool)])
+        # Once begun it is not interrupted: nobody else would close the file.
+        fetching = asyncio.ensure_future(self._fetch(path, offset, size, tool))
+        try:
+            return await asyncio.shield(fetching)
+        except asyncssh.SFTPError as error:
+            self._connected(error, path)
+            return await self._commands.read(path, offset=offset, size=size, tool=tool)
+        except asyncio.CancelledError:
+            await asyncio.wait([fetching], timeout=CLEANING)
+            await _cancel([fetching])
+            raise
 
     async def stream(
         self, path: bytes, *, offset: int = 0, size: int | None = None, tool: str = "cat"
@@ -220,12 +229,15 @@ class SftpFiles:
         return self._session.node.view(self._session.username)
 
     async def _patiently(self, ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._abandoned:
+            raise ConnectionLost("The login node's SFTP server does not answer.")
         try:
             async with asyncio.timeout(self._timeout):
                 return await ask(*args, **kwargs)
         except TimeoutError:
             # The server answers in order: behind this one nothing would be answered either.
-            self._sftp.exit()
+            self._abandoned = True
+            self._abandon()
             raise TimedOut("The login node's SFTP server did not answer in time.") from None
 
     def _connected(self, error: asyncssh.SFTPError, path: bytes) -> None:
@@ -357,6 +369,26 @@ class SftpFiles:
             raise not_regular(tool, path)
         return attributes.size or 0
 
+    async def _fetch(self, path: bytes, offset: int, size: int, tool: str) -> bytes:
+        length = await self._check_regular(path, tool)
+        file = await self._patiently(self._sftp.open, path, asyncssh.FXF_READ, encoding=None, block_size=0)
+        if length:
+            # The server takes requests in order, so the file may be closed in the same go.
+            size = max(0, min(size, length - offset))
+            content, closed = await asyncio.gather(
+                self._read_once(file, offset, size), self._patiently(file.close), return_exceptions=True
+            )
+        else:
+            content = (await asyncio.gather(self._read_block(file, offset, size), return_exceptions=True))[0]
+            closed = await self._patiently(file.close)
+        for result in (content, closed):
+            if isinstance(result, BaseException):
+                raise result
+        return cast(bytes, content)
+
+    async def _read_once(self, file: asyncssh.SFTPClientFile, offset: int, size: int) -> bytes:
+        return cast(bytes, await self._patiently(file.read, size, offset)) if size else b""
+
     @asynccontextmanager
     async def _open(self, path: bytes, flags: int) -> AsyncIterator[asyncssh.SFTPClientFile]:
         # block_size=0: every read and write is one request, the window is ours.
@@ -364,11 +396,15 @@ class SftpFiles:
         try:
             file = await self._patiently(asyncio.shield, opening)
         except BaseException:
+            if self._abandoned:
+                opening.cancel()
             await _discard(opening)
             raise
         try:
             yield file
         except BaseException:
+            if self._abandoned:
+                raise
             with suppress(asyncssh.SFTPError, TimeoutError):
                 async with asyncio.timeout(CLEANING):
                     await file.close()
@@ -378,7 +414,7 @@ class SftpFiles:
     async def _read_block(self, file: asyncssh.SFTPClientFile, offset: int, size: int) -> bytes:
         parts: list[bytes] = []
         while size > 0:
-            part = cast(bytes, await self._patiently(file.read, min(size, self._block), offset))
+            part = await self._read_once(file, offset, min(size, self._block))
             if not part:
                 break
             parts.append(part)
@@ -472,6 +508,8 @@ class SftpFiles:
         return CommandFailed(f"cp: error writing {quote(path)}")
 
     async def _sweep(self, temporary: bytes) -> None:
+        if self._abandoned:
+            return
         with suppress(asyncssh.SFTPError, TimeoutError):
             async with asyncio.timeout(CLEANING):
                 await self._sftp.remove(temporary)
@@ -512,7 +550,7 @@ def _learn(view: View, found: SFTPName, entry: Entry) -> None:
         view.groups.setdefault(entry.gid, match[2].decode("utf-8", "replace"))
 
 
-async def _cancel(tasks: Iterable[asyncio.Task[T]]) -> None:
+async def _cancel(tasks: Iterable[asyncio.Future[T]]) -> None:
     tasks = list(tasks)
     for task in tasks:
         task.cancel()
@@ -521,9 +559,7 @@ async def _cancel(tasks: Iterable[asyncio.Task[T]]) -> None:
 
 async def _discard(opening: asyncio.Future[asyncssh.SFTPClientFile]) -> None:
     """Close a file whose opening nobody waits for any more."""
-    if opening.done() and (opening.cancelled() or opening.exception() is not None):
-        return
-    with suppress(asyncssh.SFTPError, TimeoutError):
+    with suppress(asyncssh.SFTPError, TimeoutError, asyncio.CancelledError):
         async with asyncio.timeout(CLEANING):
             file = await opening
             await file.close()

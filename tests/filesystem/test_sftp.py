@@ -1,0 +1,118 @@
+"""What only the way by SFTP has to get right."""
+
+import asyncio
+import os
+import time
+
+import asyncssh
+import pytest
+
+from hpcgate.errors import ConnectionLost, TimedOut
+from hpcgate.ssh.pool import Pool
+from hpcgate.ssh.session import Session
+from hpcgate.ssh.sftp_files import SftpFiles
+from tests.filesystem.remote import Place
+from tests.ssh.nodes import LoginNodes, principal, settings
+
+
+@pytest.fixture
+async def session(nodes: LoginNodes, sshd, keys):
+    pool = Pool("demo", settings(sshd, files="sftp"), keys)
+    try:
+        async with pool.lease(principal(nodes.alice)) as leased:
+            yield leased
+    finally:
+        await pool.close()
+
+
+@pytest.fixture
+def commands(session: Session, monkeypatch) -> list[str]:
+    """The commands that run on the login node, as they come."""
+    ran: list[str] = []
+    run = Session.run
+
+    async def watched(self, argv, **options):
+        ran.append(" ".join(str(word) for word in argv[:3]))
+        return await run(self, argv, **options)
+
+    monkeypatch.setattr(Session, "run", watched)
+    return ran
+
+
+async def test_nothing_forks_as_long_as_all_goes_well(session: Session, place: Place, commands):
+    async def content():
+        yield b"content"
+
+    files = await session.files()
+    path = place / "file"
+    await files.write(path, content())
+    assert await files.read(path, size=100) == b"content"
+    assert b"".join([block async for block in files.stream(path)]) == b"content"
+    assert (await files.stat(path)).size == 7
+    assert (await files.stat(path)).nlink == 1
+    await files.chmod(path, 0o600)
+    await files.symlink(path, place / "link")
+    await files.mkdir(place / "directory")
+    assert len(await files.listing(place / "", recursive=True)) == 3
+    assert (await files.entry(place / "link")).user == place.user.name
+    await files.rename(path, place / "other")
+    await files.remove(place / "other")
+    assert commands == []
+
+
+async def test_without_perl_stat_is_a_command(session: Session, place: Place, commands, monkeypatch):
+    monkeypatch.setattr("hpcgate.ssh.sftp_files.STAT_SERVER", ("no-such-program",))
+    path = place.write("file", b"123")
+    files = await session.files()
+    assert (await files.stat(path)).ino == os.stat(path).st_ino
+    assert (await files.stat(path)).size == 3
+    assert len(commands) == 2
+    assert session.node.view(session.username).stat_server is False
+
+
+async def test_a_server_that_does_not_answer_is_given_up(session: Session, place: Place):
+    files = await session.files()
+    assert isinstance(files, SftpFiles)
+    place.run("mkfifo", "fifo")
+    files._timeout = 0.3
+    began = time.monotonic()
+    # Past the check for a regular file, as happens when one turns into a FIFO in between.
+    with pytest.raises(TimedOut):
+        async with files._open(place / "fifo", asyncssh.FXF_READ):
+            pass
+    with pytest.raises(ConnectionLost):
+        await files.listing(place / "")
+    fresh = await session.files()
+    assert fresh is not files
+    assert len(await fresh.listing(place / "")) == 1
+    assert time.monotonic() - began < 3
+
+
+async def test_names_with_blanks_are_looked_up_not_guessed(session: Session, place: Place):
+    from asyncssh.sftp import SFTPAttrs, SFTPName
+
+    from hpcgate.ssh.login_node import View
+    from hpcgate.ssh.sftp_files import _entry, _learn
+
+    def learned(longname: bytes) -> tuple[dict[int, str], dict[int, str]]:
+        view = View()
+        attributes = SFTPAttrs(uid=1, gid=2, size=5, permissions=0o100644, mtime=0)
+        found = SFTPName(b"a b", longname, attributes)
+        _learn(view, found, _entry(b"a b", attributes))
+        return view.users, view.groups
+
+    nothing: tuple[dict[int, str], dict[int, str]] = ({}, {})
+    clear = ({1: "alice"}, {2: "users"})
+    assert learned(b"-rw-r--r--    1 alice    users           5 Nov 24 03:45 a b") == clear
+    assert learned(b"-rw-r--r--    ? alice    users           5 Nov 24  2020 a b") == clear
+    assert learned(b"-rw-r--r--    1 alice    domain users        5 Nov 24 03:45 a b") == nothing
+    assert learned(b"-rw-r--r--    1 alice    users           6 Nov 24 03:45 a b") == nothing
+    assert learned(b"-rw-r--r--    1 alice    users           5 Nov 24 03:45 a") == nothing
+    assert learned(b"") == nothing
+
+
+async def test_many_at_a_time_share_one_channel(session: Session, place: Place):
+    paths = [place.write(f"file-{number}", b"x" * number) for number in range(50)]
+    files = await session.files()
+    contents = await asyncio.gather(*(files.read(path, size=1000) for path in paths))
+    assert [len(content) for content in contents] == list(range(50))
