@@ -1,0 +1,75 @@
+"""``hpcgate demo`` as a newcomer runs it."""
+
+import os
+import pwd
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+DEMO = [sys.executable, "-m", "hpcgate.cli", "demo"]
+
+
+def left_over(directory: str) -> list[str]:
+    """Return what is left of a demo: its directory, its users, its processes."""
+    found = [directory] if Path(directory).exists() else []
+    found += [user.pw_name for user in pwd.getpwall() if user.pw_dir.startswith(directory)]
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if directory.encode() in process.read_bytes():
+                found.append(str(process))
+        except OSError:
+            continue
+    return found
+
+
+def test_the_tour() -> None:
+    environment = {**os.environ, "ONCE": "1"}
+    done = subprocess.run(DEMO, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("access token", "List the systems", "COMPLETED", "Hello from", "The tour is complete."):
+        assert words in done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.startswith("  $ ")]
+    assert len(lines) >= 10
+    assert lines[0].startswith("  $ TOKEN=$(curl ")
+    assert all(line.startswith(("  $ TOKEN=", "  $ curl ")) for line in lines)
+    directory = re.search(r"/tmp/hpcgate-demo-\w+", done.stdout)
+    assert directory is not None
+    assert left_over(directory[0]) == []
+
+
+def test_it_stays_until_ctrl_c_and_its_lines_can_be_pasted() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ONCE"}
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as demo:
+        try:
+            assert demo.stdout is not None
+            lines = []
+            for line in demo.stdout:
+                lines.append(line.rstrip("\n"))
+                if line.startswith("The users:"):
+                    break
+            text = "\n".join(lines)
+            directory = re.search(r"/tmp/hpcgate-demo-\w+", text)
+            assert directory is not None
+            token = next(line.strip() for line in reversed(lines) if line.strip().startswith("TOKEN=$("))
+            systems = next(line.removeprefix("  $ ") for line in lines if "/status/systems" in line)
+            pasted = subprocess.run(
+                ["bash", "-c", f"{token}\n{systems}"], capture_output=True, text=True, timeout=30, check=False
+            )
+            assert '"demo"' in pasted.stdout, pasted.stderr
+            exports = [line.strip() for line in lines if line.strip().startswith("export ")]
+            client = next(line.strip() for line in lines if line.strip().endswith("firecrest systems"))
+            pasted = subprocess.run(
+                ["bash", "-c", "\n".join([*exports, client])], capture_output=True, text=True, timeout=60, check=False
+            )
+            assert "demo" in pasted.stdout, pasted.stderr
+            demo.send_signal(signal.SIGINT)
+            started = time.monotonic()
+            demo.communicate(timeout=60)
+            assert time.monotonic() - started < 30
+        finally:
+            demo.kill()
+    assert demo.returncode == 0
+    assert left_over(directory[0]) == []
