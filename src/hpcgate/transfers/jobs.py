@@ -12,26 +12,11 @@ from typing import Literal
 from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, NotSupported
 from hpcgate.transfers.base import BatchJob, JobLogs, Script, Submit, TransferJob
-from hpcgate.transfers.script import directives_for, job_script
+from hpcgate.transfers.script import RESOLVE, STAGE, directives_for, job_script
 
 Compression = Literal["none", "gzip", "bzip2", "xz"]
 
 _TAR_OPTIONS: dict[Compression, str] = {"none": "", "gzip": "-z", "bzip2": "-j", "xz": "-J"}
-
-STAGE = """\
-stage() {
-  stage=$(mktemp -d -- "${parent%/}/.hpcgate-XXXXXXXX") || exit
-  trap 'rm -rf -- "$stage"' EXIT
-}
-"""
-"""Makes the directory `stage` in `parent`; it is gone however the script ends."""
-
-_RESOLVE = """\
-resolve() {
-  resolved=$(readlink -f -n -- "$1" && printf x) || fail "readlink: $1: No such file or directory"
-  resolved=${resolved%x}
-}
-"""
 
 _DESTINATION = """\
 case $target in
@@ -68,7 +53,7 @@ tool=cp
 stat $follow -- "$source" >/dev/null || exit
 {_DESTINATION}
 {STAGE}
-{_RESOLVE}
+{RESOLVE}
 if [ "$source" -ef "$destination" ]; then fail "cp: '$source' and '$destination' are the same file"; fi
 # A link in the target's place is written through, unless it is a link that is copied.
 if [ -h "$destination" ] && {{ [ -n "$follow" ] || [ ! -h "$source" ]; }}; then
@@ -95,7 +80,7 @@ echo 'Files were successfully removed.'
 # Names reach tar through --verbatim-files-from: on its command line a backslash is an escape. Neither the new archive
 # nor the old one becomes a member. tar's status 1 tells that a file changed while it was read; the log has its words.
 _COMPRESS = f"""\
-{_RESOLVE}
+{RESOLVE}
 case $target in */) fail "tar: $target: Cannot open: Is a directory" 2 ;; esac
 if [ -h "$target" ]; then resolve "$target"; target=$resolved; fi
 if [ -d "$target" ]; then fail "tar: $target: Cannot open: Is a directory" 2; fi

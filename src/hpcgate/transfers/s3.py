@@ -1,59 +1,72 @@
 """Transfers through an S3 object store."""
 
-from typing import Annotated, ClassVar, Literal
+import hashlib
+import re
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import ClassVar
 
-from pydantic import AfterValidator, Field, SecretStr
+from hpcgate.auth import Principal
+from hpcgate.config import TransferSettings
+from hpcgate.errors import BadRequest
+from hpcgate.transfers.base import (
+    Directives,
+    Download,
+    Script,
+    Started,
+    Surroundings,
+    Transfer,
+    TransferJob,
+    Upload,
+)
+from hpcgate.transfers.ends import check_target, size_of_source
+from hpcgate.transfers.presigning import SIGNATURE, Signer
+from hpcgate.transfers.s3_jobs import EGRESS, INGRESS
+from hpcgate.transfers.s3_settings import GIB, S3Settings
+from hpcgate.transfers.store import Store
 
-from hpcgate.config import Model, Secret, TransferSettings
-from hpcgate.config.values import HttpUrl, http_url
-from hpcgate.transfers.base import Surroundings, Transfer
-
-MIB = 1024 * 1024
-GIB = 1024 * MIB
-
-
-def _secret_url(value: SecretStr) -> SecretStr:
-    http_url(value.get_secret_value())
-    return value
-
-
-class Multipart(Model):
-    """How files are cut into parts. S3 takes parts of 5 MiB to 5 GiB."""
-
-    use_split: bool = Field(False, description="Whether jobs write the parts of a file to tmp_folder before sending.")
-    max_part_size: int = Field(2 * GIB, ge=5 * MIB, le=5 * GIB, description="Most bytes in a part.")
-    parallel_runs: int = Field(3, ge=1, description="Parts that a job sends at a time.")
-    tmp_folder: str = Field("tmp", min_length=1, description="The folder for parts, in the job's working directory.")
-
-
-class BucketLifecycle(Model):
-    """How long objects stay."""
-
-    days: int = Field(10, ge=1, description="Days after which the store deletes an object.")
+S3_MOST_PARTS = 10_000
+S3_MOST_BYTES = 5 * 1024 * GIB
 
 
-class S3Settings(TransferSettings):
-    """An S3 object store."""
+def part_count(size: int, part_size: int) -> int:
+    """Return the number of parts of a file; an empty one has one, which is empty.
 
-    service_type: Literal["s3"] = Field(description="s3.")
-    name: str = Field(description="A name for the store.")
-    private_url: Annotated[Secret, AfterValidator(_secret_url)] = Field(
-        description="Where the gateway and the cluster reach the store; shown to nobody."
-    )
-    public_url: HttpUrl = Field(description="Where users reach the store.")
-    access_key_id: Secret = Field(description="The id of the access key.")
-    secret_access_key: Secret = Field(description="The access key.")
-    region: str = Field(description="The region that requests are signed for.")
-    ttl: int = Field(gt=0, description="Seconds that a presigned URL is valid; most stores allow up to 604800.")
-    tenant: str | None = Field(None, description="The tenant that buckets belong to, as Ceph has them.")
-    multipart: Multipart = Field(default_factory=lambda: Multipart(), description="How files are cut into parts.")
-    bucket_lifecycle_configuration: BucketLifecycle = Field(
-        default_factory=lambda: BucketLifecycle(), description="How long objects stay."
-    )
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+
+    Raises:
+        BadRequest: It would be more than S3 takes.
+    """
+    most = min(S3_MOST_BYTES, S3_MOST_PARTS * part_size)
+    if size > most:
+        raise BadRequest(f"A file of {size} bytes is too large for a transfer by s3, which takes {most} bytes at most.")
+    return max(1, -(-size // part_size))
+
+
+def bucket_name(username: str, tenant: str | None = None) -> str:
+    """Return the name of a user's bucket: a valid one for any user name, and never that of another user.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+    """
+    readable = re.sub(r"[^a-z0-9]+", "-", username.lower())[:24].strip("-") or "user"
+    digest = hashlib.sha256(username.encode()).hexdigest()[:20]
+    name = f"hpcgate-{readable}-{digest}"
+    return f"{tenant}:{name}" if tenant else name
+
+
+def object_key(path: str) -> str:
+    """Return a new key that ends in the file's own name."""
+    name = "".join(char if char.isprintable() else "_" for char in path.rpartition("/")[2])
+    return f"{uuid.uuid4()}/{name}"
 
 
 class S3Transfer(Transfer):
-    """Uploads and downloads by presigned URLs."""
+    """Uploads and downloads by presigned URLs.
+
+    The user and a job of the user's meet at an object in the user's bucket: one puts it there in parts, the other takes
+    it from there. The gateway itself carries no byte of it.
+    """
 
     Settings: ClassVar[type[TransferSettings]] = S3Settings
     method: ClassVar[str] = "s3"
@@ -61,3 +74,148 @@ class S3Transfer(Transfer):
     def __init__(self, settings: S3Settings, surroundings: Surroundings) -> None:
         self._settings = settings
         self._surroundings = surroundings
+        self._store = Store(settings.private_url.get_secret_value(), settings)
+        self._signer = Signer(
+            settings.access_key_id.get_secret_value(),
+            settings.secret_access_key.get_secret_value(),
+            settings.region,
+            settings.ttl,
+        )
+
+    async def upload(self, principal: Principal, upload: Upload) -> Started:
+        """Open a multipart upload for the user and submit the job that fetches the object once it is whole.
+
+        Raises:
+            BadRequest: ``fileSize`` is missing or too large, or the target is no place for a file.
+            Unavailable: The store does not answer.
+        """
+        if upload.file_size is None:
+            raise BadRequest("fileSize is required for an upload by s3.")
+        part_size = self._settings.multipart.max_part_size
+        parts = part_count(upload.file_size, part_size)
+        await check_target(self._surroundings.pool, principal, upload.path)
+        place = await self._open(principal, upload.path)
+        urls = Urls(self._signer, place, self._settings.private_url.get_secret_value())
+        values = {
+            **self._common(upload.file_size, part_size, parts),
+            "target": upload.path,
+            "wait": str(int(self._settings.wait_timeout)),
+            "poll": str(self._settings.poll_interval),
+            "head_url": urls.plain("HEAD"),
+            "get_url": urls.plain("GET"),
+            "delete_url": urls.plain("DELETE"),
+            "abort_url": urls.of_upload("DELETE"),
+            "list_url": urls.of_upload("GET"),
+        }
+        job = await self._run(principal, Script("transfer-s3-in", values, INGRESS), upload.account, place)
+        public = Urls(self._signer, place, self._settings.public_url)
+        directives = Directives(
+            self.method,
+            parts_upload_urls=tuple(public.part(number) for number in range(1, parts + 1)),
+            complete_upload_url=public.of_upload("POST"),
+            max_part_size=part_size,
+        )
+        return Started(job, directives)
+
+    async def download(self, principal: Principal, download: Download) -> Started:
+        """Submit the job that sends the file to the store, and return where it will be.
+
+        Raises:
+            BadRequest: The file is none, or too large.
+            PathNotFound, PermissionDenied: The file cannot be read.
+            Unavailable: The store does not answer.
+        """
+        size = await size_of_source(self._surroundings.pool, principal, download.path)
+        multipart = self._settings.multipart
+        parts = part_count(size, multipart.max_part_size)
+        place = await self._open(principal, download.path)
+        urls = Urls(self._signer, place, self._settings.private_url.get_secret_value())
+        stem, signatures = urls.parts(parts)
+        values = {
+            **self._common(size, multipart.max_part_size, parts),
+            "source": download.path,
+            "split": "yes" if multipart.use_split else "",
+            "tmp_folder": multipart.tmp_folder,
+            "part_url": stem,
+            "signatures": " ".join(signatures),
+            "complete_url": urls.of_upload("POST"),
+            "abort_url": urls.of_upload("DELETE"),
+            "head_url": urls.plain("HEAD"),
+        }
+        job = await self._run(principal, Script("transfer-s3-out", values, EGRESS), download.account, place)
+        public = Urls(self._signer, place, self._settings.public_url)
+        return Started(job, Directives(self.method, download_url=public.plain("GET")))
+
+    async def ping(self) -> None:
+        """Return if the store answers to our key."""
+        await self._store.ping()
+
+    async def close(self) -> None:
+        """Close the connections to the store."""
+        await self._store.close()
+
+    def _common(self, size: int, part_size: int, parts: int) -> dict[str, str]:
+        return {
+            "size": str(size),
+            "part_size": str(part_size),
+            "parts": str(parts),
+            "parallel": str(self._settings.multipart.parallel_runs),
+            "check": "yes" if self._settings.check_etags else "",
+        }
+
+    async def _open(self, principal: Principal, path: str) -> "Place":
+        bucket = bucket_name(principal.username, self._settings.tenant)
+        key = object_key(path)
+        return Place(bucket, key, await self._store.open_upload(bucket, key), datetime.now(UTC))
+
+    async def _run(self, principal: Principal, script: Script, account: str | None, place: "Place") -> TransferJob:
+        try:
+            return await self._surroundings.run_job(principal, script, account)
+        except BaseException:
+            # Without a job nobody would ever come for it.
+            await self._store.abort_upload(place.bucket, place.key, place.upload_id)
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An object on its way: where, by which multipart upload, and when its URLs begin to be valid."""
+
+    bucket: str
+    key: str
+    upload_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Urls:
+    """Presigned URLs for one object, as seen from one side."""
+
+    signer: Signer
+    place: Place
+    endpoint: str
+
+    def plain(self, method: str) -> str:
+        """Return a URL for the object itself."""
+        return self._presign(method, {})
+
+    def of_upload(self, method: str) -> str:
+        """Return a URL for the multipart upload: POST completes it, DELETE aborts it, GET lists its parts."""
+        return self._presign(method, {"uploadId": self.place.upload_id})
+
+    def part(self, number: int) -> str:
+        """Return the URL to put a part to."""
+        return self._presign("PUT", {"partNumber": str(number), "uploadId": self.place.upload_id})
+
+    def parts(self, count: int) -> tuple[str, list[str]]:
+        """Return what the URLs of all parts have in common, and the signature of each.
+
+        Part ``n`` is at ``{common}&partNumber={n}&X-Amz-Signature={signature}``: the order of a query does not matter.
+        """
+        urls = [self.part(number) for number in range(1, count + 1)]
+        common = urls[0].partition(SIGNATURE)[0].replace("&partNumber=1&", "&", 1)
+        return common, [url.partition(SIGNATURE)[2] for url in urls]
+
+    def _presign(self, method: str, query: dict[str, str]) -> str:
+        place = self.place
+        return self.signer.presign(method, self.endpoint, place.bucket, place.key, place.at, query)

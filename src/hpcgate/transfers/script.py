@@ -22,6 +22,23 @@ trap 'exit 143' TERM
 """The beginning of every body. A script that is cancelled runs its EXIT trap, which clears up."""
 
 
+STAGE = """\
+stage() {
+  stage=$(mktemp -d -- "${parent%/}/.hpcgate-XXXXXXXX") || exit
+  trap 'rm -rf -- "$stage"' EXIT
+}
+"""
+"""Makes the directory `stage` in `parent`; it is gone however the script ends."""
+
+RESOLVE = """\
+resolve() {
+  resolved=$(readlink -f -n -- "$1" && printf x) || fail "readlink: $1: No such file or directory"
+  resolved=${resolved%x}
+}
+"""
+"""Sets `resolved` to where a link leads; the last component need not exist."""
+
+
 def assignment(name: str, value: str) -> str:
     """Return the shell line that sets a variable to exactly this text.
 
