@@ -215,6 +215,7 @@ class Cluster:
         ``options`` are fields of `SshdOptions` that differ from those of the first login node; ``slurm`` is the Slurm
         that its sessions find, by default the cluster's own.
         """
+        _ = self.keeper
         return self._start_sshd(replace(self.options.sshd, **options), slurm or self.slurm, host_key, port)
 
     def start_jump_host(self, **options: Any) -> Sshd:

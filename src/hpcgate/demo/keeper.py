@@ -133,7 +133,7 @@ def run_patiently(argv: list[str], fine: tuple[int, ...] = (0,)) -> str | None:
         done = _run(*argv)
         if done.returncode in fine:
             return None
-        if time.monotonic() > deadline or "lock" not in done.stderr:
+        if time.monotonic() > deadline or "cannot lock" not in done.stderr:
             return f"{' '.join(argv)}: {done.stderr.strip()}"
         time.sleep(0.05)
 

@@ -33,7 +33,7 @@ class SlurmOptions:
     accounting: bool = True
     """Whether there is a slurmdbd with its MariaDB."""
     rest: bool = False
-    """Whether there is a slurmrestd that takes the identity provider's tokens."""
+    """Whether there is a slurmrestd that takes the identity provider's tokens; it insists on accounting."""
     nodes: int = 2
     cpus_per_node: int = 4
     memory_per_node: int = 4000
@@ -62,6 +62,8 @@ class Slurm:
         jwks: Path | None = None,
     ) -> None:
         """Write the configuration to ``directory``, a new directory. ``jwks`` holds the keys of accepted tokens."""
+        if options.rest and not options.accounting:
+            raise DemoError("slurmrestd does not start without accounting")
         self.directory = directory
         self.options = options
         self.munge = munge
@@ -125,6 +127,13 @@ class Slurm:
         if self.slurmrestd is not None:
             progress("starting slurmrestd")
             self.slurmrestd.start()
+
+    def stop(self) -> None:
+        """Kill all daemons of this Slurm for good."""
+        database = self.mariadb.daemon if self.mariadb is not None else None
+        for daemon in (self.slurmrestd, *self.slurmds, self.slurmctld, self.slurmdbd, database):
+            if daemon is not None:
+                daemon.kill()
 
     def wait_for_nodes(self, timeout: float = 30.0) -> None:
         """Wait until all nodes are idle."""

@@ -13,7 +13,6 @@ from hpcgate.demo.keys import Key, write_private
 from hpcgate.demo.problems import DemoError
 from hpcgate.demo.processes import Identity, Keeper
 
-
 DENIED_GROUPS = ("root", "bin", "admin", "sys")
 """Groups whose members the login nodes do not let in."""
 
