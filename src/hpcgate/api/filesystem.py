@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, cast
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -49,6 +49,12 @@ async def read_json(request: Request) -> Any:
         raise BadRequest("The request body is nested too deeply.") from None
 
 
+def query_of(request: Request) -> dict[str, str]:
+    """Return the query, bytes that are not UTF-8 as lone surrogates (PEP 383): they may be part of a file's name."""
+    query = request.scope["query_string"].decode("latin-1")
+    return dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
+
+
 async def parameters_of(operation: type[Operation], request: Request) -> Parameters:
     """Read an operation's parameters from the query or from the body.
 
@@ -56,7 +62,7 @@ async def parameters_of(operation: type[Operation], request: Request) -> Paramet
         InvalidParameters: They do not fit the operation's model.
     """
     in_query = operation.method in ("GET", "DELETE")
-    given: Any = dict(request.query_params) if in_query else await read_json(request)
+    given: Any = query_of(request) if in_query else await read_json(request)
     if isinstance(given, dict):
         # Clients send null for what was not given to them: pyfirecrest's `chown --group` has a null owner.
         given = {name: value for name, value in given.items() if value is not None}
@@ -143,8 +149,9 @@ async def _large_file(access: Access, path: bytes) -> Response:
 
 
 @router.get("/download", response_class=Response, responses={200: {"content": {"application/octet-stream": {}}}})
-async def get_download(access: AccessDep, path: str) -> Response:
+async def get_download(request: Request, access: AccessDep, path: str) -> Response:
     """Download a file of at most `max_ops_file_size` bytes."""
+    path = query_of(request)["path"]
     name = encode_path(path)
     access.system.admit(path)
     limits = access.system.limits
@@ -161,6 +168,7 @@ async def get_download(access: AccessDep, path: str) -> Response:
 @router.post("/upload", status_code=204, openapi_extra={"requestBody": UPLOAD_BODY})
 async def post_upload(request: Request, access: AccessDep, path: str) -> None:
     """Upload a file of at most `max_ops_file_size` bytes into a directory; an existing file is replaced at once."""
+    path = query_of(request)["path"]
     access.system.admit(path)
     _refuse_early(request, access)
     part = await MultipartFile.open(request, limit=access.system.limits.max_ops_file_size)

@@ -396,9 +396,7 @@ class SftpFiles:
         try:
             file = await self._patiently(asyncio.shield, opening)
         except BaseException:
-            if self._abandoned:
-                opening.cancel()
-            await _discard(opening)
+            await (_cancel([opening]) if self._abandoned else _discard(opening))
             raise
         try:
             yield file
@@ -559,7 +557,7 @@ async def _cancel(tasks: Iterable[asyncio.Future[T]]) -> None:
 
 async def _discard(opening: asyncio.Future[asyncssh.SFTPClientFile]) -> None:
     """Close a file whose opening nobody waits for any more."""
-    with suppress(asyncssh.SFTPError, TimeoutError, asyncio.CancelledError):
+    with suppress(asyncssh.SFTPError, TimeoutError):
         async with asyncio.timeout(CLEANING):
             file = await opening
             await file.close()
