@@ -279,17 +279,24 @@ async def test_files_commands_and_long_lived_processes_share_what_channels_there
 async def test_a_channel_that_does_not_come_free(
     make_pool: MakePool, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpcgate.ssh.channels._WAIT", 0.3)
+    monkeypatch.setattr("hpcgate.ssh.channels.MOST_WAIT", 0.3)
+    monkeypatch.setattr("hpcgate.ssh.connection.MOST_WAIT", 0.3)
     async with make_pool(nodes.cramped).lease(principal(nodes.alice)) as session:
-        assert (await session.run(["true"])).ok
-        busy = asyncio.create_task(session.run(["sleep", "1"]))
-        await asyncio.sleep(0.05)
-        await asyncio.gather(session.run(["true"]), return_exceptions=True)
-        with pytest.raises(PoolExhausted) as caught:
-            await session.run(["true"])
-        assert caught.value.headers == {"Retry-After": "1"}
+        busy = asyncio.create_task(session.run(["sleep", "2.5"]))
+        await asyncio.sleep(0.1)
+        for _ in range(2):  # the first is refused by sshd, the second knows the limit
+            with pytest.raises(PoolExhausted) as caught:
+                await session.run(["true"], timeout=0.2)
+            assert caught.value.headers == {"Retry-After": "1"}
         assert (await busy).ok
         assert (await session.run(["true"])).ok
+
+
+async def test_waiting_for_a_channel_does_not_count_as_running(make_pool: MakePool, nodes: LoginNodes) -> None:
+    pool = make_pool(nodes.cramped)
+    async with pool.lease(principal(nodes.alice)) as session:
+        many = [session.run(["sleep", "0.3"], timeout=1) for _ in range(6)]
+        assert all(done.ok for done in await asyncio.gather(*many))
 
 
 async def test_a_login_node_that_allows_no_session(make_pool: MakePool, nodes: LoginNodes) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from hpcgate.errors import ConnectionLost, PoolExhausted
 
 _FIRST_GUESS = 10
-_WAIT = 30.0
+MOST_WAIT = 30.0
 """Seconds that a command waits for a channel at most."""
 _REMIND = 0.2
 """Seconds between calls of `on_short` while somebody waits."""
@@ -52,15 +52,13 @@ class Channels:
             ConnectionLost: The connection ended.
         """
         if self._lost is not None:
-            raise self._lost
+            raise ConnectionLost(self._lost.message)
         if self._queue or not self._room():
             try:
-                async with asyncio.timeout(_WAIT):
+                async with asyncio.timeout(MOST_WAIT):
                     await self._wait(first=False)
             except TimeoutError:
-                raise PoolExhausted(
-                    "Too many commands of this user run on the login node", headers={"Retry-After": "1"}
-                ) from None
+                raise self.exhausted() from None
         else:
             self.opening += 1
         return Slot(self)
@@ -69,13 +67,18 @@ class Channels:
         """Wait after a refusal until a channel closes, `patience` seconds at most, before the next attempt."""
         slot.refused()
         if self._lost is not None:
-            raise self._lost
+            raise ConnectionLost(self._lost.message)
         try:
             async with asyncio.timeout(patience):
                 await self._wait(first=True)
         except TimeoutError:
             self.opening += 1
         slot.retried()
+
+    @staticmethod
+    def exhausted() -> PoolExhausted:
+        """Return the error for who waited in vain."""
+        return PoolExhausted("Too many commands of this user run on the login node", headers={"Retry-After": "1"})
 
     def lose(self, error: ConnectionLost) -> None:
         """End every wait: the connection is gone."""

@@ -14,7 +14,7 @@ from asyncssh.public_key import SSHLocalKeyPair
 from hpcgate.config import SshSettings
 from hpcgate.credentials.base import Credential
 from hpcgate.errors import ConnectionLost, GatewayError, HostKeyRefused, LoginNodeError
-from hpcgate.ssh.channels import Channels, Slot
+from hpcgate.ssh.channels import MOST_WAIT, Channels, Slot
 from hpcgate.ssh.command import Command
 from hpcgate.ssh.errors import connect_error, reason
 from hpcgate.ssh.host_keys import HostKeys, Trusted
@@ -196,28 +196,52 @@ class Connection:
         task.add_done_callback(self._reap)
         return task
 
-    async def start(self, slot: Slot, line: bytes, limit: int) -> Command:
+    async def start(self, slot: Slot, line: bytes, limit: int, patience: float) -> Command:
         """Start a command in a channel's place got from `channels.acquire` and return it.
 
         Raises:
+            TimeoutError: The login node did not answer within `patience` seconds.
             ConnectionLost: The connection has ended.
             LoginNodeError: The login node refuses to run commands.
+            PoolExhausted: The login node allows no more channels, and none came free in time.
         """
         command = Command(slot, limit)
-        await self.open_channel(slot, command, command=line)
+        await self.open_channel(slot, command, patience, command=line)
         return command
 
     async def open_channel(
-        self, slot: Slot, session: Any, *, command: bytes | None = None, subsystem: str | None = None
+        self,
+        slot: Slot,
+        session: Any,
+        patience: float,
+        *,
+        command: bytes | None = None,
+        subsystem: str | None = None,
     ) -> asyncssh.SSHClientChannel[bytes]:
-        """Open a channel in `slot`. If the caller is cancelled meanwhile, what was started is ended again."""
-        task = self.spawn(self._open(slot, session, command, subsystem))
-        try:
-            channel: asyncssh.SSHClientChannel[bytes] = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(lambda task: self._discard(task, session))
-            raise
-        return channel
+        """Open a channel in `slot`, again and again if the login node has none to spare.
+
+        If the caller is cancelled meanwhile or runs out of patience, what was started is ended again.
+        """
+        pauses = iter(_REFUSED_PAUSES)
+        give_up = time.monotonic() + MOST_WAIT
+        while True:
+            opening = self.spawn(self._create(slot, session, command, subsystem))
+            try:
+                async with asyncio.timeout(patience):
+                    channel: asyncssh.SSHClientChannel[bytes] = await asyncio.shield(opening)
+                    return channel
+            except (asyncio.CancelledError, TimeoutError):
+                opening.add_done_callback(lambda task: self._discard(task, slot, session))
+                raise
+            except _Refused as refusal:
+                pause = next(pauses, None) if self.channels.open == 0 else _REFUSED_PATIENCE
+                if pause is None:
+                    slot.release()
+                    raise LoginNodeError(f"The login node of {self.system} refuses to open a session") from refusal
+                if time.monotonic() > give_up:
+                    slot.release()
+                    raise self.channels.exhausted() from None
+                await self.channels.again(slot, pause)
 
     async def has_room(self) -> bool:
         """Say whether the login node allows a second channel while one is open, if need be by opening one."""
@@ -269,20 +293,6 @@ class Connection:
             self._ssh.abort()
         self._lost()
 
-    async def _open(
-        self, slot: Slot, session: Any, command: bytes | None, subsystem: str | None
-    ) -> asyncssh.SSHClientChannel[bytes]:
-        pauses = iter(_REFUSED_PAUSES)
-        while True:
-            try:
-                return await self._create(slot, session, command, subsystem)
-            except _Refused as refusal:
-                pause = next(pauses, None) if self.channels.open == 0 else _REFUSED_PATIENCE
-                if pause is None:
-                    slot.release()
-                    raise LoginNodeError(f"The login node of {self.system} refuses to open a session") from refusal
-                await self.channels.again(slot, pause)
-
     async def _create(
         self, slot: Slot, session: Any, command: bytes | None, subsystem: str | None
     ) -> asyncssh.SSHClientChannel[bytes]:
@@ -331,21 +341,23 @@ class Connection:
         line = f"exec /bin/sh -c 'kill -s KILL -- -{pid} {pid}'".encode()
         try:
             async with asyncio.timeout(_KILL_PATIENCE * 2):
-                channel = await self._open(slot, killer, line, None)
+                await self._create(slot, killer, line, None)
                 await killer.done
-                channel.close()
-        except (TimeoutError, GatewayError) as error:
-            log.warning("ssh.kill_failed", system=self.system, user=self.username, pid=pid, error=str(error))
+        except (TimeoutError, GatewayError, _Refused) as error:
+            slot.release()
+            log.warning("ssh.kill_failed", system=self.system, user=self.username, pid=pid, error=repr(error))
+        finally:
             if killer.channel is not None:
                 killer.channel.close()
 
-    def _discard(self, task: "asyncio.Task[Any]", session: Any) -> None:
-        if task.cancelled() or task.exception() is not None:
-            return
-        if isinstance(session, Command):
+    def _discard(self, opening: "asyncio.Task[Any]", slot: Slot, session: Any) -> None:
+        """Nobody wants the channel any more that has been opened, or not."""
+        if opening.cancelled() or opening.exception() is not None:
+            slot.release()
+        elif isinstance(session, Command):
             self.spawn(self._end(session))
         else:
-            task.result().close()
+            opening.result().close()
 
     def _reap(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)

@@ -120,7 +120,7 @@ class Session:
             stdin: What it reads; it always gets its end of file.
             limit: The most bytes of standard output taken; None is the system's default (32 MiB).
             timeout: Seconds; None is the system's ``command_execution``.
-            env: Further environment variables, set on the command line by ``env``.
+            env: Further environment variables, set on the command line.
 
         Raises:
             BadRequest: An argument cannot be one: it holds a NUL byte, or all of them are too long.
@@ -133,17 +133,19 @@ class Session:
         settings = self._connection.settings
         seconds = settings.timeout.command_execution if timeout is None else timeout
         most = settings.max_output_size if limit is None else limit
-        command = None
-        deadline = asyncio.timeout(None)
+        command = deadline = None
+        opening = False
         try:
             slot = await self._connection.channels.acquire()
+            opening = True
+            command = await self._connection.start(slot, line, most, seconds)
+            opening = False
+            deadline = asyncio.timeout(seconds)
             async with deadline:
-                deadline.reschedule(asyncio.get_running_loop().time() + seconds)
-                command = await self._connection.start(slot, line, most)
                 await command.write(stdin)
                 await command.done
         except TimeoutError:
-            if not deadline.expired():
+            if not opening and (deadline is None or not deadline.expired()):
                 raise
             raise TimedOut(f"Command {_name(argv)} timed out after {seconds:g} s") from None
         finally:
@@ -213,8 +215,7 @@ class Session:
         worker = Worker(slot, key[0], self._connection.settings.max_output_size, lambda: channels.waiting > 0)
         seconds = self._connection.settings.timeout.command_execution
         try:
-            async with asyncio.timeout(seconds):
-                await self._connection.open_channel(slot, worker, command=line)
+            await self._connection.open_channel(slot, worker, seconds, command=line)
         except TimeoutError:
             raise TimedOut(f"Command {key[0]} timed out after {seconds:g} s") from None
         return worker
@@ -263,8 +264,9 @@ class Session:
         slot = await connection.channels.acquire()
         stream = _SftpStream(slot)
         try:
-            async with asyncio.timeout(connection.settings.timeout.command_execution):
-                channel = await connection.open_channel(slot, stream, subsystem="sftp")
+            patience = connection.settings.timeout.command_execution
+            channel = await connection.open_channel(slot, stream, patience, subsystem="sftp")
+            async with asyncio.timeout(patience):
                 client = await start_sftp_client(
                     connection.ssh,
                     asyncio.get_running_loop(),
