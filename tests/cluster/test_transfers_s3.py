@@ -1,0 +1,177 @@
+"""Large files through S3 and jobs of a real Slurm, by pyfirecrest."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from firecrest.FirecrestException import TransferJobFailedException
+
+from hpcgate.demo.cluster import Cluster, Gateway
+from tests.cluster.transfer_clients import ACCOUNT, LARGE, connect, ended, place
+from tests.transfers.object_store import SECRET_KEY, ObjectStore
+
+__all__ = ["connect", "place"]
+
+# pyfirecrest posts the list of parts in a way that httpx frowns upon.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+Connect = Callable[[str], tuple[Any, httpx.Client]]
+PART = 5 * 1024 * 1024
+UPLOAD = "/filesystem/demo/transfer/upload"
+DOWNLOAD = "/filesystem/demo/transfer/download"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with ObjectStore(tmp_path_factory.mktemp("s3") / "data") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def site(cluster: Cluster, store: ObjectStore) -> Iterator[Gateway]:
+    settings = store.settings(multipart={"max_part_size": PART, "parallel_runs": 2}, poll_interval=0.5, wait_timeout=30)
+    config = cluster.write_gateway_config(
+        cluster.directory / "tests-s3.yaml",
+        clusters=[cluster.cluster_settings("demo", data_operation={"data_transfer": settings})],
+    )
+    running = cluster.start_gateway(config)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def client(site: Gateway, connect: Connect) -> Any:
+    return connect(site.url)[0]
+
+
+@pytest.fixture
+def http(site: Gateway, connect: Connect) -> httpx.Client:
+    return connect(site.url)[1]
+
+
+@pytest.mark.parametrize("size", [0, LARGE - 1, LARGE, PART + 1, 2 * PART])
+def test_there_and_back(client: Any, place: Path, cluster: Cluster, tmp_path: Path, size: int) -> None:
+    client.MAX_DIRECT_UPLOAD_SIZE = 0 if size == 0 else LARGE
+    content = os.urandom(size)
+    (tmp_path / "file").write_bytes(content)
+    name = 'it\'s $(id) "x".bin'
+    client.upload("demo", str(tmp_path / "file"), str(place), name, account=ACCOUNT)
+    assert (place / name).read_bytes() == content
+    assert (place / name).stat().st_uid == cluster.user("alice").uid
+    client.download("demo", str(place / name), str(tmp_path / "back"), account=ACCOUNT)
+    assert (tmp_path / "back").read_bytes() == content
+    assert os.listdir(place) == [name]
+
+
+def test_not_blocking(client: Any, http: httpx.Client, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(LARGE))
+    upload = client.upload("demo", str(tmp_path / "file"), str(place), "file", account=ACCOUNT, blocking=False)
+    assert not (place / "file").exists()
+    upload.upload_file_to_stage()
+    upload.wait_for_transfer_job()
+    assert (place / "file").read_bytes() == (tmp_path / "file").read_bytes()
+    download = client.download("demo", f"{place}/file", str(tmp_path / "back"), account=ACCOUNT, blocking=False)
+    download.wait_for_transfer_job()
+    download.download_file_from_stage()
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
+
+
+def test_upload_that_is_given_up(
+    cluster: Cluster, store: ObjectStore, connect: Connect, place: Path, tmp_path: Path
+) -> None:
+    settings = store.settings(poll_interval=0.2, wait_timeout=1)
+    config = cluster.write_gateway_config(
+        cluster.directory / "tests-s3-impatient.yaml",
+        clusters=[cluster.cluster_settings("demo", data_operation={"data_transfer": settings})],
+    )
+    impatient = cluster.start_gateway(config)
+    try:
+        client, _ = connect(impatient.url)
+        cluster.as_user("alice", ["sh", "-c", 'echo old >"$0"', f"{place}/target"])
+        (tmp_path / "file").write_bytes(os.urandom(LARGE))
+        upload = client.upload("demo", str(tmp_path / "file"), str(place), "target", account=ACCOUNT, blocking=False)
+        with pytest.raises(TransferJobFailedException):
+            upload.wait_for_transfer_job()
+        directives = upload.transfer_data["transferDirectives"]
+        assert httpx.put(directives["partsUploadUrls"][0], content=b"x").status_code == 404
+        assert (place / "target").read_text() == "old\n"
+        assert os.listdir(place) == ["target"]
+    finally:
+        impatient.stop()
+
+
+def test_cancelled_job_leaves_nothing(
+    client: Any, http: httpx.Client, place: Path, tmp_path: Path, cluster: Cluster
+) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(LARGE))
+    upload = client.upload("demo", str(tmp_path / "file"), str(place), "target", account=ACCOUNT, blocking=False)
+    upload.wait_for_streamer_job_to_listen()  # that is: until it runs
+    time.sleep(1)
+    client.cancel_job("demo", upload.transfer_data["transferJob"]["jobId"])
+    url = upload.transfer_data["transferDirectives"]["partsUploadUrls"][0]
+    deadline = time.monotonic() + 20
+    while httpx.put(url, content=b"x").status_code != 404:
+        assert time.monotonic() < deadline, "the multipart is still there"
+        time.sleep(0.2)
+    assert os.listdir(place) == []
+
+
+def test_answer(http: httpx.Client, place: Path, store: ObjectStore, cluster: Cluster) -> None:
+    cluster.as_user("alice", ["sh", "-c", 'echo x >"$0"', f"{place}/file"])
+    body = {"path": f"{place}/file", "account": ACCOUNT, "transferDirectives": {"transferMethod": "s3"}}
+    answer = http.post(DOWNLOAD, json=body)
+    assert ended(http, answer)["output"] == "Multipart file upload successfully completed.\n"
+    directives = answer.json()["transferDirectives"]
+    assert directives["transferMethod"] == "s3"
+    assert httpx.get(directives["downloadUrl"]).text == "x\n"
+    assert store.url not in answer.text
+    systems = http.get("/status/systems").text
+    assert SECRET_KEY not in answer.text + systems
+    assert store.url not in systems
+
+
+BAD: list[tuple[str, str, dict[str, Any], int, str]] = [
+    (UPLOAD, "file", {"transferMethod": "s3"}, 400, "fileSize is required"),
+    (UPLOAD, "file", {"transferMethod": "s3", "fileSize": -1}, 400, "Validation"),
+    (UPLOAD, "file", {"transferMethod": "s3", "fileSize": 10_000 * PART + 1}, 400, "too large"),
+    (UPLOAD, "file", {"transferMethod": "s3", "fileSize": "many"}, 400, "Validation"),
+    (UPLOAD, "", {"transferMethod": "s3", "fileSize": 1}, 400, "Is a directory"),
+    (UPLOAD, "locked/x", {"transferMethod": "s3", "fileSize": 1}, 403, "Permission denied"),
+    (UPLOAD, "absent/x", {"transferMethod": "s3", "fileSize": 1}, 404, "No such file or directory"),
+    (UPLOAD, "file/x", {"transferMethod": "s3", "fileSize": 1}, 400, "Not a directory"),
+    (UPLOAD, "fifo", {"transferMethod": "s3", "fileSize": 1}, 400, "Not a regular file"),
+    (UPLOAD, "file", {"transferMethod": "streamer"}, 400, "Requested transfer method is not available."),
+    (UPLOAD, "file", {"transferMethod": "wormhole", "wormholeCode": "1-a-b"}, 400, "not available"),
+    (DOWNLOAD, "absent", {"transferMethod": "s3"}, 404, "No such file or directory"),
+    (DOWNLOAD, "", {"transferMethod": "s3"}, 400, "Is a directory"),
+    (DOWNLOAD, "secret", {"transferMethod": "s3"}, 403, "Permission denied"),
+    (DOWNLOAD, "fifo", {"transferMethod": "s3"}, 400, "Not a regular file"),
+]
+
+
+@pytest.mark.parametrize(("url", "name", "directives", "status", "message"), BAD)
+def test_refused(
+    http: httpx.Client, place: Path, cluster: Cluster, url: str, name: str, directives: Any, status: int, message: str
+) -> None:
+    make = 'cd "$0" && echo x >file && echo x >secret && chmod 0 secret && mkdir -m 555 locked && mkfifo fifo'
+    cluster.as_user("alice", ["sh", "-c", make, str(place)])
+    answer = http.post(url, json={"path": f"{place}/{name}", "account": ACCOUNT, "transferDirectives": directives})
+    assert answer.status_code == status, answer.text
+    assert message in answer.json()["message"]
+
+
+def test_store_is_down(http: httpx.Client, place: Path, store: ObjectStore) -> None:
+    body = {"path": f"{place}/x", "account": ACCOUNT, "transferDirectives": {"transferMethod": "s3", "fileSize": 1}}
+    store.stop()
+    try:
+        answer = http.post(UPLOAD, json=body)
+        assert answer.status_code == 503
+        assert "does not answer" in answer.json()["message"]
+        assert store.url not in answer.text
+    finally:
+        store.start()
+    assert http.post(UPLOAD, json=body).status_code == 201
