@@ -17,11 +17,19 @@ import httpx
 import pytest
 
 from hpcgate.demo.cluster import Cluster, Options
-from hpcgate.demo.keeper import JOURNAL, PREFIX, descendants, processes_of
+from hpcgate.demo.keeper import (
+    JOURNAL,
+    PREFIX,
+    PRIVILEGE_SEPARATION_DIRECTORY,
+    descendants,
+    processes,
+    processes_of,
+)
+from hpcgate.demo.ports import listens
 from hpcgate.demo.problems import DemoError
 from hpcgate.demo.processes import wait_until
 from hpcgate.demo.slurm import SlurmOptions
-from tests.cluster.openssh import ssh
+from tests.cluster.openssh import command_line, ssh
 
 SMALL = Options(slurm=SlurmOptions(accounting=False, nodes=1))
 """The quickest cluster."""
@@ -195,13 +203,36 @@ def test_users_of_a_demo_whose_keeper_was_killed_go_with_the_next_demo() -> None
     first.start()
     directory, users = str(first.directory), [user.name for user in first.users]
     path = first.mount_tmpfs("64k")
-    os.kill(first.keeper.pid, signal.SIGKILL)
-    wait_until(lambda: not first.keeper.directory.joinpath("never").exists(), "it is dead", 5)
-    with pytest.raises(DemoError, match="gone before the end"):
-        first.stop()
-    assert path.is_mount()
+    uid = first.users[0].uid
+    with (
+        command_line("ssh", first.sshd, first.users[0]) as argv,
+        subprocess.Popen([*argv, "echo in; sleep 62"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as session,
+    ):
+        assert session.stdout is not None
+        assert session.stdout.readline() == b"in\n"
+        os.kill(first.keeper.pid, signal.SIGKILL)
+        wait_until(lambda: not listens(first.sshd.port), "sshd has died", 5)
+        with pytest.raises(DemoError, match="gone before the end"):
+            first.stop()
+        assert path.is_mount()
+        assert processes_of(uid), "the session outlives its sshd"
+        with Cluster(SMALL):
+            assert traces(directory, users) == []
+            assert processes_of(uid) == []
+        assert session.wait(10) == 255
+
+
+def test_the_directory_of_sshd_goes_with_the_last_that_needs_it() -> None:
     with Cluster(SMALL):
-        assert traces(directory, users) == []
+        assert PRIVILEGE_SEPARATION_DIRECTORY.is_dir()
+        ours = (PRIVILEGE_SEPARATION_DIRECTORY / ".made-by-hpcgate-demo").exists()
+
+    def as_it_should_be() -> bool:
+        needed = any(process.name == "sshd" for process in processes())
+        return PRIVILEGE_SEPARATION_DIRECTORY.exists() == (needed or not ours)
+
+    # Other demos may come and go on this machine meanwhile.
+    wait_until(as_it_should_be, "it is there only if needed", 10)
 
 
 @pytest.fixture

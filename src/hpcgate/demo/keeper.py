@@ -31,9 +31,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 PREFIX = "hpcgate-demo-"
 JOURNAL = "keeper.journal"
@@ -46,18 +46,34 @@ _LOCK_PATIENCE = 20.0
 """Seconds to go on trying while another program holds the lock of the user database."""
 
 
-def descendants(pid: int) -> list[int]:
-    """Return the process ids of all living descendants of a process, parents first; zombies are left out."""
-    children: dict[int, list[int]] = {}
+class Process(NamedTuple):
+    """A living process, as proc_pid_stat(5) shows it."""
+
+    pid: int
+    parent: int
+    name: str
+
+
+def processes() -> Iterator[Process]:
+    """Give all processes of the machine that have not ended; zombies have."""
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
         try:
-            fields = Path("/proc", entry, "stat").read_text(errors="replace").rpartition(")")[2].split()
+            text = Path("/proc", entry, "stat").read_text(errors="replace")
         except OSError:
             continue
+        name = text[text.index("(") + 1 : text.rindex(")")]
+        fields = text[text.rindex(")") + 1 :].split()
         if fields[0] not in "ZX":
-            children.setdefault(int(fields[1]), []).append(int(entry))
+            yield Process(int(entry), int(fields[1]), name)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the process ids of all living descendants of a process, parents first."""
+    children: dict[int, list[int]] = {}
+    for process in processes():
+        children.setdefault(process.parent, []).append(process.pid)
     found: list[int] = []
     generation = [pid]
     while generation:
@@ -67,18 +83,16 @@ def descendants(pid: int) -> list[int]:
 
 
 def processes_of(uid: int) -> list[int]:
-    """Return the ids of all living processes whose real user is ``uid``."""
+    """Return the ids of all living processes whose real user this is."""
     found = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
+    for process in processes():
+        # The owner of the directory in /proc is no guide: it is root for a process such as sshd's that gave up rights.
         try:
-            status = Path("/proc", entry, "status").read_text(errors="replace")
+            status = Path("/proc", str(process.pid), "status").read_text(errors="replace")
         except OSError:
             continue
-        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-        if int(fields["Uid"].split()[0]) == uid and fields["State"].split()[0] not in ("Z", "X"):
-            found.append(int(entry))
+        if int(status.partition("\nUid:")[2].split()[0]) == uid:
+            found.append(process.pid)
     return found
 
 
@@ -236,13 +250,7 @@ class PrivilegeSeparation:
 
     @staticmethod
     def _used_by_others() -> bool:
-        for entry in os.listdir("/proc"):
-            try:
-                if entry.isdigit() and Path("/proc", entry, "comm").read_text().strip() == "sshd":
-                    return True
-            except OSError:
-                continue
-        return False
+        return any(process.name == "sshd" for process in processes())
 
 
 # --- the journal -----------------------------------------------------------------------------------------------------

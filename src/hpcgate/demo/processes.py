@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpcgate.demo import keeper as keeper_program
-from hpcgate.demo.keeper import descendants
+from hpcgate.demo.keeper import descendants, processes
 from hpcgate.demo.problems import DemoError
 
 POLL_INTERVAL = 0.02
@@ -240,7 +240,7 @@ class Daemon:
         # A suspended process takes its SIGTERM only when it goes on.
         self._signal(tree, signal.SIGCONT)
         deadline = time.monotonic() + grace
-        while (self.running or any(map(_alive, tree))) and time.monotonic() < deadline:
+        while (self.running or _any_alive(tree)) and time.monotonic() < deadline:
             time.sleep(POLL_INTERVAL)
         self._signal(tree, signal.SIGKILL)
         self._await_end(tree)
@@ -296,16 +296,12 @@ class Daemon:
                 continue
 
     def _await_end(self, tree: Sequence[int]) -> None:
-        wait_until(lambda: not self.running and not any(map(_alive, tree)), f"{self.name} has ended", 10.0)
+        wait_until(lambda: not self.running and not _any_alive(tree), f"{self.name} has ended", 10.0)
         self._pid = None
 
 
-def _alive(pid: int) -> bool:
-    try:
-        fields = Path("/proc", str(pid), "stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return False
-    return fields[0] not in "ZX"
+def _any_alive(pids: Sequence[int]) -> bool:
+    return any(process.pid in pids for process in processes())
 
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

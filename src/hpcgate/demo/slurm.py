@@ -91,6 +91,7 @@ class Slurm:
             )
             write_private(directory / "slurmdbd.conf", self._slurmdbd_conf(self.mariadb).encode())
         self.configuration.write_text(self._slurm_conf())
+        (directory / "cgroup.conf").write_text(self._cgroup_conf())
         self.slurmctld = self._daemon(keeper, "slurmctld", ["-D"], lambda _: self._controller_answers())
         self.slurmds = tuple(self._node_daemon(keeper, node) for node in self.nodes)
         if options.rest:
@@ -106,7 +107,7 @@ class Slurm:
     @property
     def version(self) -> str:
         """The version of the installed Slurm, for instance ``22.05.8``."""
-        return self.run(["scontrol", "--version"]).split()[-1]
+        return self.run(["slurmd", "-V"]).split()[-1]
 
     def start(self, progress: Progress) -> None:
         """Start everything (munged must run) and wait until all nodes are idle."""
@@ -266,6 +267,12 @@ StorageUser={mariadb.user}
 StorageLoc=slurm_acct
 DebugLevel=info
 """
+
+    def _cgroup_conf(self) -> str:
+        # slurmd loads a cgroup plugin even if nothing uses it. Before 23.11 that of the first version is the one which
+        # starts anywhere, be cgroups of another version there, or none at all, as in some containers.
+        version = tuple(int(part) for part in self.version.split(".")[:2])
+        return f"CgroupPlugin={'disabled' if version >= (23, 11) else 'cgroup/v1'}\n"
 
     def _slurm_conf(self) -> str:
         directory, options = self.directory, self.options
