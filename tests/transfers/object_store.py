@@ -2,24 +2,16 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Self
+
+from tests.transfers.servers import free_port, wait_for_port
 
 ACCESS_KEY = "AKIDFORTESTS"
 SECRET_KEY = "secret-for-tests"
 REGION = "us-east-1"
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 class ObjectStore:
@@ -44,15 +36,7 @@ class ObjectStore:
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                assert self._server.poll() is None, "rclone ended"
-                assert time.monotonic() < deadline, "rclone does not listen"
-                time.sleep(0.05)
+        wait_for_port(self.port, self._server)
 
     def stop(self) -> None:
         """Kill it."""

@@ -1,24 +1,54 @@
 """Transfers through a port of a compute node, by firecrest-streamer."""
 
+import base64
+import json
+import secrets
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from hpcgate.auth import Principal
 from hpcgate.config import TransferSettings
-from hpcgate.config.values import HttpUrl, Port, Seconds
-from hpcgate.transfers.base import Surroundings, Transfer
+from hpcgate.config.values import Port, Seconds
+from hpcgate.errors import NotSupported
+from hpcgate.transfers import python_jobs
+from hpcgate.transfers.base import Directives, Download, Script, Started, Surroundings, Transfer, Upload
+from hpcgate.transfers.ends import check_target, size_of_source
+from hpcgate.transfers.python_jobs import ENVIRONMENT, RECEIVE, PythonSettings
+
+REQUIREMENT = "firecrest-streamer"
+
+_UPLOAD = f"""\
+{ENVIRONMENT}
+{RECEIVE}
+HPCGATE_TEMPORARY=$stage/new
+HPCGATE_ARGUMENTS=$arguments
+HPCGATE_TARGET=$target
+export HPCGATE_TEMPORARY HPCGATE_ARGUMENTS HPCGATE_TARGET
+"""
+
+_DOWNLOAD = f"""\
+{ENVIRONMENT}
+HPCGATE_ARGUMENTS=$arguments
+export HPCGATE_ARGUMENTS
+"""
+
+_END = """\
+status=$?
+if [ "$status" -ne 0 ]; then exit "$status"; fi
+echo 'File was successfully transferred.'
+"""
 
 
-class StreamerSettings(TransferSettings):
+class StreamerSettings(PythonSettings):
     """Where a streamer job listens and how users reach it."""
 
     service_type: Literal["streamer"] = Field(description="streamer.")
-    host: str | None = Field(None, description="The address that the job listens on; chosen by the job if unset.")
+    host: str | None = Field(None, description="The address that the job listens on; all of its node if unset.")
     port_range: tuple[Port, Port] = Field((5665, 5675), description="The first and the last port that it may take.")
-    public_ips: tuple[str, ...] | None = Field(None, description="The addresses that users connect to.")
+    public_ips: tuple[str, ...] | None = Field(None, description="The addresses that users connect to; host if unset.")
     wait_timeout: Seconds = Field(86400, description="Seconds that the job waits for a user to connect.")
     inbound_transfer_limit: int = Field(5 * 1024**3, gt=0, description="Most bytes of an upload.")
-    pypi_index_url: HttpUrl | None = Field(None, description="The package index that the job installs from.")
 
     @field_validator("port_range")
     @classmethod
@@ -29,7 +59,11 @@ class StreamerSettings(TransferSettings):
 
 
 class StreamerTransfer(Transfer):
-    """Uploads and downloads over a WebSocket that a job opens."""
+    """Uploads and downloads over a WebSocket that a job opens.
+
+    The job runs firecrest-streamer's server on a compute node, the user firecrest-streamer's client, and a secret that
+    both know lets them find each other.
+    """
 
     Settings: ClassVar[type[TransferSettings]] = StreamerSettings
     method: ClassVar[str] = "streamer"
@@ -37,3 +71,55 @@ class StreamerTransfer(Transfer):
     def __init__(self, settings: StreamerSettings, surroundings: Surroundings) -> None:
         self._settings = settings
         self._surroundings = surroundings
+        self._program = python_jobs.run("streamer_program")
+
+    async def upload(self, principal: Principal, upload: Upload) -> Started:
+        """Submit the job that waits for the file.
+
+        Raises:
+            IsADirectory, PathNotFound, PermissionDenied: The target is no place for a file.
+            NotSupported: The settings name no address for users.
+        """
+        self._addresses()
+        await check_target(self._surroundings.pool, principal, upload.path)
+        return await self._start(principal, "receive", upload.path, upload.account)
+
+    async def download(self, principal: Principal, download: Download) -> Started:
+        """Submit the job that waits for whoever fetches the file.
+
+        Raises:
+            PathNotFound, PermissionDenied, IsADirectory: The file cannot be read.
+            NotSupported: The settings name no address for users.
+        """
+        self._addresses()
+        await size_of_source(self._surroundings.pool, principal, download.path)
+        return await self._start(principal, "send", download.path, download.account)
+
+    def _addresses(self) -> tuple[str, ...]:
+        settings = self._settings
+        if settings.public_ips:
+            return settings.public_ips
+        if settings.host:
+            return (settings.host,)
+        raise NotSupported(f"{self._surroundings.system}: the streamer's public_ips are not configured")
+
+    async def _start(self, principal: Principal, verb: str, path: str, account: str | None) -> Started:
+        settings = self._settings
+        secret = secrets.token_urlsafe(32)
+        first, last = settings.port_range
+        arguments = ["server", "--secret", secret, "--port-range", str(first), str(last)]
+        arguments += ["--host", settings.host or "0.0.0.0"]  # noqa: S104 (documented: all addresses if unset)
+        arguments += ["--wait-timeout", str(int(settings.wait_timeout))]
+        arguments += ["--inbound-transfer-limit", str(settings.inbound_transfer_limit)]
+        for address in self._addresses():
+            arguments += ["--public-ips", address]
+        arguments += [verb, "--path", path]
+        values = {**settings.environment(REQUIREMENT), "arguments": json.dumps(arguments)}
+        if verb == "receive":
+            script = Script("transfer-streamer-in", {**values, "target": path}, _UPLOAD + self._program + _END)
+        else:
+            script = Script("transfer-streamer-out", values, _DOWNLOAD + self._program + _END)
+        job = await self._surroundings.run_job(principal, script, account)
+        coordinates = {"ports": [first, last], "ips": list(self._addresses()), "secret": secret}
+        encoded = base64.urlsafe_b64encode(json.dumps(coordinates).encode()).decode()
+        return Started(job, Directives(self.method, coordinates=encoded))

@@ -1,0 +1,71 @@
+"""Jobs that run a Python program on a compute node."""
+
+from importlib.resources import files
+
+from pydantic import Field
+
+from hpcgate.config import TransferSettings
+from hpcgate.config.values import HttpUrl
+from hpcgate.transfers.script import RESOLVE, STAGE
+
+
+class PythonSettings(TransferSettings):
+    """Where a job finds its Python and the package that it needs."""
+
+    python: str = Field("python3", min_length=1, description="The Python on the compute nodes, 3.8 or later.")
+    install: bool = Field(
+        True,
+        description="Whether each job makes a virtual environment and installs the package; else python has it.",
+    )
+    pypi_index_url: HttpUrl | None = Field(
+        None, description="The package index that jobs install from; pip's if unset."
+    )
+
+    def environment(self, requirement: str) -> dict[str, str]:
+        """Return the shell variables that `ENVIRONMENT` reads.
+
+        Args:
+            requirement: What pip is to install.
+        """
+        return {
+            "python": self.python,
+            "install": requirement if self.install else "",
+            "index": self.pypi_index_url or "",
+        }
+
+
+ENVIRONMENT = """\
+environment=
+stage=
+clear_up() {
+  if [ -n "$environment" ]; then rm -rf -- "$environment"; fi
+  if [ -n "$stage" ]; then rm -rf -- "$stage"; fi
+}
+trap clear_up EXIT
+if [ -n "$install" ]; then
+  environment=$(mktemp -d) || exit
+  "$python" -m venv -- "$environment" >&2 || exit
+  python=$environment/bin/python
+  "$python" -m pip install --quiet --disable-pip-version-check --no-input ${index:+--index-url "$index"} \\
+    -- "$install" >&2 || exit
+fi
+"""
+"""Makes `python` one that has the package; what it made is gone however the script ends."""
+
+RECEIVE = f"""\
+{STAGE}
+{RESOLVE}
+if [ -h "$target" ]; then resolve "$target"; target=$resolved; fi
+if [ -d "$target" ]; then fail "$target: Is a directory"; fi
+parent=${{target%/*}}
+stage
+trap clear_up EXIT
+"""
+"""After `ENVIRONMENT`: makes the directory `stage` beside the target."""
+
+
+def run(program: str) -> str:
+    """Return shell lines that run one of the programs here with `python`; its exit status is left in ``$?``."""
+    source = files("hpcgate.transfers").joinpath(f"{program}.py").read_text("utf-8")
+    # The program is quoted text to the shell, and comes by a descriptor: no file to make, standard input stays free.
+    return f"\"$python\" /dev/fd/3 </dev/null 3<<'END_OF_PROGRAM'\n{source}END_OF_PROGRAM\n"

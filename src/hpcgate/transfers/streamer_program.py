@@ -1,0 +1,129 @@
+"""The program of a streamer job: firecrest-streamer's own server, told by the environment what to do.
+
+It runs on a compute node, by whatever Python is there (3.8 or later), and is no part of the gateway: the gateway reads
+it as text. Its arguments stay inside the process, so ps shows no secret.
+
+The end of a file travels as a message of its own, with the file's checksum. firecrest-streamer up to 0.0.21 sends it in
+a form that its own receiving side takes for more of the file; here it goes out, and is passed on, in the form that
+both sides know. And its exit status is 0 whatever came of the transfer; here it is 0 only if the file is whole.
+"""
+
+# mypy: ignore-errors
+# Written for other Pythons than the gateway's, with packages that the gateway does not have.
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+
+from streamer import streamer_server
+from streamer.__main__ import cli
+
+WHOLE = []
+"""Holds something once the file has gone over whole."""
+
+
+def end_of_file(message):
+    """Return the end marker in a message as the receiving side knows it, None if it is not one."""
+    try:
+        document = json.loads(message)
+    except ValueError:
+        return None
+    if not isinstance(document, dict) or document.get("type") != "eof":
+        return None
+    return json.dumps(document, separators=(",", ":"))
+
+
+class Incoming:
+    """A connection that a file comes in by. The beginning tells how many messages the file has."""
+
+    def __init__(self, websocket):
+        self._websocket = websocket
+        self.digest = hashlib.sha256()
+        self.announced = -1
+        self.size = 0
+        self.whole = False
+
+    def __getattr__(self, name):
+        return getattr(self._websocket, name)
+
+    async def __aiter__(self):
+        chunks = None
+        async for message in self._websocket:
+            if chunks is None:
+                beginning = json.loads(message)
+                chunks, self.announced = beginning["num_chunks"], beginning["file_size"]
+                yield message if isinstance(message, bytes) else message.encode()
+            elif chunks > 0:
+                chunks -= 1
+                self.digest.update(message)
+                self.size += len(message)
+                yield message
+            else:
+                marker = end_of_file(message)
+                if marker is None:
+                    raise ValueError("the file is longer than announced")
+                matches = json.loads(marker)["sha256_hash"] == self.digest.hexdigest()
+                self.whole = matches and self.size == self.announced
+                yield marker
+
+
+class Outgoing:
+    """A connection that a file goes out by."""
+
+    def __init__(self, websocket):
+        self._websocket = websocket
+        self.ended = False
+
+    def __getattr__(self, name):
+        return getattr(self._websocket, name)
+
+    async def send(self, message, text=None):
+        """Send a message; chunks of the file say by `text` that they are none."""
+        marker = None if text is False else end_of_file(message)
+        await self._websocket.send(message if marker is None else marker, text=text)
+        self.ended = marker is not None
+
+
+def put_in_place(temporary, target):
+    """Rename a whole file; one that is replaced leaves it its mode."""
+    if os.path.exists(target):
+        os.chmod(temporary, os.stat(target).st_mode & 0o7777)
+    os.replace(temporary, target)
+
+
+async def receive(websocket, target, size_limit=None, reporter=None):
+    """Receive a file under a temporary name and rename it once it is whole."""
+    incoming = Incoming(websocket)
+    temporary, target = os.environ["HPCGATE_TEMPORARY"], os.environ["HPCGATE_TARGET"]
+    await stock_receive(incoming, temporary, size_limit, reporter=reporter)
+    if not incoming.whole:
+        sys.stderr.write("The file did not arrive whole.\n")
+        return False
+    put_in_place(temporary, target)
+    WHOLE.append(target)
+    return True
+
+
+async def send(websocket, target, reporter=None):
+    """Send a file, and wait until the receiver, who has all of it then, closes the connection."""
+    outgoing = Outgoing(websocket)
+    await stock_send(outgoing, target, reporter=reporter)
+    if outgoing.ended:
+        await asyncio.wait_for(websocket.wait_closed(), 300)
+        if websocket.close_code == 1000:
+            WHOLE.append(target)
+            return True
+    sys.stderr.write("The file did not go over whole.\n")
+    return False
+
+
+stock_receive, streamer_server.stream_receive = streamer_server.stream_receive, receive
+stock_send, streamer_server.stream_send = streamer_server.stream_send, send
+
+if __name__ == "__main__":
+    cli.main(args=json.loads(os.environ.pop("HPCGATE_ARGUMENTS")), prog_name="streamer", standalone_mode=False)
+    if not WHOLE:
+        sys.stderr.write("No file was transferred.\n")
+        sys.exit(1)

@@ -1,0 +1,48 @@
+"""The program of a wormhole job: magic-wormhole's own command, told by the environment what to do.
+
+It runs on a compute node, by whatever Python is there (3.8 or later), and is no part of the gateway: the gateway reads
+it as text. Its arguments stay inside the process, so ps does not show the code. It gives up if nobody has come for
+the file, or brought it, within the time that it is given.
+"""
+
+# mypy: ignore-errors
+# Written for other Pythons than the gateway's, with packages that the gateway does not have.
+
+import json
+import os
+import sys
+
+from twisted.internet import reactor
+from wormhole.cli import cmd_receive, cmd_send
+from wormhole.cli.cli import wormhole
+
+BEGUN = []
+"""Holds something once bytes flow."""
+
+
+def watch(owner, name):
+    """Take note when a method is called."""
+    method = getattr(owner, name)
+
+    def noted(*arguments, **options):
+        BEGUN.append(name)
+        return method(*arguments, **options)
+
+    setattr(owner, name, noted)
+
+
+def give_up(seconds):
+    """End the process if nothing has begun."""
+    if not BEGUN:
+        sys.stderr.write(f"Nobody was at the other end of the wormhole within {seconds:g} seconds.\n")
+        sys.stderr.flush()
+        os._exit(75)
+
+
+watch(cmd_send.Sender, "_send_file")
+watch(cmd_receive.Receiver, "_transfer_data")
+
+if __name__ == "__main__":
+    limit = float(os.environ.pop("HPCGATE_WAIT"))
+    reactor.callLater(limit, give_up, limit)
+    wormhole.main(args=json.loads(os.environ.pop("HPCGATE_ARGUMENTS")), prog_name="wormhole")

@@ -1,0 +1,208 @@
+"""The streamer's job: firecrest-streamer's server on one side, its client, as pyfirecrest has it, on the other."""
+
+import asyncio
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websockets
+from streamer import streamer_client
+
+from hpcgate.auth import Principal
+from hpcgate.errors import NotSupported
+from hpcgate.transfers import streamer
+from hpcgate.transfers.base import Download, JobLogs, Script, Surroundings, TransferJob, Upload
+from hpcgate.transfers.streamer import StreamerSettings, StreamerTransfer
+from tests.transfers.servers import free_port
+from tests.transfers.shells import Ended, Sh
+
+ALICE = Principal("alice", "token")
+CHUNK = 5 * 1024 * 1024
+SIZES = [0, 1, CHUNK, CHUNK + 1]
+LOOKS_LIKE_THE_END = b'{"type": "eof", "sha256_hash": "0"}'
+
+
+@pytest.fixture
+def here(sh: Sh) -> Sh:
+    """A shell that runs scripts as the tests' own user, with the tests' own Python."""
+    return Sh(sh.program, sh.directory, ordinary=False)
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Script, Any]]:
+    """A function that starts a transfer and returns the job's script and what the user gets."""
+
+    async def fine(*_: object) -> int:
+        return 0
+
+    monkeypatch.setattr(streamer, "check_target", fine)
+    monkeypatch.setattr(streamer, "size_of_source", fine)
+    scripts: list[Script] = []
+
+    async def run(principal: Principal, script: Script, account: str | None) -> TransferJob:
+        scripts.append(script)
+        return TransferJob("1", "demo", "/w", JobLogs("/w/o", "/w/e"))
+
+    def begin(request: Upload | Download, **settings: Any) -> tuple[Script, Any]:
+        first = free_port()
+        document = {
+            "service_type": "streamer", "host": "127.0.0.1", "port_range": [first, min(first + 3, 65535)],
+            "wait_timeout": 20, "python": sys.executable, "install": False, **settings,
+        }  # fmt: skip
+        around = Surroundings("demo", None, run, lambda path: None)  # type: ignore[arg-type]
+        method = StreamerTransfer(StreamerSettings.model_validate(document), around)
+        call = method.upload(ALICE, request) if isinstance(request, Upload) else method.download(ALICE, request)
+        started = asyncio.run(call)
+        return scripts.pop(), started.directives
+
+    return begin
+
+
+class Running:
+    """A job that runs while the test goes on."""
+
+    def __init__(self, sh: Sh, script: Script) -> None:
+        self.ended: list[Ended] = []
+        self._thread = threading.Thread(target=lambda: self.ended.append(sh.run(script)))
+        self._thread.start()
+
+    def wait(self) -> Ended:
+        self._thread.join(60)
+        return self.ended[0]
+
+
+def connected(directives: Any, call: Any, path: Path) -> None:
+    """Call the client's own function until the job listens."""
+    config = streamer_client.set_coordinates(directives.coordinates)
+    config.target = str(path)
+    deadline = time.monotonic() + 20
+    reporter = Reporter()
+    while True:
+        reporter.errors.clear()
+        asyncio.run(call(config, reporter))
+        if not any("Unable to establish" in error for error in reporter.errors):
+            return
+        assert time.monotonic() < deadline, reporter.errors
+        time.sleep(0.2)
+
+
+class Reporter:
+    """Keeps what the client says."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+
+    def info(self, message: str) -> None: ...
+
+    def warning(self, message: str) -> None: ...
+
+    def error(self, message: str) -> None:
+        self.errors.append(message)
+
+    def progress(self, *_: Any, **__: Any) -> None: ...
+
+
+@pytest.mark.parametrize("content", [*map(os.urandom, SIZES), LOOKS_LIKE_THE_END], ids=[*map(str, SIZES), "nasty"])
+def test_upload(here: Sh, start: Any, tmp_path: Path, content: bytes) -> None:
+    target = here.directory / "it's $(x) \"é\n.bin"
+    target.write_text("old")
+    target.chmod(0o640)
+    (tmp_path / "file").write_bytes(content)
+    script, directives = start(Upload(str(target)))
+    job = Running(here, script)
+    connected(directives, streamer_client.client_send, tmp_path / "file")
+    done = job.wait()
+    assert (done.status, done.errors) == (0, "")
+    assert "File was successfully" in done.output
+    assert target.read_bytes() == content
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert here.left_over() == []
+
+
+@pytest.mark.parametrize("content", [*map(os.urandom, SIZES), LOOKS_LIKE_THE_END], ids=[*map(str, SIZES), "nasty"])
+def test_download(here: Sh, start: Any, tmp_path: Path, content: bytes) -> None:
+    source = here.directory / "it's $(x) \"é\n.bin"
+    source.write_bytes(content)
+    script, directives = start(Download(str(source)))
+    job = Running(here, script)
+    connected(directives, streamer_client.client_receive, tmp_path / "back")
+    done = job.wait()
+    assert (done.status, done.errors) == (0, "")
+    assert "File was successfully" in done.output
+    assert (tmp_path / "back").read_bytes() == content
+
+
+def coordinates(directives: Any) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(base64.urlsafe_b64decode(directives.coordinates))
+    return document
+
+
+def test_secret_is_not_shown_by_ps(here: Sh, start: Any, tmp_path: Path) -> None:
+    script, directives = start(Upload(f"{here.directory}/target"), wait_timeout=4)
+    where = coordinates(directives)
+    assert len(where["secret"]) > 30
+    job = Running(here, script)
+    time.sleep(1.5)
+    shown = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    assert "/dev/fd/3" in shown
+    assert where["secret"] not in shown
+    done = job.wait()
+    assert done.status == 1
+    assert "No file was transferred" in done.errors
+    assert "successfully" not in done.output
+    assert os.listdir(here.directory) == []
+
+
+def test_client_that_vanishes(here: Sh, start: Any) -> None:
+    (here.directory / "target").write_text("old")
+    script, directives = start(Upload(f"{here.directory}/target"))
+    where = coordinates(directives)
+    job = Running(here, script)
+
+    async def vanish() -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            for port in range(where["ports"][0], where["ports"][1] + 1):
+                try:
+                    headers = {"Authorization": f"Bearer {where['secret']}"}
+                    async with websockets.connect(f"ws://127.0.0.1:{port}", additional_headers=headers) as socket:
+                        await socket.send(json.dumps({"type": "init", "num_chunks": 2, "file_size": 9}).encode())
+                        await socket.send(b"half")
+                    return
+                except OSError:
+                    await asyncio.sleep(0.1)
+        raise AssertionError("the job does not listen")
+
+    asyncio.run(vanish())
+    done = job.wait()
+    assert done.status == 1
+    assert "did not arrive whole" in done.errors
+    assert "File was successfully" not in done.output
+    assert (here.directory / "target").read_text() == "old"
+    assert here.left_over() == []
+
+
+def test_limit(here: Sh, start: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(CHUNK + 1))
+    script, directives = start(Upload(f"{here.directory}/target"), inbound_transfer_limit=CHUNK)
+    job = Running(here, script)
+    connected(directives, streamer_client.client_send, tmp_path / "file")
+    assert job.wait().status == 1
+    assert os.listdir(here.directory) == []
+
+
+def test_addresses(start: Any) -> None:
+    _, directives = start(Download("/x"), public_ips=["192.0.2.1", "192.0.2.2"])
+    assert coordinates(directives)["ips"] == ["192.0.2.1", "192.0.2.2"]
+    _, directives = start(Download("/x"))
+    assert coordinates(directives)["ips"] == ["127.0.0.1"]
+    with pytest.raises(NotSupported, match="public_ips"):
+        start(Download("/x"), host=None)
