@@ -1,6 +1,7 @@
 """One process that serves: uvicorn on uvloop, and the logs."""
 
 import logging
+import os
 import sys
 
 import structlog
@@ -43,6 +44,8 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
         port: The TCP port; 0 picks a free one, which the log names.
     """
     configure_logging(settings.logger)
+    # asyncssh asks who runs it, and a container's arbitrary user id has no name.
+    os.environ.setdefault("LOGNAME", "hpcgate")
     uvicorn.run(
         create_app(settings),
         host=host,

@@ -13,7 +13,8 @@ from hpcgate.demo.slurm import LIMITED_QOS, Slurm
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import BadRequest, Forbidden, JobNotFound, SchedulerUnavailable, SubmissionRefused, TimedOut
 from hpcgate.schedulers.base import Account, JobDescription, JobQuery, Scheduler
-from hpcgate.ssh.session import Completed, Session
+from hpcgate.ssh.runner import Completed
+from hpcgate.ssh.session import Session
 
 from .scheduler_systems import environment_of, principal, system, until
 

@@ -4,7 +4,7 @@ import errno
 import re
 
 from hpcgate.errors import BadRequest, GatewayError
-from hpcgate.ssh.session import Completed
+from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.words import NOT_REGULAR, not_regular, reason, told
 
 # What tar adds to the reason, which the line before has given.

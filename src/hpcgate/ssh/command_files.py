@@ -4,15 +4,12 @@ import re
 import secrets
 import stat
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from hpcgate.errors import CommandFailed, GatewayError
 from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
 from hpcgate.ssh.login_node import View
+from hpcgate.ssh.runner import Completed, Runner
 from hpcgate.ssh.words import NOT_REGULAR, failure, not_regular, number_in, quote, said, told, unreadable
-
-if TYPE_CHECKING:
-    from hpcgate.ssh.session import Completed, Session
 
 BLOCK = 4 * 1024 * 1024
 """Bytes that one command of a stream reads."""
@@ -145,8 +142,9 @@ def parse_listing(output: bytes, top: bytes) -> tuple[list[Entry], list[bytes]]:
 class CommandFiles:
     """`hpcgate.ssh.files.RemoteFiles` by commands of a POSIX shell and GNU coreutils."""
 
-    def __init__(self, session: "Session") -> None:
-        self._session = session
+    def __init__(self, runner: Runner, view: View) -> None:
+        self._runner = runner
+        self._view = view
 
     async def listing(
         self,
@@ -161,7 +159,7 @@ class CommandFiles:
         """List as the protocol says, by one ``ls``."""
         options = "".join(letter for letter, wanted in (("A", hidden), ("R", recursive), ("L", follow)) if wanted)
         argv: list[str | bytes] = [*_LS, *([f"-{options}"] if options else []), "--", path]
-        done = await self._session.run(argv, limit=limit)
+        done = await self._runner.run(argv, limit=limit)
         # It also fails for a file below that it could not reach, having told of all others.
         if done.exit_status not in (0, 1, 2) or (not done.ok and not done.stdout):
             raise told(done.stderr, "ls")
@@ -172,7 +170,7 @@ class CommandFiles:
 
     async def entry(self, path: bytes) -> Entry:
         """Return one file, by ``ls -d``."""
-        done = await self._session.run([*_LS, "-d", "--", path])
+        done = await self._runner.run([*_LS, "-d", "--", path])
         entries, _ = parse_listing(done.stdout, path)
         if not done.ok or len(entries) != 1:
             raise told(done.stderr, "ls")
@@ -180,7 +178,7 @@ class CommandFiles:
 
     async def stat(self, path: bytes, *, follow: bool = True) -> Attributes:
         """Return attributes, by ``stat``."""
-        done = await self._session.run(["stat", *(["-L"] if follow else []), _STAT, "--", path])
+        done = await self._runner.run(["stat", *(["-L"] if follow else []), _STAT, "--", path])
         if not done.ok:
             raise told(done.stderr, "stat")
         mode, *numbers = done.stdout.split()
@@ -188,14 +186,14 @@ class CommandFiles:
 
     async def realpath(self, path: bytes) -> bytes:
         """Resolve links, by ``realpath``."""
-        done = await self._session.run(["realpath", "-z", "--", path])
+        done = await self._runner.run(["realpath", "-z", "--", path])
         if not done.ok:
             raise told(done.stderr, "realpath")
         return done.stdout.removesuffix(b"\0")
 
     async def read(self, path: bytes, *, offset: int = 0, size: int | None = None, tool: str = "cat") -> bytes:
         """Read, by ``dd``."""
-        done = await self._session.run(
+        done = await self._runner.run(
             ["sh", "-c", _READ, "sh", path, str(offset), "" if size is None else str(size)], limit=size
         )
         if not done.ok:
@@ -224,7 +222,7 @@ class CommandFiles:
                 yield block
             yield trailer.encode()
 
-        done = await self._session.run(
+        done = await self._runner.run(
             [
                 "sh",
                 "-c",
@@ -273,13 +271,13 @@ class CommandFiles:
             arguments: Its arguments.
             otherwise: The class of an error that is no errno value.
         """
-        done = await self._session.run([tool, *arguments])
+        done = await self._runner.run([tool, *arguments])
         if not done.ok:
             raise told(done.stderr, tool, otherwise=otherwise)
 
     async def _named(self, entries: list[Entry]) -> list[Entry]:
-        view: View = self._session.node.view(self._session.username)
-        await view.resolve(self._session, (entry.uid for entry in entries), (entry.gid for entry in entries))
+        view = self._view
+        await view.resolve(self._runner, (entry.uid for entry in entries), (entry.gid for entry in entries))
         for entry in entries:
             entry.user = view.users.get(entry.uid) or str(entry.uid)
             entry.group = view.groups.get(entry.gid) or str(entry.gid)
@@ -290,7 +288,7 @@ class CommandFiles:
         root = top if top.endswith(b"/") else top + b"/"
         found: list[Entry] = []
         for paths in _portions([root + name for name in names]):
-            done = await self._session.run([*_LS, "-d", "--", *paths])
+            done = await self._runner.run([*_LS, "-d", "--", *paths])
             for entry in parse_listing(done.stdout, top)[0]:
                 entry.name = entry.name.removeprefix(root)
                 found.append(entry)
@@ -310,7 +308,7 @@ def _portions(names: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         yield portion
 
 
-def _reading(done: "Completed", path: bytes, tool: str) -> GatewayError:
+def _reading(done: Completed, path: bytes, tool: str) -> GatewayError:
     lines = said(done.stderr, "dd")
     if NOT_REGULAR in lines:
         return not_regular(tool, path)
@@ -318,7 +316,7 @@ def _reading(done: "Completed", path: bytes, tool: str) -> GatewayError:
     return told(done.stderr, "dd") if number is None else unreadable(tool, path, number)
 
 
-def unwritable(path: bytes, done: "Completed") -> GatewayError:
+def unwritable(path: bytes, done: Completed) -> GatewayError:
     """Compose the error of an upload that `_WRITE` or a probe of it could not carry out, in cp's words."""
     lines = said(done.stderr, "dd")
     if NOT_REGULAR in lines:

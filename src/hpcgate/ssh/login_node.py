@@ -10,13 +10,10 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from hpcgate.errors import TooLarge
-
-if TYPE_CHECKING:
-    from hpcgate.ssh.session import Session
+from hpcgate.ssh.runner import Runner
 
 MAX_USERS = 10_000
 """How many users' views are remembered."""
@@ -61,7 +58,7 @@ class View:
     zone: tzinfo | None = None
     stat_server: bool | None = None
 
-    async def resolve(self, session: "Session", uids: Iterable[int], gids: Iterable[int]) -> None:
+    async def resolve(self, runner: Runner, uids: Iterable[int], gids: Iterable[int]) -> None:
         """Learn the names of users and groups that are not known yet, by one command; without a name, the number."""
         new_users = [uid for uid in set(uids) if uid not in self.users]
         new_groups = [gid for gid in set(gids) if gid not in self.groups]
@@ -70,17 +67,17 @@ class View:
         for start in range(0, max(len(new_users), len(new_groups)), MAX_ASKED):
             users, groups = (numbers[start : start + MAX_ASKED] for numbers in (new_users, new_groups))
             argv = ["sh", "-c", _NAMES, "sh", str(len(users)), *map(str, users), *map(str, groups)]
-            done = await session.run(argv)
+            done = await runner.run(argv)
             text = done.stdout.decode("utf-8", "replace")
             passwd, _, group = ("", "", text) if text.startswith("\n") else text.partition("\n\n")
             _learn(self.users, users, passwd)
             _learn(self.groups, groups, group)
 
-    async def time_zone(self, session: "Session") -> tzinfo:
+    async def time_zone(self, runner: Runner) -> tzinfo:
         """Return the login node's time zone, UTC if it cannot be told."""
         if self.zone is None:
             try:
-                done = await session.run(["sh", "-c", _ZONE], limit=1024 * 1024)
+                done = await runner.run(["sh", "-c", _ZONE], limit=1024 * 1024)
             except TooLarge:
                 self.zone = UTC
             else:

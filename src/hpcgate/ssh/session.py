@@ -1,8 +1,9 @@
 """One user's hold on one system: the only way to touch a login node."""
 
 import asyncio
-from collections.abc import AsyncIterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import asyncssh
@@ -17,38 +18,18 @@ from hpcgate.ssh.command_files import CommandFiles
 from hpcgate.ssh.connection import ChannelRefused, Connection
 from hpcgate.ssh.files import RemoteFiles
 from hpcgate.ssh.login_node import LoginNode
+from hpcgate.ssh.process import Process
 from hpcgate.ssh.quoting import shell_line
+from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.sftp_files import SftpFiles
 from hpcgate.ssh.worker import Worker
 
+BULK_PATIENCE = 120.0
+"""Seconds that an answer may take where megabytes are under way before it."""
+_LEAST_FOR_BULK = 4
+"""Channels that a login node must allow before streams get one of their own."""
+
 log = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """A command that has ended.
-
-    Attributes:
-        argv: What was run.
-        exit_status: The exit status, or minus the signal's number if one killed it.
-        stdout: All of its standard output.
-        stderr: The beginning of its standard error, at most 64 KiB.
-    """
-
-    argv: tuple[str | bytes, ...]
-    exit_status: int
-    stdout: bytes = field(repr=False)
-    stderr: bytes = field(repr=False)
-
-    @property
-    def ok(self) -> bool:
-        """Whether the command succeeded."""
-        return self.exit_status == 0
-
-    @property
-    def words(self) -> str:
-        """What the command said on standard error, for messages."""
-        return self.stderr.decode("utf-8", "replace").strip()
 
 
 @dataclass(slots=True)
@@ -75,6 +56,10 @@ class Session:
 
     __slots__ = (
         "_access",
+        "_bulk",
+        "_bulk_channel",
+        "_bulk_opening",
+        "_bulk_users",
         "_connection",
         "_cramped",
         "_files",
@@ -96,6 +81,10 @@ class Session:
         self._files: RemoteFiles | None = None
         self._sftp: asyncssh.SSHClientChannel[bytes] | None = None
         self._opening: asyncio.Task[RemoteFiles] | None = None
+        self._bulk: SftpFiles | None = None
+        self._bulk_channel: asyncssh.SSHClientChannel[bytes] | None = None
+        self._bulk_opening: asyncio.Task[RemoteFiles] | None = None
+        self._bulk_users = 0
         self._workers: dict[tuple[str, ...], asyncio.Task[Worker]] = {}
         connection.make_room = self._make_room
 
@@ -158,6 +147,34 @@ class Session:
             raise self._connection.lost() from command.error
         return Completed(tuple(argv), status, bytes(command.stdout.content), bytes(command.stderr.content))
 
+    @asynccontextmanager
+    async def process(
+        self, argv: Sequence[str | bytes], *, stall: float, env: dict[str, str] | None = None
+    ) -> AsyncIterator[Process]:
+        """Start a command to feed and read while it runs; when the context is left, however, it has ended.
+
+        Args:
+            argv: The command and its arguments.
+            stall: Seconds that it may make no progress.
+            env: Further environment variables, set on the command line.
+
+        Raises:
+            BadRequest, TimedOut, ConnectionLost, PoolExhausted: As `run`.
+        """
+        connection = self._connection
+        line = shell_line(argv, env)
+        slot = await connection.channels.acquire()
+        process = Process(slot, _name(argv), stall, connection.lost)
+        try:
+            await connection.open_channel(slot, process, connection.settings.timeout.command_execution, command=line)
+        except TimeoutError:
+            raise TimedOut(f"Command {_name(argv)} could not be started in time") from None
+        try:
+            yield process
+        finally:
+            if not process.closed:
+                await connection.end(process)
+
     async def files(self) -> RemoteFiles:
         """Return the files of the system, by SFTP or by commands as the settings and the login node allow."""
         files = self._files
@@ -168,6 +185,30 @@ class Session:
         opening = self._opening
         self._files = await asyncio.shield(opening)
         return self._files
+
+    @asynccontextmanager
+    async def bulk(self) -> AsyncIterator[RemoteFiles]:
+        """Lend the files of the system for what streams, on a channel of its own where there is one to spare.
+
+        An SFTP server answers in order: on the same channel a small request would wait behind megabytes, or behind an
+        fsync that takes a minute.
+        """
+        files = await self.files()
+        self._bulk_users += 1
+        try:
+            yield await self._bulk_files() if isinstance(files, SftpFiles) else files
+        finally:
+            self._bulk_users -= 1
+
+    async def _bulk_files(self) -> RemoteFiles:
+        if self._bulk is not None and self._bulk_channel is not None and not self._bulk_channel.is_closing():
+            return self._bulk
+        limit = self._connection.channels.limit
+        if limit is not None and limit < _LEAST_FOR_BULK:
+            return await self.files()
+        if self._bulk_opening is None or self._bulk_opening.done():
+            self._bulk_opening = self._connection.spawn(self._open_bulk())
+        return await asyncio.shield(self._bulk_opening)
 
     async def ask(self, argv: Sequence[str], request: bytes) -> bytes:
         """Send one request to a long-lived process of this connection and return its answer.
@@ -230,6 +271,9 @@ class Session:
                 del self._workers[key]
                 if not starting.cancelled() and starting.exception() is None:
                     starting.result().leave()
+        if not self._bulk_users and self._bulk_channel is not None:
+            self._bulk = None
+            self._bulk_channel.close()
         if self._connection.channels.limit == 1 and self._sftp is not None and not self._cramped:
             self._cramped = True
             self._files = None
@@ -241,15 +285,22 @@ class Session:
         if access.mode != "commands" and access.way != "commands" and not self._cramped:
             try:
                 client, channel = await self._open_sftp()
+                self._sftp = channel
                 timeout = self._connection.settings.timeout.command_execution
-                return SftpFiles(client, self, timeout=timeout, abandon=channel.close)
+                return SftpFiles(client, self, self.node.view(self.username), timeout=timeout, abandon=channel.close)
             except _Cramped:
                 log.warning("ssh.sftp.no_room", system=self.system, user=self.username)
             except NotSupported as refusal:
                 if access.mode == "sftp":
                     raise
                 log.info("ssh.sftp.refused", system=self.system, user=self.username, reason=refusal.message)
-        return CommandFiles(self)
+        return CommandFiles(self, self.node.view(self.username))
+
+    async def _open_bulk(self) -> RemoteFiles:
+        client, channel = await self._open_sftp()
+        self._bulk_channel = channel
+        self._bulk = SftpFiles(client, self, timeout=BULK_PATIENCE, abandon=channel.close)
+        return self._bulk
 
     async def _open_sftp(self) -> tuple[asyncssh.SFTPClient, SSHChannel[Any]]:
         """Open the SFTP channel.
@@ -296,7 +347,6 @@ class Session:
             stream.close()
             raise
         self._access.way = "sftp"
-        self._sftp = channel
         return client, channel
 
 

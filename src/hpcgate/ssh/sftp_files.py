@@ -13,7 +13,7 @@ import stat
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import asyncssh
 from asyncssh.sftp import SFTPName
@@ -23,10 +23,8 @@ from hpcgate.ssh.command_files import CommandFiles, unwritable
 from hpcgate.ssh.errors import translate
 from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
 from hpcgate.ssh.login_node import View
+from hpcgate.ssh.runner import Runner
 from hpcgate.ssh.words import failure, not_regular, quote
-
-if TYPE_CHECKING:
-    from hpcgate.ssh.session import Session
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,14 +65,15 @@ class SftpFiles:
     """
 
     def __init__(
-        self, sftp: asyncssh.SFTPClient, session: "Session", *, timeout: float, abandon: Callable[[], None]
+        self, sftp: asyncssh.SFTPClient, runner: Runner, view: View, *, timeout: float, abandon: Callable[[], None]
     ) -> None:
         self._sftp = sftp
-        self._session = session
+        self._runner = runner
+        self._view = view
         self._timeout = timeout
         self._abandon = abandon
         self._abandoned = False
-        self._commands = CommandFiles(session)
+        self._commands = CommandFiles(runner, view)
         self._block = sftp.limits.max_read_len or 32768
         self._write_block = sftp.limits.max_write_len or 32768
 
@@ -111,7 +110,7 @@ class SftpFiles:
         view = self._view
         if view.stat_server is not False:
             try:
-                answer = await self._session.ask(STAT_SERVER, (b"S" if follow else b"L") + path)
+                answer = await self._runner.ask(STAT_SERVER, (b"S" if follow else b"L") + path)
             except NotSupported:
                 view.stat_server = False
             else:
@@ -223,10 +222,6 @@ class SftpFiles:
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             await self._commands.remove(path)
-
-    @property
-    def _view(self) -> View:
-        return self._session.node.view(self._session.username)
 
     async def _patiently(self, ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._abandoned:
@@ -349,7 +344,7 @@ class SftpFiles:
         users, groups = view.users, view.groups
         for entry in entries:
             if entry.uid not in users or entry.gid not in groups:
-                await view.resolve(self._session, (e.uid for e in entries), (e.gid for e in entries))
+                await view.resolve(self._runner, (e.uid for e in entries), (e.gid for e in entries))
                 break
         for entry in entries:
             entry.user = users.get(entry.uid) or str(entry.uid)
@@ -494,7 +489,7 @@ class SftpFiles:
 
     async def _why_not_written(self, path: bytes, temporary: bytes) -> GatewayError:
         # What a full disk says, it says again to a few more bytes.
-        done = await self._session.run(["sh", "-c", _PROBE, "sh", temporary])
+        done = await self._runner.run(["sh", "-c", _PROBE, "sh", temporary])
         if not done.ok:
             return unwritable(path, done)
         try:

@@ -1,7 +1,7 @@
 """What a failed Slurm command means, told by its own words."""
 
 from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
-from hpcgate.ssh.session import Completed
+from hpcgate.ssh.runner import Completed
 
 UNREACHABLE = (
     "Unable to contact slurm controller",
