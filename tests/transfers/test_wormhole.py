@@ -1,0 +1,179 @@
+"""The wormhole's job, with a real mailbox server and transit relay, and magic-wormhole's command at the other end."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from hpcgate.auth import Principal
+from hpcgate.errors import BadRequest
+from hpcgate.transfers import wormhole
+from hpcgate.transfers.base import Download, JobLogs, Script, Surroundings, TransferJob, Upload
+from hpcgate.transfers.wormhole import WormholeSettings, WormholeTransfer
+from tests.transfers.servers import WormholeServers
+from tests.transfers.shells import Sh
+
+ALICE = Principal("alice", "token")
+COMMAND = Path(sys.executable).with_name("wormhole")
+SIZES = [0, 1, 3_000_000]
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WormholeServers]:
+    with WormholeServers(tmp_path_factory.mktemp("wormhole")) as running:
+        yield running
+
+
+@pytest.fixture
+def here(workspace: Path) -> Sh:
+    """A shell that runs scripts as the tests' own user, with the tests' own Python."""
+    (workspace / "work").mkdir()
+    return Sh("dash", workspace / "work", ordinary=False)
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, servers: WormholeServers) -> Callable[..., tuple[Script, str]]:
+    """A function that starts a transfer and returns the job's script and the code."""
+
+    async def fine(*_: object) -> int:
+        return 0
+
+    monkeypatch.setattr(wormhole, "check_target", fine)
+    monkeypatch.setattr(wormhole, "size_of_source", fine)
+    scripts: list[Script] = []
+
+    async def run(principal: Principal, script: Script, account: str | None) -> TransferJob:
+        scripts.append(script)
+        return TransferJob("1", "demo", "/w", JobLogs("/w/o", "/w/e"))
+
+    def begin(request: Upload | Download, **settings: Any) -> tuple[Script, str]:
+        document = {
+            "service_type": "wormhole", "relay_url": servers.relay_url, "transit_helper": servers.transit_helper,
+            "wait_timeout": 30, "python": sys.executable, "install": False, **settings,
+        }  # fmt: skip
+        around = Surroundings("demo", None, run, lambda path: None)  # type: ignore[arg-type]
+        method = WormholeTransfer(WormholeSettings.model_validate(document), around)
+        call = method.upload(ALICE, request) if isinstance(request, Upload) else method.download(ALICE, request)
+        started = asyncio.run(call)
+        assert started.directives.wormhole_code is not None
+        return scripts.pop(), started.directives.wormhole_code
+
+    return begin
+
+
+@pytest.fixture
+def send(servers: WormholeServers, tmp_path: Path) -> Iterator[Callable[[Path], str]]:
+    """A function that begins to send something as pyfirecrest does, and returns the code."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def begin(path: Path) -> str:
+        process = subprocess.Popen(
+            [COMMAND, "send", str(path), "--code-length", "4"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | servers.environment,
+        )  # fmt: skip
+        begun.append(process)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "Wormhole code is:" in line:
+                return line.split(":")[-1].strip()
+        raise AssertionError("no code")
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_upload(here: Sh, start: Any, send: Any, tmp_path: Path, size: int) -> None:
+    target = here.directory / "it's $(x) \"é\n.bin"
+    target.write_text("old")
+    target.chmod(0o640)
+    content = os.urandom(size)
+    (tmp_path / "file").write_bytes(content)
+    script, _ = start(Upload(str(target), wormhole_code=send(tmp_path / "file")))
+    done = here.run(script)
+    assert done.status == 0, done.errors
+    assert "File was successfully" in done.output
+    assert target.read_bytes() == content
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert here.left_over() == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_download(here: Sh, start: Any, servers: WormholeServers, tmp_path: Path, size: int) -> None:
+    source = here.directory / "-it's $(x) \"é.bin"
+    content = os.urandom(size)
+    source.write_bytes(content)
+    script, code = start(Download(str(source)))
+    ended: list[Any] = []
+    job = threading.Thread(target=lambda: ended.append(here.run(script)))
+    job.start()
+    time.sleep(1)
+    shown = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    assert "/dev/fd/3" in shown
+    assert code not in shown
+    command = [COMMAND, "receive", "--accept-file", "-o", str(tmp_path / "back"), code]
+    subprocess.run(command, check=True, capture_output=True, timeout=60, env=os.environ | servers.environment)
+    job.join(60)
+    assert ended[0].status == 0, ended[0].errors
+    assert "File was successfully" in ended[0].output
+    assert (tmp_path / "back").read_bytes() == content
+
+
+def test_directory_is_refused(here: Sh, start: Any, send: Any, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "leaf").write_text("x")
+    (here.directory / "target").write_text("old")
+    script, _ = start(Upload(f"{here.directory}/target", wormhole_code=send(tmp_path / "tree")))
+    done = here.run(script)
+    assert done.status != 0
+    assert "successfully" not in done.output
+    assert (here.directory / "target").read_text() == "old"
+    assert os.listdir(here.directory) == ["target"]
+
+
+@pytest.mark.parametrize("verb", ["in", "out"])
+def test_nobody_comes(here: Sh, start: Any, verb: str) -> None:
+    (here.directory / "file").write_text("old")
+    path = f"{here.directory}/file"
+    request = Upload(path, wormhole_code="987654-nobody-has-it") if verb == "in" else Download(path)
+    done = here.run(start(request, wait_timeout=2)[0])
+    assert done.status == 75
+    assert "Nobody was at the other end" in done.errors
+    assert "successfully" not in done.output
+    assert os.listdir(here.directory) == ["file"]
+
+
+def test_wrong_code(here: Sh, start: Any, send: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    number = send(tmp_path / "file").partition("-")[0]
+    done = here.run(start(Upload(f"{here.directory}/target", wormhole_code=f"{number}-not-this"))[0])
+    assert done.status == 1
+    assert os.listdir(here.directory) == []
+
+
+def test_no_code(start: Any) -> None:
+    with pytest.raises(BadRequest, match="wormholeCode is required"):
+        start(Upload("/x"))
+
+
+def test_codes() -> None:
+    codes = {wormhole.new_code() for _ in range(100)}
+    assert len(codes) == 100
+    assert all(re.fullmatch(r"[1-9][0-9]{8}-[0-9a-f]{16}", code) for code in codes)
+
+
+@pytest.mark.parametrize("key", ["relay_url", "transit_helper"])
+def test_addresses_are_checked(key: str) -> None:
+    with pytest.raises(ValidationError, match=key):
+        WormholeSettings.model_validate({"service_type": "wormhole", key: "nowhere"})
