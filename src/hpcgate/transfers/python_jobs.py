@@ -42,6 +42,9 @@ clear_up() {
   if [ -n "$stage" ]; then rm -rf -- "$stage"; fi
 }
 trap clear_up EXIT
+# The log is to say what goes on while it goes on.
+PYTHONUNBUFFERED=1
+export PYTHONUNBUFFERED
 if [ -n "$install" ]; then
   environment=$(mktemp -d) || exit
   "$python" -m venv -- "$environment" >&2 || exit
