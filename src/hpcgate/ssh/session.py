@@ -15,6 +15,7 @@ from asyncssh.stream import SSHClientStreamSession, SSHReader, SSHWriter
 from hpcgate.errors import BadRequest, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.channels import Slot
 from hpcgate.ssh.command_files import CommandFiles
+from hpcgate.ssh.command_streams import CommandStreams
 from hpcgate.ssh.connection import ChannelRefused, Connection
 from hpcgate.ssh.files import RemoteFiles
 from hpcgate.ssh.login_node import LoginNode
@@ -22,10 +23,10 @@ from hpcgate.ssh.process import Process
 from hpcgate.ssh.quoting import shell_line
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.sftp_files import SftpFiles
+from hpcgate.ssh.sftp_streams import SftpStreams
+from hpcgate.ssh.streams import PATIENCE, Streams
 from hpcgate.ssh.worker import Worker
 
-BULK_PATIENCE = 120.0
-"""Seconds that an answer may take where megabytes are under way before it."""
 _LEAST_FOR_BULK = 4
 """Channels that a login node must allow before streams get one of their own."""
 
@@ -79,11 +80,11 @@ class Session:
         self._access = access
         self._cramped = False
         self._files: RemoteFiles | None = None
-        self._sftp: asyncssh.SSHClientChannel[bytes] | None = None
+        self._sftp: SSHChannel[Any] | None = None
         self._opening: asyncio.Task[RemoteFiles] | None = None
-        self._bulk: SftpFiles | None = None
-        self._bulk_channel: asyncssh.SSHClientChannel[bytes] | None = None
-        self._bulk_opening: asyncio.Task[RemoteFiles] | None = None
+        self._bulk: SftpStreams | None = None
+        self._bulk_channel: SSHChannel[Any] | None = None
+        self._bulk_opening: asyncio.Task[SftpStreams] | None = None
         self._bulk_users = 0
         self._workers: dict[tuple[str, ...], asyncio.Task[Worker]] = {}
         connection.make_room = self._make_room
@@ -187,25 +188,26 @@ class Session:
         return self._files
 
     @asynccontextmanager
-    async def bulk(self) -> AsyncIterator[RemoteFiles]:
-        """Lend the files of the system for what streams, on a channel of its own where there is one to spare.
+    async def bulk(self) -> AsyncIterator[Streams]:
+        """Lend the files of the system for what streams, on a channel of its own.
 
         An SFTP server answers in order: on the same channel a small request would wait behind megabytes, or behind an
-        fsync that takes a minute.
+        fsync that takes a minute. Where the login node has no channel to spare, streams are commands.
         """
         files = await self.files()
+        limit = self._connection.channels.limit
         self._bulk_users += 1
         try:
-            yield await self._bulk_files() if isinstance(files, SftpFiles) else files
+            if isinstance(files, SftpFiles) and (limit is None or limit >= _LEAST_FOR_BULK):
+                yield await self._bulk_files()
+            else:
+                yield CommandStreams(self, self.node.view(self.username))
         finally:
             self._bulk_users -= 1
 
-    async def _bulk_files(self) -> RemoteFiles:
+    async def _bulk_files(self) -> SftpStreams:
         if self._bulk is not None and self._bulk_channel is not None and not self._bulk_channel.is_closing():
             return self._bulk
-        limit = self._connection.channels.limit
-        if limit is not None and limit < _LEAST_FOR_BULK:
-            return await self.files()
         if self._bulk_opening is None or self._bulk_opening.done():
             self._bulk_opening = self._connection.spawn(self._open_bulk())
         return await asyncio.shield(self._bulk_opening)
@@ -272,8 +274,8 @@ class Session:
                 if not starting.cancelled() and starting.exception() is None:
                     starting.result().leave()
         if not self._bulk_users and self._bulk_channel is not None:
-            self._bulk = None
             self._bulk_channel.close()
+            self._bulk = self._bulk_channel = None
         if self._connection.channels.limit == 1 and self._sftp is not None and not self._cramped:
             self._cramped = True
             self._files = None
@@ -296,10 +298,11 @@ class Session:
                 log.info("ssh.sftp.refused", system=self.system, user=self.username, reason=refusal.message)
         return CommandFiles(self, self.node.view(self.username))
 
-    async def _open_bulk(self) -> RemoteFiles:
+    async def _open_bulk(self) -> SftpStreams:
         client, channel = await self._open_sftp()
         self._bulk_channel = channel
-        self._bulk = SftpFiles(client, self, timeout=BULK_PATIENCE, abandon=channel.close)
+        view = self.node.view(self.username)
+        self._bulk = SftpStreams(client, self, view, timeout=PATIENCE, abandon=channel.close)
         return self._bulk
 
     async def _open_sftp(self) -> tuple[asyncssh.SFTPClient, SSHChannel[Any]]:

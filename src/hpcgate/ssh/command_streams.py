@@ -1,0 +1,237 @@
+"""Files that stream, by plain commands, for login nodes that do not offer SFTP. Each stream is one command."""
+
+import asyncio
+import errno
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+
+from hpcgate.errors import AlreadyExists, ConnectionLost, GatewayError
+from hpcgate.ssh.command_files import REGULAR, TRAILER, CommandFiles, unwritable
+from hpcgate.ssh.files import Attributes, temporary_name
+from hpcgate.ssh.login_node import View
+from hpcgate.ssh.process import Process
+from hpcgate.ssh.runner import Completed, Runner
+from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
+from hpcgate.ssh.words import NOT_REGULAR, failure, not_regular, number_in, quote, said, told, unreadable
+
+# Says the attributes of the file that it has opened, then writes the parts that it is asked for. A part of a file that
+# has become shorter is its last.
+_OPEN = (
+    REGULAR
+    + """\
+if [ -d "$1" ]; then echo "dd: Is a directory" >&2; exit 1; fi
+exec 3<&0
+dd if="$1" count=0 status=none || exit 1
+exec 4<"$1"
+stat -L --printf='%f %i %d %h %u %g %s %X %Z %Y\\n' /dev/fd/4 || exit 1
+while read -r o n <&3; do
+  dd if=/dev/fd/4 bs=262144 iflag=fullblock,skip_bytes,count_bytes skip="$o" ${n:+count="$n"} status=none || exit 1
+  [ -n "$n" ] && [ "$(stat -L -c %s /dev/fd/4)" -ge $((o + n)) ] || exit 0
+done
+"""
+)
+# $1 target, $2 temporary name, $3 trailer, $4 its length, $5 "sync" or nothing. The trailer tells a whole upload from
+# one whose connection broke: both are an end of file here. A shell that waits for a command in the foreground takes no
+# notice of a signal, hence the background. What it leaves behind is the temporary file, whose path it says with that of
+# the file to replace.
+_STAGE = """\
+t=$1
+if [ -L "$t" ]; then t=$(readlink -fn -- "$t" && printf x) || { cat -- "$1"; exit 1; }; t=${t%x}; fi
+if [ -d "$t" ]; then echo "dd: Is a directory" >&2; exit 1; fi
+if [ -e "$t" ] && [ ! -f "$t" ]; then echo "Not a regular file" >&2; exit 1; fi
+tmp=${t%/*}/$2
+trap 'rm -f -- "$tmp"' EXIT
+trap 'rm -f -- "$tmp"; kill -9 0' HUP INT TERM
+exec 3<&0
+dd of="$tmp" bs=262144 iflag=fullblock conv=excl status=none <&3 & wait "$!" || exit 1
+n=$(($(stat -c %s -- "$tmp") - $4))
+[ "$n" -ge 0 ] && [ "$(tail -c "$4" -- "$tmp" | tr -d '\\0')" = "$3" ] || exit 97
+truncate -s "$n" -- "$tmp" || exit 1
+if [ -e "$t" ]; then chmod --reference="$t" -- "$tmp" || exit 1; fi
+if [ -n "$5" ]; then sync -- "$tmp" || exit 1; fi
+trap - EXIT
+printf '%s\\0%s\\0%s' "$n" "$tmp" "$t"
+"""
+_EXTEND = """\
+exec 3<&0
+dd of="$1" bs=262144 seek="$2" iflag=fullblock oflag=seek_bytes conv=notrunc,nocreat status=none <&3 &
+wait "$!" || exit 1
+stat -c %s -- "$1"
+"""
+_CREATE = 'umask 077; set -C; : > "$1"'
+
+
+class CommandStreams(CommandFiles):
+    """`hpcgate.ssh.streams.Streams` by commands of a POSIX shell and GNU coreutils."""
+
+    def __init__(self, runner: StreamRunner, view: View) -> None:
+        super().__init__(runner, view)
+        self._starter = runner
+
+    @asynccontextmanager
+    async def open(self, path: bytes) -> AsyncIterator[OpenFile]:
+        """Open, in a shell that lives as long as the file is open."""
+        async with AsyncExitStack() as stack:
+            process = await stack.enter_async_context(
+                self._starter.process(["sh", "-c", _OPEN, "sh", path], stall=PATIENCE)
+            )
+            output = await stack.enter_async_context(aclosing(process.output()))
+            line = b""
+            async for block in output:
+                line += block
+                if b"\n" in line:
+                    break
+            else:
+                raise _unreadable(process, path)
+            mode, *numbers = line.split()
+            yield _Open(process, output, path, Attributes(int(mode, 16), *map(int, numbers)))
+
+    async def replace(
+        self,
+        path: bytes,
+        content: AsyncIterable[bytes],
+        *,
+        sync: bool = False,
+        exclusive: bool = False,
+        ready: Ready | None = None,
+    ) -> int:
+        """Write atomically, by ``dd`` and ``mv``."""
+        if exclusive:
+            await _refuse_existing(self._runner, path)
+        trailer = secrets.token_hex(TRAILER // 2)
+        argv: list[str | bytes] = [
+            "sh",
+            "-c",
+            _STAGE,
+            "sh",
+            path,
+            temporary_name(),
+            trailer,
+            str(TRAILER),
+            "sync" if sync else "",
+        ]
+        done = await self._feed(argv, content, trailer.encode(), patience=SYNC_PATIENCE if sync else PATIENCE)
+        if not done.ok:
+            raise unwritable(path, done)
+        size, temporary, target = done.stdout.split(b"\0")
+        try:
+            if ready is not None:
+                await ready(temporary)
+            await self.move(temporary, target, exclusive=exclusive)
+        except BaseException:
+            await asyncio.shield(self._runner.run(["rm", "-f", "--", temporary]))
+            raise
+        return int(size)
+
+    async def extend(self, path: bytes, content: AsyncIterable[bytes], *, offset: int) -> int:
+        """Write in place, by ``dd``, which ends with what it got."""
+        failed: list[Exception] = []
+
+        async def until_failure() -> AsyncIterator[bytes]:
+            try:
+                async for block in content:
+                    yield block
+            except Exception as error:
+                failed.append(error)
+
+        done = await self._feed(["sh", "-c", _EXTEND, "sh", path, str(offset)], until_failure(), b"", patience=PATIENCE)
+        if failed:
+            raise failed[0]
+        if not done.ok:
+            raise unwritable(path, done)
+        return int(done.stdout)
+
+    async def create(self, path: bytes) -> None:
+        """Make an empty file, by ``set -C``."""
+        await create_by_command(self._runner, path)
+
+    async def truncate(self, path: bytes, size: int) -> None:
+        """Cut, by ``truncate``."""
+        await self.command("truncate", "-s", str(size), "--", path)
+
+    async def sync(self, path: bytes) -> None:
+        """Have a file on disk, by ``sync``."""
+        done = await self._runner.run(["sync", "--", path], timeout=SYNC_PATIENCE)
+        if not done.ok:
+            raise told(done.stderr, "sync")
+
+    async def move(self, source: bytes, target: bytes, *, exclusive: bool = False) -> None:
+        """Rename, by ``mv -T``, or by ``ln`` and ``rm``, which replace nothing."""
+        if not exclusive:
+            await self.rename(source, target)
+            return
+        await self.command("ln", "-T", "--", source, target, otherwise=AlreadyExists)
+        await self.command("rm", "-f", "--", source)
+
+    async def _feed(
+        self, argv: list[str | bytes], content: AsyncIterable[bytes], end: bytes, *, patience: float
+    ) -> Completed:
+        async with self._starter.process(argv, stall=patience) as process:
+            async for block in content:
+                if not await process.feed_block(block):
+                    break
+            await process.feed_block(end)
+            process.feed_end()
+            stdout = b"".join([block async for block in process.output()])
+            status = await process.ended()
+            return Completed(tuple(argv), status, stdout, bytes(process.stderr.content))
+
+
+async def create_by_command(runner: Runner, path: bytes) -> None:
+    """Make an empty file that only its owner can read, in a shell.
+
+    Raises:
+        AlreadyExists: The path is taken.
+    """
+    await _refuse_existing(runner, path)
+    done = await runner.run(["sh", "-c", _CREATE, "sh", path])
+    if not done.ok:
+        number = number_in(said(done.stderr, "sh"))
+        raise failure(f"cp: cannot create regular file {quote(path)}", number or errno.EEXIST)
+
+
+async def _refuse_existing(runner: Runner, path: bytes) -> None:
+    done = await runner.run(["sh", "-c", '[ -e "$1" ] || [ -L "$1" ]', "sh", path])
+    if done.ok:
+        raise failure(f"cp: cannot create regular file {quote(path)}", errno.EEXIST)
+
+
+class _Open:
+    """`hpcgate.ssh.streams.OpenFile` by a shell."""
+
+    __slots__ = ("_output", "_path", "_process", "_rest", "attributes")
+
+    def __init__(self, process: Process, output: AsyncGenerator[bytes], path: bytes, attributes: Attributes) -> None:
+        self.attributes = attributes
+        self._process = process
+        self._output = output
+        self._path = path
+        self._rest = b""
+
+    async def blocks(self, offset: int, size: int | None) -> AsyncGenerator[bytes]:
+        """Ask the shell for a part."""
+        if size == 0:
+            return
+        if not await self._process.feed_block(b"%d %s\n" % (offset, b"" if size is None else b"%d" % size)):
+            raise ConnectionLost(f"cat: {quote(self._path)}: the file became shorter while it was read")
+        left = size
+        while left is None or left > 0:
+            block = self._rest or await anext(self._output, b"")
+            self._rest = b""
+            if not block:
+                if await self._process.ended() != 0:
+                    raise _unreadable(self._process, self._path)
+                return
+            if left is not None:
+                block, self._rest = block[:left], block[left:]
+                left -= len(block)
+            yield block
+
+
+def _unreadable(process: Process, path: bytes) -> GatewayError:
+    lines = said(bytes(process.stderr.content), "dd")
+    if NOT_REGULAR in lines:
+        return not_regular("cat", path)
+    number = number_in(lines)
+    return told(bytes(process.stderr.content), "dd") if number is None else unreadable("cat", path, number)

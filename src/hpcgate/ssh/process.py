@@ -1,0 +1,122 @@
+"""A command that is fed and read while it runs."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+from hpcgate.errors import GatewayError, TimedOut
+from hpcgate.ssh.channels import Slot
+from hpcgate.ssh.command import Command
+
+_MOST_WAITING = 1024 * 1024
+"""Bytes of output that are kept for a reader; then the login node has to wait, and the command with it."""
+_NO_LIMIT = 1 << 62
+
+
+class Process(Command):
+    """A command under way whose output and input are streams. Memory is bounded: neither side runs ahead of the other.
+
+    Args:
+        slot: The channel's place.
+        name: The program, for messages.
+        stall: Seconds that the command may neither write, nor read what it is given, nor end.
+        lost: Makes the error for a connection that broke.
+    """
+
+    def __init__(self, slot: Slot, name: str, stall: float, lost: Callable[[], GatewayError]) -> None:
+        super().__init__(slot, _NO_LIMIT)
+        self._name = name
+        self._stall = stall
+        self._lost = lost
+        self._blocks: deque[bytes] = deque()
+        self._waiting = 0
+        self._arrived = asyncio.Event()
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        """Keep output for the reader; have the login node wait if there is much."""
+        if datatype is not None:
+            self.stderr.feed(data)
+            return
+        if not self.stdout.started:
+            self.stdout.feed(data)
+            data = self._begin()
+        if data:
+            self._blocks.append(data)
+            self._waiting += len(data)
+            self._arrived.set()
+            if self._waiting >= _MOST_WAITING and self.channel is not None:
+                self.channel.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The command has ended, or the connection."""
+        super().connection_lost(exc)
+        if rest := self._begin():
+            self._blocks.append(rest)
+        self._arrived.set()
+
+    @property
+    def words(self) -> str:
+        """What the command has said on standard error so far, at most 64 KiB of it."""
+        return bytes(self.stderr.content).decode("utf-8", "replace").strip()
+
+    async def output(self) -> AsyncGenerator[bytes]:
+        """Yield what the command writes until it ends.
+
+        Raises:
+            TimedOut: It wrote nothing for too long.
+        """
+        while True:
+            while self._blocks:
+                block = self._blocks.popleft()
+                self._waiting -= len(block)
+                if self._waiting < _MOST_WAITING // 2 and self.channel is not None:
+                    self.channel.resume_reading()
+                yield block
+            if self.closed:
+                return
+            self._arrived.clear()
+            await self._within(self._arrived.wait())
+
+    async def feed_block(self, block: bytes) -> bool:
+        """Write to the command's input, waiting until it keeps up; False if it has ended.
+
+        Raises:
+            TimedOut: It took nothing for too long.
+        """
+        if self.channel is None or self.closed:
+            return False
+        await self._within(self._write(self.channel, block))
+        return not self.closed
+
+    def feed_end(self) -> None:
+        """End the command's input."""
+        if self.channel is not None and not self.closed and not self.channel.is_closing():
+            self.channel.write_eof()
+
+    async def ended(self) -> int:
+        """Wait for the end of the command, whose output must have been read, and return its exit status.
+
+        Raises:
+            TimedOut: It did not end.
+            ConnectionLost: The connection broke first.
+        """
+        await self._within(asyncio.shield(self.done))
+        status = self.exit_status
+        if status is None:
+            raise self._lost() from self.error
+        return status
+
+    def _begin(self) -> bytes:
+        """Take over what came with the mark of the beginning or, without a mark, all of it."""
+        if not self.stdout.started:
+            return b""
+        content = bytes(self.stdout.content)
+        self.stdout.content.clear()
+        return content
+
+    async def _within(self, waiting: Awaitable[object]) -> None:
+        try:
+            async with asyncio.timeout(self._stall):
+                await waiting
+        except TimeoutError:
+            raise TimedOut(f"Command {self._name} made no progress for {self._stall:g} s") from None

@@ -1,0 +1,117 @@
+"""Files of any size, read and written while they flow, with a few MiB of memory each.
+
+Two implementations, as of `hpcgate.ssh.files.RemoteFiles`: `hpcgate.ssh.sftp_streams.SftpStreams` and
+`hpcgate.ssh.command_streams.CommandStreams`. Both are lent by `hpcgate.ssh.session.Session.bulk`.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from hpcgate.ssh.files import Attributes, RemoteFiles
+from hpcgate.ssh.process import Process
+from hpcgate.ssh.runner import Runner
+
+PATIENCE = 120.0
+"""Seconds without any progress after which a stream is given up."""
+SYNC_PATIENCE = 900.0
+"""Seconds that it may take to have a file on disk."""
+
+Ready = Callable[[bytes], Awaitable[None]]
+"""Is told the path of the whole temporary file just before it gets its name; refuses by raising."""
+
+
+class OpenFile(Protocol):
+    """A regular file that is open for reading: the same file to the end, whatever its name comes to mean.
+
+    Attributes:
+        attributes: As they were when it was opened.
+    """
+
+    attributes: Attributes
+
+    def blocks(self, offset: int, size: int | None) -> AsyncGenerator[bytes]:
+        """Yield `size` bytes from `offset`, in order; None is all. Fewer come only if the file has become shorter."""
+
+
+class Streams(RemoteFiles, Protocol):
+    """The files of one system as one user sees them, for what streams. Errors are those of `RemoteFiles`."""
+
+    def open(self, path: bytes) -> AbstractAsyncContextManager[OpenFile]:
+        """Open a regular file for reading."""
+
+    async def replace(
+        self,
+        path: bytes,
+        content: AsyncIterable[bytes],
+        *,
+        sync: bool = False,
+        exclusive: bool = False,
+        ready: Ready | None = None,
+    ) -> int:
+        """Replace or create a file atomically and return its size in bytes, as `RemoteFiles.write` does.
+
+        Args:
+            path: The file.
+            content: Its bytes. Whatever it raises leaves the old file as it was.
+            sync: Have the content on disk before the file gets its name (fsync(2)).
+            exclusive: Only make a new file; nobody else's is ever replaced.
+            ready: Asked just before the file gets its name.
+
+        Raises:
+            AlreadyExists: There is a file, and `exclusive` is set.
+        """
+
+    async def extend(self, path: bytes, content: AsyncIterable[bytes], *, offset: int) -> int:
+        """Write into an existing file from `offset` on and return where the content ends.
+
+        Whatever fails, the content's own source too: what was written has no gap, and the file ends with it.
+        """
+
+    async def create(self, path: bytes) -> None:
+        """Make an empty file that only its owner can read.
+
+        Raises:
+            AlreadyExists: The path is taken.
+        """
+
+    async def truncate(self, path: bytes, size: int) -> None:
+        """Cut a file to a size in bytes."""
+
+    async def sync(self, path: bytes) -> None:
+        """Have a file's content on disk (fsync(2))."""
+
+    async def move(self, source: bytes, target: bytes, *, exclusive: bool = False) -> None:
+        """Rename, replacing `target` if it exists, or failing then if `exclusive` is set.
+
+        Raises:
+            AlreadyExists: There is a target, and `exclusive` is set.
+        """
+
+
+class StreamRunner(Runner, Protocol):
+    """Runs commands, those that stream too; a session."""
+
+    def process(
+        self, argv: Sequence[str | bytes], *, stall: float, env: dict[str, str] | None = None
+    ) -> AbstractAsyncContextManager[Process]:
+        """Start a command to feed and read while it runs."""
+
+
+async def cut(content: AsyncIterable[bytes], size: int) -> AsyncIterator[bytes]:
+    """Yield the same bytes in blocks of `size`, the last one shorter."""
+    parts: list[bytes] = []
+    held = 0
+    async for part in content:
+        parts.append(part)
+        held += len(part)
+        if held < size:
+            continue
+        joined = parts[0] if len(parts) == 1 else b"".join(parts)
+        whole = held - held % size
+        for start in range(0, whole, size):
+            yield joined if held == size else joined[start : start + size]
+        held -= whole
+        parts = [joined[whole:]] if held else []
+    if held:
+        yield b"".join(parts)
