@@ -15,8 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = structlog.get_logger("hpcgate.access")
 
-WATCH_AFTER = 0.02
-"""Seconds after which a running request begins to watch for its client hanging up; most are done by then."""
+WATCH_AFTER = 0.25
+"""Seconds after which a running request begins to watch for its client hanging up.
+
+Most are done by then, also where a hundred of them wait for each other. A watch is a task, which costs a quarter of
+what all the rest of HTTP costs.
+"""
 
 CLIENT_GONE = 499
 """The status in the access log of a request whose client went away, as nginx writes it."""

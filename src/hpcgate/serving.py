@@ -1,17 +1,26 @@
 """One process that serves: uvicorn on uvloop, and the logs."""
 
+import contextlib
 import logging
 import os
 import sys
 
 import structlog
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from hpcgate.app import create_app
 from hpcgate.config import LoggerSettings, Settings
 
 GRACE = 30
 """Seconds that running requests have to finish after SIGTERM."""
+
+ACCEPTORS = 16
+"""Times that the listening socket is in the event loop.
+
+libuv accepts one connection a socket each time round its loop. Under load one round takes long, and with one socket
+the last of a hundred clients that connect at once would wait for a hundred rounds.
+"""
 
 
 def configure_logging(settings: LoggerSettings) -> None:
@@ -46,7 +55,7 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
     configure_logging(settings.logger)
     # asyncssh asks who runs it, and a container's arbitrary user id has no name.
     os.environ.setdefault("LOGNAME", "hpcgate")
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(settings),
         host=host,
         port=port,
@@ -57,3 +66,9 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
         log_level="warning" if settings.logger.level in ("warning", "error") else "info",
         timeout_graceful_shutdown=GRACE,
     )
+    listener = config.bind_socket()
+    server = uvicorn.Server(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener, *(listener.dup() for _ in range(ACCEPTORS - 1))])
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)

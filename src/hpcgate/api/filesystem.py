@@ -1,13 +1,14 @@
 """/filesystem/{system}/ops: a route for each registered operation, and upload and download, which stream."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, cast
 from urllib.parse import parse_qsl, quote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError, create_model
 
 from hpcgate.api.answers import json_bytes
@@ -87,6 +88,20 @@ def _endpoint(operation: type[Operation]) -> Callable[[Request, str], Awaitable[
     return endpoint
 
 
+class OperationRoute(APIRoute):
+    """A route whose endpoint reads the request by itself, so that FastAPI need not do so before."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return a handler that calls the endpoint and nothing else."""
+        endpoint = self.endpoint
+
+        async def handle(request: Request) -> Response:
+            answer: Response = await endpoint(request, request.path_params["system_name"])
+            return answer
+
+        return handle
+
+
 def add_operations(router: APIRouter) -> None:
     """Make a route for each registered operation."""
     for operation in registered():
@@ -107,6 +122,7 @@ def add_operations(router: APIRouter) -> None:
             response_model=response,
             openapi_extra=extra,
             summary=operation.name,
+            route_class_override=OperationRoute,
         )
 
 
