@@ -1,11 +1,109 @@
 """The OpenPBS scheduler."""
 
-from hpcgate.schedulers.base import Scheduler
+import time
+
+from hpcgate.auth import Principal
+from hpcgate.errors import JobNotFound, NotSupported
+from hpcgate.schedulers.base import (
+    WINDOW_SECONDS,
+    Account,
+    JobDescription,
+    JobMetadata,
+    JobQuery,
+    Jobs,
+    Node,
+    Partition,
+    Reservation,
+    Scheduler,
+)
+from hpcgate.schedulers.pbs.command_line import CommandLine
+from hpcgate.schedulers.pbs.job_ids import JobId
 from hpcgate.schedulers.pbs.settings import PbsSettings
+from hpcgate.ssh.pool import Pool
 
 
 class Pbs(Scheduler):
-    """OpenPBS 23.06 and its relatives."""
+    """OpenPBS 23.06 and its relatives.
+
+    States are PBS's letters; a job that has ended is known as long as the server keeps its history. A status of 256 or
+    more is 256 and a signal's number, a negative one PBS's own reason, as ``qstat -x -f`` shows them.
+    """
 
     Settings = PbsSettings
     account_directive = "#PBS -A {account}"
+
+    def __init__(self, system: str, settings: PbsSettings, pool: Pool) -> None:
+        self.system = system
+        self._commands = CommandLine(system, settings, pool)
+
+    async def submit(self, principal: Principal, job: JobDescription) -> str:
+        """Submit a job by qsub.
+
+        It begins in its working directory. ``reservation`` is the name of a reservation's queue and goes before
+        ``partition``; ``constraints`` is a resource list for ``-l``.
+        """
+        return await self._commands.submit(principal, job)
+
+    async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:
+        """List jobs, in the order of their ids; an array is one job."""
+        found = await (self._commands.all(principal) if query.all_users else self._commands.own(principal))
+        since = time.time() - WINDOW_SECONDS[query.window]
+        return Jobs(
+            tuple(
+                job
+                for job in sorted(found, key=lambda job: JobId.parse(job.job_id).order)
+                if (query.name is None or job.name == query.name)
+                and (query.account is None or job.account == query.account)
+                and (job.time.end is None or job.time.end >= since)
+            )
+        )
+
+    async def job(self, principal: Principal, job_id: str) -> Jobs:
+        """Return a job, whoever owns it; of an array (``123[]``) the array and then its subjobs."""
+        found = await self._commands.named(principal, JobId.parse(job_id))
+        if not found:
+            raise JobNotFound(job_id)
+        return Jobs(tuple(found))
+
+    async def metadata(self, principal: Principal, job_id: str) -> tuple[JobMetadata, ...]:
+        """Return the standard streams; PBS gives the script to nobody but its administrators."""
+        found = await self._commands.metadata(principal, JobId.parse(job_id))
+        if not found:
+            raise JobNotFound(job_id)
+        return tuple(found)
+
+    async def cancel(self, principal: Principal, job_id: str) -> None:
+        """Cancel by qdel; a job that has ended already is a success.
+
+        Raises:
+            Forbidden: The job is another user's.
+        """
+        await self._commands.cancel(principal, JobId.parse(job_id))
+
+    async def attach(self, principal: Principal, job_id: str, command: str) -> None:
+        """Not to be had: PBS starts nothing in a running job from the login node.
+
+        Raises:
+            NotSupported: Always.
+        """
+        raise NotSupported("PBS cannot attach a command to a running job.")
+
+    async def nodes(self, principal: Principal) -> tuple[Node, ...]:
+        """List the nodes by ``pbsnodes -a``."""
+        return await self._commands.nodes(principal)
+
+    async def partitions(self, principal: Principal, *, show_hidden: bool = False) -> tuple[Partition, ...]:
+        """List the queues by ``qstat -Q``; those of reservations are hidden."""
+        return await self._commands.partitions(principal, show_hidden=show_hidden)
+
+    async def reservations(self, principal: Principal) -> tuple[Reservation, ...]:
+        """List the reservations by ``pbs_rstat``."""
+        return await self._commands.reservations(principal)
+
+    async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
+        """PBS has no list of accounts: None."""
+        return None
+
+    async def ping(self, principal: Principal) -> None:
+        """Ask the server by ``qstat -B``."""
+        await self._commands.ping(principal)

@@ -1,0 +1,185 @@
+"""PBS by its commands on the login node, run as the user."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from hpcgate.auth import Principal
+from hpcgate.errors import CommandFailed, Forbidden, JobNotFound, SchedulerUnavailable, SubmissionRefused
+from hpcgate.schedulers.base import Job, JobDescription, JobMetadata, Node, Partition, Reservation
+from hpcgate.schedulers.pbs import pbs_rstat, pbsnodes, qdel, qstat, qsub, script
+from hpcgate.schedulers.pbs.documents import decoded
+from hpcgate.schedulers.pbs.failures import (
+    MALFORMED,
+    NO_HISTORY,
+    OVER_LIMIT,
+    OVER_LIMIT_WORDS,
+    UNAUTHORIZED,
+    UNREACHABLE,
+    failure,
+    says,
+)
+from hpcgate.schedulers.pbs.job_ids import JobId
+from hpcgate.schedulers.pbs.settings import PbsSettings
+from hpcgate.ssh.pool import Pool
+from hpcgate.ssh.runner import Completed
+from hpcgate.ssh.session import Session
+
+NO_HISTORY_REMEMBERED = 600.0
+"""Seconds for which a server without history is not asked for it again."""
+
+ONE_BY_ONE = 20
+"""How many jobs are asked for singly where qstat prints only the first of several; for more the whole list is read."""
+
+
+class CommandLine:
+    """The client of one system. Its methods raise what `hpcgate.schedulers.base.Scheduler` says."""
+
+    def __init__(self, system: str, settings: PbsSettings, pool: Pool) -> None:
+        self.system = system
+        self.settings = settings
+        self.pool = pool
+        self._no_history_until = 0.0
+
+    async def _run(
+        self,
+        principal: Principal,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        retry: bool = True,
+        limit: int | None = None,
+    ) -> Completed:
+        async def work(session: Session) -> Completed:
+            return await session.run(
+                argv, stdin=stdin, timeout=self.settings.timeout, env=dict(env) if env else None, limit=limit
+            )
+
+        return await self.pool.perform(principal, work, retry=retry)
+
+    async def submit(self, principal: Principal, job: JobDescription) -> str:
+        """Submit a job and return its id."""
+        content = await self._script(principal, job)
+        argv = qsub.command(job, content)
+        done = await self._run(principal, argv, stdin=script.composed(content, job), retry=False)
+        job_id = qsub.parse(decoded(done.stdout))
+        if job_id is not None:
+            return job_id
+        if done.ok:
+            raise CommandFailed(f"qsub printed no job id: {done.words or 'it was told not to (-z)'}")
+        words = qsub.refusal(done.words) or f"qsub ended with exit status {done.exit_status}"
+        if done.exit_status in (126, 127) or done.exit_status < 0 or says(words, UNREACHABLE):
+            raise failure(done, "qsub")
+        if done.exit_status in (UNAUTHORIZED, *OVER_LIMIT) or says(words, OVER_LIMIT_WORDS):
+            raise Forbidden(words)
+        raise SubmissionRefused(words)
+
+    async def _script(self, principal: Principal, job: JobDescription) -> bytes:
+        if job.script_path is None:
+            try:
+                return (job.script or "").encode()
+            except UnicodeEncodeError as error:
+                raise SubmissionRefused(f"The script is not valid Unicode: {error.reason}") from None
+        done = await self._run(principal, qsub.file_command(job), limit=script.MAX_SIZE)
+        if not done.ok:
+            raise SubmissionRefused(qsub.refusal(done.words) or f"{job.script_path} cannot be read")
+        return done.stdout
+
+    async def own(self, principal: Principal) -> list[Job]:
+        """Return the user's jobs, those of the history included."""
+        done = await self._qstat(principal, lambda history: qstat.own_command(principal.username, history=history))
+        output = decoded(done.stdout)
+        found = qstat.parse_jobs(output)
+        found += await self._left_out(principal, qstat.parse_ids(output), found)
+        return [job for job in found if job.user == principal.username]
+
+    async def all(self, principal: Principal) -> list[Job]:
+        """Return all jobs that the user may see, those of the history included."""
+        done = await self._qstat(principal, lambda history: qstat.all_command(history=history))
+        return qstat.parse_jobs(decoded(done.stdout))
+
+    async def named(self, principal: Principal, job_id: JobId) -> list[Job]:
+        """Return a job by id; of an array all subjobs, too. None for an id that nobody knows."""
+        return qstat.parse_jobs(await self._named(principal, job_id))
+
+    async def metadata(self, principal: Principal, job_id: JobId) -> list[JobMetadata]:
+        """Return what was submitted; PBS does not give the script to users."""
+        return qstat.parse_metadata(await self._named(principal, job_id))
+
+    async def _named(self, principal: Principal, job_id: JobId) -> str:
+        done = await self._qstat(
+            principal, lambda history: qstat.jobs_command([job_id], history=history, subjobs=job_id.is_array)
+        )
+        return decoded(done.stdout)
+
+    async def _left_out(self, principal: Principal, asked: Sequence[str], found: Sequence[Job]) -> list[Job]:
+        """Return the jobs that qstat was asked for and did not print: some releases print the first of several only."""
+        known = {job.job_id for job in found}
+        missing = [name for name in asked if name not in known]
+        if not missing:
+            return []
+        if len(missing) > ONE_BY_ONE:
+            return [job for job in await self.all(principal) if job.job_id in set(missing)]
+        history = self._history
+        stdin = "".join(f"{name}\n" for name in missing).encode()
+        done = await self._run(principal, qstat.each_command(history=history), stdin=stdin, env=qstat.ENVIRONMENT)
+        self._check(done, "qstat")
+        return qstat.parse_jobs(decoded(done.stdout))
+
+    @property
+    def _history(self) -> bool:
+        return asyncio.get_running_loop().time() >= self._no_history_until
+
+    async def _qstat(self, principal: Principal, command: Callable[[bool], list[str]]) -> Completed:
+        """Run qstat with the history, without it if the server keeps none."""
+        done = await self._run(principal, command(self._history), env=qstat.ENVIRONMENT)
+        if not done.ok and says(done.words, NO_HISTORY):
+            self._no_history_until = asyncio.get_running_loop().time() + NO_HISTORY_REMEMBERED
+            done = await self._run(principal, command(False), env=qstat.ENVIRONMENT)
+        self._check(done, "qstat")
+        return done
+
+    def _check(self, done: Completed, tool: str) -> None:
+        if not done.ok and done.exit_status not in qstat.GONE and not says(done.words, MALFORMED):
+            raise failure(done, tool)
+
+    async def cancel(self, principal: Principal, job_id: JobId) -> None:
+        """Cancel a job."""
+        done = await self._run(principal, qdel.command(job_id), retry=False)
+        match qdel.parse(done.exit_status, done.words):
+            case qdel.Outcome.CANCELLED | qdel.Outcome.ENDED:
+                return
+            case qdel.Outcome.UNKNOWN:
+                raise JobNotFound(job_id.argument)
+            case qdel.Outcome.FORBIDDEN:
+                raise Forbidden(done.words)
+            case qdel.Outcome.ENDING:
+                jobs = await self.named(principal, job_id)
+                if not all(job.status.state in qstat.ENDING for job in jobs):
+                    raise failure(done, "qdel")
+            case qdel.Outcome.FAILED:
+                raise failure(done, "qdel")
+
+    async def nodes(self, principal: Principal) -> tuple[Node, ...]:
+        """List the nodes."""
+        return pbsnodes.parse(await self._read(principal, pbsnodes.COMMAND))
+
+    async def partitions(self, principal: Principal, *, show_hidden: bool) -> tuple[Partition, ...]:
+        """List the queues."""
+        return qstat.parse_queues(await self._read(principal, qstat.QUEUES), show_hidden=show_hidden)
+
+    async def reservations(self, principal: Principal) -> tuple[Reservation, ...]:
+        """List the reservations."""
+        return pbs_rstat.parse(await self._read(principal, pbs_rstat.COMMAND))
+
+    async def ping(self, principal: Principal) -> None:
+        """Return if the server answers."""
+        state = qstat.parse_server(await self._read(principal, qstat.SERVER))
+        if state is None:
+            raise SchedulerUnavailable("qstat -B shows no server")
+
+    async def _read(self, principal: Principal, argv: Sequence[str]) -> str:
+        done = await self._run(principal, argv, env=qstat.ENVIRONMENT)
+        if not done.ok:
+            raise failure(done, argv[0])
+        return decoded(done.stdout)

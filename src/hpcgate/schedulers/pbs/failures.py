@@ -1,0 +1,50 @@
+"""What a failed PBS command means, told by its exit status and its own words.
+
+An exit status is mostly PBS's error number (pbs_error.h, from 15000) modulo 256; qstat's is 255 and pbsnodes' 1 if the
+server cannot be reached.
+"""
+
+from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
+from hpcgate.ssh.runner import Completed
+
+UNREACHABLE = (
+    "cannot connect to server",
+    "Couldn't connect to cluster",
+    "Unknown Host",
+    "Server could not connect to MOM",
+    "End of File",
+    "Premature end of message",
+    "No server to connect to",
+    "munge: Error",
+)
+"""The server, or for an operation on a running job its node, does not answer."""
+
+NO_HISTORY = ("job_history_enable",)
+"""The server keeps no history: ``job_history_enable is set to false``."""
+
+UNAUTHORIZED = 159
+
+OVER_LIMIT = (188, 196)
+"""Over a limit of the queue or the server: PBSE_EXCQRESC and PBSE_MAXQUED."""
+
+OVER_LIMIT_WORDS = ("would exceed", "Maximum number of jobs already in")
+
+MALFORMED = ("illegally formed job identifier",)
+
+
+def says(words: str, phrases: tuple[str, ...]) -> bool:
+    """Return whether one of the phrases is in what a command said."""
+    return any(phrase in words for phrase in phrases)
+
+
+def failure(done: Completed, tool: str) -> GatewayError:
+    """Return the error for a command that failed, with its own words."""
+    words = done.words
+    if done.exit_status == 127 and not words:
+        words = f"{tool}: command not found"
+    message = words or f"{tool} ended with exit status {done.exit_status}"
+    if done.exit_status == 255 or says(words, UNREACHABLE):
+        return SchedulerUnavailable(message)
+    if done.exit_status == UNAUTHORIZED:
+        return Forbidden(message)
+    return CommandFailed(message)

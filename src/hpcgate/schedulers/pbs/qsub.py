@@ -1,0 +1,82 @@
+"""qsub: submission. OpenPBS 23.06 Reference Guide, "qsub".
+
+The script goes through standard input. ``-f`` keeps qsub from leaving a process behind, which would serve the next
+submissions for a minute with the environment of this one.
+"""
+
+import re
+from collections.abc import Mapping
+
+from hpcgate.errors import BadRequest
+from hpcgate.schedulers.base import JobDescription
+from hpcgate.schedulers.pbs import script
+
+NO_DIRECTORY = 66
+"""Exit status if the working directory cannot be entered."""
+
+_READER = f'cd -- "$1" >/dev/null || exit {NO_DIRECTORY}; shift; unset LC_ALL; exec "$@"'
+"""LC_ALL is the gateway's own, for messages that can be matched, and none of the job's business."""
+
+_OPTIONS: Mapping[str, str] = {
+    "account": "-A",
+    "constraints": "-l",
+    "standard_output": "-o",
+    "standard_error": "-e",
+}
+
+_JOB_NAME = re.compile(r"[A-Za-z0-9+_.-]{1,230}")
+_JOB_ID = re.compile(r"^([0-9]{1,12}(?:\[\])?\.[A-Za-z0-9._-]+)\s*$", re.MULTILINE)
+_SHELL = re.compile(r"^(?:qsub|cat): (?:line )?\d+: ", re.MULTILINE)
+
+
+def command(job: JobDescription, content: bytes) -> list[str]:
+    """Return the command that submits a job; its standard input is what `script.composed` makes.
+
+    A reservation is named by its queue, which goes before the partition: PBS knows only one of them. Constraints are a
+    resource list as ``-l`` takes it.
+
+    Args:
+        job: The job.
+        content: Its script.
+
+    Raises:
+        BadRequest: A value holds a NUL.
+    """
+    arguments = ["sh", "-c", _READER, "qsub", job.working_directory, "qsub", "-f"]
+    name = job.name or _file_name(job, content)
+    queue = job.reservation.partition(".")[0] if job.reservation else job.partition
+    for option, value in (("-N", name), ("-q", queue)):
+        if value:
+            arguments += [option, value]
+    for attribute, option in _OPTIONS.items():
+        value = getattr(job, attribute)
+        if value:
+            arguments += [option, value]
+    for argument in arguments:
+        if "\0" in argument:
+            raise BadRequest(f"A NUL character cannot be submitted: {argument!r}")
+    return arguments
+
+
+def _file_name(job: JobDescription, content: bytes) -> str | None:
+    """Return the name that qsub would give a job after its file."""
+    if job.script_path is None or script.names_itself(content):
+        return None
+    name = job.script_path.rstrip("/").rpartition("/")[2]
+    return name if _JOB_NAME.fullmatch(name) else None
+
+
+def file_command(job: JobDescription) -> list[str]:
+    """Return the command that prints the script at ``script_path``."""
+    return ["sh", "-c", _READER, "cat", job.working_directory, "cat", "--", job.script_path or ""]
+
+
+def parse(output: str) -> str | None:
+    """Return the job id that was printed, or None. With ``-W block=true`` the exit status is the job's own."""
+    found = _JOB_ID.findall(output)
+    return found[-1] if found else None
+
+
+def refusal(words: str) -> str:
+    """Return qsub's own words about a refused submission, without its usage."""
+    return _SHELL.sub("", words).partition("\nusage:")[0].strip()
