@@ -35,7 +35,7 @@ class System:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_roots", tuple(fs.path.rstrip("/") for fs in self.settings.file_systems))
-        around = Surroundings(self.name, self.pool, self.jobs.run, self.admit)
+        around = Surroundings(self.name, self.pool, self.jobs.run)
         methods = [
             plugin("hpcgate.transfers", settings.service_type)(settings, around)
             for settings in self.settings.data_operation.data_transfer

@@ -142,7 +142,7 @@ def method(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
     def make(jobs: Jobs, **settings: Any) -> S3Transfer:
         multipart = {"max_part_size": PART, **settings.pop("multipart", {})}
         document = store.settings(multipart=multipart, poll_interval=0.2, wait_timeout=20, **settings)
-        around = Surroundings("demo", None, jobs, lambda path: None)  # type: ignore[arg-type]
+        around = Surroundings("demo", None, jobs)  # type: ignore[arg-type]
         return S3Transfer(S3Settings.model_validate(document), around)
 
     return make  # type: ignore[return-value]

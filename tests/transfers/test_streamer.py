@@ -55,9 +55,9 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Script, Any]]:
         first = free_port()
         document = {
             "service_type": "streamer", "host": "127.0.0.1", "port_range": [first, min(first + 3, 65535)],
-            "wait_timeout": 20, "python": sys.executable, "install": False, **settings,
+            "connection_attempts": 1, "wait_timeout": 20, "python": sys.executable, "install": False, **settings,
         }  # fmt: skip
-        around = Surroundings("demo", None, run, lambda path: None)  # type: ignore[arg-type]
+        around = Surroundings("demo", None, run)  # type: ignore[arg-type]
         method = StreamerTransfer(StreamerSettings.model_validate(document), around)
         call = method.upload(ALICE, request) if isinstance(request, Upload) else method.download(ALICE, request)
         started = asyncio.run(call)
@@ -202,6 +202,10 @@ def test_limit(here: Sh, start: Any, tmp_path: Path) -> None:
 def test_addresses(start: Any) -> None:
     _, directives = start(Download("/x"), public_ips=["192.0.2.1", "192.0.2.2"])
     assert coordinates(directives)["ips"] == ["192.0.2.1", "192.0.2.2"]
+    _, directives = start(
+        Download("/x"), public_ips=["192.0.2.1", "192.0.2.2"], port_range=[1, 5], connection_attempts=29
+    )
+    assert coordinates(directives)["ips"] == ["192.0.2.1", "192.0.2.2"] * 2
     _, directives = start(Download("/x"))
     assert coordinates(directives)["ips"] == ["127.0.0.1"]
     with pytest.raises(NotSupported, match="public_ips"):

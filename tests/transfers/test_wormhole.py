@@ -60,7 +60,7 @@ def start(monkeypatch: pytest.MonkeyPatch, servers: WormholeServers) -> Callable
             "service_type": "wormhole", "relay_url": servers.relay_url, "transit_helper": servers.transit_helper,
             "wait_timeout": 30, "python": sys.executable, "install": False, **settings,
         }  # fmt: skip
-        around = Surroundings("demo", None, run, lambda path: None)  # type: ignore[arg-type]
+        around = Surroundings("demo", None, run)  # type: ignore[arg-type]
         method = WormholeTransfer(WormholeSettings.model_validate(document), around)
         call = method.upload(ALICE, request) if isinstance(request, Upload) else method.download(ALICE, request)
         started = asyncio.run(call)

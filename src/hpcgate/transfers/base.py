@@ -1,7 +1,6 @@
 """What every transfer method has, and the nouns that they share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -153,13 +152,11 @@ class Surroundings:
         system: The system's name.
         pool: The connections to its login node.
         run_job: How to run a job there.
-        admit: Checks a path of a request against the system's file systems; raises `BadRequest`.
     """
 
     system: str
     pool: Pool
     run_job: RunJob
-    admit: Callable[[str], None]
 
 
 class Transfer(ABC):

@@ -48,6 +48,12 @@ class StreamerSettings(PythonSettings):
     port_range: tuple[Port, Port] = Field((5665, 5675), description="The first and the last port that it may take.")
     public_ips: tuple[str, ...] | None = Field(None, description="The addresses that users connect to; host if unset.")
     wait_timeout: Seconds = Field(86400, description="Seconds that the job waits for a user to connect.")
+    connection_attempts: int = Field(
+        3000,
+        ge=1,
+        description="How many connections a client tries in all: its addresses are repeated to that end, since clients"
+        " try each port of each address once, and a job that has begun to run takes a moment to listen.",
+    )
     inbound_transfer_limit: int = Field(5 * 1024**3, gt=0, description="Most bytes of an upload.")
 
     @field_validator("port_range")
@@ -120,6 +126,8 @@ class StreamerTransfer(Transfer):
         else:
             script = Script("transfer-streamer-out", values, _DOWNLOAD + self._program + _END)
         job = await self._surroundings.run_job(principal, script, account)
-        coordinates = {"ports": [first, last], "ips": list(self._addresses()), "secret": secret}
+        addresses = list(self._addresses())
+        repeats = max(1, settings.connection_attempts // (len(addresses) * (last - first + 1)))
+        coordinates = {"ports": [first, last], "ips": addresses * repeats, "secret": secret}
         encoded = base64.urlsafe_b64encode(json.dumps(coordinates).encode()).decode()
         return Started(job, Directives(self.method, coordinates=encoded))

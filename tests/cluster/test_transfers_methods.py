@@ -1,0 +1,188 @@
+"""Several transfer methods at once, streamer and wormhole among them, through a real Slurm."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from hpcgate.demo.cluster import Cluster, Gateway
+from tests.cluster.node_python import node_python
+from tests.cluster.transfer_clients import ACCOUNT, LARGE, connect, ended, place
+from tests.transfers.object_store import ObjectStore
+from tests.transfers.servers import WormholeServers
+
+__all__ = ["connect", "place"]
+
+# pyfirecrest posts the list of parts in a way that httpx frowns upon.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+Connect = Callable[[str], tuple[Any, httpx.Client]]
+WORMHOLE = Path(sys.executable).with_name("wormhole")
+UPLOAD = "/filesystem/demo/transfer/upload"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with ObjectStore(tmp_path_factory.mktemp("s3") / "data") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def wormholes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WormholeServers]:
+    with WormholeServers(tmp_path_factory.mktemp("wormhole")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def site(cluster: Cluster, store: ObjectStore, wormholes: WormholeServers) -> Iterator[Gateway]:
+    program = {"python": node_python(cluster), "install": False, "wait_timeout": 30}
+    port = cluster.take_port()
+    methods = [
+        {"service_type": "streamer", "host": "127.0.0.1", "port_range": [port, port + 5], **program}
+        | {"connection_attempts": 60_000},
+        store.settings(poll_interval=0.5, wait_timeout=30),
+        {
+            "service_type": "wormhole",
+            "relay_url": wormholes.relay_url,
+            "transit_helper": wormholes.transit_helper,
+            **program,
+        },
+    ]
+    config = cluster.write_gateway_config(
+        cluster.directory / "tests-methods.yaml",
+        clusters=[cluster.cluster_settings("demo", data_operation={"data_transfer": methods})],
+    )
+    running = cluster.start_gateway(config)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def client(site: Gateway, connect: Connect) -> Any:
+    return connect(site.url)[0]
+
+
+@pytest.fixture
+def http(site: Gateway, connect: Connect) -> httpx.Client:
+    return connect(site.url)[1]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(6 * LARGE))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _wormhole_settings(monkeypatch: pytest.MonkeyPatch, wormholes: WormholeServers) -> None:
+    """Let pyfirecrest find the command and the servers."""
+    monkeypatch.setenv("PATH", f"{WORMHOLE.parent}:{os.environ['PATH']}")
+    for name, value in wormholes.environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def test_s3_beside_the_others(client: Any, place: Path, file: Path, tmp_path: Path) -> None:
+    client.upload("demo", str(file), str(place), "file", account=ACCOUNT)
+    assert (place / "file").read_bytes() == file.read_bytes()
+    client.download("demo", f"{place}/file", str(tmp_path / "back"), account=ACCOUNT)
+    assert (tmp_path / "back").read_bytes() == file.read_bytes()
+
+
+def listening(client: Any, transfer: Any) -> None:
+    """Wait until the job says that it listens; pyfirecrest itself only waits until it runs."""
+    transfer.wait_for_streamer_job_to_listen()
+    log = Path(transfer.transfer_data["transferJob"]["logs"]["outputLog"])
+    wait_until(lambda: log.exists() and "listening" in log.read_text(), "the job does not listen")
+
+
+def test_streamer(client: Any, place: Path, file: Path, tmp_path: Path, cluster: Cluster) -> None:
+    options: dict[str, Any] = {"account": ACCOUNT, "transfer_method": "streamer"}
+    name = 'it\'s $(id) "x".bin'
+    upload = client.upload("demo", str(file), str(place), name, **options)
+    upload.wait_for_transfer_job()
+    assert (place / name).read_bytes() == file.read_bytes()
+    assert (place / name).stat().st_uid == cluster.user("alice").uid
+    download = client.download("demo", str(place / name), str(tmp_path / "back"), **options)
+    assert (tmp_path / "back").read_bytes() == file.read_bytes()
+    download.wait_for_transfer_job()
+    assert os.listdir(place) == [name]
+
+
+def test_streamer_not_blocking(client: Any, place: Path, file: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"account": ACCOUNT, "blocking": False, "transfer_method": "streamer"}
+    upload = client.upload("demo", str(file), str(place), "file", **options)
+    listening(client, upload)
+    upload.upload_file_streamer()
+    wait_until((place / "file").exists, "the file did not appear")
+    assert (place / "file").read_bytes() == file.read_bytes()
+    download = client.download("demo", f"{place}/file", str(tmp_path / "back"), **options)
+    listening(client, download)
+    download.download_file_streamer()
+    assert (tmp_path / "back").read_bytes() == file.read_bytes()
+    upload.wait_for_transfer_job()
+    download.wait_for_transfer_job()
+
+
+# pyfirecrest leaves the pipes of the command that it starts to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_wormhole(client: Any, place: Path, file: Path, tmp_path: Path, cluster: Cluster) -> None:
+    name = 'it\'s $(id) "x".bin'
+    client.upload("demo", str(file), str(place), name, account=ACCOUNT, transfer_method="wormhole")
+    assert (place / name).read_bytes() == file.read_bytes()
+    assert (place / name).stat().st_uid == cluster.user("alice").uid
+    download = client.download(
+        "demo", str(place / name), str(tmp_path / "back"), account=ACCOUNT, blocking=False, transfer_method="wormhole"
+    )
+    # Not receive_file_wormhole(): it calls the command with an option that it does not have.
+    receive = [WORMHOLE, "receive", "--accept-file", "-o", str(tmp_path / "back"), download.wormhole_code]
+    subprocess.run(receive, check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "back").read_bytes() == file.read_bytes()
+    download.wait_for_transfer_job()
+    assert os.listdir(place) == [name]
+
+
+def test_answers(http: httpx.Client, place: Path) -> None:
+    for directives, key in (
+        ({"transferMethod": "s3", "fileSize": 1}, "partsUploadUrls"),
+        ({"transferMethod": "streamer"}, "coordinates"),
+        ({"transferMethod": "wormhole", "wormholeCode": "1-a-b"}, "wormholeCode"),
+    ):
+        answer = http.post(UPLOAD, json={"path": f"{place}/x", "account": ACCOUNT, "transferDirectives": directives})
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["transferDirectives"]["transferMethod"] == directives["transferMethod"]
+        assert key in answer.json()["transferDirectives"]
+        http.delete(f"/compute/demo/jobs/{answer.json()['transferJob']['jobId']}")
+
+
+def test_streamer_job_that_nobody_calls(cluster: Cluster, connect: Connect, place: Path) -> None:
+    port = cluster.take_port()
+    program = {"python": node_python(cluster), "install": False, "wait_timeout": 1}
+    method = {"service_type": "streamer", "host": "127.0.0.1", "port_range": [port, port], **program}
+    config = cluster.write_gateway_config(
+        cluster.directory / "tests-streamer.yaml",
+        clusters=[cluster.cluster_settings("demo", data_operation={"data_transfer": method})],
+    )
+    gateway = cluster.start_gateway(config)
+    try:
+        _, http = connect(gateway.url)
+        body = {"path": f"{place}/x", "account": ACCOUNT, "transferDirectives": {"transferMethod": "streamer"}}
+        done = ended(http, http.post(UPLOAD, json=body))
+        assert (done["state"], done["exit"]) == ("FAILED", 1)
+        assert "No file was transferred" in done["errors"]
+        assert os.listdir(place) == []
+    finally:
+        gateway.stop()
