@@ -136,7 +136,7 @@ def markdown(rows: Sequence[Row], machine: Sequence[str], seconds: float) -> str
         f"each cell is {seconds:g} s after {WARM_UP:g} s of warming up. An answer that is not 2xx is an error and no",
         "request done. The last column is the rate divided by that of a bare asyncssh loop in the same run, which does",
         "the same for as many clients over one connection and one SFTP channel, without HTTP (for `jobs`: runs",
-        "`squeue` once a client, while the gateway shares identical questions that are under way).",
+        "`squeue` once for each request, which is the least that has to be asked).",
         "",
         *(f"- {line}" for line in machine),
         "",
