@@ -1,0 +1,369 @@
+"""PBS by its commands, through the real sshd; behind them stands a program that answers as real servers did."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from hpcgate.auth import Principal
+from hpcgate.demo.cluster import Cluster
+from hpcgate.errors import (
+    Forbidden,
+    GatewayError,
+    JobNotFound,
+    NotSupported,
+    SchedulerUnavailable,
+    SubmissionRefused,
+    TimedOut,
+)
+from hpcgate.schedulers.base import JobDescription, JobQuery, Scheduler
+from tests.pbs.standin import Standin
+
+from .scheduler_systems import environment_of, principal, system, until
+
+SLEEP = "#!/bin/sh\nexec sleep 300\n"
+NASTY_ENVIRONMENT = {
+    "COMMAS": "a,b,,c",
+    "QUOTES": "\"double\" 'single' `back`",
+    "NEWLINES": "one\n#PBS -q nosuchq\ntwo\r\n",
+    "EQUALS": "=a=b",
+    "EMPTY": "",
+    "DOLLAR": "$HOME $(id) \\n \\ !",
+    "BLANKS": "  x  ",
+    "UTF8": "é日本",
+}
+
+
+@pytest.fixture(scope="module")
+def servers(cluster: Cluster) -> dict[str, Standin]:
+    """One server of each release."""
+    made = {"23.06.06": Standin.install(cluster, "pbs-released"), "master": Standin.install(cluster, "pbs-master")}
+    made["master"].switch("master", on=True)
+    return made
+
+
+@pytest.fixture(params=["23.06.06", "master"])
+def server(request: pytest.FixtureRequest, servers: dict[str, Standin]) -> Iterator[Standin]:
+    yield servers[request.param]
+    for name in ("down", "hide", "nohistory", "slow"):
+        servers[request.param].switch(name, on=False)
+
+
+@pytest.fixture
+async def pbs(cluster: Cluster, server: Standin) -> AsyncIterator[Scheduler]:
+    async with system(cluster, **server.settings()) as made:
+        yield made.scheduler
+
+
+@pytest.fixture
+async def released(cluster: Cluster, servers: dict[str, Standin]) -> AsyncIterator[Scheduler]:
+    """What both releases do alike is tried on one of them."""
+    async with system(cluster, **servers["23.06.06"].settings()) as made:
+        yield made.scheduler
+
+
+@pytest.fixture
+def alice(cluster: Cluster) -> Principal:
+    return principal(cluster, "alice")
+
+
+@pytest.fixture
+def bob(cluster: Cluster) -> Principal:
+    return principal(cluster, "bob")
+
+
+@pytest.fixture
+def home(cluster: Cluster) -> str:
+    return str(cluster.user("alice").home)
+
+
+async def _command(cluster: Cluster, *argv: str) -> str:
+    return (await asyncio.to_thread(cluster.as_user, "alice", list(argv))).stdout
+
+
+async def _processes(cluster: Cluster, words: str) -> str:
+    return (await asyncio.to_thread(cluster.as_user, "alice", ["pgrep", "-f", words], check=False)).stdout
+
+
+@pytest.mark.parametrize("name", ["inf", "1.50"])
+async def test_a_nasty_job_goes_through_unchanged(
+    pbs: Scheduler, cluster: Cluster, alice: Principal, home: str, name: str
+) -> None:
+    directory = f"{home}/a b,'c\"$(id)\\|é"
+    await _command(cluster, "mkdir", "-p", directory)
+    script = "#!/bin/sh\n#PBS -l walltime=00:02:00\n#PBS -N other\nenv -0\npwd >&2\nsleep 1\nexit 3\n"
+    began = time.time()
+    job_id = await pbs.submit(
+        alice,
+        JobDescription(
+            directory,
+            script=script,
+            name=name,
+            account='"q", é\\',
+            environment=NASTY_ENVIRONMENT,
+            standard_output="out, '$(id)'.txt",
+            standard_error=f"{home}/err:{name}.txt",
+        ),
+    )
+    (job,) = (await pbs.job(alice, job_id)).jobs
+    assert (job.job_id, job.name, job.account, job.working_directory) == (job_id, name, '"q", é\\', directory)
+    assert (job.user, job.partition, job.time.limit) == (alice.username, "workq", 120)
+    listed = (await pbs.jobs(alice, JobQuery(name=name, account='"q", é\\'))).jobs
+    assert job_id in [job.job_id for job in listed]
+    assert (await pbs.jobs(alice, JobQuery(name=name + "x"))).jobs == ()
+    (metadata,) = await pbs.metadata(alice, job_id)
+    assert metadata.standard_output == f"{directory}/out, '$(id)'.txt"
+    assert metadata.standard_error == f"{home}/err:{name}.txt"
+    assert metadata.script is None
+
+    (job,) = await until(pbs, alice, job_id, "F")
+    assert (job.name, job.status.exit_code, job.status.interrupt_signal) == (name, 3, 0)
+    assert (job.nodes, job.allocation_nodes) == ("vm", 1)
+    assert job.time.start is not None
+    assert job.time.end is not None
+    assert began - 2 <= job.time.start <= job.time.end <= time.time() + 2
+    assert job.time.elapsed == job.time.end - job.time.start
+    seen = environment_of(await asyncio.to_thread(Path(metadata.standard_output).read_bytes))
+    assert {key: seen.get(key.encode()) for key in NASTY_ENVIRONMENT} == {
+        key: value.encode() for key, value in NASTY_ENVIRONMENT.items()
+    }
+    assert await _command(cluster, "cat", metadata.standard_error or "") == f"{directory}\n"
+    assert job_id in [job.job_id for job in (await pbs.jobs(alice, JobQuery(window="1h"))).jobs]
+    await pbs.cancel(alice, job_id)
+
+
+async def test_a_running_job_is_cancelled(pbs: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
+    job_id = await pbs.submit(alice, JobDescription(home, script=SLEEP))
+    (job,) = await until(pbs, alice, job_id, "R")
+    assert (job.status.exit_code, job.time.end, job.nodes) == (None, None, "vm")
+    (node,) = await pbs.nodes(alice)
+    assert (node.name, node.cpus, node.alloc_cpus) == ("vm", 2, 1)
+    assert node.state == ("MIXED",)
+    await pbs.cancel(alice, job_id)
+    (job,) = await until(pbs, alice, job_id, "F")
+    assert (job.status.exit_code, job.status.interrupt_signal) == (271, 15)
+    await pbs.cancel(alice, job_id)
+    await pbs.cancel(alice, job_id.partition(".")[0])
+
+
+async def test_only_ones_own_jobs_unless_all_are_asked_for(
+    pbs: Scheduler, server: Standin, alice: Principal, bob: Principal, home: str
+) -> None:
+    mine = [await pbs.submit(alice, JobDescription(home, script="#!/bin/sh\n", partition="stoppedq")) for _ in "123"]
+    theirs = await pbs.submit(bob, JobDescription("/tmp", script=SLEEP, partition="stoppedq"))
+    own = [job.job_id for job in (await pbs.jobs(alice, JobQuery())).jobs]
+    assert set(mine) <= set(own)
+    assert theirs not in own
+    assert {*mine, theirs} <= {job.job_id for job in (await pbs.jobs(alice, JobQuery(all_users=True))).jobs}
+    assert (await pbs.job(alice, theirs)).jobs[0].user == bob.username
+    with pytest.raises(Forbidden, match="Unauthorized Request"):
+        await pbs.cancel(alice, theirs)
+    server.switch("hide", on=True)
+    with pytest.raises(JobNotFound):
+        await pbs.job(alice, theirs)
+    assert theirs not in [job.job_id for job in (await pbs.jobs(alice, JobQuery(all_users=True))).jobs]
+    for who, job_id in ((bob, theirs), *((alice, job_id) for job_id in mine)):
+        await pbs.cancel(who, job_id)
+        assert (await pbs.job(who, job_id)).jobs[0].status.exit_code is None
+
+
+async def test_many_jobs_where_qstat_shows_the_first_only(
+    pbs: Scheduler, cluster: Cluster, alice: Principal, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpcgate.schedulers.pbs.command_line.ONE_BY_ONE", 2)
+    job = JobDescription(home, script="#!/bin/sh\n", partition="stoppedq", name="many")
+    ids = [await pbs.submit(alice, job) for _ in range(4)]
+    assert [job.job_id for job in (await pbs.jobs(alice, JobQuery(name="many"))).jobs] == ids
+    for job_id in ids:
+        await pbs.cancel(alice, job_id)
+
+
+async def test_arrays(pbs: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
+    script = '#!/bin/sh\n#PBS -J 1-3\necho "task $PBS_ARRAY_INDEX $A"\nexit "$((PBS_ARRAY_INDEX - 1))"\n'
+    job_id = await pbs.submit(alice, JobDescription(home, script=script, name="arr", environment={"A": "x,y"}))
+    number = job_id.partition("[")[0]
+    assert job_id == f"{number}[].vm"
+    assert job_id in [job.job_id for job in (await pbs.jobs(alice, JobQuery())).jobs]
+    jobs = await until(pbs, alice, job_id, "F")
+    assert [job.job_id for job in jobs] == [job_id, *(f"{number}[{index}].vm" for index in (1, 2, 3))]
+    assert [job.status.exit_code for job in jobs[1:]] == [0, 1, 2]
+    (task,) = (await pbs.job(alice, f"{number}[2]")).jobs
+    assert task.status.exit_code == 1
+    streams = await pbs.metadata(alice, job_id)
+    assert streams[2].standard_output == f"{home}/arr.o{number}.2"
+    assert await _command(cluster, "cat", streams[2].standard_output) == "task 2 x,y\n"
+    with pytest.raises(JobNotFound):
+        await pbs.cancel(alice, f"{number}[9]")
+    await pbs.cancel(alice, job_id)
+
+
+async def test_a_script_on_the_cluster(pbs: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
+    await _command(cluster, "sh", "-c", "printf '#!/usr/bin/python3\nimport os\nprint(os.environ[\"A\"])\n' >py-job.py")
+    job = JobDescription(home, script_path="py-job.py", environment={"A": 'it\'s, "so"'}, standard_input="/dev/null")
+    job_id = await pbs.submit(alice, job)
+    (done,) = await until(pbs, alice, job_id, "F")
+    assert (done.name, done.status.exit_code) == ("py-job.py", 0)
+    (streams,) = await pbs.metadata(alice, job_id)
+    assert await _command(cluster, "cat", streams.standard_output or "") == 'it\'s, "so"\n'
+    with pytest.raises(SubmissionRefused, match="No such file or directory"):
+        await pbs.submit(alice, JobDescription(home, script_path="/nonexistent"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"partition": "nosuchq"}, SubmissionRefused, "Unknown queue"),
+        ({"reservation": "R99999.vm"}, SubmissionRefused, "Unknown queue"),
+        ({"partition": "closedq"}, SubmissionRefused, "Queue is not enabled"),
+        ({"partition": "aclq"}, Forbidden, "Unauthorized Request"),
+        ({"partition": "smallq", "constraints": "walltime=10:00:00"}, Forbidden, "violates queue"),
+        ({"constraints": "nosuch=1"}, SubmissionRefused, "Unknown resource Resource_List.nosuch"),
+        ({"constraints": "walltime=soon"}, SubmissionRefused, "Illegal attribute"),
+        ({"name": "two words"}, SubmissionRefused, "illegal -N value$"),
+        ({"name": "x" * 231}, SubmissionRefused, "Job name is too long"),
+        ({"script": "#!/bin/sh\n#PBS -q nosuchq\n"}, SubmissionRefused, "Unknown queue"),
+        ({"script": "#!/bin/sh\n#PBS --nosuch\n"}, SubmissionRefused, "invalid option"),
+        ({"working_directory": "/nonexistent"}, SubmissionRefused, "/nonexistent"),
+    ],
+)
+async def test_refused_submissions(
+    released: Scheduler, alice: Principal, home: str, fields: dict[str, Any], error: type[GatewayError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        await released.submit(alice, JobDescription(**{"working_directory": home, "script": SLEEP, **fields}))
+
+
+async def test_into_a_reservation(pbs: Scheduler, alice: Principal, home: str) -> None:
+    (reservation,) = await pbs.reservations(alice)
+    assert (reservation.state, reservation.node_list) == ("active", "vm")
+    assert reservation.end_time - reservation.start_time == 7200
+    assert -7200 < time.time() - reservation.start_time < 7200
+    job_id = await pbs.submit(
+        alice, JobDescription(home, script=SLEEP, reservation=reservation.name, partition="workq")
+    )
+    assert (await pbs.job(alice, job_id)).jobs[0].partition == reservation.name
+    await pbs.cancel(alice, job_id)
+
+
+async def test_queues_accounts_and_what_is_not_to_be_had(pbs: Scheduler, alice: Principal) -> None:
+    queues = {queue.name: queue.state for queue in await pbs.partitions(alice)}
+    assert queues == {"workq": "UP", "smallq": "UP", "closedq": "DRAIN", "stoppedq": "DOWN", "aclq": "UP"}
+    assert "R231" in [queue.name for queue in await pbs.partitions(alice, show_hidden=True)]
+    assert await pbs.accounts(alice) is None
+    with pytest.raises(NotSupported):
+        await pbs.attach(alice, "1", "id")
+    await pbs.ping(alice)
+
+
+async def test_unknown_and_malformed_ids(pbs: Scheduler, alice: Principal) -> None:
+    for job_id in ("999999999", "0.nosuchserver", "7[]", "1;id", "$(id)", "abc", "1[", "workq@vm", ""):
+        for ask in (pbs.job, pbs.metadata, pbs.cancel):
+            with pytest.raises(JobNotFound, match="Job not found"):
+                await ask(alice, job_id)
+
+
+async def test_the_server_is_down(pbs: Scheduler, server: Standin, alice: Principal, home: str) -> None:
+    server.switch("down", on=True)
+    for ask in (
+        pbs.ping(alice),
+        pbs.jobs(alice, JobQuery()),
+        pbs.jobs(alice, JobQuery(all_users=True)),
+        pbs.job(alice, "1"),
+        pbs.metadata(alice, "1"),
+        pbs.cancel(alice, "1"),
+        pbs.nodes(alice),
+        pbs.partitions(alice),
+        pbs.reservations(alice),
+        pbs.submit(alice, JobDescription(home, script=SLEEP)),
+    ):
+        with pytest.raises(SchedulerUnavailable, match="connect"):
+            await ask
+
+
+async def test_a_server_without_history(pbs: Scheduler, server: Standin, alice: Principal, home: str) -> None:
+    job_id = await pbs.submit(alice, JobDescription(home, script=SLEEP))
+    await until(pbs, alice, job_id, "R")
+    server.switch("nohistory", on=True)
+    for _ in range(2):
+        assert job_id in [job.job_id for job in (await pbs.jobs(alice, JobQuery())).jobs]
+        assert [job.job_id for job in (await pbs.job(alice, job_id)).jobs] == [job_id]
+        assert job_id in [job.job_id for job in (await pbs.jobs(alice, JobQuery(all_users=True))).jobs]
+    await pbs.cancel(alice, job_id)
+    with pytest.raises(JobNotFound):
+        await pbs.job(alice, job_id)
+
+
+async def test_a_server_that_hangs(cluster: Cluster, servers: dict[str, Standin], alice: Principal) -> None:
+    server = servers["23.06.06"]
+    server.switch("slow", on=True)
+    try:
+        async with system(cluster, **server.settings(timeout=1)) as made:
+            with pytest.raises(TimedOut):
+                await made.scheduler.jobs(alice, JobQuery())
+            left = await asyncio.to_thread(
+                cluster.as_user, "alice", ["pgrep", "-f", f"{server.directory}/bin/q"], check=False
+            )
+            assert left.stdout == ""
+    finally:
+        server.switch("slow", on=False)
+
+
+def test_over_http_from_submission_to_cancellation_and_a_transfer(
+    cluster: Cluster, servers: dict[str, Standin], home: str
+) -> None:
+    server = servers["23.06.06"]
+    config = cluster.write_gateway_config(
+        cluster.directory / "pbs-gateway.yaml", clusters=[cluster.cluster_settings("pbs", **server.settings())]
+    )
+    gateway = cluster.start_gateway(config)
+    headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
+    try:
+        with httpx.Client(base_url=gateway.url, headers=headers, timeout=30) as http:
+            _over_http(http, cluster, home)
+    finally:
+        gateway.stop()
+
+
+def _over_http(http: httpx.Client, cluster: Cluster, home: str) -> None:
+    job = {"workingDirectory": home, "script": "#!/bin/sh\necho $A >http.txt\n", "env": {"A": "x"}, "name": "1e5"}
+    answer = http.post("/compute/pbs/jobs", json={"job": job})
+    assert answer.status_code == 201, answer.text
+    path = f"/compute/pbs/jobs/{answer.json()['jobId']}"
+    found = _wait(http, path)
+    assert (found["name"], found["status"]["exitCode"]) == ("1e5", 0)
+    assert [item["jobId"] for item in http.get("/compute/pbs/jobs?name=1e5").json()["jobs"]][-1] == found["jobId"]
+    assert http.get(f"{path}/metadata").json()["jobs"][0]["script"] is None
+    assert http.delete(path).status_code == 204
+    attached = http.put(f"{path}/attach", json={"command": "id"})
+    assert (attached.status_code, attached.json()["errorType"]) == (501, "error")
+    missing = http.get("/compute/pbs/jobs/999999999")
+    assert missing.status_code == 404
+    assert "Job not found" in missing.json()["message"]
+    array = http.post("/compute/pbs/jobs", json={"job": {**job, "script": "#!/bin/sh\n#PBS -J 1-2\n"}}).json()["jobId"]
+    assert len(http.get(f"/compute/pbs/jobs/{array}").json()["jobs"]) == 3
+    for part in ("nodes", "partitions", "reservations"):
+        assert http.get(f"/status/pbs/{part}").json()[part]
+    assert http.get("/status/pbs/userinfo").json()["accounts"] is None
+
+    moved = http.post("/filesystem/pbs/transfer/mv", json={"path": f"{home}/http.txt", "targetPath": f"{home}/to.txt"})
+    assert moved.status_code == 201, moved.text
+    transfer = moved.json()["transferJob"]
+    assert _wait(http, f"/compute/pbs/jobs/{transfer['jobId']}")["status"]["exitCode"] == 0
+    assert "Files were successfully" in cluster.as_user("alice", ["cat", transfer["logs"]["outputLog"]]).stdout
+    assert cluster.as_user("alice", ["cat", f"{home}/to.txt"]).stdout == "x\n"
+
+
+def _wait(http: httpx.Client, path: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 20
+    while True:
+        (job,) = http.get(path).json()["jobs"]
+        if job["status"]["state"] == "F":
+            return dict(job)
+        assert time.monotonic() < deadline, job
+        time.sleep(0.2)
