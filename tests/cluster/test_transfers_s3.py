@@ -36,7 +36,10 @@ def site(cluster: Cluster, store: ObjectStore) -> Iterator[Gateway]:
     settings = store.settings(multipart={"max_part_size": PART, "parallel_runs": 2}, poll_interval=0.5, wait_timeout=30)
     config = cluster.write_gateway_config(
         cluster.directory / "tests-s3.yaml",
-        clusters=[cluster.cluster_settings("demo", data_operation={"data_transfer": settings})],
+        clusters=[
+            cluster.cluster_settings("demo", data_operation={"data_transfer": settings}),
+            cluster.cluster_settings("commands", ssh={"files": "commands"}, data_operation={"data_transfer": settings}),
+        ],
     )
     running = cluster.start_gateway(config)
     yield running
@@ -153,10 +156,20 @@ BAD: list[tuple[str, str, dict[str, Any], int, str]] = [
 ]
 
 
+@pytest.mark.parametrize("system", ["demo", "commands"])
 @pytest.mark.parametrize(("url", "name", "directives", "status", "message"), BAD)
 def test_refused(
-    http: httpx.Client, place: Path, cluster: Cluster, url: str, name: str, directives: Any, status: int, message: str
+    http: httpx.Client,
+    place: Path,
+    cluster: Cluster,
+    system: str,
+    url: str,
+    name: str,
+    directives: Any,
+    status: int,
+    message: str,
 ) -> None:
+    url = url.replace("/demo/", f"/{system}/")
     make = 'cd "$0" && echo x >file && echo x >secret && chmod 0 secret && mkdir -m 555 locked && mkfifo fifo'
     cluster.as_user("alice", ["sh", "-c", make, str(place)])
     answer = http.post(url, json={"path": f"{place}/{name}", "account": ACCOUNT, "transferDirectives": directives})

@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.transfers.shells import Sh, own, shells
+from tests.transfers.shells import Sh, own
 
 
 @pytest.fixture
@@ -19,12 +20,12 @@ def workspace() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.fixture(params=shells())
+@pytest.fixture
 def sh(request: pytest.FixtureRequest, workspace: Path) -> Sh:
-    """A shell in an empty directory."""
+    """A shell in an empty directory: dash, or the one that a test asks for."""
     directory = workspace / "work"
     directory.mkdir()
-    return Sh(request.param, own(directory))
+    return Sh(getattr(request, "param", "dash"), own(directory))
 
 
 @pytest.fixture
@@ -37,3 +38,13 @@ def elsewhere(workspace: Path) -> Iterator[Path]:
     directory.chmod(0o755)
     yield own(directory)
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def small() -> Iterator[Path]:
+    """A file system of 64 KiB of its own, outside of every directory that a test removes; mounting it takes root."""
+    directory = Path(tempfile.mkdtemp(prefix="hpcgate-small-", dir="/tmp"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=1777", "none", str(directory)], check=True)
+    yield directory
+    subprocess.run(["umount", str(directory)], check=True)
+    directory.rmdir()

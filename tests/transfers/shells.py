@@ -1,10 +1,11 @@
 """Runs job scripts as an ordinary user, by each kind of sh."""
 
 import os
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.script import job_script
@@ -68,6 +69,8 @@ def own(path: Path) -> Path:
     return path
 
 
-def shells() -> list[str]:
-    """Return the shells to try: dash, and bash both as itself and under the name of sh."""
-    return [shell for shell in ("dash", "bash") if shutil.which(shell)]
+SHELLS = ("dash", "bash")
+"""What ``/bin/sh`` may be."""
+
+either = pytest.mark.parametrize("sh", SHELLS, indirect=True)
+"""Runs a test with each shell."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -31,11 +32,11 @@ from hpcgate.transfers.s3_jobs import VERIFY
 from hpcgate.transfers.s3_settings import GIB, MIB, S3Settings
 from hpcgate.transfers.store import Store
 from tests.transfers.object_store import SECRET_KEY, ObjectStore
-from tests.transfers.shells import Sh, own
+from tests.transfers.shells import Sh, either, own
 
 ALICE = Principal("alice", "token")
 PART = 5 * MIB
-SIZES = [0, 1, PART, PART + 1, 3 * PART]
+SIZES = [("dash", 0), ("bash", 1), ("dash", PART), ("bash", PART + 1), ("dash", 3 * PART)]
 
 
 def test_part_count() -> None:
@@ -160,7 +161,7 @@ def send(directives: Any, content: bytes) -> None:
     assert httpx.post(directives.complete_upload_url, content=body).status_code == 200
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("sh", "size"), SIZES, indirect=["sh"])
 async def test_upload(sh: Sh, store: ObjectStore, method: Any, size: int) -> None:
     jobs = Jobs()
     transfer = method(jobs)
@@ -188,7 +189,7 @@ async def test_upload(sh: Sh, store: ObjectStore, method: Any, size: int) -> Non
 
 
 @pytest.mark.parametrize("split", [False, True])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("sh", "size"), SIZES, indirect=["sh"])
 async def test_download(sh: Sh, store: ObjectStore, method: Any, size: int, split: bool) -> None:
     jobs = Jobs()
     transfer = method(jobs, multipart={"use_split": split, "parallel_runs": 2, "tmp_folder": "a tmp"})
@@ -211,6 +212,7 @@ async def test_download(sh: Sh, store: ObjectStore, method: Any, size: int, spli
     (store.directory / name).unlink()
 
 
+@either
 async def test_upload_that_never_comes(sh: Sh, store: ObjectStore, method: Any) -> None:
     jobs = Jobs()
     transfer = method(jobs)
@@ -258,6 +260,25 @@ async def test_upload_of_another_size(sh: Sh, store: ObjectStore, method: Any) -
     assert done.status != 0
     assert "has 9 bytes, not 10" in done.errors
     assert os.listdir(sh.directory) == []
+    assert store.objects() == []
+
+
+async def test_upload_to_a_full_disk(sh: Sh, small: Path, store: ObjectStore, method: Any) -> None:
+    jobs = Jobs()
+    transfer = method(jobs)
+    (small / "target").write_text("old")
+    own(small)
+    try:
+        started = await transfer.upload(ALICE, Upload(f"{small}/target", file_size=PART + 1))
+    finally:
+        await transfer.close()
+    send(started.directives, os.urandom(PART + 1))
+    done = await asyncio.to_thread(sh.run, jobs.scripts[0])
+    assert done.status != 0
+    assert "No space left on device" in done.errors
+    assert "successfully" not in done.output
+    assert (small / "target").read_text() == "old"
+    assert os.listdir(small) == ["target"]
     assert store.objects() == []
 
 
@@ -327,6 +348,7 @@ async def test_store_dies_during_the_job(sh: Sh, method: Any, store: ObjectStore
     assert httpx.get(started.directives.download_url).status_code == 404
 
 
+@either
 async def test_part_is_tried_again(sh: Sh, method: Any, store: ObjectStore) -> None:
     jobs = Jobs()
     transfer = method(jobs)

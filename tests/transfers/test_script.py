@@ -12,14 +12,14 @@ from hpcgate.transfers import jobs
 from hpcgate.transfers.base import BatchJob, Script
 from hpcgate.transfers.jobs import TransferJobs
 from hpcgate.transfers.script import assignment, directives_for, job_script
-from tests.transfers.shells import shells
+from tests.transfers.shells import SHELLS
 
 ALICE = Principal("alice", "token")
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200)
 
 
 @settings(max_examples=40, deadline=None)
-@given(values=st.lists(TEXT, min_size=1, max_size=20), shell=st.sampled_from(shells()))
+@given(values=st.lists(TEXT, min_size=1, max_size=20), shell=st.sampled_from(SHELLS))
 def test_values_arrive_as_they_are(values: list[str], shell: str) -> None:
     lines = [assignment(f"v{number}", value) for number, value in enumerate(values)]
     lines += [f"printf '%s\\0' \"$v{number}\"" for number in range(len(values))]

@@ -22,7 +22,7 @@ from hpcgate.transfers import streamer
 from hpcgate.transfers.base import Download, JobLogs, Script, Surroundings, TransferJob, Upload
 from hpcgate.transfers.streamer import StreamerSettings, StreamerTransfer
 from tests.transfers.servers import free_port
-from tests.transfers.shells import Ended, Sh
+from tests.transfers.shells import Ended, Sh, either
 
 ALICE = Principal("alice", "token")
 CHUNK = 5 * 1024 * 1024
@@ -161,6 +161,7 @@ def test_secret_is_not_shown_by_ps(here: Sh, start: Any, tmp_path: Path) -> None
     assert os.listdir(here.directory) == []
 
 
+@either
 def test_client_that_vanishes(here: Sh, start: Any) -> None:
     (here.directory / "target").write_text("old")
     script, directives = start(Upload(f"{here.directory}/target"))
