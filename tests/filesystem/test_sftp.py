@@ -1,8 +1,10 @@
 """What only the way by SFTP has to get right."""
 
 import asyncio
+import errno
 import os
 import time
+from collections.abc import AsyncIterator
 
 import asyncssh
 import pytest
@@ -86,6 +88,50 @@ async def test_a_server_that_does_not_answer_is_given_up(session: Session, place
     assert fresh is not files
     assert len(await fresh.listing(place / "")) == 1
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+        asyncssh.ConnectionLost("Keepalive timeout"),
+        None,
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("verb", ["listing", "entry", "read", "stream", "write", "chmod", "remove"])
+async def test_a_connection_that_breaks_is_known_whatever_broke_it(session: Session, place: Place, verb: str, cause):
+    async def content():
+        yield b"x"
+        broken.connection_lost(cause)
+
+    path = place.write("file", b"x")
+    files = await session.files()
+    broken = session._connection.ssh
+    match verb:
+        case "chmod":
+            asked = files.chmod(path, 0o600)
+        case "read":
+            asked = files.read(path, size=10)
+        case "stream":
+            asked = _all(files.stream(path))
+        case "write":
+            asked = files.write(path, content())
+        case _:
+            asked = getattr(files, verb)(path)
+    asking = asyncio.create_task(asked)
+    await asyncio.sleep(0)
+    if verb != "write":
+        # As the event loop tells asyncssh of an error of the socket, before the answer can have come.
+        broken.connection_lost(cause)
+    with pytest.raises(ConnectionLost):
+        await asking
+
+
+async def _all(blocks: AsyncIterator[bytes]) -> bytes:
+    return b"".join([block async for block in blocks])
 
 
 async def test_names_with_blanks_are_looked_up_not_guessed(session: Session, place: Place):

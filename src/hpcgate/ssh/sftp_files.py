@@ -20,7 +20,7 @@ from asyncssh.sftp import SFTPName
 
 from hpcgate.errors import CommandFailed, ConnectionLost, GatewayError, IsADirectory, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.command_files import CommandFiles, unwritable
-from hpcgate.ssh.errors import translate
+from hpcgate.ssh.errors import reason, translate
 from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.runner import Runner
@@ -226,10 +226,16 @@ class SftpFiles:
     async def _patiently(self, ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._abandoned:
             raise ConnectionLost("The login node's SFTP server does not answer.")
+        deadline = asyncio.timeout(self._timeout)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with deadline:
                 return await ask(*args, **kwargs)
-        except TimeoutError:
+        except asyncssh.SFTPError:
+            raise
+        except (asyncssh.Error, OSError) as error:
+            if not deadline.expired():
+                # asyncssh passes on as it is what ended the connection: EPIPE, ECONNRESET, ETIMEDOUT.
+                raise ConnectionLost(f"The SSH connection was lost: {reason(error)}") from error
             # The server answers in order: behind this one nothing would be answered either.
             self._abandoned = True
             self._abandon()
@@ -398,7 +404,7 @@ class SftpFiles:
         except BaseException:
             if self._abandoned:
                 raise
-            with suppress(asyncssh.SFTPError, TimeoutError):
+            with suppress(asyncssh.Error, OSError):
                 async with asyncio.timeout(CLEANING):
                     await file.close()
             raise
@@ -503,7 +509,7 @@ class SftpFiles:
     async def _sweep(self, temporary: bytes) -> None:
         if self._abandoned:
             return
-        with suppress(asyncssh.SFTPError, TimeoutError):
+        with suppress(asyncssh.Error, OSError):
             async with asyncio.timeout(CLEANING):
                 await self._sftp.remove(temporary)
 
@@ -552,7 +558,7 @@ async def _cancel(tasks: Iterable[asyncio.Future[T]]) -> None:
 
 async def _discard(opening: asyncio.Future[asyncssh.SFTPClientFile]) -> None:
     """Close a file whose opening nobody waits for any more."""
-    with suppress(asyncssh.SFTPError, TimeoutError):
+    with suppress(asyncssh.Error, OSError):
         async with asyncio.timeout(CLEANING):
             file = await opening
             await file.close()
