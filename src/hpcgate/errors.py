@@ -17,13 +17,20 @@ GatewayError                 500
     PathNotFound             404
     JobNotFound              404
   TimedOut                   408
+  Conflict                   409
+  Gone                       410
+  PreconditionFailed         412
   TooLarge                   413
+  UnsupportedMediaType       415
+  RangeNotSatisfiable        416
+  Locked                     423
   LoginNodeError             424
     CredentialRefused        424
     HostKeyRefused           424
     LoginNodeUnreachable     424
     ConnectionLost           424
   RateLimited                429
+  ChecksumMismatch           460
   CommandFailed              500
   NotSupported               501
   Unavailable                503
@@ -133,6 +140,49 @@ class TimedOut(GatewayError):
 
     status = 408
     transient = True
+
+
+class Conflict(GatewayError):
+    """The state of what the request is about is not what the request takes it for."""
+
+    status = 409
+
+
+class Gone(GatewayError):
+    """What the request names is no more, and will not be again."""
+
+    status = 410
+
+
+class PreconditionFailed(GatewayError):
+    """A condition of the request's own headers does not hold."""
+
+    status = 412
+
+
+class UnsupportedMediaType(GatewayError):
+    """The body is of a kind that the request cannot be carried out with."""
+
+    status = 415
+
+
+class RangeNotSatisfiable(GatewayError):
+    """No part that was asked for lies within the file."""
+
+    status = 416
+
+
+class Locked(GatewayError):
+    """Somebody else is at work on what the request is about."""
+
+    status = 423
+    transient = True
+
+
+class ChecksumMismatch(GatewayError):
+    """What arrived is not what was sent (tus 1.0, checksum extension)."""
+
+    status = 460
 
 
 class TooLarge(GatewayError):

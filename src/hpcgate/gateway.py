@@ -15,6 +15,7 @@ from hpcgate.config import Cluster, Settings, plugin
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import BadRequest, SystemNotFound
 from hpcgate.filesystem.base import Limits, Operation
+from hpcgate.filesystem.slots import PathLocks, StreamSlots
 from hpcgate.schedulers.base import JobDescription, Scheduler
 from hpcgate.ssh.pool import Pool
 from hpcgate.transfers.base import BatchJob, Surroundings, Transfer
@@ -131,6 +132,8 @@ class Gateway:
         self.tokens = tokens
         self.jwks = jwks
         self.authorizer = authorizer
+        self.streams = StreamSlots(settings.streams.max_streams, settings.streams.max_streams_per_user)
+        self.locks = PathLocks()
 
     @classmethod
     @asynccontextmanager

@@ -27,6 +27,9 @@ CLIENT_GONE = 499
 
 MAX_ID_LENGTH = 128
 
+_FEW_DIGITS = 5
+"""Digits in the length of a body that is not worth a new connection."""
+
 
 def accepted_id(value: bytes | None) -> str | None:
     """Return a caller's request id if it is usable: up to 128 printable ASCII characters (contract, Conventions)."""
@@ -124,8 +127,15 @@ class HangUp:
         assert task is not None  # noqa: S101 (an ASGI server calls within a task)
         watch = _Watch(task, receive, has_body=_has_body(scope))
         timer = asyncio.get_running_loop().call_later(WATCH_AFTER, watch.start)
+
+        async def send_and_close(message: Message) -> None:
+            # Refused before the body was read: the server would go on reading whatever a client may send.
+            if message["type"] == "http.response.start" and not watch.body_read:
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
         try:
-            await self.app(scope, watch.receive, send)
+            await self.app(scope, watch.receive, send_and_close if _has_long_body(scope) else send)
         except asyncio.CancelledError:
             if not watch.hung_up or task.uncancel() > 0:
                 raise
@@ -136,6 +146,13 @@ class HangUp:
 
 def _has_body(scope: Scope) -> bool:
     return any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in scope["headers"])
+
+
+def _has_long_body(scope: Scope) -> bool:
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding" or (name == b"content-length" and len(value) > _FEW_DIGITS):
+            return True
+    return False
 
 
 class _Watch:
@@ -150,6 +167,11 @@ class _Watch:
         self._watcher: asyncio.Task[None] | None = None
         if not has_body:
             self._body_read.set()
+
+    @property
+    def body_read(self) -> bool:
+        """Whether all of the request has been read."""
+        return self._body_read.is_set()
 
     def start(self) -> None:
         self._watcher = asyncio.create_task(self._watch())

@@ -2,24 +2,24 @@
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
-from typing import Any, cast
-from urllib.parse import parse_qsl, quote
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError, create_model
 
 from hpcgate.api.answers import json_bytes
-from hpcgate.api.dependencies import Access, AccessDep, enter
+from hpcgate.api.dependencies import Access, AccessDep, GatewayDep, enter
 from hpcgate.api.problems import InvalidParameters
 from hpcgate.api.schemas import body_schema, query_parameters
+from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, attachment
 from hpcgate.api.upload import MultipartFile
 from hpcgate.config import plugins
 from hpcgate.errors import BadRequest, TooLarge
 from hpcgate.filesystem.base import Operation, Parameters, encode_path
-from hpcgate.filesystem.content import read_large, read_small, upload_target, write
+from hpcgate.filesystem.content import exactly, opened, read_small, refuse_larger, upload_target, write
 
 MAX_BODY = 1024 * 1024
 """The most bytes of a JSON body."""
@@ -147,25 +147,24 @@ UPLOAD_BODY = {
 router = APIRouter(prefix="/filesystem/{system_name}/ops", tags=["filesystem"])
 
 
-async def _large_file(access: Access, path: bytes) -> Response:
-    """Stream a file while its lease lasts. A node that fails midway cuts the answer off: it must not look whole."""
-    async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(access.system.pool.lease(access.principal))
-        blocks = read_large(session, path, access.system.limits)
-        stack.push_async_callback(blocks.aclose)
-        size = await anext(blocks)
-        held = stack.pop_all()
+def _large_file(access: Access, path: bytes, stall: float) -> Response:
+    @asynccontextmanager
+    async def answer() -> AsyncIterator[Answer]:
+        async with opened(access.system.pool, access.principal, path) as file:
+            size = file.attributes.size
+            refuse_larger(path, size, access.system.limits)
+            headers = {"Content-Length": str(size), **_named(path)}
+            yield Answer(200, headers, exactly(file, 0, size))
 
-    async def body() -> AsyncIterator[bytes]:
-        async with held:
-            async for block in blocks:
-                yield cast(bytes, block)
+    return StreamingAnswer(answer(), stall=stall)
 
-    return StreamingResponse(body(), headers={"Content-Length": str(size)})
+
+def _named(path: bytes) -> dict[str, str]:
+    return {"Content-Type": OCTETS, "Content-Disposition": attachment(path.rpartition(b"/")[2])}
 
 
 @router.get("/download", response_class=Response, responses={200: {"content": {"application/octet-stream": {}}}})
-async def get_download(request: Request, access: AccessDep, path: str) -> Response:
+async def get_download(request: Request, gateway: GatewayDep, access: AccessDep, path: str) -> Response:
     """Download a file of at most `max_ops_file_size` bytes."""
     path = query_of(request)["path"]
     name = encode_path(path)
@@ -174,11 +173,9 @@ async def get_download(request: Request, access: AccessDep, path: str) -> Respon
     content = await access.system.pool.perform(
         access.principal, lambda session: read_small(session, name, limits), retry=True
     )
-    answer = Response(content) if content is not None else await _large_file(access, name)
-    answer.headers["Content-Type"] = "application/octet-stream"
-    filename = quote(name.rpartition(b"/")[2], safe="")
-    answer.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{filename}"
-    return answer
+    if content is None:
+        return _large_file(access, name, gateway.settings.streams.stall_timeout)
+    return Response(content, headers=_named(name))
 
 
 @router.post("/upload", status_code=204, openapi_extra={"requestBody": UPLOAD_BODY})

@@ -19,6 +19,7 @@ from hpcgate.config.models import (
     Settings,
     SshSettings,
     SshTimeouts,
+    StreamSettings,
     TransferSettings,
 )
 from hpcgate.config.plugins import plugin, plugins
@@ -44,6 +45,7 @@ __all__ = [
     "Settings",
     "SshSettings",
     "SshTimeouts",
+    "StreamSettings",
     "TransferSettings",
     "load",
     "plugin",

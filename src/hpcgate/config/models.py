@@ -329,6 +329,18 @@ class LoggerSettings(Model):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least severe line written.")
 
 
+class StreamSettings(Model):
+    """Files and archives that stream through the gateway."""
+
+    max_streams: int = Field(64, ge=1, description="Most streams at a time, all users together; more are told 429.")
+    max_streams_per_user: int = Field(8, ge=1, description="Most streams of one user at a time.")
+    stall_timeout: Seconds = Field(60, description="Seconds that a client may neither send nor take anything.")
+    max_upload_size: int | None = Field(None, ge=0, description="Most bytes of a streamed upload; unset is no limit.")
+    upload_lifetime: Seconds = Field(
+        7 * 24 * 3600, description="Seconds that a resumable upload may rest before it expires."
+    )
+
+
 class Settings(Model):
     """A whole configuration file."""
 
@@ -342,6 +354,9 @@ class Settings(Model):
     )
     clusters: tuple[Cluster, ...] = Field((), description="The systems; or path:DIRECTORY with one file each.")
     logger: LoggerSettings = Field(default_factory=lambda: LoggerSettings(), description="Logging.")
+    streams: StreamSettings = Field(
+        default_factory=lambda: StreamSettings(), description="Files and archives that stream through the gateway."
+    )
 
     @field_validator("app_version")
     @classmethod
@@ -403,5 +418,6 @@ __all__ = [
     "Settings",
     "SshSettings",
     "SshTimeouts",
+    "StreamSettings",
     "TransferSettings",
 ]

@@ -1,22 +1,73 @@
-"""Upload and download within `max_ops_file_size`: the two operations whose bytes stream."""
+"""Whole files in and out: the contract's upload and download within their limit, and files of any size."""
 
+import errno
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+import stat
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
 
-from hpcgate.errors import BadRequest, TooLarge
+from hpcgate.auth import Principal
+from hpcgate.errors import BadRequest, ConnectionLost, PathNotFound, TooLarge
 from hpcgate.filesystem.base import Limits
+from hpcgate.filesystem.conditions import Conditions, Validator
+from hpcgate.filesystem.slots import PathLocks
+from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
+from hpcgate.ssh.streams import OpenFile, Streams
+from hpcgate.ssh.words import failure, quote
 
 SMALL = 256 * 1024
 """Files up to this many bytes are read in one go."""
 
 
-def _too_large(path: bytes, limits: Limits) -> TooLarge:
-    return TooLarge(f"{os.fsdecode(path)}: the file is larger than {limits.max_ops_file_size} bytes.")
+@asynccontextmanager
+async def opened(pool: Pool, principal: Principal, path: bytes) -> AsyncIterator[OpenFile]:
+    """Open a file on a session that is leased as long; once more if the connection turns out to be dead."""
+    async with AsyncExitStack() as stack:
+        try:
+            file = await _open(pool, principal, path, stack)
+        except ConnectionLost:
+            file = await _open(pool, principal, path, stack)
+        yield file
+
+
+async def _open(pool: Pool, principal: Principal, path: bytes, stack: AsyncExitStack) -> OpenFile:
+    async with AsyncExitStack() as attempt:
+        session = await attempt.enter_async_context(pool.lease(principal))
+        streams = await attempt.enter_async_context(session.bulk())
+        file = await attempt.enter_async_context(streams.open(path))
+        stack.push_async_exit(attempt.pop_all())
+        return file
+
+
+async def exactly(file: OpenFile, offset: int, size: int) -> AsyncGenerator[bytes]:
+    """Yield `size` bytes from `offset`.
+
+    Raises:
+        ConnectionLost: The file has become shorter meanwhile. What has been sent must not pass for the whole.
+    """
+    left = size
+    async with aclosing(file.blocks(offset, size)) as blocks:
+        async for block in blocks:
+            left -= len(block)
+            yield block
+    if left:
+        raise ConnectionLost(f"The file became shorter while it was read: {left} bytes are missing.")
+
+
+def refuse_larger(path: bytes, size: int, limits: Limits) -> None:
+    """Hold a file to the limit of the contract's operations.
+
+    Raises:
+        TooLarge: It is over the limit.
+    """
+    if size > limits.max_ops_file_size:
+        raise TooLarge(f"{os.fsdecode(path)}: the file is larger than {limits.max_ops_file_size} bytes.")
 
 
 async def read_small(session: Session, path: bytes, limits: Limits) -> bytes | None:
-    """Return a file of at most `SMALL` bytes, or None if it is larger but within the limits.
+    """Return a file of at most `SMALL` bytes, or None if it is larger; what is surely over the limits is refused.
 
     Raises:
         TooLarge: It is over the limits.
@@ -26,24 +77,8 @@ async def read_small(session: Session, path: bytes, limits: Limits) -> bytes | N
     content = await files.read(path, size=most + 1)
     if len(content) <= most:
         return content
-    if (await files.stat(path)).size > limits.max_ops_file_size or most == limits.max_ops_file_size:
-        raise _too_large(path, limits)
+    refuse_larger(path, len(content), limits)
     return None
-
-
-async def read_large(session: Session, path: bytes, limits: Limits) -> AsyncGenerator[bytes | int]:
-    """Yield the size of a file in bytes, then its content in blocks, never more than that size.
-
-    Raises:
-        TooLarge: It is over the limits.
-    """
-    files = await session.files()
-    size = (await files.stat(path)).size
-    if size > limits.max_ops_file_size:
-        raise _too_large(path, limits)
-    yield size
-    async for block in files.stream(path, size=size):
-        yield block
 
 
 def upload_target(directory: bytes, filename: bytes | None) -> bytes:
@@ -60,5 +95,61 @@ def upload_target(directory: bytes, filename: bytes | None) -> bytes:
 
 async def write(session: Session, target: bytes, content: AsyncIterator[bytes]) -> int:
     """Replace or create a file, whole or not at all, and return its size in bytes."""
-    files = await session.files()
-    return await files.write(target, content)
+    async with session.bulk() as streams:
+        return await streams.replace(target, content)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file that has been stored.
+
+    Attributes:
+        created: Whether there was none before.
+        validator: Of the new state.
+    """
+
+    created: bool
+    validator: Validator
+
+
+async def current(streams: Streams, path: bytes) -> Validator | None:
+    """Return what tells the state of the file that a write would replace, or None if there is none.
+
+    Raises:
+        IsADirectory: It is a directory.
+    """
+    try:
+        attributes = await streams.stat(path)
+    except PathNotFound:
+        return None
+    if stat.S_ISDIR(attributes.mode):
+        raise failure(f"cp: cannot create regular file {quote(path)}", errno.EISDIR)
+    return Validator.of(attributes)
+
+
+async def put(
+    session: Session, path: bytes, content: AsyncIterable[bytes], conditions: Conditions, locks: PathLocks
+) -> Stored:
+    """Replace or create a file, whole, on disk and under the conditions, or not at all.
+
+    The conditions are judged before anything is read, and again just before the file gets its name. Of writers through
+    one gateway that hold the same tag, exactly one gets through; another process may still slip in between the last
+    look and the renaming, except where no file may exist yet: that is decided by the login node itself.
+
+    Raises:
+        PreconditionFailed: A condition does not hold.
+    """
+    async with session.bulk() as streams, AsyncExitStack() as held:
+        before = await current(streams, path)
+        conditions.for_writing(before)
+        stored: list[Stored] = []
+
+        async def ready(temporary: bytes) -> None:
+            attributes = await streams.stat(temporary)
+            await held.enter_async_context(locks.hold((session.system, session.username, path)))
+            now = await current(streams, path)
+            conditions.for_writing(now)
+            stored.append(Stored(now is None, Validator.of(attributes)))
+
+        await streams.replace(path, content, sync=True, exclusive=conditions.new_file_only, ready=ready)
+        return stored[0]

@@ -1,0 +1,271 @@
+"""Whole files of any size into a real cluster: at once, on disk, under conditions, or not at all."""
+
+import base64
+import hashlib
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from hpcgate.demo.cluster import Cluster, Gateway
+from tests.cluster.streaming import LARGE, SYSTEMS, begun, make, memory, names, place, token, wait_until
+from tests.cluster.test_api_errors import assert_problem
+from tests.people import Person
+
+__all__ = ["place"]
+
+
+def put(person: Person, path: Path | str, content: object, system: str = "demo", **headers: str) -> httpx.Response:
+    return person.http.put(
+        f"/filesystem/{system}/files/content",
+        params={"path": str(path)},
+        content=content,  # type: ignore[arg-type]
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
+
+
+def etag_of(path: Path) -> str:
+    found = path.stat()
+    return f'"{found.st_ino:x}-{found.st_size:x}-{int(found.st_mtime):x}"'
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("size", [0, 1, 255 * 1024, len(LARGE)])
+def test_whole_files(alice: Person, place: Path, system: str, size: int) -> None:
+    path = place / "a file"
+    made = put(alice, path, LARGE[:size], system)
+    assert made.status_code == 201, made.text
+    assert made.headers["etag"] == etag_of(path)
+    assert path.read_bytes() == LARGE[:size]
+    assert path.stat().st_uid == alice.user.uid
+    path.chmod(0o751)
+    replaced = put(alice, path, iter([LARGE[:100], b"", LARGE[100:1000]]), system)
+    assert replaced.status_code == 204
+    assert replaced.headers["etag"] == etag_of(path) != made.headers["etag"]
+    assert path.read_bytes() == LARGE[:1000]
+    assert path.stat().st_mode & 0o777 == 0o751
+    assert names(place) == ["a file"]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_what_cannot_be_written(alice: Person, place: Path, system: str) -> None:
+    assert_problem(put(alice, place, b"x", system), 400, "Is a directory")
+    assert_problem(put(alice, place / "no/file", b"x", system), 404, "No such file or directory")
+    make(alice, place / "file", b"x")
+    assert_problem(put(alice, place / "file/below", b"x", system), 400, "Not a directory")
+    alice.run("mkdir", "-m", "555", str(place / "closed"))
+    assert_problem(put(alice, place / "closed/file", b"x", system), 403, "Permission denied")
+    assert_problem(put(alice, "/etc/hpcgate-test", b"x", system), 400, "file system")
+    assert_problem(put(alice, place / "x", b"x", system, content_encoding="gzip"), 415)
+    assert_problem(put(alice, place / "x", b"x", system, content_range="bytes 0-0/10"), 400, "Content-Range")
+    assert names(place) == ["closed", "file"]
+
+
+def test_a_refused_body_is_not_read_to_its_end(alice: Person, place: Path) -> None:
+    sent = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(3000):
+            sent += 1_000_000
+            yield LARGE[:1_000_000]
+
+    assert_problem(put(alice, place, body()), 400, "Is a directory")
+    assert sent < 100_000_000
+
+
+def test_refusals_come_before_the_body(gateway: Gateway, alice: Person, place: Path) -> None:
+    for path, words in ((place, b"400"), (place / "no/file", b"404")):
+        target = f"/filesystem/demo/files/content?path={path}"
+        with begun(gateway, alice, "PUT", target, "Content-Length: 1000000000\r\nExpect: 100-continue\r\n") as raw:
+            assert raw.recv(100).split()[1] == words
+    target = f"/filesystem/demo/files/content?path={place}/file"
+    with begun(gateway, alice, "PUT", target, "Content-Length: 1\r\nExpect: 100-continue\r\n") as raw:
+        assert raw.recv(100).split()[1] == b"100"
+        raw.sendall(b"x")
+        assert raw.recv(100).split()[1] == b"201"
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_conditions(alice: Person, place: Path, system: str) -> None:
+    path = place / "file"
+    assert_problem(put(alice, path, b"x", system, if_match="*"), 412)
+    made = put(alice, path, b"first", system, if_none_match="*")
+    assert made.status_code == 201
+    assert_problem(put(alice, path, b"x", system, if_none_match="*"), 412)
+    assert_problem(put(alice, path, b"x", system, if_match='"x"'), 412)
+    assert_problem(put(alice, path, b"x", system, if_none_match=made.headers["etag"]), 412)
+    assert_problem(put(alice, path, b"x", system, if_unmodified_since="Thu, 01 Jan 1970 00:00:00 GMT"), 412)
+    assert path.read_bytes() == b"first"
+    second = put(alice, path, b"second", system, if_match=made.headers["etag"])
+    assert second.status_code == 204
+    assert_problem(put(alice, path, b"x", system, if_match=made.headers["etag"]), 412)
+    assert put(alice, path, b"third", system, if_match=second.headers["etag"]).status_code == 204
+    assert names(place) == ["file"]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("how", ["nothing", "tag", "new"])
+def test_racing_uploads(gateway: Gateway, alice: Person, place: Path, system: str, how: str) -> None:
+    path = place / "file"
+    headers: dict[str, str] = {}
+    if how == "tag":
+        make(alice, path, b"old")
+        headers = {"If-Match": etag_of(path)}
+    elif how == "new":
+        headers = {"If-None-Match": "*"}
+    contents = [bytes([65 + number]) * 3_000_000 for number in range(4)]
+    together = threading.Barrier(4)
+    statuses: list[int] = []
+
+    def body(content: bytes) -> Iterator[bytes]:
+        yield content[:1_000_000]
+        together.wait(20)
+        yield content[1_000_000:]
+
+    def upload(content: bytes) -> None:
+        answer = httpx.put(
+            f"{gateway.url}/filesystem/{system}/files/content",
+            params={"path": str(path)},
+            content=body(content),
+            headers={"Authorization": token(alice), **headers},
+            timeout=30,
+        )
+        statuses.append(answer.status_code)
+
+    threads = [threading.Thread(target=upload, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes() in contents
+    assert names(place) == ["file"]
+    if how == "nothing":
+        assert sorted(statuses) in ([201, 204, 204, 204], [204, 204, 204, 204], [201, 201, 204, 204])
+    else:
+        winner = 204 if how == "tag" else 201
+        assert statuses.count(winner) == 1
+        assert set(statuses) - {winner} <= {412, 400}
+
+
+@pytest.mark.parametrize("header", ["Content-Digest", "Repr-Digest"])
+def test_digests(alice: Person, place: Path, header: str) -> None:
+    path = make(alice, place / "file", b"old")
+
+    def field(algorithm: str, content: bytes) -> str:
+        value = base64.b64encode(hashlib.new(algorithm.replace("-", ""), content).digest()).decode()
+        return f"{algorithm}=:{value}:"
+
+    name = header.lower().replace("-", "_")
+    wrong = put(alice, path, LARGE, **{name: field("sha-256", b"other")})
+    assert_problem(wrong, 400, "sha-256")
+    assert path.read_bytes() == b"old"
+    both = f"{field('sha-256', LARGE)}, {field('sha-512', b'other')}"
+    assert_problem(put(alice, path, LARGE, **{name: both}), 400, "sha-512")
+    assert_problem(put(alice, path, LARGE, **{name: "sha-256=nonsense"}), 400)
+    assert_problem(put(alice, path, LARGE, **{name: "sha-256=:AAAA:"}), 400)
+    assert names(place) == ["file"]
+    assert path.read_bytes() == b"old"
+    right = f"{field('sha-256', LARGE)}, {field('sha-512', LARGE)}, md5=:AAAA:"
+    assert put(alice, path, LARGE, **{name: right}).status_code == 204
+    assert path.read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("framing", ["Content-Length: 50000000", "Transfer-Encoding: chunked"])
+def test_a_client_that_vanishes(gateway: Gateway, alice: Person, place: Path, system: str, framing: str) -> None:
+    path = make(alice, place / "file", b"old")
+    target = f"/filesystem/{system}/files/content?path={path}"
+    with begun(gateway, alice, "PUT", target, f"{framing}\r\n") as raw:
+        block = LARGE[:1_000_000]
+        for _ in range(5):
+            raw.sendall(block if "Length" in framing else b"%x\r\n%s\r\n" % (len(block), block))
+        assert wait_until(lambda: len(names(place)) == 2)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    assert wait_until(lambda: names(place) == ["file"])
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_full_disk(cluster: Cluster, alice: Person, system: str) -> None:
+    disk = cluster.mount_tmpfs("8M", user=alice.user)
+    make(alice, disk / "file", b"old")
+    assert_problem(put(alice, disk / "file", LARGE, system), 507, "No space left on device")
+    assert (disk / "file").read_bytes() == b"old"
+    assert names(disk) == ["file"]
+
+
+def test_a_login_node_that_dies(cluster: Cluster, alice: Person, place: Path) -> None:
+    sshd = cluster.start_sshd()
+    settings = [cluster.cluster_settings("dying", sshd=sshd)]
+    gateway = cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "dying2.yaml", clusters=settings))
+    path = make(alice, place / "file", b"old")
+    url = f"{gateway.url}/filesystem/dying/files/content?path={path}"
+
+    def body() -> Iterator[bytes]:
+        for number in range(3000):
+            if number == 5:
+                sshd.stop()
+            yield LARGE[:1_000_000]
+
+    try:
+        answer = httpx.put(url, content=body(), headers={"Authorization": token(alice)}, timeout=30)
+        assert_problem(answer, 424)
+        assert path.read_bytes() == b"old"
+        sshd.start()
+        answer = httpx.put(url, content=b"new", headers={"Authorization": token(alice)}, timeout=30)
+        assert answer.status_code == 204
+        assert path.read_bytes() == b"new"
+    finally:
+        gateway.stop()
+        sshd.stop()
+
+
+def test_limits_and_stalls(cluster: Cluster, alice: Person, place: Path) -> None:
+    config = cluster.write_gateway_config(
+        cluster.directory / "uploads.yaml", streams={"max_upload_size": 1000, "stall_timeout": 1}
+    )
+    gateway = cluster.start_gateway(config)
+    target = f"/filesystem/demo/files/content?path={place}/file"
+    headers = {"Authorization": token(alice)}
+    try:
+        exact = httpx.put(gateway.url + target, content=iter([b"x" * 1000]), headers=headers)
+        assert exact.status_code == 201
+        for content in (b"x" * 1001, iter([b"x" * 1000, b"x"])):
+            assert_problem(httpx.put(gateway.url + target, content=content, headers=headers), 413)
+        with begun(gateway, alice, "PUT", target, "Content-Length: 100\r\n") as raw:
+            raw.sendall(b"x" * 50)
+            assert raw.recv(100).split()[1] == b"408"
+        assert wait_until(lambda: names(place) == ["file"])
+        assert (place / "file").stat().st_size == 1000
+    finally:
+        gateway.stop()
+
+
+def test_memory_stays_flat(gateway: Gateway, alice: Person, place: Path) -> None:
+    put(alice, place / "file", LARGE)
+    before = memory(gateway.pid)
+    most: list[int] = []
+
+    def body() -> Iterator[bytes]:
+        for _ in range(30):
+            yield LARGE[:10_000_000]
+            most.append(memory(gateway.pid))
+
+    assert put(alice, place / "file", body()).status_code == 204
+    assert max(most) - before < 40_000_000
+    assert os.path.getsize(place / "file") == 300_000_000
+
+
+def test_curl_uploads(gateway: Gateway, alice: Person, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "local").write_bytes(LARGE)
+    url = f"{gateway.url}/filesystem/demo/files/content?path={place}/file"
+    argv = ["curl", "-sS", "-f", "-T", str(tmp_path / "local"), "-H", f"Authorization: {token(alice)}", url]
+    done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (place / "file").read_bytes() == LARGE
