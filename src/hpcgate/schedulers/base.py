@@ -3,6 +3,7 @@
 Times are Unix seconds, durations seconds; None means unknown, or unlimited for a limit.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from hpcgate.auth import Principal
 from hpcgate.config import SchedulerSettings
+from hpcgate.errors import GatewayError
 from hpcgate.ssh.pool import Pool
 
 TimeWindow = Literal["1h", "8h", "24h", "3d", "7d"]
@@ -211,6 +213,20 @@ class Scheduler(ABC):
     @abstractmethod
     async def job(self, principal: Principal, job_id: str) -> Jobs:
         """Return the one job, or the tasks of an array."""
+
+    async def several(self, principal: Principal, job_ids: tuple[str, ...]) -> Mapping[str, Jobs | GatewayError]:
+        """Return several jobs by id, each as `job` does, or the error that `job` would raise.
+
+        A backend that can ask for many jobs in one query does so here; one that cannot asks for each.
+        """
+
+        async def one(job_id: str) -> Jobs | GatewayError:
+            try:
+                return await self.job(principal, job_id)
+            except GatewayError as error:
+                return error
+
+        return dict(zip(job_ids, await asyncio.gather(*map(one, job_ids)), strict=True))
 
     @abstractmethod
     async def metadata(self, principal: Principal, job_id: str) -> tuple[JobMetadata, ...]:

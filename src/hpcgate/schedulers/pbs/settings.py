@@ -14,6 +14,3 @@ class PbsSettings(SchedulerSettings):
     connection_mode: Literal["ssh"] = Field("ssh", description="By commands on the login node; PBS has no other way.")
     api_url: None = Field(None, description="Accepted for FirecREST's sake; PBS has no REST API.")
     api_version: None = Field(None, description="Accepted for FirecREST's sake; PBS has no REST API.")
-    read_cache: float = Field(
-        0, ge=0, description="Seconds for which answers about jobs may be served again; 0 shares only those in flight."
-    )

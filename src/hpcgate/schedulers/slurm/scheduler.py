@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -91,6 +91,22 @@ class Slurm(Scheduler):
         if not records:
             raise JobNotFound(job_id)
         return Jobs(tuple(record.job for record in records), missing)
+
+    async def several(self, principal: Principal, job_ids: tuple[str, ...]) -> Mapping[str, Jobs | GatewayError]:
+        """Return several jobs, asked for in one go of each source."""
+        found: dict[str, Jobs | GatewayError] = {}
+        parsed: dict[str, JobId] = {}
+        for job_id in job_ids:
+            try:
+                parsed[job_id] = JobId.parse(job_id)
+            except JobNotFound as error:
+                found[job_id] = error
+        if parsed:
+            records, missing = await self._both(principal, Selection(ids=tuple(parsed.values())))
+            for job_id, wanted in parsed.items():
+                its = tuple(record.job for record in records if wanted.matches(record.job.job_id, record.raw))
+                found[job_id] = Jobs(its, missing) if its else JobNotFound(job_id)
+        return found
 
     async def metadata(self, principal: Principal, job_id: str) -> tuple[JobMetadata, ...]:
         """Return script and standard streams.

@@ -23,9 +23,6 @@ class SlurmSettings(SchedulerSettings):
     api_version: str | None = Field(
         None, pattern=r"^v?0\.0\.\d+$", description="The data version of slurmrestd's API, such as 0.0.42."
     )
-    read_cache: float = Field(
-        0, ge=0, description="Seconds for which answers about jobs may be served again; 0 shares only those in flight."
-    )
 
     @model_validator(mode="after")
     def _reachable(self) -> "SlurmSettings":

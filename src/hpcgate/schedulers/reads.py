@@ -1,0 +1,294 @@
+"""Reads of the scheduler that cost its controller little: shared, gathered, and never older than one's own last write.
+
+- Identical reads of one user that are under way at the same time are one query.
+- Single jobs that one user asks for while a query for others is under way are gathered into the next one.
+- After a submission, a cancellation or an attachment of that user nothing that began before is given out any more: a
+  new generation begins, and nobody reads a state older than their own last write.
+- For `read_cache` seconds an answer may be given out again; none by default.
+
+Users share nothing: what one may see, another may not.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+from hpcgate.auth import Principal
+from hpcgate.errors import GatewayError, JobNotFound, Unavailable
+from hpcgate.schedulers.base import (
+    Account,
+    JobDescription,
+    JobMetadata,
+    JobQuery,
+    Jobs,
+    Node,
+    Partition,
+    Reservation,
+    Scheduler,
+)
+from hpcgate.ssh.errors import again
+
+PATIENCE = 0.2
+"""Seconds that jobs are gathered for the next query while one is under way; then they no longer wait for it."""
+MAX_GATHERED = 100
+"""Most jobs in one query."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class ReadStats:
+    """How many reads were asked for, and how many queries they cost, since the start."""
+
+    asked: int = 0
+    queries: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Flight(Generic[T]):
+    """A read under way, or one whose answer is kept.
+
+    Attributes:
+        task: Gives the answer.
+        since: When it began, by the loop's clock.
+        waiting: How many wait for it.
+    """
+
+    task: "asyncio.Task[T]"
+    since: float
+    waiting: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Jobs that one query will ask for, or asks for."""
+
+    wanted: "dict[str, asyncio.Future[Jobs]]" = field(default_factory=dict)
+    task: "asyncio.Task[None] | None" = None
+
+    def deserted(self) -> bool:
+        return all(future.done() for future in self.wanted.values())
+
+
+@dataclass(slots=True, eq=False)
+class _Generation:
+    """What one user has read since the last write."""
+
+    flights: dict[Hashable, _Flight[Any]] = field(default_factory=dict)
+    gathering: _Batch | None = None
+    leaving: _Batch | None = None
+
+
+class SharedReads(Scheduler):
+    """A scheduler whose reads are shared; all else goes straight to the backend.
+
+    Args:
+        backend: Does the work.
+        read_cache: Seconds for which an answer about jobs may be given out again.
+    """
+
+    def __init__(self, backend: Scheduler, read_cache: float = 0) -> None:
+        self.backend = backend
+        self.stats = ReadStats()
+        self._cache = read_cache
+        self._users: dict[str, _Generation] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __repr__(self) -> str:
+        return f"<SharedReads of {self.backend!r} {self.stats}>"
+
+    async def submit(self, principal: Principal, job: JobDescription) -> str:
+        """Submit a job by the backend."""
+        return await self._write(principal, self.backend.submit(principal, job))
+
+    async def cancel(self, principal: Principal, job_id: str) -> None:
+        """Cancel a job by the backend."""
+        await self._write(principal, self.backend.cancel(principal, job_id))
+
+    async def attach(self, principal: Principal, job_id: str, command: str) -> None:
+        """Run a command in a job's allocation by the backend."""
+        await self._write(principal, self.backend.attach(principal, job_id, command))
+
+    async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:
+        """List jobs; `Jobs.age` tells how long ago the scheduler was asked."""
+        return await self._jobs(principal, ("jobs", query), lambda: self._query(self.backend.jobs(principal, query)))
+
+    async def job(self, principal: Principal, job_id: str) -> Jobs:
+        """Return a job, asked for together with others; `Jobs.age` tells how long ago the scheduler was asked."""
+        return await self._jobs(principal, ("job", job_id), lambda: self._gather(principal, job_id))
+
+    async def several(self, principal: Principal, job_ids: tuple[str, ...]) -> Mapping[str, Jobs | GatewayError]:
+        """Return several jobs by the backend."""
+        return await self._query(self.backend.several(principal, job_ids))
+
+    async def metadata(self, principal: Principal, job_id: str) -> tuple[JobMetadata, ...]:
+        """Return the script and the standard streams of a job."""
+        return await self._shared(
+            principal, ("metadata", job_id), lambda: self._query(self.backend.metadata(principal, job_id))
+        )
+
+    async def nodes(self, principal: Principal) -> tuple[Node, ...]:
+        """List the compute nodes."""
+        return await self._shared(principal, "nodes", lambda: self._query(self.backend.nodes(principal)))
+
+    async def partitions(self, principal: Principal, *, show_hidden: bool = False) -> tuple[Partition, ...]:
+        """List the partitions or queues."""
+        return await self._shared(
+            principal,
+            ("partitions", show_hidden),
+            lambda: self._query(self.backend.partitions(principal, show_hidden=show_hidden)),
+        )
+
+    async def reservations(self, principal: Principal) -> tuple[Reservation, ...]:
+        """List the reservations."""
+        return await self._shared(principal, "reservations", lambda: self._query(self.backend.reservations(principal)))
+
+    async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
+        """List the accounts of the user."""
+        return await self._shared(principal, "accounts", lambda: self._query(self.backend.accounts(principal)))
+
+    async def ping(self, principal: Principal) -> None:
+        """Ask whether the scheduler answers; never shared."""
+        await self.backend.ping(principal)
+
+    async def close(self) -> None:
+        """End what is under way and close the backend."""
+        self._users.clear()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.backend.close()
+
+    async def _write(self, principal: Principal, doing: Awaitable[T]) -> T:
+        try:
+            return await doing
+        finally:
+            # Also after a failure: a submission that timed out may have gone through.
+            self._users.pop(principal.username, None)
+
+    async def _query(self, asking: Awaitable[T]) -> T:
+        self.stats.queries += 1
+        return await asking
+
+    async def _jobs(self, principal: Principal, key: Hashable, ask: Callable[[], Awaitable[Jobs]]) -> Jobs:
+        flight = self._join(principal, key, ask, self._cache)
+        jobs = await self._land(principal, key, flight)
+        return replace(jobs, age=jobs.age + asyncio.get_running_loop().time() - flight.since)
+
+    async def _shared(self, principal: Principal, key: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
+        return await self._land(principal, key, self._join(principal, key, ask, 0))
+
+    def _join(self, principal: Principal, key: Hashable, ask: Callable[[], Awaitable[T]], keep: float) -> _Flight[T]:
+        """Return the flight that answers the read: one under way, one whose answer is kept, or a new one."""
+        self.stats.asked += 1
+        user = principal.username
+        generation = self._users.setdefault(user, _Generation())
+        flight = generation.flights.get(key)
+        if flight is None:
+
+            async def fly() -> T:
+                return await ask()
+
+            flight = _Flight(self._spawn(fly()), asyncio.get_running_loop().time())
+            generation.flights[key] = flight
+            landed = flight
+            flight.task.add_done_callback(lambda task: self._landed(user, generation, key, landed, keep))
+        flight.waiting += 1
+        return flight
+
+    async def _land(self, principal: Principal, key: Hashable, flight: _Flight[T]) -> T:
+        """Wait for a flight. The last one who gives up ends it."""
+        try:
+            return await asyncio.shield(flight.task)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if flight.task.cancelled() and not (task is not None and task.cancelling()):
+                raise Unavailable("The gateway is being stopped") from None
+            raise
+        except GatewayError as error:
+            raise again(error) from error.__cause__
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting and not flight.task.done():
+                generation = self._users.get(principal.username)
+                if generation is not None and generation.flights.get(key) is flight:
+                    self._forget(principal.username, generation, key)
+                flight.task.cancel()
+
+    def _landed(self, user: str, generation: _Generation, key: Hashable, flight: _Flight[Any], keep: float) -> None:
+        if generation.flights.get(key) is not flight:
+            return
+        loop = asyncio.get_running_loop()
+        rest = flight.since + keep - loop.time()
+        if rest > 0 and not flight.task.cancelled() and flight.task.exception() is None:
+            loop.call_later(rest, self._landed, user, generation, key, flight, 0)
+        else:
+            self._forget(user, generation, key)
+
+    def _forget(self, user: str, generation: _Generation, key: Hashable) -> None:
+        del generation.flights[key]
+        if not generation.flights and self._users.get(user) is generation:
+            del self._users[user]
+
+    async def _gather(self, principal: Principal, job_id: str) -> Jobs:
+        """Ask for one job along with whatever other jobs of the user are wanted."""
+        generation = self._users.setdefault(principal.username, _Generation())
+        batch = generation.gathering
+        if batch is None or len(batch.wanted) >= MAX_GATHERED:
+            batch = generation.gathering = _Batch()
+            batch.task = self._spawn(self._depart(principal, generation, batch))
+        future: asyncio.Future[Jobs] = asyncio.get_running_loop().create_future()
+        batch.wanted[job_id] = future
+        try:
+            return await future
+        finally:
+            future.cancel()
+            if batch.task is not None and batch.deserted():
+                batch.task.cancel()
+
+    async def _depart(self, principal: Principal, generation: _Generation, batch: _Batch) -> None:
+        """Gather while a query is under way, then ask for all at once."""
+        ahead = generation.leaving
+        if ahead is not None and ahead.task is not None and not ahead.task.done():
+            await asyncio.wait({ahead.task}, timeout=PATIENCE)
+        else:
+            await asyncio.sleep(0)
+        if generation.gathering is batch:
+            generation.gathering = None
+        generation.leaving = batch
+        try:
+            found = await self.several(principal, tuple(batch.wanted))
+        except GatewayError as error:
+            found = dict.fromkeys(batch.wanted, error)
+        except Exception as error:
+            for future in batch.wanted.values():
+                if not future.done():
+                    future.set_exception(error)
+            return
+        finally:
+            if generation.leaving is batch:
+                generation.leaving = None
+            for future in batch.wanted.values():
+                if not future.done() and batch.task is not None and batch.task.cancelling():
+                    future.cancel()
+        for job_id, future in batch.wanted.items():
+            if future.done():
+                continue
+            answer = found.get(job_id) or JobNotFound(job_id)
+            if isinstance(answer, Jobs):
+                future.set_result(answer)
+            else:
+                future.set_exception(again(answer))
+
+    def _spawn(self, coroutine: Any) -> "asyncio.Task[Any]":
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
