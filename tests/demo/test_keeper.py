@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from hpcgate.demo.keeper import JOURNAL, PrivilegeSeparation, clear_orphans, descendants
+from hpcgate.demo.keeper import (
+    JOURNAL,
+    PrivilegeSeparation,
+    clear_orphans,
+    descendants,
+    mounts_below,
+    remove_tree,
+    undo_all,
+)
 from hpcgate.demo.problems import DemoError
 from hpcgate.demo.processes import Daemon, Keeper, wait_until
 
@@ -245,3 +253,23 @@ def test_it_stays_while_another_sshd_runs(tmp_path: Path, monkeypatch: pytest.Mo
     share.acquire()
     share.release()
     assert share.directory.exists()
+
+
+def test_nothing_is_deleted_through_a_bind_mount(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("kept")
+    directory = tmp_path / "demo"
+    point = directory / "with blank"
+    point.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", str(precious), str(point)], check=True)
+    try:
+        assert mounts_below(str(directory)) == [str(point)]
+        assert str(point) in remove_tree(directory)[0]
+        assert (precious / "file").read_text() == "kept"
+    finally:
+        assert undo_all([("mount", str(point))]) == []
+    assert mounts_below(str(directory)) == []
+    assert remove_tree(directory) == []
+    assert not directory.exists()
+    assert (precious / "file").exists()

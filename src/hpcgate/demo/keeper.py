@@ -21,6 +21,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import pwd
 import select
 import shutil
@@ -165,8 +166,24 @@ def _undo_group(name: str) -> str | None:
     return run_patiently(["groupdel", name], fine=(0, 6))
 
 
+def mounts_below(directory: str) -> list[str]:
+    """Return the mount points at and below a directory, the deepest first.
+
+    From the kernel's own list: os.path.ismount() does not see a bind mount on the same device.
+    https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
+    """
+    root = os.path.realpath(directory)
+    found = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), line.split(b" ")[4])
+        path = os.fsdecode(point)
+        if path == root or path.startswith(f"{root}/"):
+            found.append(path)
+    return sorted(found, key=len, reverse=True)
+
+
 def _undo_mount(path: str) -> str | None:
-    if not os.path.ismount(path):
+    if os.path.realpath(path) not in mounts_below(path):
         return None
     done = _run("umount", path)
     if done.returncode != 0:
@@ -191,7 +208,13 @@ def undo_all(done: list[tuple[str, str]]) -> list[str]:
 
 
 def remove_tree(directory: Path) -> list[str]:
-    """Delete a directory with all that is in it, other file systems excepted; return the problems met."""
+    """Delete a directory with all that is in it; return the problems met.
+
+    Nothing is deleted while anything is mounted below: it would be deleted through a bind mount, too.
+    """
+    mounted = mounts_below(str(directory))
+    if mounted:
+        return [f"{directory} is left, since {', '.join(mounted)} could not be unmounted"]
     if os.geteuid() != 0:
         _run("chmod", "-R", "u+rwX", "--", str(directory))
     done = _run("rm", "-rf", "--one-file-system", "--", str(directory))
