@@ -17,6 +17,7 @@ from hpcgate.errors import BadRequest, SystemNotFound
 from hpcgate.filesystem.base import Limits, Operation
 from hpcgate.filesystem.slots import PathLocks, StreamSlots
 from hpcgate.schedulers.base import JobDescription, Scheduler
+from hpcgate.schedulers.reads import SharedReads
 from hpcgate.ssh.pool import Pool
 from hpcgate.transfers.base import BatchJob, Surroundings, Transfer
 from hpcgate.transfers.jobs import TransferJobs
@@ -53,7 +54,7 @@ class System:
         """Make a system; nothing is opened yet."""
         pool = Pool(settings.name, settings.ssh, credentials)
         make = plugin("hpcgate.schedulers", settings.scheduler.type)
-        scheduler: Scheduler = make(settings.name, settings.scheduler, pool)
+        scheduler = SharedReads(make(settings.name, settings.scheduler, pool), settings.scheduler.read_cache)
         operation = settings.data_operation
 
         async def submit(principal: Principal, job: BatchJob) -> str:

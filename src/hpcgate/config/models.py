@@ -98,6 +98,9 @@ class SchedulerSettings(PluginSettings):
     type: str = Field(description="Which scheduler, by the name of its entry point.")
     version: str = Field(description="The version that is installed, such as 22.05.8.")
     timeout: Seconds = Field(10, description="Seconds that a scheduler command or request may take.")
+    read_cache: Pause = Field(
+        0, description="Seconds for which answers about jobs may be given out again; 0 shares only those under way."
+    )
 
 
 class TransferSettings(PluginSettings):
