@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from hpcgate.auth import Principal
-from hpcgate.errors import BadRequest, CommandFailed, Forbidden, JobNotFound, SchedulerUnavailable, SubmissionRefused
+from hpcgate.errors import (
+    BadRequest,
+    CommandFailed,
+    Forbidden,
+    JobNotFound,
+    SchedulerUnavailable,
+    SubmissionRefused,
+    TimedOut,
+)
 from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
 from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
 from hpcgate.schedulers.slurm.failures import (
@@ -25,12 +33,20 @@ from hpcgate.schedulers.slurm.settings import SlurmSettings
 from hpcgate.schedulers.slurm.streams import StreamNames, expanded, first_node
 from hpcgate.schedulers.slurm.version import version
 from hpcgate.ssh.pool import Pool
-from hpcgate.ssh.session import Completed, Session
+from hpcgate.ssh.runner import Completed
+from hpcgate.ssh.session import Session
 
 _log = structlog.get_logger(__name__)
 
 NO_ACCOUNTING_REMEMBERED = 600.0
 """Seconds for which a site without slurmdbd is not asked for its history again."""
+
+
+DOUBT = 30.0
+"""Seconds for which a controller that did not answer is first asked by ping, which says so at once.
+
+Other commands try for as long as slurm.conf's MessageTimeout, 10 s by default, before they give up.
+"""
 
 
 class NoHistory(Exception):
@@ -47,6 +63,7 @@ class CommandLine:
         self.version = version(settings.version)
         self._cluster = ""
         self._no_history_until = 0.0
+        self._doubt_until = 0.0
 
     async def _run(
         self,
@@ -56,13 +73,38 @@ class CommandLine:
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
         retry: bool = True,
+        controller: bool = True,
     ) -> Completed:
-        """Run a command. `retry` is for one that only reads: it is run again if the connection was found dead."""
+        """Run a command.
+
+        Args:
+            principal: Whose.
+            argv: The command.
+            stdin: What it reads.
+            env: Environment variables for it.
+            retry: For one that only reads: run it again if the connection was found dead.
+            controller: Whether it asks slurmctld, whose silence is then remembered for `DOUBT`.
+
+        Raises:
+            SchedulerUnavailable: The controller was silent a moment ago and still is.
+        """
 
         async def work(session: Session) -> Completed:
             return await session.run(argv, stdin=stdin, timeout=self.settings.timeout, env=dict(env) if env else None)
 
-        return await self.pool.perform(principal, work, retry=retry)
+        clock = asyncio.get_running_loop().time
+        if controller and clock() < self._doubt_until:
+            await self.ping(principal)
+        try:
+            done = await self.pool.perform(principal, work, retry=retry)
+        except TimedOut:
+            if controller:
+                self._doubt_until = clock() + DOUBT
+            raise
+        if controller:
+            silent = not done.ok and says(done.words, UNREACHABLE)
+            self._doubt_until = clock() + DOUBT if silent else 0.0
+        return done
 
     async def _read(self, principal: Principal, argv: Sequence[str], env: Mapping[str, str] | None = None) -> str:
         done = await self._run(principal, argv, env=env)
@@ -120,7 +162,7 @@ class CommandLine:
         if clock() < self._no_history_until:
             raise NoHistory
         mark = new_mark()
-        done = await self._run(principal, sacct.command(selection, mark), env=sacct.ENVIRONMENT)
+        done = await self._run(principal, sacct.command(selection, mark), env=sacct.ENVIRONMENT, controller=False)
         if not done.ok:
             if says(done.words, NO_ACCOUNTING):
                 self._no_history_until = clock() + NO_ACCOUNTING_REMEMBERED
@@ -139,7 +181,7 @@ class CommandLine:
         mark = new_mark()
         ids = tuple(JobId(record.raw) for record in odd)
         argv = sacct.command(Selection(ids=ids), mark, sacct.NAME_FIELDS, steps=False)
-        done = await self._run(principal, argv)
+        done = await self._run(principal, argv, controller=False)
         if not done.ok:
             return records
         lines = sacct.parse_submit_lines(done.stdout.decode("utf-8", "replace"), mark)
@@ -177,7 +219,7 @@ class CommandLine:
         streams: dict[str, tuple[str | None, str | None, str | None]] = {}
         fields = sacct.stream_fields(self.version)
         if fields and asyncio.get_running_loop().time() >= self._no_history_until:
-            done = await self._run(principal, sacct.command(selection, mark, fields, steps=False))
+            done = await self._run(principal, sacct.command(selection, mark, fields, steps=False), controller=False)
             if done.ok:
                 for row in sacct.parse_streams(done.stdout.decode("utf-8", "replace"), mark):
                     streams[row.raw] = (row.stdin, row.stdout, row.stderr or row.stdout)
@@ -193,7 +235,7 @@ class CommandLine:
             return done.stdout.decode("utf-8", "replace")
         if asyncio.get_running_loop().time() < self._no_history_until:
             return None
-        done = await self._run(principal, sacct.script_command(raw))
+        done = await self._run(principal, sacct.script_command(raw), controller=False)
         script = sacct.parse_script(done.stdout) if done.ok else None
         return None if script is None else script.decode("utf-8", "replace")
 
@@ -243,7 +285,7 @@ class CommandLine:
 
     async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
         """List the user's accounts; None where there is no slurmdbd, or none that answers."""
-        done = await self._run(principal, sacctmgr.command(principal.username))
+        done = await self._run(principal, sacctmgr.command(principal.username), controller=False)
         if done.ok:
             return sacctmgr.parse(done.stdout.decode("utf-8", "replace"))
         words = done.words + done.stdout.decode("utf-8", "replace")
@@ -256,7 +298,7 @@ class CommandLine:
 
     async def ping(self, principal: Principal) -> None:
         """Return if at least one controller is up."""
-        done = await self._run(principal, scontrol.PING)
+        done = await self._run(principal, scontrol.PING, controller=False)
         answer = done.stdout.decode("utf-8", "replace")
         if not scontrol.parse_ping(answer):
             raise SchedulerUnavailable(answer.strip() or done.words or "scontrol ping said nothing")
