@@ -21,8 +21,8 @@ import ctypes
 import fcntl
 import json
 import os
-import re
 import pwd
+import re
 import select
 import shutil
 import signal
