@@ -76,7 +76,13 @@ def _completed(live: Record, known: Record) -> Record:
         time=replace(time, suspended=past.time.suspended if time.suspended is None else time.suspended),
     )
     if live.ended and known.ended and known.whole:
-        status = replace(past.status, state_reason=past.status.state_reason or job.status.state_reason)
+        known_exit = past.status if past.status.exit_code is not None else job.status
+        status = replace(
+            past.status,
+            state_reason=past.status.state_reason or job.status.state_reason,
+            exit_code=known_exit.exit_code,
+            interrupt_signal=known_exit.interrupt_signal,
+        )
         job = replace(job, status=status, kill_request_user=past.kill_request_user)
     return replace(live, job=job)
 

@@ -14,7 +14,6 @@ from hpcgate.errors import (
     Forbidden,
     GatewayError,
     JobNotFound,
-    NotSupported,
     SchedulerUnavailable,
     TimedOut,
 )
@@ -30,9 +29,11 @@ from hpcgate.schedulers.base import (
     Reservation,
     Scheduler,
 )
-from hpcgate.schedulers.slurm.command_line import CommandLine, NoHistory
+from hpcgate.schedulers.slurm.client import client
+from hpcgate.schedulers.slurm.command_line import NoHistory
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.records import Record, Selection, merged
+from hpcgate.schedulers.slurm.rest.backend import Rest
 from hpcgate.schedulers.slurm.scancel import Outcome
 from hpcgate.schedulers.slurm.settings import SlurmSettings
 from hpcgate.ssh.pool import Pool
@@ -57,10 +58,8 @@ class Slurm(Scheduler):
     account_directive = "#SBATCH --account={account}"
 
     def __init__(self, system: str, settings: SlurmSettings, pool: Pool) -> None:
-        if settings.connection_mode != "ssh":
-            raise NotSupported(f"{system}: connection_mode {settings.connection_mode} is not supported")
         self.system = system
-        self._commands = CommandLine(system, settings, pool)
+        self._commands = client(system, settings, pool)
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job by sbatch: https://slurm.schedmd.com/sbatch.html"""
@@ -169,6 +168,11 @@ class Slurm(Scheduler):
         """Ask the controllers by ``scontrol ping``."""
         await self._commands.ping(principal)
 
+    async def close(self) -> None:
+        """Close the connections to slurmrestd."""
+        if isinstance(self._commands, Rest):
+            await self._commands.close()
+
     async def _find(self, principal: Principal, job_id: JobId) -> tuple[list[Record], tuple[str, ...]]:
         records, missing = await self._both(principal, Selection(ids=(job_id,)))
         return [record for record in records if job_id.matches(record.job.job_id, record.raw)], missing
@@ -183,6 +187,8 @@ class Slurm(Scheduler):
             asking_live = group.create_task(_answer(self._commands.live(principal, selection)))
             asking_history = group.create_task(_answer(self._commands.history(principal, selection)))
         live, history = asking_live.result(), asking_history.result()
+        if isinstance(live, GatewayError) and not isinstance(live, _DEGRADES):
+            raise live
         missing = []
         if isinstance(live, GatewayError):
             if isinstance(history, GatewayError | NoHistory):
@@ -218,10 +224,10 @@ def _complete(record: Record, cluster: str, exits: tuple[int | None, int | None]
 
 
 async def _answer(asked: Coroutine[Any, Any, Answer]) -> Answer | GatewayError | NoHistory:
-    """Return the answer, or the error if it is one that another source may make up for."""
+    """Return the answer, or the error: a task group would wrap it."""
     try:
         return await asked
-    except (*_DEGRADES, NoHistory) as error:
+    except (GatewayError, NoHistory) as error:
         return error
 
 

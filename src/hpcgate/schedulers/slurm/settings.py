@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from hpcgate.config import SchedulerSettings
+from hpcgate.schedulers.slurm.rest.versions import api_version
 
 ConnectionMode = Literal["ssh", "rest", "hybrid"]
 
@@ -28,4 +29,6 @@ class SlurmSettings(SchedulerSettings):
     def _reachable(self) -> "SlurmSettings":
         if self.connection_mode != "ssh" and not (self.api_url and self.api_version):
             raise ValueError(f"connection_mode {self.connection_mode} needs api_url and api_version")
+        if self.connection_mode != "ssh":
+            api_version(self.api_version or "")
         return self

@@ -1,0 +1,1 @@
+"""Slurm by slurmrestd, its HTTP interface: https://slurm.schedmd.com/rest_api.html"""

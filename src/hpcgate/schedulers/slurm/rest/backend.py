@@ -1,0 +1,321 @@
+"""Slurm by slurmrestd, and by slurmrestd together with commands on the login node."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import structlog
+
+from hpcgate.auth import Principal
+from hpcgate.errors import (
+    CommandFailed,
+    Forbidden,
+    GatewayError,
+    NotSupported,
+    SchedulerUnavailable,
+    TimedOut,
+)
+from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
+from hpcgate.schedulers.slurm.command_line import NO_ACCOUNTING_REMEMBERED, CommandLine, NoHistory
+from hpcgate.schedulers.slurm.failures import NO_ACCOUNTING, says
+from hpcgate.schedulers.slurm.job_ids import JobId
+from hpcgate.schedulers.slurm.records import Record, Selection
+from hpcgate.schedulers.slurm.rest import cancellation, cluster, history, jobs, submission, values
+from hpcgate.schedulers.slurm.rest.client import RestClient
+from hpcgate.schedulers.slurm.rest.problems import NOTHING_FOUND, UNKNOWN_JOB, failure, numbers, problems, words
+from hpcgate.schedulers.slurm.rest.versions import api_version
+from hpcgate.schedulers.slurm.scancel import Outcome
+from hpcgate.schedulers.slurm.settings import SlurmSettings
+from hpcgate.ssh.pool import Pool
+
+_log = structlog.get_logger(__name__)
+
+Answer = TypeVar("Answer")
+
+SINGLY = 16
+"""Up to so many jobs are asked for one by one; for more the whole listing is read."""
+
+
+class Rest:
+    """Slurm by the endpoints of slurmrestd.
+
+    It cannot run a command in a job's allocation, tell a job's script, or submit a script that lies on the cluster:
+    these answer `NotSupported`.
+    """
+
+    def __init__(self, system: str, settings: SlurmSettings) -> None:
+        """Keep the settings, which have ``api_url`` and ``api_version``; nothing is opened."""
+        self.system = system
+        self.version = api_version(settings.api_version or "")
+        self.client = RestClient(system, settings.api_url or "", self.version, settings.timeout)
+        self._cluster = ""
+        self._no_history_until = 0.0
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.close()
+
+    async def submit(self, principal: Principal, job: JobDescription) -> str:
+        """Submit a job and return its id. The script's directives become fields of the request.
+
+        Raises:
+            NotSupported: The script lies on the cluster, or has a directive that a request cannot carry.
+        """
+        body = submission.body(job, principal.username, self.version)
+        return await self.client.controller(principal, "POST", "job/submit", submission.job_id, body=body)
+
+    async def live(self, principal: Principal, selection: Selection) -> list[Record]:
+        """Return the selected jobs that the controller knows, ended ones that it still remembers included.
+
+        No version has a listing of one user's jobs: all that the user may see are read, and sorted out here.
+        """
+        ids = tuple(dict.fromkeys(job_path(job_id) for job_id in selection.ids or ()))
+        if selection.ids is None or len(ids) > SINGLY:
+
+            def listed(status: int, answer: Any) -> list[Record]:
+                found = [] if status == 304 else jobs.parse(_checked(status, answer, "jobs"), selection)
+                if selection.ids is None:
+                    return found
+                return [record for record in found if _among(record, selection.ids)]
+
+            query = {"flags": "ALL"} if self.version.listing_flags else None
+            records = await self.client.controller(principal, "GET", "jobs", listed, query=query)
+        else:
+
+            def one(status: int, answer: Any) -> list[Record]:
+                if status != 200 and _unknown(answer):
+                    return []
+                return jobs.parse(_checked(status, answer, "jobs"), selection)
+
+            records = await _each(ids, lambda path: self.client.controller(principal, "GET", f"job/{path}", one))
+        self._cluster = next((record.job.cluster for record in records if record.job.cluster), self._cluster)
+        return records
+
+    async def history(self, principal: Principal, selection: Selection) -> list[Record]:
+        """Return the selected jobs of the accounting database.
+
+        From v0.0.39 on the database itself chooses by user. For v0.0.38 it cannot: then everybody's jobs of the time
+        window are read, of the one account if one is asked for, and sorted out here.
+
+        Raises:
+            NoHistory: The site has none.
+        """
+        clock = asyncio.get_running_loop().time
+        if clock() < self._no_history_until:
+            raise NoHistory
+
+        def parse(status: int, answer: Any) -> list[Record]:
+            if _no_accounting(status, answer):
+                raise NoHistory
+            return history.parse(_checked(status, answer, "jobs", NOTHING_FOUND), selection)
+
+        try:
+            if selection.ids is not None:
+                paths = tuple(dict.fromkeys(job_path(job_id) for job_id in selection.ids))
+                return await _each(paths, lambda path: self.client.database(principal, f"job/{path}", parse))
+            query = history.query(selection, self.version)
+            return await self.client.database(principal, "jobs", parse, query=query)
+        except NoHistory:
+            self._no_history_until = clock() + NO_ACCOUNTING_REMEMBERED
+            raise
+
+    async def cluster(self, principal: Principal) -> str:
+        """Return the cluster's name, which jobs tell; the system's name until one did."""
+        return self._cluster or self.system
+
+    async def exits(self, principal: Principal, selection: Selection) -> dict[str, tuple[int | None, int | None]]:
+        """Return nothing: the jobs themselves tell how they ended."""
+        return {}
+
+    async def metadata(self, principal: Principal, records: Sequence[Record]) -> tuple[JobMetadata, ...]:
+        """Refuse.
+
+        Raises:
+            NotSupported: Always.
+        """
+        raise NotSupported("The metadata of jobs is not supported over slurmrestd (connection_mode: rest)")
+
+    async def cancel(self, principal: Principal, job_id: JobId) -> Outcome:
+        """Cancel a job and return what became of it; of several array tasks each by itself.
+
+        Raises:
+            Forbidden: It is another user's.
+        """
+        outcomes = await _each(
+            tuple(quote(path, safe="") for path in cancelled_ids(job_id)),
+            lambda path: self.client.controller(principal, "DELETE", f"job/{path}", _outcomes),
+        )
+        for outcome, said in outcomes:
+            if outcome is Outcome.FORBIDDEN:
+                raise Forbidden(said)
+        found = {outcome for outcome, _ in outcomes}
+        return next((one for one in (Outcome.CANCELLED, Outcome.ENDED) if one in found), Outcome.UNKNOWN)
+
+    async def attach(self, principal: Principal, job_id: JobId, shell_command: str) -> None:
+        """Refuse.
+
+        Raises:
+            NotSupported: Always.
+        """
+        raise NotSupported("Attaching a command to a job is not supported over slurmrestd (connection_mode: rest)")
+
+    async def nodes(self, principal: Principal) -> tuple[Node, ...]:
+        """List the nodes."""
+
+        def parse(status: int, answer: Any) -> tuple[Node, ...]:
+            return cluster.nodes(_checked(status, answer, "nodes"))
+
+        return await self.client.controller(principal, "GET", "nodes", parse)
+
+    async def partitions(self, principal: Principal, *, show_hidden: bool) -> tuple[Partition, ...]:
+        """List the partitions. Before v0.0.42 those are hidden here that are flagged so."""
+
+        def parse(status: int, answer: Any) -> tuple[Partition, ...]:
+            return cluster.partitions(_checked(status, answer, "partitions"), show_hidden=show_hidden)
+
+        query = {"flags": "ALL"} if show_hidden and self.version.listing_flags else None
+        return await self.client.controller(principal, "GET", "partitions", parse, query=query)
+
+    async def reservations(self, principal: Principal) -> tuple[Reservation, ...]:
+        """List the reservations."""
+
+        def parse(status: int, answer: Any) -> tuple[Reservation, ...]:
+            return cluster.reservations(_checked(status, answer, "reservations"))
+
+        return await self.client.controller(principal, "GET", "reservations", parse)
+
+    async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
+        """List the user's accounts; None where there is no slurmdbd, or none that answers."""
+
+        def parse(status: int, answer: Any) -> tuple[Account, ...] | None:
+            if _no_accounting(status, answer):
+                return None
+            return cluster.accounts(_checked(status, answer, "associations", NOTHING_FOUND), principal.username)
+
+        try:
+            return await self.client.database(principal, "associations", parse, query={"user": principal.username})
+        except (SchedulerUnavailable, TimedOut) as error:
+            _log.warning("slurm.accounts_unavailable", system=self.system, words=error.message[:400])
+            return None
+
+    async def ping(self, principal: Principal) -> None:
+        """Return if at least one controller is up."""
+
+        def parse(status: int, answer: Any) -> None:
+            up, said = cluster.controllers(_checked(status, answer, "pings"))
+            if up:
+                return
+            if "Protocol authentication error" in said:
+                raise Forbidden(f"Slurm does not accept the token: {said}")
+            raise SchedulerUnavailable(said or "slurmrestd names no controller")
+
+        await self.client.controller(principal, "GET", "ping", parse)
+
+
+class Hybrid(Rest):
+    """Slurm by slurmrestd, and by commands on the login node for what slurmrestd cannot do."""
+
+    def __init__(self, system: str, settings: SlurmSettings, pool: Pool) -> None:
+        """Keep the settings and the pool; nothing is opened."""
+        super().__init__(system, settings)
+        self._commands = CommandLine(system, settings, pool)
+
+    async def submit(self, principal: Principal, job: JobDescription) -> str:
+        """Submit by slurmrestd; by sbatch what a request cannot carry. The one or the other, never both."""
+        try:
+            body = submission.body(job, principal.username, self.version)
+        except NotSupported:
+            return await self._commands.submit(principal, job)
+        return await self.client.controller(principal, "POST", "job/submit", submission.job_id, body=body)
+
+    async def metadata(self, principal: Principal, records: Sequence[Record]) -> tuple[JobMetadata, ...]:
+        """Return what was submitted, by commands."""
+        return await self._commands.metadata(principal, records)
+
+    async def attach(self, principal: Principal, job_id: JobId, shell_command: str) -> None:
+        """Run a shell command as a step, by srun."""
+        await self._commands.attach(principal, job_id, shell_command)
+
+
+def job_path(job_id: JobId) -> str:
+    """Return a job's id for a path, quoted: of one component the whole job, of several array tasks the whole array."""
+    return quote(job_id.base if job_id.offset is not None else job_id.argument, safe="")
+
+
+MOST_TASKS = 1000
+"""Most array tasks that are cancelled by one request each."""
+
+
+def cancelled_ids(job_id: JobId) -> tuple[str, ...]:
+    """Return the ids to cancel: a path names one job, one array or one task of it.
+
+    Raises:
+        NotSupported: More tasks than are cancelled one by one.
+    """
+    if job_id.tasks is None or job_id.task is not None:
+        return (job_id.argument,)
+    if sum(len(tasks) for tasks in job_id.tasks) > MOST_TASKS:
+        raise NotSupported(f"Cancelling more than {MOST_TASKS} tasks of an array is not supported over slurmrestd")
+    return tuple(f"{job_id.base}_{task}" for tasks in job_id.tasks for task in tasks)
+
+
+def _among(record: Record, ids: Sequence[JobId]) -> bool:
+    return any(job_id.matches(record.job.job_id, record.raw) for job_id in ids)
+
+
+def _outcomes(status: int, answer: Any) -> list[tuple[Outcome, str]]:
+    return [cancellation.outcome(status, answer)]
+
+
+def _unknown(answer: Any) -> bool:
+    met = numbers(problems(answer))
+    return bool(met) and met <= UNKNOWN_JOB
+
+
+def _checked(status: int, answer: Any, name: str, fine: frozenset[int] = frozenset()) -> Any:
+    """Return an answer that has what was asked for; one whose errors are all fine has nothing.
+
+    Raises:
+        GatewayError: It is a failure, be it with status 200.
+    """
+    met = numbers(problems(answer))
+    if met and met <= fine:
+        return {}
+    if status == 200 and not met and isinstance(values.row(answer).get(name), list):
+        return answer
+    if status == 404 and not met:
+        raise CommandFailed(f"slurmrestd does not know the path; check api_version: {str(answer)[:200]}")
+    raise failure(status, answer)
+
+
+def _no_accounting(status: int, answer: Any) -> bool:
+    """Return whether the site has no slurmdbd: its paths do not exist, or the answer names another storage."""
+    if status == 404 and not problems(answer):
+        return True
+    storage = values.row(values.row(values.row(answer).get("meta")).get("plugin")).get("accounting_storage")
+    if isinstance(storage, str) and storage and storage != "accounting_storage/slurmdbd":
+        return True
+    return says(words(problems(answer)), NO_ACCOUNTING)
+
+
+async def _each(paths: Sequence[str], ask: Callable[[str], Coroutine[Any, Any, list[Answer]]]) -> list[Answer]:
+    """Ask for each path at the same time and return all answers; the first error ends it."""
+    if len(paths) == 1:
+        return await ask(paths[0])
+
+    async def caught(path: str) -> list[Answer] | GatewayError | NoHistory:
+        try:
+            return await ask(path)
+        except (GatewayError, NoHistory) as error:
+            return error
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(caught(path)) for path in paths]
+    found: list[Answer] = []
+    for task in tasks:
+        result = task.result()
+        if isinstance(result, GatewayError | NoHistory):
+            raise result
+        found += result
+    return found

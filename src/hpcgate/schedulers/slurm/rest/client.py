@@ -1,0 +1,201 @@
+"""Requests to slurmrestd, in the user's name and with the user's token."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Final, Literal, TypeVar
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from hpcgate.auth import Principal
+from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnavailable, TimedOut
+from hpcgate.schedulers.slurm.rest import cluster
+from hpcgate.schedulers.slurm.rest.problems import REFUSED_TOKEN, Unclear, numbers, problems
+from hpcgate.schedulers.slurm.rest.versions import ApiVersion
+
+MAX_CONNECTIONS: Final = 32
+"""Most connections to one slurmrestd; further requests wait their turn within their time-out."""
+MAX_ANSWER: Final = 512 * 1024 * 1024
+"""Most bytes of an answer: some 80,000 jobs."""
+LARGE: Final = 256 * 1024
+"""Bytes from which on an answer is read in a thread, so that the event loop serves others meanwhile."""
+DIAGNOSIS: Final = 3.0
+"""Seconds for finding out what an unclear error means."""
+
+_log = structlog.get_logger(__name__)
+
+Method = Literal["GET", "POST", "DELETE"]
+Parsed = TypeVar("Parsed")
+
+
+class RestClient:
+    """One system's slurmrestd.
+
+    Nothing is ever sent twice. Each request has a connection of its own: slurmrestd closes idle ones when it pleases,
+    and of a submission on a connection that just broke nobody knows whether it went through.
+    """
+
+    def __init__(self, system: str, url: str, version: ApiVersion, timeout: float) -> None:
+        """Keep the address; connections are opened at the first request. `timeout` is in seconds."""
+        self.system = system
+        self.version = version
+        self._url = url.rstrip("/")
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def controller(
+        self,
+        principal: Principal,
+        method: Method,
+        path: str,
+        parse: Callable[[int, Any], Parsed],
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+    ) -> Parsed:
+        """Ask slurmctld through ``/slurm/<version>/<path>`` and return what `parse` makes of status and answer.
+
+        Raises:
+            SchedulerUnavailable: slurmrestd or slurmctld cannot be reached.
+            TimedOut: No answer within the time-out.
+            Forbidden: The token is refused.
+            GatewayError: What `parse` raises; `Unclear` is replaced by what it turns out to be.
+        """
+        try:
+            return await self.ask(principal, method, f"slurm/{self.version.name}/{path}", parse, query=query, body=body)
+        except Unclear as error:
+            raise await self._explained(principal, error) from error
+
+    async def database(
+        self,
+        principal: Principal,
+        path: str,
+        parse: Callable[[int, Any], Parsed],
+        *,
+        query: Mapping[str, str] | None = None,
+    ) -> Parsed:
+        """Ask slurmdbd through ``/slurmdb/<version>/<path>``; as `controller`."""
+        return await self.ask(principal, "GET", f"slurmdb/{self.version.name}/{path}", parse, query=query)
+
+    async def ask(
+        self,
+        principal: Principal,
+        method: Method,
+        path: str,
+        parse: Callable[[int, Any], Parsed],
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+    ) -> Parsed:
+        """Send one request and return what `parse` makes of status and answer: JSON, or text if it is none."""
+        url = URL(f"{self._url}/{path}", encoded=True)
+        if query:
+            url = url.with_query(query)
+        try:
+            async with asyncio.timeout(self._timeout):
+                status, content = await self._exchange(principal, method, url, body)
+                if len(content) < LARGE:
+                    return parse(status, _decoded(content))
+                return await asyncio.to_thread(lambda: parse(status, _decoded(content)))
+        except TimeoutError:
+            raise TimedOut(f"slurmrestd did not answer within {self._timeout:g} s") from None
+        except aiohttp.ClientError as error:
+            # Not the error itself: it may show the request, and with it the token.
+            _log.warning("slurm.rest_failed", system=self.system, path=path, error=type(error).__name__)
+            raise SchedulerUnavailable(_told(error, method)) from None
+        except OSError:
+            raise SchedulerUnavailable("slurmrestd cannot be reached") from None
+
+    async def _exchange(self, principal: Principal, method: Method, url: URL, body: Any) -> tuple[int, bytes]:
+        headers = {"X-SLURM-USER-NAME": principal.username, "X-SLURM-USER-TOKEN": principal.token}
+        if principal.request_id is not None:
+            headers["X-Request-ID"] = principal.request_id
+        if principal.correlation_id is not None:
+            headers["X-Correlation-ID"] = principal.correlation_id
+        headers["Accept"] = "application/json"
+        # Asked to close the connection, slurmrestd 22.05 sends a header after the body; so it is closed from here.
+        headers["Connection"] = "keep-alive"
+        # A redirect would carry the user's token to wherever it points.
+        request = self._connections().request(method, url, json=body, headers=headers, allow_redirects=False)
+        async with request as response:
+            content = bytearray()
+            async for chunk in response.content.iter_any():
+                content += chunk
+                if len(content) > MAX_ANSWER:
+                    raise CommandFailed(f"The answer of slurmrestd is longer than {MAX_ANSWER} bytes")
+            return response.status, bytes(content)
+
+    def _connections(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=True),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None),
+            )
+        return self._session
+
+    async def _explained(self, principal: Principal, unclear: Unclear) -> GatewayError:
+        """Find out whether an error that says nothing comes from a controller that is down or from a refused token.
+
+        Of v0.0.38 a ping fails in the same way in both cases; then the database is another judge of the token.
+        """
+        verdict = Verdict.UNKNOWN
+        try:
+            async with asyncio.timeout(DIAGNOSIS):
+                path = f"slurm/{self.version.name}/ping"
+                verdict = await self.ask(principal, "GET", path, by_ping)
+                if verdict is Verdict.UNKNOWN:
+                    verdict = await self.database(principal, "tres", by_database)
+        except (GatewayError, TimeoutError):
+            pass
+        if verdict is Verdict.TOKEN_REFUSED:
+            return Forbidden(f"Slurm does not accept the token: {unclear.message}")
+        if verdict is Verdict.UP:
+            return CommandFailed(unclear.message)
+        return SchedulerUnavailable(f"Unable to contact slurm controller: {unclear.message}")
+
+
+class Verdict(Enum):
+    """What a ping says of the controller and the token."""
+
+    UP = "up"
+    DOWN = "down"
+    TOKEN_REFUSED = "token refused"  # noqa: S105 (no secret)
+    UNKNOWN = "unknown"
+
+
+def by_ping(_: int, answer: object) -> Verdict:
+    """Judge by the answer of ``/slurm/<version>/ping``."""
+    up, said = cluster.controllers(answer)
+    if up:
+        return Verdict.UP
+    if "Protocol authentication error" in said or numbers(problems(answer)) & REFUSED_TOKEN:
+        return Verdict.TOKEN_REFUSED
+    return Verdict.DOWN if said else Verdict.UNKNOWN
+
+
+def by_database(_: int, answer: object) -> Verdict:
+    """Judge by an answer of the accounting database."""
+    return Verdict.TOKEN_REFUSED if numbers(problems(answer)) & REFUSED_TOKEN else Verdict.UNKNOWN
+
+
+def _decoded(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return content.decode("utf-8", "replace")
+
+
+def _told(error: aiohttp.ClientError, method: Method) -> str:
+    if method == "POST" and not isinstance(error, aiohttp.ClientConnectorError):
+        return "slurmrestd broke off the connection; the job may have been submitted all the same"
+    return "slurmrestd cannot be reached"
