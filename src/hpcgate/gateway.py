@@ -16,6 +16,7 @@ from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import BadRequest, SystemNotFound
 from hpcgate.filesystem.base import Limits, Operation
 from hpcgate.filesystem.slots import PathLocks, StreamSlots
+from hpcgate.filesystem.tus import UploadDesk
 from hpcgate.schedulers.base import JobDescription, Scheduler
 from hpcgate.schedulers.reads import SharedReads
 from hpcgate.ssh.pool import Pool
@@ -135,6 +136,7 @@ class Gateway:
         self.authorizer = authorizer
         self.streams = StreamSlots(settings.streams.max_streams, settings.streams.max_streams_per_user)
         self.locks = PathLocks()
+        self.uploads = UploadDesk()
 
     @classmethod
     @asynccontextmanager

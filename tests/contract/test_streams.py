@@ -176,7 +176,7 @@ async def test_what_cannot_be_replaced(streams: Streams, place: Place, target: s
 async def test_extends_in_place(streams: Streams, place: Place) -> None:
     path = place / "part"
     await streams.create(path)
-    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert os.stat(path).st_mode & 0o777 == 0o644
     with pytest.raises(AlreadyExists):
         await streams.create(path)
     assert await streams.extend(path, blocks(CONTENT[:1_000_000]), offset=0) == 1_000_000

@@ -59,7 +59,7 @@ dd of="$1" bs=262144 seek="$2" iflag=fullblock oflag=seek_bytes conv=notrunc,noc
 wait "$!" || exit 1
 stat -c %s -- "$1"
 """
-_CREATE = 'umask 077; set -C; : > "$1"'
+_CREATE = 'set -C; : > "$1"'
 
 
 class CommandStreams(CommandFiles):
@@ -179,7 +179,7 @@ class CommandStreams(CommandFiles):
 
 
 async def create_by_command(runner: Runner, path: bytes) -> None:
-    """Make an empty file that only its owner can read, in a shell.
+    """Make an empty file, in a shell.
 
     Raises:
         AlreadyExists: The path is taken.

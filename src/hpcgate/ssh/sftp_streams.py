@@ -169,8 +169,8 @@ class SftpStreams(SftpFiles):
         """Make an empty file, by OPEN."""
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         try:
-            async with self._open(path, flags) as file:
-                await self._patiently(file.setstat, asyncssh.SFTPAttrs(permissions=0o600))
+            async with self._open(path, flags):
+                pass
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             await create_by_command(self._runner, path)

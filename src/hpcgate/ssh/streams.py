@@ -69,7 +69,7 @@ class Streams(RemoteFiles, Protocol):
         """
 
     async def create(self, path: bytes) -> None:
-        """Make an empty file that only its owner can read.
+        """Make an empty file, with the mode that the user's umask leaves.
 
         Raises:
             AlreadyExists: The path is taken.

@@ -1,0 +1,345 @@
+"""/filesystem/{system}/files/uploads: resumable uploads by the tus protocol 1.0 (https://tus.io)."""
+
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, ParamSpec
+from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from hpcgate.api.dependencies import Access, GatewayDep, enter
+from hpcgate.api.filesystem import query_of
+from hpcgate.api.streaming import announced_size, body_of
+from hpcgate.errors import BadRequest, GatewayError, PreconditionFailed, TooLarge, UnsupportedMediaType
+from hpcgate.filesystem.base import encode_path
+from hpcgate.filesystem.conditions import http_date
+from hpcgate.filesystem.content import upload_target
+from hpcgate.filesystem.tus import CHECKSUMS, Checksum, Upload, Uploads, parse_metadata, place
+from hpcgate.gateway import Gateway
+from hpcgate.ssh.streams import Streams
+
+P = ParamSpec("P")
+
+VERSION = "1.0.0"
+EXTENSIONS = "creation,creation-with-upload,creation-defer-length,checksum,termination,expiration,concatenation"
+CHUNK = "application/offset+octet-stream"
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+
+router = APIRouter(prefix="/filesystem/{system_name}/files/uploads", tags=["filesystem"])
+
+SystemName = Annotated[str, Path()]
+UploadId = Annotated[str, Path(description="The upload's id.")]
+Directory = Annotated[str, Query(alias="path", description="The directory of the upload, as its Location has it.")]
+
+
+def _header(name: str, description: str, *, required: bool = False) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "header",
+        "required": required,
+        "description": description,
+        "schema": {"type": "string"},
+    }
+
+
+_RESUMABLE = _header("Tus-Resumable", "The version of the protocol, 1.0.0.", required=True)
+_BODY = {"content": {CHUNK: {"schema": {"type": "string", "format": "binary"}}}}
+_CREATION: dict[str, Any] = {
+    "parameters": [
+        _RESUMABLE,
+        _header("Upload-Length", "The size of the whole in bytes."),
+        _header("Upload-Defer-Length", "1 if the size is told later."),
+        _header("Upload-Metadata", "Pairs of key and base64: `filename`, or `path` for the whole path of the file."),
+        _header("Upload-Concat", "`partial`, or `final;` and the locations of partial uploads."),
+        _header("Upload-Checksum", "Of a chunk sent along."),
+    ],
+    "requestBody": _BODY,
+}
+_APPENDING: dict[str, Any] = {
+    "parameters": [
+        _RESUMABLE,
+        _header("Upload-Offset", "Where the chunk begins.", required=True),
+        _header("Upload-Length", "The size of the whole, if it was left open."),
+        _header("Upload-Checksum", f"Algorithm and base64; the algorithms are {', '.join(CHECKSUMS)}."),
+    ],
+    "requestBody": {"required": True, **_BODY},
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    409: {"description": "The upload stands at another offset."},
+    410: {"description": "The upload has expired."},
+    412: {"description": "Another version of the protocol."},
+    423: {"description": "Another request writes to the upload."},
+    429: {"description": "Too many streams at a time; see Retry-After."},
+    460: {"description": "The chunk does not have its checksum."},
+}
+
+
+@router.options("", status_code=204)
+async def options_uploads(gateway: GatewayDep) -> Response:
+    """Say what of tus is offered."""
+    headers = {
+        "Tus-Resumable": VERSION,
+        "Tus-Version": VERSION,
+        "Tus-Extension": EXTENSIONS,
+        "Tus-Checksum-Algorithm": ",".join(CHECKSUMS),
+    }
+    if gateway.settings.streams.max_upload_size is not None:
+        headers["Tus-Max-Size"] = str(gateway.settings.streams.max_upload_size)
+    return Response(status_code=204, headers=headers)
+
+
+@router.options("/{upload_id}", status_code=204)
+async def options_upload(gateway: GatewayDep, upload_id: UploadId) -> Response:
+    """Say what of tus is offered."""
+    return await options_uploads(gateway)
+
+
+def _answer(status: int, **headers: str | int | None) -> Response:
+    named = {name.replace("_", "-"): str(value) for name, value in headers.items() if value is not None}
+    return Response(status_code=status, headers={"Tus-Resumable": VERSION, "Cache-Control": "no-store", **named})
+
+
+async def _speaking(request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
+    """Do some work for a client that speaks tus; errors carry the protocol's version too."""
+    try:
+        if request.headers.get("tus-resumable") != VERSION:
+            raise PreconditionFailed(f"Tus-Resumable must be {VERSION}.", headers={"Tus-Version": VERSION})
+        return await work()
+    except GatewayError as error:
+        error.headers["Tus-Resumable"] = VERSION
+        raise
+
+
+def _number(request: Request, name: str) -> int | None:
+    text = request.headers.get(name)
+    if text is None:
+        return None
+    if not _NUMBER.fullmatch(text):
+        raise BadRequest(f"{name} must be a number of bytes.")
+    return int(text)
+
+
+def _expires(upload: Upload) -> str | None:
+    return None if upload.expires is None else http_date(upload.expires)
+
+
+@asynccontextmanager
+async def _at(
+    gateway: Gateway, access: Access, directory: str | None = None
+) -> AsyncIterator[tuple[Streams, Callable[[bytes], Uploads]]]:
+    if directory is not None:
+        encode_path(directory)
+        access.system.admit(directory)
+    async with access.system.pool.lease(access.principal) as session, session.bulk() as streams:
+
+        def uploads(path: bytes) -> Uploads:
+            return Uploads(session, streams, path, gateway.uploads, gateway.settings.streams.upload_lifetime)
+
+        yield streams, uploads
+
+
+@router.post("", status_code=201, response_class=Response, responses=_RESPONSES, openapi_extra=_CREATION)
+async def post_uploads(
+    request: Request,
+    gateway: GatewayDep,
+    system_name: SystemName,
+    path: Annotated[str | None, Query(description="The directory of the file, named by the metadata.")] = None,
+) -> Response:
+    """Begin an upload, with or without its first chunk, or join partial ones."""
+
+    async def work() -> Response:
+        access = await enter(request, system_name)
+        asked = _Creation(request, gateway, access)
+        with gateway.streams.hold(access.principal.username):
+            async with _at(gateway, access) as (streams, uploads):
+                directory, name = await place(
+                    streams, asked.target, lambda path: access.system.admit(os.fsdecode(path))
+                )
+                here = uploads(directory)
+                if asked.parts is not None:
+                    parts = [(uploads(part), upload_id) for part, upload_id in asked.parts]
+                    upload = await here.join(name, asked.metadata, parts)
+                else:
+                    upload = await here.create(name, asked.length, asked.metadata, partial=asked.partial)
+                    if asked.with_chunk or asked.length == 0:
+                        upload = await here.append(
+                            upload.id, 0, _body(request, gateway), size=asked.size, checksum=asked.checksum
+                        )
+        location = f"{request.scope.get('root_path', '')}/filesystem/{access.system.name}/files/uploads/{upload.id}"
+        return _answer(
+            201,
+            Location=f"{quote(location)}?path={quote(directory, safe='/')}",
+            Upload_Offset=upload.offset,
+            Upload_Expires=_expires(upload),
+        )
+
+    return await _speaking(request, work)
+
+
+class _Creation:
+    """What a request that begins an upload asks for."""
+
+    def __init__(self, request: Request, gateway: Gateway, access: Access) -> None:
+        most = gateway.settings.streams.max_upload_size
+        self.metadata = request.headers.get("upload-metadata", "")
+        self.length = _number(request, "Upload-Length")
+        self.size = announced_size(request, most)
+        concat = request.headers.get("upload-concat", "").strip()
+        self.partial = concat == "partial"
+        self.parts = _parts(concat, access) if concat.startswith("final;") else None
+        if concat and not self.partial and self.parts is None:
+            raise BadRequest("Upload-Concat must be 'partial' or 'final;' with the locations of partial uploads.")
+        deferred = request.headers.get("upload-defer-length")
+        if deferred is not None and (deferred != "1" or self.length is not None):
+            raise BadRequest("Upload-Defer-Length must be 1, without Upload-Length.")
+        if self.parts is not None:
+            if self.length is not None or deferred is not None:
+                raise BadRequest("Upload-Length has no place where uploads are joined.")
+        elif self.length is None and deferred is None:
+            raise BadRequest("Upload-Length or Upload-Defer-Length is required.")
+        if most is not None and (self.length or 0) > most:
+            raise TooLarge(f"The upload is larger than {most} bytes.")
+        kind = request.headers.get("content-type", "").strip().lower()
+        self.with_chunk = kind == CHUNK and self.parts is None
+        if not self.with_chunk and self.size:
+            raise UnsupportedMediaType(f"A chunk sent along must be {CHUNK}.")
+        self.checksum = _checksum(request)
+        self.target = _target(request, parse_metadata(self.metadata), partial=self.partial)
+        access.system.admit(os.fsdecode(self.target))
+
+
+def _target(request: Request, metadata: dict[str, bytes], *, partial: bool) -> bytes:
+    directory = query_of(request).get("path")
+    if directory is None:
+        if "path" not in metadata:
+            raise BadRequest("The query needs the path of a directory, or the metadata a path.")
+        target = encode_path(os.fsdecode(metadata["path"]))
+        return upload_target(target.rpartition(b"/")[0], target)
+    name = metadata.get("filename") or metadata.get("name") or (b"partial" if partial else None)
+    return upload_target(encode_path(directory), name)
+
+
+def _parts(concat: str, access: Access) -> list[tuple[bytes, str]]:
+    prefix = f"/filesystem/{access.system.name}/files/uploads/".casefold()
+    found: list[tuple[bytes, str]] = []
+    for location in concat.removeprefix("final;").split():
+        url = urlsplit(location)
+        path = unquote_to_bytes(url.path).decode("utf-8", "replace")
+        before, separator, upload_id = path.rpartition("/")
+        directories = parse_qs(url.query, errors="surrogateescape").get("path", [])
+        if not separator or not f"{before}/".casefold().endswith(prefix) or len(directories) != 1:
+            raise BadRequest("Upload-Concat: a location is none of this system's uploads.")
+        access.system.admit(directories[0])
+        found.append((encode_path(directories[0]), upload_id))
+    if not found:
+        raise BadRequest("Upload-Concat: there is nothing to join.")
+    return found
+
+
+def _checksum(request: Request) -> Checksum | None:
+    header = request.headers.get("upload-checksum")
+    return None if header is None else Checksum.parse(header)
+
+
+def _body(request: Request, gateway: Gateway, offset: int = 0) -> AsyncIterator[bytes]:
+    settings = gateway.settings.streams
+    most = settings.max_upload_size
+    return body_of(request, stall=settings.stall_timeout, limit=None if most is None else most - offset)
+
+
+@router.head("/{upload_id}", response_class=Response, responses=_RESPONSES, openapi_extra={"parameters": [_RESUMABLE]})
+async def head_upload(
+    request: Request, gateway: GatewayDep, system_name: SystemName, upload_id: UploadId, path: Directory
+) -> Response:
+    """Say where an upload stands."""
+
+    async def work() -> Response:
+        access = await enter(request, system_name)
+        directory = query_of(request)["path"]
+        async with _at(gateway, access, directory) as (_, uploads):
+            upload = await uploads(encode_path(directory)).settle(upload_id)
+        state = upload.state
+        return _answer(
+            200,
+            Upload_Offset=upload.offset,
+            Upload_Length=state.length,
+            Upload_Defer_Length=1 if state.length is None else None,
+            Upload_Metadata=state.metadata or None,
+            Upload_Concat="partial" if state.partial else None,
+            Upload_Expires=_expires(upload),
+        )
+
+    return await _speaking(request, work)
+
+
+@router.patch("/{upload_id}", status_code=204, response_class=Response, responses=_RESPONSES, openapi_extra=_APPENDING)
+async def patch_upload(
+    request: Request, gateway: GatewayDep, system_name: SystemName, upload_id: UploadId, path: Directory
+) -> Response:
+    """Write a chunk where the upload stands. The last one gives the file its name."""
+    return await _patch(request, gateway, system_name, upload_id)
+
+
+@router.delete(
+    "/{upload_id}",
+    status_code=204,
+    response_class=Response,
+    responses=_RESPONSES,
+    openapi_extra={"parameters": [_RESUMABLE]},
+)
+async def delete_upload(
+    request: Request, gateway: GatewayDep, system_name: SystemName, upload_id: UploadId, path: Directory
+) -> Response:
+    """Give an upload up: nothing of it is left."""
+    return await _delete(request, gateway, system_name, upload_id)
+
+
+@router.post("/{upload_id}", status_code=204, response_class=Response, include_in_schema=False)
+async def post_upload(
+    request: Request, gateway: GatewayDep, system_name: SystemName, upload_id: UploadId, path: Directory
+) -> Response:
+    """Do as PATCH or DELETE, for clients behind proxies that know neither."""
+    method = request.headers.get("x-http-method-override", "").upper()
+    if method == "PATCH":
+        return await _patch(request, gateway, system_name, upload_id)
+    if method == "DELETE":
+        return await _delete(request, gateway, system_name, upload_id)
+    raise BadRequest("X-HTTP-Method-Override must be PATCH or DELETE.")
+
+
+async def _patch(request: Request, gateway: Gateway, system_name: str, upload_id: str) -> Response:
+    async def work() -> Response:
+        access = await enter(request, system_name)
+        if request.headers.get("content-type", "").strip().lower() != CHUNK:
+            raise UnsupportedMediaType(f"A chunk must be {CHUNK}.")
+        most = gateway.settings.streams.max_upload_size
+        offset = _number(request, "Upload-Offset")
+        length = _number(request, "Upload-Length")
+        if offset is None:
+            raise BadRequest("Upload-Offset is required.")
+        if most is not None and (length or 0) > most:
+            raise TooLarge(f"The upload is larger than {most} bytes.")
+        checksum = _checksum(request)
+        size = announced_size(request, most)
+        directory = query_of(request)["path"]
+        with gateway.streams.hold(access.principal.username):
+            async with _at(gateway, access, directory) as (_, uploads):
+                upload = await uploads(encode_path(directory)).append(
+                    upload_id, offset, _body(request, gateway, offset), length=length, size=size, checksum=checksum
+                )
+        return _answer(204, Upload_Offset=upload.offset, Upload_Expires=_expires(upload))
+
+    return await _speaking(request, work)
+
+
+async def _delete(request: Request, gateway: Gateway, system_name: str, upload_id: str) -> Response:
+    async def work() -> Response:
+        access = await enter(request, system_name)
+        directory = query_of(request)["path"]
+        async with _at(gateway, access, directory) as (_, uploads):
+            await uploads(encode_path(directory)).terminate(upload_id)
+        return _answer(204)
+
+    return await _speaking(request, work)

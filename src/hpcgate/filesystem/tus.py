@@ -1,0 +1,609 @@
+"""Resumable uploads: the tus protocol 1.0 (https://tus.io/protocols/resumable-upload), without its HTTP.
+
+All state lies on the login node beside the file that is to be: the content so far in ``.hpcgate-upload-<id>``, what
+the client said of it in ``.hpcgate-upload-<id>.json``. So any process can go on with any upload, and the offset is
+what the login node says that the file's size is. Who writes has its token in ``.hpcgate-upload-<id>.lock`` and looks
+now and then whether it is still there: another process that wants to write overwrites it and waits until that has
+been noticed.
+
+The files are the user's, who may write anything into them: nothing in them is a path.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hpcgate.errors import (
+    BadRequest,
+    ChecksumMismatch,
+    Conflict,
+    GatewayError,
+    Gone,
+    IsADirectory,
+    Locked,
+    NotADirectory,
+    NotFound,
+    PathNotFound,
+    TooLarge,
+)
+from hpcgate.ssh.session import Session
+from hpcgate.ssh.streams import SYNC_PATIENCE, Streams
+from hpcgate.ssh.words import quote, told
+
+CHECKSUMS = tuple(name for name in ("sha1", "sha256", "sha512", "md5") if name in hashlib.algorithms_available)
+"""The algorithms of the checksum extension; sha1 is the one that every server has to know."""
+MOST_STATE = 64 * 1024
+"""Bytes of a state file."""
+MOST_PARTS = 1000
+"""Uploads that one file may be made of."""
+LOOK = 1.0
+"""Seconds between a writer's looks at its lock."""
+GRACE = 3.0
+"""Seconds until a writer of another process must have noticed that its lock is taken."""
+GIVE_WAY = 15.0
+"""Seconds that an earlier request of the same process has to let go of an upload."""
+REMEMBERED = 10_000
+"""Uploads just completed that are remembered, for clients that did not get the answer."""
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_PREFIX = b".hpcgate-upload-"
+# $1 the directory, $2 minutes. Uploads that have rested for too long, and state without content, which a process left
+# that ended between two steps.
+_SWEEP = """\
+for f in "$1"/.hpcgate-upload-????????????????????????????????; do
+  [ -f "$f" ] && [ -O "$f" ] && [ -n "$(find "$f" -mmin "+$2")" ] && rm -f -- "$f" "$f.json" "$f.lock"
+done
+for f in "$1"/.hpcgate-upload-????????????????????????????????.json; do
+  [ -f "$f" ] && [ -O "$f" ] && [ ! -e "${f%.json}" ] && [ -n "$(find "$f" -mmin +60)" ] && rm -f -- "$f"
+done
+exit 0
+"""
+# $1 the new file, then its parts; what the disk does not take is not left there.
+_JOIN = 't=$1; shift; set -C; cat -- "$@" > "$t" && sync -- "$t" || { rm -f -- "$t"; exit 1; }'
+
+
+class State(BaseModel):
+    """What is kept of an upload besides its content.
+
+    Attributes:
+        name: The name of the file that is to be, in its directory, in base64.
+        length: How many bytes it will have; None if the client has not said yet.
+        metadata: The client's own, as it was sent.
+        partial: Whether it is only there to become a part of another.
+        unverified: From where on a checksum has not been compared yet.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(max_length=400)
+    length: int | None = Field(default=None, ge=0)
+    metadata: str = Field(default="", max_length=16 * 1024)
+    partial: bool = False
+    unverified: int | None = Field(default=None, ge=0)
+
+    @classmethod
+    def of(cls, name: bytes, length: int | None, metadata: str, *, partial: bool) -> "State":
+        """Make the state of a new upload."""
+        return cls(name=base64.b64encode(name).decode(), length=length, metadata=metadata, partial=partial)
+
+    @property
+    def filename(self) -> bytes:
+        """The name of the file that is to be.
+
+        Raises:
+            BadRequest: It is none.
+        """
+        try:
+            name = base64.b64decode(self.name, validate=True)
+        except (binascii.Error, ValueError):
+            name = b""
+        if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
+            raise BadRequest("The state of the upload is damaged.")
+        return name
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload as it stands.
+
+    Attributes:
+        id: Its id.
+        state: What is kept of it.
+        offset: How many bytes there are.
+        expires: When it expires if nothing comes, Unix seconds; None for a complete one.
+    """
+
+    id: str
+    state: State
+    offset: int
+    expires: int | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is there."""
+        return self.offset == self.state.length
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """What a chunk must have.
+
+    Attributes:
+        algorithm: By hashlib's name.
+        value: The digest.
+    """
+
+    algorithm: str
+    value: bytes
+
+    @classmethod
+    def parse(cls, header: str) -> "Checksum":
+        """Read the header Upload-Checksum.
+
+        Raises:
+            BadRequest: It is malformed, or the algorithm is not known.
+        """
+        algorithm, _, text = header.strip().partition(" ")
+        if algorithm not in CHECKSUMS:
+            raise BadRequest(f"Upload-Checksum: the algorithms are {', '.join(CHECKSUMS)}.")
+        try:
+            return cls(algorithm, base64.b64decode(text.strip(), validate=True))
+        except (binascii.Error, ValueError):
+            raise BadRequest("Upload-Checksum: the checksum must be base64.") from None
+
+
+def parse_metadata(header: str) -> dict[str, bytes]:
+    """Read the header Upload-Metadata.
+
+    Raises:
+        BadRequest: It is malformed.
+    """
+    found: dict[str, bytes] = {}
+    for pair in header.split(",") if header.strip() else ():
+        key, _, text = pair.strip().partition(" ")
+        try:
+            value = base64.b64decode(text.strip(), validate=True)
+        except (binascii.Error, ValueError):
+            raise BadRequest("Upload-Metadata: values must be base64.") from None
+        if not key or not key.isascii() or key in found:
+            raise BadRequest("Upload-Metadata: keys must be ASCII, not empty and unique.")
+        found[key] = value
+    return found
+
+
+class Interruption:
+    """Ends a stream of content from outside."""
+
+    def __init__(self) -> None:
+        self._error: GatewayError | None = None
+        self._deadline: asyncio.Timeout | None = None
+
+    @property
+    def error(self) -> GatewayError | None:
+        """Why it was interrupted."""
+        return self._error
+
+    def interrupt(self, error: GatewayError) -> None:
+        """Let the stream fail with `error` as soon as it waits for its source."""
+        self._error = self._error or error
+        if self._deadline is not None:
+            self._deadline.reschedule(asyncio.get_running_loop().time())
+
+    async def watch(self, content: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        """Yield the same content until interrupted."""
+        source = aiter(content)
+        while True:
+            try:
+                async with asyncio.timeout(None) as self._deadline:
+                    if self._error is not None:
+                        raise self._error
+                    block = await anext(source, None)
+            except TimeoutError:
+                if self._error is None:
+                    raise
+                raise self._error from None
+            finally:
+                self._deadline = None
+            if block is None:
+                return
+            yield block
+
+
+class UploadDesk:
+    """What one process knows of the uploads that pass through it: who writes to which, and which it has completed."""
+
+    def __init__(self) -> None:
+        self._writers: dict[Hashable, tuple[Interruption, asyncio.Event]] = {}
+        self._completed: OrderedDict[Hashable, Upload] = OrderedDict()
+
+    @asynccontextmanager
+    async def write(self, key: Hashable) -> AsyncIterator[Interruption]:
+        """Become the writer of an upload; the one before is interrupted: its client has lost patience with it.
+
+        Raises:
+            Locked: It does not give way.
+        """
+        mine = (Interruption(), asyncio.Event())
+        give_up = asyncio.get_running_loop().time() + GIVE_WAY
+        while (other := self._writers.get(key)) is not None:
+            other[0].interrupt(Locked("A later request took over the upload."))
+            try:
+                async with asyncio.timeout_at(give_up):
+                    await other[1].wait()
+            except TimeoutError:
+                raise Locked("Another request writes to the upload.", headers={"Retry-After": "2"}) from None
+        self._writers[key] = mine
+        try:
+            yield mine[0]
+        finally:
+            del self._writers[key]
+            mine[1].set()
+
+    def remember(self, key: Hashable, upload: Upload) -> None:
+        """Remember a completed upload."""
+        self._completed[key] = upload
+        if len(self._completed) > REMEMBERED:
+            self._completed.popitem(last=False)
+
+    def completed(self, key: Hashable) -> Upload | None:
+        """Return an upload that has been completed here not long ago."""
+        return self._completed.get(key)
+
+
+class Uploads:
+    """The uploads in one directory.
+
+    Args:
+        session: The user's session.
+        streams: Its files, as `Session.bulk` lends them.
+        directory: The directory.
+        desk: What the process knows.
+        lifetime: Seconds that an upload may rest before it expires.
+    """
+
+    def __init__(self, session: Session, streams: Streams, directory: bytes, desk: UploadDesk, lifetime: float) -> None:
+        self._session = session
+        self._streams = streams
+        self._root = directory.rstrip(b"/") + b"/"
+        self._desk = desk
+        self._lifetime = lifetime
+
+    async def create(self, name: bytes, length: int | None, metadata: str, *, partial: bool = False) -> Upload:
+        """Begin an upload.
+
+        Raises:
+            NotADirectory, PathNotFound: There is no such directory.
+            IsADirectory: The file that is to be is one.
+        """
+        await self._sweep()
+        if not partial:
+            await self._refuse_directory(self._root + name)
+        upload_id = secrets.token_hex(16)
+        state = State.of(name, length, metadata, partial=partial)
+        await self._save(upload_id, state)
+        try:
+            await self._streams.create(self._content(upload_id))
+        except BaseException:
+            await self._forget(upload_id)
+            raise
+        return Upload(upload_id, state, 0, int(time.time() + self._lifetime))
+
+    async def find(self, upload_id: str) -> Upload:
+        """Return an upload as it stands.
+
+        Raises:
+            NotFound: There is none.
+            Gone: It has expired.
+        """
+        try:
+            state = await self._load(upload_id)
+        except PathNotFound:
+            completed = self._desk.completed(self._key(upload_id))
+            if completed is None:
+                raise NotFound("There is no such upload.") from None
+            return completed
+        try:
+            content = await self._streams.stat(self._content(upload_id), follow=False)
+        except PathNotFound:
+            # A process ended between the last two steps of `complete`.
+            if state.length is None or state.partial:
+                raise NotFound("There is no such upload.") from None
+            return Upload(upload_id, state, state.length, None)
+        if not stat.S_ISREG(content.mode):
+            raise NotFound("There is no such upload.")
+        expires = int(content.mtime + self._lifetime)
+        if expires < time.time():
+            await self._forget(upload_id)
+            raise Gone("The upload has expired.")
+        offset = content.size if state.unverified is None else min(content.size, state.unverified)
+        return Upload(upload_id, state, offset, expires)
+
+    async def settle(self, upload_id: str) -> Upload:
+        """Return an upload as it stands, and give a whole one its name if the process that should have has ended.
+
+        Raises:
+            NotFound, Gone: As `find`.
+        """
+        upload = await self.find(upload_id)
+        if not upload.complete or upload.state.partial or upload.expires is None:
+            return upload
+        return await self.append(upload_id, upload.offset, _nothing())
+
+    async def append(
+        self,
+        upload_id: str,
+        offset: int,
+        content: AsyncIterable[bytes],
+        *,
+        length: int | None = None,
+        size: int | None = None,
+        checksum: Checksum | None = None,
+    ) -> Upload:
+        """Write on, and give the file its name if that was all of it.
+
+        Args:
+            upload_id: The upload.
+            offset: Where the content begins, which must be where the upload stands.
+            content: The content.
+            length: How many bytes the whole will have, if that was left open.
+            size: How many bytes the content has, if known.
+            checksum: What the content must have.
+
+        Raises:
+            Conflict: The upload stands elsewhere.
+            TooLarge: That is more than the whole will have.
+            ChecksumMismatch: The content does not have the checksum; the upload is as it was.
+            Locked: Somebody else writes, or has taken over.
+        """
+        async with self._writing(upload_id) as interruption:
+            upload = await self.find(upload_id)
+            state = upload.state
+            if offset != upload.offset:
+                raise Conflict(f"The upload stands at {upload.offset}, not at {offset}.")
+            if upload.complete:
+                return await self._finish(upload, interruption)
+            if length is not None and length != state.length:
+                if state.length is not None or length < offset:
+                    raise BadRequest("Upload-Length cannot be changed.")
+                state = state.model_copy(update={"length": length})
+                await self._save(upload_id, state)
+            room = None if state.length is None else state.length - offset
+            if room is not None and size is not None and size > room:
+                raise TooLarge(f"The upload has room for {room} more bytes.")
+            if state.unverified is not None or checksum is not None:
+                state = await self._unverified(upload_id, state, offset, checksum)
+            watched = interruption.watch(_within(content, room))
+            path = self._content(upload_id)
+            if checksum is None:
+                end = await self._streams.extend(path, watched, offset=offset)
+            else:
+                end = await self._verified(path, watched, offset, checksum, interruption)
+                state = state.model_copy(update={"unverified": None})
+                await self._save(upload_id, state)
+            upload = replace(upload, state=state, offset=end, expires=int(time.time() + self._lifetime))
+            return await self._finish(upload, interruption) if upload.complete else upload
+
+    async def terminate(self, upload_id: str) -> None:
+        """Remove an upload and all of its state.
+
+        Raises:
+            NotFound: There is none.
+        """
+        async with self._writing(upload_id):
+            await self.find(upload_id)
+            await self._forget(upload_id)
+
+    async def join(self, name: bytes, metadata: str, parts: Sequence[tuple["Uploads", str]]) -> Upload:
+        """Make a file of several partial uploads, which are gone then.
+
+        Raises:
+            BadRequest: One is no partial upload, or not complete.
+        """
+        if len(parts) > MOST_PARTS:
+            raise BadRequest(f"A file may be made of {MOST_PARTS} uploads.")
+        await self._refuse_directory(self._root + name)
+        length = 0
+        paths: list[bytes] = []
+        for uploads, upload_id in parts:
+            part = await uploads.find(upload_id)
+            if not part.state.partial or not part.complete:
+                raise BadRequest(f"Upload-Concat: {upload_id} is no complete partial upload.")
+            length += part.offset
+            paths.append(uploads._content(upload_id))
+        upload_id = secrets.token_hex(16)
+        path = self._content(upload_id)
+        done = await self._session.run(["sh", "-c", _JOIN, "sh", path, *paths], timeout=SYNC_PATIENCE)
+        if not done.ok:
+            raise told(done.stderr, "cat")
+        upload = Upload(upload_id, State.of(name, length, metadata, partial=False), length, None)
+        await self._publish(upload)
+        self._desk.remember(self._key(upload_id), upload)
+        for uploads, part_id in parts:
+            await uploads._forget(part_id)
+        return upload
+
+    # The steps
+
+    async def _unverified(self, upload_id: str, state: State, offset: int, checksum: Checksum | None) -> State:
+        """Drop what an earlier request left unverified, and note what this one may."""
+        if state.unverified is not None:
+            await self._streams.truncate(self._content(upload_id), offset)
+        state = state.model_copy(update={"unverified": None if checksum is None else offset})
+        await self._save(upload_id, state)
+        return state
+
+    async def _verified(
+        self, path: bytes, content: AsyncIterable[bytes], offset: int, checksum: Checksum, interruption: Interruption
+    ) -> int:
+        digest = hashlib.new(checksum.algorithm, usedforsecurity=False)
+
+        async def hashed() -> AsyncIterator[bytes]:
+            async for block in content:
+                digest.update(block)
+                yield block
+            if not hmac.compare_digest(digest.digest(), checksum.value):
+                raise ChecksumMismatch("The chunk does not have the checksum that was sent with it.")
+
+        try:
+            return await self._streams.extend(path, hashed(), offset=offset)
+        except Exception:
+            if interruption.error is None:
+                await self._streams.truncate(path, offset)
+            raise
+
+    async def _finish(self, upload: Upload, interruption: Interruption) -> Upload:
+        if upload.state.partial or upload.expires is None:
+            return upload
+        await self._streams.sync(self._content(upload.id))
+        if interruption.error is not None:
+            raise interruption.error
+        await self._publish(upload)
+        upload = replace(upload, expires=None)
+        self._desk.remember(self._key(upload.id), upload)
+        return upload
+
+    async def _publish(self, upload: Upload) -> None:
+        """Give the content its name. With that the upload is complete, whatever becomes of the rest."""
+        path = self._content(upload.id)
+        target = self._root + upload.state.filename
+        with suppress(PathNotFound):
+            old = await self._streams.stat(target)
+            if stat.S_ISDIR(old.mode):
+                raise IsADirectory(f"cp: cannot create regular file {quote(target)}: Is a directory")
+            await self._streams.chmod(path, stat.S_IMODE(old.mode))
+        await self._streams.move(path, target)
+        await self._remove(self._info(upload.id))
+
+    async def _refuse_directory(self, target: bytes) -> None:
+        try:
+            found = await self._streams.stat(target)
+        except PathNotFound:
+            if not stat.S_ISDIR((await self._streams.stat(self._root)).mode):
+                raise NotADirectory(f"{quote(self._root)}: Not a directory") from None
+            return
+        if stat.S_ISDIR(found.mode):
+            raise IsADirectory(f"cp: cannot create regular file {quote(target)}: Is a directory")
+
+    @asynccontextmanager
+    async def _writing(self, upload_id: str) -> AsyncIterator[Interruption]:
+        """Be the only one who writes to an upload, here and, as far as that can be, anywhere."""
+        async with self._desk.write(self._key(upload_id)) as interruption:
+            await self.find(upload_id)
+            lock = self._lock(upload_id)
+            token = secrets.token_hex(16).encode()
+            other = await self._token(lock)
+            await self._streams.write(lock, _once(token))
+            if other is not None:
+                await asyncio.sleep(GRACE)
+                if await self._token(lock) != token:
+                    raise Locked("Another request took over the upload.", headers={"Retry-After": "2"})
+            looking = asyncio.create_task(self._look(lock, token, interruption))
+            try:
+                yield interruption
+            finally:
+                looking.cancel()
+                await asyncio.gather(looking, return_exceptions=True)
+                with suppress(GatewayError):
+                    if interruption.error is None or await self._token(lock) == token:
+                        await self._remove(lock)
+
+    async def _look(self, lock: bytes, token: bytes, interruption: Interruption) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            if await self._token(lock) != token:
+                interruption.interrupt(Locked("Another request took over the upload."))
+                return
+
+    async def _token(self, lock: bytes) -> bytes | None:
+        try:
+            await self._streams.stat(lock, follow=False)
+            files = await self._session.files()
+            return await files.read(lock, size=100)
+        except PathNotFound:
+            return None
+
+    async def _load(self, upload_id: str) -> State:
+        if not _ID.fullmatch(upload_id):
+            raise NotFound("There is no such upload.")
+        files = await self._session.files()
+        content = await files.read(self._info(upload_id), size=MOST_STATE)
+        try:
+            return State.model_validate_json(content)
+        except ValidationError:
+            raise BadRequest("The state of the upload is damaged.") from None
+
+    async def _save(self, upload_id: str, state: State) -> None:
+        await self._streams.write(self._info(upload_id), _once(state.model_dump_json().encode()))
+
+    async def _forget(self, upload_id: str) -> None:
+        for path in (self._content(upload_id), self._info(upload_id), self._lock(upload_id)):
+            await self._remove(path)
+
+    async def _remove(self, path: bytes) -> None:
+        with suppress(PathNotFound):
+            await self._streams.remove(path)
+
+    async def _sweep(self) -> None:
+        minutes = max(1, round(self._lifetime / 60))
+        await self._session.run(["sh", "-c", _SWEEP, "sh", self._root.rstrip(b"/") or b"/", str(minutes)])
+
+    def _key(self, upload_id: str) -> Hashable:
+        return (self._session.system, self._session.username, upload_id)
+
+    def _content(self, upload_id: str) -> bytes:
+        if not _ID.fullmatch(upload_id):
+            raise NotFound("There is no such upload.")
+        return self._root + _PREFIX + upload_id.encode()
+
+    def _info(self, upload_id: str) -> bytes:
+        return self._content(upload_id) + b".json"
+
+    def _lock(self, upload_id: str) -> bytes:
+        return self._content(upload_id) + b".lock"
+
+
+async def place(streams: Streams, target: bytes, admit: Callable[[bytes], None]) -> tuple[bytes, bytes]:
+    """Return the directory and the name of the file that is written when `target` is: links are followed.
+
+    Raises:
+        BadRequest: That lies where the user's requests must not go.
+    """
+    try:
+        if stat.S_ISLNK((await streams.stat(target, follow=False)).mode):
+            target = await streams.realpath(target)
+            admit(target)
+    except PathNotFound:
+        pass
+    directory, _, name = target.rpartition(b"/")
+    return directory or b"/", name
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    empty: tuple[bytes, ...] = ()
+    for block in empty:
+        yield block
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+async def _within(content: AsyncIterable[bytes], room: int | None) -> AsyncIterator[bytes]:
+    async for block in content:
+        if room is not None:
+            if len(block) > room:
+                raise TooLarge("The chunk is larger than what the upload has room for.")
+            room -= len(block)
+        yield block
