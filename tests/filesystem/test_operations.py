@@ -229,6 +229,11 @@ async def test_view(do, place):
     assert await do(View, path=path, size=3, offset=8) == "89\ufffd"
     assert await do(View, path=path, offset=11) == ""
     assert await do(View, path=path, offset=1000, size=MOST) == ""
+    for far in (2**40 + 1, 10**15, 2**63 - 1, 2**63, 2**64, 10**30):
+        assert await do(View, path=path, offset=far) == ""
+        assert (await do(Tail, path=path, bytes=far, skip_heading=True)).content == ""
+        with pytest.raises(PathNotFound, match=r"^dd: failed to open"):
+            await do(View, path=path + b"-missing", offset=far)
     large = place.write("large", b"x" * (6 * MOST) + b"end")
     assert await do(View, path=large, offset=6 * MOST, size=10) == "end"
     for wrong in ({"size": 0}, {"size": -1}, {"offset": -1}, {"size": MOST + 1}):

@@ -14,6 +14,8 @@ from hpcgate.ssh.words import shown
 FIRST_BLOCK = 64 * 1024
 """Bytes that are read at first in search of lines; each further block is twice as long."""
 LARGEST_BLOCK = 4 * 1024 * 1024
+FAR = 2**40
+"""Offsets beyond this are compared with the file's length first: file systems refuse those that no file can have."""
 DEFAULT_LINES = 10
 
 
@@ -70,6 +72,7 @@ class Excerpt:
             # Nothing is wanted, but a file that is not there is still an error.
             await self._read(0, 0)
             return b""
+        offset = await within(self._files, self._path, offset, self._tool)
         content = await self._read(offset, wanted)
         if len(content) > self._most:
             self._too_large()
@@ -175,6 +178,14 @@ class Excerpt:
 
     def _too_large(self) -> NoReturn:
         raise TooLarge(f"{self._tool}: {shown(self._path)}: the content is larger than {self._most} bytes")
+
+
+async def within(files: RemoteFiles, path: bytes, offset: int, tool: str) -> int:
+    """Return an offset to read from, the file's end for one that lies far beyond it (lseek(2), EINVAL)."""
+    if offset <= FAR:
+        return offset
+    await files.read(path, size=0, tool=tool)
+    return min(offset, (await files.stat(path)).size)
 
 
 def _after_newline(block: bytes, number: int) -> int:

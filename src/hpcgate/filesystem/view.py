@@ -2,6 +2,7 @@
 
 from hpcgate.errors import BadRequest
 from hpcgate.filesystem.base import Operation, Parameters, Path, raw
+from hpcgate.filesystem.excerpt import within
 from hpcgate.ssh.session import Session
 
 DEFAULT_SIZE = 5 * 1024 * 1024
@@ -41,5 +42,7 @@ class View(Operation):
         if size > most:
             raise BadRequest(f"size must not be greater than {most}")
         files = await session.files()
-        content = await files.read(raw(self.parameters.path), offset=offset, size=size, tool="dd")
+        path = raw(self.parameters.path)
+        offset = await within(files, path, offset, "dd")
+        content = await files.read(path, offset=offset, size=size, tool="dd")
         return content.decode("utf-8", "replace")
