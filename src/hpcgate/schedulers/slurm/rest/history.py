@@ -74,7 +74,7 @@ def _status(row: values.Row, current: str, reason: str | None = None) -> JobStat
     return JobStatus(current, reason, exit_code, signal)
 
 
-_NOT_ZERO = frozenset({"FAILED"})
+_NOT_ZERO = frozenset({"FAILED", "OUT_OF_MEMORY"})
 """States in which exit status 0 without a signal cannot be."""
 
 
