@@ -393,3 +393,64 @@ async def test_what_start_up_files_print_is_not_output(make_pool: MakePool, sshd
             assert await session.ask(ECHO, b"x\n") == b"<x>"
     finally:
         start_up.unlink()
+
+
+@pytest.mark.parametrize(
+    ("start_up", "words"),
+    [
+        ("echo 'Out of order'; echo 'Come back tomorrow' >&2; exit 0\n", "Come back tomorrow"),
+        ("exit 3\n", "exit 3"),
+        ("exec true\n", "exit 0"),
+    ],
+)
+async def test_what_is_no_answer_of_the_command_never_passes_for_one(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, start_up: str, words: str
+) -> None:
+    file = Path(nodes.bob.home) / ".bashrc"
+    file.write_text(start_up)
+    try:
+        async with make_pool(sshd).lease(principal(nodes.bob)) as session:
+            with pytest.raises(LoginNodeError, match=f"ended before the command began.*{words}"):
+                await session.run(["true"])
+            async with session.process(["true"], stall=5) as process:
+                process.feed_end()
+                assert [block async for block in process.output()] == []
+                with pytest.raises(LoginNodeError, match=f"ended before the command began.*{words}"):
+                    await process.ended()
+            with pytest.raises(NotSupported):
+                await session.ask(ECHO, b"x\n")
+    finally:
+        file.unlink()
+
+
+async def test_any_amount_that_start_up_files_print_is_dropped(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes
+) -> None:
+    file = Path(nodes.bob.home) / ".bashrc"
+    file.write_text("head -c 300000 /dev/zero | tr '\\0' x | tee /dev/stderr\n")
+    try:
+        async with make_pool(sshd).lease(principal(nodes.bob)) as session:
+            done = await session.run(["sh", "-c", "echo out; echo err >&2"], limit=4)
+            assert (done.stdout, done.stderr) == (b"out\n", b"err\n")
+            assert await session.ask(ECHO, b"x\n") == b"<x>"
+    finally:
+        file.unlink()
+
+
+async def test_variables_of_the_user_do_not_change_what_tools_say(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes
+) -> None:
+    file = Path(nodes.bob.home) / ".bashrc"
+    file.write_text("export LANGUAGE=de:fr POSIXLY_CORRECT=1 LS_BLOCK_SIZE=1M TAR_OPTIONS=--nonsense\n")
+    try:
+        async with make_pool(sshd).lease(principal(nodes.bob)) as session:
+            assert (await session.run(["chmod", "0700", "--", str(nodes.bob.home)])).ok
+            size = Path("/etc/passwd").stat().st_size
+            assert f" {size} ".encode() in (await session.run(["ls", "-l", "/etc/passwd"])).stdout
+            assert (await session.run(["tar", "-cf", "/dev/null", "-T", "/dev/null"])).ok
+            missing = await session.run(["cat", "--", "/nonexistent"])
+            assert missing.words == "cat: /nonexistent: No such file or directory"
+            printed = await session.run(["sh", "-c", 'printf %s "$LANGUAGE"'])
+            assert printed.stdout == b""
+    finally:
+        file.unlink()

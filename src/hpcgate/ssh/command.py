@@ -5,18 +5,24 @@ from collections.abc import AsyncIterable
 
 import asyncssh
 
+from hpcgate.errors import LoginNodeError
 from hpcgate.ssh.channels import Slot
 from hpcgate.ssh.quoting import opening
 
 MAX_STDERR = 64 * 1024
-_MAX_NOISE = 64 * 1024
+_NOISE_KEPT = 4096
+"""Bytes of what start-up files print that are kept: more than the mark takes, enough to tell what went wrong."""
 _BLOCK = 256 * 1024
 
 
 class Output:
     """What a command writes on one output, from its first byte on and up to a limit.
 
-    What the user's start-up files wrote before the command began is dropped.
+    What the user's start-up files wrote before the command began is dropped, however much it is.
+
+    Attributes:
+        content: What the command has written; before it began, the end of what others have.
+        started: Whether the command has begun, on this output.
     """
 
     __slots__ = ("content", "limit", "overflown", "pid", "started")
@@ -35,25 +41,20 @@ class Output:
         self.content += data
         if not self.started:
             begin = opening(self.content)
-            if begin is not None:
-                self.started = True
-                self.pid = begin[1]
-                del self.content[: begin[0]]
-            elif len(self.content) > _MAX_NOISE:
-                self.started = True
-            else:
+            if begin is None:
+                del self.content[:-_NOISE_KEPT]
                 return
-        self._check()
-
-    def end(self) -> None:
-        """Nothing more comes; without the mark of a beginning, everything was output."""
-        self.started = True
-        self._check()
-
-    def _check(self) -> None:
+            self.started = True
+            self.pid = begin[1]
+            del self.content[: begin[0]]
         if len(self.content) > self.limit:
             self.overflown = True
             del self.content[self.limit :]
+
+    @property
+    def written(self) -> bytes:
+        """What the command has written."""
+        return bytes(self.content) if self.started else b""
 
 
 class Command(asyncssh.SSHClientSession[bytes]):
@@ -98,8 +99,6 @@ class Command(asyncssh.SSHClientSession[bytes]):
         """The channel has closed, or the whole connection."""
         self.closed = True
         self.error = exc
-        self.stdout.end()
-        self.stderr.end()
         self._slot.release()
         self.resume_writing()
         self._finish()
@@ -125,6 +124,13 @@ class Command(asyncssh.SSHClientSession[bytes]):
     def exit_status(self) -> int | None:
         """How it ended: the status, minus the number of a signal, or None if nothing is known."""
         return None if self.channel is None else self.channel.get_returncode()
+
+    def check_begun(self) -> None:
+        """Raise LoginNodeError for a command that has ended and never began, so that nothing passes for its answer."""
+        if not self.stdout.started:
+            said = bytes(self.stderr.content).decode("utf-8", "replace").split("\n")
+            words = next((line.strip() for line in reversed(said) if line.strip()), "no reason given")
+            raise LoginNodeError(f"The login shell ended before the command began (exit {self.exit_status}): {words}")
 
     async def write(self, stdin: bytes | AsyncIterable[bytes]) -> None:
         """Write the input and its end; stops when the command has ended or takes no more."""

@@ -57,7 +57,7 @@ class Process(Command):
     @property
     def words(self) -> str:
         """What the command has said on standard error so far, at most 64 KiB of it."""
-        return bytes(self.stderr.content).decode("utf-8", "replace").strip()
+        return self.stderr.written.decode("utf-8", "replace").strip()
 
     async def output(self) -> AsyncGenerator[bytes]:
         """Yield what the command writes until it ends.
@@ -99,15 +99,17 @@ class Process(Command):
         Raises:
             TimedOut: It did not end.
             ConnectionLost: The connection broke first.
+            LoginNodeError: The user's login shell ended before it came to the command.
         """
         await self._within(asyncio.shield(self.done))
         status = self.exit_status
         if status is None:
             raise self._lost() from self.error
+        self.check_begun()
         return status
 
     def _begin(self) -> bytes:
-        """Take over what came with the mark of the beginning or, without a mark, all of it."""
+        """Take over what came with the mark of the beginning."""
         if not self.stdout.started:
             return b""
         content = bytes(self.stdout.content)

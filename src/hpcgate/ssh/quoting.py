@@ -24,6 +24,8 @@ _MARK = re.compile(rb":hpcgate:(\d+):\n")
 _ANNOUNCE = "echo :hpcgate:$$:;echo :hpcgate:$$:>&2;"
 _SAFE_IN_ALL_SHELLS = re.compile(r"[ -~]*")
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _./=:,@%+-")
+_MISLEADING = "unset POSIXLY_CORRECT BLOCK_SIZE LS_BLOCK_SIZE TAR_OPTIONS;"
+"""Variables by which users change what the GNU tools take and print (coreutils manual, 2.3; tar manual, 3.4)."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -35,13 +37,14 @@ def shell_line(argv: Sequence[str | bytes], env: Mapping[str, str] | None = None
     """
     if not argv:
         raise BadRequest("No command given")
-    settings = [("LC_ALL", LOCALE), *(env or {}).items()]
+    # gettext(3) prefers LANGUAGE to LC_ALL, except in the plain C locale.
+    settings = [("LC_ALL", LOCALE), ("LANGUAGE", ""), *(env or {}).items()]
     for name, _ in settings:
         if not _NAME.fullmatch(name):
             raise BadRequest(f"Not the name of an environment variable: {name!r}")
     exports = " ".join(f"{name}={shlex.quote(_text(value))}" for name, value in settings)
     words = " ".join(shlex.quote(_text(argument)) for argument in argv)
-    script = f"{_ANNOUNCE}export {exports};exec {words}"
+    script = f"{_ANNOUNCE}{_MISLEADING}export {exports};exec {words}"
     if not _SAFE_IN_ALL_SHELLS.fullmatch(script) or "!" in script or "\\" in script:
         script = f'eval "$(printf %b "{_octal(script.encode("utf-8", "surrogateescape"))}")"'
     line = f"exec /bin/sh -c {shlex.quote(script)}".encode()

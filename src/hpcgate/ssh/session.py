@@ -117,6 +117,7 @@ class Session:
             TooLarge: Standard output went over `limit`; the command was ended.
             TimedOut: The command was ended.
             ConnectionLost: The connection broke meanwhile.
+            LoginNodeError: The user's login shell ended before it came to the command.
             PoolExhausted: The login node allows no more commands at a time, and none ended in time.
         """
         line = shell_line(argv, env)
@@ -146,7 +147,8 @@ class Session:
         status = command.exit_status
         if status is None:
             raise self._connection.lost() from command.error
-        return Completed(tuple(argv), status, bytes(command.stdout.content), bytes(command.stderr.content))
+        command.check_begun()
+        return Completed(tuple(argv), status, command.stdout.written, command.stderr.written)
 
     @asynccontextmanager
     async def process(
