@@ -51,6 +51,32 @@ def test_no_token(gateway: Gateway, path: str) -> None:
     assert body["user"] is None
 
 
+@pytest.mark.parametrize("path", ["/compute/demo/jobs", "/filesystem/demo/ops/mkdir"])
+def test_no_body_is_looked_at_without_a_token(gateway: Gateway, path: str) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 64 * 1024 * 1024:
+            sent += 1024 * 1024
+            yield b" " * 1024 * 1024
+
+    assert_problem(httpx.post(gateway.url + path, content=b"{"), 401, "Not authenticated")
+    with contextlib.suppress(httpx.WriteError):  # the answer may come while the body is still on its way
+        assert_problem(httpx.post(gateway.url + path, content=endless()), 401, "Not authenticated")
+    assert sent < 64 * 1024 * 1024
+
+
+@pytest.mark.parametrize("path", ["/compute/demo/jobs", "/filesystem/demo/ops/mkdir"])
+def test_a_body_that_is_too_large(alice: Person, path: str) -> None:
+    body = {"job": {"workingDirectory": "/", "script": "#" * 16 * 1024 * 1024}}
+    with contextlib.suppress(httpx.WriteError):
+        assert_problem(alice.http.post(path, json=body), 413, "The request body is larger than")
+    answer = alice.http.post(path, content=b"{")
+    body = assert_problem(answer, 400, kind=answer.json()["errorType"])
+    assert body["user"] == alice.user.name
+
+
 @pytest.mark.parametrize(
     "header", ["Basic abc", "Bearer", "Bearer a b", "nonsense", "Bearer a.b.c", "Bearer " + "x" * 9000]
 )

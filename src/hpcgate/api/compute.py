@@ -6,11 +6,12 @@ from fastapi import APIRouter, Query, Response
 
 from hpcgate.api import models
 from hpcgate.api.answers import json_answer
+from hpcgate.api.bodies import BodyRoute
 from hpcgate.api.dependencies import AccessDep
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import JobDescription, JobQuery, Jobs
 
-router = APIRouter(prefix="/compute/{system_name}/jobs", tags=["compute"])
+router = APIRouter(prefix="/compute/{system_name}/jobs", tags=["compute"], route_class=BodyRoute)
 
 MISSING = "X-Hpcgate-Jobs-Missing"
 """The header that names the sources that did not answer: ``history``, ``live``."""
