@@ -61,6 +61,7 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
         port=port,
         loop="uvloop",
         http="httptools",
+        ws="none",
         access_log=False,
         server_header=False,
         log_level="warning" if settings.logger.level in ("warning", "error") else "info",

@@ -473,3 +473,18 @@ def test_the_idp_is_down(cluster: Cluster, alice: Person) -> None:
         assert httpx.get(f"{gateway.url}/status/liveness").status_code == 200
     finally:
         gateway.stop()
+
+
+# HTTP
+
+
+def test_an_offer_to_upgrade_is_passed_over(gateway: Gateway) -> None:
+    """A client may offer another protocol on any request (RFC 9110, section 7.8); the answer is as ever."""
+    offer = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "x3JJHMbDL1EzLkh9GBhXDw==",
+        "Sec-WebSocket-Version": "13",
+    }
+    assert httpx.get(gateway.url + "/status/liveness/", headers=offer).status_code == 200
+    assert_problem(httpx.get(gateway.url + "/status/systems", headers=offer), 401, "Not authenticated")
