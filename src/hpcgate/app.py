@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 
 from hpcgate import __version__
-from hpcgate.api import compute, content, filesystem, problems, schemas, status, transfers, uploads
+from hpcgate.api import archive, compute, content, filesystem, problems, schemas, status, transfers, uploads
 from hpcgate.config import Settings
 from hpcgate.gateway import Gateway
 from hpcgate.middleware import Envelope, HangUp, TrailingSlash
@@ -37,7 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     operations = APIRouter(prefix=filesystem.router.prefix, tags=list(filesystem.router.tags))
     filesystem.add_operations(operations)
-    files = (filesystem.router, operations, content.router, uploads.router)
+    files = (filesystem.router, operations, content.router, uploads.router, archive.router)
     for router in (status.router, compute.router, *files, transfers.router):
         # Not include_router: it keeps the router as it is and matches each request's path twice.
         app.router.routes.extend(router.routes)

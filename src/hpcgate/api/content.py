@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from hpcgate.api.dependencies import Access, AccessDep, GatewayDep
 from hpcgate.api.filesystem import query_of
-from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, announced_size, attachment, body_of
+from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, announced_size, attachment, body_of, whole
 from hpcgate.errors import BadRequest, RangeNotSatisfiable, UnsupportedMediaType
 from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.conditions import Conditions, Validator, Verdict
@@ -172,17 +172,3 @@ def _refuse_unusable(request: Request) -> None:
         raise UnsupportedMediaType("The body is stored as it comes: send it without Content-Encoding.")
     if "content-range" in request.headers:
         raise BadRequest("PUT stores whole files: send no Content-Range, or use /files/uploads to resume.")
-
-
-async def whole(content: AsyncIterator[bytes], size: int | None) -> AsyncIterator[bytes]:
-    """Yield the content of a request.
-
-    Raises:
-        BadRequest: It ends before it has the size that was announced.
-    """
-    received = 0
-    async for block in content:
-        received += len(block)
-        yield block
-    if size is not None and received != size:
-        raise BadRequest(f"The body ended after {received} of {size} bytes.")

@@ -101,6 +101,20 @@ async def body_of(request: Request, *, stall: float, limit: int | None) -> Async
                 yield block
 
 
+async def whole(content: AsyncIterator[bytes], size: int | None) -> AsyncIterator[bytes]:
+    """Yield the content of a request.
+
+    Raises:
+        BadRequest: It ends before it has the size that was announced.
+    """
+    received = 0
+    async for block in content:
+        received += len(block)
+        yield block
+    if size is not None and received != size:
+        raise BadRequest(f"The body ended after {received} of {size} bytes.")
+
+
 def announced_size(request: Request, limit: int | None) -> int | None:
     """Return the size of a request's body, None if it comes in chunks.
 

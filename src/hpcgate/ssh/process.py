@@ -30,6 +30,7 @@ class Process(Command):
         self._lost = lost
         self._blocks: deque[bytes] = deque()
         self._waiting = 0
+        self._taking = False
         self._arrived = asyncio.Event()
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
@@ -44,8 +45,7 @@ class Process(Command):
             self._blocks.append(data)
             self._waiting += len(data)
             self._arrived.set()
-            if self._waiting >= _MOST_WAITING and self.channel is not None:
-                self.channel.pause_reading()
+            self._hold_back()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The command has ended, or the connection."""
@@ -69,9 +69,10 @@ class Process(Command):
             while self._blocks:
                 block = self._blocks.popleft()
                 self._waiting -= len(block)
-                if self._waiting < _MOST_WAITING // 2 and self.channel is not None:
-                    self.channel.resume_reading()
                 yield block
+            self._take_more()
+            if self._blocks:
+                continue
             if self.closed:
                 return
             self._arrived.clear()
@@ -107,6 +108,23 @@ class Process(Command):
             raise self._lost() from self.error
         self.check_begun()
         return status
+
+    def _hold_back(self) -> None:
+        if self._waiting >= _MOST_WAITING and self.channel is not None and not self._taking:
+            self.channel.pause_reading()
+
+    def _take_more(self) -> None:
+        """Take all that has come while reading was paused.
+
+        asyncssh allows the login node another whole window with the first of it: if the rest stayed where it is, there
+        would be more of it each time.
+        """
+        if self.channel is None:
+            return
+        self._taking = True
+        self.channel.resume_reading()
+        self._taking = False
+        self._hold_back()
 
     def _begin(self) -> bytes:
         """Take over what came with the mark of the beginning."""
