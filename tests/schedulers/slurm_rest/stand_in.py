@@ -31,6 +31,9 @@ class StandIn:
     url: str = ""
     received: list[Received] = field(default_factory=list)
     delay: float = 0.0
+    """Seconds before every answer."""
+    slow: str | None = None
+    """What paths begin with that are answered after 5 s."""
     _playing: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
 
     def play(self, label: str, path: str | None = None) -> None:
@@ -61,7 +64,7 @@ class StandIn:
             request.method, path, dict(request.query), dict(request.headers), json.loads(body) if body else None
         )
         self.received.append(received)
-        await asyncio.sleep(self.delay)
+        await asyncio.sleep(5.0 if self.slow is not None and path.startswith(self.slow) else self.delay)
         known = self._playing.get((request.method, path))
         if known is None:
             known = self._recorded(request.method, path)
@@ -80,7 +83,7 @@ async def stand_in(number: int) -> AsyncIterator[StandIn]:
     made = StandIn(number)
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", made.answer)
-    runner = web.AppRunner(application, access_log=None)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.01)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -380,3 +380,36 @@ async def test_large_answers_are_read_and_endless_ones_are_not(
     monkeypatch.setattr(client, "MAX_ANSWER", 10_000)
     listed = await scheduler.jobs(Principal("user3", token=TOKEN), JobQuery())
     assert "live" in listed.missing
+
+
+async def test_a_silent_controller_is_asked_by_ping_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "DIAGNOSIS", 0.3)
+    async with stand_in(45) as server, slurm(45, server.url, timeout=0.3) as scheduler:
+        server.say("GET", "/slurmdb/v0.0.45/tres", 200, {"TRES": [], "errors": []})
+        server.slow = "/slurm/"
+        with pytest.raises(SchedulerUnavailable, match=r"slurmctld did not answer within 0\.3 s"):
+            await scheduler.nodes(LAB)
+        server.received.clear()
+        # At once, and without a request, as long as nobody has asked again.
+        with pytest.raises(SchedulerUnavailable, match="slurmctld does not answer"):
+            await scheduler.submit(LAB, JOB)
+        assert server.received == []
+        await asyncio.sleep(0.35)
+        with pytest.raises(SchedulerUnavailable, match="slurmctld does not answer"):
+            await scheduler.submit(LAB, JOB)
+        assert [one.path for one in server.received] == ["/slurm/v0.0.45/ping"]
+        server.slow = None
+        await asyncio.sleep(0.35)
+        server.play("submit-good")
+        assert await scheduler.submit(LAB, JOB)
+        assert await scheduler.submit(LAB, JOB)
+        assert [one.path.rpartition("/")[2] for one in server.received[1:]] == ["ping", "submit", "submit"]
+
+
+async def test_a_submission_that_the_controller_does_not_answer_may_have_gone_through() -> None:
+    async with stand_in(45) as server, slurm(45, server.url, timeout=0.3) as scheduler:
+        server.say("GET", "/slurmdb/v0.0.45/tres", 200, {"TRES": [], "errors": []})
+        server.slow = "/slurm/"
+        with pytest.raises(TimedOut):
+            await scheduler.submit(LAB, JOB)
+        assert sum(one.method == "POST" for one in server.received) == 1

@@ -13,7 +13,7 @@ from yarl import URL
 from hpcgate.auth import Principal
 from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnavailable, TimedOut
 from hpcgate.schedulers.slurm.rest import cluster
-from hpcgate.schedulers.slurm.rest.problems import REFUSED_TOKEN, Unclear, numbers, problems
+from hpcgate.schedulers.slurm.rest.problems import REFUSED_TOKEN, DaemonDown, Unclear, numbers, problems
 from hpcgate.schedulers.slurm.rest.versions import ApiVersion
 
 MAX_CONNECTIONS: Final = 32
@@ -24,6 +24,13 @@ LARGE: Final = 256 * 1024
 """Bytes from which on an answer is read in a thread, so that the event loop serves others meanwhile."""
 DIAGNOSIS: Final = 3.0
 """Seconds for finding out what an unclear error means."""
+ALIVE: Final = 1.0
+"""Seconds for finding out whether slurmrestd is alive at all when it let a request time out."""
+DOUBT: Final = 30.0
+"""Seconds for which a controller that did not answer is first asked by ping, once in `DIAGNOSIS` by one request.
+
+slurmrestd tries for 9 to 20 s before it gives up, with one of its few threads for each request.
+"""
 
 _log = structlog.get_logger(__name__)
 
@@ -45,6 +52,8 @@ class RestClient:
         self._url = url.rstrip("/")
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
+        self._doubt_until = 0.0
+        self._next_ping = 0.0
 
     async def close(self) -> None:
         """Close the connections."""
@@ -70,10 +79,56 @@ class RestClient:
             Forbidden: The token is refused.
             GatewayError: What `parse` raises; `Unclear` is replaced by what it turns out to be.
         """
+        path = f"slurm/{self.version.name}/{path}"
+        if asyncio.get_running_loop().time() < self._doubt_until:
+            await self._ask_whether_up(principal)
         try:
-            return await self.ask(principal, method, f"slurm/{self.version.name}/{path}", parse, query=query, body=body)
+            answer = await self.ask(principal, method, path, parse, query=query, body=body)
         except Unclear as error:
             raise await self._explained(principal, error) from error
+        except DaemonDown:
+            self._doubt()
+            raise
+        except TimedOut:
+            # Whether a submission went through nobody knows; anything else may be sent again.
+            if await self._lives(principal):
+                self._doubt()
+                if method != "POST":
+                    raise SchedulerUnavailable(f"slurmctld did not answer within {self._timeout:g} s") from None
+            raise
+        self._doubt_until = 0.0
+        return answer
+
+    def _doubt(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._doubt_until, self._next_ping = now + DOUBT, now + DIAGNOSIS
+
+    async def _ask_whether_up(self, principal: Principal) -> None:
+        """Return if the controller of which there is doubt answers a ping; ask only if nobody just did.
+
+        Raises:
+            SchedulerUnavailable: It does not.
+            Forbidden: It does not accept the token.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._next_ping:
+            raise SchedulerUnavailable("slurmctld does not answer")
+        self._next_ping = now + DIAGNOSIS
+        verdict = await self._verdict(principal)
+        if verdict is Verdict.TOKEN_REFUSED:
+            raise Forbidden("Slurm does not accept the token")
+        if verdict is not Verdict.UP:
+            self._doubt()
+            raise SchedulerUnavailable("slurmctld does not answer")
+
+    async def _lives(self, principal: Principal) -> bool:
+        """Return whether slurmrestd itself answers: what asks the database does not wait for the controller."""
+        try:
+            async with asyncio.timeout(ALIVE):
+                await self.database(principal, "tres", by_database)
+        except (GatewayError, TimeoutError):
+            return False
+        return True
 
     async def database(
         self,
@@ -107,7 +162,8 @@ class RestClient:
                     return parse(status, _decoded(content))
                 return await asyncio.to_thread(lambda: parse(status, _decoded(content)))
         except TimeoutError:
-            raise TimedOut(f"slurmrestd did not answer within {self._timeout:g} s") from None
+            unsure = "; the job may have been submitted all the same" if method == "POST" else ""
+            raise TimedOut(f"slurmrestd did not answer within {self._timeout:g} s{unsure}") from None
         except aiohttp.ClientError as error:
             # Not the error itself: it may show the request, and with it the token.
             _log.warning("slurm.rest_failed", system=self.system, path=path, error=type(error).__name__)
@@ -144,24 +200,30 @@ class RestClient:
         return self._session
 
     async def _explained(self, principal: Principal, unclear: Unclear) -> GatewayError:
-        """Find out whether an error that says nothing comes from a controller that is down or from a refused token.
-
-        Of v0.0.38 a ping fails in the same way in both cases; then the database is another judge of the token.
-        """
-        verdict = Verdict.UNKNOWN
-        try:
-            async with asyncio.timeout(DIAGNOSIS):
-                path = f"slurm/{self.version.name}/ping"
-                verdict = await self.ask(principal, "GET", path, by_ping)
-                if verdict is Verdict.UNKNOWN:
-                    verdict = await self.database(principal, "tres", by_database)
-        except (GatewayError, TimeoutError):
-            pass
+        """Find out whether an error that says nothing comes from a controller that is down or from a refused token."""
+        verdict = await self._verdict(principal)
         if verdict is Verdict.TOKEN_REFUSED:
             return Forbidden(f"Slurm does not accept the token: {unclear.message}")
         if verdict is Verdict.UP:
             return CommandFailed(unclear.message)
+        self._doubt()
         return SchedulerUnavailable(f"Unable to contact slurm controller: {unclear.message}")
+
+    async def _verdict(self, principal: Principal) -> "Verdict":
+        """Judge controller and token by a ping.
+
+        Of v0.0.38 that fails in the same way whether the controller is down or the token is refused; then the database
+        is another judge of the token.
+        """
+        verdict = Verdict.UNKNOWN
+        try:
+            async with asyncio.timeout(DIAGNOSIS):
+                verdict = await self.ask(principal, "GET", f"slurm/{self.version.name}/ping", by_ping)
+                if verdict is Verdict.UNKNOWN:
+                    verdict = await self.database(principal, "tres", by_database)
+        except (GatewayError, TimeoutError):
+            pass
+        return verdict
 
 
 class Verdict(Enum):

@@ -29,6 +29,10 @@ class Unclear(CommandFailed):
     """An error that a controller which is down gives, and one that refuses the token: another question must tell."""
 
 
+class DaemonDown(SchedulerUnavailable):
+    """slurmrestd answers, and says that slurmctld or slurmdbd does not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One of the errors or warnings of an answer."""
@@ -72,7 +76,7 @@ def failure(status: int, answer: object) -> GatewayError:
     if met & REFUSED_TOKEN or status in (401, 511):
         return Forbidden(f"Slurm does not accept the token: {said}")
     if met & _UNREACHABLE_NUMBERS or (says(said, UNREACHABLE) and not met & _UNCLEAR):
-        return SchedulerUnavailable(said)
+        return DaemonDown(said)
     if met & DENIED_NUMBERS or says(said, DENIED):
         return Forbidden(said)
     if says(said, OVER_LIMIT):
