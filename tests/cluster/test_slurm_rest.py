@@ -178,8 +178,8 @@ def test_arrays(alice: Person, system: str) -> None:
 
 
 @both
-def test_the_history_has_jobs_that_the_controller_forgot(site: Cluster, alice: Person, system: str) -> None:
-    job_id = submit(alice, system, "#!/bin/bash\nsrun true\n", name="forgotten")
+def test_steps_come_from_the_history(alice: Person, system: str) -> None:
+    job_id = submit(alice, system, "#!/bin/bash\nsrun true\n", name="steps")
     until(alice, system, job_id, "COMPLETED")
 
     def tasks() -> set[str]:

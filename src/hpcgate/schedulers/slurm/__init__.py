@@ -1,4 +1,4 @@
-"""Slurm, by its commands on the login node."""
+"""Slurm, by its commands on the login node, by slurmrestd, or by both."""
 
 from hpcgate.schedulers.slurm.scheduler import Slurm
 from hpcgate.schedulers.slurm.settings import SlurmSettings

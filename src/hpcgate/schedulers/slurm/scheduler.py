@@ -62,7 +62,7 @@ class Slurm(Scheduler):
         self._commands = client(system, settings, pool)
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
-        """Submit a job by sbatch: https://slurm.schedmd.com/sbatch.html"""
+        """Submit a job by sbatch, or by slurmrestd: https://slurm.schedmd.com/sbatch.html"""
         return await self._commands.submit(principal, job)
 
     async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:
@@ -120,7 +120,7 @@ class Slurm(Scheduler):
         return await self._commands.metadata(principal, records)
 
     async def cancel(self, principal: Principal, job_id: str) -> None:
-        """Cancel by scancel; a job that has ended already is a success, whether the controller still knows it or not.
+        """Cancel; a job that has ended already is a success, whether the controller still knows it or not.
 
         Raises:
             Forbidden: The job is another user's.
@@ -149,15 +149,15 @@ class Slurm(Scheduler):
         await self._commands.attach(principal, JobId.parse(job_id), command)
 
     async def nodes(self, principal: Principal) -> tuple[Node, ...]:
-        """List the nodes by ``scontrol show nodes``."""
+        """List the nodes."""
         return await self._commands.nodes(principal)
 
     async def partitions(self, principal: Principal, *, show_hidden: bool = False) -> tuple[Partition, ...]:
-        """List the partitions by ``scontrol show partitions``."""
+        """List the partitions."""
         return await self._commands.partitions(principal, show_hidden=show_hidden)
 
     async def reservations(self, principal: Principal) -> tuple[Reservation, ...]:
-        """List the reservations by ``scontrol show reservations``."""
+        """List the reservations."""
         return await self._commands.reservations(principal)
 
     async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
@@ -165,7 +165,7 @@ class Slurm(Scheduler):
         return await self._commands.accounts(principal)
 
     async def ping(self, principal: Principal) -> None:
-        """Ask the controllers by ``scontrol ping``."""
+        """Ask the controllers."""
         await self._commands.ping(principal)
 
     async def close(self) -> None:
