@@ -1,5 +1,6 @@
 """The multipart parser against what real clients write."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from hpcgate.api.upload import MultipartFile, disposition
-from hpcgate.errors import BadRequest, TooLarge
+from hpcgate.errors import BadRequest, TimedOut, TooLarge
 
 
 def request(body: bytes, content_type: str, block: int = 7) -> Request:
@@ -23,8 +24,11 @@ def request(body: bytes, content_type: str, block: int = 7) -> Request:
     return Request({"type": "http", "method": "POST", "headers": [(b"content-type", content_type.encode())]}, receive)
 
 
-async def read(asked: Request, limit: int = 10_000) -> tuple[bytes | None, bytes]:
-    part = await MultipartFile.open(asked, limit=limit)
+FILE_BEGUN = b'--B\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nabc'
+
+
+async def read(asked: Request, limit: int = 10_000, stall: float = 5) -> tuple[bytes | None, bytes]:
+    part = await MultipartFile.open(asked, limit=limit, stall=stall)
     return part.filename, b"".join([block async for block in part.content()])
 
 
@@ -124,3 +128,18 @@ async def test_noise_is_refused_and_nothing_else(body: bytes, block: int) -> Non
 async def blocks(*content: bytes) -> AsyncIterator[bytes]:
     for block in content:
         yield block
+
+
+@pytest.mark.parametrize("sent", [b"--B\r\nContent-Disposition: form-data", FILE_BEGUN], ids=["headers", "content"])
+async def test_a_client_that_sends_no_more_is_given_up(sent: bytes) -> None:
+    messages = [{"type": "http.request", "body": sent, "more_body": True}]
+
+    async def receive() -> dict[str, Any]:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop()
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=B")]
+    asked = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    with pytest.raises(TimedOut):
+        await read(asked, stall=0.05)

@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError, create_model
 
 from hpcgate.api.answers import json_bytes
+from hpcgate.api.bodies import read_body
 from hpcgate.api.dependencies import Access, AccessDep, GatewayDep, enter
 from hpcgate.api.problems import InvalidParameters
 from hpcgate.api.schemas import body_schema, query_parameters
@@ -34,16 +35,11 @@ async def read_json(request: Request) -> Any:
     """Read a JSON body.
 
     Raises:
-        TooLarge: Over `MAX_BODY` bytes.
+        TooLarge, TimedOut: As `read_body` with `MAX_BODY`.
         BadRequest: Not JSON.
     """
-    body = bytearray()
-    async for block in request.stream():
-        body += block
-        if len(body) > MAX_BODY:
-            raise TooLarge(f"The request body is larger than {MAX_BODY} bytes.")
     try:
-        return json.loads(body)
+        return json.loads(await read_body(request, MAX_BODY))
     except ValueError as error:
         raise BadRequest("The request body is not JSON.", caused_by=[str(error)]) from None
     except RecursionError:
@@ -179,12 +175,13 @@ async def get_download(request: Request, gateway: GatewayDep, access: AccessDep,
 
 
 @router.post("/upload", status_code=204, openapi_extra={"requestBody": UPLOAD_BODY})
-async def post_upload(request: Request, access: AccessDep, path: str) -> None:
+async def post_upload(request: Request, gateway: GatewayDep, access: AccessDep, path: str) -> None:
     """Upload a file of at most `max_ops_file_size` bytes into a directory; an existing file is replaced at once."""
     path = query_of(request)["path"]
     access.system.admit(path)
     _refuse_early(request, access)
-    part = await MultipartFile.open(request, limit=access.system.limits.max_ops_file_size)
+    stall = gateway.settings.streams.stall_timeout
+    part = await MultipartFile.open(request, limit=access.system.limits.max_ops_file_size, stall=stall)
     target = upload_target(encode_path(path), part.filename)
     await access.system.pool.perform(
         access.principal, lambda session: write(session, target, part.content()), retry=False

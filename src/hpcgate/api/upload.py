@@ -9,6 +9,7 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from hpcgate.api.streaming import body_of
 from hpcgate.errors import BadRequest, TooLarge
 
 FIELD = b"file"
@@ -23,7 +24,7 @@ class MultipartFile:
         filename: The file name that the client gave, or None.
     """
 
-    def __init__(self, request: Request, boundary: bytes, limit: int) -> None:
+    def __init__(self, request: Request, boundary: bytes, limit: int, stall: float) -> None:
         self.filename: bytes | None = None
         self._limit = limit
         self._received = 0
@@ -35,7 +36,7 @@ class MultipartFile:
         self._header_name = b""
         self._header_value = b""
         self._headers: dict[bytes, bytes] = {}
-        self._stream = request.stream()
+        self._stream = body_of(request, stall=stall, limit=None)
         self._parser = MultipartParser(
             boundary,
             {
@@ -51,21 +52,23 @@ class MultipartFile:
         )
 
     @classmethod
-    async def open(cls, request: Request, *, limit: int) -> Self:
+    async def open(cls, request: Request, *, limit: int, stall: float) -> Self:
         """Read up to the headers of the file's part.
 
         Args:
             request: The request, its body unread.
             limit: The most bytes that the file may have.
+            stall: Seconds that the client may send nothing, here and in `content`.
 
         Raises:
+            TimedOut: The client has sent nothing for too long.
             BadRequest: The body is no multipart/form-data, or has no part named ``file``.
         """
         kind, options = parse_options_header(request.headers.get("content-type"))
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
             raise BadRequest("The body must be multipart/form-data with a boundary.")
-        part = cls(request, boundary, limit)
+        part = cls(request, boundary, limit, stall)
         while not part._found:
             if not await part._read():
                 raise BadRequest("The body has no part named 'file'.")
@@ -76,6 +79,7 @@ class MultipartFile:
 
         Raises:
             TooLarge: It has more than the limit.
+            TimedOut: The client has sent nothing for too long.
             BadRequest: The body ended before the file did.
         """
         while True:
