@@ -488,3 +488,34 @@ def test_an_offer_to_upgrade_is_passed_over(gateway: Gateway) -> None:
     }
     assert httpx.get(gateway.url + "/status/liveness/", headers=offer).status_code == 200
     assert_problem(httpx.get(gateway.url + "/status/systems", headers=offer), 401, "Not authenticated")
+
+
+def _raw(gateway: Gateway, *pieces: bytes) -> httpx.Response:
+    """Send bytes as they are and return the answer to them."""
+    address = httpx.URL(gateway.url)
+    with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.05)  # each piece is to arrive by itself, and the last one to be the one that is too much
+        received = b""
+        while block := connection.recv(65536):
+            received += block
+    head, _, content = received.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+    return httpx.Response(int(status.split()[1]), headers=headers, content=content)
+
+
+@pytest.mark.parametrize("request_line", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n"])
+def test_what_is_no_http(gateway: Gateway, request_line: bytes) -> None:
+    assert_problem(_raw(gateway, request_line), 400, "Invalid HTTP request")
+
+
+def test_headers_without_an_end(gateway: Gateway) -> None:
+    blocks = itertools.repeat(b"x" * 16 * 1024, 5)
+    assert_problem(_raw(gateway, b"GET /status/liveness/ HTTP/1.1\r\nX: ", *blocks), 431, "The headers take more than")
+
+
+def test_headers_of_a_usual_size(gateway: Gateway) -> None:
+    for size in (8_000, 30_000):
+        assert httpx.get(gateway.url + "/status/liveness/", headers={"X": "x" * size}).status_code == 200
