@@ -102,6 +102,19 @@ async def test_a_listing_tells_all_of_each_file(files, place):
     assert entries[b"file"].link_target is None
 
 
+async def test_times_before_1970_and_after_2037(files, place):
+    place.run("mkdir", "-p", "directory/below")
+    times = {b"old": -86400, b"just": -1, b"late": 2**31, b"far": 2**32 - 1, b"directory/below/deep": -5}
+    for name, time in times.items():
+        os.utime(place.write(name), (0, time))
+    place.run("ln", "-s", "old", "link")
+    listed = by_name(await files.listing(place / "", recursive=True))
+    assert {name: listed[name].mtime for name in times} == times
+    assert by_name(await files.listing(place / "", follow=True))[b"link"].mtime == times[b"old"]
+    assert (await files.entry(place / "just")).mtime == -1
+    assert [entry.mtime for entry in await files.listing(place / "late")] == [2**31]
+
+
 async def test_devices_and_owners_of_others(files):
     entries = by_name(await files.listing(b"/dev"))
     null = entries[b"null"]

@@ -18,7 +18,17 @@ from typing import ParamSpec, TypeVar, cast
 import asyncssh
 from asyncssh.sftp import SFTPName
 
-from hpcgate.errors import CommandFailed, ConnectionLost, GatewayError, IsADirectory, NotSupported, TimedOut, TooLarge
+from hpcgate.errors import (
+    CommandFailed,
+    ConnectionLost,
+    GatewayError,
+    IsADirectory,
+    NotSupported,
+    PathNotFound,
+    PermissionDenied,
+    TimedOut,
+    TooLarge,
+)
 from hpcgate.ssh.command_files import CommandFiles, unwritable
 from hpcgate.ssh.errors import reason, translate
 from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
@@ -33,6 +43,8 @@ WINDOW = 16
 """Requests for data under way at a time."""
 BATCH = 64
 """Requests for links or directories under way at a time."""
+LAST_SURE = 2**31 - 1
+"""The last time, Unix seconds, that is the same in 32 bits with a sign and without."""
 ROW = 64
 """Bytes that a row of a listing takes besides its name."""
 CLEANING = 5.0
@@ -94,6 +106,7 @@ class SftpFiles:
             return await self._commands.listing(
                 path, hidden=hidden, recursive=recursive, follow=follow, names=names, limit=limit
             )
+        await self._date(path, listed, follow)
         return await self._named(listed) if names else listed
 
     async def entry(self, path: bytes) -> Entry:
@@ -103,6 +116,7 @@ class SftpFiles:
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             return await self._commands.entry(path)
+        await self._date(path, [entry], follow=False)
         return (await self._named([entry]))[0]
 
     async def stat(self, path: bytes, *, follow: bool = True) -> Attributes:
@@ -344,6 +358,22 @@ class SftpFiles:
         if entry.is_link:
             entry.link_target = await self._sftp.readlink(path)
         return entry
+
+    async def _date(self, top: bytes, entries: list[Entry], follow: bool) -> None:
+        """Ask for the times that 32 bits, all that SFTP has for them, may not tell: before 1970 and after 2037."""
+        root = top if top.endswith(b"/") else top + b"/"
+        unsure = [entry for entry in entries if entry.mtime > LAST_SURE]
+        for start in range(0, len(unsure), BATCH):
+            batch = unsure[start : start + BATCH]
+            paths = [entry.name if entry.name.startswith(b"/") else root + entry.name for entry in batch]
+            asked = [
+                self.stat(path, follow=follow and not entry.is_link) for path, entry in zip(paths, batch, strict=True)
+            ]
+            for entry, answer in zip(batch, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+                if isinstance(answer, Attributes):
+                    entry.mtime = answer.mtime
+                elif not isinstance(answer, PathNotFound | PermissionDenied):
+                    raise answer
 
     async def _named(self, entries: list[Entry]) -> list[Entry]:
         view = self._view
