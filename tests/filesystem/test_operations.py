@@ -2,11 +2,13 @@
 
 import asyncio
 import hashlib
+import importlib
 import os
 import stat
 import struct
 import subprocess
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,26 @@ async def test_ls_tells_what_ls_tells(do, place):
     hidden = await do(Ls, path=place / "", showHidden=True, numericUid=True)
     assert [file.name for file in hidden] == [".hidden", "directory", "file", "link"]
     assert {(file.user, file.group) for file in hidden} == {(str(place.user.uid), str(place.user.gid))}
+
+
+async def test_a_large_listing_does_not_hold_up_the_event_loop(do, place, monkeypatch):
+    threads = set()
+    for module, name in (("hpcgate.filesystem.ls", "_shown"), ("hpcgate.ssh.command_files", "parse_listing")):
+        work = getattr(importlib.import_module(module), name)
+
+        def watched(*given, work=work):
+            threads.add(threading.get_ident())
+            return work(*given)
+
+        monkeypatch.setattr(f"{module}.{name}", watched)
+    place.write("one")
+    assert len(await do(Ls, path=place / "")) == 1
+    assert threads == {threading.get_ident()}
+    threads.clear()
+    place.run("sh", "-c", "seq 0 2999 | xargs touch")
+    assert len(await do(Ls, path=place / "")) == 3001
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_ls_is_sorted_by_bytes_and_replaces_what_is_no_utf_8(do, place):

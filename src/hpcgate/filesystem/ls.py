@@ -1,10 +1,16 @@
 """ls: list a directory or one file."""
 
+import asyncio
+from datetime import tzinfo
 from operator import attrgetter
 
 from hpcgate.filesystem.base import Operation, Parameters, Path, raw
 from hpcgate.filesystem.models import File, zone_of
+from hpcgate.ssh.files import Entry
 from hpcgate.ssh.session import Session
+
+MANY = 1000
+"""Entries whose conversion would keep all other requests waiting for longer than a few milliseconds."""
 
 
 class LsParameters(Parameters):
@@ -42,6 +48,12 @@ class Ls(Operation):
             names=not wanted.numeric_uid,
             limit=self.limits.max_ops_file_size,
         )
-        entries.sort(key=attrgetter("name"))
         zone = await zone_of(session)
-        return [File.of(entry, zone, numeric=wanted.numeric_uid) for entry in entries]
+        if len(entries) > MANY:
+            return await asyncio.to_thread(_shown, entries, zone, wanted.numeric_uid)
+        return _shown(entries, zone, wanted.numeric_uid)
+
+
+def _shown(entries: list[Entry], zone: tzinfo, numeric: bool) -> list[File]:
+    entries.sort(key=attrgetter("name"))
+    return [File.of(entry, zone, numeric=numeric) for entry in entries]

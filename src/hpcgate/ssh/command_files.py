@@ -1,5 +1,6 @@
 """Files by plain commands, for login nodes that do not offer SFTP. Each method is one command, run under sh."""
 
+import asyncio
 import re
 import secrets
 import stat
@@ -17,6 +18,8 @@ UPLOAD_TIMEOUT = 3600.0
 """Seconds that an upload may take, most of which are the client's."""
 TRAILER = 32
 """Bytes behind an upload that say that it is whole."""
+LARGE = 64 * 1024
+"""Bytes of a listing whose parsing would keep all other requests waiting for longer than a few milliseconds."""
 MAX_NAMED = 16 * 1024
 """Bytes of file names that are put on one command line."""
 
@@ -163,7 +166,10 @@ class CommandFiles:
         # It also fails for a file below that it could not reach, having told of all others.
         if done.exit_status not in (0, 1, 2) or (not done.ok and not done.stdout):
             raise told(done.stderr, "ls")
-        entries, unknown = parse_listing(done.stdout, path)
+        if len(done.stdout) > LARGE:
+            entries, unknown = await asyncio.to_thread(parse_listing, done.stdout, path)
+        else:
+            entries, unknown = parse_listing(done.stdout, path)
         if unknown:
             entries += await self._links(path, unknown)
         return await self._named(entries) if names else entries
