@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,9 @@ from hpcgate.errors import (
     TimedOut,
     TooLarge,
 )
+from hpcgate.ssh.channels import Slot
 from hpcgate.ssh.command_files import CommandFiles
+from hpcgate.ssh.connection import ChannelRefused, Connection
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.sftp_files import SftpFiles
 from tests.ssh.conftest import MakePool
@@ -315,10 +318,34 @@ async def test_files_where_there_is_no_sftp(make_pool: MakePool, nodes: LoginNod
         before = pool.stats.channels
         assert isinstance(await bob.files(), CommandFiles), "found out once for all"
         assert pool.stats.channels == before
-    async with make_pool(node, files="sftp").lease(principal(nodes.alice)) as session:
-        with pytest.raises(NotSupported, match="no SFTP"):
-            await session.files()
+    only = make_pool(node, files="sftp")
+    async with only.lease(principal(nodes.alice)) as alice, only.lease(principal(nodes.bob)) as bob:
+        for session in (alice, alice, bob):
+            with pytest.raises(NotSupported, match="no SFTP"):
+                await session.files()
     node.stop()
+
+
+async def test_one_user_without_sftp_takes_it_from_nobody(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As when the user's limit of processes is reached: sshd cannot start the subsystem.
+    open_channel = Connection.open_channel
+
+    async def barred(self: Connection, slot: Slot, *given: Any, **options: Any) -> Any:
+        if self.username == nodes.bob.name and options.get("subsystem"):
+            slot.release()
+            raise ChannelRefused("no")
+        return await open_channel(self, slot, *given, **options)
+
+    monkeypatch.setattr(Connection, "open_channel", barred)
+    pool = make_pool(sshd, max_clients=1)  # so that each lease is of a new connection
+    for _ in range(2):
+        async with pool.lease(principal(nodes.alice)) as session:
+            assert isinstance(await session.files(), SftpFiles)
+        async with pool.lease(principal(nodes.bob)) as session:
+            assert isinstance(await session.files(), CommandFiles)
+            assert isinstance(await session.files(), CommandFiles)
 
 
 async def test_an_sftp_server_that_is_broken(make_pool: MakePool, nodes: LoginNodes) -> None:

@@ -65,6 +65,7 @@ class Session:
         "_cramped",
         "_files",
         "_opening",
+        "_refused",
         "_sftp",
         "_workers",
         "node",
@@ -79,6 +80,7 @@ class Session:
         self._connection = connection
         self._access = access
         self._cramped = False
+        self._refused = False
         self._files: RemoteFiles | None = None
         self._sftp: SSHChannel[Any] | None = None
         self._opening: asyncio.Task[RemoteFiles] | None = None
@@ -286,7 +288,8 @@ class Session:
 
     async def _open_files(self) -> RemoteFiles:
         access = self._access
-        if access.mode != "commands" and access.way != "commands" and not self._cramped:
+        found = access.way if access.mode == "auto" else access.mode
+        if found != "commands" and not self._cramped and not (self._refused and access.mode == "auto"):
             try:
                 client, channel = await self._open_sftp()
                 self._sftp = channel
@@ -333,12 +336,14 @@ class Session:
                     "strict",
                     3,
                 )
-                if self._access.way is None and not await connection.has_room():
+                if self._access.way != "sftp" and not await connection.has_room():
                     self._cramped = True
                     self._access.way = "commands"
                     raise _Cramped
         except ChannelRefused as error:
-            self._access.way = "commands"
+            # Where others have SFTP, it is this user's alone that there is none, or none now.
+            self._refused = True
+            self._access.way = self._access.way or "commands"
             raise NotSupported(f"The login node of {self.system} offers no SFTP") from error
         except TimeoutError:
             stream.close()
