@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from hpcgate.errors import (
     SubmissionRefused,
     TimedOut,
 )
-from hpcgate.schedulers.base import JobDescription, JobQuery, Scheduler
+from hpcgate.schedulers.base import JobDescription, JobQuery, Jobs, Scheduler
+from hpcgate.ssh.runner import Completed
+from hpcgate.ssh.session import Session
 from tests.pbs.standin import Standin
 
 from .scheduler_systems import environment_of, principal, system, until
@@ -182,6 +185,42 @@ async def test_many_jobs_where_qstat_shows_the_first_only(
     assert [job.job_id for job in (await pbs.jobs(alice, JobQuery(name="many"))).jobs] == ids
     for job_id in ids:
         await pbs.cancel(alice, job_id)
+
+
+async def test_several_jobs_cost_one_query_and_unknown_ones_hurt_nobody(
+    cluster: Cluster, server: Standin, alice: Principal, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with system(cluster, **server.settings()) as made:
+        pbs = made.scheduler
+        job = JobDescription(home, script="#!/bin/sh\n", partition="stoppedq")
+        ids = [await pbs.submit(alice, job) for _ in range(3)]
+        array = await pbs.submit(alice, replace(job, script="#!/bin/sh\n#PBS -J 1-2\n"))
+        asked = (ids[0], "999999999", ids[1].partition(".")[0], "$(id)", array, ids[2], array.replace("[]", "[2]"))
+        commands = []
+        run = Session.run
+
+        async def count(session: Session, argv: Sequence[str | bytes], **options: Any) -> Completed:
+            commands.append(argv)
+            return await run(session, argv, **options)
+
+        monkeypatch.setattr(Session, "run", count)
+        found = await pbs.several(alice, asked)
+        assert tuple(found) == asked
+        shown = {name: [job.job_id for job in jobs.jobs] for name, jobs in found.items() if isinstance(jobs, Jobs)}
+        assert shown == {
+            ids[0]: [ids[0]],
+            ids[1].partition(".")[0]: [ids[1]],
+            ids[2]: [ids[2]],
+            array: [array, array.replace("[]", "[1]"), array.replace("[]", "[2]")],
+            array.replace("[]", "[2]"): [array.replace("[]", "[2]")],
+        }
+        assert isinstance(found["999999999"], JobNotFound)
+        assert isinstance(found["$(id)"], JobNotFound)
+        # The arrays, with their own option, are one more; so are those that the development head leaves out.
+        assert len(commands) == (2 if server.directory.name == "pbs-released" else 3)
+        monkeypatch.undo()
+        for job_id in (*ids, array):
+            await pbs.cancel(alice, job_id)
 
 
 async def test_arrays(pbs: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:

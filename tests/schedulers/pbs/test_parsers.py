@@ -276,6 +276,33 @@ def test_what_is_no_job_id(text: str) -> None:
     assert JobId.read(text) is None
 
 
+@pytest.mark.parametrize(
+    ("asked", "shown", "same"),
+    [
+        ("1", "1.vm", True),
+        ("1.vm", "1.vm.example.org", True),
+        ("1.other", "1.vm", False),
+        ("1", "11.vm", False),
+        ("1", "1[].vm", False),
+        ("1[]", "1[].vm", True),
+        ("1[]", "1[4].vm", True),
+        ("1[4]", "1[].vm", False),
+        ("1[4]", "1[4].vm", True),
+        ("1[2-6:2]", "1[4].vm", True),
+        ("1[2-6:2]", "1[5].vm", False),
+        ("1[2-6:0]", "1[5].vm", True),
+    ],
+)
+def test_which_jobs_an_id_names(asked: str, shown: str, same: bool) -> None:
+    assert JobId.parse(asked).matches(JobId.parse(shown)) is same
+
+
+def test_ids_that_qstat_does_not_know(shown: Shown) -> None:
+    assert qstat.parse_unknown(shown("qstat-json-mixed").stderr) == [JobId("99999", None, "vm")]
+    assert qstat.parse_unknown(shown("qstat-json-subjob-unknown").stderr)[0].indices == "9"
+    assert qstat.parse_unknown(shown("qstat-json-otherserver").stderr) == [JobId("0", None, "nosuchserver")]
+
+
 def test_values() -> None:
     assert values.epoch("Sun Nov 22 20:16:56 2026") == 1795378616
     assert values.epoch("Thu Jan  1 00:00:00 1970") == 0

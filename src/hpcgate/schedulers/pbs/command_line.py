@@ -90,7 +90,8 @@ class CommandLine:
         done = await self._qstat(principal, lambda history: qstat.own_command(principal.username, history=history))
         output = decoded(done.stdout)
         found = qstat.parse_jobs(output)
-        found += await self._left_out(principal, qstat.parse_ids(output), found)
+        asked = [job_id for name in qstat.parse_ids(output) if (job_id := JobId.read(name)) is not None]
+        found += await self._left_out(principal, asked, found, subjobs=False)
         return [job for job in found if job.user == principal.username]
 
     async def all(self, principal: Principal) -> list[Job]:
@@ -98,32 +99,49 @@ class CommandLine:
         done = await self._qstat(principal, lambda history: qstat.all_command(history=history))
         return qstat.parse_jobs(decoded(done.stdout))
 
-    async def named(self, principal: Principal, job_id: JobId) -> list[Job]:
-        """Return a job by id; of an array all subjobs, too. None for an id that nobody knows."""
-        return qstat.parse_jobs(await self._named(principal, job_id))
+    async def named(self, principal: Principal, ids: Sequence[JobId]) -> list[Job]:
+        """Return jobs by id, each once, in order; of an array all subjobs, too. Ids that nobody knows are left out."""
+        found: list[Job] = []
+        for subjobs in (False, True):
+            asked = [job_id for job_id in ids if job_id.is_array is subjobs]
+            if asked:
+                found += await self._asked(principal, asked, subjobs=subjobs)
+        return sorted({job.job_id: job for job in found}.values(), key=lambda job: JobId.parse(job.job_id).order)
+
+    async def _asked(self, principal: Principal, ids: Sequence[JobId], *, subjobs: bool) -> list[Job]:
+        done = await self._qstat(principal, lambda history: qstat.jobs_command(ids, history=history, subjobs=subjobs))
+        found = qstat.parse_jobs(decoded(done.stdout))
+        unknown = qstat.parse_unknown(done.words)
+        left = [job_id for job_id in ids if not any(job_id.matches(other) for other in unknown)]
+        if len(ids) > 1:
+            found += await self._left_out(principal, left, found, subjobs=subjobs)
+        return found
 
     async def metadata(self, principal: Principal, job_id: JobId) -> list[JobMetadata]:
         """Return what was submitted; PBS does not give the script to users."""
-        return qstat.parse_metadata(await self._named(principal, job_id))
-
-    async def _named(self, principal: Principal, job_id: JobId) -> str:
         done = await self._qstat(
             principal, lambda history: qstat.jobs_command([job_id], history=history, subjobs=job_id.is_array)
         )
-        return decoded(done.stdout)
+        return qstat.parse_metadata(decoded(done.stdout))
 
-    async def _left_out(self, principal: Principal, asked: Sequence[str], found: Sequence[Job]) -> list[Job]:
+    async def _left_out(
+        self, principal: Principal, asked: Sequence[JobId], found: Sequence[Job], *, subjobs: bool
+    ) -> list[Job]:
         """Return the jobs that qstat was asked for and did not print: some releases print the first of several only."""
-        known = {job.job_id for job in found}
-        missing = [name for name in asked if name not in known]
+        shown = [JobId.parse(job.job_id) for job in found]
+        known = {job_id.key for job_id in shown}
+        missing = [
+            job_id for job_id in asked if job_id.key not in known and not any(job_id.matches(other) for other in shown)
+        ]
         if not missing:
             return []
-        if len(missing) > ONE_BY_ONE:
-            return [job for job in await self.all(principal) if job.job_id in set(missing)]
-        history = self._history
-        stdin = "".join(f"{name}\n" for name in missing).encode()
-        done = await self._run(principal, qstat.each_command(history=history), stdin=stdin, env=qstat.ENVIRONMENT)
-        self._check(done, "qstat")
+        if len(missing) > ONE_BY_ONE and not subjobs and not any(job_id.indices for job_id in missing):
+            wanted = {job_id.key for job_id in missing}
+            return [job for job in await self.all(principal) if JobId.parse(job.job_id).key in wanted]
+        argv = qstat.each_command(history=self._history, subjobs=subjobs)
+        stdin = "".join(f"{job_id.argument}\n" for job_id in missing).encode()
+        done = await self._run(principal, argv, stdin=stdin, env=qstat.ENVIRONMENT)
+        self._check(done)
         return qstat.parse_jobs(decoded(done.stdout))
 
     @property
@@ -136,12 +154,12 @@ class CommandLine:
         if not done.ok and says(done.words, NO_HISTORY):
             self._no_history_until = asyncio.get_running_loop().time() + NO_HISTORY_REMEMBERED
             done = await self._run(principal, command(False), env=qstat.ENVIRONMENT)
-        self._check(done, "qstat")
+        self._check(done)
         return done
 
-    def _check(self, done: Completed, tool: str) -> None:
+    def _check(self, done: Completed) -> None:
         if not done.ok and done.exit_status not in qstat.GONE and not says(done.words, MALFORMED):
-            raise failure(done, tool)
+            raise failure(done, "qstat")
 
     async def cancel(self, principal: Principal, job_id: JobId) -> None:
         """Cancel a job."""
@@ -154,7 +172,7 @@ class CommandLine:
             case qdel.Outcome.FORBIDDEN:
                 raise Forbidden(done.words)
             case qdel.Outcome.ENDING:
-                jobs = await self.named(principal, job_id)
+                jobs = await self.named(principal, [job_id])
                 if not all(job.status.state in qstat.ENDING for job in jobs):
                     raise failure(done, "qdel")
             case qdel.Outcome.FAILED:

@@ -13,6 +13,14 @@ _ID = re.compile(
     r"(?:\[(?P<indices>(?:[0-9]{1,10}(?:-[0-9]{1,10}(?::[0-9]{1,10})?)?)?)\])?"
     r"(?:\.(?P<server>[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?))?"
 )
+_RANGE = re.compile(r"([0-9]+)(?:-([0-9]+)(?::([0-9]+))?)?")
+
+
+def _same_server(asked: str | None, shown: str | None) -> bool:
+    """Return whether two names may be the same server's, one perhaps without its domain."""
+    if asked is None or shown is None or asked == shown:
+        return True
+    return asked.startswith(shown + ".") or shown.startswith(asked + ".")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +61,26 @@ class JobId:
         return self.indices == ""
 
     @property
+    def key(self) -> tuple[str, str | None]:
+        """What tells the jobs of one server apart."""
+        return self.base, self.indices
+
+    @property
     def index(self) -> str | None:
         """The index of the one subjob that it names."""
         return self.indices if self.indices and self.indices.isdigit() else None
+
+    def matches(self, shown: "JobId") -> bool:
+        """Return whether a job that PBS shows is one that this id names; a whole array names its subjobs, too."""
+        if self.base != shown.base or not _same_server(self.server, shown.server):
+            return False
+        if self.indices == "":
+            return shown.indices is not None
+        match = _RANGE.fullmatch(self.indices or "")
+        if match is None:
+            return self.indices == shown.indices
+        first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
+        return shown.index is not None and int(shown.index) in range(first, last + 1, step or 1)
 
     @property
     def argument(self) -> str:

@@ -62,9 +62,9 @@ def jobs_command(ids: Iterable[JobId], *, history: bool, subjobs: bool = False) 
     return ["qstat", *options, "-f", "-F", "json", *(job_id.argument for job_id in ids)]
 
 
-def each_command(*, history: bool) -> list[str]:
+def each_command(*, history: bool, subjobs: bool = False) -> list[str]:
     """Return the command that shows jobs one by one; it reads their ids, a line each."""
-    return ["sh", "-c", _EACH, "sh", *(["-x"] if history else [])]
+    return ["sh", "-c", _EACH, "sh", *(["-x"] if history else []), *(["-t"] if subjobs else [])]
 
 
 _LISTED = re.compile(r"^([0-9]+(?:\[\])?\.\S+)$", re.MULTILINE)
@@ -73,6 +73,14 @@ _LISTED = re.compile(r"^([0-9]+(?:\[\])?\.\S+)$", re.MULTILINE)
 def parse_ids(output: str) -> list[str]:
     """Return the ids that `own_command` printed before the documents."""
     return _LISTED.findall(output.partition("\n{")[0])
+
+
+_UNKNOWN = re.compile(r"(?:Unknown Job Id|illegally formed job identifier:) (\S+)")
+
+
+def parse_unknown(words: str) -> list[JobId]:
+    """Return the ids that qstat says it does not know."""
+    return [job_id for text in _UNKNOWN.findall(words) if (job_id := JobId.read(text)) is not None]
 
 
 def parse_jobs(output: str) -> list[Job]:

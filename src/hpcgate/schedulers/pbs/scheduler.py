@@ -1,9 +1,10 @@
 """The OpenPBS scheduler."""
 
 import time
+from collections.abc import Mapping
 
 from hpcgate.auth import Principal
-from hpcgate.errors import JobNotFound, NotSupported
+from hpcgate.errors import GatewayError, JobNotFound, NotSupported
 from hpcgate.schedulers.base import (
     WINDOW_SECONDS,
     Account,
@@ -60,10 +61,22 @@ class Pbs(Scheduler):
 
     async def job(self, principal: Principal, job_id: str) -> Jobs:
         """Return a job, whoever owns it; of an array (``123[]``) the array and then its subjobs."""
-        found = await self._commands.named(principal, JobId.parse(job_id))
-        if not found:
-            raise JobNotFound(job_id)
-        return Jobs(tuple(found))
+        answer = (await self.several(principal, (job_id,)))[job_id]
+        if isinstance(answer, Jobs):
+            return answer
+        raise answer
+
+    async def several(self, principal: Principal, job_ids: tuple[str, ...]) -> Mapping[str, Jobs | GatewayError]:
+        """Return several jobs, asked for by one qstat; arrays, which take an option of their own, by another."""
+        parsed = {job_id: JobId.read(job_id) for job_id in job_ids}
+        wanted = list(dict.fromkeys(job_id for job_id in parsed.values() if job_id is not None))
+        jobs = await self._commands.named(principal, wanted) if wanted else []
+        shown = [(JobId.parse(job.job_id), job) for job in jobs]
+        found: dict[str, Jobs | GatewayError] = {}
+        for name, job_id in parsed.items():
+            its = () if job_id is None else tuple(job for other, job in shown if job_id.matches(other))
+            found[name] = Jobs(its) if its else JobNotFound(name)
+        return found
 
     async def metadata(self, principal: Principal, job_id: str) -> tuple[JobMetadata, ...]:
         """Return the standard streams; PBS gives the script to nobody but its administrators."""
