@@ -23,7 +23,7 @@ from hpcgate.errors import (
     SubmissionRefused,
     TimedOut,
 )
-from hpcgate.schedulers.base import JobDescription, JobQuery, Jobs, Scheduler
+from hpcgate.schedulers.base import JobDescription, JobQuery, Jobs, Scheduler, TimeWindow
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
 from tests.pbs.standin import Standin
@@ -185,6 +185,19 @@ async def test_many_jobs_where_qstat_shows_the_first_only(
     assert [job.job_id for job in (await pbs.jobs(alice, JobQuery(name="many"))).jobs] == ids
     for job_id in ids:
         await pbs.cancel(alice, job_id)
+
+
+async def test_jobs_that_ended_before_the_window_are_left_out(
+    released: Scheduler, servers: dict[str, Standin], alice: Principal, home: str
+) -> None:
+    job_id = await released.submit(alice, JobDescription(home, script="#!/bin/sh\n", name="past"))
+    await until(released, alice, job_id, "F")
+    servers["23.06.06"].age(job_id, 2 * 3600)
+    windows: tuple[tuple[TimeWindow, list[str]], ...] = (("1h", []), ("8h", [job_id]))
+    for window, listed in windows:
+        found = await released.jobs(alice, JobQuery(name="past", window=window))
+        assert [job.job_id for job in found.jobs] == listed
+    assert (await released.job(alice, job_id)).jobs[0].job_id == job_id
 
 
 async def test_several_jobs_cost_one_query_and_unknown_ones_hurt_nobody(

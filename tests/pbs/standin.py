@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,14 @@ class Standin:
             path.touch()
         else:
             path.unlink(missing_ok=True)
+
+    def age(self, job_id: str, seconds: int) -> None:
+        """Make a job that has ended one that did so earlier."""
+        path = self.directory / "state" / "jobs" / f"{job_id.partition('.')[0]}.json"
+        job = json.loads(path.read_text())
+        for moment in ("submitted", "started", "ended"):
+            job[moment] -= seconds
+        path.write_text(json.dumps(job))
 
     def settings(self, **scheduler: Any) -> dict[str, Any]:
         """Return what to lay over the settings of a demo system to make it this one."""
