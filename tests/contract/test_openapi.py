@@ -43,9 +43,7 @@ def alternatives(document: dict[str, Any], schema: dict[str, Any]) -> list[dict[
 def kinds(document: dict[str, Any], schema: dict[str, Any]) -> set[str]:
     found = set()
     for item in alternatives(document, schema):
-        if "const" in item:
-            found.add("string")
-        elif "enum" in item:
+        if "const" in item or "enum" in item:
             found.add("string")
         elif "type" in item:
             found.add("number" if item["type"] == "integer" else item["type"])
