@@ -69,6 +69,7 @@ def openapi(
 ) -> None:
     """Print the OpenAPI document, of a configuration or in general."""
     from hpcgate.app import create_app
+
     general = {
         "auth": {"authentication": {"token_url": "http://127.0.0.1/token"}},
         "ssh_credentials": {"type": "SSHService", "url": "http://127.0.0.1"},
