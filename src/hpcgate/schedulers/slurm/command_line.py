@@ -194,7 +194,7 @@ class CommandLine:
         found = []
         for record in records:
             job = record.job
-            parsed = JobId.parse(job.job_id)
+            parsed = JobId.read(job.job_id) or JobId(record.raw)
             if parsed.base not in scripts:
                 scripts[parsed.base] = await self._script(principal, record.raw)
             names = StreamNames(

@@ -4,14 +4,17 @@ https://slurm.schedmd.com/squeue.html (JOBID), https://slurm.schedmd.com/job_arr
 https://slurm.schedmd.com/heterogeneous_jobs.html
 """
 
+import math
 import re
 from dataclasses import dataclass
 
 from hpcgate.errors import JobNotFound
 
 _ID = re.compile(
-    r"(?P<base>[0-9]{1,10})(?:_(?P<task>[0-9]{1,10})|_\[(?P<tasks>[0-9,:%-]{1,4096})\]|\+(?P<offset>[0-9]{1,5}))?"
+    r"(?P<base>[0-9]{1,10})(?:_(?P<task>[0-9]{1,10})|_\[(?P<tasks>[0-9,:%-]+)\]|\+(?P<offset>[0-9]{1,5}))?"
 )
+_LONGEST = 4096
+"""Characters of an id that a client may ask for; Slurm itself shows longer ones, for arrays of scattered tasks."""
 _RANGE = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10})(?::([0-9]{1,10}))?)?")
 
 
@@ -28,10 +31,16 @@ def task_ranges(text: str) -> tuple[range, ...]:
 
 
 def _common(one: range, other: range) -> bool:
-    smaller, larger = sorted((one, other), key=len)
-    if len(smaller) <= 10_000:
-        return any(number in larger for number in smaller)
-    return smaller[0] <= larger[-1] and larger[0] <= smaller[-1]
+    """Return whether two ranges, neither of them empty, share a number; by arithmetic, for they may be huge."""
+    common = math.gcd(one.step, other.step)
+    steps, rest = divmod(other.start - one.start, common)
+    if rest:
+        return False
+    others = other.step // common
+    shared = one.start + one.step * (steps * pow(one.step // common, -1, others) % others)
+    period = one.step * others
+    shared += -(-(max(one.start, other.start) - shared) // period) * period
+    return shared <= min(one[-1], other[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,7 @@ class JobId:
         Raises:
             JobNotFound: It is none.
         """
-        found = cls.read(text)
+        found = cls.read(text) if len(text) <= _LONGEST else None
         if found is None:
             raise JobNotFound(text)
         return found

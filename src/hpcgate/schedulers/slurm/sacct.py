@@ -67,23 +67,23 @@ def parse(text: str, mark: str, fields: Sequence[str] = FIELDS) -> list[Record]:
     ]
 
 
-_ROW_END = re.compile(r"(\d*)\n(\d[\d_\[\],:%+.a-z-]*)", re.DOTALL)
+_ROW_END = re.compile(r"\d*\n\d[\d_\[\],:%+.a-zA-Z-]*")
 
 
 def rows_of(text: str, mark: str, width: int) -> Iterator[Sequence[str]]:
     """Yield the columns of each row of sacct's output whose last column is a number.
 
     Nothing but their number tells a row's columns from the next row's: the last column, a newline and the first column
-    of the next row stand between the same two marks.
+    of the next row stand between the same two marks. A row with more columns lasts until one ends as it should.
     """
     if not text:
         return
     row: list[str] = []
     for token in text.removesuffix("\n").split(mark):
-        end = _ROW_END.fullmatch(token)
-        if end is not None and len(row) >= width - 1:
-            yield [*row, end[1]]
-            row = [end[2]]
+        last, newline, first = token.partition("\n")
+        if newline and (len(row) == width - 1 or (len(row) >= width and _ROW_END.fullmatch(token))):
+            yield [*row, last]
+            row = [first]
         else:
             row.append(token)
     yield row
@@ -92,7 +92,7 @@ def rows_of(text: str, mark: str, width: int) -> Iterator[Sequence[str]]:
 def _row(row: Sequence[str], places: Mapping[str, int]) -> Record | JobTask:
     column = {name: row[place] for name, place in places.items()}
     shown = column["JobID"]
-    if not shown[:1].isdigit():
+    if not ("0" <= shown[:1] <= "9"):
         raise ValueError("no job")
     state, _, killer = column["State"].partition(" by ")
     if not state:

@@ -23,5 +23,5 @@ def parse(text: str) -> tuple[Account, ...]:
             raise ValueError("no account")
         return Account(name, default=name == default)
 
-    rows = (line.split("|") for line in text.splitlines() if line)
+    rows = (line.split("|") for line in text.split("\n") if line)
     return tuple(dict.fromkeys(parse_rows("sacctmgr", rows, 2, account)))

@@ -6,6 +6,7 @@ Without ``--verbose`` it says nothing of a job that has ended or that nobody kno
 import re
 from enum import Enum
 
+from hpcgate.errors import BadRequest
 from hpcgate.schedulers.slurm.job_ids import JobId
 
 
@@ -20,13 +21,21 @@ class Outcome(Enum):
     FAILED = "failed"
 
 
+_MOST_TASKS = 10_000
+"""One argument has at most 128 KiB."""
 _ERROR = re.compile(r"error: .*?: ([^:\n]+)$", re.MULTILINE)
 
 
 def command(job_id: JobId) -> list[str]:
-    """Return the command that cancels a job, an array, tasks of one, or a heterogeneous job."""
+    """Return the command that cancels a job, an array, tasks of one, or a heterogeneous job.
+
+    Raises:
+        BadRequest: The id names more array tasks one by one than a command line takes.
+    """
     target = job_id.argument
     if job_id.tasks is not None and job_id.task is None:
+        if sum(len(one) for one in job_id.tasks if one.step != 1) > _MOST_TASKS:
+            raise BadRequest(f"More than {_MOST_TASKS} array tasks one by one")
         target = f"{job_id.base}_[{','.join(_numbers(one) for one in job_id.tasks if one)}]"
     return ["scancel", "--verbose", target]
 

@@ -54,7 +54,7 @@ def _record(columns: Sequence[str], cluster: str) -> Record:
         shown, raw, state, reason, elapsed, limit, submitted, start, end, count, nodes, priority, user, group, account,
         partition, directory, name,
     ) = columns  # fmt: skip
-    if not raw.isdigit() or not state:
+    if not (raw.isascii() and raw.isdigit()) or not state:
         raise ValueError("no job")
     waiting, ended = state in WAITING, state in ENDED
     status = JobStatus(state=state, state_reason=values.text(reason), exit_code=0 if state == "COMPLETED" else None)
@@ -138,7 +138,7 @@ def _fixed_rows(text: str, mark: str, width: int) -> Iterator[Sequence[str]]:
     for start in range(0, len(columns), width):
         first, *others = columns[start : start + width]
         number = first.removeprefix("\n").strip()
-        if not number.isdigit():
+        if not (number.isascii() and number.isdigit()):
             yield [first]
         else:
             yield [number, *others]

@@ -7,7 +7,10 @@ import posixpath
 import re
 from dataclasses import dataclass
 
-_PATTERN = re.compile(r"%(\d*)([%AabJjNnstuxg])")
+_PATTERN = re.compile(r"%([0-9]*)([%AabJjNnstuxg])")
+_NUMBERS = frozenset("AabJjnt")
+"""Patterns that a width fills up with zeros, to at most 10 digits."""
+_WIDEST = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,10 @@ def expanded(path: str | None, names: StreamNames) -> str | None:
         value = known.get(match[2])
         if value is None:
             return match[0]
-        width = min(int(match[1] or 0), 10) if value.isdigit() else 0
-        return value.zfill(width)
+        if match[2] not in _NUMBERS or not match[1]:
+            return value
+        # The width itself may have more digits than Python makes an int of.
+        return value.zfill(min(int(match[1].lstrip("0")[:3] or 0), _WIDEST))
 
     return posixpath.join(names.directory, _PATTERN.sub(fill, path))
 
