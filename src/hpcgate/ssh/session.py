@@ -22,9 +22,10 @@ from hpcgate.ssh.login_node import LoginNode
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.quoting import shell_line
 from hpcgate.ssh.runner import Completed
+from hpcgate.ssh.sftp_bulk import BulkSftp
 from hpcgate.ssh.sftp_files import SftpFiles
 from hpcgate.ssh.sftp_streams import SftpStreams
-from hpcgate.ssh.streams import PATIENCE, Streams
+from hpcgate.ssh.streams import Streams
 from hpcgate.ssh.worker import Worker
 
 _LEAST_FOR_BULK = 4
@@ -58,7 +59,6 @@ class Session:
     __slots__ = (
         "_access",
         "_bulk",
-        "_bulk_channel",
         "_bulk_opening",
         "_bulk_users",
         "_connection",
@@ -84,9 +84,8 @@ class Session:
         self._files: RemoteFiles | None = None
         self._sftp: SSHChannel[Any] | None = None
         self._opening: asyncio.Task[RemoteFiles] | None = None
-        self._bulk: SftpStreams | None = None
-        self._bulk_channel: SSHChannel[Any] | None = None
-        self._bulk_opening: asyncio.Task[SftpStreams] | None = None
+        self._bulk: BulkSftp | None = None
+        self._bulk_opening: asyncio.Task[BulkSftp] | None = None
         self._bulk_users = 0
         self._workers: dict[tuple[str, ...], asyncio.Task[Worker]] = {}
         connection.make_room = self._make_room
@@ -199,22 +198,29 @@ class Session:
         fsync that takes a minute. Where the login node has no channel to spare, streams are commands.
         """
         files = await self.files()
-        limit = self._connection.channels.limit
         self._bulk_users += 1
         try:
-            if isinstance(files, SftpFiles) and (limit is None or limit >= _LEAST_FOR_BULK):
-                yield await self._bulk_files()
+            bulk = await self._bulk_client() if isinstance(files, SftpFiles) else None
+            if isinstance(files, SftpFiles) and bulk is not None:
+                yield SftpStreams(files, bulk)
             else:
                 yield CommandStreams(self, self.node.view(self.username))
         finally:
             self._bulk_users -= 1
 
-    async def _bulk_files(self) -> SftpStreams:
-        if self._bulk is not None and self._bulk_channel is not None and not self._bulk_channel.is_closing():
+    async def _bulk_client(self) -> BulkSftp | None:
+        if self._bulk is not None and self._bulk.usable:
             return self._bulk
+        limit = self._connection.channels.limit
+        if limit is not None and limit < _LEAST_FOR_BULK:
+            return None
         if self._bulk_opening is None or self._bulk_opening.done():
             self._bulk_opening = self._connection.spawn(self._open_bulk())
-        return await asyncio.shield(self._bulk_opening)
+        try:
+            self._bulk = await asyncio.shield(self._bulk_opening)
+        except ChannelRefused:
+            return None
+        return self._bulk
 
     async def ask(self, argv: Sequence[str], request: bytes) -> bytes:
         """Send one request to a long-lived process of this connection and return its answer.
@@ -277,9 +283,9 @@ class Session:
                 del self._workers[key]
                 if not starting.cancelled() and starting.exception() is None:
                     starting.result().leave()
-        if not self._bulk_users and self._bulk_channel is not None:
-            self._bulk_channel.close()
-            self._bulk = self._bulk_channel = None
+        if not self._bulk_users and self._bulk is not None:
+            self._bulk.close()
+            self._bulk = None
         if self._connection.channels.limit == 1 and self._sftp is not None and not self._cramped:
             self._cramped = True
             self._files = None
@@ -303,12 +309,21 @@ class Session:
                 log.info("ssh.sftp.refused", system=self.system, user=self.username, reason=refusal.message)
         return CommandFiles(self, self.node.view(self.username))
 
-    async def _open_bulk(self) -> SftpStreams:
-        client, channel = await self._open_sftp()
-        self._bulk_channel = channel
-        view = self.node.view(self.username)
-        self._bulk = SftpStreams(client, self, view, timeout=PATIENCE, abandon=channel.close)
-        return self._bulk
+    async def _open_bulk(self) -> BulkSftp:
+        connection = self._connection
+        bulk = BulkSftp(await connection.channels.acquire(), connection.together)
+        patience = connection.settings.timeout.command_execution
+        try:
+            await connection.open_channel(bulk.slot, bulk, patience, subsystem="sftp")
+            async with asyncio.timeout(patience):
+                await bulk.start()
+        except TimeoutError:
+            bulk.close()
+            raise TimedOut(f"SFTP with {self.system} did not start in time") from None
+        except asyncssh.SFTPError as error:
+            bulk.close()
+            raise connection.lost() from error
+        return bulk
 
     async def _open_sftp(self) -> tuple[asyncssh.SFTPClient, SSHChannel[Any]]:
         """Open the SFTP channel.

@@ -4,9 +4,10 @@ import asyncio
 import errno
 import stat
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TypeVar
 
 import asyncssh
 
@@ -14,9 +15,12 @@ from hpcgate.errors import AlreadyExists, CommandFailed, GatewayError, TimedOut
 from hpcgate.ssh.command_streams import create_by_command
 from hpcgate.ssh.errors import translate
 from hpcgate.ssh.files import Attributes, temporary_name
+from hpcgate.ssh.sftp_bulk import BulkSftp
 from hpcgate.ssh.sftp_files import CLEANING, SftpFiles
-from hpcgate.ssh.streams import SYNC_PATIENCE, OpenFile, Ready, cut
+from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready
 from hpcgate.ssh.words import failure, not_regular, quote, unreadable
+
+T = TypeVar("T")
 
 MOST = 16
 """Requests of one stream under way at a time at most; with 255 KiB each, that is 4 MiB."""
@@ -24,11 +28,22 @@ LEAST = 4
 """Requests under way once the stream has got going, even where others stand in line too."""
 QUEUE = 0.03
 """Seconds that a stream's own requests may add to each other's time, so that those of others need not wait long."""
+SMALL = 64 * 1024
+"""Pieces of content below this are put together: a request costs more than to copy them."""
 _ATTEMPTS = 5
 
 
 class SftpStreams(SftpFiles):
-    """`hpcgate.ssh.streams.Streams` by SFTP."""
+    """`hpcgate.ssh.streams.Streams` by SFTP: bytes by a channel of their own, all else as `SftpFiles` does.
+
+    Args:
+        files: The files as small requests reach them.
+        bulk: The client for bytes; it belongs to the connection and outlives this object.
+    """
+
+    def __init__(self, files: SftpFiles, bulk: BulkSftp) -> None:
+        super().__init__(files._sftp, files._runner, files._view, timeout=files._timeout, abandon=files._abandon)
+        self._bulk = bulk
 
     @asynccontextmanager
     async def open(self, path: bytes) -> AsyncIterator[OpenFile]:
@@ -48,12 +63,12 @@ class SftpStreams(SftpFiles):
             if not stat.S_ISREG(before.mode):
                 raise not_regular("cat", path)
             async with AsyncExitStack() as attempt:
-                file = await attempt.enter_async_context(self._open(path, asyncssh.FXF_READ))
-                inside, after = await asyncio.gather(self._patiently(file.stat), self.stat(path))
+                handle = await attempt.enter_async_context(self._opened(path, asyncssh.FXF_READ))
+                inside, after = await asyncio.gather(self._wait(self._bulk.stat_file(handle)), self.stat(path))
                 if (before.dev, before.ino) == (after.dev, after.ino):
-                    attributes = replace(after, size=inside.size or 0, mtime=inside.mtime or 0)
+                    attributes = replace(after, size=inside.size, mtime=inside.mtime)
                     stack.push_async_exit(attempt.pop_all())
-                    return _Open(self, path, file, attributes)
+                    return _Open(self, path, handle, attributes)
             before = after
         raise CommandFailed(f"cat: {quote(path)}: the file is replaced too often to be read")
 
@@ -62,41 +77,71 @@ class SftpStreams(SftpFiles):
         await self._commands.read(path, size=0)
         return translate(error, f"cat: {quote(path)}")
 
-    async def _read_from(
-        self, path: bytes, file: asyncssh.SFTPClientFile, offset: int, left: int | None
-    ) -> AsyncGenerator[bytes]:
-        window: deque[tuple[asyncio.Task[_Block], int]] = deque()
+    async def _read_from(self, path: bytes, handle: bytes, offset: int, left: int | None) -> AsyncGenerator[bytes]:
+        bulk, loop = self._bulk, asyncio.get_running_loop()
+        window: deque[tuple[asyncio.Future[tuple[int, bytes]], int, int, float]] = deque()
         width = _Width()
         try:
             while True:
                 while len(window) < width.now and (left is None or left > 0):
-                    wanted = self._block if left is None else min(self._block, left)
-                    window.append((asyncio.create_task(self._timed_block(file, offset, wanted)), wanted))
+                    wanted = bulk.read_block if left is None else min(bulk.read_block, left)
+                    window.append((bulk.read(handle, offset, wanted), offset, wanted, loop.time()))
                     offset += wanted
                     left = None if left is None else left - wanted
                 if not window:
                     return
-                task, wanted = window[0]
-                block = await task
-                window.popleft()
-                width.learn(block.seconds)
-                if block.content:
-                    yield block.content
-                if len(block.content) < wanted:
+                answer, begin, wanted, asked = window.popleft()
+                if not answer.done():
+                    await self._wait(answer)
+                    width.learn(loop.time() - asked)
+                content = bulk.content(answer.result())
+                while content and len(content) < wanted:
+                    yield content
+                    begin, wanted = begin + len(content), wanted - len(content)
+                    content = bulk.content(await self._wait(bulk.read(handle, begin, wanted)))
+                if not content:
                     return
+                yield content
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             raise translate(error, f"cat: {quote(path)}") from error
         finally:
-            for task, _ in window:
-                task.cancel()
-            await asyncio.gather(*(task for task, _ in window), return_exceptions=True)
+            for answer, *_ in window:
+                answer.cancel()
 
-    async def _timed_block(self, file: asyncssh.SFTPClientFile, offset: int, size: int) -> "_Block":
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        content = await self._read_block(file, offset, size)
-        return _Block(content, loop.time() - started)
+    @asynccontextmanager
+    async def _opened(self, path: bytes, flags: int) -> AsyncIterator[bytes]:
+        opening = asyncio.ensure_future(self._bulk.open(path, flags))
+        try:
+            handle = await self._wait(asyncio.shield(opening))
+        except BaseException:
+            # Nobody else would close it.
+            opening.add_done_callback(self._close_late)
+            raise
+        try:
+            yield handle
+        except BaseException:
+            self._close_soon(handle)
+            raise
+        await self._wait(self._bulk.close_file(handle))
+
+    def _close_late(self, opening: "asyncio.Future[bytes]") -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            self._close_soon(opening.result())
+
+    def _close_soon(self, handle: bytes) -> None:
+        """Have the server close a file, without waiting: it answers in order, and nobody asks for this answer."""
+        with suppress(asyncssh.SFTPError):
+            self._bulk.close_unheard(handle)
+
+    async def _wait(self, asked: Awaitable[T], patience: float = PATIENCE) -> T:
+        try:
+            async with asyncio.timeout(patience):
+                return await asked
+        except TimeoutError:
+            # The server answers in order: behind this one nothing would be answered either.
+            self._bulk.close()
+            raise TimedOut("The login node's SFTP server did not answer in time.") from None
 
     async def replace(
         self,
@@ -115,17 +160,13 @@ class SftpStreams(SftpFiles):
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         try:
             try:
-                async with self._open(temporary, flags) as file:
-                    writer = _Writer(self, file, 0)
-                    try:
-                        await writer.write(content)
-                    finally:
-                        await writer.stop()
+                async with self._opened(temporary, flags) as handle:
+                    writer = _Writer(self, handle, 0)
+                    await writer.write(content)
                     if old_mode is not None:
-                        attributes = asyncssh.SFTPAttrs(permissions=stat.S_IMODE(old_mode))
-                        await self._patiently(file.setstat, attributes)
+                        await self._wait(self._bulk.set_mode(handle, stat.S_IMODE(old_mode)))
                     if sync:
-                        await self._sync(file, temporary)
+                        await self._sync(handle, temporary)
                 if ready is not None:
                     await ready(temporary)
                 await self.move(temporary, target, exclusive=exclusive)
@@ -140,8 +181,8 @@ class SftpStreams(SftpFiles):
     async def extend(self, path: bytes, content: AsyncIterable[bytes], *, offset: int) -> int:
         """Write in place, by WRITEs side by side; SETSTAT cuts off what lies behind one that failed."""
         try:
-            async with self._open(path, asyncssh.FXF_WRITE) as file:
-                writer = _Writer(self, file, offset)
+            async with self._opened(path, asyncssh.FXF_WRITE) as handle:
+                writer = _Writer(self, handle, offset)
                 try:
                     await writer.write(content)
                 except BaseException:
@@ -163,13 +204,13 @@ class SftpStreams(SftpFiles):
         with suppress(TimeoutError, asyncssh.SFTPError, GatewayError):
             async with asyncio.timeout(2 * CLEANING):
                 if not await writer.settle():
-                    await writer.file.setstat(asyncssh.SFTPAttrs(size=writer.end))
+                    await self._bulk.resize_file(writer.handle, writer.end)
 
     async def create(self, path: bytes) -> None:
         """Make an empty file, by OPEN."""
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         try:
-            async with self._open(path, flags):
+            async with self._opened(path, flags):
                 pass
         except asyncssh.SFTPError as error:
             self._connected(error, path)
@@ -186,20 +227,17 @@ class SftpStreams(SftpFiles):
     async def sync(self, path: bytes) -> None:
         """Have a file on disk, by fsync@openssh.com."""
         try:
-            async with self._open(path, asyncssh.FXF_WRITE) as file:
-                await self._sync(file, path)
+            async with self._opened(path, asyncssh.FXF_WRITE) as handle:
+                await self._sync(handle, path)
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             await self._commands.command("sync", "--", path)
 
-    async def _sync(self, file: asyncssh.SFTPClientFile, path: bytes) -> None:
+    async def _sync(self, handle: bytes, path: bytes) -> None:
         try:
-            async with asyncio.timeout(SYNC_PATIENCE):
-                await file.fsync()
+            await self._wait(self._bulk.sync_file(handle), SYNC_PATIENCE)
         except asyncssh.SFTPOpUnsupported:
             await self._commands.command("sync", "--", path)
-        except TimeoutError:
-            raise TimedOut(f"sync: {quote(path)}: not done in {SYNC_PATIENCE:g} s") from None
 
     async def move(self, source: bytes, target: bytes, *, exclusive: bool = False) -> None:
         """Rename, by posix-rename@openssh.com, or by RENAME, which replaces nothing."""
@@ -215,12 +253,6 @@ class SftpStreams(SftpFiles):
                 raise failure(f"cp: cannot create regular file {quote(target)}", errno.EEXIST) from error
             await self._commands.command("ln", "-T", "--", source, target, otherwise=AlreadyExists)
             await self._sweep(source)
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    content: bytes
-    seconds: float
 
 
 class _Width:
@@ -244,66 +276,81 @@ class _Width:
 class _Open:
     """`hpcgate.ssh.streams.OpenFile` by SFTP."""
 
-    __slots__ = ("_file", "_path", "_streams", "attributes")
+    __slots__ = ("_handle", "_path", "_streams", "attributes")
 
-    def __init__(
-        self, streams: SftpStreams, path: bytes, file: asyncssh.SFTPClientFile, attributes: Attributes
-    ) -> None:
+    def __init__(self, streams: SftpStreams, path: bytes, handle: bytes, attributes: Attributes) -> None:
         self.attributes = attributes
         self._streams = streams
         self._path = path
-        self._file = file
+        self._handle = handle
 
     def blocks(self, offset: int, size: int | None) -> AsyncGenerator[bytes]:
         """Read, by READs side by side."""
-        return self._streams._read_from(self._path, self._file, offset, size)
+        return self._streams._read_from(self._path, self._handle, offset, size)
 
 
 class _Writer:
     """WRITEs side by side.
 
     Attributes:
-        file: Where they go.
+        handle: Where they go.
         end: Up to where everything is written.
     """
 
-    def __init__(self, streams: SftpStreams, file: asyncssh.SFTPClientFile, offset: int) -> None:
-        self.file = file
+    def __init__(self, streams: SftpStreams, handle: bytes, offset: int) -> None:
+        self.handle = handle
         self.end = offset
         self._streams = streams
+        self._bulk = streams._bulk
         self._offset = offset
-        self._window: deque[tuple[asyncio.Task[int], int]] = deque()
+        self._window: deque[tuple[asyncio.Future[tuple[int, bytes]], int]] = deque()
 
     async def write(self, content: AsyncIterable[bytes]) -> None:
         """Write all of it."""
-        streams = self._streams
-        async for block in cut(content, streams._write_block):
-            while len(self._window) >= MOST or (self._window and self._window[0][0].done()):
-                await self._oldest()
-            task = asyncio.create_task(streams._patiently(self.file.write, block, self._offset))
-            self._offset += len(block)
-            self._window.append((task, self._offset))
+        small: list[bytes] = []
+        held = 0
+        async for piece in content:
+            if held or len(piece) < SMALL:
+                small.append(piece)
+                held += len(piece)
+                if held < SMALL:
+                    continue
+                piece, small, held = b"".join(small), [], 0
+            await self._send(piece)
+        if held:
+            await self._send(b"".join(small))
         while self._window:
             await self._oldest()
 
+    async def _send(self, piece: bytes) -> None:
+        most = self._bulk.write_block
+        view = memoryview(piece)
+        for start in range(0, len(piece), most):
+            while len(self._window) >= MOST or (self._window and self._window[0][0].done()):
+                await self._oldest()
+            await self._streams._wait(self._bulk.room())
+            part = view[start : start + most]
+            answer = self._bulk.write(self.handle, self._offset, part)
+            self._offset += len(part)
+            self._window.append((answer, self._offset))
+
     async def _oldest(self) -> None:
-        await asyncio.shield(self._window[0][0])
-        self.end = self._window.popleft()[1]
+        answer, end = self._window[0]
+        if not answer.done():
+            await self._streams._wait(asyncio.shield(answer))
+        self._bulk.written(answer.result())
+        self._window.popleft()
+        self.end = end
 
     async def settle(self) -> bool:
         """Wait for all that is under way and say whether all of it was written."""
-        await asyncio.gather(*(task for task, _ in self._window), return_exceptions=True)
-        while self._window:
-            task, end = self._window.popleft()
-            if task.cancelled() or task.exception() is not None:
-                self._window.clear()
+        answers = await asyncio.gather(*(answer for answer, _ in self._window), return_exceptions=True)
+        for answer, (_, end) in zip(answers, self._window, strict=True):
+            if isinstance(answer, BaseException):
+                return False
+            try:
+                self._bulk.written(answer)
+            except asyncssh.SFTPError:
                 return False
             self.end = end
         return True
-
-    async def stop(self) -> None:
-        """Wait for nothing that is under way."""
-        for task, _ in self._window:
-            task.cancel()
-        await asyncio.gather(*(task for task, _ in self._window), return_exceptions=True)
-        self._window.clear()
