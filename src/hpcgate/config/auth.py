@@ -1,0 +1,65 @@
+"""The settings of authentication and authorisation."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hpcgate.config.base import FROZEN, Model
+from hpcgate.config.values import HttpUrl, KeyUrl, Pause, RegularExpression, Seconds, Signature
+
+
+class OidcSettings(Model):
+    """How tokens are verified."""
+
+    scopes: Annotated[Mapping[str, str], *FROZEN] = Field(
+        default_factory=lambda: MappingProxyType({}), description="Scopes shown in the OpenAPI, with text."
+    )
+    token_url: HttpUrl = Field(description="The token endpoint, for the service accounts and for the OpenAPI page.")
+    token_endpoint_auth_method: Literal["client_secret_basic", "client_secret_post"] = Field(
+        "client_secret_basic", description="How a service account shows its secret at the token endpoint."
+    )
+    public_certs: tuple[KeyUrl, ...] = Field(
+        (), description="Where the IdP's keys are: JWKS documents by file://, http:// or https:// URL."
+    )
+    jwk_algorithm: Signature | None = Field(
+        None, description="The algorithm of keys that do not name theirs in `alg`; otherwise it follows from the key."
+    )
+    username_claim: str = Field("preferred_username", min_length=1, description="The claim that holds the user name.")
+    min_token_ttl: Pause = Field(0, description="Seconds that a token must still be valid.")
+    leeway: Pause = Field(0, description="Seconds of clock skew allowed for exp, nbf and iat.")
+    require_expiry: bool = Field(True, description="Refuse tokens without an exp claim.")
+    issuer: str | None = Field(None, description="The iss claim that tokens must carry; unchecked if unset.")
+    audience: str | None = Field(None, description="A value that the aud claim must hold; unchecked if unset.")
+    required_scopes: tuple[str, ...] = Field((), description="Scopes that a token must have, all of them.")
+    username_pattern: RegularExpression = Field(
+        r"[a-z_][a-z0-9_.-]{0,62}\$?",
+        description="The regular expression that a whole user name must match.",
+    )
+    denied_users: tuple[str, ...] = Field(
+        (
+            "root", "bin", "daemon", "adm", "lp", "sync", "shutdown", "halt", "mail", "operator", "games", "ftp",
+            "nobody", "sys", "sshd", "slurm", "munge", "mysql", "postgres", "systemd-network", "dbus", "polkitd",
+        ),
+        description="User names that are never served, whatever the token says.",
+    )  # fmt: skip
+    jwks_refresh: Seconds = Field(300, description="Seconds between refreshes of the IdP's keys in the background.")
+    jwks_cooldown: Seconds = Field(5, description="Least seconds between refreshes for an unknown key id.")
+    jwks_timeout: Seconds = Field(5, description="Seconds that fetching one key document may take.")
+
+
+class OpenFgaSettings(Model):
+    """Authorisation by an OpenFGA service."""
+
+    url: HttpUrl = Field(description="The check endpoint.")
+    timeout: Seconds | None = Field(1, description="Seconds to wait for an answer; null waits 60.")
+    max_connections: int = Field(100, ge=0, description="Most connections to the service; 0 is no limit.")
+    cache: Pause = Field(0, description="Seconds that a decision is kept.")
+
+
+class AuthSettings(Model):
+    """Authentication, and authorisation where it is wanted."""
+
+    authentication: OidcSettings = Field(description="How tokens are verified.")
+    authorization: OpenFgaSettings | None = Field(None, description="Who may use which system; anyone if unset.")

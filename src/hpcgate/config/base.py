@@ -1,0 +1,89 @@
+"""What all settings have in common, and the base of each plug-in's settings."""
+
+from collections.abc import Mapping
+from types import MappingProxyType, NoneType
+from typing import Any, get_args
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasGenerator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from hpcgate.config.values import Pause, Seconds
+
+FROZEN = (AfterValidator(lambda value: MappingProxyType(dict(value))), PlainSerializer(dict))
+"""Annotations of a mapping that cannot be changed."""
+
+
+class Model(BaseModel):
+    """The base of all settings: frozen, unknown keys refused, snake_case and camelCase accepted.
+
+    A null where null means nothing else leaves the default, as a key without a value does in a Helm chart.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(name, to_camel(name))),
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    @classmethod
+    def accepted_names(cls) -> dict[str, str]:
+        """Return each key that a file may use, and the field that it sets."""
+        accepted: dict[str, str] = {}
+        for name, field in cls.model_fields.items():
+            alias = field.validation_alias
+            choices = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
+            accepted |= {choice: name for choice in (name, *choices) if isinstance(choice, str)}
+        return accepted
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_unset(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or None not in data.values():
+            return data
+        accepted = cls.accepted_names()
+        return {key: value for key, value in data.items() if value is not None or not cls._has_default(accepted, key)}
+
+    @classmethod
+    def _has_default(cls, accepted: Mapping[str, str], key: Any) -> bool:
+        if key not in accepted:
+            return False
+        field = cls.model_fields[accepted[key]]
+        return not field.is_required() and NoneType not in get_args(field.annotation)
+
+
+class PluginSettings(Model):
+    """The base of the settings that a plug-in brings; its own `type` key chooses the plug-in."""
+
+
+class CredentialSettings(PluginSettings):
+    """What every credential plug-in's settings hold."""
+
+    type: str = Field(description="Which source of credentials, by the name of its entry point.")
+
+
+class SchedulerSettings(PluginSettings):
+    """What every scheduler plug-in's settings hold."""
+
+    type: str = Field(description="Which scheduler, by the name of its entry point.")
+    version: str = Field(description="The version that is installed, such as 22.05.8.")
+    timeout: Seconds = Field(10, description="Seconds that a scheduler command or request may take.")
+    read_cache: Pause = Field(
+        0, description="Seconds for which answers about jobs may be given out again; 0 shares only those under way."
+    )
+
+
+class TransferSettings(PluginSettings):
+    """What every transfer plug-in's settings hold."""
+
+    service_type: str = Field(description="Which transfer method, by the name of its entry point.")

@@ -1,0 +1,51 @@
+"""The settings of the health checks."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field
+
+from hpcgate.config.base import FROZEN, Model
+from hpcgate.config.secrets import Secret
+from hpcgate.config.values import Pause, Seconds
+
+
+class ServiceAccount(Model):
+    """The client that the health checks of one system use."""
+
+    client_id: str = Field(description="Its client id at the IdP.")
+    secret: Secret = Field(description="Its secret.")
+
+
+OLD_SERVICE_NAMES: Mapping[str, str] = MappingProxyType({"filesystems": "filesystem", "storage": "s3"})
+"""What FirecREST has called, or will call, a probed service, and its name on the wire."""
+
+ServiceName = Literal["ssh", "scheduler", "filesystem", "s3"]
+
+
+class ProbingService(Model):
+    """One probed service."""
+
+    timeout: Seconds | None = Field(10, description="Seconds that one probe may take.")
+
+
+_Name = Annotated[
+    ServiceName,
+    BeforeValidator(lambda name: OLD_SERVICE_NAMES.get(name, name) if isinstance(name, str) else name),
+]
+_Probe = Annotated[ProbingService, BeforeValidator(lambda probe: {} if probe is None else probe)]
+
+
+class ProbingSettings(Model):
+    """What is probed, and how often."""
+
+    interval_check: Seconds = Field(
+        120,
+        validation_alias=AliasChoices("interval_check", "intervalCheck", "interval"),
+        description="Seconds between rounds of probes.",
+    )
+    startup_grace_period: Pause = Field(
+        300, description="Seconds after the start in which a failed probe makes no service unhealthy."
+    )
+    services: Annotated[Mapping[_Name, _Probe], *FROZEN] | None = Field(None, description="The probed services.")
