@@ -137,7 +137,7 @@ async def _only_history(slurm: Scheduler, cluster: Cluster, who: Principal, job_
         return []
 
     await _stored(cluster, job_id)
-    slurm._commands.live = forgotten  # type: ignore[attr-defined]
+    slurm.backend._commands.live = forgotten  # type: ignore[attr-defined]
 
 
 async def _stored(cluster: Cluster, job_id: str) -> None:

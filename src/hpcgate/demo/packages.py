@@ -45,13 +45,17 @@ ACCOUNTING: dict[str, str] = {
     "mariadb-install-db": "mariadb-server",
 }
 
-REST: dict[str, str] = {"slurmrestd": "slurmrestd"}
+REST: dict[str, str] = {"slurmrestd": "slurmrestd", "auth_jwt.so": "slurm-wlm-jwt-plugin"}
+"""A name with .so is a plugin of Slurm's."""
 
+_LIBRARIES = Path("/usr/lib")
 _POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def find_program(name: str) -> str | None:
-    """Return the absolute path of a program in the system's directories, or None."""
+    """Return the absolute path of a program in the system's directories, or of a plugin of Slurm's, or None."""
+    if name.endswith(".so"):
+        return next(map(str, _LIBRARIES.glob(f"*/slurm*/{name}")), None)
     return shutil.which(name, path=SYSTEM_PATH)
 
 
