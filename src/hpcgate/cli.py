@@ -12,6 +12,7 @@ from rich.console import Console
 
 from hpcgate import __version__
 from hpcgate.config import Settings
+from hpcgate.health.command import app as maintenance_app
 
 app = typer.Typer(
     name="hpcgate",
@@ -114,6 +115,8 @@ def token(
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
 
+
+app.add_typer(maintenance_app, name="maintenance", no_args_is_help=True)
 
 config_app = typer.Typer(help="About configuration files.", no_args_is_help=True)
 app.add_typer(config_app, name="config")

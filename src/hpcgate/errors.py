@@ -35,6 +35,7 @@ GatewayError                 500
   NotSupported               501
   Unavailable                503
     Unhealthy                503
+    UnderMaintenance         503
     PoolExhausted            503
     SchedulerUnavailable     503
   NoSpace                    507
@@ -244,8 +245,34 @@ class Unavailable(GatewayError):
 class Unhealthy(Unavailable):
     """Probing marked the service as unhealthy."""
 
-    def __init__(self, service: str, system: str) -> None:
-        super().__init__(f"The {service} service for the requested system ({system}) is unhealthy.")
+    def __init__(self, service: str, system: str, *, retry_after: int | None = None) -> None:
+        super().__init__(
+            f"The {service} service for the requested system ({system}) is unhealthy.",
+            data={"reason": "unhealthy", "service": service},
+            headers=None if retry_after is None else {"Retry-After": str(retry_after)},
+        )
+
+
+class UnderMaintenance(Unavailable):
+    """The operators have taken the system out of service for a while.
+
+    Args:
+        system: The system's name.
+        until: When it comes back, ISO 8601, or None if nobody has said so.
+        reason: What the operators say, or nothing.
+        retry_after: Seconds until then.
+    """
+
+    def __init__(
+        self, system: str, *, until: str | None = None, reason: str = "", retry_after: int | None = None
+    ) -> None:
+        end = f" until {until}" if until is not None else ""
+        words = f": {reason}" if reason else "."
+        super().__init__(
+            f"The system {system} is under maintenance{end}{words}",
+            data={"reason": "maintenance", "until": until},
+            headers=None if retry_after is None else {"Retry-After": str(retry_after)},
+        )
 
 
 class PoolExhausted(Unavailable):

@@ -1,10 +1,14 @@
 """The gateway's systems, and what opens and closes with the process."""
 
+import asyncio
 import posixpath
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Self
+
+import structlog
 
 from hpcgate.auth import Principal
 from hpcgate.auth.authorizer import Authorizer, Everyone
@@ -17,11 +21,17 @@ from hpcgate.errors import BadRequest, SystemNotFound
 from hpcgate.filesystem.base import Limits, Operation
 from hpcgate.filesystem.slots import PathLocks, StreamSlots
 from hpcgate.filesystem.tus import UploadDesk
+from hpcgate.health.account import ProbeAccount
+from hpcgate.health.board import HealthBoard
+from hpcgate.health.maintenance import Calendar, Notices, Watch, Window
+from hpcgate.health.prober import Prober
 from hpcgate.schedulers.base import JobDescription, Scheduler
 from hpcgate.schedulers.reads import SharedReads
 from hpcgate.ssh.pool import Pool
 from hpcgate.transfers.base import BatchJob, Surroundings, Transfer
 from hpcgate.transfers.jobs import TransferJobs
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,8 @@ class System:
     scheduler: Scheduler
     limits: Limits
     jobs: TransferJobs
+    board: HealthBoard
+    calendar: Calendar
     transfers: Mapping[str, Transfer] = field(init=False)
     _roots: tuple[str, ...] = field(init=False)
 
@@ -49,6 +61,11 @@ class System:
     def name(self) -> str:
         """The name as it is configured."""
         return self.settings.name
+
+    @property
+    def scheduler_by_ssh(self) -> bool:
+        """Whether the scheduler is reached through the login node."""
+        return getattr(self.settings.scheduler, "connection_mode", "ssh") != "rest"
 
     @classmethod
     def from_settings(cls, settings: Cluster, credentials: CredentialSource) -> Self:
@@ -67,6 +84,12 @@ class System:
             scheduler,
             Limits(max_ops_file_size=operation.max_ops_file_size),
             TransferJobs(settings.name, _work_root(settings), operation.datatransfer_jobs_directives, submit),
+            HealthBoard(
+                settings.name,
+                settings.probing.startup_grace_period,
+                [file_system.path for file_system in settings.file_systems],
+            ),
+            Calendar(settings.name, map(Window.of, settings.maintenance)),
         )
 
     def transfer(self, method: str) -> Transfer:
@@ -74,22 +97,29 @@ class System:
 
         Raises:
             BadRequest: It does not.
+            Unhealthy: What it stands on is unhealthy.
         """
         try:
-            return self.transfers[method]
+            transfer = self.transfers[method]
         except KeyError:
             raise BadRequest("Requested transfer method is not available.") from None
+        if method == "s3":
+            self.board.require(("s3",))
+        return transfer
 
     def admit(self, path: str) -> None:
-        """Check a path against the system's file systems (contract, Statuses, 400).
+        """Check a path against the system's file systems (contract, Statuses, 400 and 503).
 
         Raises:
             BadRequest: The path lies outside of them.
+            Unhealthy: The file system that it is on is.
         """
         if not self._roots or not (self.settings.restrict_paths or self.settings.probing.services):
             return
-        if not all(self._inside(text) for text in (path, posixpath.normpath(path))):
+        plain = posixpath.normpath(path)
+        if not all(self._inside(text) for text in (path, plain)):
             raise BadRequest(f"Unsupported path: {path!r} is not in a file system of {self.name}.")
+        self.board.require_path(plain)
 
     def _inside(self, path: str) -> bool:
         return any(path == root or path.startswith(f"{root}/") for root in self._roots)
@@ -128,12 +158,14 @@ class Gateway:
         tokens: TokenVerifier,
         jwks: Jwks,
         authorizer: Authorizer,
+        probers: Mapping[str, Prober],
     ) -> None:
         self.settings = settings
         self.systems = systems
         self.tokens = tokens
         self.jwks = jwks
         self.authorizer = authorizer
+        self.probers = probers
         self.streams = StreamSlots(settings.streams.max_streams, settings.streams.max_streams_per_user)
         self.locks = PathLocks()
         self.uploads = UploadDesk()
@@ -160,7 +192,21 @@ class Gateway:
                 system.pool.warn()
                 stack.push_async_callback(system.close)
                 systems[cluster.name.casefold()] = system
-            yield cls(settings, systems, TokenVerifier(authentication, jwks), jwks, authorizer)
+            tokens = TokenVerifier(authentication, jwks)
+            probers = {}
+            for name, system in systems.items():
+                prober = _prober(system, settings, credentials, tokens)
+                if not prober.idle:
+                    probers[name] = prober
+                stack.push_async_callback(prober.close)
+            jobs = [prober.run() for prober in probers.values()]
+            if settings.state_directory is not None:
+                calendars = {name: system.calendar for name, system in systems.items()}
+                watch = Watch(Notices(Path(settings.state_directory)), calendars)
+                await watch.look()
+                jobs.append(watch.run())
+            await stack.enter_async_context(_background(jobs))
+            yield cls(settings, systems, tokens, jwks, authorizer, probers)
 
     def system(self, name: str) -> System:
         """Return a system by name, in any case.
@@ -172,3 +218,33 @@ class Gateway:
             return self.systems[name.casefold()]
         except KeyError:
             raise SystemNotFound from None
+
+
+def _prober(system: System, settings: Settings, credentials: CredentialSource, tokens: TokenVerifier) -> Prober:
+    account = system.settings.service_account
+    return Prober(
+        system.settings,
+        credentials,
+        None if account is None else ProbeAccount(account, settings.auth.authentication, tokens),
+        system.jobs.run,
+        system.board,
+    )
+
+
+@asynccontextmanager
+async def _background(jobs: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Run jobs that never end until the context is left."""
+    tasks = [asyncio.create_task(job) for job in jobs]
+    for task in tasks:
+        task.add_done_callback(_tell_of_crash)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tell_of_crash(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("background.crashed", task=repr(task.get_coro()), exc_info=error)

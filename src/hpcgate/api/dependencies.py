@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from hpcgate.api.needs import needs
 from hpcgate.auth import Principal
 from hpcgate.auth.tokens import bearer
 from hpcgate.gateway import Gateway, System
@@ -44,11 +45,16 @@ async def enter(request: Request, system_name: str) -> Access:
         Unauthenticated, Unavailable: As `authenticate`.
         SystemNotFound: No such system.
         Forbidden: Not for this user.
+        UnderMaintenance: The operators have taken the system out of service.
+        Unhealthy: A service that the route needs does not work, as the health checks have found.
     """
     principal = await authenticate(request)
     opened = gateway(request)
     system = opened.system(system_name)
     await opened.authorizer.authorize(principal, system.name)
+    system.calendar.check()
+    if not system.board.well:
+        system.board.require(needs(request.scope["route"].path, scheduler_by_ssh=system.scheduler_by_ssh))
     return Access(principal, system)
 
 

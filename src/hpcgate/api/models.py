@@ -55,6 +55,12 @@ class GetLiveness(Wire):
     last_update: int = 0
 
 
+class GetReadiness(Wire):
+    """The gateway can serve: it has its configuration and the IdP's keys."""
+
+    ready: bool = True
+
+
 class BackendServiceType(StrEnum):
     """What is probed."""
 
@@ -95,6 +101,20 @@ class FilesystemServiceHealth(ServiceHealth):
     """One file system."""
 
     path: str | None = None
+
+
+AnyServiceHealth = (
+    SchedulerServiceHealth | FilesystemServiceHealth | SSHServiceHealth | S3ServiceHealth | HealthCheckException
+)
+
+
+class MaintenanceWindow(Wire):
+    """A time in which a system is not served; without an end, until the operators say so."""
+
+    start: datetime | None = None
+    until: datetime | None = None
+    reason: str = ""
+    active: bool = False
 
 
 class SSHTimeouts(Wire):
@@ -245,16 +265,12 @@ class HPCCluster(Wire):
     name: str
     ssh: SSHClientPool
     scheduler: SchedulerInfo
-    services_health: (
-        list[
-            SchedulerServiceHealth | FilesystemServiceHealth | SSHServiceHealth | S3ServiceHealth | HealthCheckException
-        ]
-        | None
-    ) = None
+    services_health: list[AnyServiceHealth] | None = None
     probing: ProbingServices
     file_systems: list[FileSystem] = Field(default_factory=list)
     data_operation: DataOperation = DataOperation()
     last_health_check: datetime | None = None
+    maintenance: list[MaintenanceWindow] = Field(default_factory=list)
 
 
 class GetSystemsResponse(Wire):

@@ -1,5 +1,9 @@
 """GET /status: the systems, what they consist of, and whether the gateway is alive."""
 
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import APIRouter
@@ -7,13 +11,16 @@ from fastapi import APIRouter
 from hpcgate.api import models
 from hpcgate.api.dependencies import AccessDep, GatewayDep, PrincipalDep
 from hpcgate.config import Cluster
+from hpcgate.errors import Unavailable
 from hpcgate.filesystem.identity import identity
+from hpcgate.gateway import System
+from hpcgate.health.board import ServiceHealth
 
 router = APIRouter(prefix="/status", tags=["status"])
 
 
 def public(cluster: Cluster) -> models.HPCCluster:
-    """Return the part of a system's configuration that any user may see: no secrets, no private URLs."""
+    """Return the part of a system's configuration that any user may see: no secrets, no private URLs, no health."""
     operation = cluster.data_operation
     transfer = operation.data_transfer[0] if operation.data_transfer else None
     known = {"s3", "streamer", "wormhole"}
@@ -43,14 +50,77 @@ def _rounded(value: Any) -> Any:
 @router.get("/systems")
 async def get_systems(gateway: GatewayDep, _: PrincipalDep) -> models.GetSystemsResponse:
     """List the systems with their public configuration and their health."""
-    return models.GetSystemsResponse(systems=[public(system.settings) for system in gateway.systems.values()])
+    return models.GetSystemsResponse(systems=[_shown(system) for system in gateway.systems.values()])
+
+
+def _shown(system: System) -> models.HPCCluster:
+    shown = public(system.settings)
+    now = time.time()
+    shown.maintenance = [
+        models.MaintenanceWindow(
+            start=_moment(window.start), until=_moment(window.until), reason=window.reason, active=window.active(now)
+        )
+        for window in system.calendar.windows(now)
+    ]
+    shown.last_health_check = _moment(system.board.last_round)
+    if system.settings.probing.services:
+        shown.services_health = [_health(result) for result in system.board.results]
+    return shown
+
+
+def _health(result: ServiceHealth) -> models.AnyServiceHealth:
+    values: dict[str, Any] = {
+        "service_type": result.service,
+        "last_checked": _moment(result.checked_at),
+        "latency": result.latency,
+        "healthy": result.healthy,
+        "message": result.message,
+    }
+    if result.path is not None:
+        return models.FilesystemServiceHealth(path=result.path, **values)
+    health: models.AnyServiceHealth = _HEALTH[result.service](**values)
+    return health
+
+
+_HEALTH: Mapping[str, Any] = MappingProxyType(
+    {
+        "ssh": models.SSHServiceHealth,
+        "scheduler": models.SchedulerServiceHealth,
+        "s3": models.S3ServiceHealth,
+        "exception": models.HealthCheckException,
+    }
+)
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 @router.get("/liveness", include_in_schema=False)
 @router.get("/liveness/")
-async def get_liveness() -> models.GetLiveness:
+async def get_liveness(gateway: GatewayDep) -> models.GetLiveness:
     """Say that the process is alive, whatever the state of the IdP and of the systems."""
-    return models.GetLiveness()
+    rounds = {
+        system.name: system.board.last_round
+        for system in gateway.systems.values()
+        if system.board.last_round is not None
+    }
+    return models.GetLiveness(
+        healthcheck_runs={name: datetime.fromtimestamp(seconds, UTC) for name, seconds in rounds.items()},
+        last_update=int(max(rounds.values(), default=0)),
+    )
+
+
+@router.get("/readiness", responses={503: {"description": "Not ready: send requests elsewhere for now."}})
+async def get_readiness(gateway: GatewayDep) -> models.GetReadiness:
+    """Say whether requests can be served: the identity provider's keys are here. For load balancers; no token."""
+    if not gateway.jwks.ready:
+        raise Unavailable(
+            "The identity provider's keys are not loaded yet",
+            data={"ready": False},
+            headers={"Retry-After": str(gateway.jwks.retry_after)},
+        )
+    return models.GetReadiness()
 
 
 @router.get("/{system_name}/nodes")

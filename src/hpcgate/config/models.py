@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from hpcgate.config.auth import AuthSettings, OidcSettings, OpenFgaSettings
 from hpcgate.config.base import CredentialSettings, Model, PluginSettings, SchedulerSettings, TransferSettings
 from hpcgate.config.logger import LoggerSettings
+from hpcgate.config.maintenance import MaintenanceWindow
 from hpcgate.config.plugins import Plugin
 from hpcgate.config.probing import ProbingSettings, ServiceAccount
 from hpcgate.config.secrets import Secret
@@ -55,6 +56,7 @@ class Cluster(Model):
     )
     file_systems: tuple[FileSystem, ...] = Field((), description="Its file systems.")
     data_operation: DataOperation = Field(default_factory=lambda: DataOperation(), description="Files in and out.")
+    maintenance: tuple[MaintenanceWindow, ...] = Field((), description="Planned times in which it is not served.")
     restrict_paths: bool = Field(
         False, description="Refuse paths outside file_systems always, not only when probing services are configured."
     )
@@ -95,6 +97,11 @@ class Settings(Model):
     logger: LoggerSettings = Field(default_factory=lambda: LoggerSettings(), description="Logging.")
     streams: StreamSettings = Field(
         default_factory=lambda: StreamSettings(), description="Files and archives that stream through the gateway."
+    )
+
+    state_directory: AbsolutePath | None = Field(
+        None,
+        description="A directory, shared by all replicas, in which `hpcgate maintenance` leaves word for them.",
     )
 
     @field_validator("app_version")
@@ -145,6 +152,7 @@ __all__ = [
     "DataOperation",
     "FileSystem",
     "LoggerSettings",
+    "MaintenanceWindow",
     "Model",
     "OidcSettings",
     "OpenFgaSettings",

@@ -27,7 +27,7 @@ ServiceName = Literal["ssh", "scheduler", "filesystem", "s3"]
 class ProbingService(Model):
     """One probed service."""
 
-    timeout: Seconds | None = Field(10, description="Seconds that one probe may take.")
+    timeout: Seconds | None = Field(10, description="Seconds that one probe may take; null is 10.")
 
 
 _Name = Annotated[
@@ -43,9 +43,11 @@ class ProbingSettings(Model):
     interval_check: Seconds = Field(
         120,
         validation_alias=AliasChoices("interval_check", "intervalCheck", "interval"),
-        description="Seconds between rounds of probes.",
+        description="Seconds between rounds of probes, give or take a tenth.",
     )
     startup_grace_period: Pause = Field(
-        300, description="Seconds after the start in which a failed probe makes no service unhealthy."
+        300,
+        description="Seconds after the start in which a service that no probe has found healthy yet is served all the "
+        "same.",
     )
     services: Annotated[Mapping[_Name, _Probe], *FROZEN] | None = Field(None, description="The probed services.")

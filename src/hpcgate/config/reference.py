@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, SecretStr
+from pydantic import AwareDatetime, BaseModel, SecretStr
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
@@ -166,6 +166,7 @@ def _kind(annotation: Any, field: FieldInfo | None = None) -> str:
         float: "number",
         str: "text",
         SecretStr: "secret",
+        AwareDatetime: "date and time",
         NoneType: "null",
     }
     return names.get(annotation, "anything")

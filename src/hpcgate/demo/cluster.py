@@ -360,7 +360,8 @@ class Cluster:
                 "secret": f"secret_file:{self.directory / 'keys' / 'service.client_secret'}",
             },
             "probing": {
-                "interval_check": 30,
+                # Once, at the start: what a test stops on purpose is not to be found unhealthy at a time of chance.
+                "interval_check": 3600,
                 "services": {kind: {"timeout": 10} for kind in ("ssh", "scheduler", "filesystem")},
             },
             "file_systems": [

@@ -36,7 +36,8 @@ def show(*, once: bool, install: bool, console: Console) -> int:
             Options(install=install), lambda step: console.print(f"  {step}", style="dim", highlight=False)
         ) as cluster:
             console.print("  starting hpcgate", style="dim")
-            config = cluster.write_gateway_config(cluster.directory / "gateway.yaml")
+            settings = cluster.cluster_settings(probing={"interval_check": 30})
+            config = cluster.write_gateway_config(cluster.directory / "gateway.yaml", clusters=[settings])
             gateway = cluster.start_gateway(config)
             console.print(f"Up after {time.monotonic() - started:.1f} s. The tour:", highlight=False)
             tour = Tour(cluster, gateway, cluster.users[0], console)

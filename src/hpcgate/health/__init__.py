@@ -1,0 +1,1 @@
+"""Whether the systems are well: probes of their services, and maintenance."""
