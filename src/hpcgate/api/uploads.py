@@ -77,8 +77,8 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.options("", status_code=204)
-async def options_uploads(gateway: GatewayDep) -> Response:
-    """Say what of tus is offered."""
+async def options_uploads(gateway: GatewayDep, system_name: str) -> Response:
+    """Say what of tus is offered, of any system, for a browser asks without a token."""
     headers = {
         "Tus-Resumable": VERSION,
         "Tus-Version": VERSION,
@@ -91,9 +91,9 @@ async def options_uploads(gateway: GatewayDep) -> Response:
 
 
 @router.options("/{upload_id}", status_code=204)
-async def options_upload(gateway: GatewayDep, upload_id: UploadId) -> Response:
-    """Say what of tus is offered."""
-    return await options_uploads(gateway)
+async def options_upload(gateway: GatewayDep, system_name: str, upload_id: UploadId) -> Response:
+    """Say what of tus is offered, of any system, for a browser asks without a token."""
+    return await options_uploads(gateway, system_name)
 
 
 def _answer(status: int, **headers: str | int | None) -> Response:

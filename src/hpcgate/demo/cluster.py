@@ -224,6 +224,8 @@ class Cluster:
 
     def start_slurm(self, options: SlurmOptions) -> Slurm:
         """Start one more Slurm, independent of the first but for munge and the users; its name must be new."""
+        if self.options.install:
+            ensure_installed(needed(accounting=options.accounting, rest=options.rest), self.progress)
         slurm = self._make_slurm(options)
         slurm.start(self.progress)
         return slurm

@@ -80,17 +80,18 @@ async def packed(
             argv.append("--ignore-failed-read")
         process = await stack.enter_async_context(session.process([*argv, "--", name or b"."], stall=PATIENCE))
         output = await stack.enter_async_context(aclosing(process.output()))
-        first = await anext(output, b"")
-        if not first:
+        begin = [await anext(output, b""), await anext(output, b"")]
+        if not begin[1]:  # tar has ended; of a file that cannot be read it sends an archive of nothing.
             await _check_end(process, argv, path)
-        tar = _whole(process, argv, path, first, output)
+        tar = _whole(process, argv, path, begin, output)
         yield _zipped(tar) if kind is Format.zip else _pieces(tar)
 
 
 async def _whole(
-    process: Process, argv: list[str | bytes], path: bytes, first: bytes, output: AsyncGenerator[bytes]
+    process: Process, argv: list[str | bytes], path: bytes, begin: list[bytes], output: AsyncGenerator[bytes]
 ) -> AsyncGenerator[bytes]:
-    yield first
+    for block in filter(None, begin):
+        yield block
     async for block in output:
         yield block
     await _check_end(process, argv, path)

@@ -433,6 +433,18 @@ def test_real_cancellations(release: str, label: str, outcome: Outcome) -> None:
     assert scancel.parse(recorded.exit_status, recorded.stderr) is outcome
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "_parse_single_range: Too many hosts in range `1-999999999'\nscancel: error: Invalid job id 1_[1-999999999]",
+        "Invalid job id 1_[0-5:1]",
+    ],
+)
+def test_scancel_of_tasks_that_cannot_be(words: str) -> None:
+    """What 22.05 says of an id that it does not take."""
+    assert scancel.parse(1, f"scancel: error: {words}\n") is scancel.Outcome.UNKNOWN
+
+
 @given(st.lists(st.text(st.characters(exclude_characters="|\n"), min_size=1), min_size=1, unique=True))
 def test_accounts_come_back(names: list[str]) -> None:
     text = "".join(f"{names[0]}|{name}\n" for name in [*names, names[0]])

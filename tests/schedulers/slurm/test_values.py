@@ -83,13 +83,19 @@ def test_an_id_matches_the_arrays_with_which_it_shares_a_task(one: str, two: str
     assert not first.matches(f"6_[{two}]", "9")
 
 
-@given(st.integers(0, 9999999999), st.integers(0, 99999))
+@given(st.integers(1, 9999999999), st.integers(0, 99999))
 def test_ids_come_back_as_arguments(number: int, part: int) -> None:
     for text in (f"{number}", f"{number}_{part}", f"{number}+{part}"):
         assert JobId.parse(text).argument == text
         assert JobId.parse(text).matches(text, "0")
     assert JobId.parse(f"{number}").matches(f"{number}_{part}", "0")
     assert not JobId.parse(f"{number}_{part}").matches(f"{number}_{part + 1}", "0")
+
+
+@pytest.mark.parametrize("text", ["0", "00", "0_1", "0+1"])
+def test_slurm_counts_from_one(text: str) -> None:
+    with pytest.raises(JobNotFound):
+        JobId.parse(text)
 
 
 @given(st.text() | st.text("0123456789_[]+-,:%"))

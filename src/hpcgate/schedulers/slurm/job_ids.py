@@ -75,7 +75,9 @@ class JobId:
         match = _ID.fullmatch(text)
         if match is None:
             return None
-        base = match["base"].lstrip("0") or "0"
+        base = match["base"].lstrip("0")
+        if not base:  # Slurm counts from 1, and scancel refuses 0 in words of its own.
+            return None
         if match["offset"] is not None:
             return cls(base, offset=int(match["offset"]))
         expression = match["task"] if match["task"] is not None else match["tasks"]

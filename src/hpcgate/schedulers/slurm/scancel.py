@@ -23,7 +23,7 @@ class Outcome(Enum):
 
 _MOST_TASKS = 10_000
 """One argument has at most 128 KiB."""
-_ERROR = re.compile(r"error: .*?: ([^:\n]+)$", re.MULTILINE)
+_ERROR = re.compile(r"error: (?:.*: )?([^\n]+)$", re.MULTILINE)
 
 
 def command(job_id: JobId) -> list[str]:
@@ -49,7 +49,8 @@ def _numbers(tasks: range) -> str:
 
 def parse(exit_status: int, words: str) -> Outcome:
     """Return the outcome from the exit status and standard error."""
-    errors = _ERROR.findall(words)
+    # Of a range that it cannot count it says first why, and then that it is no job id.
+    errors = [error for error in _ERROR.findall(words) if "Too many hosts in range" not in error]
     if not errors:
         return Outcome.CANCELLED if exit_status == 0 else Outcome.FAILED
     if any("denied" in error or "Invalid user id" in error for error in errors):
