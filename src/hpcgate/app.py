@@ -1,15 +1,20 @@
 """The ASGI application: routes, middleware and lifespan."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request, Response
 
 from hpcgate import __version__
 from hpcgate.api import archive, compute, content, filesystem, problems, schemas, status, transfers, uploads
 from hpcgate.config import Settings
 from hpcgate.gateway import Gateway
+from hpcgate.measuring import Measured, Traced
 from hpcgate.middleware import Envelope, HangUp, TrailingSlash
+from hpcgate.monitoring import exposition, monitored
+from hpcgate.telemetry.metrics import Metrics
+from hpcgate.telemetry.recorder import Recorder
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -19,9 +24,18 @@ def create_app(settings: Settings) -> FastAPI:
         settings: A validated configuration.
     """
 
+    telemetry = _recorder(settings)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Gateway.open(settings) as gateway:
+        async with AsyncExitStack() as stack:
+            if telemetry.tracing is not None:
+                stack.push_async_callback(asyncio.to_thread, telemetry.tracing.close)
+            gateway = await stack.enter_async_context(Gateway.open(settings, telemetry))
+            if telemetry.metrics is not None:
+                app.state.metrics = await stack.enter_async_context(
+                    monitored(gateway, telemetry.metrics, settings.metrics)
+                )
             app.state.gateway = gateway
             yield
 
@@ -41,6 +55,8 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (status.router, compute.router, *files, transfers.router):
         # Not include_router: it keeps the router as it is and matches each request's path twice.
         app.router.routes.extend(router.routes)
+    if settings.metrics.path is not None:
+        app.add_route(settings.metrics.path, _metrics, include_in_schema=False)
     problems.install(app)
     schemas.install(
         app,
@@ -50,7 +66,37 @@ def create_app(settings: Settings) -> FastAPI:
     )
     # The last one added is the outermost.
     app.add_middleware(problems.LastResort)
+    if telemetry.metrics is not None:
+        app.add_middleware(Measured, metrics=telemetry.metrics)
+    if telemetry.tracing is not None:
+        app.add_middleware(Traced, tracing=telemetry.tracing)
     app.add_middleware(HangUp)
     app.add_middleware(TrailingSlash)
     app.add_middleware(Envelope, app_version=settings.app_version)
     return app
+
+
+def _recorder(settings: Settings) -> Recorder:
+    """Return what listens: for the metrics and the traces that the settings ask for."""
+    wanted = settings.metrics.port is not None or settings.metrics.path is not None
+    tracing = settings.tracing
+    if tracing.endpoint is None:
+        return Recorder(Metrics() if wanted else None)
+    # OpenTelemetry is an extra.
+    from hpcgate.telemetry.tracing import by_otlp
+
+    return Recorder(
+        Metrics() if wanted else None,
+        by_otlp(
+            tracing.endpoint,
+            {name: value.get_secret_value() for name, value in tracing.headers.items()},
+            service=tracing.service_name,
+            version=__version__,
+            ratio=tracing.sample_ratio,
+        ),
+    )
+
+
+async def _metrics(request: Request) -> Response:
+    body, media_type = exposition(request.app.state.metrics, request.headers.get("accept", ""))
+    return Response(body, media_type=media_type)

@@ -28,6 +28,7 @@ from hpcgate.health.prober import Prober
 from hpcgate.schedulers.base import JobDescription, Scheduler
 from hpcgate.schedulers.reads import SharedReads
 from hpcgate.ssh.pool import Pool
+from hpcgate.telemetry.base import SILENT, Telemetry
 from hpcgate.transfers.base import BatchJob, Surroundings, Transfer
 from hpcgate.transfers.jobs import TransferJobs
 
@@ -45,6 +46,7 @@ class System:
     jobs: TransferJobs
     board: HealthBoard
     calendar: Calendar
+    telemetry: Telemetry = SILENT
     transfers: Mapping[str, Transfer] = field(init=False)
     _roots: tuple[str, ...] = field(init=False)
 
@@ -68,15 +70,22 @@ class System:
         return getattr(self.settings.scheduler, "connection_mode", "ssh") != "rest"
 
     @classmethod
-    def from_settings(cls, settings: Cluster, credentials: CredentialSource) -> Self:
+    def from_settings(cls, settings: Cluster, credentials: CredentialSource, telemetry: Telemetry = SILENT) -> Self:
         """Make a system; nothing is opened yet."""
-        pool = Pool(settings.name, settings.ssh, credentials)
+        pool = Pool(settings.name, settings.ssh, credentials, telemetry)
         make = plugin("hpcgate.schedulers", settings.scheduler.type)
-        scheduler = SharedReads(make(settings.name, settings.scheduler, pool), settings.scheduler.read_cache)
+        scheduler = SharedReads(
+            make(settings.name, settings.scheduler, pool),
+            settings.scheduler.read_cache,
+            system=settings.name,
+            telemetry=telemetry,
+        )
         operation = settings.data_operation
 
         async def submit(principal: Principal, job: BatchJob) -> str:
-            return await scheduler.submit(principal, JobDescription(**asdict(job)))
+            job_id = await scheduler.submit(principal, JobDescription(**asdict(job)))
+            telemetry.transfer_job(settings.name, job.name.removeprefix("transfer-"))
+            return job_id
 
         return cls(
             settings,
@@ -90,6 +99,7 @@ class System:
                 [file_system.path for file_system in settings.file_systems],
             ),
             Calendar(settings.name, map(Window.of, settings.maintenance)),
+            telemetry,
         )
 
     def transfer(self, method: str) -> Transfer:
@@ -159,6 +169,7 @@ class Gateway:
         jwks: Jwks,
         authorizer: Authorizer,
         probers: Mapping[str, Prober],
+        telemetry: Telemetry,
     ) -> None:
         self.settings = settings
         self.systems = systems
@@ -166,13 +177,14 @@ class Gateway:
         self.jwks = jwks
         self.authorizer = authorizer
         self.probers = probers
+        self.telemetry = telemetry
         self.streams = StreamSlots(settings.streams.max_streams, settings.streams.max_streams_per_user)
         self.locks = PathLocks()
         self.uploads = UploadDesk()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+    async def open(cls, settings: Settings, telemetry: Telemetry = SILENT) -> AsyncIterator[Self]:
         """Open the parts of the gateway and close them at the end. Neither the IdP nor a system need be up."""
         async with AsyncExitStack() as stack:
             authentication = settings.auth.authentication
@@ -188,7 +200,7 @@ class Gateway:
             stack.push_async_callback(credentials.close)
             systems = {}
             for cluster in settings.clusters:
-                system = System.from_settings(cluster, credentials)
+                system = System.from_settings(cluster, credentials, telemetry)
                 system.pool.warn()
                 stack.push_async_callback(system.close)
                 systems[cluster.name.casefold()] = system
@@ -206,7 +218,7 @@ class Gateway:
                 await watch.look()
                 jobs.append(watch.run())
             await stack.enter_async_context(_background(jobs))
-            yield cls(settings, systems, tokens, jwks, authorizer, probers)
+            yield cls(settings, systems, tokens, jwks, authorizer, probers, telemetry)
 
     def system(self, name: str) -> System:
         """Return a system by name, in any case.

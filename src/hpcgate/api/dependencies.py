@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from hpcgate.api.needs import needs
 from hpcgate.auth import Principal
 from hpcgate.auth.tokens import bearer
+from hpcgate.errors import Forbidden, GatewayError, Unauthenticated
 from hpcgate.gateway import Gateway, System
 
 
@@ -25,7 +26,13 @@ async def authenticate(request: Request) -> Principal:
         Unavailable: The IdP's keys have not been loaded yet.
     """
     state = request.scope["state"]
-    verified = await gateway(request).tokens.principal(bearer(request.headers.get("authorization")))
+    opened = gateway(request)
+    try:
+        verified = await opened.tokens.principal(bearer(request.headers.get("authorization")))
+    except GatewayError as error:
+        opened.telemetry.token(_outcome(error, request))
+        raise
+    opened.telemetry.token("accepted")
     state["username"] = verified.username
     return replace(verified, request_id=state["request_id"], correlation_id=state["correlation_id"])
 
@@ -51,11 +58,23 @@ async def enter(request: Request, system_name: str) -> Access:
     principal = await authenticate(request)
     opened = gateway(request)
     system = opened.system(system_name)
+    request.scope["state"]["system"] = system.name
     await opened.authorizer.authorize(principal, system.name)
     system.calendar.check()
     if not system.board.well:
         system.board.require(needs(request.scope["route"].path, scheduler_by_ssh=system.scheduler_by_ssh))
     return Access(principal, system)
+
+
+def _outcome(error: GatewayError, request: Request) -> str:
+    """Return the label of a token that was not accepted."""
+    match error:
+        case Unauthenticated():
+            return "refused" if request.headers.get("authorization") else "missing"
+        case Forbidden():
+            return "forbidden"
+        case _:
+            return "unavailable"
 
 
 async def _gateway(request: Request) -> Gateway:

@@ -84,7 +84,9 @@ async def post_upload(access: AccessDep, request: models.PostFileUploadRequest) 
         file_size=getattr(directives, "file_size", None),
         wormhole_code=getattr(directives, "wormhole_code", None),
     )
-    return _wire(models.UploadFileResponse, await transfer.upload(access.principal, upload))
+    started = await transfer.upload(access.principal, upload)
+    access.system.telemetry.transfer(access.system.name, transfer.method, "in", upload.file_size)
+    return _wire(models.UploadFileResponse, started)
 
 
 @router.post("/download", status_code=201)
@@ -93,4 +95,6 @@ async def post_download(access: AccessDep, request: models.PostFileDownloadReque
     transfer = access.system.transfer(request.transfer_directives.transfer_method)
     access.system.admit(request.source_path)
     download = Download(path=request.source_path, account=request.account)
-    return _wire(models.DownloadFileResponse, await transfer.download(access.principal, download))
+    started = await transfer.download(access.principal, download)
+    access.system.telemetry.transfer(access.system.name, transfer.method, "out", None)
+    return _wire(models.DownloadFileResponse, started)

@@ -13,6 +13,7 @@ from hpcgate.auth.keys import decode_json
 from hpcgate.auth.principal import Principal
 from hpcgate.config import OpenFgaSettings
 from hpcgate.errors import Forbidden, Unavailable
+from hpcgate.telemetry.base import trace_headers
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds, where the setting is null."""
@@ -131,6 +132,7 @@ class OpenFga:
             headers["X-Request-ID"] = principal.request_id
         if principal.correlation_id is not None:
             headers["X-Correlation-ID"] = principal.correlation_id
+        trace_headers(headers)
         # A redirect would carry the user's token to wherever it points.
         request = self._session.post(self._settings.url, json=body, headers=headers, allow_redirects=False)
         async with request as response:

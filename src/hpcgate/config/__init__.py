@@ -10,6 +10,7 @@ from hpcgate.config.models import (
     FileSystem,
     LoggerSettings,
     MaintenanceWindow,
+    MetricsSettings,
     Model,
     OidcSettings,
     OpenFgaSettings,
@@ -21,6 +22,7 @@ from hpcgate.config.models import (
     SshSettings,
     SshTimeouts,
     StreamSettings,
+    TracingSettings,
     TransferSettings,
 )
 from hpcgate.config.plugins import plugin, plugins
@@ -35,6 +37,7 @@ __all__ = [
     "FileSystem",
     "LoggerSettings",
     "MaintenanceWindow",
+    "MetricsSettings",
     "Mistake",
     "Model",
     "OidcSettings",
@@ -48,6 +51,7 @@ __all__ = [
     "SshSettings",
     "SshTimeouts",
     "StreamSettings",
+    "TracingSettings",
     "TransferSettings",
     "load",
     "plugin",

@@ -13,6 +13,7 @@ from hpcgate.config.auth import AuthSettings, OidcSettings, OpenFgaSettings
 from hpcgate.config.base import CredentialSettings, Model, PluginSettings, SchedulerSettings, TransferSettings
 from hpcgate.config.logger import LoggerSettings
 from hpcgate.config.maintenance import MaintenanceWindow
+from hpcgate.config.monitoring import MetricsSettings, TracingSettings
 from hpcgate.config.plugins import Plugin
 from hpcgate.config.probing import ProbingSettings, ServiceAccount
 from hpcgate.config.secrets import Secret
@@ -99,6 +100,8 @@ class Settings(Model):
         default_factory=lambda: StreamSettings(), description="Files and archives that stream through the gateway."
     )
 
+    metrics: MetricsSettings = Field(default_factory=lambda: MetricsSettings(), description="Metrics for Prometheus.")
+    tracing: TracingSettings = Field(default_factory=lambda: TracingSettings(), description="Traces by OpenTelemetry.")
     state_directory: AbsolutePath | None = Field(
         None,
         description="A directory, shared by all replicas, in which `hpcgate maintenance` leaves word for them.",
@@ -153,6 +156,7 @@ __all__ = [
     "FileSystem",
     "LoggerSettings",
     "MaintenanceWindow",
+    "MetricsSettings",
     "Model",
     "OidcSettings",
     "OpenFgaSettings",
@@ -166,5 +170,6 @@ __all__ = [
     "SshSettings",
     "SshTimeouts",
     "StreamSettings",
+    "TracingSettings",
     "TransferSettings",
 ]

@@ -16,6 +16,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import PluginSettings
 from hpcgate.credentials.base import Credential, CredentialSource
 from hpcgate.errors import CredentialRefused, Unavailable
+from hpcgate.telemetry.base import trace_headers
 
 RENEW_BEFORE: Final = 30.0
 """Seconds before its end from which on a certificate is not handed out any more."""
@@ -96,6 +97,7 @@ class SigningService(CredentialSource):
             sent["X-Request-ID"] = principal.request_id
         if principal.correlation_id is not None:
             sent["X-Correlation-ID"] = principal.correlation_id
+        trace_headers(sent)
         status, text = await self._exchange(self._settings.url.rstrip("/") + path, body, sent)
         if status not in (200, 201):
             words = _words(text).replace(principal.token, "***") if principal.token else _words(text)

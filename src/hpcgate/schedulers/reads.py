@@ -28,6 +28,7 @@ from hpcgate.schedulers.base import (
     Scheduler,
 )
 from hpcgate.ssh.errors import again
+from hpcgate.telemetry.base import SILENT, Telemetry
 
 PATIENCE = 0.2
 """Seconds that jobs are gathered for the next query while one is under way; then they no longer wait for it."""
@@ -86,10 +87,16 @@ class SharedReads(Scheduler):
     Args:
         backend: Does the work.
         read_cache: Seconds for which an answer about jobs may be given out again.
+        system: The name of the system.
+        telemetry: Who is told what takes how long.
     """
 
-    def __init__(self, backend: Scheduler, read_cache: float = 0) -> None:
+    def __init__(
+        self, backend: Scheduler, read_cache: float = 0, *, system: str = "", telemetry: Telemetry = SILENT
+    ) -> None:
         self.backend = backend
+        self._system = system
+        self._telemetry = telemetry
         self.stats = ReadStats()
         self._cache = read_cache
         self._users: dict[str, _Generation] = {}
@@ -100,19 +107,21 @@ class SharedReads(Scheduler):
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job by the backend."""
-        return await self._write(principal, self.backend.submit(principal, job))
+        return await self._write("submit", principal, self.backend.submit(principal, job))
 
     async def cancel(self, principal: Principal, job_id: str) -> None:
         """Cancel a job by the backend."""
-        await self._write(principal, self.backend.cancel(principal, job_id))
+        await self._write("cancel", principal, self.backend.cancel(principal, job_id))
 
     async def attach(self, principal: Principal, job_id: str, command: str) -> None:
         """Run a command in a job's allocation by the backend."""
-        await self._write(principal, self.backend.attach(principal, job_id, command))
+        await self._write("attach", principal, self.backend.attach(principal, job_id, command))
 
     async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:
         """List jobs; `Jobs.age` tells how long ago the scheduler was asked."""
-        return await self._jobs(principal, ("jobs", query), lambda: self._query(self.backend.jobs(principal, query)))
+        return await self._jobs(
+            principal, ("jobs", query), lambda: self._query("jobs", self.backend.jobs(principal, query))
+        )
 
     async def job(self, principal: Principal, job_id: str) -> Jobs:
         """Return a job, asked for together with others; `Jobs.age` tells how long ago the scheduler was asked."""
@@ -120,33 +129,37 @@ class SharedReads(Scheduler):
 
     async def several(self, principal: Principal, job_ids: tuple[str, ...]) -> Mapping[str, Jobs | GatewayError]:
         """Return several jobs by the backend."""
-        return await self._query(self.backend.several(principal, job_ids))
+        return await self._query("several", self.backend.several(principal, job_ids))
 
     async def metadata(self, principal: Principal, job_id: str) -> tuple[JobMetadata, ...]:
         """Return the script and the standard streams of a job."""
         return await self._shared(
-            principal, ("metadata", job_id), lambda: self._query(self.backend.metadata(principal, job_id))
+            principal, ("metadata", job_id), lambda: self._query("metadata", self.backend.metadata(principal, job_id))
         )
 
     async def nodes(self, principal: Principal) -> tuple[Node, ...]:
         """List the compute nodes."""
-        return await self._shared(principal, "nodes", lambda: self._query(self.backend.nodes(principal)))
+        return await self._shared(principal, "nodes", lambda: self._query("nodes", self.backend.nodes(principal)))
 
     async def partitions(self, principal: Principal, *, show_hidden: bool = False) -> tuple[Partition, ...]:
         """List the partitions or queues."""
         return await self._shared(
             principal,
             ("partitions", show_hidden),
-            lambda: self._query(self.backend.partitions(principal, show_hidden=show_hidden)),
+            lambda: self._query("partitions", self.backend.partitions(principal, show_hidden=show_hidden)),
         )
 
     async def reservations(self, principal: Principal) -> tuple[Reservation, ...]:
         """List the reservations."""
-        return await self._shared(principal, "reservations", lambda: self._query(self.backend.reservations(principal)))
+        return await self._shared(
+            principal, "reservations", lambda: self._query("reservations", self.backend.reservations(principal))
+        )
 
     async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
         """List the accounts of the user."""
-        return await self._shared(principal, "accounts", lambda: self._query(self.backend.accounts(principal)))
+        return await self._shared(
+            principal, "accounts", lambda: self._query("accounts", self.backend.accounts(principal))
+        )
 
     async def ping(self, principal: Principal) -> None:
         """Ask whether the scheduler answers; never shared."""
@@ -161,16 +174,18 @@ class SharedReads(Scheduler):
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.backend.close()
 
-    async def _write(self, principal: Principal, doing: Awaitable[T]) -> T:
+    async def _write(self, operation: str, principal: Principal, doing: Awaitable[T]) -> T:
         try:
-            return await doing
+            with self._telemetry.stage("scheduler", self._system, operation):
+                return await doing
         finally:
             # Also after a failure: a submission that timed out may have gone through.
             self._users.pop(principal.username, None)
 
-    async def _query(self, asking: Awaitable[T]) -> T:
+    async def _query(self, operation: str, asking: Awaitable[T]) -> T:
         self.stats.queries += 1
-        return await asking
+        with self._telemetry.stage("scheduler", self._system, operation):
+            return await asking
 
     async def _jobs(self, principal: Principal, key: Hashable, ask: Callable[[], Awaitable[Jobs]]) -> Jobs:
         flight = self._join(principal, key, ask, self._cache)

@@ -20,6 +20,7 @@ from hpcgate.ssh.channels import MOST_WAIT, Channels, Slot
 from hpcgate.ssh.command import Command
 from hpcgate.ssh.errors import connect_error, reason
 from hpcgate.ssh.host_keys import HostKeys, Trusted
+from hpcgate.telemetry.base import SILENT, Telemetry
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -58,12 +59,14 @@ class Target:
         settings: Its SSH settings.
         host_keys: What the login node may show.
         proxy_host_keys: What the jump host may show.
+        telemetry: Who is told what takes how long.
     """
 
     system: str
     settings: SshSettings
     host_keys: HostKeys
     proxy_host_keys: HostKeys
+    telemetry: Telemetry = SILENT
 
 
 class _KeyPair(SSHLocalKeyPair):
@@ -119,6 +122,7 @@ class Connection:
         username: Who is logged in.
         system: The name of the system.
         settings: Its SSH settings.
+        telemetry: Who is told what takes how long.
         expires_at: When the credential ends that logged in, Unix seconds, or None.
         channels: How many channels are open, and who waits for one.
     """
@@ -129,6 +133,7 @@ class Connection:
         self.username = username
         self.system = target.system
         self.settings = target.settings
+        self.telemetry = target.telemetry
         self.expires_at = credential.expires_at
         self.channels = Channels(target.settings.max_sessions, self._make_room)
         self.on_lost: Callable[[], None] | None = None

@@ -18,6 +18,8 @@ from hpcgate.errors import (
     ConnectionLost,
     CredentialRefused,
     GatewayError,
+    HostKeyRefused,
+    LoginNodeUnreachable,
     PoolExhausted,
     Unavailable,
 )
@@ -26,6 +28,7 @@ from hpcgate.ssh.errors import again
 from hpcgate.ssh.host_keys import HostKeys
 from hpcgate.ssh.login_node import LoginNode
 from hpcgate.ssh.session import FileAccess, Session
+from hpcgate.telemetry.base import SILENT, Telemetry
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -196,18 +199,23 @@ class Pool:
         system: The name of the system.
         settings: Its SSH settings.
         credentials: Where the users' credentials come from.
+        telemetry: Who is told of logins and of what takes how long.
     """
 
-    def __init__(self, system: str, settings: SshSettings, credentials: CredentialSource) -> None:
+    def __init__(
+        self, system: str, settings: SshSettings, credentials: CredentialSource, telemetry: Telemetry = SILENT
+    ) -> None:
         self.system = system
         self.settings = settings
         self.node = LoginNode()
         self._credentials = credentials
+        self._telemetry = telemetry
         self._target = Target(
             system,
             settings,
             HostKeys(system, "login node", settings.host_keys, settings.known_hosts, settings.strict_host_keys),
             HostKeys(system, "jump host", settings.proxy_host_keys, settings.known_hosts, settings.strict_host_keys),
+            telemetry,
         )
         self._access = FileAccess(settings.files)
         self._places = Places(settings.max_clients)
@@ -354,6 +362,7 @@ class Pool:
             self._free(place)
             if isinstance(error, GatewayError):
                 self._logins_failed += 1
+                self._telemetry.login(self.system, _outcome(error))
                 if isinstance(error, CredentialRefused):
                     self._refusals.add(place.username, error)
                 log.warning(
@@ -365,6 +374,7 @@ class Pool:
                 )
             raise
         self._logins += 1
+        self._telemetry.login(self.system, "ok")
         log.info("ssh.connect", system=self.system, user=place.username, seconds=round(time.monotonic() - started, 3))
         place.connection = connection
         place.session = Session(connection, self.node, self._access)
@@ -383,6 +393,7 @@ class Pool:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._places.wait(place, waiter)
         self._evict()
+        started = time.monotonic()
         try:
             async with asyncio.timeout(self.settings.pool_wait):
                 await waiter
@@ -395,9 +406,11 @@ class Pool:
             ) from None
         finally:
             self._places.leave(place, waiter)
+            self._telemetry.waited(self.system, "connection", time.monotonic() - started)
 
     async def _connect(self, principal: Principal) -> Connection:
-        credential = await self._credentials.credential(principal)
+        credential = await self._credential(principal)
+        started = time.monotonic()
         try:
             async with asyncio.timeout(_LOGIN_QUEUE):
                 await self._gate.acquire()
@@ -405,12 +418,19 @@ class Pool:
             raise PoolExhausted(
                 f"Too many users log in to {self.system} at once", headers={"Retry-After": "5"}
             ) from None
+        finally:
+            self._telemetry.waited(self.system, "login", time.monotonic() - started)
         try:
             if _expired(credential):
-                credential = await self._credentials.credential(principal)
-            return await Connection.open(self._target, principal.username, credential)
+                credential = await self._credential(principal)
+            with self._telemetry.stage("connect", self.system, ""):
+                return await Connection.open(self._target, principal.username, credential)
         finally:
             self._gate.release()
+
+    async def _credential(self, principal: Principal) -> Credential:
+        with self._telemetry.stage("credential", self.system, ""):
+            return await self._credentials.credential(principal)
 
     def _release(self, place: Place) -> None:
         """End a lease."""
@@ -541,3 +561,18 @@ class _Lease:
 
 def _expired(credential: Credential) -> bool:
     return credential.expires_at is not None and credential.expires_at <= time.time() + 5
+
+
+def _outcome(error: GatewayError) -> str:
+    """Return the label of a login that failed."""
+    match error:
+        case CredentialRefused():
+            return "refused"
+        case HostKeyRefused():
+            return "host_key"
+        case LoginNodeUnreachable():
+            return "unreachable"
+        case PoolExhausted():
+            return "pool_full"
+        case _:
+            return "failed"

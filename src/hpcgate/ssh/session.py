@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import asyncssh
@@ -121,6 +122,17 @@ class Session:
             LoginNodeError: The user's login shell ended before it came to the command.
             PoolExhausted: The login node allows no more commands at a time, and none ended in time.
         """
+        with self._connection.telemetry.stage("command", self.system, _name(argv)):
+            return await self._run(argv, stdin, limit, timeout, env)
+
+    async def _run(
+        self,
+        argv: Sequence[str | bytes],
+        stdin: bytes | AsyncIterable[bytes],
+        limit: int | None,
+        timeout: float | None,
+        env: dict[str, str] | None,
+    ) -> Completed:
         line = shell_line(argv, env)
         settings = self._connection.settings
         seconds = settings.timeout.command_execution if timeout is None else timeout
@@ -244,8 +256,9 @@ class Session:
         while worker.leaving:
             worker = await self._worker(key)
         try:
-            async with asyncio.timeout(seconds):
-                return await worker.ask(request)
+            with self._connection.telemetry.stage("resident", self.system, argv[0]):
+                async with asyncio.timeout(seconds):
+                    return await worker.ask(request)
         except TimeoutError:
             self._workers.pop(key, None)
             worker.abandon()
@@ -300,7 +313,14 @@ class Session:
                 client, channel = await self._open_sftp()
                 self._sftp = channel
                 timeout = self._connection.settings.timeout.command_execution
-                return SftpFiles(client, self, self.node.view(self.username), timeout=timeout, abandon=channel.close)
+                return SftpFiles(
+                    client,
+                    self,
+                    self.node.view(self.username),
+                    timeout=timeout,
+                    abandon=channel.close,
+                    stage=partial(self._connection.telemetry.stage, "sftp", self.system),
+                )
             except _Cramped:
                 log.warning("ssh.sftp.no_room", system=self.system, user=self.username)
             except NotSupported as refusal:

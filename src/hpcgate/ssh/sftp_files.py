@@ -12,8 +12,8 @@ import re
 import stat
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing, asynccontextmanager, suppress
-from typing import ParamSpec, TypeVar, cast
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, suppress
+from typing import Any, ParamSpec, TypeVar, cast
 
 import asyncssh
 from asyncssh.sftp import SFTPName
@@ -45,6 +45,8 @@ BATCH = 64
 """Requests for links or directories under way at a time."""
 LAST_SURE = 2**31 - 1
 """The last time, Unix seconds, that is the same in 32 bits with a sign and without."""
+_REQUESTS = {"shield": "open", "_scan": "readdir", "_entry": "stat"}
+"""What the requests are called that are sent by functions of other names."""
 ROW = 64
 """Bytes that a row of a listing takes besides its name."""
 CLEANING = 5.0
@@ -74,16 +76,25 @@ class SftpFiles:
         session: For what SFTP cannot do.
         timeout: Seconds that any single answer of the SFTP server may take.
         abandon: Closes the channel of a server that did not answer in time.
+        stage: Returns the context of the request that it is given the name of.
     """
 
     def __init__(
-        self, sftp: asyncssh.SFTPClient, runner: Runner, view: View, *, timeout: float, abandon: Callable[[], None]
+        self,
+        sftp: asyncssh.SFTPClient,
+        runner: Runner,
+        view: View,
+        *,
+        timeout: float,
+        abandon: Callable[[], None],
+        stage: Callable[[str], AbstractContextManager[Any]],
     ) -> None:
         self._sftp = sftp
         self._runner = runner
         self._view = view
         self._timeout = timeout
         self._abandon = abandon
+        self._stage = stage
         self._abandoned = False
         self._commands = CommandFiles(runner, view)
         self._block = sftp.limits.max_read_len or 32768
@@ -242,8 +253,9 @@ class SftpFiles:
             raise ConnectionLost("The login node's SFTP server does not answer.")
         deadline = asyncio.timeout(self._timeout)
         try:
-            async with deadline:
-                return await ask(*args, **kwargs)
+            with self._stage(_REQUESTS.get(ask.__name__, ask.__name__)):
+                async with deadline:
+                    return await ask(*args, **kwargs)
         except asyncssh.SFTPError:
             raise
         except (asyncssh.Error, OSError) as error:

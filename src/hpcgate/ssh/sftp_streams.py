@@ -42,7 +42,14 @@ class SftpStreams(SftpFiles):
     """
 
     def __init__(self, files: SftpFiles, bulk: BulkSftp) -> None:
-        super().__init__(files._sftp, files._runner, files._view, timeout=files._timeout, abandon=files._abandon)
+        super().__init__(
+            files._sftp,
+            files._runner,
+            files._view,
+            timeout=files._timeout,
+            abandon=files._abandon,
+            stage=files._stage,
+        )
         self._bulk = bulk
 
     @asynccontextmanager

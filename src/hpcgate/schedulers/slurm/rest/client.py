@@ -15,6 +15,7 @@ from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnav
 from hpcgate.schedulers.slurm.rest import cluster
 from hpcgate.schedulers.slurm.rest.problems import REFUSED_TOKEN, DaemonDown, Unclear, numbers, problems
 from hpcgate.schedulers.slurm.rest.versions import ApiVersion
+from hpcgate.telemetry.base import trace_headers
 
 MAX_CONNECTIONS: Final = 32
 """Most connections to one slurmrestd; further requests wait their turn within their time-out."""
@@ -177,6 +178,7 @@ class RestClient:
             headers["X-Request-ID"] = principal.request_id
         if principal.correlation_id is not None:
             headers["X-Correlation-ID"] = principal.correlation_id
+        trace_headers(headers)
         headers["Accept"] = "application/json"
         # Asked to close the connection, slurmrestd 22.05 sends a header after the body; so it is closed from here.
         headers["Connection"] = "keep-alive"

@@ -1,0 +1,181 @@
+"""Metrics that are read off the gateway when Prometheus asks, the port where it does, and the event loop's lag."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+
+import prometheus_client
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from hpcgate import __version__
+from hpcgate.config import MetricsSettings
+from hpcgate.gateway import Gateway
+from hpcgate.schedulers.reads import SharedReads
+from hpcgate.telemetry.metrics import Metrics
+
+log = structlog.stdlib.get_logger(__name__)
+
+LAG_EVERY = 0.5
+"""Seconds between looks at the event loop."""
+
+
+class GatewayCollector(Collector):
+    """Reads pools, boards, keys and slots of a gateway at the moment of the question, so that nothing counts twice."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all of them."""
+        yield from self._general()
+        yield from self._pools()
+        yield from self._schedulers()
+        yield from self._health()
+
+    def _general(self) -> Iterator[Metric]:
+        version = GaugeMetricFamily("hpcgate_build_info", "Always 1; the label tells the version.", labels=["version"])
+        version.add_metric([__version__], 1)
+        yield version
+        jwks = self._gateway.jwks
+        yield GaugeMetricFamily("hpcgate_ready", "1 once the IdP's keys are loaded, else 0.", value=float(jwks.ready))
+        age = GaugeMetricFamily(
+            "hpcgate_jwks_age_seconds", "Seconds since the IdP's keys were last read; missing before the first time."
+        )
+        if jwks.age is not None:
+            age.add_metric([], jwks.age)
+        yield age
+
+    def _pools(self) -> Iterator[Metric]:
+        gauges = {
+            name: GaugeMetricFamily(f"hpcgate_ssh_pool_{name}", text, labels=["system"])
+            for name, text in (
+                ("connections", "SSH connections that are open, being opened or being closed."),
+                ("idle_connections", "Of these, open ones that nobody uses."),
+                ("max_connections", "The most that there may be: max_clients."),
+                ("channels", "Channels that are open on all connections."),
+                ("waiting", "Requests that wait for a login now."),
+            )
+        }
+        evictions = CounterMetricFamily(
+            "hpcgate_ssh_pool_evictions", "Idle connections closed to make room for another user's.", labels=["system"]
+        )
+        for system in self._gateway.systems.values():
+            stats = system.pool.stats
+            label = [system.name]
+            gauges["connections"].add_metric(label, stats.connections)
+            gauges["idle_connections"].add_metric(label, stats.idle)
+            gauges["max_connections"].add_metric(label, system.settings.ssh.max_clients)
+            gauges["channels"].add_metric(label, stats.channels)
+            gauges["waiting"].add_metric(label, stats.waiting)
+            evictions.add_metric(label, stats.evictions)
+        yield from gauges.values()
+        yield evictions
+
+    def _schedulers(self) -> Iterator[Metric]:
+        asked = CounterMetricFamily(
+            "hpcgate_scheduler_reads", "Reads of the scheduler that users asked for.", labels=["system"]
+        )
+        shared = CounterMetricFamily(
+            "hpcgate_scheduler_reads_shared",
+            "Of these, reads that cost the scheduler no query of their own: answered together with others.",
+            labels=["system"],
+        )
+        for system in self._gateway.systems.values():
+            if isinstance(system.scheduler, SharedReads):
+                stats = system.scheduler.stats
+                asked.add_metric([system.name], stats.asked)
+                shared.add_metric([system.name], max(0, stats.asked - stats.queries))
+        yield asked
+        yield shared
+
+    def _health(self) -> Iterator[Metric]:
+        service = ["system", "service", "path"]
+        healthy = GaugeMetricFamily(
+            "hpcgate_service_healthy", "1 if the last probe found the service healthy, else 0.", labels=service
+        )
+        seconds = GaugeMetricFamily("hpcgate_service_probe_seconds", "Seconds of the last probe.", labels=service)
+        checked = GaugeMetricFamily(
+            "hpcgate_service_checked_timestamp_seconds", "When the last probe ended, Unix seconds.", labels=service
+        )
+        maintenance = GaugeMetricFamily(
+            "hpcgate_maintenance", "1 while the system is under maintenance, else 0.", labels=["system"]
+        )
+        now = time.time()
+        for system in self._gateway.systems.values():
+            maintenance.add_metric([system.name], float(system.calendar.current(now) is not None))
+            for result in system.board.results:
+                label = [system.name, result.service, result.path or ""]
+                healthy.add_metric(label, float(result.healthy))
+                checked.add_metric(label, result.checked_at)
+                if result.latency is not None:
+                    seconds.add_metric(label, result.latency)
+        yield from (healthy, seconds, checked, maintenance)
+
+
+def registry_of(metrics: Metrics, gateway: Gateway) -> CollectorRegistry:
+    """Return what is exposed: what was counted, what the gateway says now, and the process's CPU and memory."""
+    registry = metrics.registry
+    registry.register(GatewayCollector(gateway))
+    prometheus_client.ProcessCollector(registry=registry)
+    prometheus_client.PlatformCollector(registry=registry)
+    prometheus_client.GCCollector(registry=registry)
+    return registry
+
+
+def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """Return all metrics as text, and its media type, in the format that the Accept header asks for."""
+    encode, media_type = choose_encoder(accept)
+    return encode(registry), media_type
+
+
+@asynccontextmanager
+async def monitored(gateway: Gateway, metrics: Metrics, settings: MetricsSettings) -> AsyncIterator[CollectorRegistry]:
+    """Collect, watch the event loop, and serve the metrics at their own port if there is one.
+
+    Raises:
+        OSError: The port cannot be opened.
+    """
+    registry = registry_of(metrics, gateway)
+    lag = asyncio.create_task(_watch_lag(metrics))
+    runner: web.AppRunner | None = None
+    try:
+        if settings.port is not None:
+            runner = await _serve(registry, settings.host, settings.port)
+        yield registry
+    finally:
+        lag.cancel()
+        await asyncio.gather(lag, return_exceptions=True)
+        if runner is not None:
+            await runner.cleanup()
+
+
+async def _serve(registry: CollectorRegistry, host: str, port: int) -> web.AppRunner:
+    async def answer(request: web.Request) -> web.Response:
+        body, media_type = exposition(registry, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": media_type})
+
+    app = web.Application()
+    app.router.add_get("/metrics", answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
+    log.info("metrics.serving", host=host, port=port)
+    return runner
+
+
+async def _watch_lag(metrics: Metrics) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_EVERY
+        await asyncio.sleep(LAG_EVERY)
+        metrics.loop_lag.observe(max(0.0, loop.time() - due))
