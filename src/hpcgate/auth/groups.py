@@ -1,20 +1,12 @@
-"""Groups of operations, which rules and limits are written for."""
+"""Which group of operations a route belongs to."""
 
-from enum import StrEnum
 from functools import cache
 
+from hpcgate.config.groups import Group
+
+__all__ = ["Group", "group_of"]
+
 _READS = ("GET", "HEAD", "OPTIONS")
-
-
-class Group(StrEnum):
-    """What a request is about to do, in one word."""
-
-    STATUS_READ = "status:read"
-    COMPUTE_READ = "compute:read"
-    COMPUTE_SUBMIT = "compute:submit"
-    FS_READ = "fs:read"
-    FS_WRITE = "fs:write"
-    TRANSFER = "transfer"
 
 
 @cache
