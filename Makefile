@@ -34,8 +34,10 @@ format: $(READY) ## put the source in form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## requests a second, beside a raw asyncssh loop in the same run
+bench: $(READY) ## requests a second, polling and streams, each beside a yardstick of the same run
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.polling
+	$(BIN)/python -m benchmarks.transfers
 
 clean: ## remove what make has made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
