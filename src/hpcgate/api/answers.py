@@ -8,7 +8,12 @@ from pydantic import BaseModel
 
 def json_answer(body: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a model as a JSON answer, by its wire names."""
-    return json_bytes(body.__pydantic_serializer__.to_json(body, by_alias=True), status, headers)
+    return json_bytes(encoded(body), status, headers)
+
+
+def encoded(body: BaseModel) -> bytes:
+    """Return a model as JSON text, by its wire names."""
+    return body.__pydantic_serializer__.to_json(body, by_alias=True)
 
 
 def json_bytes(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -1,15 +1,16 @@
 """/compute: jobs."""
 
+from collections import OrderedDict
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
 from hpcgate.api import models
-from hpcgate.api.answers import json_answer
+from hpcgate.api.answers import encoded, json_bytes
 from hpcgate.api.bodies import BodyRoute
 from hpcgate.api.dependencies import AccessDep
 from hpcgate.errors import BadRequest
-from hpcgate.schedulers.base import JobDescription, JobQuery, Jobs
+from hpcgate.schedulers.base import Job, JobDescription, JobQuery, Jobs
 
 router = APIRouter(prefix="/compute/{system_name}/jobs", tags=["compute"], route_class=BodyRoute)
 
@@ -49,12 +50,41 @@ def description(job: models.JobDescriptionModel) -> JobDescription:
     return JobDescription(**fields, environment=environment(job.env))
 
 
+class _Encodings:
+    """The encoded lists of late. Those who share a query share its encoding too, which costs more than all the rest.
+
+    Args:
+        most: Bytes of them that are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._size = 0
+        self._kept: OrderedDict[int, tuple[tuple[Job, ...], bytes]] = OrderedDict()
+
+    def of(self, jobs: tuple[Job, ...]) -> bytes:
+        """Return the body for these very jobs."""
+        kept = self._kept.get(id(jobs))
+        if kept is not None and kept[0] is jobs:
+            return kept[1]
+        answer = models.GetJobResponse(jobs=[models.JobModel.model_validate(job) for job in jobs])
+        body = encoded(answer)
+        if len(body) <= self._most:
+            self._kept[id(jobs)] = (jobs, body)
+            self._size += len(body)
+        while self._size > self._most:
+            self._size -= len(self._kept.popitem(last=False)[1][1])
+        return body
+
+
+_encodings = _Encodings(8 * 1024 * 1024)
+
+
 def _answer(jobs: Jobs) -> Response:
     headers = {AGE: str(int(jobs.age))}
     if jobs.missing:
         headers[MISSING] = ", ".join(jobs.missing)
-    body = models.GetJobResponse(jobs=[models.JobModel.model_validate(job) for job in jobs.jobs])
-    return json_answer(body, headers=headers)
+    return json_bytes(_encodings.of(jobs.jobs), headers=headers)
 
 
 @router.post("", status_code=201)

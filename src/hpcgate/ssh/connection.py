@@ -145,6 +145,7 @@ class Connection:
         if isinstance(transport, asyncio.Transport):
             self._transport = _Transport(transport)
             ssh._transport = self._transport  # type: ignore[assignment]
+            _answer_together(ssh, self._transport)
         self._alive = True
         self._tasks: set[asyncio.Task[Any]] = set()
         client.on_lost = self._lost
@@ -408,6 +409,20 @@ def _send_no_ignore(ssh: asyncssh.SSHClientConnection) -> None:
     ssh.send_packet = without_ignore  # type: ignore[method-assign]
 
 
+def _answer_together(ssh: asyncssh.SSHClientConnection, transport: "_Transport") -> None:
+    """Have all that is sent on account of what came in one go sent in one go too.
+
+    A window that opens lets a megabyte out, packet by packet.
+    """
+    receive = ssh._recv_data
+
+    def received() -> None:
+        with transport.together():
+            receive()
+
+    ssh._recv_data = received  # type: ignore[method-assign]
+
+
 class _Transport:
     """asyncssh's transport, which can hold what is written for a while and send it in one go.
 
@@ -432,6 +447,9 @@ class _Transport:
 
     @contextmanager
     def together(self) -> Iterator[None]:
+        if self._held is not None:
+            yield
+            return
         self._held = []
         try:
             yield
