@@ -4,11 +4,11 @@ from collections.abc import MutableMapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpcgate.middleware import CLIENT_GONE
 from hpcgate.telemetry.metrics import Metrics
+from hpcgate.telemetry.tally import Count, Counter, Tally
 
 if TYPE_CHECKING:
     # OpenTelemetry is an extra.
@@ -25,9 +25,9 @@ class RequestMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._counted: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
-        self._received: dict[tuple[str, str], Counter] = {}
-        self._sent: dict[tuple[str, str], Counter] = {}
+        self._counted: dict[tuple[str, str, int, str], tuple[Count, Tally]] = {}
+        self._received: dict[tuple[str, str], Count] = {}
+        self._sent: dict[tuple[str, str], Count] = {}
 
     def record(self, scope: Scope, status: int, seconds: float, received: int, sent: int) -> None:
         """Take down one request that has ended."""
@@ -49,7 +49,7 @@ class RequestMetrics:
             self._move(self._sent, self._metrics.response_bytes, route, system, sent)
 
     @staticmethod
-    def _move(known: dict[tuple[str, str], Counter], metric: Counter, route: str, system: str, size: int) -> None:
+    def _move(known: dict[tuple[str, str], Count], metric: Counter, route: str, system: str, size: int) -> None:
         counter = known.get((route, system))
         if counter is None:
             counter = known[route, system] = metric.labels(route, system)

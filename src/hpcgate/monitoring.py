@@ -60,6 +60,7 @@ class GatewayCollector(Collector):
                 ("max_connections", "The most that there may be: max_clients."),
                 ("channels", "Channels that are open on all connections."),
                 ("waiting", "Requests that wait for a login now."),
+                ("channel_waiting", "Requests that wait for a channel now, where the login node allows no more."),
             )
         }
         evictions = CounterMetricFamily(
@@ -73,6 +74,7 @@ class GatewayCollector(Collector):
             gauges["max_connections"].add_metric(label, system.settings.ssh.max_clients)
             gauges["channels"].add_metric(label, stats.channels)
             gauges["waiting"].add_metric(label, stats.waiting)
+            gauges["channel_waiting"].add_metric(label, stats.channel_waiting)
             evictions.add_metric(label, stats.evictions)
         yield from gauges.values()
         yield evictions
@@ -175,7 +177,8 @@ async def _serve(registry: CollectorRegistry, host: str, port: int) -> web.AppRu
 
 async def _watch_lag(metrics: Metrics) -> None:
     loop = asyncio.get_running_loop()
+    lag = metrics.loop_lag.labels()
     while True:
         due = loop.time() + LAG_EVERY
         await asyncio.sleep(LAG_EVERY)
-        metrics.loop_lag.observe(max(0.0, loop.time() - due))
+        lag.observe(max(0.0, loop.time() - due))

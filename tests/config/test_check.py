@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 from hpcgate.config.check import report
@@ -63,3 +64,20 @@ def test_warnings_leave_the_status_0(config: Writer) -> None:
 def test_no_systems(config: Writer) -> None:
     lines, status = _report(config, config.base() | {"clusters": []})
     assert (lines, status) == (["ok: 0 systems", "warning: clusters: there is no system"], 0)
+
+
+def test_warnings_about_operation(config: Writer, tmp_path: Path) -> None:
+    document = config.base()
+    document |= {"metrics": {"path": "/metrics"}, "state_directory": str(tmp_path / "none")}
+    cluster = document["clusters"][0]
+    cluster["ssh"]["host_keys"] = [ED25519]
+    cluster["probing"] = {"services": {"s3": {}, "filesystem": {}}}
+    cluster["file_systems"] = []
+    lines, status = _report(config, document)
+    assert status == 0
+    assert lines[1:] == [
+        "warning: metrics.path: whoever reaches the API can read the metrics; metrics.port keeps them apart",
+        f"warning: state_directory: there is no directory {tmp_path}/none yet, or it cannot be reached",
+        "warning: system alps: probing.services.s3: there is no transfer by S3, so there is no store to probe",
+        "warning: system alps: probing.services.filesystem: there are no file_systems to probe",
+    ]

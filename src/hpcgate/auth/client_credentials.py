@@ -1,6 +1,7 @@
 """Access tokens by the client credentials grant (RFC 6749, section 4.4)."""
 
 import asyncio
+import base64
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -38,16 +39,17 @@ async def fetch_token(
     form = {"grant_type": "client_credentials"}
     if scope:
         form["scope"] = scope
-    auth = None
+    headers = {}
     if method == "client_secret_basic":
-        auth = aiohttp.BasicAuth(client_id, client_secret)
+        pair = base64.b64encode(f"{client_id}:{client_secret}".encode())
+        headers["Authorization"] = f"Basic {pair.decode()}"
     else:
         form |= {"client_id": client_id, "client_secret": client_secret}
     try:
         async with (
             asyncio.timeout(TIMEOUT),
             aiohttp.ClientSession() as http,
-            http.post(token_url, data=form, auth=auth) as answer,
+            http.post(token_url, data=form, headers=headers) as answer,
         ):
             body = await answer.json(content_type=None)
             if answer.status != 200:

@@ -28,6 +28,10 @@ def warnings(settings: Settings) -> Iterator[str]:
         yield "clusters: there is no system"
     if not settings.auth.authentication.public_certs:
         yield "auth.authentication.public_certs: there are no keys, so no token will be accepted"
+    if settings.metrics.path is not None:
+        yield "metrics.path: whoever reaches the API can read the metrics; metrics.port keeps them apart"
+    if settings.state_directory is not None and not Path(settings.state_directory).is_dir():
+        yield f"state_directory: there is no directory {settings.state_directory} yet, or it cannot be reached"
     for cluster in settings.clusters:
         for warning in _of_cluster(cluster):
             yield f"system {cluster.name}: {warning}"
@@ -42,6 +46,11 @@ def _of_cluster(cluster: Cluster) -> Iterator[str]:
             yield "ssh: no proxy_host_keys and no known_hosts; the jump host's first key seen will be trusted"
     if cluster.probing.services and cluster.service_account is None:
         yield "probing: there is no service_account, so nothing can be probed"
+    services = cluster.probing.services or {}
+    if "s3" in services and not any(way.service_type == "s3" for way in cluster.data_operation.data_transfer):
+        yield "probing.services.s3: there is no transfer by S3, so there is no store to probe"
+    if "filesystem" in services and not cluster.file_systems:
+        yield "probing.services.filesystem: there are no file_systems to probe"
     if cluster.data_operation.data_transfer and not any(system.default_work_dir for system in cluster.file_systems):
         yield "file_systems: none has default_work_dir, so transfers have nowhere to run"
     for transfer in cluster.data_operation.data_transfer:

@@ -51,6 +51,7 @@ class PoolStats:
         logins: Logins that succeeded, since the start.
         logins_failed: Logins that failed, since the start.
         evictions: Idle connections closed to make room for another user's, since the start.
+        channel_waiting: Requests that wait for a channel of their connection.
     """
 
     connections: int
@@ -60,6 +61,7 @@ class PoolStats:
     logins: int
     logins_failed: int
     evictions: int
+    channel_waiting: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -244,6 +246,9 @@ class Pool:
             logins=self._logins,
             logins_failed=self._logins_failed,
             evictions=self._evictions,
+            channel_waiting=sum(
+                place.connection.channels.waiting for place in everyone if place.connection is not None
+            ),
         )
 
     def warn(self) -> None:

@@ -5,7 +5,9 @@ Those that are read off the pools, the boards and so on when Prometheus asks are
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry
+
+from hpcgate.telemetry.tally import Counter, Histogram
 
 HTTP_BUCKETS: Final = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 """Seconds. prometheus-client has no native histograms to fill."""
@@ -18,8 +20,6 @@ class Metrics:
 
     def __init__(self) -> None:
         """Make them; nothing is served yet."""
-        # A series that tells when another one began would double them all.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         system = ("system",)
         self.requests = Counter(

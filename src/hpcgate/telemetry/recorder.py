@@ -6,10 +6,9 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from prometheus_client import Counter, Histogram
-
 from hpcgate.telemetry.base import Stage, Telemetry
 from hpcgate.telemetry.metrics import Metrics
+from hpcgate.telemetry.tally import Count, Histogram, Tally
 
 if TYPE_CHECKING:
     # OpenTelemetry is an extra.
@@ -28,8 +27,8 @@ class Recorder(Telemetry):
         self.metrics = metrics
         self.tracing = tracing
         self._by_stage: Mapping[Stage, Histogram] = {}
-        self._known: dict[tuple[str, ...], Histogram] = {}
-        self._tokens: dict[str, Counter] = {}
+        self._known: dict[tuple[str, ...], Tally] = {}
+        self._tokens: dict[str, Count] = {}
         if metrics is not None:
             self._by_stage = {
                 "credential": metrics.credential_seconds,
@@ -46,10 +45,10 @@ class Recorder(Telemetry):
         if self.metrics is None:
             return super().stage(stage, system, detail) if span is None else span
         key = (stage, system, detail) if stage == "scheduler" else (stage, system)
-        histogram = self._known.get(key)
-        if histogram is None:
-            histogram = self._known[key] = self._by_stage[stage].labels(*key[1:])
-        return _Timed(histogram, span)
+        tally = self._known.get(key)
+        if tally is None:
+            tally = self._known[key] = self._by_stage[stage].labels(*key[1:])
+        return _Timed(tally, span)
 
     def login(self, system: str, outcome: str) -> None:
         """Count a login."""
@@ -85,10 +84,10 @@ class Recorder(Telemetry):
 class _Timed:
     """One stage under way. A context manager by generator would cost four times as much."""
 
-    __slots__ = ("_histogram", "_span", "_started")
+    __slots__ = ("_span", "_started", "_tally")
 
-    def __init__(self, histogram: Histogram, span: AbstractContextManager[Any] | None) -> None:
-        self._histogram = histogram
+    def __init__(self, tally: Tally, span: AbstractContextManager[Any] | None) -> None:
+        self._tally = tally
         self._span = span
 
     def __enter__(self) -> None:
@@ -99,6 +98,6 @@ class _Timed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._histogram.observe(perf_counter() - self._started)
+        self._tally.observe(perf_counter() - self._started)
         if self._span is not None:
             self._span.__exit__(kind, error, trace)

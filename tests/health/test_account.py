@@ -1,0 +1,117 @@
+"""The service account's token: asked for by client credentials, kept, and asked for again when it is due."""
+
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from hpcgate.auth import Jwks, TokenVerifier
+from hpcgate.config import OidcSettings, ServiceAccount
+from hpcgate.errors import GatewayError, Unavailable
+from hpcgate.health.account import MARGIN, ProbeAccount
+from tests.auth.idp import claims, jwk, token
+
+
+class Provider:
+    """An identity provider's two endpoints: its keys, and tokens for one client."""
+
+    def __init__(self) -> None:
+        self.which = 0
+        self.lifetime = 300.0
+        self.status = 200
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    async def keys(self, request: web.Request) -> web.Response:
+        return web.json_response({"keys": [jwk("RSA", self.which)]})
+
+    async def token(self, request: web.Request) -> web.Response:
+        self.asked.append((request.headers.get("Authorization", ""), dict(await request.post())))
+        if self.status != 200:
+            return web.json_response({"error": "invalid_client"}, status=self.status)
+        made = token(payload=claims(preferred_username="health", exp=time.time() + self.lifetime), which=self.which)
+        return web.json_response({"access_token": made, "expires_in": self.lifetime})
+
+
+@pytest.fixture
+def provider() -> Provider:
+    return Provider()
+
+
+@pytest.fixture
+async def server(provider: Provider) -> AsyncIterator[TestServer]:
+    app = web.Application()
+    app.router.add_get("/jwks", provider.keys)
+    app.router.add_post("/token", provider.token)
+    async with TestServer(app) as running:
+        yield running
+
+
+@pytest.fixture
+def oidc(server: TestServer) -> OidcSettings:
+    return OidcSettings(
+        token_url=str(server.make_url("/token")),
+        public_certs=(str(server.make_url("/jwks")),),
+        jwks_cooldown=0.001,
+    )
+
+
+@pytest.fixture
+async def account(oidc: OidcSettings) -> AsyncIterator[ProbeAccount]:
+    async with Jwks(oidc) as jwks:
+        yield ProbeAccount(ServiceAccount(client_id="probe", secret="s3cret"), oidc, TokenVerifier(oidc, jwks))  # type: ignore[arg-type]
+
+
+async def test_client_credentials_and_one_token_for_many_rounds(account: ProbeAccount, provider: Provider) -> None:
+    for _ in range(3):
+        assert (await account.principal()).username == "health"
+    basic = "Basic " + base64.b64encode(b"probe:s3cret").decode()
+    assert provider.asked == [(basic, {"grant_type": "client_credentials"})]
+
+
+async def test_a_token_is_renewed_before_it_ends(
+    account: ProbeAccount, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await account.principal()
+    now = time.time()
+    monkeypatch.setattr("hpcgate.health.account.time.time", lambda: now + provider.lifetime - MARGIN - 5)
+    await account.principal()
+    assert len(provider.asked) == 1
+    monkeypatch.setattr("hpcgate.health.account.time.time", lambda: now + provider.lifetime - MARGIN + 5)
+    await account.principal()
+    assert len(provider.asked) == 2
+
+
+async def test_new_keys_of_the_provider_cost_one_more_token(
+    oidc: OidcSettings, server: TestServer, provider: Provider
+) -> None:
+    async with Jwks(oidc) as jwks:
+        account = ProbeAccount(
+            ServiceAccount(client_id="probe", secret="s3cret"),  # type: ignore[arg-type]
+            oidc,
+            TokenVerifier(oidc, jwks),
+        )
+        await account.principal()
+        provider.which = 1
+        await jwks.renew()
+        assert (await account.principal()).username == "health"
+    assert len(provider.asked) == 2
+
+
+async def test_a_provider_that_refuses(account: ProbeAccount, provider: Provider) -> None:
+    provider.status = 401
+    with pytest.raises(Unavailable, match=r"^The service account got no token: .*401") as caught:
+        await account.principal()
+    assert "s3cret" not in json.dumps([caught.value.message, str(caught.value.__cause__)])
+    provider.status = 200
+    assert (await account.principal()).username == "health"
+
+
+async def test_an_account_that_may_not_be_served(account: ProbeAccount, provider: Provider) -> None:
+    provider.lifetime = -1
+    with pytest.raises(GatewayError, match="Token expired"):
+        await account.principal()
