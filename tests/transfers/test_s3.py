@@ -362,13 +362,15 @@ async def test_part_is_tried_again(sh: Sh, method: Any, store: ObjectStore) -> N
     # The first try of each part goes to where nobody listens.
     flaky = script.body.replace(
         "put() {",
-        'put() {\n  if [ ! -e "$scratch/tried.$1" ]; then touch "$scratch/tried.$1"; part_url=http://127.0.0.1:1/?; '
+        'put() {\n  if [ ! -e "$tried.$1" ]; then touch "$tried.$1"; part_url=http://127.0.0.1:1/?; '
         "else part_url=$right_url; fi",
     )
     script.values["right_url"] = script.values["part_url"]
+    script.values["tried"] = f"{sh.directory}/tried"
     done = await asyncio.to_thread(sh.run, Script(script.name, script.values, flaky))
     assert done.status == 0, done.errors
-    assert done.errors.count("curl: (7)") == 2
+    # Not by curl's words: two that fail at once may write theirs into each other.
+    assert len(list(sh.directory.glob("tried.*"))) == 2
     assert len(httpx.get(started.directives.download_url).content) == PART + 1
 
 
