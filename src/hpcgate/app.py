@@ -23,7 +23,6 @@ def create_app(settings: Settings) -> FastAPI:
     Args:
         settings: A validated configuration.
     """
-
     telemetry = _recorder(settings)
 
     @asynccontextmanager
@@ -31,12 +30,11 @@ def create_app(settings: Settings) -> FastAPI:
         async with AsyncExitStack() as stack:
             if telemetry.tracing is not None:
                 stack.push_async_callback(asyncio.to_thread, telemetry.tracing.close)
-            gateway = await stack.enter_async_context(Gateway.open(settings, telemetry))
+            app.state.gateway = await stack.enter_async_context(Gateway.open(settings, telemetry))
             if telemetry.metrics is not None:
                 app.state.metrics = await stack.enter_async_context(
-                    monitored(gateway, telemetry.metrics, settings.metrics)
+                    monitored(lambda: app.state.gateway, telemetry.metrics, settings.metrics)
                 )
-            app.state.gateway = gateway
             yield
 
     app = FastAPI(

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 import prometheus_client
@@ -26,10 +26,18 @@ LAG_EVERY = 0.5
 
 
 class GatewayCollector(Collector):
-    """Reads pools, boards, keys and slots of a gateway at the moment of the question, so that nothing counts twice."""
+    """Reads pools, boards and keys of a gateway at the moment of the question, so that nothing counts twice.
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    Args:
+        gateway: Returns the gateway that serves at that moment.
+    """
+
+    def __init__(self, gateway: Callable[[], Gateway]) -> None:
+        self._current = gateway
+
+    @property
+    def _gateway(self) -> Gateway:
+        return self._current()
 
     def collect(self) -> Iterable[Metric]:
         """Return all of them."""
@@ -120,7 +128,7 @@ class GatewayCollector(Collector):
         yield from (healthy, seconds, checked, maintenance)
 
 
-def registry_of(metrics: Metrics, gateway: Gateway) -> CollectorRegistry:
+def registry_of(metrics: Metrics, gateway: Callable[[], Gateway]) -> CollectorRegistry:
     """Return what is exposed: what was counted, what the gateway says now, and the process's CPU and memory."""
     registry = metrics.registry
     registry.register(GatewayCollector(gateway))
@@ -137,7 +145,9 @@ def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
 
 
 @asynccontextmanager
-async def monitored(gateway: Gateway, metrics: Metrics, settings: MetricsSettings) -> AsyncIterator[CollectorRegistry]:
+async def monitored(
+    gateway: Callable[[], Gateway], metrics: Metrics, settings: MetricsSettings
+) -> AsyncIterator[CollectorRegistry]:
     """Collect, watch the event loop, and serve the metrics at their own port if there is one.
 
     Raises:

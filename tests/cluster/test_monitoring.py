@@ -310,6 +310,12 @@ def test_promtool_finds_nothing_wrong(cluster: Cluster, promtool: Callable[..., 
     assert "SUCCESS" in promtool("check", "rules", str(tmp_path / "panels.yaml"))
 
 
+def test_the_scrape_job_of_the_page(promtool: Callable[..., str], tmp_path: Path) -> None:
+    (snippet,) = [block for block in re.findall(r"^```yaml\n(.*?)^```", PAGE, re.M | re.S) if "scrape_configs" in block]
+    (tmp_path / "prometheus.yml").write_text(f"rule_files: ['{RULES}']\n{snippet}")
+    assert "SUCCESS" in promtool("check", "config", str(tmp_path / "prometheus.yml"))
+
+
 def test_prometheus_takes_what_is_exposed(promtool: Callable[..., str], watched: Gateway, metrics_port: int) -> None:
     text = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
     assert promtool("check", "metrics", input=text) == ""
