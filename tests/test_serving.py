@@ -6,7 +6,7 @@ import pytest
 import structlog
 
 from hpcgate.config import LoggerSettings
-from hpcgate.serving import configure_logging
+from hpcgate.logs import configure_logging
 
 
 @pytest.fixture(autouse=True)

@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 
 from hpcgate import __version__
 from hpcgate.api import archive, compute, content, filesystem, problems, schemas, status, transfers, uploads
 from hpcgate.config import Settings
+from hpcgate.config.http import CorsSettings
 from hpcgate.gateway import Gateway
 from hpcgate.measuring import Measured, Traced
-from hpcgate.middleware import Envelope, HangUp, TrailingSlash
+from hpcgate.middleware import Envelope, HangUp, RequestLines, TrailingSlash, security_headers
 from hpcgate.monitoring import exposition, monitored
 from hpcgate.telemetry.metrics import Metrics
 from hpcgate.telemetry.recorder import Recorder
@@ -70,8 +73,42 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(Traced, tracing=telemetry.tracing)
     app.add_middleware(HangUp)
     app.add_middleware(TrailingSlash)
-    app.add_middleware(Envelope, app_version=settings.app_version)
+    if settings.http.cors is not None:
+        app.add_middleware(CORSMiddleware, **_cross_origin(settings.http.cors))
+    app.add_middleware(
+        Envelope,
+        app_version=settings.app_version,
+        extra=security_headers(hsts_max_age=settings.http.hsts_max_age) if settings.http.security_headers else (),
+        lines=RequestLines(
+            access=settings.logger.access_log,
+            tracing=settings.logger.enable_tracing_log,
+            tracing_headers=[(header.input, header.output) for header in settings.logger.loggable_request_headers],
+            audit=settings.audit.to is not None,
+            audit_reads=settings.audit.reads,
+        ),
+    )
     return app
+
+
+def _cross_origin(settings: CorsSettings) -> dict[str, Any]:
+    """Return the arguments of the CORS middleware. Tokens come in a header: no page may send cookies."""
+    return {
+        "allow_origins": settings.allow_origins,
+        "allow_methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+        "allow_headers": ["*"],
+        "allow_credentials": False,
+        "expose_headers": _EXPOSED,
+        "max_age": settings.max_age,
+    }
+
+
+_EXPOSED = (
+    "F7T-Timestamp", "F7T-AppVersion", "F7T-AuthUsername", "X-Request-ID", "X-Correlation-ID", "Retry-After",
+    "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "Content-Disposition", "Content-Range", "ETag",
+    "Last-Modified", "Location", "Age", "X-Hpcgate-Jobs-Missing", "Tus-Resumable", "Tus-Version", "Tus-Extension",
+    "Tus-Max-Size", "Tus-Checksum-Algorithm", "Upload-Offset", "Upload-Length", "Upload-Defer-Length",
+    "Upload-Metadata", "Upload-Concat", "Upload-Expires",
+)  # fmt: skip
 
 
 def _recorder(settings: Settings) -> Recorder:

@@ -44,12 +44,27 @@ def serve(
     config: ConfigOption = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on; 0 picks a free one.", min=0, max=65535)] = 8000,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(envvar="HPCGATE_TLS_CERT", help="Serve HTTPS with this certificate and its chain (PEM)."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(envvar="HPCGATE_TLS_KEY", help="The certificate's private key (PEM), if in a file of its own."),
+    ] = None,
 ) -> None:
     """Serve the API until SIGTERM or Ctrl-C."""
+    if tls_key is not None and tls_cert is None:
+        raise typer.BadParameter("needs --tls-cert", param_hint="--tls-key")
     settings = _load(config)
     from hpcgate.serving import serve as serve_settings
+    from hpcgate.tls import Unusable
 
-    serve_settings(settings, host=host, port=port)
+    try:
+        serve_settings(settings, host=host, port=port, tls_cert=tls_cert, tls_key=tls_key)
+    except Unusable as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()

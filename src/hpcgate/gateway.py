@@ -25,10 +25,12 @@ from hpcgate.health.account import ProbeAccount
 from hpcgate.health.board import HealthBoard
 from hpcgate.health.maintenance import Calendar, Notices, Watch, Window
 from hpcgate.health.prober import Prober
+from hpcgate.rates.limits import RateLimits
 from hpcgate.schedulers.base import JobDescription, Scheduler
 from hpcgate.schedulers.reads import SharedReads
 from hpcgate.ssh.pool import Pool
 from hpcgate.telemetry.base import SILENT, Telemetry
+from hpcgate.telemetry.journal import note_path
 from hpcgate.transfers.base import BatchJob, Surroundings, Transfer
 from hpcgate.transfers.jobs import TransferJobs
 
@@ -124,6 +126,7 @@ class System:
             BadRequest: The path lies outside of them.
             Unhealthy: The file system that it is on is.
         """
+        note_path(path)
         if not self._roots or not (self.settings.restrict_paths or self.settings.probing.services):
             return
         plain = posixpath.normpath(path)
@@ -179,6 +182,7 @@ class Gateway:
         self.probers = probers
         self.telemetry = telemetry
         self.streams = StreamSlots(settings.streams.max_streams, settings.streams.max_streams_per_user)
+        self.rates = RateLimits(settings.rate_limits)
         self.locks = PathLocks()
         self.uploads = UploadDesk()
 
@@ -218,7 +222,9 @@ class Gateway:
                 await watch.look()
                 jobs.append(watch.run())
             await stack.enter_async_context(_background(jobs))
-            yield cls(settings, systems, tokens, jwks, authorizer, probers, telemetry)
+            opened = cls(settings, systems, tokens, jwks, authorizer, probers, telemetry)
+            stack.push_async_callback(opened.rates.close)
+            yield opened
 
     def system(self, name: str) -> System:
         """Return a system by name, in any case.

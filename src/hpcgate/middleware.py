@@ -5,7 +5,8 @@ Pure ASGI, so that bodies stream through untouched.
 
 import asyncio
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +14,14 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hpcgate.auth.groups import Group, group_of
+from hpcgate.telemetry.journal import Journal, current
+
 log = structlog.get_logger("hpcgate.access")
+trace_log = structlog.get_logger("f7t_v2_tracing_log")
+audit_log = structlog.get_logger("hpcgate.audit")
+
+Headers = tuple[tuple[bytes, bytes], ...]
 
 WATCH_AFTER = 0.25
 """Seconds after which a running request begins to watch for its client hanging up.
@@ -45,11 +53,22 @@ def new_id() -> str:
 
 
 class Envelope:
-    """Gives each request its ids and each answer its headers, and writes the access log."""
+    """Gives each request its ids and each answer its headers, and writes the lines of the request to the logs.
 
-    def __init__(self, app: ASGIApp, *, app_version: str) -> None:
+    Args:
+        app: What answers.
+        app_version: What ``F7T-AppVersion`` says.
+        extra: Headers of every answer that does not have them by itself, lower case.
+        lines: What is logged of a request.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, app_version: str, extra: Headers = (), lines: "RequestLines | None" = None
+    ) -> None:
         self.app = app
         self.app_version = app_version
+        self.extra = extra
+        self.lines = RequestLines() if lines is None else lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -63,11 +82,13 @@ class Envelope:
         state["request_id"] = request_id
         state["correlation_id"] = correlation_id
         state["username"] = None
+        notes = self.lines.begin(request_id, correlation_id)
         started = time.perf_counter()
         status = 0
+        whole = False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, whole
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
@@ -77,22 +98,176 @@ class Envelope:
                     headers["F7T-AuthUsername"] = state["username"]
                 headers["X-Request-ID"] = request_id
                 headers["X-Correlation-ID"] = correlation_id
+                for name, value in state.get("rate_headers", {}).items():
+                    headers[name] = value
+                if self.extra:
+                    _add(headers.raw, self.extra, scope)
+            elif not message.get("more_body", False):
+                whole = True
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_headers)
         finally:
+            ended = Ended(scope, asked, status or CLIENT_GONE, time.perf_counter() - started, whole=whole)
+            self.lines.end(notes, ended)
+
+
+def _add(present: list[tuple[bytes, bytes]], extra: Headers, scope: Scope) -> None:
+    names = {name for name, _ in present}
+    is_page = any(name == b"content-type" and value.startswith(b"text/html") for name, value in present)
+    for name, value in extra:
+        if name in names or (name == _HSTS and scope.get("scheme") != "https"):
+            continue
+        present.append((name, _PAGE_POLICY if is_page and name == _POLICY else value))
+
+
+_POLICY = b"content-security-policy"
+_PAGE_POLICY = b"frame-ancestors 'none'"
+_HSTS = b"strict-transport-security"
+
+
+def security_headers(*, hsts_max_age: int) -> Headers:
+    """Return the headers that keep a browser from guessing, framing, running or keeping what the API answers.
+
+    Args:
+        hsts_max_age: Seconds for Strict-Transport-Security, which goes out over TLS only; 0 is none.
+    """
+    headers = [
+        (b"x-content-type-options", b"nosniff"),
+        (b"x-frame-options", b"DENY"),
+        (b"referrer-policy", b"no-referrer"),
+        (_POLICY, b"default-src 'none'; frame-ancestors 'none'"),
+        (b"cache-control", b"no-store"),
+    ]
+    if hsts_max_age:
+        headers.append((_HSTS, f"max-age={hsts_max_age}".encode()))
+    return tuple(headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request that has ended.
+
+    Attributes:
+        scope: Its ASGI scope.
+        asked: Its headers.
+        status: The status of the answer, or `CLIENT_GONE`.
+        seconds: How long it took.
+        whole: Whether the answer was sent to its end.
+    """
+
+    scope: Scope
+    asked: Mapping[bytes, bytes]
+    status: int
+    seconds: float
+    whole: bool
+
+
+class RequestLines:
+    """The lines that one request leaves in the logs.
+
+    Args:
+        access: Whether there is an access line.
+        tracing: Whether there is a tracing line, as FirecREST has it.
+        tracing_headers: Request headers of the tracing line, each with the name of its field.
+        audit: Whether actions are recorded.
+        audit_reads: Whether those are that only read.
+    """
+
+    def __init__(
+        self,
+        *,
+        access: bool = True,
+        tracing: bool = False,
+        tracing_headers: Sequence[tuple[str, str]] = (),
+        audit: bool = False,
+        audit_reads: bool = True,
+    ) -> None:
+        self._access = access
+        self._tracing = tracing
+        self._tracing_headers = [(name.lower().encode("latin-1"), field) for name, field in tracing_headers]
+        self._audit = audit
+        self._audit_reads = audit_reads
+
+    def begin(self, request_id: str, correlation_id: str) -> Journal:
+        """Open the journal of a request, for all that is logged from here on."""
+        notes = Journal(request_id, correlation_id, [] if self._audit else None, [] if self._tracing else None)
+        current.set(notes)
+        return notes
+
+    def end(self, notes: Journal, ended: Ended) -> None:
+        """Write the lines and close the journal."""
+        scope = ended.scope
+        state = scope["state"]
+        if self._access:
             log.info(
                 "http.request",
                 method=scope["method"],
                 path=scope["path"],
-                status=status or CLIENT_GONE,
-                seconds=round(time.perf_counter() - started, 6),
+                status=ended.status,
+                seconds=round(ended.seconds, 6),
                 user=state["username"],
                 client=scope["client"][0] if scope.get("client") else None,
-                request_id=request_id,
-                correlation_id=correlation_id,
+                request_id=notes.request_id,
+                correlation_id=notes.correlation_id,
             )
+        if self._tracing:
+            trace_log.info("http.trace", **self._trace(notes, ended))
+        if notes.operation is not None:
+            self._record(notes, notes.operation, ended)
+        notes.open = False
+
+    def _trace(self, notes: Journal, ended: Ended) -> dict[str, Any]:
+        scope = ended.scope
+        state = scope["state"]
+        fields: dict[str, Any] = {
+            "username": state["username"],
+            "system_name": state.get("system"),
+            "endpoint": scope["path"],
+            "resource": scope["path"].strip("/").partition("/")[0],
+            "status_code": ended.status,
+            "user_agent": _text(ended.asked.get(b"user-agent")),
+        }
+        for name, key in self._tracing_headers:
+            fields.setdefault(key, "***" if name in _SECRET_HEADERS else _text(ended.asked.get(name)))
+        if notes.backend:
+            fields["backend"] = notes.backend[0] if len(notes.backend) == 1 else notes.backend
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _record(self, notes: Journal, operation: tuple[str, str], ended: Ended) -> None:
+        method, route = operation
+        group = group_of(method, route)
+        if group in _READS and not self._audit_reads:
+            return
+        audit_log.info(
+            "action",
+            **notes.who,
+            system=ended.scope["state"].get("system"),
+            operation=f"{method} {route}",
+            group=group,
+            paths=notes.paths or None,
+            job_id=notes.job_id,
+            outcome=_outcome(ended),
+            status=ended.status,
+            seconds=round(ended.seconds, 6),
+        )
+
+
+_READS = frozenset({Group.STATUS_READ, Group.COMPUTE_READ, Group.FS_READ})
+_SECRET_HEADERS = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+
+
+def _outcome(ended: Ended) -> str:
+    if not ended.whole:
+        return "aborted"
+    if ended.status in (401, 403):
+        return "denied"
+    return "success" if ended.status < 400 else "failure"
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
 
 
 class TrailingSlash:

@@ -1,26 +1,28 @@
-"""One process that serves: uvicorn on uvloop, and the logs."""
+"""One process that serves: uvicorn on uvloop."""
 
+import asyncio
 import contextlib
 import json
-import logging
 import os
 import sys
 import time
+from pathlib import Path
+from typing import cast
 
-import structlog
 import uvicorn
-from uvicorn.config import STARTUP_FAILURE
+from uvicorn.config import LOGGING_CONFIG, STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from yaml import YAMLError
 
 from hpcgate.app import create_app
-from hpcgate.config import LoggerSettings, Settings
+from hpcgate.config import Settings
+from hpcgate.config.http import HttpSettings
+from hpcgate.logs import LOG_CONFIG, configure_logging
 from hpcgate.middleware import new_id
+from hpcgate.tls import Tls, Unusable
 
 GRACE = 30
 """Seconds that running requests have to finish after SIGTERM."""
-
-MAX_HEAD = 64 * 1024
-"""Bytes that may come of a request's head, its first line and headers, without completing it."""
 
 ACCEPTORS = 16
 """Times that the listening socket is in the event loop.
@@ -29,42 +31,46 @@ libuv accepts one connection a socket each time round its loop. Under load one r
 the last of a hundred clients that connect at once would wait for a hundred rounds.
 """
 
-
-def configure_logging(settings: LoggerSettings) -> None:
-    """Send our log lines to standard output, as JSON or for people."""
-    level = logging.getLevelNamesMapping()[settings.level.upper()]
-    # Plain tracebacks: prettier ones show the values of local variables, and tokens are among them.
-    renderers: list[structlog.typing.Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-        if settings.format == "json"
-        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *renderers,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
-        cache_logger_on_first_use=True,
-    )
+_TICKS_BETWEEN_LOOKS = 100
+"""uvicorn ticks ten times a second."""
 
 
 class Http(HttpToolsProtocol):
-    """uvicorn's HTTP, with a bound on the head of a request, and with refusals in the shape of all others."""
+    """uvicorn's HTTP, with bounds on heads and on slow clients, and with refusals in the shape of all others."""
+
+    settings = HttpSettings()
 
     _in_head = False
     _head = 0
+    _head_timer: asyncio.TimerHandle | None = None
+    _send_timer: asyncio.TimerHandle | None = None
+    _unsent = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Give the client some time for its first request."""
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(self.settings.header_timeout, self._head_is_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._stop_head_timer()
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless a head that has begun before has become too long."""
         if self._in_head:
             self._head += len(data)
-            if self._head > MAX_HEAD:
-                self._refuse(431, "Request Header Fields Too Large", f"The headers take more than {MAX_HEAD} bytes.")
+            most = self.settings.max_header_size
+            if self._head > most:
+                self._refuse(431, "Request Header Fields Too Large", f"The headers take more than {most} bytes.")
                 return
         super().data_received(data)
+        # Most heads come whole, and need no timer. What is no part of a request must not stop the keep-alive timer.
+        waiting = self._in_head or self.cycle is None or self.cycle.response_complete
+        if waiting and self._head_timer is None and not self.transport.is_closing():
+            self._head_timer = self.loop.call_later(self.settings.header_timeout, self._head_is_late)
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -74,11 +80,48 @@ class Http(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A head is whole."""
         self._in_head = False
+        self._stop_head_timer()
         super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        """The client does not take what it is sent as fast as it comes: see that it takes anything at all."""
+        super().pause_writing()
+        if self._send_timer is None:
+            self._watch_sending()
+
+    def resume_writing(self) -> None:
+        """The client has taken what it was sent."""
+        super().resume_writing()
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
         self._refuse(400, "Bad Request", msg)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        seconds = self.settings.header_timeout
+        if self._in_head:
+            self._refuse(408, "Request Timeout", f"The headers did not arrive within {seconds:g} s.")
+        else:
+            self.transport.close()
+
+    def _watch_sending(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self._send_timer = self.loop.call_later(self.settings.send_timeout, self._look_at_sending)
+
+    def _look_at_sending(self) -> None:
+        if self.transport.get_write_buffer_size() < self._unsent:
+            self._watch_sending()
+        else:
+            self.transport.abort()
 
     def _refuse(self, status: int, phrase: str, message: str) -> None:
         if self.transport.is_closing():
@@ -99,31 +142,68 @@ class Http(HttpToolsProtocol):
         self.transport.close()
 
 
-def serve(settings: Settings, *, host: str, port: int) -> None:
+class Server(uvicorn.Server):
+    """uvicorn's server, which takes up a renewed certificate."""
+
+    tls: Tls | None = None
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look for a renewed certificate now and then."""
+        if self.tls is not None and counter % _TICKS_BETWEEN_LOOKS == 0:
+            self.tls.renew()
+        return await super().on_tick(counter)
+
+
+def serve(
+    settings: Settings, *, host: str, port: int, tls_cert: Path | None = None, tls_key: Path | None = None
+) -> None:
     """Serve until a signal ends the process.
 
     Args:
         settings: A validated configuration.
         host: The address to listen on.
         port: The TCP port; 0 picks a free one, which the log names.
+        tls_cert: The certificate and its chain (PEM), to serve HTTPS.
+        tls_key: Its private key; None is in the same file.
+
+    Raises:
+        Unusable: The certificate, or a file that logs go to or come from, is of no use.
     """
-    configure_logging(settings.logger)
+    try:
+        configure_logging(settings.logger, settings.audit)
+    except OSError as error:
+        raise Unusable(f"cannot write the audit log {settings.audit.to}: {error.strerror}") from None
+    tls = None if tls_cert is None else Tls(tls_cert, tls_key)
     # asyncssh asks who runs it, and a container's arbitrary user id has no name.
     os.environ.setdefault("LOGNAME", "hpcgate")
-    config = uvicorn.Config(
-        create_app(settings),
-        host=host,
-        port=port,
-        loop="uvloop",
-        http=Http,
-        ws="none",
-        access_log=False,
-        server_header=False,
-        log_level="warning" if settings.logger.level in ("warning", "error") else "info",
-        timeout_graceful_shutdown=GRACE,
-    )
+    log_config = os.environ.get(LOG_CONFIG)
+    proxies = list(settings.http.trusted_proxies)
+    try:
+        config = uvicorn.Config(
+            create_app(settings),
+            host=host,
+            port=port,
+            loop="uvloop",
+            http=type("Http", (Http,), {"settings": settings.http}),
+            ws="none",
+            # A logging configuration of the site's decides on uvicorn's own access log, too.
+            access_log=bool(log_config),
+            log_config=log_config or LOGGING_CONFIG,
+            server_header=False,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=proxies,
+            ssl_context_factory=None if tls is None else (lambda *_: tls.context),
+            log_level="warning" if settings.logger.level in ("warning", "error") else "info",
+            timeout_keep_alive=cast("int", settings.http.keep_alive),
+            timeout_graceful_shutdown=GRACE,
+        )
+    except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, YAMLError) as error:
+        if log_config is None:
+            raise
+        raise Unusable(f"{LOG_CONFIG}: cannot use {log_config}: {error}") from error
     listener = config.bind_socket()
-    server = uvicorn.Server(config)
+    server = Server(config)
+    server.tls = tls
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener, *(listener.dup() for _ in range(ACCEPTORS - 1))])
     if not server.started:

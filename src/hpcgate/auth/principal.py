@@ -23,3 +23,20 @@ class Principal:
     expires_at: float | None = None
     request_id: str | None = field(default=None, compare=False)
     correlation_id: str | None = field(default=None, compare=False)
+
+    @property
+    def client_id(self) -> str | None:
+        """The OAuth2 client that the token was given to (RFC 9068; OpenID Connect's azp; Entra ID's appid)."""
+        return self._text("azp", "client_id", "appid", "cid")
+
+    @property
+    def token_id(self) -> str | None:
+        """What names the token without being it: jti (RFC 7519), or Entra ID's uti."""
+        return self._text("jti", "uti")
+
+    def _text(self, *names: str) -> str | None:
+        for name in names:
+            value = self.claims.get(name)
+            if isinstance(value, str) and value:
+                return value
+        return None

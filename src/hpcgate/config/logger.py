@@ -19,5 +19,6 @@ class LoggerSettings(Model):
 
     enable_tracing_log: bool = Field(False, description="Write one tracing line for each request.")
     loggable_request_headers: tuple[LoggedHeader, ...] = Field((), description="Headers in the tracing log.")
+    access_log: bool = Field(True, description="Write one line for each request.")
     format: Literal["json", "console"] = Field("json", description="How log lines are written.")
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least severe line written.")

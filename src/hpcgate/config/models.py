@@ -9,13 +9,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
 
+from hpcgate.config.audit import AuditSettings
 from hpcgate.config.auth import AuthSettings, OidcSettings, OpenFgaSettings
 from hpcgate.config.base import CredentialSettings, Model, PluginSettings, SchedulerSettings, TransferSettings
+from hpcgate.config.http import HttpSettings
 from hpcgate.config.logger import LoggerSettings
 from hpcgate.config.maintenance import MaintenanceWindow
 from hpcgate.config.monitoring import MetricsSettings, TracingSettings
 from hpcgate.config.plugins import Plugin
 from hpcgate.config.probing import ProbingSettings, ServiceAccount
+from hpcgate.config.rates import RateLimitSettings
 from hpcgate.config.secrets import Secret
 from hpcgate.config.ssh import SshSettings, SshTimeouts
 from hpcgate.config.values import AbsolutePath, Seconds
@@ -100,6 +103,11 @@ class Settings(Model):
         default_factory=lambda: StreamSettings(), description="Files and archives that stream through the gateway."
     )
 
+    audit: AuditSettings = Field(default_factory=lambda: AuditSettings(), description="The audit log.")
+    rate_limits: RateLimitSettings = Field(
+        default_factory=lambda: RateLimitSettings(), description="How many requests users and clients may send."
+    )
+    http: HttpSettings = Field(default_factory=lambda: HttpSettings(), description="How HTTP is served.")
     metrics: MetricsSettings = Field(default_factory=lambda: MetricsSettings(), description="Metrics for Prometheus.")
     tracing: TracingSettings = Field(default_factory=lambda: TracingSettings(), description="Traces by OpenTelemetry.")
     state_directory: AbsolutePath | None = Field(

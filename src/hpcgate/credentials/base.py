@@ -9,6 +9,9 @@ import asyncssh
 from hpcgate.auth import Principal
 from hpcgate.config import PluginSettings
 
+KEYS = (asyncssh.SSHKey, asyncssh.SSHCertificate, asyncssh.SSHKeyPair)
+"""The types of what logs a user in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Credential:

@@ -17,6 +17,7 @@ from hpcgate.config import PluginSettings
 from hpcgate.credentials.base import Credential, CredentialSource
 from hpcgate.errors import CredentialRefused, Unavailable
 from hpcgate.telemetry.base import trace_headers
+from hpcgate.telemetry.journal import note_exchange
 
 RENEW_BEFORE: Final = 30.0
 """Seconds before its end from which on a certificate is not handed out any more."""
@@ -116,6 +117,7 @@ class SigningService(CredentialSource):
                     asyncio.timeout(self._settings.timeout),
                     http.post(url, json=body, headers=headers, allow_redirects=False) as answer,
                 ):
+                    note_exchange(url, answer.status)
                     data = await answer.content.read(_MAX_ANSWER)
                     while not answer.content.at_eof() and len(data) < _MAX_ANSWER:
                         data += await answer.content.read(_MAX_ANSWER - len(data))

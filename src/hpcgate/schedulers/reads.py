@@ -29,6 +29,7 @@ from hpcgate.schedulers.base import (
 )
 from hpcgate.ssh.errors import again
 from hpcgate.telemetry.base import SILENT, Telemetry
+from hpcgate.telemetry.journal import note_job
 
 PATIENCE = 0.2
 """Seconds that jobs are gathered for the next query while one is under way; then they no longer wait for it."""
@@ -107,7 +108,9 @@ class SharedReads(Scheduler):
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job by the backend."""
-        return await self._write("submit", principal, self.backend.submit(principal, job))
+        job_id = await self._write("submit", principal, self.backend.submit(principal, job))
+        note_job(job_id)
+        return job_id
 
     async def cancel(self, principal: Principal, job_id: str) -> None:
         """Cancel a job by the backend."""

@@ -28,6 +28,7 @@ from hpcgate.ssh.sftp_files import SftpFiles
 from hpcgate.ssh.sftp_streams import SftpStreams
 from hpcgate.ssh.streams import Streams
 from hpcgate.ssh.worker import Worker
+from hpcgate.telemetry.journal import note_command
 
 _LEAST_FOR_BULK = 4
 """Channels that a login node must allow before streams get one of their own."""
@@ -155,6 +156,7 @@ class Session:
         finally:
             if command is not None and not command.closed:
                 await self._connection.end(command)
+            note_command(argv, None if command is None else command.exit_status)
         if command.stdout.overflown:
             raise TooLarge(f"Command {_name(argv)} wrote more than {most} bytes")
         status = command.exit_status
@@ -190,6 +192,7 @@ class Session:
         finally:
             if not process.closed:
                 await connection.end(process)
+            note_command(argv, process.exit_status)
 
     async def files(self) -> RemoteFiles:
         """Return the files of the system, by SFTP or by commands as the settings and the login node allow."""

@@ -16,6 +16,7 @@ from hpcgate.schedulers.slurm.rest import cluster
 from hpcgate.schedulers.slurm.rest.problems import REFUSED_TOKEN, DaemonDown, Unclear, numbers, problems
 from hpcgate.schedulers.slurm.rest.versions import ApiVersion
 from hpcgate.telemetry.base import trace_headers
+from hpcgate.telemetry.journal import note_exchange
 
 MAX_CONNECTIONS: Final = 32
 """Most connections to one slurmrestd; further requests wait their turn within their time-out."""
@@ -185,6 +186,7 @@ class RestClient:
         # A redirect would carry the user's token to wherever it points.
         request = self._connections().request(method, url, json=body, headers=headers, allow_redirects=False)
         async with request as response:
+            note_exchange(str(url), response.status)
             content = bytearray()
             async for chunk in response.content.iter_any():
                 content += chunk

@@ -1,0 +1,35 @@
+"""The settings of the audit log."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from hpcgate.config.base import Model
+
+STDOUT = "stdout"
+
+
+def destination(value: str) -> str:
+    """Return where the audit log goes: ``stdout`` or the absolute path of a file.
+
+    Raises:
+        ValueError: It is neither, or the file's directory is not there.
+    """
+    if value == STDOUT:
+        return value
+    path = Path(value)
+    if not path.is_absolute():
+        raise ValueError("must be stdout or an absolute path")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"cannot write {value}: {'it is a directory' if path.is_dir() else 'there is no directory'}")
+    return value
+
+
+class AuditSettings(Model):
+    """Who did what on which system, one JSON line each."""
+
+    to: Annotated[str, AfterValidator(destination)] | None = Field(
+        None, description="Where the lines go: stdout, or the absolute path of a file; unset writes none."
+    )
+    reads: bool = Field(True, description="Whether actions are recorded that only read.")

@@ -1,0 +1,55 @@
+"""The settings of HTTP: proxies, headers, browsers of other origins, and the patience with slow clients."""
+
+from ipaddress import ip_network
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from hpcgate.config.base import Model
+from hpcgate.config.values import Pause, Seconds
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ip_network(value))
+    except ValueError:
+        raise ValueError("must be an IP address or a network, such as 10.0.0.0/8, without bits of a host") from None
+
+
+def _origin(value: str) -> str:
+    scheme, separator, host = value.partition("://")
+    if value != "*" and (scheme not in ("http", "https") or not separator or not host or "/" in host):
+        raise ValueError("must be *, or a scheme, a host and perhaps a port, such as https://portal.example.org")
+    return value
+
+
+class CorsSettings(Model):
+    """Which web pages of other origins may call the API from a browser."""
+
+    allow_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
+        min_length=1, description="The pages' origins, such as https://portal.example.org; * is any."
+    )
+    max_age: int = Field(600, ge=0, description="Seconds for which a browser may remember the permission.")
+
+
+class HttpSettings(Model):
+    """How HTTP is served."""
+
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        (),
+        description="Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed; "
+        "those of anybody else are ignored.",
+    )
+    cors: CorsSettings | None = Field(None, description="Access from web pages of other origins; none if unset.")
+    security_headers: bool = Field(
+        True, description="Add headers that keep browsers from guessing, framing and running what the API answers."
+    )
+    hsts_max_age: int = Field(
+        0, ge=0, description="Seconds for Strict-Transport-Security on answers over TLS; 0 leaves the header out."
+    )
+    max_header_size: int = Field(64 * 1024, ge=8192, description="Most bytes of a request's first line and headers.")
+    header_timeout: Seconds = Field(
+        20, description="Seconds that a client may take for the first line and the headers of a request."
+    )
+    keep_alive: Pause = Field(5, description="Seconds that a connection may rest between two requests.")
+    send_timeout: Seconds = Field(60, description="Seconds that a client may take nothing of an answer.")

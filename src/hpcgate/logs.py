@@ -1,0 +1,151 @@
+"""The logs of the process: what goes into each line, and where the lines go.
+
+Three kinds of lines have loggers of their own: ``hpcgate.access``, ``f7t_v2_tracing_log`` (named as in FirecREST, whose
+logging configuration files name it) and ``hpcgate.audit``.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
+
+import structlog
+from pydantic import SecretBytes, SecretStr
+
+from hpcgate.auth import Principal
+from hpcgate.config import LoggerSettings
+from hpcgate.config.audit import STDOUT, AuditSettings
+from hpcgate.credentials.base import KEYS, Credential
+from hpcgate.telemetry import journal
+from hpcgate.telemetry.audit import AuditFile, AuditLogger
+
+AUDIT = "hpcgate.audit"
+LOG_CONFIG = "UVICORN_LOG_CONFIG"
+"""The environment variable that names a file for the standard library's logging, as uvicorn and FirecREST have it."""
+
+_HARMLESS = frozenset({str, int, float, bool, type(None)})
+
+
+def configure_logging(settings: LoggerSettings, audit: AuditSettings | None = None) -> None:
+    """Send our log lines to standard output, as JSON or for people, and audit lines where they belong.
+
+    If ``UVICORN_LOG_CONFIG`` is set, all but the audit lines go to the standard library's loggers, for the file that it
+    names says what becomes of them.
+
+    Raises:
+        OSError: The audit log's file cannot be written.
+    """
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    standard = bool(os.environ.get(LOG_CONFIG))
+    filtering: Any = structlog.make_filtering_bound_logger(level)
+    audited = _audit_bound(audit)
+
+    def bound(logger: Any, processors: Any, context: Any) -> Any:
+        if audited is not None and isinstance(logger, AuditLogger):
+            return audited(logger, _AUDIT_PROCESSORS, context)
+        return filtering(logger, processors, context)
+
+    structlog.configure(
+        processors=[
+            identify,
+            redact,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *(_STANDARD if standard else _RENDERERS[settings.format]),
+        ],
+        wrapper_class=cast("type[structlog.typing.BindableLogger]", bound),
+        logger_factory=_factory(audit, standard=standard),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _factory(audit: AuditSettings | None, *, standard: bool) -> Any:
+    """Return what makes the logger at the end of the processors, by its name."""
+    output = structlog.WriteLogger(sys.stdout)
+    auditor = None
+    if audit is not None and audit.to is not None:
+        auditor = AuditLogger(output.msg if audit.to == STDOUT else AuditFile(Path(audit.to)).write)
+
+    def factory(*args: Any) -> Any:
+        name = args[0] if args else "hpcgate"
+        if name == AUDIT and auditor is not None:
+            return auditor
+        return logging.getLogger(name) if standard else output
+
+    return factory
+
+
+def _audit_bound(audit: AuditSettings | None) -> Any:
+    # No level keeps an audit line back.
+    return None if audit is None or audit.to is None else structlog.make_filtering_bound_logger(logging.NOTSET)
+
+
+def identify(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Add the ids of the request that the line belongs to, if it belongs to one."""
+    notes = journal.current.get()
+    if notes is not None and notes.open:
+        event.setdefault("request_id", notes.request_id)
+        event.setdefault("correlation_id", notes.correlation_id)
+    return event
+
+
+def redact(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Replace what must not be read in a log: secrets, keys and contents, known by their types."""
+    for name, value in event.items():
+        if type(value) not in _HARMLESS:
+            event[name] = _redacted(value)
+    return event
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, KEYS):
+        return "***"
+    match value:
+        case SecretStr() | SecretBytes() | Credential():
+            return "***"
+        case Principal():
+            return value.username
+        case bytes() | bytearray() | memoryview():
+            return f"<{len(value)} bytes>"
+        case Mapping():
+            return {key: _redacted(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_redacted(item) for item in value] if not _is_exc_info(value) else value
+    return value
+
+
+def _is_exc_info(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and isinstance(value[1], BaseException)
+
+
+def _who(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    notes = journal.current.get()
+    if notes is not None and notes.open:
+        for name, value in notes.who.items():
+            event.setdefault(name, value)
+    return event
+
+
+def _to_standard(_: Any, __: str, event: structlog.typing.EventDict) -> tuple[tuple[dict[str, Any]], dict[str, Any]]:
+    """Hand the line over as a mapping, which JSON formatters take apart and others print."""
+    return ({"message": event.pop("event", ""), **event},), {}
+
+
+# Plain tracebacks: prettier ones show the values of local variables, and tokens are among them.
+_RENDERERS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "json": (structlog.processors.format_exc_info, structlog.processors.JSONRenderer()),
+        "console": (structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),),
+    }
+)
+_STANDARD = (structlog.processors.format_exc_info, _to_standard)
+_AUDIT_PROCESSORS = (
+    identify,
+    _who,
+    redact,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.JSONRenderer(),
+)

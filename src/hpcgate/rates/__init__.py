@@ -1,0 +1,1 @@
+"""How many requests users and clients may send."""

@@ -1,0 +1,78 @@
+"""Token buckets, and what a request is told of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hpcgate.config.rates import Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket that a request takes a token from.
+
+    Attributes:
+        key: Whose it is and of which group of operations.
+        rate: Its size and how fast it fills.
+    """
+
+    key: str
+    rate: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of taking one token from each of several buckets: all were taken, or none.
+
+    Attributes:
+        allowed: Whether each held one.
+        bucket: The one with the fewest tokens left, or the one that takes longest to hold one again.
+        left: How many tokens it holds now.
+        wait: Seconds until it holds one.
+    """
+
+    allowed: bool
+    bucket: Bucket
+    left: float
+    wait: float
+
+    def headers(self) -> dict[str, str]:
+        """Return the response headers that tell a client where it stands.
+
+        https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-06
+        """
+        rate = self.bucket.rate
+        full = math.ceil((rate.burst - self.left) / rate.rate)
+        told = {
+            "RateLimit-Limit": str(rate.burst),
+            "RateLimit-Remaining": str(math.floor(self.left)),
+            "RateLimit-Reset": str(full),
+        }
+        if not self.allowed:
+            told["Retry-After"] = str(max(1, math.ceil(self.wait)))
+        return told
+
+
+def judged(buckets: Sequence[Bucket], tokens: Sequence[float]) -> Verdict:
+    """Return the verdict on buckets that held so many tokens before one was to be taken from each."""
+    allowed = all(held >= 1 for held in tokens)
+    states = [
+        Verdict(allowed, bucket, held - 1 if allowed else held, max(0.0, (1 - held) / bucket.rate.rate))
+        for bucket, held in zip(buckets, tokens, strict=True)
+    ]
+    return min(states, key=lambda state: state.left) if allowed else max(states, key=lambda state: state.wait)
+
+
+class Counter(Protocol):
+    """Where the buckets are kept."""
+
+    async def take(self, buckets: Sequence[Bucket]) -> Verdict:
+        """Take a token from each bucket, or none from any.
+
+        Raises:
+            Unavailable: It cannot be found out whether they hold one.
+        """
+
+    async def close(self) -> None:
+        """Close what is open."""
