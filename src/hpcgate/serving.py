@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import cast
 
+import structlog
 import uvicorn
 from uvicorn.config import LOGGING_CONFIG, STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -21,6 +22,8 @@ from hpcgate.logs import LOG_CONFIG, configure_logging
 from hpcgate.middleware import new_id
 from hpcgate.tls import Tls, Unusable
 
+log = structlog.get_logger(__name__)
+
 GRACE = 30
 """Seconds that running requests have to finish after SIGTERM."""
 
@@ -31,7 +34,7 @@ libuv accepts one connection a socket each time round its loop. Under load one r
 the last of a hundred clients that connect at once would wait for a hundred rounds.
 """
 
-_TICKS_BETWEEN_LOOKS = 100
+_TICKS_BETWEEN_LOOKS = 20
 """uvicorn ticks ten times a second."""
 
 
@@ -42,6 +45,8 @@ class Http(HttpToolsProtocol):
 
     _in_head = False
     _head = 0
+    _much = False
+    _much_head = False
     _head_timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
     _unsent = 0
@@ -59,14 +64,21 @@ class Http(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, unless a head that has begun before has become too long."""
-        if self._in_head:
+        """Parse what came, unless a head has become too long."""
+        most = self.settings.max_header_size
+        begun = self._in_head
+        if begun:
             self._head += len(data)
-            most = self.settings.max_header_size
             if self._head > most:
-                self._refuse(431, "Request Header Fields Too Large", f"The headers take more than {most} bytes.")
+                self._refuse_head()
                 return
+        self._much = len(data) > most
         super().data_received(data)
+        if self._in_head and not begun:
+            self._head = len(data)
+            if self._much:
+                self._refuse_head()
+                return
         # Most heads come whole, and need no timer. What is no part of a request must not stop the keep-alive timer.
         waiting = self._in_head or self.cycle is None or self.cycle.response_complete
         if waiting and self._head_timer is None and not self.transport.is_closing():
@@ -81,6 +93,12 @@ class Http(HttpToolsProtocol):
         """A head is whole."""
         self._in_head = False
         self._stop_head_timer()
+        if (
+            self._much
+            and sum(len(name) + len(value) + 4 for name, value in self.headers) > self.settings.max_header_size
+        ):
+            self._much_head = True
+            raise ValueError("too long")  # which the parser turns into what `send_400_response` is called for
         super().on_headers_complete()
 
     def pause_writing(self) -> None:
@@ -97,8 +115,15 @@ class Http(HttpToolsProtocol):
             self._send_timer = None
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP."""
-        self._refuse(400, "Bad Request", msg)
+        """Refuse what is no HTTP, and heads that came too long in one piece."""
+        if self._much_head:
+            self._refuse_head()
+        else:
+            self._refuse(400, "Bad Request", msg)
+
+    def _refuse_head(self) -> None:
+        most = self.settings.max_header_size
+        self._refuse(431, "Request Header Fields Too Large", f"The headers take more than {most} bytes.")
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -121,6 +146,7 @@ class Http(HttpToolsProtocol):
         if self.transport.get_write_buffer_size() < self._unsent:
             self._watch_sending()
         else:
+            log.warning("http.client_takes_nothing", client=self.client and self.client[0], unsent=self._unsent)
             self.transport.abort()
 
     def _refuse(self, status: int, phrase: str, message: str) -> None:

@@ -72,8 +72,8 @@ def _no_password() -> str:
 
 
 def _reason(error: OSError) -> str:
-    reason = getattr(error, "reason", None) or "no certificate or key in PEM format"
-    return str(reason).replace("_", " ").lower()
+    reason = getattr(error, "reason", None)
+    return reason.replace("_", " ").lower() if reason else "no certificate or key in PEM format"
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
