@@ -113,6 +113,11 @@ class GatewayCollector(Collector):
         checked = GaugeMetricFamily(
             "hpcgate_service_checked_timestamp_seconds", "When the last probe ended, Unix seconds.", labels=service
         )
+        interval = GaugeMetricFamily(
+            "hpcgate_probe_interval_seconds", "Seconds between rounds of probes: interval_check.", labels=["system"]
+        )
+        for name, prober in self._gateway.probers.items():
+            interval.add_metric([self._gateway.systems[name].name], prober.interval)
         maintenance = GaugeMetricFamily(
             "hpcgate_maintenance", "1 while the system is under maintenance, else 0.", labels=["system"]
         )
@@ -125,7 +130,7 @@ class GatewayCollector(Collector):
                 checked.add_metric(label, result.checked_at)
                 if result.latency is not None:
                     seconds.add_metric(label, result.latency)
-        yield from (healthy, seconds, checked, maintenance)
+        yield from (healthy, seconds, checked, interval, maintenance)
 
 
 def registry_of(metrics: Metrics, gateway: Callable[[], Gateway]) -> CollectorRegistry:

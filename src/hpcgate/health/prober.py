@@ -106,6 +106,11 @@ class Prober:
         return f"<Prober {self._name} every {self._interval:g} s>"
 
     @property
+    def interval(self) -> float:
+        """Seconds between rounds."""
+        return self._interval
+
+    @property
     def idle(self) -> bool:
         """Whether there is nothing to probe."""
         return not (self._first or self._then or self._apart)
@@ -141,9 +146,12 @@ class Prober:
             if self._account is None:
                 raise CommandFailed("There is no service account to probe with")
             principal = await self._account.principal()
-        except GatewayError as error:
-            if self._board.failed(error.message):
-                log.warning("health.cannot_probe", system=self._name, message=error.message)
+        except Exception as error:
+            # Whatever it is, the next round must run.
+            message = error.message if isinstance(error, GatewayError) else "The probes could not run"
+            if self._board.failed(message):
+                crash = None if isinstance(error, GatewayError) else error
+                log.warning("health.cannot_probe", system=self._name, message=message, exc_info=crash)
             return
         self._board.works()
         # One after the other, so that a scheduler's latency is not that of the login before it.
