@@ -11,6 +11,7 @@ GatewayError                 500
     SubmissionRefused        400
   Unauthenticated            401
   Forbidden                  403
+    Denied                   403
     PermissionDenied         403
   NotFound                   404
     SystemNotFound           404
@@ -106,6 +107,22 @@ class Forbidden(GatewayError):
     """The user is known and may not."""
 
     status = 403
+
+
+class Denied(Forbidden):
+    """The policy of the configuration does not let the user do this.
+
+    Args:
+        rule: The name of the rule that denies it, or ``default`` if none applies.
+        reason: What about the request is denied, as the end of a sentence.
+    """
+
+    def __init__(self, rule: str, reason: str = "") -> None:
+        words = "no rule of the policy allows it" if rule == "default" else f"denied by the policy's rule {rule!r}"
+        super().__init__(
+            f"Not allowed: {words}{': ' if reason else ''}{reason}", data={"reason": "policy", "rule": rule}
+        )
+        self.rule = rule
 
 
 class PermissionDenied(Forbidden):

@@ -14,6 +14,7 @@ from hpcgate.auth import Principal
 from hpcgate.auth.authorizer import Authorizer, Everyone
 from hpcgate.auth.jwks import Jwks
 from hpcgate.auth.openfga import OpenFga
+from hpcgate.auth.policy import Policy
 from hpcgate.auth.tokens import TokenVerifier
 from hpcgate.config import Cluster, Settings, plugin
 from hpcgate.credentials.base import CredentialSource
@@ -179,6 +180,7 @@ class Gateway:
         self.tokens = tokens
         self.jwks = jwks
         self.authorizer = authorizer
+        self.policy = Policy(settings.auth.policy)
         self.probers = probers
         self.telemetry = telemetry
         self.streams = StreamSlots(settings.streams.max_streams, settings.streams.max_streams_per_user)
@@ -209,6 +211,7 @@ class Gateway:
                 stack.push_async_callback(system.close)
                 systems[cluster.name.casefold()] = system
             tokens = TokenVerifier(authentication, jwks)
+            stack.push_async_callback(tokens.close)
             probers = {}
             for name, system in systems.items():
                 prober = _prober(system, settings, credentials, tokens)

@@ -10,6 +10,7 @@ from hpcgate.api.dependencies import AccessDep, GatewayDep
 from hpcgate.api.filesystem import query_of
 from hpcgate.api.streaming import Answer, StreamingAnswer, announced_size, attachment, body_of, whole
 from hpcgate.filesystem.base import encode_path
+from hpcgate.filesystem.confinement import Reach
 from hpcgate.filesystem.packing import Format, packed
 from hpcgate.filesystem.unpacking import unpack
 
@@ -43,7 +44,7 @@ async def get_archive(
     """Stream a directory as an archive. An answer that ends early is cut off, never ended as if whole."""
     path = query_of(request)["path"]
     name = encode_path(path)
-    access.system.admit(path)
+    await access.admit(path)
 
     @asynccontextmanager
     async def answer() -> AsyncIterator[Answer]:
@@ -80,7 +81,7 @@ async def put_archive(request: Request, gateway: GatewayDep, access: AccessDep, 
     """Unpack a tar archive into a directory, which is made if it is not there: all of it or nothing."""
     path = query_of(request)["path"]
     name = encode_path(path)
-    access.system.admit(path)
+    await access.reach(Reach((path,), trees=(path,)))
     settings = gateway.settings.streams
     size = announced_size(request, settings.max_upload_size)
     content = whole(body_of(request, stall=settings.stall_timeout, limit=settings.max_upload_size), size)

@@ -9,6 +9,7 @@ from hpcgate.api import models
 from hpcgate.api.answers import encoded, json_bytes
 from hpcgate.api.bodies import BodyRoute
 from hpcgate.api.dependencies import AccessDep
+from hpcgate.api.grants import admit_job
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import Job, JobDescription, JobQuery, Jobs
 
@@ -94,6 +95,7 @@ async def post_job_submit(access: AccessDep, request: models.PostJobSubmitReques
     access.system.admit(job.working_directory)
     if job.script_path is not None:
         access.system.admit(job.script_path)
+    await admit_job(access, job)
     return models.PostJobSubmissionResponse(job_id=await access.system.scheduler.submit(access.principal, job))
 
 

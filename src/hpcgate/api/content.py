@@ -68,19 +68,19 @@ _WRITING_HEADERS = [
 @router.get("/content", response_class=Response, responses=READING, openapi_extra={"parameters": _READING_HEADERS})
 async def get_content(request: Request, gateway: GatewayDep, access: AccessDep, path: FilePath) -> Response:
     """Stream a file of any size, or parts of it."""
-    return _reading(request, gateway, access)
+    return await _reading(request, gateway, access)
 
 
 @router.head("/content", response_class=Response, responses=READING, openapi_extra={"parameters": _READING_HEADERS})
 async def head_content(request: Request, gateway: GatewayDep, access: AccessDep, path: FilePath) -> Response:
     """Return what GET would, without the file."""
-    return _reading(request, gateway, access)
+    return await _reading(request, gateway, access)
 
 
-def _reading(request: Request, gateway: Gateway, access: Access) -> Response:
+async def _reading(request: Request, gateway: Gateway, access: Access) -> Response:
     path = query_of(request)["path"]
     name = encode_path(path)
-    access.system.admit(path)
+    await access.admit(path)
     conditions = Conditions.of(request.headers)
     wanted = request.headers.get("range")
 
@@ -155,7 +155,7 @@ async def put_content(request: Request, gateway: GatewayDep, access: AccessDep, 
     """Store the body as a file, at once and on disk, or change nothing."""
     path = query_of(request)["path"]
     name = encode_path(path)
-    access.system.admit(path)
+    await access.admit(path)
     settings = gateway.settings.streams
     _refuse_unusable(request)
     size = announced_size(request, settings.max_upload_size)

@@ -3,15 +3,21 @@
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+import structlog
 from fastapi import Depends, Request
 
 from hpcgate.api.needs import needs
 from hpcgate.auth import Principal
 from hpcgate.auth.groups import group_of
+from hpcgate.auth.policy import FREE, Grant, Question
 from hpcgate.auth.tokens import bearer
-from hpcgate.errors import Forbidden, GatewayError, Unauthenticated
+from hpcgate.errors import Denied, Forbidden, GatewayError, Unauthenticated
+from hpcgate.filesystem.base import Operation
+from hpcgate.filesystem.confinement import Reach, confine
 from hpcgate.gateway import Gateway, System
 from hpcgate.telemetry import journal
+
+audit = structlog.get_logger("hpcgate.audit")
 
 
 def gateway(request: Request) -> Gateway:
@@ -56,6 +62,71 @@ class Access:
 
     principal: Principal
     system: System
+    grant: Grant = FREE
+    request: Request | None = None
+
+    async def admit(self, *paths: str) -> None:
+        """Check paths that the request acts on, links followed, against the file systems and the policy.
+
+        Raises:
+            BadRequest, Unhealthy: As `System.admit`.
+            Denied: The policy's rule allows other paths only.
+        """
+        await self.reach(Reach(paths))
+
+    async def reach(self, reach: Reach) -> None:
+        """Check what the request touches; as `admit`."""
+        for path in (*reach.paths, *reach.links):
+            self.system.admit(path)
+        await self.confine(reach)
+
+    async def confine(self, reach: Reach) -> None:
+        """Check what the request touches against the policy alone.
+
+        Raises:
+            Denied: The policy's rule allows other paths only.
+        """
+        grant = self.grant
+        if grant.paths is None or not (reach.paths or reach.links):
+            return
+        try:
+            await self.system.pool.perform(self.principal, lambda session: confine(session, grant, reach), retry=True)
+        except Denied as denial:
+            self.denied(denial, *reach.paths, *reach.links)
+            raise
+
+    async def operate(self, operation: Operation) -> None:
+        """Check what an operation touches; as `admit`."""
+        paths = operation.paths()
+        here = Reach(paths, trees=operation.trees()) if operation.follows else Reach(links=paths)
+        await self.reach(here)
+
+    def denied(self, denial: Denied, *paths: str) -> None:
+        """Tell the audit log that the policy has denied the request."""
+        if self.request is not None:
+            _audit_denial(self.request, self.principal, self.system.name, denial.rule, *paths)
+
+
+def _audit_denial(request: Request, principal: Principal, system: str, rule: str, *paths: str) -> None:
+    audit.warning(
+        "denied",
+        rule=rule,
+        user=principal.username,
+        client_id=principal.client_id,
+        token_id=principal.token_id,
+        source=_source(request),
+        system=system,
+        group=group_of(request.method, request.scope["route"].path),
+        method=request.method,
+        route=request.scope["route"].path,
+        paths=[path.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for path in paths],
+        request_id=principal.request_id,
+    )
+
+
+def _source(request: Request) -> str | None:
+    client = request.scope.get("client")
+    return client[0] if client else None
 
 
 async def enter(request: Request, system_name: str) -> Access:
@@ -65,6 +136,7 @@ async def enter(request: Request, system_name: str) -> Access:
         Unauthenticated, Unavailable: As `authenticate`.
         SystemNotFound: No such system.
         Forbidden: Not for this user.
+        Denied: Not by the policy.
         UnderMaintenance: The operators have taken the system out of service.
         Unhealthy: A service that the route needs does not work, as the health checks have found.
     """
@@ -75,21 +147,37 @@ async def enter(request: Request, system_name: str) -> Access:
     notes = journal.current.get()
     if notes is not None and notes.paths is not None:
         _begin_record(request, notes, principal)
-    await opened.authorizer.authorize(principal, system.name)
+    grant = await _authorize(request, opened, principal, system.name)
     system.calendar.check()
     if not system.board.well:
         system.board.require(needs(request.scope["route"].path, scheduler_by_ssh=system.scheduler_by_ssh))
-    return Access(principal, system)
+    return Access(principal, system, grant, request)
+
+
+async def _authorize(request: Request, opened: Gateway, principal: Principal, system: str) -> Grant:
+    """Ask the authorization service and the policy, and tell the audit log of a no."""
+    try:
+        await opened.authorizer.authorize(principal, system)
+    except Forbidden:
+        _audit_denial(request, principal, system, "authorization")
+        raise
+    group = group_of(request.method, request.scope["route"].path)
+    if group is None:
+        return FREE
+    try:
+        return opened.policy.decide(principal, Question(system, group, _source(request)))
+    except Denied as denial:
+        _audit_denial(request, principal, system, denial.rule)
+        raise
 
 
 def _begin_record(request: Request, notes: journal.Journal, principal: Principal) -> None:
     """Note for the audit log who is about to do what."""
-    client = request.client
     notes.who = {
         "user": principal.username,
         "client_id": principal.client_id,
         "token_id": principal.token_id,
-        "source": None if client is None else client.host,
+        "source": _source(request),
     }
     notes.operation = (request.method, request.scope["route"].path)
     notes.job_id = request.path_params.get("job_id")

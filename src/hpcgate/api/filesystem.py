@@ -1,6 +1,7 @@
 """/filesystem/{system}/ops: a route for each registered operation, and upload and download, which stream."""
 
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -75,7 +76,9 @@ def _endpoint(operation: type[Operation]) -> Callable[[Request, str], Awaitable[
     async def endpoint(request: Request, system_name: str) -> Response:
         access = await enter(request, system_name)
         parameters = await parameters_of(operation, request)
-        result = await access.system.perform(access.principal, operation(parameters, access.system.limits))
+        verb = operation(parameters, access.system.limits)
+        await access.operate(verb)
+        result = await access.system.perform(access.principal, verb)
         if dump is None:
             return Response(status_code=operation.status)
         return json_bytes(b'{"output":' + dump(result, by_alias=True) + b"}", operation.status)
@@ -164,7 +167,7 @@ async def get_download(request: Request, gateway: GatewayDep, access: AccessDep,
     """Download a file of at most `max_ops_file_size` bytes."""
     path = query_of(request)["path"]
     name = encode_path(path)
-    access.system.admit(path)
+    await access.admit(path)
     limits = access.system.limits
     content = await access.system.pool.perform(
         access.principal, lambda session: read_small(session, name, limits), retry=True
@@ -178,11 +181,12 @@ async def get_download(request: Request, gateway: GatewayDep, access: AccessDep,
 async def post_upload(request: Request, gateway: GatewayDep, access: AccessDep, path: str) -> None:
     """Upload a file of at most `max_ops_file_size` bytes into a directory; an existing file is replaced at once."""
     path = query_of(request)["path"]
-    access.system.admit(path)
+    await access.admit(path)
     _refuse_early(request, access)
     stall = gateway.settings.streams.stall_timeout
     part = await MultipartFile.open(request, limit=access.system.limits.max_ops_file_size, stall=stall)
     target = upload_target(encode_path(path), part.filename)
+    await access.admit(os.fsdecode(target))
     await access.system.pool.perform(
         access.principal, lambda session: write(session, target, part.content()), retry=False
     )

@@ -114,7 +114,7 @@ async def get_liveness(gateway: GatewayDep) -> models.GetLiveness:
 @router.get("/readiness", responses={503: {"description": "Not ready: send requests elsewhere for now."}})
 async def get_readiness(gateway: GatewayDep) -> models.GetReadiness:
     """Say whether requests can be served: the identity provider's keys are here. For load balancers; no token."""
-    if not gateway.jwks.ready:
+    if not gateway.tokens.ready:
         raise Unavailable(
             "The identity provider's keys are not loaded yet",
             data={"ready": False},

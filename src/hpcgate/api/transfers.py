@@ -1,5 +1,6 @@
 """/filesystem/{system}/transfer: work on files as jobs of the scheduler, and large files in and out."""
 
+import posixpath
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Query
@@ -7,6 +8,7 @@ from fastapi import APIRouter, Query
 from hpcgate.api import transfer_models as models
 from hpcgate.api.dependencies import Access, AccessDep
 from hpcgate.filesystem.base import Path
+from hpcgate.filesystem.confinement import Reach
 from hpcgate.transfers import jobs
 from hpcgate.transfers.base import Download, Script, Started, Upload
 
@@ -15,10 +17,16 @@ router = APIRouter(prefix="/filesystem/{system_name}/transfer", tags=["filesyste
 Answer = TypeVar("Answer", models.UploadFileResponse, models.DownloadFileResponse)
 
 
-async def _run(access: Access, script: Script, account: str | None, *paths: str) -> models.TransferJob:
-    for path in paths:
-        access.system.admit(path)
+async def _run(
+    access: Access, script: Script, account: str | None, *paths: str, trees: tuple[str, ...] = ()
+) -> models.TransferJob:
+    await access.reach(Reach(paths, trees=trees))
     return models.TransferJob.model_validate(await access.system.jobs.run(access.principal, script, account))
+
+
+def _within(source: str, target: str) -> str:
+    """Return where the source goes if the target is a directory, which takes it in."""
+    return posixpath.join(target, posixpath.basename(source.rstrip("/")))
 
 
 def _wire(model: type[Answer], started: Started) -> Answer:
@@ -29,9 +37,8 @@ def _wire(model: type[Answer], started: Started) -> Answer:
 async def post_mv(access: AccessDep, request: models.MoveRequest) -> models.MoveResponse:
     """Move a file or a directory."""
     source, target = request.source_path, request.target_path
-    return models.MoveResponse(
-        transfer_job=await _run(access, jobs.mv(source, target), request.account, source, target)
-    )
+    job = await _run(access, jobs.mv(source, target), request.account, source, target, _within(source, target))
+    return models.MoveResponse(transfer_job=job)
 
 
 @router.post("/cp", status_code=201)
@@ -39,7 +46,9 @@ async def post_cp(access: AccessDep, request: models.CopyRequest) -> models.Copy
     """Copy a file or a directory."""
     source, target = request.source_path, request.target_path
     script = jobs.cp(source, target, dereference=request.dereference)
-    return models.CopyResponse(transfer_job=await _run(access, script, request.account, source, target))
+    trees = (source,) if request.dereference else ()
+    paths = (source, target, _within(source, target))
+    return models.CopyResponse(transfer_job=await _run(access, script, request.account, *paths, trees=trees))
 
 
 @router.delete("/rm")
@@ -61,7 +70,9 @@ async def post_compress(access: AccessDep, request: models.CompressRequest) -> m
         pattern=request.match_pattern,
         dereference=request.dereference,
     )
-    return models.CompressResponse(transfer_job=await _run(access, script, request.account, source, target))
+    trees = (source,) if request.dereference else ()
+    job = await _run(access, script, request.account, source, target, trees=trees)
+    return models.CompressResponse(transfer_job=job)
 
 
 @router.post("/extract", status_code=201)
@@ -69,7 +80,8 @@ async def post_extract(access: AccessDep, request: models.ExtractRequest) -> mod
     """Unpack an archive into a directory."""
     source, target = request.source_path, request.target_path
     script = jobs.extract(source, target, compression=request.compression.value)
-    return models.ExtractResponse(transfer_job=await _run(access, script, request.account, source, target))
+    job = await _run(access, script, request.account, source, target, trees=(target,))
+    return models.ExtractResponse(transfer_job=job)
 
 
 @router.post("/upload", status_code=201)
@@ -77,7 +89,7 @@ async def post_upload(access: AccessDep, request: models.PostFileUploadRequest) 
     """Begin to bring a file in: a job waits for it, and the answer says how to send it."""
     directives = request.transfer_directives
     transfer = access.system.transfer(directives.transfer_method)
-    access.system.admit(request.source_path)
+    await access.admit(request.source_path)
     upload = Upload(
         path=request.source_path,
         account=request.account,
@@ -93,7 +105,7 @@ async def post_upload(access: AccessDep, request: models.PostFileUploadRequest) 
 async def post_download(access: AccessDep, request: models.PostFileDownloadRequest) -> models.DownloadFileResponse:
     """Begin to bring a file out: a job hands it out, and the answer says how to get it."""
     transfer = access.system.transfer(request.transfer_directives.transfer_method)
-    access.system.admit(request.source_path)
+    await access.admit(request.source_path)
     download = Download(path=request.source_path, account=request.account)
     started = await transfer.download(access.principal, download)
     access.system.telemetry.transfer(access.system.name, transfer.method, "out", None)

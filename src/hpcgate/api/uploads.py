@@ -131,7 +131,7 @@ async def _at(
 ) -> AsyncIterator[tuple[Streams, Callable[[bytes], Uploads]]]:
     if directory is not None:
         encode_path(directory)
-        access.system.admit(directory)
+        await access.admit(directory)
     async with access.system.pool.lease(access.principal) as session, session.bulk() as streams:
 
         def uploads(path: bytes) -> Uploads:
@@ -152,6 +152,7 @@ async def post_uploads(
     async def work() -> Response:
         access = await enter(request, system_name)
         asked = _Creation(request, gateway, access)
+        await access.admit(*asked.paths)
         with gateway.streams.hold(access.principal.username):
             async with _at(gateway, access) as (streams, uploads):
                 directory, name = await place(
@@ -207,7 +208,10 @@ class _Creation:
             raise UnsupportedMediaType(f"A chunk sent along must be {CHUNK}.")
         self.checksum = _checksum(request)
         self.target = _target(request, parse_metadata(self.metadata), partial=self.partial)
-        access.system.admit(os.fsdecode(self.target))
+        # The state of the upload goes beside its file, so the directory counts too.
+        directories = [directory for directory, _ in self.parts or ()]
+        places = (self.target, self.target.rpartition(b"/")[0] or b"/", *directories)
+        self.paths = tuple(map(os.fsdecode, places))
 
 
 def _target(request: Request, metadata: dict[str, bytes], *, partial: bool) -> bytes:
@@ -231,7 +235,6 @@ def _parts(concat: str, access: Access) -> list[tuple[bytes, str]]:
         directories = parse_qs(url.query, errors="surrogateescape").get("path", [])
         if not separator or not f"{before}/".casefold().endswith(prefix) or len(directories) != 1:
             raise BadRequest("Upload-Concat: a location is none of this system's uploads.")
-        access.system.admit(directories[0])
         found.append((encode_path(directories[0]), upload_id))
     if not found:
         raise BadRequest("Upload-Concat: there is nothing to join.")

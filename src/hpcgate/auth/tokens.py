@@ -10,8 +10,11 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
 
+from hpcgate.auth.claims import holds, scopes
+from hpcgate.auth.introspection import Introspection
 from hpcgate.auth.jwks import Jwks
 from hpcgate.auth.keys import ALGORITHMS, VerificationKey, decode_base64url, decode_json
+from hpcgate.auth.names import LocalNames
 from hpcgate.auth.principal import Principal
 from hpcgate.config import OidcSettings
 from hpcgate.errors import Forbidden, Unauthenticated, Unavailable
@@ -48,6 +51,7 @@ class _Jws:
 
     algorithm: str
     kid: str | None
+    typ: str | None
     signed: bytes
     payload: bytes
     signature: bytes
@@ -59,6 +63,7 @@ class _Verified:
 
     principal: Principal
     key: str
+    names: int
     expires_at: float
     refused_from: float
 
@@ -77,6 +82,9 @@ class TokenVerifier:
         self._username = re.compile(settings.username_pattern)
         self._denied = frozenset(settings.denied_users)
         self._scopes = frozenset(settings.required_scopes)
+        self._types = frozenset(map(_media_type, settings.token_types))
+        self._names = LocalNames(settings)
+        self._introspection = None if settings.introspection is None else Introspection(settings.introspection)
         self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -89,26 +97,60 @@ class TokenVerifier:
         Raises:
             Unauthenticated: The token is not accepted.
             Forbidden: It is genuine, but its user name is not served or a required scope is missing.
-            Unavailable: The IdP's keys have not been loaded yet.
+            Unavailable: The IdP's keys have not been loaded yet, or it cannot be asked about the token.
         """
+        await self._names.refresh()
         known = self.remembered(token)
         if known is not None:
             return known
+        if self._introspection is not None and (self._asks_about_all or token.count(".") != 2):
+            return await self._introspected(token, self._introspection)
         jws = _take_apart(token)
         key = await self._key(jws)
+        if self._types and (jws.typ is None or _media_type(jws.typ) not in self._types):
+            raise _refusal("Token type not accepted")
         claims = decode_json(jws.payload)
         if not isinstance(claims, dict):
             raise _refusal("Invalid token")
+        principal, expires_at = self._checked(token, claims)
+        self._remember(token, principal, key, expires_at)
+        return principal
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to verify tokens with: keys, or an IdP that is asked about all."""
+        return self._jwks.ready or self._asks_about_all or self._asks_only
+
+    async def close(self) -> None:
+        """Close the connections to the introspection endpoint."""
+        if self._introspection is not None:
+            await self._introspection.close()
+
+    @property
+    def _asks_about_all(self) -> bool:
+        return self._settings.introspection is not None and self._settings.introspection.tokens == "all"
+
+    @property
+    def _asks_only(self) -> bool:
+        return self._settings.introspection is not None and not self._settings.public_certs
+
+    async def _introspected(self, token: str, introspection: Introspection) -> Principal:
+        claims = await introspection.claims(token)
+        if claims is None:
+            raise _refusal("Invalid token")
+        return self._checked(token, claims)[0]
+
+    def _checked(self, token: str, claims: Mapping[str, Any]) -> tuple[Principal, float]:
+        """Return who genuine claims speak for, and until when, infinite if for ever."""
         expires_at = self._check_times(claims)
         self._check_origin(claims)
         principal = Principal(
             username=self._check_username(claims),
             token=token,
-            claims=MappingProxyType(claims),
+            claims=MappingProxyType(dict(claims)),
             expires_at=None if math.isinf(expires_at) else expires_at,
         )
-        self._remember(token, principal, key, expires_at)
-        return principal
+        return principal, expires_at
 
     def remembered(self, token: str) -> Principal | None:
         """Return the principal of a token that was verified before; None if it has to be verified.
@@ -124,7 +166,7 @@ class TokenVerifier:
         entry = self._verified.get(digest)
         if entry is None:
             return None
-        if entry.key not in self._jwks.identities:
+        if entry.key not in self._jwks.identities or entry.names != self._names.version:
             del self._verified[digest]
             return None
         now = time.time()
@@ -138,7 +180,7 @@ class TokenVerifier:
         ttl = self._settings.min_token_ttl
         refused_from = expires_at - ttl if ttl else expires_at + self._settings.leeway
         digest = sha256(token.encode()).digest()
-        self._verified[digest] = _Verified(principal, key.identity, expires_at, refused_from)
+        self._verified[digest] = _Verified(principal, key.identity, self._names.version, expires_at, refused_from)
         while len(self._verified) > MAX_CACHED:
             self._verified.popitem(last=False)
 
@@ -198,16 +240,20 @@ class TokenVerifier:
             held = claims.get("aud")
             if audience not in (held if isinstance(held, list) else [held]):
                 raise _refusal("Token audience not accepted")
-        if self._scopes and not self._scopes <= _scopes(claims):
+        if self._scopes and not self._scopes <= scopes(claims):
             raise Forbidden(
                 "The token lacks a required scope",
                 headers={"WWW-Authenticate": 'Bearer error="insufficient_scope"'},
             )
+        for name, wanted in self._settings.required_claims.items():
+            if not holds(claims, name, wanted):
+                raise Forbidden("The token lacks a required claim")
 
     def _check_username(self, claims: Mapping[str, Any]) -> str:
-        username = claims.get(self._settings.username_claim)
-        if not isinstance(username, str):
+        value = claims.get(self._settings.username_claim)
+        if not isinstance(value, str):
             raise _refusal("Token has no user name")
+        username = self._names.local(value)
         # All but the pattern holds whatever a site configures: the name becomes part of paths and command lines.
         if (
             not 0 < len(username) <= MAX_USERNAME
@@ -232,8 +278,8 @@ def _take_apart(token: str) -> _Jws:
     header = decode_json(header_bytes)
     if not isinstance(header, dict):
         raise _refusal("Invalid token")
-    algorithm, kid = header.get("alg"), header.get("kid")
-    if not isinstance(algorithm, str) or not (kid is None or isinstance(kid, str)):
+    algorithm, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
+    if not isinstance(algorithm, str) or not all(value is None or isinstance(value, str) for value in (kid, typ)):
         raise _refusal("Invalid token")
     # crit and b64 change what is signed or meant, enc is a JWE's; none of them is understood here.
     if any(name in header for name in ("crit", "b64", "enc", "zip")):
@@ -242,7 +288,7 @@ def _take_apart(token: str) -> _Jws:
         raise _refusal("Token algorithm not accepted")
     if not signature:
         raise _refusal("Invalid token signature")
-    return _Jws(algorithm, kid, token.rpartition(".")[0].encode(), payload, signature)
+    return _Jws(algorithm, kid, typ, token.rpartition(".")[0].encode(), payload, signature)
 
 
 def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
@@ -255,13 +301,6 @@ def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     raise _refusal("Invalid token")
 
 
-def _scopes(claims: Mapping[str, Any]) -> set[str]:
-    """Return the scopes of a token: ``scope`` (RFC 8693 section 4.2) or ``scp``, each a string or a list."""
-    scopes: set[str] = set()
-    for name in ("scope", "scp"):
-        value = claims.get(name)
-        if isinstance(value, str):
-            scopes.update(value.split())
-        elif isinstance(value, list):
-            scopes.update(item for item in value if isinstance(item, str))
-    return scopes
+def _media_type(typ: str) -> str:
+    """Return a typ as it is compared: case makes no difference, nor ``application/`` (RFC 7515 section 4.1.9)."""
+    return typ.lower().removeprefix("application/")

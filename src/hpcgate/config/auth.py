@@ -1,12 +1,17 @@
 """The settings of authentication and authorisation."""
 
+import re
 from collections.abc import Mapping
+from string import Formatter
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hpcgate.config.base import FROZEN, Model
+from hpcgate.config.introspection import IntrospectionSettings
+from hpcgate.config.names import NamesFile
+from hpcgate.config.policy import PolicySettings, Values
 from hpcgate.config.values import HttpUrl, KeyUrl, Pause, RegularExpression, Seconds, Signature
 
 
@@ -33,6 +38,30 @@ class OidcSettings(Model):
     issuer: str | None = Field(None, description="The iss claim that tokens must carry; unchecked if unset.")
     audience: str | None = Field(None, description="A value that the aud claim must hold; unchecked if unset.")
     required_scopes: tuple[str, ...] = Field((), description="Scopes that a token must have, all of them.")
+    required_claims: Annotated[Mapping[str, Values], *FROZEN] = Field(
+        default_factory=lambda: MappingProxyType({}),
+        description="Claims that a token must have, nested ones as `a.b`, each with one of its values; no values: any.",
+    )
+    token_types: tuple[str, ...] = Field(
+        (), description="The header's typ must be one of these, such as at+jwt (RFC 9068); unchecked if unset."
+    )
+    introspection: IntrospectionSettings | None = Field(
+        None, description="Asking the IdP about tokens, opaque ones above all; such are refused if unset."
+    )
+    username_match: RegularExpression | None = Field(
+        None,
+        description="A regular expression for the whole username_claim; its named groups are for username_template.",
+    )
+    username_template: str | None = Field(
+        None,
+        min_length=1,
+        description="The local user name made of the claim: {claim}, and the named groups of username_match.",
+    )
+    username_map: NamesFile | None = Field(
+        None,
+        description="A file with lines of a claim's value, in double quotes if it holds blanks, and the local name; "
+        "read again when it changes.",
+    )
     username_pattern: RegularExpression = Field(
         r"[a-z_][a-z0-9_.-]{0,62}\$?",
         description="The regular expression that a whole user name must match.",
@@ -47,6 +76,22 @@ class OidcSettings(Model):
     jwks_refresh: Seconds = Field(300, description="Seconds between refreshes of the IdP's keys in the background.")
     jwks_cooldown: Seconds = Field(5, description="Least seconds between refreshes for an unknown key id.")
     jwks_timeout: Seconds = Field(5, description="Seconds that fetching one key document may take.")
+
+    @model_validator(mode="after")
+    def _one_mapping(self) -> Self:
+        if self.username_map is not None and (self.username_template or self.username_match):
+            raise ValueError("username_map stands alone, without username_match and username_template")
+        if self.username_template is not None:
+            groups = re.compile(self.username_match or "").groupindex
+            try:
+                self.username_template.format_map(dict.fromkeys(("claim", *groups), "x"))
+                fields = [field for _, field, _, _ in Formatter().parse(self.username_template)]
+            except (KeyError, ValueError, IndexError, AttributeError, TypeError):
+                fields = [""]
+            if not all(field is None or field.isidentifier() for field in fields):
+                known = ", ".join(f"{{{name}}}" for name in ("claim", *groups))
+                raise ValueError(f"username_template may hold {known}, and no other braces")
+        return self
 
 
 class OpenFgaSettings(Model):
@@ -63,3 +108,6 @@ class AuthSettings(Model):
 
     authentication: OidcSettings = Field(description="How tokens are verified.")
     authorization: OpenFgaSettings | None = Field(None, description="Who may use which system; anyone if unset.")
+    policy: PolicySettings | None = Field(
+        None, description="Who may do what, where, in addition to authorization; anything if unset."
+    )

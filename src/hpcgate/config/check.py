@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hpcgate.config.loading import load
 from hpcgate.config.mistakes import ConfigError
-from hpcgate.config.models import Cluster, Settings
+from hpcgate.config.models import Cluster, PolicySettings, Settings
 
 LONGEST_PRESIGNED = 604800
 """Seconds: the most that AWS Signature Version 4 allows in X-Amz-Expires."""
@@ -26,15 +26,29 @@ def warnings(settings: Settings) -> Iterator[str]:
     """Yield what is allowed, but probably not meant."""
     if not settings.clusters:
         yield "clusters: there is no system"
-    if not settings.auth.authentication.public_certs:
+    if not settings.auth.authentication.public_certs and settings.auth.authentication.introspection is None:
         yield "auth.authentication.public_certs: there are no keys, so no token will be accepted"
     if settings.metrics.path is not None:
         yield "metrics.path: whoever reaches the API can read the metrics; metrics.port keeps them apart"
     if settings.state_directory is not None and not Path(settings.state_directory).is_dir():
         yield f"state_directory: there is no directory {settings.state_directory} yet, or it cannot be reached"
+    if settings.auth.policy is not None:
+        for warning in _of_policy(settings.auth.policy):
+            yield f"auth.policy: {warning}"
     for cluster in settings.clusters:
         for warning in _of_cluster(cluster):
             yield f"system {cluster.name}: {warning}"
+
+
+def _of_policy(policy: PolicySettings) -> Iterator[str]:
+    allowing = [rule for rule in policy.rules if rule.effect == "allow"]
+    if policy.default == "deny" and not allowing:
+        yield "no rule allows anything, so nobody may use any system"
+    if policy.default == "allow" and all(rule.effect == "allow" and rule.paths is None for rule in policy.rules):
+        yield "default is allow and no rule restricts anything, so it has no effect"
+    for index, rule in enumerate(policy.rules):
+        if rule.unconditional and index + 1 < len(policy.rules):
+            yield f"the rule {rule.name} applies to every request, so those after it never do"
 
 
 def _of_cluster(cluster: Cluster) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from hpcgate.config.document import read_document
 from hpcgate.config.mistakes import WHOLE_FILE, ConfigError, Location, Mistake, dotted
-from hpcgate.config.models import Model, Settings, repeated_names
+from hpcgate.config.models import Model, Settings, repeated_names, unknown_systems
 from hpcgate.config.old_format import Translation
 from hpcgate.config.plugins import Plugin, settings_model
 
@@ -83,6 +83,10 @@ def _read(path: Path) -> tuple[Settings | None, list[Mistake]]:
             places.mistake(*_explained(details, translation.data))
             for details in error.errors(include_url=False)
             if details["type"] != "repeated_name"
+        ]
+    else:
+        mistakes += [
+            places.mistake(location, f"there is no system {name!r}") for location, name in unknown_systems(settings)
         ]
     return settings, list(dict.fromkeys(mistakes))
 

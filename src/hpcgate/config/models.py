@@ -13,10 +13,12 @@ from hpcgate.config.audit import AuditSettings
 from hpcgate.config.auth import AuthSettings, OidcSettings, OpenFgaSettings
 from hpcgate.config.base import CredentialSettings, Model, PluginSettings, SchedulerSettings, TransferSettings
 from hpcgate.config.http import HttpSettings
+from hpcgate.config.introspection import IntrospectionSettings
 from hpcgate.config.logger import LoggerSettings
 from hpcgate.config.maintenance import MaintenanceWindow
 from hpcgate.config.monitoring import MetricsSettings, TracingSettings
 from hpcgate.config.plugins import Plugin
+from hpcgate.config.policy import PolicyRule, PolicySettings
 from hpcgate.config.probing import ProbingSettings, ServiceAccount
 from hpcgate.config.rates import RateLimitSettings
 from hpcgate.config.secrets import Secret
@@ -156,12 +158,23 @@ def repeated_names(names: Iterable[Any]) -> Iterator[tuple[int, str]]:
             seen.add(name.lower())
 
 
+def unknown_systems(settings: Settings) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield the place and name of each system that the policy names and that is not configured."""
+    known = {cluster.name.casefold() for cluster in settings.clusters}
+    policy = settings.auth.policy
+    for index, rule in enumerate(policy.rules if policy is not None else ()):
+        for which, name in enumerate(rule.systems):
+            if name.casefold() not in known:
+                yield ("auth", "policy", "rules", index, "systems", which), name
+
+
 __all__ = [
     "AuthSettings",
     "Cluster",
     "CredentialSettings",
     "DataOperation",
     "FileSystem",
+    "IntrospectionSettings",
     "LoggerSettings",
     "MaintenanceWindow",
     "MetricsSettings",
@@ -169,6 +182,8 @@ __all__ = [
     "OidcSettings",
     "OpenFgaSettings",
     "PluginSettings",
+    "PolicyRule",
+    "PolicySettings",
     "ProbingSettings",
     "SchedulerSettings",
     "Secret",

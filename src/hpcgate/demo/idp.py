@@ -62,6 +62,8 @@ class Idp:
         self.authorize_url = f"{self.url}/authorize"
         self.userinfo_url = f"{self.url}/userinfo"
         self.jwks_url = f"{self.url}/jwks"
+        self.introspection_url = f"{self.url}/introspect"
+        self.revocation_url = f"{self.url}/revoke"
         self.discovery_url = f"{self.url}/.well-known/openid-configuration"
         self.lifetime = lifetime
         self.typ = typ
@@ -126,10 +128,16 @@ class Idp:
         audience: str | None = None,
         typ: str | None = None,
         scope: str = "openid profile",
+        opaque: bool = False,
     ) -> str:
-        """Get an access token from the token endpoint by the client credentials of the user's client."""
+        """Get an access token from the token endpoint by the client credentials of the user's client.
+
+        An ``opaque`` one is a random text, of which only introspection tells something.
+        """
         account = self._user(user)
         form = {"grant_type": "client_credentials", "scope": scope}
+        if opaque:
+            form["opaque"] = "1"
         form |= {
             name: str(value)
             for name, value in (("alg", alg), ("lifetime", lifetime), ("audience", audience), ("typ", typ))
@@ -139,8 +147,16 @@ class Idp:
 
     def request_token(self, form: Mapping[str, str], client_id: str, client_secret: str) -> dict[str, Any]:
         """Post a form to the token endpoint with HTTP basic authentication and return its answer."""
+        return self._post(self.token_url, form, client_id, client_secret)
+
+    def _post(self, url: str, form: Mapping[str, str], client_id: str, client_secret: str) -> dict[str, Any]:
         basic = base64.b64encode(f"{client_id}:{client_secret}".encode()).decode()
-        return self._request(self.token_url, urllib.parse.urlencode(form).encode(), {"Authorization": f"Basic {basic}"})
+        return self._request(url, urllib.parse.urlencode(form).encode(), {"Authorization": f"Basic {basic}"})
+
+    def revoke(self, user: User | str, token: str) -> None:
+        """Revoke an access token of the user's client; introspection tells so, the token itself does not."""
+        account = self._user(user)
+        self._post(self.revocation_url, {"token": token}, account.client_id, account.client_secret)
 
     def mint(
         self,

@@ -1,10 +1,12 @@
 """A small OpenID provider on Authlib's authorization server: ``python -m hpcgate.demo.idp_server SETTINGS.json``.
 
-Client credentials, authorization code with PKCE, refresh tokens; RFC 9068 access tokens; discovery, JWKS, userinfo; and
-``POST /admin/rotate``. Whoever may pick a user may be any user: it is for demos and tests on the loopback interface.
+Client credentials, authorization code with PKCE, refresh tokens; RFC 9068 access tokens; discovery, JWKS, userinfo,
+introspection (RFC 7662), revocation (RFC 7009); and ``POST /admin/rotate``. Whoever may pick a user may be any user: it
+is for demos and tests on the loopback interface.
 
-The token endpoint takes form fields beyond the standard: ``alg``, ``typ``, ``lifetime`` (seconds) and ``audience``. The
-authorization endpoint takes ``approve=USER``, which answers as if that user had been picked on the page.
+The token endpoint takes form fields beyond the standard: ``alg``, ``typ``, ``lifetime`` (seconds), ``audience``, and
+``opaque`` for an access token that only introspection can tell something of. The authorization endpoint takes
+``approve=USER``, which answers as if that user had been picked on the page.
 
 Authlib ships no type information, hence the suppressions below.
 """
@@ -28,7 +30,9 @@ from authlib.integrations.flask_oauth2 import AuthorizationServer  # type: ignor
 from authlib.oauth2 import OAuth2Error, OAuth2Request  # type: ignore[import-untyped]
 from authlib.oauth2.rfc6749 import AuthorizationCodeMixin, ClientMixin, TokenMixin, grants  # type: ignore[import-untyped]
 from authlib.oauth2.rfc6750 import BearerTokenGenerator  # type: ignore[import-untyped]
+from authlib.oauth2.rfc7009 import RevocationEndpoint  # type: ignore[import-untyped]
 from authlib.oauth2.rfc7636 import CodeChallenge  # type: ignore[import-untyped]
+from authlib.oauth2.rfc7662 import IntrospectionEndpoint  # type: ignore[import-untyped]
 from flask import Flask, Response, jsonify, render_template_string, request
 from werkzeug.serving import make_server
 
@@ -171,6 +175,18 @@ class RefreshToken(TokenMixin):  # type: ignore[misc]
         return self.client
 
 
+@dataclass(slots=True)
+class IssuedToken(TokenMixin):  # type: ignore[misc]
+    """An access token as introspection and revocation see it."""
+
+    text: str
+    claims: dict[str, Any]
+
+    def check_client(self, client: Client) -> bool:
+        """Tell whether it was issued to this client."""
+        return bool(self.claims.get("client_id") == client.client_id)
+
+
 class Provider:
     """All that the provider knows: settings, keys, clients, and what it has issued."""
 
@@ -191,6 +207,8 @@ class Provider:
         self.refresh_tokens: dict[str, RefreshToken] = {}
         self.id_tokens: dict[str, str | None] = {}
         self.lock = threading.Lock()
+        self.opaque: dict[str, dict[str, Any]] = {}
+        self.revoked: set[str] = set()
 
     def access_token(self, client: Client, grant_type: str, user: Account | None, scope: str) -> str:
         """Return a signed access token; the form fields of the request may alter it."""
@@ -206,7 +224,18 @@ class Provider:
             lifetime=self.expires_in(client, grant_type),
             scope=scope,
         )
+        if form.get("opaque"):
+            text = secrets.token_urlsafe(32)
+            self.opaque[text] = claims
+            return text
         return self.keys.key(form.get("alg")).token(claims, alg=form.get("alg"), typ=form.get("typ", self.typ))
+
+    def issued(self, text: str) -> IssuedToken | None:
+        """Return an access token that was issued here and is good still."""
+        claims = self.opaque.get(text) or _verified_claims(self, f"Bearer {text}")
+        if claims is None or claims["exp"] <= time.time() or claims["jti"] in self.revoked:
+            return None
+        return IssuedToken(text, claims)
 
     def expires_in(self, client: Client, grant_type: str) -> int:
         """Return the lifetime in seconds of the token that is asked for."""
@@ -237,6 +266,8 @@ class Provider:
             "token_endpoint": f"{self.issuer}/token",
             "userinfo_endpoint": f"{self.issuer}/userinfo",
             "jwks_uri": f"{self.issuer}/jwks",
+            "introspection_endpoint": f"{self.issuer}/introspect",
+            "revocation_endpoint": f"{self.issuer}/revoke",
             "scopes_supported": list(self.scopes),
             "response_types_supported": ["code"],
             "grant_types_supported": ["authorization_code", "client_credentials", "refresh_token"],
@@ -318,12 +349,35 @@ def _authorization_server(app: Flask, provider: Provider) -> AuthorizationServer
                 code = grant.request.authorization_code
                 token["id_token"] = provider.id_token(grant.request.client, code.user, code.nonce)
 
+    class Introspect(IntrospectionEndpoint):  # type: ignore[misc]
+        CLIENT_AUTH_METHODS = methods[:2]
+
+        def check_permission(self, token: IssuedToken, client: Client, request: OAuth2Request) -> bool:
+            return True
+
+        def query_token(self, token_string: str, token_type_hint: str | None) -> IssuedToken | None:
+            return provider.issued(token_string)
+
+        def introspect_token(self, token: IssuedToken) -> dict[str, Any]:
+            return {"active": True, "token_type": "Bearer", **token.claims}
+
+    class Revoke(RevocationEndpoint):  # type: ignore[misc]
+        CLIENT_AUTH_METHODS = methods[:2]
+
+        def query_token(self, token_string: str, token_type_hint: str | None) -> IssuedToken | None:
+            return provider.issued(token_string)
+
+        def revoke_token(self, token: IssuedToken, request: OAuth2Request) -> None:
+            provider.revoked.add(token.claims["jti"])
+
     class OnlyS256(CodeChallenge):  # type: ignore[misc]
         SUPPORTED_CODE_CHALLENGE_METHOD = ("S256",)
 
     server.register_grant(ClientCredentials)
     server.register_grant(AuthorizationCode, [OnlyS256(required=True), IdToken()])
     server.register_grant(Refresh)
+    server.register_endpoint(Introspect)
+    server.register_endpoint(Revoke)
     return server
 
 
@@ -344,6 +398,14 @@ def create_app(settings: dict[str, Any]) -> Flask:
     @app.post("/token")
     def token() -> Any:
         return server.create_token_response()
+
+    @app.post("/introspect")
+    def introspect() -> Any:
+        return server.create_endpoint_response(IntrospectionEndpoint.ENDPOINT_NAME)
+
+    @app.post("/revoke")
+    def revoke() -> Any:
+        return server.create_endpoint_response(RevocationEndpoint.ENDPOINT_NAME)
 
     @app.route("/authorize", methods=["GET", "POST"])
     def authorize() -> Any:

@@ -50,6 +50,7 @@ class Operation(ABC):
         method: GET and DELETE take `Parameters` from the query, POST and PUT from a JSON body.
         status: Of the answer; 204 has no body.
         writes: Whether it changes anything; one that does not is tried again on a lost connection.
+        follows: Whether it acts on what a path that is a symbolic link points to; if not, on the link itself.
         Parameters, Result: The models; `Result` is None with status 204.
     """
 
@@ -57,6 +58,7 @@ class Operation(ABC):
     method: ClassVar[Literal["GET", "POST", "PUT", "DELETE"]]
     status: ClassVar[int] = 200
     writes: ClassVar[bool] = False
+    follows: ClassVar[bool] = True
     Parameters: ClassVar[type[Parameters]]
     Result: ClassVar[Any] = None
 
@@ -67,6 +69,10 @@ class Operation(ABC):
     @abstractmethod
     def paths(self) -> tuple[str, ...]:
         """Return the paths of the parameters that must lie in the system's file systems, as they were given."""
+
+    def trees(self) -> tuple[str, ...]:
+        """Return those of the paths below which symbolic links are followed too."""
+        return ()
 
     @abstractmethod
     async def run(self, session: Session) -> Any:

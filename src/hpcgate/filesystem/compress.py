@@ -76,6 +76,10 @@ class Compress(Operation):
         """Return what is read and what is written."""
         return (self.parameters.source_path, self.parameters.target_path)
 
+    def trees(self) -> tuple[str, ...]:
+        """Return what is packed, if the links in it are followed."""
+        return (self.parameters.source_path,) if self.parameters.dereference else ()
+
     async def run(self, session: Session) -> None:
         """Run tar; an existing archive is replaced at once by the whole new one, or not at all."""
         wanted = self.parameters

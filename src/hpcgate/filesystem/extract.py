@@ -34,6 +34,10 @@ class Extract(Operation):
         """Return what is read and what is written."""
         return (self.parameters.source_path, self.parameters.target_path)
 
+    def trees(self) -> tuple[str, ...]:
+        """Return the directory: a link in it may be in the way of a member."""
+        return (self.parameters.target_path,)
+
     async def run(self, session: Session) -> None:
         """Run tar, which takes away leading slashes and refuses ``..`` in the names of members."""
         wanted = self.parameters

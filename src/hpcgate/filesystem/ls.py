@@ -36,6 +36,10 @@ class Ls(Operation):
         """Return the path listed."""
         return (self.parameters.path,)
 
+    def trees(self) -> tuple[str, ...]:
+        """Return the directory, if the links in it are followed."""
+        return (self.parameters.path,) if self.parameters.dereference else ()
+
     async def run(self, session: Session) -> list[File]:
         """List in the order of the names' bytes, as ls does in the C locale."""
         wanted = self.parameters

@@ -17,6 +17,7 @@ class Rm(Operation):
     method = "DELETE"
     status = 204
     writes = True
+    follows = False
     Parameters = RmParameters
     parameters: RmParameters
 

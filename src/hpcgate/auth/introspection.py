@@ -1,0 +1,151 @@
+"""Token introspection (RFC 7662): the IdP says what a token is worth."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from types import MappingProxyType
+from typing import Any
+
+import aiohttp
+import structlog
+
+from hpcgate.auth.keys import decode_json
+from hpcgate.config import IntrospectionSettings
+from hpcgate.errors import Unavailable
+from hpcgate.telemetry.base import trace_headers
+
+MAX_ANSWER = 64 * 1024
+"""Most bytes of an answer."""
+MAX_CACHED = 10_000
+"""Most answers that are remembered."""
+MAX_REFUSAL = 10.0
+"""Most seconds that the answer that a token is not active is remembered."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The claims of an active token, None of another one; remembered until then, on the monotonic clock."""
+
+    claims: Mapping[str, Any] | None
+    until: float
+
+
+class Introspection:
+    """Asks the introspection endpoint, once for callers at the same time, and remembers the answers for a while."""
+
+    def __init__(self, settings: IntrospectionSettings) -> None:
+        """Keep the settings; connections are opened at the first question."""
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None
+        self._asking: dict[bytes, asyncio.Task[_Answer]] = {}
+        self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        """Tell how many answers are remembered and under way."""
+        return f"<Introspection {len(self._answers)} remembered, {len(self._asking)} under way>"
+
+    async def claims(self, token: str) -> Mapping[str, Any] | None:
+        """Return the claims of a token, None if it is not active.
+
+        Raises:
+            Unavailable: The endpoint cannot be reached, does not answer in time, or not as it should.
+        """
+        digest = sha256(token.encode()).digest()
+        answer = self._answers.get(digest)
+        if answer is not None and time.monotonic() < answer.until:
+            self._answers.move_to_end(digest)
+            return answer.claims
+        self._answers.pop(digest, None)
+        if self._closed:
+            raise _unavailable()
+        task = self._asking.get(digest)
+        if task is None:
+            task = self._asking[digest] = asyncio.create_task(self._ask(digest, token), name="introspection")
+            task.add_done_callback(_consume)
+        await asyncio.wait((task,))  # whoever is cancelled leaves the request to the others
+        if task.cancelled():
+            raise _unavailable()
+        return task.result().claims
+
+    async def close(self) -> None:
+        """End what is under way and close the connections."""
+        self._closed = True
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _ask(self, digest: bytes, token: str) -> _Answer:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                claims = await self._post(token)
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            reason = str(error) if type(error) is _Unusable else type(error).__name__
+            log.warning("introspection.failed", reason=reason, seconds=round(time.monotonic() - started, 3))
+            raise _unavailable() from None
+        finally:
+            self._asking.pop(digest, None)
+        answer = _Answer(claims, time.monotonic() + self._keep(claims))
+        self._answers[digest] = answer
+        while len(self._answers) > MAX_CACHED:
+            self._answers.popitem(last=False)
+        return answer
+
+    def _keep(self, claims: Mapping[str, Any] | None) -> float:
+        if claims is None:
+            return min(self._settings.cache, MAX_REFUSAL)
+        ends = claims.get("exp")
+        left = ends - time.time() if isinstance(ends, int | float) and abs(ends) < 1e18 else self._settings.cache
+        return min(self._settings.cache, max(0.0, left))
+
+    async def _post(self, token: str) -> Mapping[str, Any] | None:
+        settings = self._settings
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=settings.max_connections)
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        form = {"token": token, "token_type_hint": "access_token"}
+        auth = None
+        if settings.auth_method == "client_secret_basic":
+            auth = aiohttp.BasicAuth(settings.client_id, settings.client_secret.get_secret_value())
+        else:
+            form |= {"client_id": settings.client_id, "client_secret": settings.client_secret.get_secret_value()}
+        headers = {"Accept": "application/json"}
+        trace_headers(headers)
+        # A redirect would carry the token and the secret to wherever it points.
+        request = self._session.post(settings.url, data=form, auth=auth, headers=headers, allow_redirects=False)
+        async with request as response:
+            if response.status != 200:
+                raise _Unusable(f"HTTP status {response.status}")
+            body = bytearray()
+            async for chunk in response.content.iter_chunked(8192):
+                body += chunk
+                if len(body) > MAX_ANSWER:
+                    raise _Unusable(f"more than {MAX_ANSWER} bytes")
+        claims = decode_json(bytes(body))
+        if not isinstance(claims, dict) or not isinstance(claims.get("active"), bool):
+            raise _Unusable("the answer does not say whether the token is active")
+        return MappingProxyType(claims) if claims["active"] else None
+
+
+class _Unusable(ValueError):
+    """The endpoint answered, and not as RFC 7662 says."""
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("The identity provider cannot be asked about the token", headers={"Retry-After": "1"})
+
+
+def _consume(task: "asyncio.Task[_Answer]") -> None:
+    # All who asked may have gone: nobody is left to take the error.
+    if not task.cancelled():
+        task.exception()

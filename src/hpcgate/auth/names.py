@@ -1,0 +1,89 @@
+"""From the claim that names the user to the local user name."""
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from hpcgate.config import OidcSettings
+from hpcgate.config.names import MAX_FILE, NoNames, parse_names
+from hpcgate.errors import Forbidden
+
+LOOK = 1.0
+"""Seconds between looks at the file."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class LocalNames:
+    """Gives the local name of a user, by a template or by a file, or the claim as it is.
+
+    Attributes:
+        version: Changes whenever the file's content is taken anew: names given before may no longer hold.
+    """
+
+    def __init__(self, settings: OidcSettings) -> None:
+        """Keep the settings; a file is read by the first `refresh`."""
+        self._match = None if settings.username_match is None else re.compile(settings.username_match)
+        self._template = settings.username_template
+        self._file = None if settings.username_map is None else Path(settings.username_map)
+        self._names: Mapping[str, str] = {}
+        self._state: tuple[int, ...] = ()
+        self._next_look = -float("inf")
+        self._lock = asyncio.Lock()
+        self.version = 0
+
+    async def refresh(self) -> None:
+        """Take in the file if it has changed, looking once in `LOOK` seconds. One that is no good changes nothing."""
+        if self._file is None or time.monotonic() < self._next_look:
+            return
+        async with self._lock:
+            if time.monotonic() < self._next_look:
+                return
+            try:
+                read = await asyncio.to_thread(_read, self._file, self._state)
+                if read is not None:
+                    self._state, names = read
+                    self._names = parse_names(names)
+                    self.version += 1
+                    log.info("names.read", file=str(self._file), names=len(self._names))
+            except (OSError, ValueError) as error:
+                reason = str(error) if isinstance(error, NoNames) else type(error).__name__
+                log.error("names.failed", file=str(self._file), reason=reason, kept=len(self._names))
+            self._next_look = time.monotonic() + LOOK
+
+    def local(self, value: str) -> str:
+        """Return the local name of the user with that claim.
+
+        Raises:
+            Forbidden: The file, or the expression, has no name for it.
+        """
+        if self._file is not None:
+            name = self._names.get(value)
+            if name is None:
+                raise Forbidden("The token's user has no local name here")
+            return name
+        groups: dict[str, str] = {}
+        if self._match is not None:
+            found = self._match.fullmatch(value)
+            if found is None:
+                raise Forbidden("The token's user has no local name here")
+            groups = {name: text or "" for name, text in found.groupdict().items()}
+        return value if self._template is None else self._template.format_map({"claim": value, **groups})
+
+
+def _read(path: Path, known: tuple[int, ...]) -> tuple[tuple[int, ...], str] | None:
+    """Return the file's state and text, or None if it is in the known state."""
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if state == known:
+            return None
+        content = file.read(MAX_FILE + 1)
+    if len(content) > MAX_FILE:
+        raise NoNames(f"it is larger than {MAX_FILE} bytes")
+    return state, content.decode()

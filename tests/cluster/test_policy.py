@@ -1,0 +1,335 @@
+"""A policy that holds a user to one directory tree, on the real cluster: nothing gets out, by any endpoint or path."""
+
+import base64
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from hpcgate.demo.cluster import Cluster, Gateway
+from tests.cluster.streaming import wait_until
+from tests.people import Person
+
+ALL = ["fs:read", "fs:write", "compute:submit", "transfer"]
+TUS = {"Tus-Resumable": "1.0.0"}
+CHUNK = {"Content-Type": "application/offset+octet-stream"}
+SECRET = b"nobody may read this"
+Request = tuple[str, str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def tree(alice: Person) -> Iterator[Path]:
+    """What the policy lets the first user touch: a directory with links that lead out of it."""
+    home = alice.user.home
+    tree, outside = home / "tree", home / "outside"
+    alice.run("mkdir", "-p", f"{tree}/sub", str(outside), f"{home}/tree2")
+    alice.run(
+        "sh",
+        "-c",
+        'printf "%s" "$1" | tee "$2/secret" > "$3/secret"',
+        "sh",
+        SECRET.decode(),
+        str(outside),
+        f"{home}/tree2",
+    )
+    alice.run("ln", "-s", str(outside), f"{tree}/absolute")
+    alice.run("ln", "-s", "../outside", f"{tree}/relative")
+    alice.run("ln", "-s", "relative", f"{tree}/twice")
+    alice.run("ln", "-s", f"{outside}/new", f"{tree}/dangling")
+    alice.run("ln", "-s", f"{outside}/secret", f"{tree}/file")
+    alice.run("sh", "-c", 'cd "$1" && echo inside > good && tar -czf good.tar.gz good', "sh", str(tree))
+    yield tree
+    for path in (tree, outside, home / "tree2"):
+        shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def guarded(cluster: Cluster, alice: Person, bob: Person, tree: Path) -> Iterator[Gateway]:
+    """A gateway with a policy."""
+    rules = [
+        {"name": "no-transfers", "effect": "deny", "users": [bob.user.name], "operations": ["transfer"]},
+        {"name": "elsewhere", "effect": "deny", "networks": ["192.0.2.0/24"]},
+        {"name": "free-client", "clients": ["free"], "networks": ["127.0.0.0/8"], "scopes": ["profile"]},
+        {
+            "name": "tree",
+            "users": [alice.user.name],
+            "operations": ALL,
+            "paths": [f"{cluster.homes}/{{username}}/tree"],
+        },
+        {"name": "looking", "systems": ["demo"], "operations": ["status:read", "compute:read"]},
+    ]
+    transfer = {"data_operation": {"data_transfer": {"service_type": "wormhole"}}}
+    config = cluster.write_gateway_config(
+        cluster.directory / "guarded-gateway.yaml",
+        clusters=[
+            cluster.cluster_settings("demo", **transfer),
+            cluster.cluster_settings("commands", ssh={"files": "commands"}, **transfer),
+        ],
+        auth={"policy": {"rules": rules}},
+    )
+    running = cluster.start_gateway(config)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def held(guarded: Gateway, cluster: Cluster) -> Iterator[httpx.Client]:
+    """The first user, held to the tree."""
+    headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
+    with httpx.Client(base_url=guarded.url, headers=headers, timeout=30) as client:
+        yield client
+
+
+def assert_denied(answer: httpx.Response, rule: str) -> None:
+    assert answer.status_code == 403, (answer.request.method, answer.request.url, answer.text)
+    if answer.request.method != "HEAD":
+        body = answer.json()
+        assert set(body) == {"errorType", "message", "causedBy", "data", "user"}
+        assert body["errorType"] == "error"
+        assert body["data"] == {"reason": "policy", "rule": rule}
+        assert rule in body["message"] or rule == "default"
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def requests(system: str, good: str, path: str) -> Iterator[Request]:
+    """Yield each request that there is with a path in it, once for each of its fields; the other fields are good."""
+    ops, transfer, files = (f"/filesystem/{system}/{part}" for part in ("ops", "transfer", "files"))
+    for name in ("ls", "stat", "head", "tail", "view", "checksum", "file", "download"):
+        yield "GET", f"{ops}/{name}", {"params": {"path": path}}
+    yield "DELETE", f"{ops}/rm", {"params": {"path": f"{path}/"}}
+    yield "POST", f"{ops}/mkdir", {"json": {"path": f"{path}/made/deep", "parent": True}}
+    yield "PUT", f"{ops}/chmod", {"json": {"source_path": path, "mode": "777"}}
+    yield "PUT", f"{ops}/chown", {"json": {"sourcePath": path, "owner": None, "group": None}}
+    yield "POST", f"{ops}/symlink", {"json": {"path": path, "linkPath": f"{good}/link"}}
+    yield "POST", f"{ops}/symlink", {"json": {"path": good, "linkPath": f"{path}/link"}}
+    for top, more in ((ops, {}), (transfer, {"account": "x"})):
+        for name in ("compress", "extract"):
+            yield "POST", f"{top}/{name}", {"json": {"path": path, "targetPath": f"{good}/to", **more}}
+            yield "POST", f"{top}/{name}", {"json": {"path": f"{good}/good.tar.gz", "targetPath": path, **more}}
+    yield "POST", f"{ops}/upload", {"params": {"path": path}, "files": {"file": ("name", b"evil")}}
+    yield "GET", f"{files}/content", {"params": {"path": path}}
+    yield "HEAD", f"{files}/content", {"params": {"path": path}}
+    yield "PUT", f"{files}/content", {"params": {"path": path}, "content": b"evil"}
+    yield "GET", f"{files}/archive", {"params": {"path": path}}
+    yield "PUT", f"{files}/archive", {"params": {"path": path}, "content": b"\0" * 10240}
+    upload, uploads = f"{files}/uploads/{'0' * 32}", f"{files}/uploads"
+    length = {**TUS, "Upload-Length": "1"}
+    named = {**length, "Upload-Metadata": f"filename {b64('name')}"}
+    yield "POST", uploads, {"params": {"path": path}, "headers": named}
+    yield "POST", uploads, {"headers": {**length, "Upload-Metadata": f"path {b64(path)}"}}
+    part = {**TUS, "Upload-Concat": f"final;{upload}?path={path}", "Upload-Metadata": f"filename {b64('name')}"}
+    yield "POST", uploads, {"params": {"path": good}, "headers": part}
+    yield "HEAD", upload, {"params": {"path": path}, "headers": TUS}
+    yield "DELETE", upload, {"params": {"path": path}, "headers": TUS}
+    patch = {**TUS, **CHUNK, "Upload-Offset": "0"}
+    yield "PATCH", upload, {"params": {"path": path}, "headers": patch, "content": b"x"}
+    hidden = {"params": {"path": path}, "headers": {**patch, "X-HTTP-Method-Override": "PATCH"}, "content": b"x"}
+    yield "POST", upload, hidden
+    for name in ("mv", "cp"):
+        yield "POST", f"{transfer}/{name}", {"json": {"path": path, "targetPath": f"{good}/to", "account": "x"}}
+        yield "POST", f"{transfer}/{name}", {"json": {"path": f"{good}/good", "targetPath": path, "account": "x"}}
+    yield "DELETE", f"{transfer}/rm", {"params": {"path": path, "account": "x"}}
+    wormhole = {"transferMethod": "wormhole", "wormholeCode": "1-a-b"}
+    for name in ("upload", "download"):
+        yield "POST", f"{transfer}/{name}", {"json": {"path": path, "account": "x", "transferDirectives": wormhole}}
+    jobs = f"/compute/{system}/jobs"
+    job = {"workingDirectory": good, "script": "#!/bin/sh\ntrue\n"}
+    yield "POST", jobs, {"json": {"job": {**job, "workingDirectory": path}}}
+    yield "POST", jobs, {"json": {"job": {"workingDirectory": good, "scriptPath": path}}}
+    for stream in ("standardInput", "standardOutput", "standardError"):
+        yield "POST", jobs, {"json": {"job": {**job, stream: path}}}
+
+
+@pytest.mark.parametrize(
+    ("escape", "systems"),
+    [
+        ("outside/secret", ("demo", "commands")),
+        ("tree2/secret", ("demo",)),
+        ("tree/../outside/secret", ("demo",)),
+        ("tree/./sub/../../outside/secret", ("demo",)),
+        ("tree/missing/../../outside/secret", ("demo", "commands")),
+        ("tree/absolute/secret", ("demo",)),
+        ("tree/relative/secret", ("demo", "commands")),
+        ("tree/twice/secret", ("demo",)),
+        ("tree/relative/missing/deep", ("demo",)),
+        ("tree/sub/../file", ("demo",)),
+        ("tree/dangling/x", ("demo",)),
+        ("tree/absolute/../.bashrc", ("demo",)),
+    ],
+)
+def test_no_way_out(held: httpx.Client, tree: Path, escape: str, systems: tuple[str, ...]) -> None:
+    outside = tree.parent / "outside"
+    for system in systems:
+        for method, url, arguments in requests(system, str(tree), f"{tree.parent}/{escape}"):
+            assert_denied(held.request(method, url, **arguments), "tree")
+    assert os.listdir(outside) == ["secret"]
+    assert (outside / "secret").read_bytes() == SECRET == (tree.parent / "tree2" / "secret").read_bytes()
+    assert (outside / "secret").stat().st_mode & 0o777 == 0o644
+
+
+def test_links_in_the_last_place(held: httpx.Client, tree: Path) -> None:
+    for name in ("file", "dangling", "relative"):
+        for url in ("ops/stat", "ops/ls", "files/content"):
+            assert_denied(held.get(f"/filesystem/demo/{url}", params={"path": f"{tree}/{name}"}), "tree")
+        assert_denied(
+            held.put("/filesystem/demo/files/content", params={"path": f"{tree}/{name}"}, content=b"evil"), "tree"
+        )
+        # An upload is about a directory; what counts is the file that it would write.
+        part = {"file": (name, b"evil")}
+        assert_denied(held.post("/filesystem/demo/ops/upload", params={"path": str(tree)}, files=part), "tree")
+        begin = {**TUS, "Upload-Length": "4", "Upload-Metadata": f"filename {b64(name)}"}
+        assert_denied(held.post("/filesystem/demo/files/uploads", params={"path": str(tree)}, headers=begin), "tree")
+    # A directory takes the source in under its own name.
+    copy = {"path": f"{tree}/sub/file", "targetPath": str(tree), "account": "x"}
+    assert_denied(held.post("/filesystem/demo/transfer/cp", json=copy), "tree")
+    assert os.listdir(tree.parent / "outside") == ["secret"]
+
+
+def test_links_that_would_be_followed_on_the_way(held: httpx.Client, tree: Path) -> None:
+    body = {"path": str(tree), "targetPath": f"{tree}/sub/to.tar", "compression": "none"}
+    assert_denied(held.post("/filesystem/demo/ops/compress", json={**body, "dereference": True}), "tree")
+    assert held.post("/filesystem/demo/ops/compress", json=body).status_code == 204
+    listing = {"path": str(tree), "recursive": True}
+    assert_denied(held.get("/filesystem/demo/ops/ls", params={**listing, "dereference": True}), "tree")
+    names = [entry["name"] for entry in held.get("/filesystem/demo/ops/ls", params=listing).json()["output"]]
+    assert "relative" in names
+    assert "relative/secret" not in names
+    job = {"path": str(tree), "targetPath": f"{tree}/sub/to", "account": "x", "dereference": True}
+    for name in ("cp", "compress"):
+        assert_denied(held.post(f"/filesystem/demo/transfer/{name}", json=job), "tree")
+    into = {"path": f"{tree}/good.tar.gz", "targetPath": str(tree), "compression": "gzip"}
+    for top in ("ops", "transfer"):
+        assert_denied(held.post(f"/filesystem/demo/{top}/extract", json={**into, "account": "x"}), "tree")
+    assert_denied(held.put("/filesystem/demo/files/archive", params={"path": str(tree)}, content=b"\0" * 10240), "tree")
+
+
+def test_a_link_that_leads_out_can_be_removed(held: httpx.Client, alice: Person, tree: Path) -> None:
+    alice.run("ln", "-s", "../outside", f"{tree}/bad")
+    assert_denied(held.delete("/filesystem/demo/ops/rm", params={"path": f"{tree}/bad/"}), "tree")
+    assert_denied(held.delete("/filesystem/demo/ops/rm", params={"path": f"{tree}/bad/."}), "tree")
+    assert held.delete("/filesystem/demo/ops/rm", params={"path": f"{tree}/bad"}).status_code == 204
+    assert not os.path.lexists(tree / "bad")
+    assert os.listdir(tree.parent / "outside") == ["secret"]
+
+
+@pytest.mark.parametrize("system", ["demo", "commands"])
+def test_what_lies_inside_works(held: httpx.Client, tree: Path, system: str) -> None:
+    top = f"/filesystem/{system}"
+    new = f"{tree}/sub/{system}"
+    assert held.post(f"{top}/ops/mkdir", json={"path": f"{new}/a/b", "parent": True}).status_code == 201
+    assert held.get(f"{top}/ops/ls", params={"path": f"{new}/a/../a"}).json()["output"][0]["name"] == "b"
+    assert held.post(f"{top}/ops/upload", params={"path": new}, files={"file": ("f", b"data")}).status_code == 204
+    link = {"path": f"{new}/f", "linkPath": f"{new}/l"}
+    assert held.post(f"{top}/ops/symlink", json=link).status_code == 201
+    assert held.get(f"{top}/ops/view", params={"path": f"{new}/l"}).json()["output"] == "data"
+    assert held.put(f"{top}/files/content", params={"path": f"{new}/l"}, content=b"more").status_code == 204
+    assert held.get(f"{top}/ops/download", params={"path": f"{new}/f"}).content == b"more"
+    begin = {**TUS, **CHUNK, "Upload-Length": "4", "Upload-Metadata": f"filename {b64('t')}"}
+    begun = held.post(f"{top}/files/uploads", params={"path": new}, headers=begin, content=b"tu")
+    assert begun.status_code == 201
+    patch = {**TUS, **CHUNK, "Upload-Offset": "2"}
+    assert held.patch(begun.headers["location"], headers=patch, content=b"s!").status_code == 204
+    assert Path(new, "t").read_bytes() == b"tus!"
+    assert held.delete(f"{top}/ops/rm", params={"path": new}).status_code == 204
+
+
+def submit(client: httpx.Client, tree: Path, **changes: Any) -> httpx.Response:
+    job = {"name": "n", "workingDirectory": str(tree / "sub"), "script": "#!/bin/sh\necho done\n", **changes}
+    return client.post("/compute/demo/jobs", json={"job": job})
+
+
+def test_a_job_in_the_tree(held: httpx.Client, tree: Path) -> None:
+    answer = submit(held, tree, standardOutput="out-%j-%x", standardError="/dev/null")
+    assert answer.status_code == 201
+    job_id = answer.json()["jobId"]
+    output = tree / "sub" / f"out-{job_id}-n"
+    assert wait_until(lambda: output.exists() and output.read_text() == "done\n", 60)
+    # Jobs are named by their id, so that paths do not matter; reading is what another rule allows.
+    assert held.get(f"/compute/demo/jobs/{job_id}").status_code == 200
+    assert held.delete(f"/compute/demo/jobs/{job_id}").status_code == 204
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"standardOutput": "../../outside/x"},
+        {"standardError": "%x", "name": "../../outside/x"},
+        {"standardError": "%10x", "name": "../../outside/x"},
+        {"standardOutput": "%x", "name": None},
+        {"standardOutput": ".\\./.\\./outside/x"},
+        {"standardOutput": "login:/etc/x"},
+        {"standardOutput": "%j/x"},
+        {"standardInput": "../relative/secret"},
+        {"env": {"SBATCH_OUTPUT": "/tmp/x"}},
+        {"env": ["LD_PRELOAD=/tmp/x.so"]},
+        {"env": {"SLURM_CONF": "/tmp/slurm.conf"}},
+    ],
+)
+def test_jobs_that_name_what_lies_outside(held: httpx.Client, tree: Path, changes: dict[str, Any]) -> None:
+    assert_denied(submit(held, tree, **changes), "tree")
+
+
+def test_rules_by_system_group_and_user(guarded: Gateway, cluster: Cluster, held: httpx.Client) -> None:
+    bob = httpx.Client(base_url=guarded.url, headers={"Authorization": f"Bearer {cluster.token('bob')}"}, timeout=30)
+    with bob:
+        assert bob.get("/status/demo/nodes").status_code == 200
+        assert bob.get("/compute/demo/jobs").status_code == 200
+        assert_denied(bob.get("/status/commands/nodes"), "default")
+        assert_denied(bob.get("/filesystem/demo/ops/ls", params={"path": "/"}), "default")
+        assert_denied(bob.post("/compute/demo/jobs", json={"job": {"workingDirectory": "/", "script": "x"}}), "default")
+        assert_denied(bob.delete("/filesystem/demo/transfer/rm", params={"path": "/x"}), "no-transfers")
+        assert bob.get("/status/systems").status_code == 200
+    assert held.get("/status/demo/userinfo").status_code == 200
+    assert_denied(held.get("/status/commands/nodes"), "default")
+
+
+def test_rules_by_claims(guarded: Gateway, cluster: Cluster) -> None:
+    def asks(**claims: Any) -> httpx.Response:
+        token = cluster.idp.mint(cluster.user("bob").name, **claims)
+        path = str(cluster.user("bob").home)
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.get(f"{guarded.url}/filesystem/demo/ops/ls", params={"path": path}, headers=headers, timeout=30)
+
+    assert asks(client_id="free").status_code == 200
+    assert_denied(asks(client_id="free", scope="openid"), "default")
+    assert_denied(asks(client_id="other"), "default")
+
+
+def test_denials_are_audited(held: httpx.Client, guarded: Gateway, cluster: Cluster, tree: Path) -> None:
+    token = cluster.idp.mint(cluster.user("alice").name, jti="the-token", client_id="the-client")
+    headers = {"Authorization": f"Bearer {token}", "X-Request-ID": "the-request"}
+    path = f"{tree}/relative/secret"
+    assert_denied(held.get("/filesystem/demo/ops/view", params={"path": path}, headers=headers), "tree")
+    lines = [json.loads(line) for line in guarded.log.read_text().splitlines() if '"denied"' in line]
+    (told,) = [line for line in lines if line.get("request_id") == "the-request"]
+    assert told["event"] == "denied"
+    assert told["rule"] == "tree"
+    assert told["user"] == cluster.user("alice").name
+    assert told["client_id"] == "the-client"
+    assert told["token_id"] == "the-token"
+    assert told["source"] == "127.0.0.1"
+    assert told["system"] == "demo"
+    assert told["group"] == "fs:read"
+    assert told["paths"] == [path]
+    assert token not in guarded.log.read_text()
+
+
+def test_every_endpoint_with_a_path_is_tried(guarded: Gateway) -> None:
+    """A new endpoint must be added to `requests`."""
+    tried = {(method, url.replace("0" * 32, "{upload_id}")) for method, url, _ in requests("{system_name}", "/", "/")}
+    without_paths = {("GET", "/compute/{system_name}/jobs")}
+    document = httpx.get(f"{guarded.url}/openapi.json").json()
+    for path, item in document["paths"].items():
+        for method in item:
+            one = (method.upper(), path)
+            named = path.startswith("/compute/") and "{job_id}" not in path and one not in without_paths
+            if named or (path.startswith("/filesystem/") and method != "options"):
+                assert one in tried
