@@ -15,7 +15,7 @@ from hpcgate.auth import introspection as introspection_module
 from hpcgate.config import OidcSettings
 from hpcgate.errors import Forbidden, Unauthenticated, Unavailable
 
-from .conftest import Serve
+from .conftest import Serve, eventually
 from .idp import token
 
 Make = Callable[..., Awaitable[TokenVerifier]]
@@ -212,8 +212,7 @@ async def test_closing_while_asked(make: Make, service: Service) -> None:
     it = await make()
     service.delay = 5
     asking = asyncio.create_task(it.principal(OPAQUE))
-    while not service.requests:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: bool(service.requests))
     await it.close()
     with pytest.raises(Unavailable):
         await asking

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote_plus
 
 import aiohttp
 import structlog
@@ -114,15 +116,17 @@ class Introspection:
             connector = aiohttp.TCPConnector(limit=settings.max_connections)
             self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         form = {"token": token, "token_type_hint": "access_token"}
-        auth = None
-        if settings.auth_method == "client_secret_basic":
-            auth = aiohttp.BasicAuth(settings.client_id, settings.client_secret.get_secret_value())
-        else:
-            form |= {"client_id": settings.client_id, "client_secret": settings.client_secret.get_secret_value()}
         headers = {"Accept": "application/json"}
+        secret = settings.client_secret.get_secret_value()
+        if settings.auth_method == "client_secret_basic":
+            # Each is form-encoded first (RFC 6749 section 2.3.1).
+            pair = f"{quote_plus(settings.client_id)}:{quote_plus(secret)}"
+            headers["Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
+        else:
+            form |= {"client_id": settings.client_id, "client_secret": secret}
         trace_headers(headers)
         # A redirect would carry the token and the secret to wherever it points.
-        request = self._session.post(settings.url, data=form, auth=auth, headers=headers, allow_redirects=False)
+        request = self._session.post(settings.url, data=form, headers=headers, allow_redirects=False)
         async with request as response:
             if response.status != 200:
                 raise _Unusable(f"HTTP status {response.status}")
