@@ -186,6 +186,14 @@ class IssuedToken(TokenMixin):  # type: ignore[misc]
         """Tell whether it was issued to this client."""
         return bool(self.claims.get("client_id") == client.client_id)
 
+    def is_expired(self) -> bool:
+        """Tell whether its time is over; `Provider.issued` gives none of those."""
+        return bool(self.claims["exp"] <= time.time())
+
+    def is_revoked(self) -> bool:
+        """Tell whether it was revoked; `Provider.issued` gives none of those."""
+        return False
+
 
 class Provider:
     """All that the provider knows: settings, keys, clients, and what it has issued."""
