@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import ipaddress
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -255,3 +256,23 @@ def test_a_client_that_takes_nothing_is_given_up(tmp_path: Path) -> None:
             with contextlib.suppress(ConnectionError):
                 received(connection)
         assert httpx.get(f"http://127.0.0.1:{front.port}{ALIVE}").status_code == 200
+
+
+def test_logs_that_cannot_be_written_or_read_are_told(tmp_path: Path) -> None:
+    config = write_config(tmp_path, audit={"to": "/proc/audit.jsonl"})
+    ended = subprocess.run(command(config, 0), capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("cannot write the audit log /proc/audit.jsonl: ")
+    broken = tmp_path / "log-config.yaml"
+    broken.write_text("version: 1\nhandlers: {file: {class: no.such.Handler}}\n")
+    for name in (str(broken), "/nowhere.yaml"):
+        ended = subprocess.run(
+            command(write_config(tmp_path), 0),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=os.environ | {"UVICORN_LOG_CONFIG": name},
+        )
+        assert ended.returncode == 1
+        assert ended.stderr.startswith(f"UVICORN_LOG_CONFIG: cannot use {name}: ")
+        assert "Traceback" not in ended.stderr

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpcgate.auth.groups import Group, group_of
@@ -66,8 +65,8 @@ class Envelope:
         self, app: ASGIApp, *, app_version: str, extra: Headers = (), lines: "RequestLines | None" = None
     ) -> None:
         self.app = app
-        self.app_version = app_version
-        self.extra = extra
+        self._version = app_version.encode()
+        self._extra = extra
         self.lines = RequestLines() if lines is None else lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,17 +90,20 @@ class Envelope:
             nonlocal status, whole
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["F7T-Timestamp"] = repr(time.time())
-                headers["F7T-AppVersion"] = self.app_version
+                headers = [
+                    *message.get("headers", ()),
+                    (b"f7t-timestamp", repr(time.time()).encode()),
+                    (b"f7t-appversion", self._version),
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-correlation-id", correlation_id.encode()),
+                ]
                 if state["username"]:
-                    headers["F7T-AuthUsername"] = state["username"]
-                headers["X-Request-ID"] = request_id
-                headers["X-Correlation-ID"] = correlation_id
-                for name, value in state.get("rate_headers", {}).items():
-                    headers[name] = value
-                if self.extra:
-                    _add(headers.raw, self.extra, scope)
+                    headers.append((b"f7t-authusername", state["username"].encode("latin-1", "replace")))
+                if "rate_headers" in state:
+                    headers += [(name.encode(), value.encode()) for name, value in state["rate_headers"].items()]
+                if self._extra:
+                    _add(headers, self._extra, scope)
+                message = {**message, "headers": headers}
             elif not message.get("more_body", False):
                 whole = True
             await send(message)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -200,6 +201,8 @@ def serve(
     except OSError as error:
         raise Unusable(f"cannot write the audit log {settings.audit.to}: {error.strerror}") from None
     tls = None if tls_cert is None else Tls(tls_cert, tls_key)
+    # A core file would hold every token and key.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # asyncssh asks who runs it, and a container's arbitrary user id has no name.
     os.environ.setdefault("LOGNAME", "hpcgate")
     log_config = os.environ.get(LOG_CONFIG)

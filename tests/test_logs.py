@@ -1,0 +1,136 @@
+"""Where lines go, what is added to them, and what is taken out."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+import structlog
+from pydantic import SecretStr
+
+from hpcgate.auth import Principal
+from hpcgate.config import LoggerSettings
+from hpcgate.config.audit import AuditSettings
+from hpcgate.credentials.base import Credential
+from hpcgate.logs import configure_logging
+from hpcgate.telemetry import journal
+from hpcgate.telemetry.audit import AuditFile
+from hpcgate.telemetry.journal import Journal
+
+QUIET = LoggerSettings.model_validate({"level": "error"})
+WHO = {"user": "alice", "client_id": "portal", "token_id": "t-1", "source": "192.0.2.1"}
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    before = journal.current.get()
+    yield
+    journal.current.set(before)
+    structlog.reset_defaults()
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_audit_events_go_to_the_file_whatever_the_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "audit.jsonl"
+    configure_logging(QUIET, AuditSettings(to=str(path)))
+    journal.current.set(Journal("r-1", "c-1", paths=[], who=WHO))
+    structlog.get_logger("hpcgate.audit").info("certificate.issued", serial=7, user="alice-local")
+    structlog.get_logger("hpcgate.audit").bind(rule="no-rm").warning("denied")
+    structlog.get_logger("hpcgate.other").info("quiet")
+    issued, denied = lines(path.read_text())
+    assert issued["event"] == "certificate.issued"
+    assert (issued["serial"], issued["user"], issued["request_id"]) == (7, "alice-local", "r-1")
+    assert denied["event"] == "denied"
+    assert {name: denied[name] for name in WHO} == WHO
+    assert denied["rule"] == "no-rm"
+    assert capsys.readouterr().out == ""
+
+
+def test_audit_events_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(QUIET, AuditSettings(to="stdout"))
+    structlog.get_logger("hpcgate.audit").info("denied", rule="no-rm")
+    (line,) = lines(capsys.readouterr().out)
+    assert (line["event"], line["rule"]) == ("denied", "no-rm")
+
+
+def test_audit_events_without_an_audit_log(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LoggerSettings(), AuditSettings())
+    structlog.get_logger("hpcgate.audit").info("denied", rule="no-rm")
+    (line,) = lines(capsys.readouterr().out)
+    assert (line["event"], line["level"]) == ("denied", "info")
+
+
+def test_a_line_after_the_request_is_none_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LoggerSettings())
+    notes = Journal("r-1", "c-1")
+    journal.current.set(notes)
+    log = structlog.get_logger("hpcgate.test")
+    log.info("during")
+    notes.open = False
+    log.info("afterwards")
+    during, afterwards = lines(capsys.readouterr().out)
+    assert (during["request_id"], during["correlation_id"]) == ("r-1", "c-1")
+    assert "request_id" not in afterwards
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_secrets_are_known_by_their_types(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LoggerSettings.model_validate({"format": form}))
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    hidden = "hidden-value"
+    structlog.get_logger("hpcgate.test").info(
+        "all",
+        secret=SecretStr(hidden),
+        nested={"list": [SecretStr(hidden), (hidden.encode(),)]},
+        who=Principal("alice", hidden, {"jti": hidden}),
+        credential=Credential(key),
+        key=key,
+        content=hidden.encode(),
+        plain="shown",
+    )
+    written = capsys.readouterr().out
+    assert hidden not in written
+    assert "shown" in written
+    assert "alice" in written
+    assert f"<{len(hidden)} bytes>" in written
+    if form == "json":
+        (line,) = lines(written)
+        assert [line[name] for name in ("secret", "credential", "key")] == ["***"] * 3
+
+
+def test_a_file_that_cannot_be_written_is_told_once() -> None:
+    output = io.StringIO()
+    structlog.configure(
+        processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.WriteLoggerFactory(file=output)
+    )
+    file = AuditFile(Path("/dev/full"))
+    for _ in range(3):
+        file.write("{}")
+    file.close()
+    (line,) = lines(output.getvalue())
+    assert (line["event"], line["reason"][-23:]) == ("audit.write_failed", "No space left on device")
+
+
+def test_two_processes_may_share_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    one, other = AuditFile(path), AuditFile(path)
+    for number in range(50):
+        one.write(json.dumps({"one": number}))
+        other.write(json.dumps({"other": number}))
+    assert len(lines(path.read_text())) == 100
+    path.rename(tmp_path / "audit.jsonl.1")
+    one.write("{}")
+    other.write("{}")
+    assert path.read_text() == "{}\n{}\n"
+
+
+@pytest.mark.parametrize("to", ["relative.log", "/nowhere/at/all/audit.log", "/tmp", "STDOUT"])
+def test_a_destination_that_is_none(to: str) -> None:
+    with pytest.raises(ValueError, match=r"must be stdout or|cannot write"):
+        AuditSettings(to=to)
