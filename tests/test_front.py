@@ -164,6 +164,20 @@ def access_line(front: Front, request_id: str) -> dict[str, object]:
     return found()[0]
 
 
+def test_every_line_of_the_log_is_json(front: Front) -> None:
+    with socket.create_connection(("127.0.0.1", front.port)) as connection:
+        connection.sendall(b"no HTTP at all\r\n\r\n")
+        assert received(connection).startswith(b"HTTP/1.1 400 ")
+
+    def complained() -> bool:
+        return "Invalid HTTP request" in front.log.read_text()
+
+    eventually(complained)
+    lines = [json.loads(line) for line in front.log.read_text().splitlines()]
+    assert any(line.get("message", "").startswith("Uvicorn running on") for line in lines)
+    assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
+
+
 def test_security_headers(front: Front, tmp_path: Path) -> None:
     for path in (ALIVE, "/status/systems", "/nowhere"):
         headers = httpx.get(f"http://127.0.0.1:{front.port}{path}").headers

@@ -62,6 +62,28 @@ def configure_logging(settings: LoggerSettings, audit: AuditSettings | None = No
     )
 
 
+def take_over_libraries() -> None:
+    """Give what libraries log by the standard library our form, unless ``UVICORN_LOG_CONFIG`` says what becomes of it.
+
+    For a process of our own: it replaces all handlers that there are.
+    """
+    if not os.environ.get(LOG_CONFIG):
+        logging.basicConfig(handlers=[Bridge()], level=logging.WARNING, force=True)
+
+
+class Bridge(logging.Handler):
+    """Takes what libraries log by the standard library, so that all lines of the process have one form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a record over; its name is the event."""
+        try:
+            structlog.get_logger(record.name).log(
+                record.levelno, record.name, message=record.getMessage(), exc_info=record.exc_info
+            )
+        except Exception:
+            self.handleError(record)
+
+
 def _factory(audit: AuditSettings | None, *, standard: bool) -> Any:
     """Return what makes the logger at the end of the processors, by its name."""
     output = structlog.WriteLogger(sys.stdout)

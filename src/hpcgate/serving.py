@@ -12,14 +12,14 @@ from typing import cast
 
 import structlog
 import uvicorn
-from uvicorn.config import LOGGING_CONFIG, STARTUP_FAILURE
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from yaml import YAMLError
 
 from hpcgate.app import create_app
 from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
-from hpcgate.logs import LOG_CONFIG, configure_logging
+from hpcgate.logs import LOG_CONFIG, configure_logging, take_over_libraries
 from hpcgate.middleware import new_id
 from hpcgate.tls import Tls, Unusable
 
@@ -200,6 +200,7 @@ def serve(
         configure_logging(settings.logger, settings.audit)
     except OSError as error:
         raise Unusable(f"cannot write the audit log {settings.audit.to}: {error.strerror}") from None
+    take_over_libraries()
     tls = None if tls_cert is None else Tls(tls_cert, tls_key)
     # A core file would hold every token and key.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -217,7 +218,7 @@ def serve(
             ws="none",
             # A logging configuration of the site's decides on uvicorn's own access log, too.
             access_log=bool(log_config),
-            log_config=log_config or LOGGING_CONFIG,
+            log_config=log_config,
             server_header=False,
             proxy_headers=bool(proxies),
             forwarded_allow_ips=proxies,
