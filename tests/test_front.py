@@ -170,7 +170,7 @@ def test_every_line_of_the_log_is_json(front: Front) -> None:
         assert received(connection).startswith(b"HTTP/1.1 400 ")
 
     def complained() -> bool:
-        return "Invalid HTTP request" in front.log.read_text()
+        return '"http.refused"' in front.log.read_text()
 
     eventually(complained)
     lines = [json.loads(line) for line in front.log.read_text().splitlines()]

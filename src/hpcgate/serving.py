@@ -153,6 +153,7 @@ class Http(HttpToolsProtocol):
     def _refuse(self, status: int, phrase: str, message: str) -> None:
         if self.transport.is_closing():
             return
+        log.info("http.refused", status=status, reason=message, client=self.client and self.client[0])
         body = {"errorType": "error", "message": message, "causedBy": None, "data": None, "user": None}
         content = json.dumps(body).encode()
         headers = {
