@@ -130,6 +130,16 @@ def test_two_processes_may_share_a_file(tmp_path: Path) -> None:
     assert path.read_text() == "{}\n{}\n"
 
 
+def test_any_path_can_be_noted() -> None:
+    notes = Journal("r-1", "c-1", paths=[])
+    journal.current.set(notes)
+    for path in ("/a", "/a", "/\u00e9\U0001f600", "/\udcff", "/\ud800x", *(f"/{number}" for number in range(1000))):
+        journal.note_path(path)
+    assert notes.paths is not None
+    assert notes.paths[:4] == ["/a", "/\u00e9\U0001f600", "/\ufffd", "/\ufffdx"]
+    assert len(notes.paths) == journal.MOST_ENTRIES
+
+
 @pytest.mark.parametrize("to", ["relative.log", "/nowhere/at/all/audit.log", "/tmp", "STDOUT"])
 def test_a_destination_that_is_none(to: str) -> None:
     with pytest.raises(ValueError, match=r"must be stdout or|cannot write"):

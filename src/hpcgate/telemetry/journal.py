@@ -61,15 +61,13 @@ def note_exchange(url: str, status: int) -> None:
 
 
 def note_path(path: str) -> None:
-    """Note a path that the request acts on."""
+    """Note a path that the request acts on; bytes that are not UTF-8 show as U+FFFD."""
     journal = current.get()
-    if (
-        journal is not None
-        and journal.paths is not None
-        and len(journal.paths) < MOST_ENTRIES
-        and path not in journal.paths
-    ):
-        journal.paths.append(path)
+    if journal is not None and journal.paths is not None and len(journal.paths) < MOST_ENTRIES:
+        # Lone surrogates stand for such bytes (PEP 383); readers of JSON stumble over them.
+        text = path if path.isascii() else path.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        if text not in journal.paths:
+            journal.paths.append(text)
 
 
 def note_job(job_id: str) -> None:
