@@ -130,9 +130,10 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
             return self._wanted > 5 or self._give_up()
         if kind == _DATA:
             size = int.from_bytes(message[9:13], "big")
-            request = self._requests.pop(int.from_bytes(message[5:9], "big"), None)
-            if request is None or length != size + 9:
+            number = int.from_bytes(message[5:9], "big")
+            if number not in self._requests or length != size + 9:
                 return self._give_up()
+            request = self._requests.pop(number)
             self._reading, self._left = request, size
             self._start_over()
             if not size:
@@ -345,7 +346,7 @@ def _extensions(payload: bytes) -> dict[bytes, bytes]:
 
 
 def _expect(wanted: int, kind: int, payload: bytes) -> None:
-    if kind == _STATUS:
+    if kind == _STATUS and len(payload) >= 4:
         code = int.from_bytes(payload[:4], "big")
         if code == 0 and wanted == _STATUS:
             return
