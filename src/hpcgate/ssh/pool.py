@@ -27,6 +27,7 @@ from hpcgate.ssh.connection import Connection, Target
 from hpcgate.ssh.errors import again
 from hpcgate.ssh.host_keys import HostKeys
 from hpcgate.ssh.login_node import LoginNode
+from hpcgate.ssh.pace import PACE
 from hpcgate.ssh.session import FileAccess, Session
 from hpcgate.telemetry.base import SILENT, Telemetry
 
@@ -285,14 +286,15 @@ class Pool:
             work: What to do.
             retry: Do it once more if the connection breaks; only for what changes nothing.
         """
-        try:
+        with PACE.small():
+            try:
+                async with self.lease(principal) as session:
+                    return await work(session)
+            except ConnectionLost:
+                if not retry:
+                    raise
             async with self.lease(principal) as session:
                 return await work(session)
-        except ConnectionLost:
-            if not retry:
-                raise
-        async with self.lease(principal) as session:
-            return await work(session)
 
     async def close(self) -> None:
         """Close every connection, even if the caller is cancelled meanwhile."""

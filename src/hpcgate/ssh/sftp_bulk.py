@@ -130,11 +130,11 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
             return self._wanted > 5 or self._give_up()
         if kind == _DATA:
             size = int.from_bytes(message[9:13], "big")
-            number = int.from_bytes(message[5:9], "big")
-            if number not in self._requests or length != size + 9:
+            reader = self._requests.get(int.from_bytes(message[5:9], "big"))
+            if reader is None or length != size + 9:
                 return self._give_up()
-            request = self._requests.pop(number)
-            self._reading, self._left = request, size
+            del self._requests[int.from_bytes(message[5:9], "big")]
+            self._reading, self._left = reader, size
             self._start_over()
             if not size:
                 self._finish_reading()

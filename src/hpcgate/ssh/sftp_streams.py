@@ -15,6 +15,7 @@ from hpcgate.errors import AlreadyExists, CommandFailed, GatewayError, TimedOut
 from hpcgate.ssh.command_streams import create_by_command
 from hpcgate.ssh.errors import translate
 from hpcgate.ssh.files import Attributes, temporary_name
+from hpcgate.ssh.pace import PACE
 from hpcgate.ssh.sftp_bulk import BulkSftp
 from hpcgate.ssh.sftp_files import CLEANING, SftpFiles
 from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready
@@ -97,6 +98,7 @@ class SftpStreams(SftpFiles):
                     left = None if left is None else left - wanted
                 if not window:
                     return
+                await PACE.turn()
                 answer, begin, wanted, asked = window.popleft()
                 if not answer.done():
                     await self._wait(answer)
@@ -336,6 +338,7 @@ class _Writer:
             while len(self._window) >= MOST or (self._window and self._window[0][0].done()):
                 await self._oldest()
             await self._streams._wait(self._bulk.room())
+            await PACE.turn()
             part = view[start : start + most]
             answer = self._bulk.write(self.handle, self._offset, part)
             self._offset += len(part)

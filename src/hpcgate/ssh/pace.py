@@ -1,0 +1,47 @@
+"""Small requests first: streams leave the event loop time while somebody waits for a small answer."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LATE = 0.002
+"""Seconds by which the event loop may be late before streams pause for longer."""
+LEAST = 0.0005
+MOST = 0.02
+"""Seconds of a pause. A stream pauses once a block, so that the longest still leaves it 10 MiB a second."""
+
+
+class Pace:
+    """Slows streams down as far as it takes to keep the event loop in time, and only while it matters.
+
+    All streams of a process share one event loop with all small requests, whoever asks and whatever system they go
+    to; so there is one of these a process.
+    """
+
+    def __init__(self) -> None:
+        self._small = 0
+        self._pause = LEAST
+
+    @contextmanager
+    def small(self) -> Iterator[None]:
+        """Tell that somebody waits for a small answer."""
+        self._small += 1
+        try:
+            yield
+        finally:
+            self._small -= 1
+
+    async def turn(self) -> None:
+        """Wait until a stream may move its next block."""
+        if not self._small:
+            return
+        loop = asyncio.get_running_loop()
+        began, pause = loop.time(), self._pause
+        await asyncio.sleep(pause)
+        if loop.time() - began - pause > LATE:
+            self._pause = min(MOST, self._pause * 1.2)
+        else:
+            self._pause = max(LEAST, self._pause * 0.95)
+
+
+PACE = Pace()
