@@ -1,6 +1,7 @@
 """OpenSSH user certificates, as the services that sign them hand them out."""
 
 import struct
+from dataclasses import dataclass
 
 import asyncssh
 
@@ -30,22 +31,42 @@ def user_certificate(text: str, private_key: asyncssh.SSHKey, what: str) -> asyn
     return certificate
 
 
-def expiry(certificate: asyncssh.SSHCertificate) -> float | None:
-    """Return when a certificate ends, Unix seconds, or None if it never does.
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a certificate says: its number, its name, the users that it is for, and its end in Unix seconds, if any."""
 
-    asyncssh checks the time but does not tell it, so it is read from the certificate's own encoding: the fields after
-    the public key are serial, type, key id, principals, valid after and valid before (OpenSSH, PROTOCOL.certkeys).
+    serial: int
+    key_id: str
+    principals: tuple[str, ...]
+    valid_before: float | None
+
+
+def contents(certificate: asyncssh.SSHCertificate) -> Contents:
+    """Return what a certificate says.
+
+    asyncssh checks it but does not tell, so it is read from the certificate's own encoding: the fields after the public
+    key are serial, type, key id, principals, valid after and valid before (OpenSSH, PROTOCOL.certkeys).
     """
     data = memoryview(certificate.public_data)
     kind, offset = _string(data, 0)
     _, offset = _string(data, offset)
     for _ in range(_KEY_FIELDS[bytes(kind).partition(b"-cert-")[0]]):
         _, offset = _string(data, offset)
-    offset += 8 + 4
-    for _ in range(2):
-        _, offset = _string(data, offset)
+    (serial,) = struct.unpack_from(">Q", data, offset)
+    key_id, offset = _string(data, offset + 8 + 4)
+    listed, offset = _string(data, offset)
+    principals, position = [], 0
+    while position < len(listed):
+        name, position = _string(listed, position)
+        principals.append(bytes(name).decode("utf-8", "replace"))
     (_, before) = struct.unpack_from(">QQ", data, offset)
-    return None if before == _FOREVER else float(before)
+    end = None if before == _FOREVER else float(before)
+    return Contents(serial, bytes(key_id).decode("utf-8", "replace"), tuple(principals), end)
+
+
+def expiry(certificate: asyncssh.SSHCertificate) -> float | None:
+    """Return when a certificate ends, Unix seconds, or None if it never does."""
+    return contents(certificate).valid_before
 
 
 _KEY_FIELDS = {

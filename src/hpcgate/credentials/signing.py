@@ -9,15 +9,19 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import aiohttp
+import structlog
 from pydantic import Field
 
 from hpcgate import __version__
 from hpcgate.auth import Principal
 from hpcgate.config import PluginSettings
 from hpcgate.credentials.base import Credential, CredentialSource
+from hpcgate.credentials.certificates import contents
 from hpcgate.errors import CredentialRefused, Unavailable
 from hpcgate.telemetry.base import trace_headers
 from hpcgate.telemetry.journal import note_exchange
+
+audit = structlog.get_logger("hpcgate.audit")
 
 RENEW_BEFORE: Final = 30.0
 """Seconds before its end from which on a certificate is not handed out any more."""
@@ -132,6 +136,21 @@ class SigningService(CredentialSource):
 
     async def _ask(self, principal: Principal) -> Credential:
         credential = await self.sign(principal)
+        if credential.certificate is not None:
+            said = contents(credential.certificate)
+            audit.info(
+                "certificate.issued",
+                user=principal.username,
+                client_id=principal.client_id,
+                token_id=principal.token_id,
+                by=self.service,
+                serial=said.serial,
+                key_id=said.key_id,
+                principals=said.principals,
+                valid_before=said.valid_before,
+                request_id=principal.request_id,
+                correlation_id=principal.correlation_id,
+            )
         now = time.time()
         until = now + _KEEP_ENDLESS if credential.expires_at is None else credential.expires_at - RENEW_BEFORE
         if len(self._kept) >= _MAX_KEPT:
