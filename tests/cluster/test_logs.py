@@ -157,7 +157,8 @@ def test_a_job_is_recorded_by_its_id(watched: Watched) -> None:
         headers={"X-Request-ID": "audit-4"},
     )
     (line,) = watched.audited("audit-4")
-    assert line["paths"] == [f"{home}/a", f"{home}/b"]
+    # And, perhaps, what the target stands for if it is a directory.
+    assert line["paths"][:2] == [f"{home}/a", f"{home}/b"]
     if moved.status_code == 201:
         assert line["job_id"] == str(moved.json()["transferJob"]["jobId"])
     assert "words of the script" not in watched.audit.read_text()
