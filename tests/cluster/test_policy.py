@@ -71,6 +71,7 @@ def guarded(cluster: Cluster, alice: Person, bob: Person, tree: Path) -> Iterato
             cluster.cluster_settings("commands", ssh={"files": "commands"}, **transfer),
         ],
         auth={"policy": {"rules": rules}},
+        audit={"to": str(cluster.directory / "guarded-audit.log")},
     )
     running = cluster.start_gateway(config)
     yield running
@@ -308,9 +309,11 @@ def test_denials_are_audited(held: httpx.Client, guarded: Gateway, cluster: Clus
     headers = {"Authorization": f"Bearer {token}", "X-Request-ID": "the-request"}
     path = f"{tree}/relative/secret"
     assert_denied(held.get("/filesystem/demo/ops/view", params={"path": path}, headers=headers), "tree")
-    lines = [json.loads(line) for line in guarded.log.read_text().splitlines() if '"denied"' in line]
-    (told,) = [line for line in lines if line.get("request_id") == "the-request"]
+    written = (cluster.directory / "guarded-audit.log").read_text()
+    lines = [json.loads(line) for line in written.splitlines()]
+    told, action = [line for line in lines if line["request_id"] == "the-request"]
     assert told["event"] == "denied"
+    assert (action["event"], action["outcome"]) == ("action", "denied")
     assert told["rule"] == "tree"
     assert told["user"] == cluster.user("alice").name
     assert told["client_id"] == "the-client"
@@ -319,7 +322,7 @@ def test_denials_are_audited(held: httpx.Client, guarded: Gateway, cluster: Clus
     assert told["system"] == "demo"
     assert told["group"] == "fs:read"
     assert told["paths"] == [path]
-    assert token not in guarded.log.read_text()
+    assert token not in written + guarded.log.read_text()
 
 
 def test_every_endpoint_with_a_path_is_tried(guarded: Gateway) -> None:
