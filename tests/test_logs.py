@@ -144,3 +144,10 @@ def test_any_path_can_be_noted() -> None:
 def test_a_destination_that_is_none(to: str) -> None:
     with pytest.raises(ValueError, match=r"must be stdout or|cannot write"):
         AuditSettings(to=to)
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"), [("/plain", "/plain"), ("/é", "/é"), ("/a\udcff", "/a\ufffd"), ("/\ud800x", "/\ufffdx")]
+)
+def test_paths_are_shown_as_every_reader_takes_them(path: str, shown: str) -> None:
+    assert journal.readable(path) == shown

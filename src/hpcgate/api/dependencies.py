@@ -119,7 +119,7 @@ def _audit_denial(request: Request, principal: Principal, system: str, rule: str
         group=group_of(request.method, request.scope["route"].path),
         method=request.method,
         route=request.scope["route"].path,
-        paths=[path.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for path in paths],
+        paths=[journal.readable(path) for path in paths],
         request_id=principal.request_id,
     )
 

@@ -64,10 +64,14 @@ def note_path(path: str) -> None:
     """Note a path that the request acts on; bytes that are not UTF-8 show as U+FFFD."""
     journal = current.get()
     if journal is not None and journal.paths is not None and len(journal.paths) < MOST_ENTRIES:
-        # Lone surrogates stand for such bytes (PEP 383); readers of JSON stumble over them.
-        text = path if path.isascii() else path.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        text = readable(path)
         if text not in journal.paths:
             journal.paths.append(text)
+
+
+def readable(path: str) -> str:
+    """Return a path as every reader of JSON takes it: lone surrogates (PEP 383, or a client's own) become U+FFFD."""
+    return path if path.isascii() else path.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def note_job(job_id: str) -> None:
