@@ -1,0 +1,98 @@
+"""Certificates that are kept until shortly before they end, and asked for once however many wait."""
+
+import asyncio
+import time
+from abc import abstractmethod
+from typing import Final
+
+import structlog
+
+from hpcgate.auth import Principal
+from hpcgate.credentials.base import Credential, CredentialSource
+from hpcgate.credentials.certificates import contents
+from hpcgate.errors import CredentialRefused, Unavailable
+
+audit = structlog.get_logger("hpcgate.audit")
+
+RENEW_BEFORE: Final = 30.0
+"""Seconds before its end from which on a certificate is not handed out any more."""
+_KEEP_ENDLESS: Final = 3600.0
+_MAX_KEPT: Final = 10_000
+
+
+class CertificateSource(CredentialSource):
+    """Gets a certificate for a user and keeps it until shortly before it ends.
+
+    However many ask for one user's credential at a time, it is signed once.
+    """
+
+    service: str
+    """What to call in messages what signs."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[float, Credential]] = {}
+        self._asking: dict[str, asyncio.Task[Credential]] = {}
+
+    @abstractmethod
+    async def sign(self, principal: Principal) -> Credential:
+        """Get a new credential of the principal."""
+
+    async def credential(self, principal: Principal) -> Credential:
+        """Return the credential of the principal, a kept one while it holds for at least 30 more seconds.
+
+        Raises:
+            CredentialRefused: The service said no, or gave something that is none.
+            Unavailable: The service cannot be reached, or does not answer in time.
+        """
+        name = principal.username
+        kept = self._kept.get(name)
+        if kept is not None and kept[0] > time.time():
+            return kept[1]
+        asking = self._asking.get(name)
+        if asking is None:
+            asking = asyncio.get_running_loop().create_task(self._ask(principal))
+            self._asking[name] = asking
+            asking.add_done_callback(lambda task: self._asked(name, task))
+        try:
+            return await asyncio.shield(asking)
+        except (CredentialRefused, Unavailable) as error:
+            raise type(error)(error.message, headers=error.headers) from error.__cause__
+
+    async def close(self) -> None:
+        """End what is under way."""
+        asking = list(self._asking.values())
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+    async def _ask(self, principal: Principal) -> Credential:
+        credential = await self.sign(principal)
+        if credential.certificate is not None:
+            said = contents(credential.certificate)
+            audit.info(
+                "certificate.issued",
+                user=principal.username,
+                client_id=principal.client_id,
+                token_id=principal.token_id,
+                by=self.service,
+                serial=said.serial,
+                key_id=said.key_id,
+                principals=said.principals,
+                valid_before=said.valid_before,
+                request_id=principal.request_id,
+                correlation_id=principal.correlation_id,
+            )
+        now = time.time()
+        until = now + _KEEP_ENDLESS if credential.expires_at is None else credential.expires_at - RENEW_BEFORE
+        if len(self._kept) >= _MAX_KEPT:
+            self._kept = {name: kept for name, kept in self._kept.items() if kept[0] > now}
+        self._kept.pop(principal.username, None)
+        if until > now and len(self._kept) < _MAX_KEPT:
+            self._kept[principal.username] = (until, credential)
+        return credential
+
+    def _asked(self, name: str, task: "asyncio.Task[Credential]") -> None:
+        if self._asking.get(name) is task:
+            del self._asking[name]
+        if not task.cancelled():
+            task.exception()

@@ -1,0 +1,187 @@
+"""Certificates that hpcgate signs by itself, with a key from a file, from an ssh-agent, or from a PKCS#11 token."""
+
+import asyncio
+import secrets
+import time
+from contextlib import suppress
+from typing import Literal
+
+import asyncssh
+import structlog
+from pydantic import Field, IPvAnyNetwork, model_validator
+
+from hpcgate.auth import Principal
+from hpcgate.config import PluginSettings, Secret
+from hpcgate.config.values import AbsolutePath, HostKey
+from hpcgate.credentials.base import Credential
+from hpcgate.credentials.certificates import user_certificate
+from hpcgate.credentials.issuing import Request, issue
+from hpcgate.credentials.kept import CertificateSource
+from hpcgate.errors import CredentialRefused, Unavailable
+
+log = structlog.get_logger(__name__)
+
+_SKEW = 60
+"""Seconds that a certificate begins before now, for clocks that differ."""
+_SIGNATURES = {b"ssh-rsa": b"rsa-sha2-512"}
+"""The algorithm to sign with where the key's own name is that of one that sshd no longer takes."""
+_PATIENCE = 10.0
+"""Seconds that an agent or a token may take."""
+
+
+class LocalCaSettings(PluginSettings):
+    """A certificate authority within hpcgate."""
+
+    type: Literal["LocalCA"] = Field("LocalCA", description="LocalCA: certificates that hpcgate signs by itself.")
+    ca_key: Secret | None = Field(None, description="The authority's private key, in OpenSSH's or PEM's format.")
+    passphrase: Secret | None = Field(None, description="What ca_key is encrypted with.")
+    agent_socket: AbsolutePath | None = Field(
+        None, description="The socket of an ssh-agent that holds the authority's key, instead of ca_key."
+    )
+    pkcs11_provider: AbsolutePath | None = Field(
+        None, description="The PKCS#11 library of a token that holds the authority's key, instead of ca_key."
+    )
+    pkcs11_pin: Secret | None = Field(None, description="The token's user PIN.")
+    pkcs11_token: str | None = Field(None, description="The token's label, if the library has several.")
+    ca_public_key: HostKey | None = Field(
+        None, description="The authority's public key, to find it among those of an agent or a token."
+    )
+    lifetime: int = Field(300, ge=60, le=86400, description="Seconds that a certificate holds.")
+    principals: tuple[str, ...] = Field(
+        ("{username}",), min_length=1, description="For whom it is valid; {username} is filled in."
+    )
+    principals_claim: str | None = Field(
+        None, min_length=1, description="A claim that holds a name, or a list of names, instead of principals."
+    )
+    source_address: tuple[IPvAnyNetwork, ...] = Field(
+        (), description="Networks from which it may be used: the gateway's own, as the login node sees it."
+    )
+    force_command: str | None = Field(None, min_length=1, description="The one command that it allows.")
+    port_forwarding: bool = Field(False, description="Allow forwarding, which a jump host (proxy_host) needs.")
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "LocalCaSettings":
+        if sum(one is not None for one in (self.ca_key, self.agent_socket, self.pkcs11_provider)) != 1:
+            raise ValueError("exactly one of ca_key, agent_socket and pkcs11_provider says where the key is")
+        return self
+
+
+class LocalCa(CertificateSource):
+    """Makes an Ed25519 key for each user, which never leaves the process, and signs a short certificate for it.
+
+    The certificate names the token (``jti``) and the request in its key id, so that sshd's log leads back to both.
+    """
+
+    Settings = LocalCaSettings
+    service = "built-in certificate authority"
+
+    def __init__(self, settings: LocalCaSettings) -> None:
+        super().__init__()
+        self._settings = settings
+        self._agent: asyncssh.SSHAgentClient | None = None
+        self._pair: asyncssh.SSHKeyPair | None = None
+        self._opening = asyncio.Lock()
+
+    async def sign(self, principal: Principal) -> Credential:
+        """Make a key and sign its certificate."""
+        settings, now = self._settings, int(time.time())
+        key = await asyncio.to_thread(asyncssh.generate_private_key, "ssh-ed25519")
+        options = {}
+        if settings.force_command is not None:
+            options["force-command"] = settings.force_command
+        if settings.source_address:
+            options["source-address"] = ",".join(str(network) for network in settings.source_address)
+        names = {"user": principal.username, "jti": principal.token_id, "request": principal.request_id}
+        request = Request(
+            key=key,
+            serial=secrets.randbits(63),
+            key_id=" ".join(("hpcgate", *(f"{name}={value}" for name, value in names.items() if value))),
+            principals=self._principals(principal),
+            valid_after=now - _SKEW,
+            valid_before=now + settings.lifetime,
+            options=options,
+            extensions=("permit-port-forwarding",) if settings.port_forwarding else (),
+        )
+        text = await self._signed(request)
+        certificate = user_certificate(text, key, f"The certificate of the {self.service}")
+        return Credential(key, certificate, float(request.valid_before))
+
+    async def close(self) -> None:
+        """End what is under way and leave the agent."""
+        await super().close()
+        self._leave()
+
+    def _principals(self, principal: Principal) -> list[str]:
+        claim = self._settings.principals_claim
+        if claim is None:
+            return [text.replace("{username}", principal.username) for text in self._settings.principals]
+        value = principal.claims.get(claim)
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+            raise CredentialRefused(f"The token of {principal.username} has no names in its claim {claim}")
+        return names
+
+    async def _signed(self, request: Request) -> str:
+        # An agent may have been restarted since: once more with a new connection to it.
+        for last in (False, True):
+            try:
+                async with asyncio.timeout(_PATIENCE), self._opening:
+                    if self._pair is None:
+                        self._pair = await self._open()
+                    return await issue(request, self._pair)
+            except TimeoutError as error:
+                self._leave()
+                raise Unavailable(f"The {self.service} did not sign in time", headers={"Retry-After": "5"}) from error
+            except (CredentialRefused, Unavailable):
+                raise
+            except Exception as error:
+                self._leave()
+                log.warning("local_ca.failed", error=f"{type(error).__name__}: {error}")
+                if last:
+                    # What an agent or a token says may hold anything: the log has it, the user does not.
+                    raise CredentialRefused(f"The {self.service} cannot sign at the moment") from error
+        raise AssertionError  # the loop returns or raises
+
+    async def _open(self) -> asyncssh.SSHKeyPair:
+        settings = self._settings
+        try:
+            if settings.ca_key is not None:
+                passphrase = None if settings.passphrase is None else settings.passphrase.get_secret_value()
+                text = settings.ca_key.get_secret_value().strip() + "\n"
+                key = await asyncio.to_thread(asyncssh.import_private_key, text, passphrase)
+                pairs = list(asyncssh.load_keypairs([key]))
+            elif settings.agent_socket is not None:
+                self._agent = await asyncssh.connect_agent(settings.agent_socket)
+                pairs = list(await self._agent.get_keys())
+            else:
+                pin = None if settings.pkcs11_pin is None else settings.pkcs11_pin.get_secret_value()
+                pairs = list(
+                    await asyncio.to_thread(
+                        asyncssh.load_pkcs11_keys,
+                        str(settings.pkcs11_provider),
+                        pin,
+                        load_certs=False,
+                        token_label=settings.pkcs11_token,
+                    )
+                )
+        except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+            raise CredentialRefused(f"The key of the {self.service} cannot be read") from error
+        pair = self._chosen(pairs)
+        pair.set_sig_algorithm(_SIGNATURES.get(pair.algorithm, pair.algorithm))
+        return pair
+
+    def _chosen(self, pairs: list[asyncssh.SSHKeyPair]) -> asyncssh.SSHKeyPair:
+        wanted = self._settings.ca_public_key
+        if wanted is not None:
+            public = asyncssh.import_public_key(wanted).public_data
+            pairs = [pair for pair in pairs if pair.public_data == public]
+        if len(pairs) != 1:
+            found = "none" if not pairs else f"{len(pairs)} keys, and ca_public_key does not say which"
+            raise CredentialRefused(f"The {self.service} has no key to sign with: there is {found}")
+        return pairs[0]
+
+    def _leave(self) -> None:
+        agent, self._agent, self._pair = self._agent, None, None
+        if agent is not None:
+            with suppress(OSError):
+                agent.close()
