@@ -68,14 +68,38 @@ def serve(
 
 
 @app.command()
-def check(config: Annotated[Path, typer.Argument(help="The configuration file (YAML).")]) -> None:
-    """List every mistake of a configuration; exit 1 if there is one."""
+def check(
+    config: Annotated[Path, typer.Argument(help="The configuration file (YAML).")],
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Look at each login node's and jump host's host keys, too.")
+    ] = False,
+) -> None:
+    """List every mistake of a configuration; exit 1 if there is one.
+
+    With --connect each login node and jump host is called, without a user or a credential, and its host keys are shown
+    with what the gateway would make of them; exit 1 if it would not connect to one.
+    """
     from hpcgate.config.check import report
 
     lines, status = report(config)
     for line in lines:
         typer.echo(line)
+    if connect and status == 0:
+        status = asyncio.run(_survey(_load(config)))
     raise typer.Exit(status)
+
+
+async def _survey(settings: Settings) -> int:
+    from hpcgate.ssh.survey import survey
+
+    status = 0
+    found = await asyncio.gather(*(survey(cluster.name, cluster.ssh) for cluster in settings.clusters))
+    for cluster, findings in zip(settings.clusters, found, strict=True):
+        for finding in findings:
+            mark = {True: "\N{CHECK MARK}", None: "!", False: "\N{BALLOT X}"}[finding.good]
+            typer.echo(f"{mark} {cluster.name}: {finding.text}")
+            status |= finding.good is False
+    return status
 
 
 @app.command()

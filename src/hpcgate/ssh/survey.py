@@ -1,0 +1,127 @@
+"""What login nodes and jump hosts show of themselves before anybody logs in, and whether it would be accepted."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import asyncssh
+
+from hpcgate.config import SshSettings
+from hpcgate.errors import HostKeyRefused
+from hpcgate.ssh.connection import CIPHERS
+from hpcgate.ssh.host_keys import HostKeys, Trusted
+
+_KINDS = (["ssh-ed25519"], ["ecdsa-sha2-nistp256"], ["rsa-sha2-512"])
+_NOBODY = "hpcgate-check"
+"""The user name of the connection that is broken off before the login."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found out about one machine.
+
+    Attributes:
+        good: True if all is well, None for a warning, False if the gateway would not connect.
+        text: What an operator reads.
+    """
+
+    good: bool | None
+    text: str
+
+
+async def survey(system: str, settings: SshSettings) -> list[Finding]:
+    """Look at the machines of a system by the gateway's own rules; no user's name and no credential is sent.
+
+    What lies behind a jump host cannot be seen without logging in there, and is said to be unseen.
+    """
+    jump = HostKeys(system, "jump host", settings.proxy_host_keys, settings.known_hosts, settings.strict_host_keys)
+    node = HostKeys(system, "login node", settings.host_keys, settings.known_hosts, settings.strict_host_keys)
+    if settings.proxy_host is None:
+        return await _look(node, settings.host, settings.port, settings)
+    found = await _look(jump, settings.proxy_host, settings.proxy_port or 22, settings)
+    text = f"the login node {settings.host}:{settings.port} lies behind the jump host and was not looked at"
+    return [*found, Finding(None, text)]
+
+
+async def _look(policy: HostKeys, host: str, port: int, settings: SshSettings) -> list[Finding]:
+    name = f"{policy.role} {host}:{port}"
+    patience = settings.timeout.connection
+    try:
+        shown = await _shown(host, port, patience)
+        trusted = await asyncio.to_thread(policy.trusted, host, port)
+        accepted = await _accepted(host, port, trusted, patience) if policy.verifiable else None
+    except HostKeyRefused as error:
+        return [Finding(False, error.message)]
+    except (OSError, TimeoutError, asyncssh.Error) as error:
+        return [Finding(False, f"{name} does not answer: {error or 'no answer in time'}")]
+    keys = ", ".join(f"{key.get_algorithm()} {key.get_fingerprint()}" for key in shown)
+    if accepted is None:
+        lines = "; ".join(key.export_public_key("openssh").decode().strip() for key in shown)
+        option = "host_keys" if policy.role == "login node" else "proxy_host_keys"
+        text = f"{name} shows {keys}; nothing says what to expect, so the first one seen is trusted. Compare, then set"
+        return [Finding(None, f"{text} ssh.{option}: {lines}")]
+    if accepted:
+        return [Finding(True, f"{name} shows {keys}; expected, and accepted: {trusted.fingerprints}")]
+    return [Finding(False, f"{name} shows {keys}; refused, for this is expected: {trusted.fingerprints}")]
+
+
+async def _shown(host: str, port: int, patience: float) -> Sequence[asyncssh.SSHKey]:
+    found: list[asyncssh.SSHKey] = []
+    refusal: Exception | None = None
+    for algorithms in _KINDS:
+        try:
+            async with asyncio.timeout(patience):
+                key = await asyncssh.get_server_host_key(
+                    host, port, config=None, server_host_key_algs=algorithms, client_version="hpcgate"
+                )
+        except (asyncssh.KeyExchangeFailed, asyncssh.ConnectionLost, ConnectionResetError) as error:
+            refusal = error  # sshd hangs up if it has no key of this kind
+            continue
+        if key is not None:
+            found.append(key)
+    if not found and refusal is not None:
+        raise refusal
+    return found
+
+
+class _Looker(asyncssh.SSHClient):
+    """Leaves as soon as the host key was accepted."""
+
+    def __init__(self) -> None:
+        self.accepted = False
+        self._connection: asyncssh.SSHClientConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self._connection = conn
+
+    def begin_auth(self, username: str) -> None:
+        self.accepted = True
+        if self._connection is not None:
+            self._connection.abort()
+
+
+async def _accepted(host: str, port: int, trusted: Trusted, patience: float) -> bool:
+    looker = _Looker()
+    try:
+        async with asyncio.timeout(patience):
+            connection = await asyncssh.connect(
+                host,
+                port,
+                config=None,
+                client_factory=lambda: looker,
+                client_version="hpcgate",
+                username=_NOBODY,
+                client_keys=None,
+                agent_path=None,
+                preferred_auth=["publickey"],
+                known_hosts=lambda *_: (list(trusted.keys), list(trusted.authorities), list(trusted.revoked)),
+                server_host_key_algs=trusted.algorithms,
+                x509_trusted_certs=None,
+                x509_trusted_cert_paths=[],
+                encryption_algs=CIPHERS,
+            )
+            connection.abort()
+    except (asyncssh.Error, OSError):
+        if not looker.accepted:
+            return False
+    return looker.accepted
