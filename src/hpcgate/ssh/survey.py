@@ -11,7 +11,13 @@ from hpcgate.errors import HostKeyRefused
 from hpcgate.ssh.connection import CIPHERS
 from hpcgate.ssh.host_keys import HostKeys, Trusted
 
-_KINDS = (["ssh-ed25519"], ["ecdsa-sha2-nistp256"], ["rsa-sha2-512"])
+_KINDS = (
+    ["ssh-ed25519"],
+    ["ecdsa-sha2-nistp256"],
+    ["ecdsa-sha2-nistp384"],
+    ["ecdsa-sha2-nistp521"],
+    ["rsa-sha2-512"],
+)
 _NOBODY = "hpcgate-check"
 """The user name of the connection that is broken off before the login."""
 
@@ -121,7 +127,9 @@ async def _accepted(host: str, port: int, trusted: Trusted, patience: float) -> 
                 encryption_algs=CIPHERS,
             )
             connection.abort()
+    except asyncssh.HostKeyNotVerifiable:
+        return False
     except (asyncssh.Error, OSError):
         if not looker.accepted:
-            return False
+            raise
     return looker.accepted
