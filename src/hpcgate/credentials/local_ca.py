@@ -1,6 +1,7 @@
 """Certificates that hpcgate signs by itself, with a key from a file, from an ssh-agent, or from a PKCS#11 token."""
 
 import asyncio
+import re
 import secrets
 import time
 from contextlib import suppress
@@ -27,6 +28,15 @@ _SIGNATURES = {b"ssh-rsa": b"rsa-sha2-512"}
 """The algorithm to sign with where the key's own name is that of one that sshd no longer takes."""
 _PATIENCE = 10.0
 """Seconds that an agent or a token may take."""
+
+
+_MOST_OF_A_NAME = 128
+"""Characters of a token's or a request's id that go into a key id."""
+
+
+def _plain(value: str) -> str:
+    """Return an id as one word, so that none can pass for another field of the key id."""
+    return re.sub(r"[^A-Za-z0-9._:@+/-]", "_", value[:_MOST_OF_A_NAME])
 
 
 class LocalCaSettings(PluginSettings):
@@ -95,7 +105,7 @@ class LocalCa(CertificateSource):
         request = Request(
             key=key,
             serial=secrets.randbits(63),
-            key_id=" ".join(("hpcgate", *(f"{name}={value}" for name, value in names.items() if value))),
+            key_id=" ".join(("hpcgate", *(f"{name}={_plain(value)}" for name, value in names.items() if value))),
             principals=self._principals(principal),
             valid_after=now - _SKEW,
             valid_before=now + settings.lifetime,

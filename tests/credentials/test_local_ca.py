@@ -1,0 +1,62 @@
+"""What the built-in authority writes into certificates."""
+
+from typing import Any
+
+import asyncssh
+import pytest
+from pydantic import ValidationError
+
+from hpcgate.auth import Principal
+from hpcgate.credentials.certificates import contents
+from hpcgate.credentials.local_ca import LocalCa, LocalCaSettings
+from hpcgate.errors import CredentialRefused
+
+KEY = asyncssh.generate_private_key("ssh-ed25519").export_private_key("openssh").decode()
+
+
+def source(**settings: Any) -> LocalCa:
+    return LocalCa(LocalCaSettings.model_validate({"type": "LocalCA", "ca_key": KEY, **settings}))
+
+
+async def said(who: Principal, **settings: Any) -> Any:
+    certificate = (await source(**settings).credential(who)).certificate
+    assert certificate is not None
+    return contents(certificate)
+
+
+@pytest.mark.parametrize("jti", ["a b", "x user=root", "x\nuser=root", "\ud800", "é", "x" * 10_000])
+async def test_an_id_of_the_token_passes_for_nothing_else(jti: str) -> None:
+    """The key id is what an auditor reads in sshd's log."""
+    key_id = (await said(Principal("alice", "token", {"jti": jti}))).key_id
+    words = key_id.split(" ")
+    assert words[:2] == ["hpcgate", "user=alice"]
+    assert len(words) == 3
+    assert words[2].startswith("jti=")
+    assert words[2].count("=") == 1
+    assert len(key_id) < 300
+
+
+async def test_principals() -> None:
+    alice = Principal("alice", "token", {"names": ["a", "b"], "name": "c", "none": [], "odd": [1]})
+    assert (await said(alice)).principals == ("alice",)
+    assert (await said(alice, principals=["{username}", "hpc-{username}"])).principals == ("alice", "hpc-alice")
+    assert (await said(alice, principals_claim="names")).principals == ("a", "b")
+    assert (await said(alice, principals_claim="name")).principals == ("c",)
+    for claim in ("none", "odd", "missing"):
+        with pytest.raises(CredentialRefused, match=f"claim {claim}"):
+            await said(alice, principals_claim=claim)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"ca_key": None}, {"agent_socket": "/run/agent"}, {"lifetime": 30}, {"source_address": ["nowhere"]}],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        source(**settings)
+
+
+async def test_a_key_that_cannot_be_read() -> None:
+    with pytest.raises(CredentialRefused, match="cannot be read") as refused:
+        await source(ca_key="no key").credential(Principal("alice", "token"))
+    assert "no key" not in str(refused.value)
