@@ -16,10 +16,11 @@ from tests.transfers.servers import free_port, wait_for_port
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """A running gateway: its port and its log."""
+    """A running gateway: its port, its log and its process."""
 
     port: int
     log: Path
+    process: subprocess.Popen[bytes]
 
 
 def write_config(directory: Path, **settings: Any) -> Path:
@@ -54,7 +55,7 @@ def serving(directory: Path, *options: str, env: Mapping[str, str] | None = None
         )
     try:
         wait_for_port(port, process)
-        yield Front(port, log)
+        yield Front(port, log, process)
     finally:
         process.terminate()
         process.wait(30)

@@ -163,6 +163,10 @@ class Gateway:
     """All that a route can reach.
 
     Use `Gateway.open` as an async context manager: what it opens is closed in reverse order.
+
+    Attributes:
+        stopping: Whether the process is about to end, so that requests should go elsewhere.
+        asked_ready_at: When somebody last asked whether it is ready, by the monotonic clock.
     """
 
     def __init__(
@@ -187,6 +191,13 @@ class Gateway:
         self.rates = RateLimits(settings.rate_limits)
         self.locks = PathLocks()
         self.uploads = UploadDesk()
+        self.stopping = False
+        self.asked_ready_at: float | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be served: the IdP's keys are here, and the process is to go on."""
+        return self.tokens.ready and not self.stopping
 
     @classmethod
     @asynccontextmanager

@@ -51,7 +51,11 @@ class GatewayCollector(Collector):
         version.add_metric([__version__], 1)
         yield version
         jwks = self._gateway.jwks
-        yield GaugeMetricFamily("hpcgate_ready", "1 once the IdP's keys are loaded, else 0.", value=float(jwks.ready))
+        yield GaugeMetricFamily(
+            "hpcgate_ready",
+            "1 if requests can be served: the IdP's keys are loaded and the process is not about to stop; else 0.",
+            value=float(self._gateway.ready),
+        )
         age = GaugeMetricFamily(
             "hpcgate_jwks_age_seconds", "Seconds since the IdP's keys were last read; missing before the first time."
         )

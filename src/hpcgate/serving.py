@@ -21,12 +21,10 @@ from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
 from hpcgate.logs import LOG_CONFIG, configure_logging, take_over_libraries
 from hpcgate.middleware import new_id
+from hpcgate.server import Server
 from hpcgate.tls import Tls, Unusable
 
 log = structlog.get_logger(__name__)
-
-GRACE = 30
-"""Seconds that running requests have to finish after SIGTERM."""
 
 ACCEPTORS = 16
 """Times that the listening socket is in the event loop.
@@ -35,14 +33,13 @@ libuv accepts one connection a socket each time round its loop. Under load one r
 the last of a hundred clients that connect at once would wait for a hundred rounds.
 """
 
-_TICKS_BETWEEN_LOOKS = 20
-"""uvicorn ticks ten times a second."""
-
 
 class Http(HttpToolsProtocol):
     """uvicorn's HTTP, with bounds on heads and on slow clients, and with refusals in the shape of all others."""
 
     settings = HttpSettings()
+    stopping = False
+    """Whether every answer is its connection's last, for the process is about to end."""
 
     _in_head = False
     _head = 0
@@ -101,6 +98,8 @@ class Http(HttpToolsProtocol):
             self._much_head = True
             raise ValueError("too long")  # which the parser turns into what `send_400_response` is called for
         super().on_headers_complete()
+        if self.stopping:
+            self.cycle.keep_alive = False
 
     def pause_writing(self) -> None:
         """The client does not take what it is sent as fast as it comes: see that it takes anything at all."""
@@ -114,6 +113,19 @@ class Http(HttpToolsProtocol):
         if self._send_timer is not None:
             self._send_timer.cancel()
             self._send_timer = None
+
+    def wind_up(self) -> None:
+        """Have the answer that is under way be the last one, if its head is not out yet."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def resting(self) -> bool:
+        """Say whether no request is under way."""
+        return not self._in_head and (self.cycle is None or self.cycle.response_complete)
+
+    def hang_up(self) -> None:
+        """Close the connection."""
+        self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, and heads that came too long in one piece."""
@@ -170,18 +182,6 @@ class Http(HttpToolsProtocol):
         self.transport.close()
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, which takes up a renewed certificate."""
-
-    tls: Tls | None = None
-
-    async def on_tick(self, counter: int) -> bool:
-        """Look for a renewed certificate now and then."""
-        if self.tls is not None and counter % _TICKS_BETWEEN_LOOKS == 0:
-            self.tls.renew()
-        return await super().on_tick(counter)
-
-
 def serve(
     settings: Settings, *, host: str, port: int, tls_cert: Path | None = None, tls_key: Path | None = None
 ) -> None:
@@ -226,7 +226,6 @@ def serve(
             ssl_context_factory=None if tls is None else (lambda *_: tls.context),
             log_level="warning" if settings.logger.level in ("warning", "error") else "info",
             timeout_keep_alive=cast("int", settings.http.keep_alive),
-            timeout_graceful_shutdown=GRACE,
         )
     except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, YAMLError) as error:
         if log_config is None:
@@ -234,7 +233,7 @@ def serve(
         raise Unusable(f"{LOG_CONFIG}: cannot use {log_config}: {error}") from error
     listener = config.bind_socket()
     server = Server(config)
-    server.tls = tls
+    server.tls, server.settings = tls, settings.http
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener, *(listener.dup() for _ in range(ACCEPTORS - 1))])
     if not server.started:

@@ -114,6 +114,9 @@ async def get_liveness(gateway: GatewayDep) -> models.GetLiveness:
 @router.get("/readiness", responses={503: {"description": "Not ready: send requests elsewhere for now."}})
 async def get_readiness(gateway: GatewayDep) -> models.GetReadiness:
     """Say whether requests can be served: the identity provider's keys are here. For load balancers; no token."""
+    gateway.asked_ready_at = time.monotonic()
+    if gateway.stopping:
+        raise Unavailable("The gateway is about to stop", data={"ready": False}, headers={"Retry-After": "5"})
     if not gateway.tokens.ready:
         raise Unavailable(
             "The identity provider's keys are not loaded yet",

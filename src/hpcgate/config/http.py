@@ -53,3 +53,11 @@ class HttpSettings(Model):
     )
     keep_alive: Pause = Field(5, description="Seconds that a connection may rest between two requests.")
     send_timeout: Seconds = Field(60, description="Seconds that a client may take nothing of an answer.")
+    drain: Pause = Field(
+        10,
+        description="Seconds after SIGTERM for which connections are still taken while /status/readiness says 503, so "
+        "that load balancers take note; 0 if none has asked for readiness within the last minute.",
+    )
+    graceful_stop: Pause = Field(
+        30, description="Seconds that requests under way, streams included, have to finish after that."
+    )

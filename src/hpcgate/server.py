@@ -1,0 +1,159 @@
+"""The server of one process: how it starts, takes up a renewed certificate, and stops without losing a request."""
+
+import asyncio
+import signal
+import socket
+import time
+from types import FrameType
+from typing import Any, Protocol, cast
+
+import structlog
+import uvicorn
+
+from hpcgate.config.http import HttpSettings
+from hpcgate.gateway import Gateway
+from hpcgate.tls import Tls
+
+log = structlog.stdlib.get_logger(__name__)
+
+ASKED_LATELY = 60.0
+"""Seconds for which a question about readiness counts as a sign of a load balancer."""
+
+_TICKS_BETWEEN_LOOKS = 20
+"""uvicorn ticks ten times a second."""
+_TICK = 0.1
+_LINGER = 1.0
+"""Seconds that a connection must have been silent in a row before it is closed: a request may be on its way."""
+_CANCEL_PATIENCE = 5.0
+"""Seconds that requests have to clear up after they were cancelled."""
+
+
+class Served(Protocol):
+    """A client's connection, as far as its end is concerned."""
+
+    def wind_up(self) -> None:
+        """Have the answer that is under way be the last one, if its head is not out yet."""
+
+    def resting(self) -> bool:
+        """Say whether no request is under way."""
+
+    def hang_up(self) -> None:
+        """Close the connection."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with an end in three steps.
+
+    From SIGTERM on it is not ready, and every answer is its connection's last. For `http.drain` seconds new connections
+    are still taken, for load balancers to notice. Then none are, and what runs has `http.graceful_stop` seconds.
+    """
+
+    tls: Tls | None = None
+    settings = HttpSettings()
+    _began_to_stop: float | None = None
+    _hurried = False
+
+    @property
+    def _gateway(self) -> Gateway:
+        return cast("Gateway", cast("Any", self.config.app).state.gateway)
+
+    @property
+    def _connections(self) -> list[Served]:
+        return cast("list[Served]", list(self.server_state.connections))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take note of a signal. Whoever sits at the terminal does not wait for a load balancer."""
+        self._hurried = self._hurried or sig == signal.SIGINT
+        super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look for a renewed certificate now and then. True ends the serving of new connections."""
+        if self.tls is not None and counter % _TICKS_BETWEEN_LOOKS == 0:
+            self.tls.renew()
+        if not await super().on_tick(counter):
+            return False
+        if self._began_to_stop is None:
+            self._began_to_stop = time.monotonic()
+            self._begin_to_stop()
+        return time.monotonic() >= self._began_to_stop + self._drain()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, let what runs finish, and close everything."""
+        await self._stop_listening(sockets or [])
+        if not await self._finish():
+            await self._cancel()
+        if not self.force_exit:
+            await self.lifespan.shutdown()
+
+    def _begin_to_stop(self) -> None:
+        gateway = self._gateway
+        gateway.stopping = True
+        protocol: Any = self.config.http_protocol_class
+        protocol.stopping = True
+        for connection in self._connections:
+            connection.wind_up()
+        log.info("server.draining", seconds=self._drain(), requests=len(self.server_state.tasks))
+
+    def _drain(self) -> float:
+        asked = self._gateway.asked_ready_at
+        if self._hurried or asked is None or asked < (self._began_to_stop or 0) - ASKED_LATELY:
+            return 0
+        return self.settings.drain
+
+    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
+        """Close the listening sockets, but take those connections first that the kernel has accepted already."""
+        last = sockets[0].dup() if sockets else None
+        for server in self.servers:
+            server.close()
+        for sock in sockets:
+            sock.close()
+        await asyncio.sleep(_TICK)
+        if last is not None:
+            with last:
+                last.setblocking(False)
+                waiting = _accept_all(last)
+            await asyncio.gather(*map(self._adopt, waiting), return_exceptions=True)
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        def protocol() -> asyncio.Protocol:
+            return self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        await asyncio.get_running_loop().connect_accepted_socket(protocol, connection, ssl=self.config.ssl)
+
+    async def _finish(self) -> bool:
+        """Wait for the requests under way, and close connections that stay silent. False: some take too long."""
+        give_up = time.monotonic() + self.settings.graceful_stop
+        silent: dict[Served, float] = {}
+        while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:
+            now = time.monotonic()
+            silent = {one: silent.get(one, now) for one in self._connections if one.resting()}
+            for connection, since in silent.items():
+                if self._hurried or now - since >= _LINGER:
+                    connection.hang_up()
+            if now >= give_up:
+                return False
+            await asyncio.sleep(_TICK)
+        return True
+
+    async def _cancel(self) -> None:
+        log.warning("server.requests_cut_off", requests=len(self.server_state.tasks))
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCEL_PATIENCE)
+        for connection in self._connections:
+            connection.hang_up()
+
+
+def _accept_all(listener: socket.socket) -> list[socket.socket]:
+    accepted: list[socket.socket] = []
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # none is left, or there is no descriptor for it
+            return accepted
+        connection.setblocking(False)
+        accepted.append(connection)

@@ -1,0 +1,47 @@
+"""Two replicas behind HAProxy are restarted one after the other, under load: nobody notices."""
+
+import os
+import signal
+import time
+from collections import Counter
+
+import httpx
+
+from hpcgate.demo.cluster import Cluster, Gateway
+from tests.faults.balancer import start_balancer
+from tests.faults.load import READS, Load, put_and_get
+
+
+def restart_softly(gateway: Gateway) -> None:
+    """Restart as an orchestrator does: SIGTERM, wait for the end, start anew."""
+    os.kill(gateway.pid, signal.SIGTERM)
+    deadline = time.monotonic() + 45
+    while gateway.daemon.running:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    gateway.daemon.start()
+    while httpx.get(f"{gateway.url}/status/readiness").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_rolling_restart_under_load_loses_nothing(cluster: Cluster) -> None:
+    config = cluster.write_gateway_config(cluster.directory / "replicas.yaml", http={"drain": 3})
+    gateways = [cluster.start_gateway(config) for _ in range(2)]
+    balancer, url = start_balancer(cluster, gateways)
+    people = [cluster.user(role) for role in ("alice", "bob")]
+    clients = [(cluster.token(one), str(one.home)) for _ in range(6) for one in people]
+    try:
+        with Load(url, clients, READS | {"put_and_get": put_and_get}, pause=0.01) as load:
+            time.sleep(2)
+            for gateway in gateways:
+                restart_softly(gateway)
+                time.sleep(2)
+        assert not load.errors, Counter(outcome.error for outcome in load.errors)
+        assert len(load.outcomes) > 500
+        for gateway in gateways:
+            assert '"ssh.connect"' in gateway.log.read_text()
+    finally:
+        balancer.stop()
+        for gateway in gateways:
+            gateway.stop()
