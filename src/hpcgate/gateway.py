@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import structlog
 
+from hpcgate.admission import Admission
 from hpcgate.auth import Principal
 from hpcgate.auth.authorizer import Authorizer, Everyone
 from hpcgate.auth.jwks import Jwks
@@ -188,11 +189,15 @@ class Gateway:
         self.probers = probers
         self.telemetry = telemetry
         self.streams = StreamSlots(settings.streams.max_streams, settings.streams.max_streams_per_user)
+        self.admission = Admission(settings.http.max_requests, settings.http.max_delay, self._aside)
         self.rates = RateLimits(settings.rate_limits)
         self.locks = PathLocks()
         self.uploads = UploadDesk()
         self.stopping = False
         self.asked_ready_at: float | None = None
+
+    def _aside(self) -> int:
+        return self.streams.taken + sum(system.pool.waiting for system in self.systems.values())
 
     @property
     def ready(self) -> bool:

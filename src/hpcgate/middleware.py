@@ -312,7 +312,7 @@ class HangUp:
             await send(message)
 
         try:
-            await self.app(scope, watch.receive, send_and_close if _has_long_body(scope) else send)
+            await self.app(scope, watch.receive, send_and_close if has_long_body(scope) else send)
         except asyncio.CancelledError:
             if not watch.hung_up or task.uncancel() > 0:
                 raise
@@ -325,7 +325,8 @@ def _has_body(scope: Scope) -> bool:
     return any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in scope["headers"])
 
 
-def _has_long_body(scope: Scope) -> bool:
+def has_long_body(scope: Scope) -> bool:
+    """Say whether a request brings more than a little, or will not say how much."""
     for name, value in scope["headers"]:
         if name == b"transfer-encoding" or (name == b"content-length" and len(value) > _FEW_DIGITS):
             return True

@@ -56,6 +56,19 @@ class GatewayCollector(Collector):
             "1 if requests can be served: the IdP's keys are loaded and the process is not about to stop; else 0.",
             value=float(self._gateway.ready),
         )
+        admission = self._gateway.admission
+        yield CounterMetricFamily(
+            "hpcgate_http_requests_refused", "Requests refused by overload, before all else.", value=admission.refused
+        )
+        yield GaugeMetricFamily(
+            "hpcgate_http_requests_running", "Requests that are served now, streams apart.", admission.running
+        )
+        yield GaugeMetricFamily("hpcgate_http_requests_limit", "As many may be served at a time.", admission.limit)
+        yield GaugeMetricFamily(
+            "hpcgate_http_requests_waiting", "Requests that wait to be served.", len(admission.queue)
+        )
+        yield GaugeMetricFamily("hpcgate_streams", "Streams under way.", self._gateway.streams.taken)
+        yield GaugeMetricFamily("hpcgate_asyncio_tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
         age = GaugeMetricFamily(
             "hpcgate_jwks_age_seconds", "Seconds since the IdP's keys were last read; missing before the first time."
         )

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 import time
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol, cast
 
@@ -21,6 +22,7 @@ ASKED_LATELY = 60.0
 
 _TICKS_BETWEEN_LOOKS = 20
 """uvicorn ticks ten times a second."""
+_TICKS_BETWEEN_NEWS = 10
 _TICK = 0.1
 _LINGER = 1.0
 """Seconds that a connection must have been silent in a row before it is closed: a request may be on its way."""
@@ -41,6 +43,15 @@ class Served(Protocol):
         """Close the connection."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The clock, the CPU seconds of the event loop, and the requests answered, at one moment."""
+
+    moment: float
+    cpu: float
+    answered: int
+
+
 class Server(uvicorn.Server):
     """uvicorn's server, with an end in three steps.
 
@@ -51,6 +62,7 @@ class Server(uvicorn.Server):
     tls: Tls | None = None
     settings = HttpSettings()
     _began_to_stop: float | None = None
+    _last_look: _Look | None = None
     _hurried = False
 
     @property
@@ -66,8 +78,16 @@ class Server(uvicorn.Server):
         self._hurried = self._hurried or sig == signal.SIGINT
         super().handle_exit(sig, frame)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the gateway, and then the door to it."""
+        await super().startup(sockets)
+        if self.started:
+            protocol: Any = self.config.http_protocol_class
+            protocol.admission = self._gateway.admission
+
     async def on_tick(self, counter: int) -> bool:
-        """Look for a renewed certificate now and then. True ends the serving of new connections."""
+        """See how late the loop is, and for a renewed certificate now and then. True ends new connections."""
+        self._look_at_load(counter)
         if self.tls is not None and counter % _TICKS_BETWEEN_LOOKS == 0:
             self.tls.renew()
         if not await super().on_tick(counter):
@@ -84,6 +104,31 @@ class Server(uvicorn.Server):
             await self._cancel()
         if not self.force_exit:
             await self.lifespan.shutdown()
+
+    def _look_at_load(self, counter: int) -> None:
+        admission = self._gateway.admission
+        now = _Look(time.monotonic(), time.thread_time(), self.server_state.total_requests - admission.refused)
+        then, self._last_look = self._last_look, now
+        if then is None:
+            return
+        seconds = now.moment - then.moment
+        # uvicorn rests for a tick between two calls.
+        lag = max(0.0, seconds - _TICK)
+        admission.look(
+            lag=lag,
+            busy=(now.cpu - then.cpu) / seconds,
+            seconds=seconds,
+            running=len(self.server_state.tasks),
+            done=now.answered - then.answered,
+        )
+        if counter % _TICKS_BETWEEN_NEWS == 0 and (refused := admission.news()):
+            log.warning(
+                "server.overloaded",
+                refused=refused,
+                limit=admission.limit,
+                running=admission.running,
+                lag=round(lag, 3),
+            )
 
     def _begin_to_stop(self) -> None:
         gateway = self._gateway

@@ -4,23 +4,27 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import resource
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import structlog
 import uvicorn
+from starlette.types import Scope
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from yaml import YAMLError
 
+from hpcgate.admission import Admission
 from hpcgate.app import create_app
 from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
 from hpcgate.logs import LOG_CONFIG, configure_logging, take_over_libraries
-from hpcgate.middleware import new_id
+from hpcgate.middleware import accepted_id, has_long_body, new_id, security_headers
 from hpcgate.server import Server
 from hpcgate.tls import Tls, Unusable
 
@@ -34,10 +38,34 @@ the last of a hundred clients that connect at once would wait for a hundred roun
 """
 
 
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """A request that waits to be served."""
+
+    protocol: "Http"
+    cycle: RequestResponseCycle
+    app: Any
+
+    def let_in(self) -> bool:
+        if self.cycle.disconnected:
+            return False
+        self.protocol._serve(self.cycle, self.app)
+        return True
+
+    def turn_away(self) -> None:
+        if not self.cycle.disconnected:
+            self.protocol._turn_away(self.cycle)
+
+
 class Http(HttpToolsProtocol):
     """uvicorn's HTTP, with bounds on heads and on slow clients, and with refusals in the shape of all others."""
 
     settings = HttpSettings()
+    admission: Admission | None = None
+    always = frozenset(("/status/liveness", "/status/readiness"))
+    """Paths that are answered however many requests there are."""
+    extra = b""
+    """Further headers of what is answered here."""
     stopping = False
     """Whether every answer is its connection's last, for the process is about to end."""
 
@@ -85,6 +113,8 @@ class Http(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         self._in_head, self._head = True, 0
+        # A refusal may have set it while there was more to parse.
+        self._unset_keepalive_if_required()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -100,6 +130,51 @@ class Http(HttpToolsProtocol):
         super().on_headers_complete()
         if self.stopping:
             self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        """An answer is out: somebody else may be let in."""
+        super().on_response_complete()
+        if self.admission is not None and self.admission.queue:
+            # The task of this request is about to end.
+            self.admission.feed(len(self.tasks) - 1)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Serve a request, or have it wait, or refuse it at the price of its parsing alone."""
+        admission = self.admission
+        if (
+            admission is None
+            or not (admission.queue or admission.full(len(self.tasks)))
+            or cycle.scope["path"].rstrip("/") in self.always
+        ):
+            super()._start_asgi_task(cycle, app)
+        else:
+            admission.wait(_Caller(self, cycle, app), len(self.tasks))
+
+    def _serve(self, cycle: RequestResponseCycle, app: Any) -> None:
+        super()._start_asgi_task(cycle, app)
+
+    def _turn_away(self, cycle: RequestResponseCycle) -> None:
+        # Who sends a body may send much of it: that connection ends.
+        close = self.stopping or not cycle.keep_alive or has_long_body(cast("Scope", cycle.scope))
+        asked = dict(cycle.scope["headers"])
+        head = self._head_of(
+            503,
+            "Service Unavailable",
+            len(OVERLOADED),
+            accepted_id(asked.get(b"x-request-id")),
+            accepted_id(asked.get(b"x-correlation-id")),
+        )
+        # Not all of them are to come again at the same time.
+        retry = b"Retry-After: %d\r\n" % random.randint(1, 3)  # noqa: S311
+        end = b"Connection: close\r\n\r\n" if close else b"\r\n"
+        self.transport.write(head + retry + end + (b"" if cycle.scope["method"] == "HEAD" else OVERLOADED))
+        cycle.response_started = cycle.response_complete = True
+        if close:
+            self.transport.close()
+        elif self.pipeline:
+            self.loop.call_soon(self.on_response_complete)
+        else:
+            self.on_response_complete()
 
     def pause_writing(self) -> None:
         """The client does not take what it is sent as fast as it comes: see that it takes anything at all."""
@@ -166,20 +241,42 @@ class Http(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         log.info("http.refused", status=status, reason=message, client=self.client and self.client[0])
-        body = {"errorType": "error", "message": message, "causedBy": None, "data": None, "user": None}
-        content = json.dumps(body).encode()
-        headers = {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(content)),
-            "Connection": "close",
-            "F7T-Timestamp": repr(time.time()),
-            "F7T-AppVersion": getattr(self.config.app, "version", ""),
-            "X-Request-ID": new_id(),
-            "X-Correlation-ID": new_id(),
-        }
-        lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-        self.transport.write("\r\n".join(lines).encode() + content)
+        content = _problem(message)
+        head = self._head_of(status, phrase, len(content))
+        self.transport.write(head + b"Connection: close\r\n\r\n" + content)
         self.transport.close()
+
+    def _head_of(
+        self, status: int, phrase: str, length: int, request_id: str | None = None, correlation_id: str | None = None
+    ) -> bytes:
+        """Return the head of what is answered here, without its end."""
+        fresh = request_id or new_id()
+        return (
+            f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
+            f"F7T-Timestamp: {time.time()!r}\r\nF7T-AppVersion: {getattr(self.config.app, 'version', '')}\r\n"
+            f"X-Request-ID: {fresh}\r\nX-Correlation-ID: {correlation_id or fresh}\r\n"
+        ).encode() + self.extra
+
+
+def _problem(message: str, data: dict[str, str] | None = None) -> bytes:
+    """Return the body of a refusal, in the shape of all others."""
+    body = {"errorType": "error", "message": message, "causedBy": None, "data": data, "user": None}
+    return json.dumps(body).encode()
+
+
+OVERLOADED = _problem("The gateway has more requests than it can serve.", {"reason": "overload"})
+
+
+def _ways(settings: Settings) -> dict[str, Any]:
+    """Return the attributes of `Http` for one process."""
+    http = settings.http
+    # Over TLS alone, which is not known here: what is refused can do without.
+    extra = security_headers(hsts_max_age=0) if http.security_headers else ()
+    always = {f"{settings.apis_root_path}{path}" for path in Http.always}
+    if settings.metrics.path is not None:
+        always.add(f"{settings.apis_root_path}{settings.metrics.path}")
+    lines = b"".join(b"%s: %s\r\n" % header for header in extra)
+    return {"settings": http, "extra": lines, "always": Http.always | always}
 
 
 def serve(
@@ -215,7 +312,7 @@ def serve(
             host=host,
             port=port,
             loop="uvloop",
-            http=type("Http", (Http,), {"settings": settings.http}),
+            http=type("Http", (Http,), _ways(settings)),
             ws="none",
             # A logging configuration of the site's decides on uvicorn's own access log, too.
             access_log=bool(log_config),

@@ -252,6 +252,11 @@ class Pool:
             ),
         )
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a login."""
+        return sum(place.waiting for place in self._places.current.values())
+
     def warn(self) -> None:
         """Log what is unsafe about the settings, by the name of the system."""
         roles = [("login node", self._target.host_keys)]
