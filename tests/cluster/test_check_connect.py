@@ -79,3 +79,15 @@ def test_jump_hosts(cluster: Cluster, tmp_path: Path, trusted: bool) -> None:
     assert f"jump host {jump.host}:{jump.port} shows" in said
     assert "lies behind the jump host and was not looked at" in said
     jump.stop()
+
+
+def test_each_of_several_login_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    second = cluster.start_sshd()
+    hosts = [f"{one.host}:{one.port}" for one in (cluster.sshd, second)]
+    keys = [one.host_public_key for one in (cluster.sshd, second)]
+    status, said = check(cluster, tmp_path, host=hosts, host_keys=keys)
+    assert status == 0
+    assert all(f"\N{CHECK MARK} demo: login node {host} shows ssh-ed25519 " in said for host in hosts)
+    status, said = check(cluster, tmp_path, host=hosts, host_keys=keys[:1])
+    assert status == 1
+    assert f"\N{BALLOT X} demo: login node {hosts[1]} shows" in said

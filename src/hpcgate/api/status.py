@@ -27,7 +27,7 @@ def public(cluster: Cluster) -> models.HPCCluster:
     return models.HPCCluster.model_validate(
         {
             "name": cluster.name,
-            "ssh": models.SSHClientPool.model_validate(_rounded(cluster.ssh.model_dump())),
+            "ssh": models.SSHClientPool.model_validate(_rounded(cluster.ssh.model_dump()) | {"host": _hosts(cluster)}),
             "scheduler": models.SchedulerInfo.model_validate(_rounded(cluster.scheduler.model_dump())),
             "probing": models.ProbingServices.model_validate(_rounded(cluster.probing.model_dump())),
             "file_systems": [models.FileSystem.model_validate(fs) for fs in cluster.file_systems],
@@ -38,6 +38,12 @@ def public(cluster: Cluster) -> models.HPCCluster:
             ),
         }
     )
+
+
+def _hosts(cluster: Cluster) -> str:
+    """Return the login nodes as the wire has them: one text."""
+    host = cluster.ssh.host
+    return host if isinstance(host, str) else ",".join(host)
 
 
 def _rounded(value: Any) -> Any:

@@ -6,8 +6,8 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import AwareDatetime, BaseModel, SecretStr
 from pydantic.alias_generators import to_camel
@@ -152,6 +152,8 @@ def _kind(annotation: Any, field: FieldInfo | None = None) -> str:
         return " or ".join(f"`{value}`" for value in arguments)
     if NoneType in arguments:
         return _kind(next(argument for argument in arguments if argument is not NoneType))
+    if origin in (Union, UnionType):
+        return ", or ".join(map(_kind, arguments))
     if origin is tuple:
         if ... in arguments:
             return f"a list: {_kind(arguments[0])}"

@@ -1,11 +1,11 @@
 """The settings of login nodes and of the connections to them."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from hpcgate.config.base import Model
-from hpcgate.config.values import HostKey, Pause, Port, ReadableFile, Seconds
+from hpcgate.config.values import HostKey, Pause, Port, ReadableFile, Seconds, node_address, nodes
 
 
 class SshTimeouts(Model):
@@ -21,8 +21,10 @@ class SshTimeouts(Model):
 class SshSettings(Model):
     """The login node and the pool of connections to it."""
 
-    host: str = Field(min_length=1, description="The login node.")
-    port: Port = Field(22, description="Its SSH port.")
+    host: Annotated[str | tuple[str, ...], BeforeValidator(nodes)] = Field(
+        description="The login node, or a list of several, each perhaps with :port; users are spread over them."
+    )
+    port: Port = Field(22, description="Its SSH port, or theirs.")
     proxy_host: str | None = Field(None, description="A jump host to go through.")
     proxy_port: Port | None = Field(None, description="The jump host's SSH port, 22 if unset; needs proxy_host.")
     max_clients: int = Field(100, ge=1, description="Most connections at a time, all users together.")
@@ -46,8 +48,17 @@ class SshSettings(Model):
     )
     max_logins: int = Field(8, ge=1, description="Most logins at a time, below sshd's MaxStartups (10 by default).")
     pool_wait: Seconds = Field(5, description="Seconds that a request waits for a connection when the pool is full.")
+    dead_node_pause: Seconds = Field(
+        30, description="Seconds for which a login node that cannot be reached is the last one to be tried."
+    )
     failed_login_pause: Pause = Field(2, description="Seconds for which a refused login of a user is not tried again.")
     max_output_size: int = Field(32 * 1024 * 1024, ge=1024, description="Most bytes taken from one command.")
+
+    @property
+    def nodes(self) -> tuple[tuple[str, int], ...]:
+        """The host and the port of each login node."""
+        entries = (self.host,) if isinstance(self.host, str) else self.host
+        return tuple((host, port or self.port) for host, port in map(node_address, entries))
 
     # These see only the fields above theirs that are right, so that one mistake does not become two.
     @field_validator("proxy_port", "proxy_host_keys")

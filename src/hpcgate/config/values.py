@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
@@ -157,6 +157,40 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_who
 
 Pause = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole)]
 """A duration, perhaps nothing."""
+
+
+def node_address(value: str) -> tuple[str, int | None]:
+    """Return the host and the port of ``host``, ``host:port`` or ``[address]:port``; None if there is no port.
+
+    Raises:
+        ValueError: There is no host, or the port is none.
+    """
+    host, separator, port = value.rpartition(":")
+    if not separator or (":" in host and not host.endswith("]")):
+        host, port = value, ""  # a name, or a bare IPv6 address
+    elif not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError("must be a host, perhaps with a port, such as login1.example.org:2222")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or any(character.isspace() or character in ",/" for character in host):
+        raise ValueError("must be a host, perhaps with a port, such as login1.example.org:2222")
+    return host, int(port) if port else None
+
+
+def nodes(value: Any) -> Any:
+    """Return one login node or a list of several as they are.
+
+    Raises:
+        ValueError: It is neither, or one of them is no host.
+    """
+    entries = [value] if isinstance(value, str) else value
+    if value in ("", [], ()):
+        raise ValueError("must not be empty")
+    if not isinstance(entries, list | tuple) or not all(isinstance(entry, str) for entry in entries):
+        raise ValueError("must be a host, or a list of hosts")
+    for entry in entries:
+        node_address(entry)
+    return value
+
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 HttpUrl = Annotated[str, AfterValidator(http_url)]

@@ -15,12 +15,13 @@ from asyncssh.public_key import SSHLocalKeyPair
 
 from hpcgate.config import SshSettings
 from hpcgate.credentials.base import Credential
-from hpcgate.errors import ConnectionLost, GatewayError, HostKeyRefused, LoginNodeError
+from hpcgate.errors import ConnectionLost, GatewayError, HostKeyRefused, LoginNodeError, LoginNodeUnreachable
 from hpcgate.ssh.channels import MOST_WAIT, Channels, Slot
 from hpcgate.ssh.command import Command
 from hpcgate.ssh.errors import connect_error, reason
 from hpcgate.ssh.host_keys import HostKeys, Trusted
-from hpcgate.telemetry.base import SILENT, Telemetry
+from hpcgate.ssh.nodes import Nodes, reach
+from hpcgate.telemetry.base import Telemetry
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -60,13 +61,15 @@ class Target:
         host_keys: What the login node may show.
         proxy_host_keys: What the jump host may show.
         telemetry: Who is told what takes how long.
+        nodes: The login nodes.
     """
 
     system: str
     settings: SshSettings
     host_keys: HostKeys
     proxy_host_keys: HostKeys
-    telemetry: Telemetry = SILENT
+    telemetry: Telemetry
+    nodes: Nodes
 
 
 class _KeyPair(SSHLocalKeyPair):
@@ -120,6 +123,7 @@ class Connection:
 
     Attributes:
         username: Who is logged in.
+        node: The login node, ``host:port``.
         system: The name of the system.
         settings: Its SSH settings.
         telemetry: Who is told what takes how long.
@@ -131,6 +135,7 @@ class Connection:
         self, target: Target, username: str, credential: Credential, ssh: asyncssh.SSHClientConnection, client: _Client
     ) -> None:
         self.username = username
+        self.node = ""
         self.system = target.system
         self.settings = target.settings
         self.telemetry = target.telemetry
@@ -175,9 +180,7 @@ class Connection:
                 None,
             )
         try:
-            ssh, client = await _connect(
-                target, target.host_keys, settings.host, settings.port, username, credential, proxy
-            )
+            node, ssh, client = await _first_node(target, username, credential, proxy)
         except BaseException:
             if proxy is not None:
                 proxy.abort()
@@ -185,6 +188,7 @@ class Connection:
         if proxy is not None:
             ssh.set_tunnel(proxy)
         connection = cls(target, username, credential, ssh, client)
+        connection.node = node
         if ssh.is_closed():
             connection._lost()
         return connection
@@ -476,6 +480,24 @@ async def _closes(channel: asyncssh.SSHClientChannel[bytes], patience: float) ->
     return True
 
 
+async def _first_node(
+    target: Target, username: str, credential: Credential, proxy: asyncssh.SSHClientConnection | None
+) -> tuple[str, asyncssh.SSHClientConnection, _Client]:
+    """Log in to the user's login node, or to the next one if it cannot be reached."""
+    unreachable: LoginNodeUnreachable | None = None
+    for host, port in target.nodes.order(username):
+        try:
+            ssh, client = await _connect(target, target.host_keys, host, port, username, credential, proxy)
+        except LoginNodeUnreachable as error:
+            target.nodes.failed((host, port), error.message)
+            unreachable = error
+        else:
+            target.nodes.worked((host, port))
+            return f"{host}:{port}", ssh, client
+    assert unreachable is not None  # noqa: S101 (there is a node, by its settings)
+    raise unreachable
+
+
 async def _connect(
     target: Target,
     policy: HostKeys,
@@ -535,9 +557,11 @@ async def _attempt(
                 trusted = await asyncio.to_thread(policy.trusted, host, port)
             client = _Client(policy, trusted, host, port, login_begins)
             made = client
+            sock = await reach(host, port, username) if proxy is None else None
             ssh = await asyncssh.connect(
                 host,
                 port,
+                sock=sock,
                 tunnel=proxy or (),
                 config=None,
                 client_factory=lambda: made,

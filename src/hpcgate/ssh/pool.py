@@ -27,6 +27,7 @@ from hpcgate.ssh.connection import Connection, Target
 from hpcgate.ssh.errors import again
 from hpcgate.ssh.host_keys import HostKeys
 from hpcgate.ssh.login_node import LoginNode
+from hpcgate.ssh.nodes import Nodes
 from hpcgate.ssh.pace import PACE
 from hpcgate.ssh.session import FileAccess, Session
 from hpcgate.telemetry.base import SILENT, Telemetry
@@ -219,6 +220,7 @@ class Pool:
             HostKeys(system, "login node", settings.host_keys, settings.known_hosts, settings.strict_host_keys),
             HostKeys(system, "jump host", settings.proxy_host_keys, settings.known_hosts, settings.strict_host_keys),
             telemetry,
+            Nodes(system, settings.nodes, settings.dead_node_pause),
         )
         self._access = FileAccess(settings.files)
         self._places = Places(settings.max_clients)
@@ -387,7 +389,13 @@ class Pool:
             raise
         self._logins += 1
         self._telemetry.login(self.system, "ok")
-        log.info("ssh.connect", system=self.system, user=place.username, seconds=round(time.monotonic() - started, 3))
+        log.info(
+            "ssh.connect",
+            system=self.system,
+            user=place.username,
+            node=connection.node,
+            seconds=round(time.monotonic() - started, 3),
+        )
         place.connection = connection
         place.session = Session(connection, self.node, self._access)
         place.login = None

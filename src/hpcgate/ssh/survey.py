@@ -43,10 +43,12 @@ async def survey(system: str, settings: SshSettings) -> list[Finding]:
     jump = HostKeys(system, "jump host", settings.proxy_host_keys, settings.known_hosts, settings.strict_host_keys)
     node = HostKeys(system, "login node", settings.host_keys, settings.known_hosts, settings.strict_host_keys)
     if settings.proxy_host is None:
-        return await _look(node, settings.host, settings.port, settings)
+        return [found for host, port in settings.nodes for found in await _look(node, host, port, settings)]
     found = await _look(jump, settings.proxy_host, settings.proxy_port or 22, settings)
-    text = f"the login node {settings.host}:{settings.port} lies behind the jump host and was not looked at"
-    return [*found, Finding(None, text)]
+    for host, port in settings.nodes:
+        text = f"the login node {host}:{port} lies behind the jump host and was not looked at"
+        found.append(Finding(None, text))
+    return found
 
 
 async def _look(policy: HostKeys, host: str, port: int, settings: SshSettings) -> list[Finding]:

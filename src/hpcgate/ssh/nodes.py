@@ -1,0 +1,128 @@
+"""Several login nodes of one system, and several addresses of one name: who goes where, and around what is dead."""
+
+import asyncio
+import hashlib
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+log = structlog.stdlib.get_logger(__name__)
+
+Node = tuple[str, int]
+"""A host and a port."""
+
+STAGGER = 0.25
+"""Seconds that an address has to answer before the next one is tried beside it (RFC 8305, section 5)."""
+
+
+class Nodes:
+    """The login nodes of a system. Plain and synchronous.
+
+    Each user has an order of the nodes, by rendezvous hashing: all replicas of the gateway agree on it without a word,
+    and when a node comes or goes only its own users move.
+
+    Args:
+        system: The name of the system.
+        nodes: All of them.
+        pause: Seconds for which one that cannot be reached is tried last.
+    """
+
+    def __init__(self, system: str, nodes: Sequence[Node], pause: float) -> None:
+        self.system = system
+        self.nodes = tuple(nodes)
+        self._pause = pause
+        self._dead: dict[Node, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<Nodes {self.system} {len(self.nodes) - len(self._dead)}/{len(self.nodes)}>"
+
+    def order(self, username: str) -> list[Node]:
+        """Return the nodes as this user is to try them. Of a dead one whose pause is over one user makes trial."""
+        order = sorted(self.nodes, key=lambda node: _weight(username, f"{node[0]}:{node[1]}"), reverse=True)
+        now = time.monotonic()
+        if order[0] in self._dead and self._dead[order[0]] <= now:
+            self._dead[order[0]] = now + self._pause
+            return order
+        return sorted(order, key=lambda node: node in self._dead)
+
+    def failed(self, node: Node, reason: str) -> None:
+        """Take note that a node cannot be reached."""
+        if len(self.nodes) == 1:
+            return
+        if node not in self._dead:
+            log.warning("ssh.node_dead", system=self.system, node=f"{node[0]}:{node[1]}", reason=reason)
+        self._dead[node] = time.monotonic() + self._pause
+
+    def worked(self, node: Node) -> None:
+        """Take note that somebody has logged in to a node."""
+        if self._dead.pop(node, None) is not None:
+            log.info("ssh.node_back", system=self.system, node=f"{node[0]}:{node[1]}")
+
+
+async def reach(host: str, port: int, username: str) -> socket.socket | None:
+    """Connect to the first address of a name that answers; None if it has only one, which takes no choice.
+
+    The addresses are tried in the user's order, the next one a moment after the one before or as soon as that fails.
+
+    Raises:
+        OSError: The name is not known, or no address can be connected to.
+    """
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    if len(addresses) == 1:
+        return None
+    addresses.sort(key=lambda address: _weight(username, str(address[1][0])), reverse=True)
+    return await _first(addresses)
+
+
+async def _first(addresses: Sequence[tuple[int, Any]]) -> socket.socket:
+    waiting = list(reversed(addresses))
+    tries: set[asyncio.Task[socket.socket]] = set()
+    error: BaseException = OSError("no address")
+    winner: socket.socket | None = None
+    try:
+        while winner is None and (waiting or tries):
+            if waiting:
+                tries.add(asyncio.create_task(_connected(*waiting.pop())))
+            done, _ = await asyncio.wait(
+                tries, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                tries.discard(task)
+                if task.exception() is not None:
+                    error = task.exception() or error
+                elif winner is None:
+                    winner = task.result()
+                else:
+                    task.result().close()
+    finally:
+        for task in tries:
+            task.cancel()
+            task.add_done_callback(_close)
+    if winner is None:
+        raise error
+    return winner
+
+
+async def _connected(family: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _close(task: "asyncio.Task[socket.socket]") -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+def _weight(username: str, node: str) -> bytes:
+    return hashlib.blake2b(f"{username}\0{node}".encode("utf-8", "surrogateescape"), digest_size=8).digest()

@@ -1,0 +1,209 @@
+"""Several login nodes, and several addresses of one name."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hpcgate.config import SshSettings
+from hpcgate.demo.sshd import Sshd
+from hpcgate.errors import HostKeyRefused, LoginNodeUnreachable
+from hpcgate.ssh import nodes as nodes_module
+from hpcgate.ssh.nodes import STAGGER, Nodes, reach
+from hpcgate.ssh.pool import Pool
+from tests.ssh.nodes import LoginNodes, principal
+
+USERS = [f"user{number}" for number in range(3000)]
+THREE = [("a", 22), ("b", 22), ("c", 22)]
+
+
+def test_users_are_spread_and_stay_where_they_are_when_a_node_comes() -> None:
+    three, four = Nodes("x", THREE, 30), Nodes("x", [*THREE, ("d", 22)], 30)
+    before = {user: three.order(user)[0] for user in USERS}
+    after = {user: four.order(user)[0] for user in USERS}
+    assert all(800 < count < 1200 for count in Counter(before.values()).values())
+    moved = [user for user in USERS if before[user] != after[user]]
+    assert 500 < len(moved) < 1000
+    assert {after[user] for user in moved} == {("d", 22)}
+
+
+def test_a_dead_node_comes_last_and_one_user_makes_trial_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(nodes_module.time, "monotonic", lambda: now)
+    nodes = Nodes("x", THREE, 30)
+    mine = nodes.order("alice")
+    nodes.failed(mine[0], "no answer")
+    assert nodes.order("alice") == [*mine[1:], mine[0]]
+    now += 30
+    assert [nodes.order("alice")[0] for _ in range(3)] == [mine[0], mine[1], mine[1]]
+    nodes.worked(mine[0])
+    assert nodes.order("alice") == mine
+
+
+def test_one_node_is_never_dead() -> None:
+    nodes = Nodes("x", [("a", 22)], 30)
+    nodes.failed(("a", 22), "no answer")
+    assert nodes.order("alice") == [("a", 22)]
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("login", [("login", 2222)]),
+        (
+            ["a", "b:23", "::1", "[::1]:24", "[fe80::1]"],
+            [("a", 2222), ("b", 23), ("::1", 2222), ("::1", 24), ("fe80::1", 2222)],
+        ),
+    ],
+)
+def test_settings(host: Any, expected: list[tuple[str, int]]) -> None:
+    assert list(SshSettings.model_validate({"host": host, "port": 2222}).nodes) == expected
+
+
+@pytest.mark.parametrize("host", ["", [], [""], 5, ["a", 5], ["a:0"], ["a:x"], ["a b"], ["a,b"]])
+def test_settings_of_no_use(host: Any) -> None:
+    with pytest.raises(ValueError, match="must (be a host|not be empty)"):
+        SshSettings.model_validate({"host": host})
+
+
+def settings(*sshds: Sshd, **changes: Any) -> SshSettings:
+    timeout = {"connection": 2, "login": 5}
+    hosts = [f"{sshd.host}:{sshd.port}" for sshd in sshds]
+    keys = [sshd.host_public_key for sshd in sshds]
+    return SshSettings.model_validate({"host": hosts, "host_keys": keys, "timeout": timeout, **changes})
+
+
+async def used(pool: Pool, user: str) -> str:
+    """Log in and return the login node's port."""
+    async with pool.lease(principal(user)) as session:
+        return (await session.run(["sh", "-c", 'echo "${SSH_CONNECTION##* }"'])).stdout.decode().strip()
+
+
+@pytest.fixture
+def two(nodes: LoginNodes) -> Iterator[list[Sshd]]:
+    started = [nodes.start(), nodes.start()]
+    yield started
+    for sshd in started:
+        if sshd.daemon.running:
+            sshd.daemon.resume()
+            sshd.stop()
+
+
+@pytest.mark.parametrize("fault", ["stopped", "frozen"])
+async def test_a_user_goes_to_the_next_node(nodes: LoginNodes, two: list[Sshd], fault: str) -> None:
+    alice = nodes.alice.name
+    chosen = settings(*two, dead_node_pause=3)
+    pool = Pool("demo", chosen, nodes.keys())
+    other = Pool("demo", chosen, nodes.keys())
+    home = await used(pool, alice)
+    assert await used(other, alice) == home
+    await other.close()
+    down = next(sshd for sshd in two if str(sshd.port) == home)
+    await pool.close()
+    if fault == "stopped":
+        await asyncio.to_thread(down.stop)
+    else:
+        down.daemon.suspend()
+    pool = Pool("demo", chosen, nodes.keys())
+    assert await used(pool, alice) not in ("", home)
+    await pool.close()
+    # It is remembered: the next login does not wait for it.
+    pool._closed = False
+    started = time.monotonic()
+    assert await used(pool, alice) != home
+    assert time.monotonic() - started < 1.5
+    # Whoever is connected stays, and once it is back its users return.
+    if fault == "stopped":
+        await asyncio.to_thread(down.start)
+    else:
+        down.daemon.resume()
+    assert await used(pool, alice) != home
+    await pool.close()
+    pool._closed = False
+    await asyncio.sleep(3)
+    assert await used(pool, alice) == home
+    await pool.close()
+
+
+async def test_all_are_down(nodes: LoginNodes, two: list[Sshd]) -> None:
+    for sshd in two:
+        await asyncio.to_thread(sshd.stop)
+    pool = Pool("demo", settings(*two), nodes.keys())
+    for _ in range(2):
+        with pytest.raises(LoginNodeUnreachable):
+            await used(pool, nodes.alice.name)
+    await pool.close()
+
+
+async def test_a_wrong_host_key_is_told_and_not_gone_around(nodes: LoginNodes, two: list[Sshd]) -> None:
+    right = settings(*two)
+    pool = Pool("demo", right, nodes.keys())
+    home = await used(pool, nodes.alice.name)
+    await pool.close()
+    other = next(sshd for sshd in two if str(sshd.port) != home)
+    pool = Pool("demo", settings(*two, host_keys=[other.host_public_key]), nodes.keys())
+    with pytest.raises(HostKeyRefused):
+        await used(pool, nodes.alice.name)
+    await pool.close()
+
+
+@pytest.fixture
+def silent() -> Iterator[tuple[str, int]]:
+    """An address that does not answer: its queue is full, so that the kernel drops what comes."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.2", 0))
+        listening.listen(0)
+        callers = []
+        for _ in range(8):
+            caller = socket.socket()
+            caller.setblocking(False)
+            caller.connect_ex(listening.getsockname())
+            callers.append(caller)
+        yield listening.getsockname()
+        for caller in callers:
+            caller.close()
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    async def getaddrinfo(self: Any, host: str, port: int, **_: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in hosts]
+
+    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", getaddrinfo)
+
+
+async def test_a_dead_address_of_a_name_costs_a_moment(
+    monkeypatch: pytest.MonkeyPatch, silent: tuple[str, int]
+) -> None:
+    port = silent[1]
+    with socket.socket() as living:
+        living.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        living.bind(("127.0.0.1", port))
+        living.listen(50)
+        for dead, most in ((silent[0], STAGGER + 0.5), ("127.0.0.3", 0.5)):
+            resolve_to(monkeypatch, "127.0.0.1", dead)
+            for user in USERS[:6]:
+                started = time.monotonic()
+                sock = await reach("login.example.org", port, user)
+                assert sock is not None
+                with sock:
+                    assert sock.getpeername()[0] == "127.0.0.1"
+                assert time.monotonic() - started < most
+
+
+async def test_no_address_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2")
+        with pytest.raises(ConnectionRefusedError):
+            await reach("login.example.org", unused.getsockname()[1], "alice")
+
+
+async def test_one_address_takes_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_to(monkeypatch, "127.0.0.1", "127.0.0.1")
+    assert await reach("login.example.org", 22, "alice") is None
