@@ -39,7 +39,7 @@ class Admission:
         most: Requests at a time, those that wait included, those set aside apart.
         max_delay: Seconds that a request waits to be served at most.
         aside: Returns how many of the requests under way do not count: streams, which last and cost little in between,
-            and those that wait for a login.
+            and those that wait for a login. Can be set anew.
     """
 
     def __init__(self, most: int, max_delay: float, aside: Callable[[], int] = lambda: 0) -> None:
@@ -49,7 +49,7 @@ class Admission:
         self.refused = 0
         self.queue: deque[tuple[float, Caller]] = deque()
         self._max_delay = max_delay
-        self._count_aside = aside
+        self.count_aside = aside
         self._aside = 0
         self._calm = CALM
         self._rate = 0.0
@@ -87,7 +87,7 @@ class Admission:
             running: How many requests are served now, those aside included.
             done: How many were answered, those refused apart.
         """
-        self._aside = self._count_aside()
+        self._aside = self.count_aside()
         self.running = running - self._aside
         rate = done / seconds
         self._rate += min(1.0, seconds / _MEMORY) * (rate - self._rate)

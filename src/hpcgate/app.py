@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -12,10 +13,10 @@ from hpcgate import __version__
 from hpcgate.api import archive, compute, content, filesystem, problems, schemas, status, transfers, uploads
 from hpcgate.config import Settings
 from hpcgate.config.http import CorsSettings
-from hpcgate.gateway import Gateway
 from hpcgate.measuring import Measured, Traced
 from hpcgate.middleware import Envelope, HangUp, RequestLines, TrailingSlash, security_headers
 from hpcgate.monitoring import exposition, monitored
+from hpcgate.reloading import Gateways
 from hpcgate.telemetry.metrics import Metrics
 from hpcgate.telemetry.recorder import Recorder
 
@@ -33,7 +34,9 @@ def create_app(settings: Settings) -> FastAPI:
         async with AsyncExitStack() as stack:
             if telemetry.tracing is not None:
                 stack.push_async_callback(asyncio.to_thread, telemetry.tracing.close)
-            app.state.gateway = await stack.enter_async_context(Gateway.open(settings, telemetry))
+            app.state.gateways = await stack.enter_async_context(
+                Gateways(settings, telemetry, partial(setattr, app.state, "gateway"))
+            )
             if telemetry.metrics is not None:
                 app.state.metrics = await stack.enter_async_context(
                     monitored(lambda: app.state.gateway, telemetry.metrics, settings.metrics)

@@ -57,11 +57,12 @@ def serve(
     if tls_key is not None and tls_cert is None:
         raise typer.BadParameter("needs --tls-cert", param_hint="--tls-key")
     settings = _load(config)
+    from hpcgate.config.loading import load
     from hpcgate.serving import serve as serve_settings
     from hpcgate.tls import Unusable
 
     try:
-        serve_settings(settings, host=host, port=port, tls_cert=tls_cert, tls_key=tls_key)
+        serve_settings(settings, host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, load=lambda: load(config))
     except Unusable as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None

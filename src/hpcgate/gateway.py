@@ -189,14 +189,16 @@ class Gateway:
         self.probers = probers
         self.telemetry = telemetry
         self.streams = StreamSlots(settings.streams.max_streams, settings.streams.max_streams_per_user)
-        self.admission = Admission(settings.http.max_requests, settings.http.max_delay, self._aside)
+        self.admission = Admission(settings.http.max_requests, settings.http.max_delay, self.aside)
         self.rates = RateLimits(settings.rate_limits)
         self.locks = PathLocks()
         self.uploads = UploadDesk()
         self.stopping = False
         self.asked_ready_at: float | None = None
+        self._background: Iterable[asyncio.Task[None]] = ()
 
-    def _aside(self) -> int:
+    def aside(self) -> int:
+        """Return how many of the requests under way cost little: streams, and those that wait for a login."""
         return self.streams.taken + sum(system.pool.waiting for system in self.systems.values())
 
     @property
@@ -240,10 +242,26 @@ class Gateway:
                 watch = Watch(Notices(Path(settings.state_directory)), calendars)
                 await watch.look()
                 jobs.append(watch.run())
-            await stack.enter_async_context(_background(jobs))
+            background = await stack.enter_async_context(_background(jobs))
             opened = cls(settings, systems, tokens, jwks, authorizer, probers, telemetry)
+            opened._background = background
             stack.push_async_callback(opened.rates.close)
             yield opened
+
+    def follow(self, before: "Gateway") -> None:
+        """Take over from the gateway that served so far what holds for all requests of the process, whichever serves.
+
+        Those that still run there and those that come here may change the same file.
+        """
+        self.locks = before.locks
+        self.uploads = before.uploads
+        self.admission = before.admission
+        self.asked_ready_at = before.asked_ready_at
+
+    def rest(self) -> None:
+        """Stop what goes on by itself: the probes, and looking for words of operators."""
+        for task in self._background:
+            task.cancel()
 
     def system(self, name: str) -> System:
         """Return a system by name, in any case.
@@ -269,13 +287,13 @@ def _prober(system: System, settings: Settings, credentials: CredentialSource, t
 
 
 @asynccontextmanager
-async def _background(jobs: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+async def _background(jobs: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[list["asyncio.Task[None]"]]:
     """Run jobs that never end until the context is left."""
     tasks = [asyncio.create_task(job) for job in jobs]
     for task in tasks:
         task.add_done_callback(_tell_of_crash)
     try:
-        yield
+        yield tasks
     finally:
         for task in tasks:
             task.cancel()

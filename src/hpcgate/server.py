@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol, cast
@@ -11,8 +12,10 @@ from typing import Any, Protocol, cast
 import structlog
 import uvicorn
 
+from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
 from hpcgate.gateway import Gateway
+from hpcgate.reloading import Gateways, Reloader
 from hpcgate.tls import Tls
 
 log = structlog.stdlib.get_logger(__name__)
@@ -61,9 +64,15 @@ class Server(uvicorn.Server):
 
     tls: Tls | None = None
     settings = HttpSettings()
+    load: Callable[[], Settings] | None = None
+    """Reads the configuration anew, if it is to be done on SIGHUP."""
     _began_to_stop: float | None = None
     _last_look: _Look | None = None
     _hurried = False
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.reloader = Reloader(self._reload)
 
     @property
     def _gateway(self) -> Gateway:
@@ -91,6 +100,7 @@ class Server(uvicorn.Server):
         if self.tls is not None and counter % _TICKS_BETWEEN_LOOKS == 0:
             self.tls.renew()
         if not await super().on_tick(counter):
+            self.reloader.tick()
             return False
         if self._began_to_stop is None:
             self._began_to_stop = time.monotonic()
@@ -99,6 +109,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections, let what runs finish, and close everything."""
+        await self.reloader.stop()
         await self._stop_listening(sockets or [])
         if not await self._finish():
             await self._cancel()
@@ -129,6 +140,11 @@ class Server(uvicorn.Server):
                 running=admission.running,
                 lag=round(lag, 3),
             )
+
+    async def _reload(self) -> None:
+        if self.load is not None:
+            gateways = cast("Gateways", cast("Any", self.config.app).state.gateways)
+            await gateways.reload(self.load, lambda: self.server_state.tasks)
 
     def _begin_to_stop(self) -> None:
         gateway = self._gateway

@@ -6,8 +6,10 @@ import json
 import os
 import random
 import resource
+import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -280,7 +282,13 @@ def _ways(settings: Settings) -> dict[str, Any]:
 
 
 def serve(
-    settings: Settings, *, host: str, port: int, tls_cert: Path | None = None, tls_key: Path | None = None
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    load: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve until a signal ends the process.
 
@@ -290,6 +298,7 @@ def serve(
         port: The TCP port; 0 picks a free one, which the log names.
         tls_cert: The certificate and its chain (PEM), to serve HTTPS.
         tls_key: Its private key; None is in the same file.
+        load: Reads the configuration anew, on SIGHUP.
 
     Raises:
         Unusable: The certificate, or a file that logs go to or come from, is of no use.
@@ -330,7 +339,8 @@ def serve(
         raise Unusable(f"{LOG_CONFIG}: cannot use {log_config}: {error}") from error
     listener = config.bind_socket()
     server = Server(config)
-    server.tls, server.settings = tls, settings.http
+    server.tls, server.settings, server.load = tls, settings.http, load
+    signal.signal(signal.SIGHUP, lambda *_: server.reloader.ask())
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener, *(listener.dup() for _ in range(ACCEPTORS - 1))])
     if not server.started:

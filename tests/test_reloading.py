@@ -1,0 +1,135 @@
+"""Gateways that follow one another in one process."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from joserfc.jwk import RSAKey
+from structlog.testing import capture_logs
+
+from hpcgate.config import ConfigError, Mistake, Settings
+from hpcgate.gateway import Gateway
+from hpcgate.reloading import Gateways, Reloader, fixed_changes
+from hpcgate.telemetry.base import SILENT
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., Settings]:
+    key = RSAKey.generate_key(2048, {"kid": "one"}, private=False)
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
+
+    def make(**changes: Any) -> Settings:
+        certs = [f"file://{tmp_path / 'jwks.json'}"]
+        return Settings.model_validate(
+            {
+                "auth": {"authentication": {"token_url": "http://127.0.0.1/token", "public_certs": certs}},
+                "ssh_credentials": {"type": "SSHService", "url": "http://127.0.0.1:9"},
+                "clusters": [
+                    {
+                        "name": "daint",
+                        "ssh": {"host": "127.0.0.1", "port": 9},
+                        "scheduler": {"type": "slurm", "version": "22.05.8"},
+                        "service_account": {"client_id": "x", "secret": "y"},
+                        "probing": {"services": {"ssh": {"timeout": 1}}},
+                    }
+                ],
+                "state_directory": str(tmp_path),
+                **changes,
+            }
+        )
+
+    return make
+
+
+async def test_no_task_is_left(settings: Callable[..., Settings]) -> None:
+    served: list[Gateway] = []
+    at_first = asyncio.all_tasks()
+    async with Gateways(settings(), SILENT, served.append) as gateways:
+        await asyncio.sleep(0.1)
+        usual = len(asyncio.all_tasks())
+        for _ in range(5):
+            assert await gateways.reload(settings, list)
+            await asyncio.sleep(0.1)
+        assert len(asyncio.all_tasks()) == usual
+        assert len(set(map(id, served))) == 6
+    assert asyncio.all_tasks() == at_first
+
+
+async def test_the_old_one_waits_for_its_requests_and_goes_with_the_process(settings: Callable[..., Settings]) -> None:
+    served: list[Gateway] = []
+    request = asyncio.create_task(asyncio.Event().wait())
+    with capture_logs() as logs:
+        async with Gateways(settings(), SILENT, served.append) as gateways:
+            assert await gateways.reload(settings, lambda: [request])
+            await asyncio.sleep(0.1)
+            assert "config.old_gateway_closed" not in [line["event"] for line in logs]
+            # What holds for the whole process is shared, and what runs on the old one still counts.
+            assert served[0].admission is served[1].admission
+            with served[0].streams.hold("alice"), served[1].streams.hold("alice"):
+                assert served[1].admission.count_aside() == 2
+            assert served[0].locks is served[1].locks
+            assert served[0].uploads is served[1].uploads
+    assert "config.old_gateway_closed" in [line["event"] for line in logs]
+    request.cancel()
+
+
+async def test_what_cannot_be_opened_changes_nothing(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken() -> Settings:
+        raise ConfigError([Mistake("a.yaml", "clusters[0].name", "is required but missing")])
+
+    served: list[Gateway] = []
+    async with Gateways(settings(), SILENT, served.append) as gateways:
+        with capture_logs() as logs:
+            assert not await gateways.reload(mistaken, list)
+            no_keys = {"authentication": {"token_url": "http://127.0.0.1/", "public_certs": ["file:///nowhere"]}}
+            monkeypatch.setattr("hpcgate.reloading._MARGIN", -4.8)
+            assert not await gateways.reload(lambda: settings(auth=no_keys), list)
+            served[0].stopping = True
+            assert not await gateways.reload(settings, list)
+        assert [line for line in logs if line["event"] == "config.mistake"] == [
+            {
+                "event": "config.mistake",
+                "log_level": "error",
+                "file": "a.yaml",
+                "key": "clusters[0].name",
+                "reason": "is required but missing",
+            }
+        ]
+        assert len([line for line in logs if line["event"] == "config.reload_refused"]) == 3
+        assert len(served) == 1
+
+
+def test_what_is_fixed(settings: Callable[..., Settings]) -> None:
+    other = settings(http={"keep_alive": 7}, apis_root_path="/x", clusters=[], streams={"max_streams": 3})
+    assert sorted(fixed_changes(settings(), other)) == ["apis_root_path", "http.keep_alive"]
+    assert not list(fixed_changes(settings(), settings()))
+
+
+async def test_reloads_asked_for_meanwhile_are_one_more() -> None:
+    begun = 0
+    go_on = asyncio.Event()
+
+    async def reload() -> None:
+        nonlocal begun
+        begun += 1
+        await go_on.wait()
+        if begun == 1:
+            raise RuntimeError("a fault")
+
+    reloader = Reloader(reload)
+    for _ in range(5):
+        reloader.ask()
+        reloader.tick()
+        await asyncio.sleep(0)
+    assert begun == 1
+    go_on.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+        reloader.tick()
+    assert begun == 2
+    await reloader.stop()
