@@ -68,7 +68,7 @@ def test_settings(host: Any, expected: list[tuple[str, int]]) -> None:
 
 @pytest.mark.parametrize("host", ["", [], [""], 5, ["a", 5], ["a:0"], ["a:x"], ["a b"], ["a,b"]])
 def test_settings_of_no_use(host: Any) -> None:
-    with pytest.raises(ValueError, match="must (be a host|not be empty)"):
+    with pytest.raises(ValueError, match=r"must (be a host|not be empty)"):
         SshSettings.model_validate({"host": host})
 
 

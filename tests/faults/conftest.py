@@ -1,0 +1,75 @@
+"""A gateway before a login node of its own, with a network between that can fail, and patience of a few seconds."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from hpcgate.demo.cluster import Cluster, Gateway
+from hpcgate.demo.sshd import Sshd
+from tests.faults.load import READS, Action, Load, put_and_get
+from tests.faults.proxy import Proxy
+from tests.faults.vitals import Vitals, vitals
+
+PATIENCE = {"connection": 2, "login": 3, "command_execution": 3, "keep_alive": 1, "idle_timeout": 1.5}
+LONGEST = 15.0
+"""Seconds: no request takes longer, whatever happens. A login, a command, a channel, and the one more attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """All that a fault needs."""
+
+    cluster: Cluster
+    sshd: Sshd
+    proxy: Proxy
+    gateway: Gateway
+
+    def load(self, **actions: Action) -> Load:
+        """Return the load of two users with four clients each."""
+        people = [self.cluster.user(role) for role in ("alice", "bob")]
+        clients = [(self.cluster.token(one), str(one.home)) for one in people for _ in range(4)]
+        return Load(self.gateway.url, clients, actions or READS | {"put_and_get": put_and_get}, pause=0.02)
+
+    def quiet(self) -> Vitals:
+        """Return what the gateway holds once it has served a load and nobody is connected any more."""
+        with self.load():
+            time.sleep(1)
+        deadline = time.monotonic() + 10
+        while vitals(self.gateway.url).connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        time.sleep(0.5)
+        return vitals(self.gateway.url)
+
+
+@pytest.fixture(scope="module")
+def scene(cluster: Cluster) -> Iterator[Scene]:
+    sshd = cluster.start_sshd(max_sessions=10, max_startups="10:30:100")
+    with Proxy(sshd.port) as proxy:
+        config = cluster.write_gateway_config(
+            cluster.directory / "faults.yaml",
+            clusters=[
+                cluster.cluster_settings(
+                    sshd=sshd,
+                    ssh={"port": proxy.port, "timeout": PATIENCE},
+                    probing=None,
+                    scheduler={"timeout": 5},
+                )
+            ],
+            metrics={"path": "/metrics"},
+            http={"keep_alive": 2, "drain": 0, "send_timeout": 3},
+            streams={"stall_timeout": 2},
+            logger={"access_log": False},
+        )
+        gateway = cluster.start_gateway(config)
+        yield Scene(cluster, sshd, proxy, gateway)
+        gateway.stop()
+        sshd.stop()
+
+
+@pytest.fixture(scope="module")
+def before(scene: Scene) -> Vitals:
+    """What the gateway holds at rest, after a first load."""
+    return scene.quiet()

@@ -1,0 +1,80 @@
+"""The login node fails under load: what is under way may fail, with an answer; all is well again within ten seconds."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from hpcgate.demo.processes import descendants
+from tests.faults.conftest import LONGEST, Scene
+from tests.faults.load import Load
+from tests.faults.vitals import RECOVERY, Vitals, comes_back, eventually
+
+Fault = Callable[[Scene], None]
+
+
+def restarted(scene: Scene) -> None:
+    scene.sshd.restart()
+
+
+def sessions_killed(scene: Scene) -> None:
+    for pid in descendants(scene.sshd.pid):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def connections_cut(scene: Scene) -> None:
+    scene.proxy.cut()
+
+
+def frozen(scene: Scene) -> None:
+    scene.sshd.daemon.suspend()
+    time.sleep(3)
+    scene.sshd.daemon.resume()
+
+
+def frozen_for_ever(scene: Scene) -> None:
+    scene.sshd.daemon.suspend()
+    time.sleep(6)
+    scene.sshd.daemon.kill()
+    scene.sshd.start()
+
+
+def packets_dropped(scene: Scene) -> None:
+    scene.proxy.silence()
+    time.sleep(5)
+    scene.proxy.heal()
+
+
+def assert_well_since(load: Load, healed: float) -> None:
+    """Every client gets a good answer to something asked after the fault, and from then on to everything."""
+    eventually(
+        lambda: len(load.good_since(healed)) > 100, RECOVERY, lambda: f"after the fault: {dict(load.summary(healed))}"
+    )
+
+
+@pytest.mark.parametrize(
+    "fault", [restarted, sessions_killed, connections_cut, frozen, frozen_for_ever, packets_dropped]
+)
+def test_a_login_node_fails_and_comes_back(scene: Scene, before: Vitals, fault: Fault) -> None:
+    with scene.load() as load:
+        time.sleep(1)
+        assert not load.errors
+        fault(scene)
+        healed = time.monotonic()
+        assert_well_since(load, healed)
+        time.sleep(1.5)
+        settled = time.monotonic()
+        time.sleep(0.7)
+    print(fault.__name__, dict(load.summary()))
+    late = [outcome for outcome in load.errors if outcome.began > settled]
+    assert not late
+    # Each request was answered in time, and by a status that tells whose fault it was: 408 and 424 are FirecREST's for
+    # time-outs and for what went wrong with the login node.
+    assert max(outcome.seconds for outcome in load.outcomes) < LONGEST
+    assert {outcome.status for outcome in load.errors} <= {408, 424, 503}, dict(load.summary())
+    comes_back(scene.gateway.url, before)

@@ -1,0 +1,189 @@
+"""What is around the gateway fails under load: Slurm, disks, the identity provider, clients, its own descriptors."""
+
+import contextlib
+import resource
+import socket
+import time
+from collections import Counter
+from urllib.parse import urlsplit
+
+import httpx
+
+from hpcgate.demo.cluster import Cluster
+from tests.faults.conftest import PATIENCE, Scene
+from tests.faults.load import READS, Client, Load, Wrong, jobs, put_and_get, stat
+from tests.faults.vitals import RECOVERY, Vitals, comes_back, eventually, vitals
+
+
+def test_slurm_is_restarted(scene: Scene, before: Vitals) -> None:
+    with scene.load(jobs=jobs, stat=stat) as load:
+        time.sleep(1)
+        scene.cluster.slurm.slurmctld.stop()
+        time.sleep(1)
+        scene.cluster.slurm.slurmctld.start()
+        healed = time.monotonic()
+        eventually(lambda: sum(one.action == "jobs" for one in load.good_since(healed)) > 20, RECOVERY)
+    # The history is read from slurmdbd meanwhile, and files have nothing to do with Slurm.
+    assert {one.action for one in load.errors} <= {"jobs"}, dict(load.summary())
+    assert {one.status for one in load.errors} <= {408, 424, 500, 503}, dict(load.summary())
+    comes_back(scene.gateway.url, before)
+
+
+def test_the_disk_is_full(scene: Scene, before: Vitals) -> None:
+    alice = scene.cluster.user("alice")
+    disk = scene.cluster.mount_tmpfs("1M", user=alice)
+    filler = disk / "filler"
+    with Load(scene.gateway.url, [(scene.cluster.token(alice), str(disk))] * 4, {"put_and_get": put_and_get}) as load:
+        time.sleep(0.7)
+        assert not load.errors
+        with contextlib.suppress(OSError):
+            filler.write_bytes(bytes(1_000_000))
+        time.sleep(1)
+        filler.unlink()
+        healed = time.monotonic()
+        eventually(lambda: len(load.good_since(healed)) > 20, RECOVERY)
+    assert {one.status for one in load.errors} == {507}, dict(load.summary())
+    # Each file is whole, and nothing half-written is left.
+    assert sorted(path.name for path in disk.iterdir()) == [f"faults-{number}" for number in range(4)]
+    assert {path.stat().st_size for path in disk.iterdir()} == {100_000}
+    comes_back(scene.gateway.url, before)
+
+
+def test_the_identity_provider_is_down(scene: Scene, before: Vitals) -> None:
+    load = scene.load()
+    scene.cluster.idp.stop()
+    try:
+        with load:
+            time.sleep(2)
+        assert not load.errors
+        assert httpx.get(f"{scene.gateway.url}/status/readiness").status_code == 200
+    finally:
+        scene.cluster.idp.start()
+    comes_back(scene.gateway.url, before)
+
+
+async def download(client: Client) -> None:
+    """Ask for more than an answer may have."""
+    try:
+        await client.operate("download", path=f"{client.home}/large")
+    except Wrong as wrong:
+        if wrong.status != 413:
+            raise
+    else:
+        raise Wrong(200, "more than the limit")
+
+
+def test_answers_over_the_limit(scene: Scene, before: Vitals) -> None:
+    for role in ("alice", "bob"):
+        scene.cluster.as_user(scene.cluster.user(role), ["truncate", "--size=200M", "large"])
+    with scene.load(**READS, download=download) as load:
+        time.sleep(2)
+    assert not load.errors, dict(load.summary())
+    assert load.summary()["download: ok"] > 5
+    comes_back(scene.gateway.url, before)
+
+
+def test_clients_that_never_read(scene: Scene, before: Vitals) -> None:
+    alice = scene.cluster.user("alice")
+    scene.cluster.as_user(alice, ["truncate", "--size=200M", "large"])
+    where = urlsplit(scene.gateway.url)
+    request = (
+        f"GET /filesystem/demo/files/content?path={alice.home}/large HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: Bearer {scene.cluster.token(alice)}\r\n\r\n"
+    ).encode()
+    deaf = []
+    for _ in range(3):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect((where.hostname, where.port))
+        sock.sendall(request)
+        deaf.append(sock)
+    try:
+        with scene.load() as load:
+            time.sleep(1)
+            assert vitals(scene.gateway.url).memory < before.memory + 60e6
+            text = httpx.get(f"{scene.gateway.url}/metrics").text
+            assert "\nhpcgate_streams 0.0" not in text
+            # They may hold their streams for `stall_timeout`, and no longer.
+            eventually(lambda: streams_of_the_deaf_have_ended(scene.gateway.url), RECOVERY)
+        assert not load.errors, dict(load.summary())
+        comes_back(scene.gateway.url, before)
+    finally:
+        for sock in deaf:
+            sock.close()
+
+
+def streams_of_the_deaf_have_ended(url: str) -> bool:
+    text = httpx.get(f"{url}/metrics").text
+    line = next(line for line in text.splitlines() if line.startswith("hpcgate_streams "))
+    # Those of the load, which are short, go on.
+    return float(line.split()[1]) <= 4
+
+
+def test_out_of_descriptors(scene: Scene, before: Vitals) -> None:
+    """More clients than there are descriptors: who has a connection is served, the others are once there are some."""
+    pid = scene.gateway.pid
+    where = urlsplit(scene.gateway.url)
+    usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (before.descriptors + 25, usual[1]))
+    crowd: list[socket.socket] = []
+    try:
+        with scene.load() as load:
+            time.sleep(1)
+            crowd += [socket.create_connection((where.hostname, where.port)) for _ in range(100)]
+            time.sleep(1)
+            for sock in crowd:
+                sock.close()
+            freed = time.monotonic()
+            eventually(lambda: len(load.good_since(freed)) > 100, RECOVERY, lambda: str(dict(load.summary(freed))))
+            settled = time.monotonic()
+            time.sleep(1)
+        assert not [one for one in load.errors if one.began > settled], dict(load.summary(settled))
+        # Connections that could be made were not given up.
+        assert {one.status for one in load.errors} <= {0, 408, 424, 503}, dict(load.summary())
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+        for sock in crowd:
+            sock.close()
+    comes_back(scene.gateway.url, before)
+
+
+def test_one_login_node_of_two_freezes(cluster: Cluster) -> None:
+    sshds = [cluster.start_sshd(), cluster.start_sshd()]
+    config = cluster.write_gateway_config(
+        cluster.directory / "two-nodes.yaml",
+        clusters=[
+            cluster.cluster_settings(
+                ssh={
+                    "host": [f"{one.host}:{one.port}" for one in sshds],
+                    "host_keys": [one.host_public_key for one in sshds],
+                    "timeout": PATIENCE,
+                },
+                probing=None,
+            )
+        ],
+        logger={"access_log": False},
+    )
+    gateway = cluster.start_gateway(config)
+    clients = [(cluster.token(one), str(one.home)) for one in map(cluster.user, ("alice", "bob")) for _ in range(4)]
+    try:
+        with Load(gateway.url, clients, READS, pause=0.02) as load:
+            time.sleep(1)
+            assert not load.errors
+            alice = cluster.user("alice").name
+            used = next(one for one in sshds if f"Accepted publickey for {alice} " in one.daemon.log.read_text())
+            used.daemon.suspend()
+            frozen = time.monotonic()
+            time.sleep(RECOVERY - 2)
+            moved = time.monotonic()
+            time.sleep(1.5)
+        late = [one for one in load.errors if one.began > moved]
+        assert not late, Counter(one.error for one in late)
+        assert len(load.good_since(moved)) > 100
+        assert {one.status for one in load.errors if one.began > frozen - 4} <= {408, 424, 503}
+    finally:
+        for one in sshds:
+            one.daemon.resume()
+        gateway.stop()
+        for one in sshds:
+            one.stop()
