@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,6 +25,14 @@ app = typer.Typer(
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", envvar="YAML_CONFIG_FILE", help="The configuration file (YAML)."),
+]
+
+
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="HPCGATE_TOKEN_FILE", help="A file with the access token; - is standard input.", show_default=False
+    ),
 ]
 
 
@@ -72,35 +81,92 @@ def serve(
 def check(
     config: Annotated[Path, typer.Argument(help="The configuration file (YAML).")],
     connect: Annotated[
-        bool, typer.Option("--connect", help="Look at each login node's and jump host's host keys, too.")
+        bool, typer.Option("--connect", help="Call all that it names: the IdP, login nodes, schedulers, stores.")
     ] = False,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HPCGATE_TOKEN",
+            help="Log in as the user of this access token; by default as each system's service account. "
+            "ps shows it: better use the environment variable, or a file.",
+        ),
+    ] = None,
+    token_file: TokenFileOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")] = False,
 ) -> None:
     """List every mistake of a configuration; exit 1 if there is one.
 
-    With --connect each login node and jump host is called, without a user or a credential, and its host keys are shown
-    with what the gateway would make of them; exit 1 if it would not connect to one.
+    With --connect everything that the configuration names is called, and each line has a tick, a warning or a cross and
+    what to do about it: the IdP's keys, token endpoint and clock; each login node's host key, MaxSessions, MaxStartups,
+    SFTP and clock; the scheduler and its version; the file systems; S3. Exit 1 if there is a cross.
     """
     from hpcgate.config.check import report
 
     lines, status = report(config)
-    for line in lines:
-        typer.echo(line)
+    findings: list[tuple[str, Any]] = []
     if connect and status == 0:
-        status = asyncio.run(_survey(_load(config)))
+        from hpcgate.checking.walk import walk
+
+        _be_silent()
+        findings = asyncio.run(walk(_load(config), _token(token, token_file)))
+        status = int(any(finding.good is False for _, finding in findings))
+    if as_json:
+        document = {
+            "status": status,
+            "configuration": lines,
+            "findings": [
+                {
+                    "about": about,
+                    "check": finding.check,
+                    "outcome": OUTCOMES[finding.good][0],
+                    "text": finding.text,
+                    "advice": finding.advice or None,
+                }
+                for about, finding in findings
+            ],
+        }
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        for line in lines:
+            typer.echo(line)
+        for about, finding in findings:
+            advice = f" \N{RIGHTWARDS ARROW} {finding.advice}" if finding.advice else ""
+            typer.echo(f"{OUTCOMES[finding.good][1]} {about}: {finding.text}{advice}")
     raise typer.Exit(status)
 
 
-async def _survey(settings: Settings) -> int:
-    from hpcgate.ssh.survey import survey
+OUTCOMES = {True: ("ok", "\N{CHECK MARK}"), None: ("warning", "!"), False: ("failed", "\N{BALLOT X}")}
+"""The word and the mark of each outcome."""
 
-    status = 0
-    found = await asyncio.gather(*(survey(cluster.name, cluster.ssh) for cluster in settings.clusters))
-    for cluster, findings in zip(settings.clusters, found, strict=True):
-        for finding in findings:
-            mark = {True: "\N{CHECK MARK}", None: "!", False: "\N{BALLOT X}"}[finding.good]
-            typer.echo(f"{mark} {cluster.name}: {finding.text}")
-            status |= finding.good is False
-    return status
+
+def _be_silent() -> None:
+    """Keep log lines out of what a command prints: what they say is in its findings."""
+    import structlog
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.disable(logging.CRITICAL)
+
+
+def _token(token: str | None, file: Path | None) -> str | None:
+    """Return the token of an option, a file or standard input."""
+    if file is None:
+        return token
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+    except (OSError, UnicodeError) as error:
+        raise _failure(f"Cannot read the token: {_reason(error)}") from None
+    return text.strip()
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "it is no text"
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+
+
+def _failure(message: str) -> typer.Exit:
+    typer.echo(message, err=True)
+    return typer.Exit(1)
 
 
 @app.command()

@@ -1,7 +1,15 @@
-"""`hpcgate check --connect` against real login nodes: what they show, and what would be accepted."""
+"""`hpcgate check --connect` against the real cluster: what works, and what is said of what does not."""
 
+import http.server
+import json
+import os
 import subprocess
 import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +17,9 @@ import pytest
 
 from hpcgate.demo.cluster import Cluster
 from hpcgate.demo.keys import Key
+from tests.transfers.object_store import ObjectStore
+
+GOOD, WARNING, BAD = "\N{CHECK MARK}", "!", "\N{BALLOT X}"
 
 
 def check(cluster: Cluster, tmp_path: Path, **ssh: Any) -> tuple[int, str]:
@@ -91,3 +102,293 @@ def test_each_of_several_login_nodes(cluster: Cluster, tmp_path: Path) -> None:
     status, said = check(cluster, tmp_path, host=hosts, host_keys=keys[:1])
     assert status == 1
     assert f"\N{BALLOT X} demo: login node {hosts[1]} shows" in said
+
+
+def walk(
+    cluster: Cluster,
+    tmp_path: Path,
+    *options: str,
+    env: dict[str, str] | None = None,
+    settings: dict[str, Any] | None = None,
+    **system: Any,
+) -> tuple[int, list[tuple[str, str]]]:
+    """Check the demo's configuration, some of it changed; return the exit status, and mark and text of each line."""
+    entry = cluster.cluster_settings("demo", **system)
+    config = cluster.write_gateway_config(tmp_path / "config.yaml", clusters=[entry], **(settings or {}))
+    argv = [sys.executable, "-m", "hpcgate.cli", "check", str(config), "--connect", *options]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=False, timeout=90, env={**os.environ, **(env or {})}
+    )
+    assert done.stderr == ""
+    lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
+    return done.returncode, [(mark, text) for mark, text in lines if mark in (GOOD, WARNING, BAD)]
+
+
+def only(lines: list[tuple[str, str]], words: str) -> tuple[str, str]:
+    """Return the one line that has these words."""
+    (found,) = (line for line in lines if words in line[1])
+    return found
+
+
+def test_all_is_well(cluster: Cluster, tmp_path: Path) -> None:
+    status, lines = walk(cluster, tmp_path)
+    assert status == 0
+    assert {mark for mark, _ in lines} == {GOOD}
+    name = cluster.user("alice").name
+    for words in (
+        f"IdP: 4 keys from {cluster.idp.jwks_url}, for ES256, Ed25519, EdDSA, PS256, RS256",
+        f"IdP: the token endpoint {cluster.idp.token_url} answers",
+        "IdP: the clocks of 127.0.0.1 and of this machine agree",
+        "demo: login node",
+        f"demo: {name} logs in",
+        "demo: the login node's clock and this machine's agree to 0.",
+        "demo: a connection has at least 20 channels (MaxSessions)",
+        "demo: 8 logins at once were all taken",
+        "demo: SFTP works",
+        f"demo: slurm {cluster.slurm.version} answers",
+        f"demo: {cluster.homes} is a directory that {name} can read",
+        f"demo: {cluster.scratch} is a directory that {name} can read",
+    ):
+        only(lines, words)
+
+
+def test_nothing_is_left_behind(cluster: Cluster, tmp_path: Path) -> None:
+    def processes() -> str:
+        count = "ps -u \"$(id -u)\" -o comm= | grep -c -E '^(cat|sshd)$' || :"
+        return cluster.as_user("alice", ["sh", "-c", count]).stdout
+
+    sshd = cluster.start_sshd()
+    before = processes()
+    walk(cluster, tmp_path, ssh={"port": sshd.port, "host_keys": [sshd.host_public_key]})
+    deadline = time.monotonic() + 5
+    while processes() != before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    sshd.stop()
+
+
+def test_an_idp_that_is_down(cluster: Cluster, tmp_path: Path) -> None:
+    nobody = f"http://127.0.0.1:{cluster.take_port()}"
+    authentication = {"token_url": f"{nobody}/token", "public_certs": [f"{nobody}/jwks"]}
+    status, lines = walk(cluster, tmp_path, settings={"auth": {"authentication": authentication}})
+    assert status == 1
+    for words in (f"IdP: no keys from {nobody}/jwks", "IdP: the token endpoint", "demo: nobody to log in as"):
+        mark, text = only(lines, words)
+        assert mark == BAD
+        assert "\N{RIGHTWARDS ARROW}" in text
+
+
+def test_what_is_no_token_endpoint(cluster: Cluster, tmp_path: Path) -> None:
+    settings = {"auth": {"authentication": {"token_url": f"{cluster.idp.url}/nowhere"}}}
+    status, lines = walk(cluster, tmp_path, settings=settings)
+    assert status == 1
+    assert only(lines, "is no token endpoint: status 404")[0] == BAD
+
+
+@contextmanager
+def key_server(cluster: Cluster, seconds_ahead: float) -> Iterator[str]:
+    """Serve the IdP's keys by another clock."""
+    with urllib.request.urlopen(cluster.idp.jwks_url) as answer:
+        document = answer.read()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(document)))
+            self.end_headers()
+            self.wfile.write(document)
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string(int(time.time() + seconds_ahead))
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/jwks"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("ahead", "leeway", "mark", "words"),
+    [
+        (30, 0, BAD, "ahead of this machine's: fresh tokens are refused as not yet valid"),
+        (30, 60, WARNING, "ahead of this machine's"),
+        (-30, 0, WARNING, "behind this machine's"),
+        (0, 0, GOOD, ""),
+    ],
+)
+def test_the_clock_of_the_idp(
+    cluster: Cluster, tmp_path: Path, ahead: float, leeway: float, mark: str, words: str
+) -> None:
+    with key_server(cluster, ahead) as url:
+        authentication = {"public_certs": [url], "leeway": leeway}
+        status, lines = walk(cluster, tmp_path, settings={"auth": {"authentication": authentication}})
+    assert status == int(mark == BAD)
+    clocks = [line for line in lines if line[1].startswith("IdP: the clock")]
+    assert clocks[-1][0] == mark
+    assert words in clocks[-1][1]
+
+
+@pytest.mark.parametrize(("ahead", "mark"), [(3600, BAD), (-3600, BAD), (20, WARNING)])
+def test_the_clock_of_a_login_node(cluster: Cluster, tmp_path: Path, ahead: int, mark: str) -> None:
+    programs = cluster.scratch / f"clock{ahead}"
+    programs.mkdir()
+    (programs / "date").write_text(f'#!/bin/sh\nexec /bin/date --date="now {ahead:+} seconds" "$@"\n')
+    (programs / "date").chmod(0o755)
+    sshd = cluster.start_sshd(extra=f"SetEnv PATH={programs}:/usr/bin:/bin")
+    status, lines = walk(cluster, tmp_path, ssh={"port": sshd.port, "host_keys": [sshd.host_public_key]})
+    found = only(lines, "the login node's clock is")
+    assert found[0] == mark
+    assert f"{'ahead of' if ahead > 0 else 'behind'} this machine's" in found[1]
+    assert status == 1 or mark == WARNING
+    sshd.stop()
+
+
+@pytest.mark.parametrize(
+    ("sessions", "wanted", "mark", "words"),
+    [
+        (0, None, BAD, "opens no channel"),
+        (1, None, WARNING, "a connection has 1 channel (MaxSessions)"),
+        (10, None, GOOD, "a connection has 10 channels (MaxSessions)"),
+        (10, 15, BAD, "a connection has 10 channels, fewer than ssh.max_sessions, 15"),
+    ],
+)
+def test_max_sessions(
+    cluster: Cluster, tmp_path: Path, sessions: int, wanted: int | None, mark: str, words: str
+) -> None:
+    sshd = cluster.start_sshd(max_sessions=sessions)
+    ssh = {"port": sshd.port, "host_keys": [sshd.host_public_key], "max_sessions": wanted}
+    status, lines = walk(cluster, tmp_path, ssh=ssh)
+    assert only(lines, words)[0] == mark
+    assert status == int(mark == BAD)
+    if sessions:
+        assert only(lines, "slurm ")[0] == GOOD
+    sshd.stop()
+
+
+def test_max_startups(cluster: Cluster, tmp_path: Path) -> None:
+    sshd = cluster.start_sshd(max_startups="2:100:2")
+    status, lines = walk(
+        cluster, tmp_path, ssh={"port": sshd.port, "host_keys": [sshd.host_public_key], "max_logins": 12}
+    )
+    mark, text = only(lines, "of 12 logins at once")
+    assert (status, mark) == (1, BAD)
+    assert "raise MaxStartups to 36:30:100" in text
+    sshd.stop()
+
+
+@pytest.mark.parametrize(
+    ("files", "mark", "words"),
+    [
+        ("auto", WARNING, "files are reached by commands"),
+        ("sftp", BAD, "SFTP does not work"),
+        ("commands", GOOD, "is not used (ssh.files is commands)"),
+    ],
+)
+def test_without_sftp(cluster: Cluster, tmp_path: Path, files: str, mark: str, words: str) -> None:
+    sshd = cluster.start_sshd(sftp=False)
+    ssh = {"port": sshd.port, "host_keys": [sshd.host_public_key], "files": files}
+    status, lines = walk(cluster, tmp_path, ssh=ssh)
+    assert only(lines, words)[0] == mark
+    assert status == int(mark == BAD)
+    sshd.stop()
+
+
+def test_another_version_and_a_controller_that_is_down(cluster: Cluster, tmp_path: Path) -> None:
+    status, lines = walk(cluster, tmp_path, scheduler={"version": "24.11.3"})
+    mark, text = only(lines, "but scheduler.version is 24.11.3")
+    assert (status, mark) == (0, WARNING)
+    assert f"set scheduler.version to {cluster.slurm.version}" in text
+    sshd = cluster.start_sshd(extra="SetEnv SLURM_CONF=/nowhere/slurm.conf")
+    status, lines = walk(cluster, tmp_path, ssh={"port": sshd.port, "host_keys": [sshd.host_public_key]})
+    assert status == 1
+    assert only(lines, "scheduler: ")[0] == BAD
+    sshd.stop()
+
+
+def test_file_systems(cluster: Cluster, tmp_path: Path) -> None:
+    here = cluster.scratch / "check-connect"
+    here.mkdir(exist_ok=True)
+    (here / "file").write_text("")
+    (here / "closed").mkdir(mode=0o700, exist_ok=True)
+    paths = [{"path": str(here / name), "data_type": "scratch"} for name in ("nowhere", "file", "closed", "")]
+    status, lines = walk(cluster, tmp_path, file_systems=paths)
+    assert status == 1
+    assert only(lines, "nowhere does not exist")[0] == BAD
+    assert only(lines, "file is no directory")[0] == BAD
+    assert only(lines, "closed is a directory that")[0] == WARNING
+    assert only(lines, "can read")[0] == GOOD
+
+
+def test_object_stores(cluster: Cluster, tmp_path: Path) -> None:
+    with ObjectStore(tmp_path / "s3") as store:
+        good = store.settings()
+        wrong = store.settings(name="wrong key", secret_access_key="another")
+        down = store.settings(name="down", private_url=f"http://127.0.0.1:{cluster.take_port()}", timeout=2)
+        status, lines = walk(cluster, tmp_path, data_operation={"data_transfer": [good]})
+        assert status == 0
+        assert only(lines, "the object store test store answers and accepts the key")[0] == GOOD
+        for settings, words in ((wrong, "wrong key refused"), (down, "down does not answer")):
+            status, lines = walk(cluster, tmp_path, data_operation={"data_transfer": [settings]})
+            mark, text = only(lines, words)
+            assert (status, mark) == (1, BAD)
+            assert "secret_access_key" in text
+            assert "another" not in text
+
+
+def test_who_logs_in(cluster: Cluster, tmp_path: Path) -> None:
+    bob = cluster.user("bob")
+    token = cluster.token(bob)
+    status, lines = walk(cluster, tmp_path, env={"HPCGATE_TOKEN": token}, service_account=None)
+    assert status == 0
+    only(lines, f"{bob.name} logs in")
+    (tmp_path / "token").write_text(token + "\n")
+    status, lines = walk(cluster, tmp_path, "--token-file", str(tmp_path / "token"))
+    assert status == 0
+    only(lines, f"{bob.name} logs in")
+    status, lines = walk(cluster, tmp_path, "--token", "x.y.z")
+    assert status == 1
+    assert only(lines, "nobody to log in as")[0] == BAD
+    status, lines = walk(cluster, tmp_path, service_account=None)
+    assert status == 0
+    mark, text = only(lines, "left out, for there is nobody to log in as")
+    assert mark == WARNING
+    assert "HPCGATE_TOKEN" in text
+
+
+def test_an_account_that_may_not_log_in(cluster: Cluster, tmp_path: Path) -> None:
+    sshd = cluster.start_sshd(static_keys=False)
+    status, lines = walk(cluster, tmp_path, ssh={"port": sshd.port, "host_keys": [sshd.host_public_key]})
+    mark, text = only(lines, "demo: login: ")
+    assert (status, mark) == (1, BAD)
+    assert "sshd's log" in text
+    sshd.stop()
+
+
+def test_a_login_node_that_hangs(cluster: Cluster, tmp_path: Path) -> None:
+    sshd = cluster.start_sshd()
+    sshd.suspend()
+    started = time.monotonic()
+    ssh = {"port": sshd.port, "host_keys": [sshd.host_public_key], "timeout": {"connection": 1, "login": 1}}
+    status, _ = walk(cluster, tmp_path, ssh=ssh)
+    assert status == 1
+    assert time.monotonic() - started < 30
+    sshd.resume()
+    sshd.stop()
+
+
+def test_json(cluster: Cluster, tmp_path: Path) -> None:
+    config = cluster.write_gateway_config(tmp_path / "config.yaml")
+    argv = [sys.executable, "-m", "hpcgate.cli", "check", str(config), "--connect", "--json"]
+    document = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout)
+    assert document["status"] == 0
+    assert {finding["outcome"] for finding in document["findings"]} == {"ok"}
+    checks = {finding["check"] for finding in document["findings"]}
+    assert checks == {
+        "keys", "token endpoint", "clock", "host key", "login", "MaxSessions", "MaxStartups", "SFTP", "scheduler",
+        "file system",
+    }  # fmt: skip

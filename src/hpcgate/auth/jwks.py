@@ -34,6 +34,8 @@ class Source:
     url: str
     keys: tuple[VerificationKey, ...] = ()
     loaded_at: float | None = None
+    failure: str | None = None
+    """Why it gave none the last time, if so."""
 
     @property
     def name(self) -> str:
@@ -119,6 +121,11 @@ class Jwks:
         return max(1, int(wait + 0.999)) if wait > 0 else 1
 
     @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where the keys come from, and what each place gave."""
+        return self._sources
+
+    @property
     def identities(self) -> frozenset[str]:
         """The identities of all keys that are valid now."""
         return self._identities
@@ -181,6 +188,7 @@ class Jwks:
                 document = await self._read(source.url)
             keys = parse_keys(document, self._settings.jwk_algorithm)
         except Exception as error:  # whatever is wrong with one source, the others and the refresher go on
+            source.failure = _reason(error) or type(error).__name__
             log.warning(
                 "jwks.failed",
                 source=source.name,
@@ -191,7 +199,7 @@ class Jwks:
             )
             return
         changed = {key.identity for key in keys} != {key.identity for key in source.keys}
-        source.keys = keys
+        source.keys, source.failure = keys, None
         source.loaded_at = time.monotonic()
         if changed:
             self._index()

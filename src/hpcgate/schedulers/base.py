@@ -260,5 +260,9 @@ class Scheduler(ABC):
     async def ping(self, principal: Principal) -> None:
         """Return if the scheduler answers; raise `SchedulerUnavailable` if not. A backup that is down is fine."""
 
+    async def installed_version(self, principal: Principal) -> str | None:
+        """Return the version that the scheduler itself names, or None where it cannot be asked."""
+        return None
+
     async def close(self) -> None:  # noqa: B027 (a scheduler with nothing open has nothing to close)
         """Close what is open."""

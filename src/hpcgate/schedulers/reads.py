@@ -168,6 +168,10 @@ class SharedReads(Scheduler):
         """Ask whether the scheduler answers; never shared."""
         await self.backend.ping(principal)
 
+    async def installed_version(self, principal: Principal) -> str | None:
+        """Ask."""
+        return await self.backend.installed_version(principal)
+
     async def close(self) -> None:
         """End what is under way and close the backend."""
         self._users.clear()

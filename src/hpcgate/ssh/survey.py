@@ -29,10 +29,14 @@ class Finding:
     Attributes:
         good: True if all is well, None for a warning, False if the gateway would not connect.
         text: What an operator reads.
+        advice: What to do about it, if anything is to be done.
+        check: What was looked at, for programs.
     """
 
     good: bool | None
     text: str
+    advice: str = ""
+    check: str = "host key"
 
 
 async def survey(system: str, settings: SshSettings) -> list[Finding]:

@@ -196,6 +196,11 @@ class CommandLine:
         if state is None:
             raise SchedulerUnavailable("qstat -B shows no server")
 
+    async def installed_version(self, principal: Principal) -> str | None:
+        """Return the release of the commands: ``qstat --version`` prints ``pbs_version = 23.06.06``."""
+        name, _, release = (await self._read(principal, ["qstat", "--version"])).partition("=")
+        return release.strip() or None if name.strip() == "pbs_version" else None
+
     async def _read(self, principal: Principal, argv: Sequence[str]) -> str:
         done = await self._run(principal, argv, env=qstat.ENVIRONMENT)
         if not done.ok:

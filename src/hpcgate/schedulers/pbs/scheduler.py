@@ -120,3 +120,7 @@ class Pbs(Scheduler):
     async def ping(self, principal: Principal) -> None:
         """Ask the server by ``qstat -B``."""
         await self._commands.ping(principal)
+
+    async def installed_version(self, principal: Principal) -> str | None:
+        """Ask the server."""
+        return await self._commands.installed_version(principal)

@@ -56,6 +56,9 @@ class Client(Protocol):
     async def ping(self, principal: Principal) -> None:
         """Return if at least one controller is up."""
 
+    async def installed_version(self, principal: Principal) -> str | None:
+        """Return the release, such as ``22.05.8``; None if it is not told."""
+
 
 def client(system: str, settings: SlurmSettings, pool: Pool) -> Client:
     """Return the client for the system's ``connection_mode``; nothing is opened."""

@@ -31,7 +31,7 @@ from hpcgate.schedulers.slurm.marks import new_mark
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.settings import SlurmSettings
 from hpcgate.schedulers.slurm.streams import StreamNames, expanded, first_node
-from hpcgate.schedulers.slurm.version import version
+from hpcgate.schedulers.slurm.version import release, version
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
@@ -302,3 +302,11 @@ class CommandLine:
         answer = done.stdout.decode("utf-8", "replace")
         if not scontrol.parse_ping(answer):
             raise SchedulerUnavailable(answer.strip() or done.words or "scontrol ping said nothing")
+
+    async def installed_version(self, principal: Principal) -> str | None:
+        """Return the release of the commands."""
+        done = await self._run(principal, ["sinfo", "--version"], controller=False)
+        if not done.ok:
+            raise failure(done)
+        # ``slurm 22.05.8``, or ``slurm-wlm 22.05.8`` where Debian made it.
+        return release(done.stdout.decode("utf-8", "replace").strip().rpartition(" ")[2])

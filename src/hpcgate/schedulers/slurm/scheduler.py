@@ -168,6 +168,10 @@ class Slurm(Scheduler):
         """Ask the controllers."""
         await self._commands.ping(principal)
 
+    async def installed_version(self, principal: Principal) -> str | None:
+        """Ask the commands, or slurmrestd where there are none."""
+        return await self._commands.installed_version(principal)
+
     async def close(self) -> None:
         """Close the connections to slurmrestd."""
         if isinstance(self._commands, Rest):

@@ -13,6 +13,11 @@ def version(text: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
+def release(text: object) -> str | None:
+    """Return a release as Slurm names it if it is one."""
+    return text if isinstance(text, str) and version(text) != (0, 0) else None
+
+
 SACCT_STREAMS = (24, 5)
 """From here on sacct knows StdIn, StdOut and StdErr."""
 

@@ -27,6 +27,7 @@ from hpcgate.schedulers.slurm.rest.problems import NOTHING_FOUND, UNKNOWN_JOB, f
 from hpcgate.schedulers.slurm.rest.versions import api_version
 from hpcgate.schedulers.slurm.scancel import Outcome
 from hpcgate.schedulers.slurm.settings import SlurmSettings
+from hpcgate.schedulers.slurm.version import release
 from hpcgate.ssh.pool import Pool
 
 _log = structlog.get_logger(__name__)
@@ -211,6 +212,15 @@ class Rest:
             raise SchedulerUnavailable(said or "slurmrestd names no controller")
 
         await self.client.controller(principal, "GET", "ping", parse)
+
+    async def installed_version(self, principal: Principal) -> str | None:
+        """Return the release of slurmrestd."""
+
+        def parse(status: int, answer: Any) -> str | None:
+            meta = values.row(values.row(answer).get("meta"))
+            return release(values.row(meta.get("slurm", meta.get("Slurm"))).get("release"))
+
+        return await self.client.controller(principal, "GET", "ping", parse)
 
 
 class Hybrid(Rest):
