@@ -1,12 +1,15 @@
 """The command line, as a process."""
 
+import base64
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +18,7 @@ import yaml
 HPCGATE = [sys.executable, "-m", "hpcgate.cli"]
 
 
-def run(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*HPCGATE, *arguments], capture_output=True, text=True, timeout=60, check=False, **options)
 
 
@@ -117,3 +120,99 @@ def test_serve_until_a_signal(config: Path, number: signal.Signals) -> None:
     assert "ssh.host_keys.unverified" in output
     assert "daint" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ("check /nowhere", 1, "/nowhere"),
+        ("check /nowhere --connect", 1, "/nowhere"),
+        ("check", 2, "config"),
+        ("openapi --output /nowhere/here", 1, "Cannot write /nowhere/here: No such file or directory"),
+        ("openapi --config /nowhere", 1, "/nowhere"),
+        ("serve --config /nowhere", 1, "/nowhere"),
+        ("serve --config CONFIG --tls-key x", 2, "--tls-cert"),
+        ("serve --config CONFIG --tls-cert /nowhere --port 0", 1, "/nowhere"),
+        ("serve --config CONFIG --port 65536", 2, "--port"),
+        ("serve --config CONFIG --port TAKEN", 3, "Address already in use"),
+        ("serve --config CONFIG --port 0 --host 192.0.2.1", 3, "Cannot assign requested address"),
+        ("token", 2, "--token-url"),
+        ("token --token-url http://127.0.0.1:9/", 2, "--client-id"),
+        ("token --config CONFIG --system daint", 1, "no service_account"),
+        ("token --config CONFIG --system elsewhere", 1, "There is no system elsewhere; the configuration has daint"),
+        ("token --show --token-file /nowhere", 1, "/nowhere: No such file or directory"),
+        ("maintenance list --config CONFIG", 1, "state_directory"),
+        ("config", 2, "schema"),
+        ("", 2, "serve"),
+        ("nonsense", 2, "nonsense"),
+        ("version --nonsense", 2, "--nonsense"),
+    ],
+)
+def test_errors_are_a_line_and_a_status(config: Path, arguments: str, status: int, words: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        argv = [{"CONFIG": str(config), "TAKEN": port}.get(word, word) for word in arguments.split()]
+        done = run(*argv)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    if status == 1:
+        assert len((done.stdout + done.stderr).strip().splitlines()) == 1
+
+
+def test_traces_without_their_packages(config: Path, tmp_path: Path) -> None:
+    config.write_text(config.read_text() + "tracing: {endpoint: 'http://127.0.0.1:9/v1/traces'}\n")
+    (tmp_path / "opentelemetry.py").write_text("raise ImportError('no such package')\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = run("serve", "--config", str(config), "--port", "0", env=environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{config}: tracing.endpoint: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [("ch", "check"), ("serve --ho", "--host"), ("maintenance s", "set"), ("check x --con", "--connect")],
+)
+def test_completion(typed: str, completed: str) -> None:
+    words = f"hpcgate {typed}"
+    environment = {
+        **os.environ,
+        "_HPCGATE_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    program = Path(sys.executable).parent / "hpcgate"
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert completed in done.stdout.split()
+
+
+def test_completion_can_be_installed(tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "hpcgate"
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    script = f"{program} --install-completion; :"  # a shell that is there to be found
+    subprocess.run(["bash", "-c", script], capture_output=True, timeout=60, check=True, env=environment)
+    (installed,) = tmp_path.glob(".bash_completions/*")
+    assert "_hpcgate_completion" in installed.read_text()
+    subprocess.run(["bash", "-n", str(installed)], check=True)
+
+
+def test_what_a_token_says(config: Path) -> None:
+    def part(content: object) -> str:
+        return base64.urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=").decode()
+
+    exp = int(time.time()) + 3 * 3600 + 60
+    token = f"{part({'alg': 'RS256'})}.{part({'preferred_username': 'alice', 'exp': exp})}.c2lnbmF0dXJl"
+    done = run("token", "--show", input=f"{token}\n")
+    assert done.returncode == 0
+    document, end = json.JSONDecoder().raw_decode(done.stdout)
+    assert document == {"header": {"alg": "RS256"}, "claims": {"preferred_username": "alice", "exp": exp}}
+    assert ", 3 h from now" in done.stdout[end:]
+    assert "not verified" in done.stdout
+    assert "c2lnbmF0dXJl" not in done.stdout
+    opaque = run("token", "--show", "--token", "opaque")
+    assert opaque.returncode == 0
+    assert "no JWT" in opaque.stdout
+    refused = run("token", "--show", "--config", str(config), input=token)
+    assert refused.returncode == 1
+    assert "\N{BALLOT X} refused, with status 503: The identity provider's keys are not loaded yet" in refused.stdout

@@ -1,8 +1,7 @@
-"""The command line: serve, check, demo, openapi, token, version."""
+"""The command line."""
 
 import asyncio
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -12,12 +11,17 @@ import typer
 from rich.console import Console
 
 from hpcgate import __version__
+from hpcgate.auth.command import TokenFileOption, TokenOption, be_silent, failure, given_token
+from hpcgate.auth.command import token as token_command
 from hpcgate.config import Settings
+from hpcgate.config.monitoring import TracingSettings
 from hpcgate.health.command import app as maintenance_app
 
 app = typer.Typer(
     name="hpcgate",
     help="A FirecREST-compatible HTTP gateway to HPC systems.",
+    epilog="Exit status: 0 for success, 1 if something is wrong, which is said, 2 for a wrong command line, 3 if the "
+    "server could not start.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -25,14 +29,6 @@ app = typer.Typer(
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", envvar="YAML_CONFIG_FILE", help="The configuration file (YAML)."),
-]
-
-
-TokenFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="HPCGATE_TOKEN_FILE", help="A file with the access token; - is standard input.", show_default=False
-    ),
 ]
 
 
@@ -62,7 +58,7 @@ def serve(
         typer.Option(envvar="HPCGATE_TLS_KEY", help="The certificate's private key (PEM), if in a file of its own."),
     ] = None,
 ) -> None:
-    """Serve the API until SIGTERM or Ctrl-C."""
+    """Serve the API until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
     if tls_key is not None and tls_cert is None:
         raise typer.BadParameter("needs --tls-cert", param_hint="--tls-key")
     settings = _load(config)
@@ -83,22 +79,16 @@ def check(
     connect: Annotated[
         bool, typer.Option("--connect", help="Call all that it names: the IdP, login nodes, schedulers, stores.")
     ] = False,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="HPCGATE_TOKEN",
-            help="Log in as the user of this access token; by default as each system's service account. "
-            "ps shows it: better use the environment variable, or a file.",
-        ),
-    ] = None,
+    token: TokenOption = None,
     token_file: TokenFileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")] = False,
 ) -> None:
     """List every mistake of a configuration; exit 1 if there is one.
 
-    With --connect everything that the configuration names is called, and each line has a tick, a warning or a cross and
-    what to do about it: the IdP's keys, token endpoint and clock; each login node's host key, MaxSessions, MaxStartups,
-    SFTP and clock; the scheduler and its version; the file systems; S3. Exit 1 if there is a cross.
+    With --connect everything that the configuration names is called, as each system's service account or as the user of
+    a token, and each line has a tick, a warning or a cross and what to do about it: the IdP's keys, token endpoint and
+    clock; each login node's host key, MaxSessions, MaxStartups, SFTP and clock; the scheduler and its version; the file
+    systems; S3. Exit 1 if there is a cross.
     """
     from hpcgate.config.check import report
 
@@ -107,8 +97,8 @@ def check(
     if connect and status == 0:
         from hpcgate.checking.walk import walk
 
-        _be_silent()
-        findings = asyncio.run(walk(_load(config), _token(token, token_file)))
+        be_silent()
+        findings = asyncio.run(walk(_load(config), given_token(token, token_file)))
         status = int(any(finding.good is False for _, finding in findings))
     if as_json:
         document = {
@@ -139,36 +129,6 @@ OUTCOMES = {True: ("ok", "\N{CHECK MARK}"), None: ("warning", "!"), False: ("fai
 """The word and the mark of each outcome."""
 
 
-def _be_silent() -> None:
-    """Keep log lines out of what a command prints: what they say is in its findings."""
-    import structlog
-
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    logging.disable(logging.CRITICAL)
-
-
-def _token(token: str | None, file: Path | None) -> str | None:
-    """Return the token of an option, a file or standard input."""
-    if file is None:
-        return token
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text()
-    except (OSError, UnicodeError) as error:
-        raise _failure(f"Cannot read the token: {_reason(error)}") from None
-    return text.strip()
-
-
-def _reason(error: OSError | UnicodeError) -> str:
-    if isinstance(error, UnicodeError):
-        return "it is no text"
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-
-
-def _failure(message: str) -> typer.Exit:
-    typer.echo(message, err=True)
-    return typer.Exit(1)
-
-
 @app.command()
 def openapi(
     config: ConfigOption = None,
@@ -182,11 +142,16 @@ def openapi(
         "ssh_credentials": {"type": "SSHService", "url": "http://127.0.0.1"},
     }
     settings = Settings.model_validate(general) if config is None else _load(config)
-    text = json.dumps(create_app(settings).openapi(), indent=2) + "\n"
+    # To describe the API nothing need be sent anywhere.
+    app = create_app(settings.model_copy(update={"tracing": TracingSettings()}))
+    text = json.dumps(app.openapi(), indent=2) + "\n"
     if output is None:
         sys.stdout.write(text)
-    else:
+        return
+    try:
         output.write_text(text)
+    except OSError as error:
+        raise failure(f"Cannot write {output}: {error.strerror}") from None
 
 
 @app.command()
@@ -202,26 +167,7 @@ def demo(
     raise typer.Exit(show(once=once, install=install, console=Console()))
 
 
-@app.command()
-def token(
-    token_url: Annotated[str, typer.Option(envvar="AUTH_TOKEN_URL", help="The IdP's token endpoint.")],
-    client_id: Annotated[str, typer.Option(envvar="FIRECREST_CLIENT_ID", help="The client's id.")],
-    client_secret: Annotated[
-        str | None, typer.Option(envvar="FIRECREST_CLIENT_SECRET", help="The client's secret; asked for if not given.")
-    ] = None,
-    scope: Annotated[str | None, typer.Option(help="Scopes, separated by blanks.")] = None,
-) -> None:
-    """Get an access token by client credentials and print it."""
-    from hpcgate.auth.client_credentials import TokenRefused, fetch_token
-
-    secret = client_secret if client_secret is not None else typer.prompt("Client secret", hide_input=True)
-    try:
-        typer.echo(asyncio.run(fetch_token(token_url, client_id, secret, scope=scope)).access_token)
-    except TokenRefused as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
-
-
+app.command()(token_command)
 app.add_typer(maintenance_app, name="maintenance", no_args_is_help=True)
 
 config_app = typer.Typer(help="About configuration files.", no_args_is_help=True)

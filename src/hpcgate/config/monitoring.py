@@ -41,6 +41,14 @@ class TracingSettings(Model):
     @field_validator("endpoint")
     @classmethod
     def _installed(cls, value: str | None) -> str | None:
-        if value is not None and importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http") is None:
+        if value is not None and not _there("opentelemetry.exporter.otlp.proto.http"):
             raise ValueError("needs OpenTelemetry: pip install 'hpcgate[tracing]'")
         return value
+
+
+def _there(module: str) -> bool:
+    """Say whether a module is installed; to find one, those above it are imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
