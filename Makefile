@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test unit lint format bench clean
+.PHONY: help demo test unit lint format bench soak clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,6 +38,9 @@ bench: $(READY) ## requests a second, polling and streams, each beside a yardsti
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.polling
 	$(BIN)/python -m benchmarks.transfers
+
+soak: $(READY) ## ten minutes of load with faults, and a report of what they leave behind; SECONDS=60 shortens it
+	$(BIN)/python -m tests.faults.soak --seconds $(or $(SECONDS),600)
 
 clean: ## remove what make has made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -25,11 +26,11 @@ class Scene:
     sshd: Sshd
     proxy: Proxy
     gateway: Gateway
+    long: bool = False
 
     def load(self, **actions: Action) -> Load:
-        """Return the load of two users with four clients each."""
-        people = [self.cluster.user(role) for role in ("alice", "bob")]
-        clients = [(self.cluster.token(one), str(one.home)) for one in people for _ in range(4)]
+        """Return the load of all users with four clients each."""
+        clients = [(self.cluster.token(one), str(one.home)) for one in self.cluster.users for _ in range(4)]
         return Load(self.gateway.url, clients, actions or READS | {"put_and_get": put_and_get}, pause=0.02)
 
     def quiet(self) -> Vitals:
@@ -46,6 +47,13 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(cluster: Cluster) -> Iterator[Scene]:
+    with started(cluster) as running:
+        yield running
+
+
+@contextmanager
+def started(cluster: Cluster, *, long: bool = False) -> Iterator[Scene]:
+    """Start a gateway and its login node, and end them."""
     sshd = cluster.start_sshd(max_sessions=10, max_startups="10:30:100")
     with Proxy(sshd.port) as proxy:
         config = cluster.write_gateway_config(
@@ -64,7 +72,7 @@ def scene(cluster: Cluster) -> Iterator[Scene]:
             logger={"access_log": False},
         )
         gateway = cluster.start_gateway(config)
-        yield Scene(cluster, sshd, proxy, gateway)
+        yield Scene(cluster, sshd, proxy, gateway, long)
         gateway.stop()
         sshd.stop()
 
