@@ -61,10 +61,12 @@ class Proxy:
         await asyncio.sleep(0.1)
 
     async def _cut(self) -> None:
-        for writer in list(self._writers):
-            sock = writer.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
+        writers, self._writers = self._writers, set()
+        for writer in writers:
+            if not writer.transport.is_closing():
+                sock = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
