@@ -89,6 +89,9 @@ async def test_what_cannot_be_opened_changes_nothing(
             no_keys = {"authentication": {"token_url": "http://127.0.0.1/", "public_certs": ["file:///nowhere"]}}
             monkeypatch.setattr("hpcgate.reloading._MARGIN", -4.8)
             assert not await gateways.reload(lambda: settings(auth=no_keys), list)
+            with monkeypatch.context() as broken:
+                broken.setattr("hpcgate.gateway.System.from_settings", lambda *_: 1 / 0)
+                assert not await gateways.reload(settings, list)
             served[0].stopping = True
             assert not await gateways.reload(settings, list)
         assert [line for line in logs if line["event"] == "config.mistake"] == [
@@ -100,7 +103,7 @@ async def test_what_cannot_be_opened_changes_nothing(
                 "reason": "is required but missing",
             }
         ]
-        assert len([line for line in logs if line["event"] == "config.reload_refused"]) == 3
+        assert len([line for line in logs if line["event"] == "config.reload_refused"]) == 4
         assert len(served) == 1
 
 

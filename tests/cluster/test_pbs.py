@@ -419,3 +419,7 @@ def _wait(http: httpx.Client, path: str) -> dict[str, Any]:
             return dict(job)
         assert time.monotonic() < deadline, job
         time.sleep(0.2)
+
+
+async def test_the_version_is_told_by_the_server_itself(pbs: Scheduler, alice: Principal) -> None:
+    assert await pbs.installed_version(alice) == "23.06.06"

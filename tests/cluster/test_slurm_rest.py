@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -430,3 +432,12 @@ def test_slurmdbd_down(site: Cluster, alice: Person, system: str) -> None:
             until(alice, system, running, "CANCELLED")
     finally:
         site.slurm.slurmdbd.start()
+
+
+@both
+def test_the_version_is_told_by_slurmrestd_or_the_commands(site: Cluster, tmp_path: Path, system: str) -> None:
+    entry = site.cluster_settings(system, scheduler={"connection_mode": system})
+    config = site.write_gateway_config(tmp_path / "config.yaml", clusters=[entry])
+    argv = [sys.executable, "-m", "hpcgate.cli", "check", "--connect", str(config)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert f"\N{CHECK MARK} {system}: slurm {site.slurm.version} answers" in done.stdout

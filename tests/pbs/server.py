@@ -405,6 +405,9 @@ def no_history(tool, options):
 
 
 def qstat(arguments):
+    if arguments == ["--version"]:
+        print("pbs_version = 23.06.06")
+        return
     options, ids = getopt.getopt(arguments, "xtfF:BQ")
     options = dict(options)
     if "-f" not in options or options.get("-F") != "json":
