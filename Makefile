@@ -35,6 +35,7 @@ format: $(READY) ## put the source in form
 	$(BIN)/ruff format .
 
 bench: $(READY) ## requests a second, polling and streams, each beside a yardstick of the same run
+	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.polling
 	$(BIN)/python -m benchmarks.transfers

@@ -24,7 +24,7 @@ from benchmarks.raw_ssh import RawSsh
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.users import User
 
-RESULTS = Path(__file__).with_name("results.md")
+RESULTS = Path(__file__).with_name("operations.md")
 OPERATIONS = ("stat", "ls", "head", "download", "jobs")
 CLIENTS = (1, 16, 100)
 WARM_UP = 1.0
@@ -130,7 +130,7 @@ def start_gateway(cluster: Cluster) -> Gateway:
 def markdown(rows: Sequence[Row], machine: Sequence[str], seconds: float) -> str:
     """Return the page that is kept."""
     lines = [
-        "# Requests a second",
+        "# Requests a second, operation by operation",
         "",
         "Made by `make bench`. One user asks again and again on a number of kept-open connections;",
         f"each cell is {seconds:g} s after {WARM_UP:g} s of warming up. An answer that is not 2xx is an error and no",

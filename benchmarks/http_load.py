@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,20 @@ TIMEOUT = 10
 """Seconds after which a request counts as failed."""
 
 # Of the answers, wrk counts those over 399 as errors; the gateway gives no 1xx or 3xx.
+MIX = """\
+local asked = {}
+local turn = 0
+init = function()
+  for path, token in string.gmatch(%s, "(%%S+) (%%S+)\\n") do
+    asked[#asked + 1] = wrk.format("GET", path, {["Authorization"] = "Bearer " .. token})
+  end
+end
+request = function()
+  turn = turn + 1
+  if turn > #asked then turn = 1 end
+  return asked[turn]
+end
+"""
 SCRIPT = """\
 done = function(summary, latency, requests)
   local errors = summary.errors
@@ -44,8 +59,9 @@ class Wrk:
 
     name = "wrk"
 
-    def __init__(self, directory: Path, progress: Progress) -> None:
-        """Install wrk if need be; raise DemoError if that cannot be."""
+    def __init__(self, directory: Path, progress: Progress, patience: int = TIMEOUT) -> None:
+        """Install wrk if need be; raise DemoError if that cannot be. ``patience`` is seconds for one request."""
+        self.patience = patience
         ensure_installed({"wrk": "wrk"}, progress)
         self._program = program("wrk")
         self._script = directory / "wrk.lua"
@@ -53,22 +69,30 @@ class Wrk:
     def measure(self, url: str, headers: dict[str, str], clients: int, seconds: float) -> Measurement:
         """Run wrk; the headers go by its script, since a token on a command line can be seen by all."""
         lines = [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items()]
+        return self._run(url, "\n".join(lines) + "\n", clients, seconds)
+
+    def measure_mix(self, url: str, asked: Sequence[tuple[str, str]], clients: int, seconds: float) -> Measurement:
+        """Run wrk on pairs of a path and a token, one after the other, whichever connection is free."""
+        pairs = "".join(f"{path} {token}\n" for path, token in asked)
+        return self._run(url, MIX % f"[[\n{pairs}]]", clients, seconds)
+
+    def _run(self, url: str, script: str, clients: int, seconds: float) -> Measurement:
         self._script.touch(0o600)
-        self._script.write_text("\n".join(lines) + "\n" + SCRIPT)
+        self._script.write_text(script + SCRIPT)
         done = subprocess.run(
             [
                 self._program,
                 "--threads=1",
                 f"--connections={clients}",
                 f"--duration={max(1, round(seconds))}s",
-                f"--timeout={TIMEOUT}s",
+                f"--timeout={self.patience}s",
                 f"--script={self._script}",
                 url,
             ],
             capture_output=True,
             text=True,
             check=True,
-            timeout=seconds + 2 * TIMEOUT,
+            timeout=seconds + 2 * self.patience,
         )
         found = json.loads(done.stderr)
         return Measurement(

@@ -1,7 +1,10 @@
 """The yardstick: what a bare asyncssh loop makes of the same login node, without HTTP, tokens or a pool."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import itertools
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from hpcgate.demo.users import User
 CIPHER = "aes128-gcm@openssh.com"
 """The one that the gateway comes to use, too."""
 LOGIN_TIMEOUT = 10
+LOGINS = 8
+"""Logins at a time: beyond its MaxStartups sshd drops some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +39,31 @@ class RawSsh:
             return runner.run(self._measure(operation, clients, seconds, warm_up))
 
     async def _measure(self, operation: str, clients: int, seconds: float, warm_up: float) -> Measurement:
-        sshd = self.cluster.sshd
-        async with (
-            asyncssh.connect(
-                sshd.host,
-                sshd.port,
-                username=self.user.name,
-                client_keys=[str(self.user.private_key)],
-                known_hosts=asyncssh.import_known_hosts(f"[{sshd.host}]:{sshd.port} {sshd.host_public_key}\n"),
-                config=None,
-                agent_path=None,
-                encryption_algs=[CIPHER],
-                login_timeout=LOGIN_TIMEOUT,
-            ) as connection,
-            connection.start_sftp_client() as sftp,
-        ):
-            work = self._work(operation, connection, sftp)
+        async with self.connect() as connection, connection.start_sftp_client() as sftp:
+            work = self.work(operation, connection, sftp)
             await work()
             await hammer(work, clients, warm_up)
             return await hammer(work, clients, seconds)
 
-    def _work(
+    def connect(self) -> AbstractAsyncContextManager[asyncssh.SSHClientConnection]:
+        """Return a context in which the user is logged in."""
+        sshd = self.cluster.sshd
+        return asyncssh.connect(
+            sshd.host,
+            sshd.port,
+            username=self.user.name,
+            client_keys=[str(self.user.private_key)],
+            known_hosts=asyncssh.import_known_hosts(f"[{sshd.host}]:{sshd.port} {sshd.host_public_key}\n"),
+            config=None,
+            agent_path=None,
+            encryption_algs=[CIPHER],
+            login_timeout=LOGIN_TIMEOUT,
+        )
+
+    def work(
         self, operation: str, connection: asyncssh.SSHClientConnection, sftp: asyncssh.SFTPClient
     ) -> Callable[[], Awaitable[None]]:
+        """Return what does the operation once."""
         file, directory = str(self.file), str(self.directory)
 
         async def stat() -> None:
@@ -77,3 +84,39 @@ class RawSsh:
                 raise RuntimeError("no jobs")
 
         return {"stat": stat, "ls": ls, "head": read, "download": read, "jobs": jobs}[operation]
+
+
+@dataclass(frozen=True, slots=True)
+class RawMix:
+    """A connection of each user, on each of which one client does a mix of operations, one after the other."""
+
+    cluster: Cluster
+    users: Sequence[User]
+    mix: Mapping[str, int]
+    """Percent of each operation."""
+
+    def measure(self, seconds: float, warm_up: float) -> Measurement:
+        """Do the mix for a while, after having done so for ``warm_up`` seconds."""
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(self._measure(seconds, warm_up))
+
+    async def _measure(self, seconds: float, warm_up: float) -> Measurement:
+        gate = asyncio.Semaphore(LOGINS)
+        async with AsyncExitStack() as stack:
+
+            async def enter(user: User) -> list[Callable[[], Awaitable[None]]]:
+                raw = RawSsh(self.cluster, user, user.home / "bench", user.home / "bench" / "file-4k.txt")
+                async with gate:
+                    connection = await stack.enter_async_context(raw.connect())
+                    sftp = await stack.enter_async_context(connection.start_sftp_client())
+                return [raw.work(operation, connection, sftp) for operation in self.mix]
+
+            works = await asyncio.gather(*map(enter, self.users))
+            turns = itertools.cycle(works)
+            which = random.Random(1)
+
+            async def work() -> None:
+                await which.choices(next(turns), list(self.mix.values()))[0]()
+
+            await hammer(work, len(self.users), warm_up)
+            return await hammer(work, len(self.users), seconds)
