@@ -8,9 +8,11 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hpcgate import __version__
 from hpcgate.api import archive, compute, content, filesystem, problems, schemas, status, transfers, uploads
+from hpcgate.api.direct import Direct
 from hpcgate.config import Settings
 from hpcgate.config.http import CorsSettings
 from hpcgate.measuring import Measured, Traced
@@ -21,7 +23,27 @@ from hpcgate.telemetry.metrics import Metrics
 from hpcgate.telemetry.recorder import Recorder
 
 
-def create_app(settings: Settings) -> FastAPI:
+class Application(FastAPI):
+    """FastAPI behind the gateway's own middleware, which is around it, not within: there is a way past it.
+
+    Attributes:
+        chain: What a request goes through; FastAPI is its end.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.chain: ASGIApp = super().__call__
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request, or the lifespan."""
+        if scope["type"] == "http":
+            scope["app"] = self
+            await self.chain(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings) -> Application:
     """Return the application. Nothing is opened before its lifespan begins.
 
     Args:
@@ -43,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
                 )
             yield
 
-    app = FastAPI(
+    app = Application(
         title="hpcgate",
         version=settings.app_version,
         description=f"A FirecREST-compatible HTTP gateway to HPC systems (hpcgate {__version__}).",
@@ -68,18 +90,18 @@ def create_app(settings: Settings) -> FastAPI:
         scopes=dict(settings.auth.authentication.scopes or {}),
         models=[op.Parameters for op in filesystem.registered() if op.method in ("POST", "PUT")],
     )
-    # The last one added is the outermost.
     app.add_middleware(problems.LastResort)
+    app.chain = Direct(app.chain, app.routes, settings.apis_root_path.rstrip("/"))
+    # Each is around the one before.
     if telemetry.metrics is not None:
-        app.add_middleware(Measured, metrics=telemetry.metrics)
+        app.chain = Measured(app.chain, metrics=telemetry.metrics)
     if telemetry.tracing is not None:
-        app.add_middleware(Traced, tracing=telemetry.tracing)
-    app.add_middleware(HangUp)
-    app.add_middleware(TrailingSlash)
+        app.chain = Traced(app.chain, tracing=telemetry.tracing)
+    app.chain = TrailingSlash(HangUp(app.chain))
     if settings.http.cors is not None:
-        app.add_middleware(CORSMiddleware, **_cross_origin(settings.http.cors))
-    app.add_middleware(
-        Envelope,
+        app.chain = CORSMiddleware(app.chain, **_cross_origin(settings.http.cors))
+    app.chain = Envelope(
+        app.chain,
         app_version=settings.app_version,
         extra=security_headers(hsts_max_age=settings.http.hsts_max_age) if settings.http.security_headers else (),
         lines=RequestLines(

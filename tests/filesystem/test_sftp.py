@@ -63,17 +63,17 @@ async def test_nothing_forks_as_long_as_all_goes_well(session: Session, place: P
 
 
 async def test_without_perl_stat_is_a_command(session: Session, place: Place, commands, monkeypatch):
-    monkeypatch.setattr("hpcgate.ssh.sftp_files.STAT_SERVER", ("no-such-program",))
+    monkeypatch.setattr("hpcgate.ssh.helper.HELPER", ("no-such-program",))
     path = place.write("file", b"123")
     files = await session.files()
     assert (await files.stat(path)).ino == os.stat(path).st_ino
     assert (await files.stat(path)).size == 3
     assert len(commands) == 2
-    assert session.node.view(session.username).stat_server is False
+    assert session.node.view(session.username).helper is False
 
 
 async def test_a_server_that_does_not_answer_is_given_up(session: Session, place: Place):
-    files = await session.files()
+    files = await session._files_behind()
     assert isinstance(files, SftpFiles)
     place.run("mkfifo", "fifo")
     files._timeout = 0.3
@@ -84,7 +84,7 @@ async def test_a_server_that_does_not_answer_is_given_up(session: Session, place
             pass
     with pytest.raises(ConnectionLost):
         await files.listing(place / "")
-    fresh = await session.files()
+    fresh = await session._files_behind()
     assert fresh is not files
     assert len(await fresh.listing(place / "")) == 1
     assert time.monotonic() - began < 3
@@ -108,7 +108,7 @@ async def test_a_connection_that_breaks_is_known_whatever_broke_it(session: Sess
         broken.connection_lost(cause)
 
     path = place.write("file", b"x")
-    files = await session.files()
+    files = await session._files_behind()
     broken = session._connection.ssh
     match verb:
         case "chmod":
@@ -159,6 +159,6 @@ async def test_names_with_blanks_are_looked_up_not_guessed(session: Session, pla
 
 async def test_many_at_a_time_share_one_channel(session: Session, place: Place):
     paths = [place.write(f"file-{number}", b"x" * number) for number in range(50)]
-    files = await session.files()
+    files = await session._files_behind()
     contents = await asyncio.gather(*(files.read(path, size=1000) for path in paths))
     assert [len(content) for content in contents] == list(range(50))

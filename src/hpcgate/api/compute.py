@@ -3,12 +3,14 @@
 from collections import OrderedDict
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
 
 from hpcgate.api import models
 from hpcgate.api.answers import encoded, json_bytes
 from hpcgate.api.bodies import BodyRoute
-from hpcgate.api.dependencies import AccessDep
+from hpcgate.api.dependencies import AccessDep, enter
+from hpcgate.api.direct import DirectRoute, described, read_query
 from hpcgate.api.grants import admit_job
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import Job, JobDescription, JobQuery, Jobs
@@ -99,23 +101,46 @@ async def post_job_submit(access: AccessDep, request: models.PostJobSubmitReques
     return models.PostJobSubmissionResponse(job_id=await access.system.scheduler.submit(access.principal, job))
 
 
-@router.get("", response_model=models.GetJobResponse)
-async def get_jobs(
-    access: AccessDep,
-    allusers: bool = False,
-    account: str | None = None,
-    name: Annotated[str | None, Query(max_length=235)] = None,
-    time_window: models.JobsTimeWindow = models.JobsTimeWindow.h24,
-) -> Response:
+class JobsParameters(BaseModel):
+    """Which jobs."""
+
+    allusers: bool = False
+    account: str | None = None
+    name: Annotated[str | None, Field(max_length=235)] = None
+    time_window: models.JobsTimeWindow = models.JobsTimeWindow.h24
+
+
+async def get_jobs(request: Request, system_name: str) -> Response:
     """List jobs: pending and running ones always, finished ones within the window."""
-    query = JobQuery(all_users=allusers, account=account or None, name=name or None, window=time_window.value)
+    access = await enter(request, system_name)
+    asked = read_query(JobsParameters, request.query_params)
+    query = JobQuery(
+        all_users=asked.allusers,
+        account=asked.account or None,
+        name=asked.name or None,
+        window=asked.time_window.value,
+    )
     return _answer(await access.system.scheduler.jobs(access.principal, query))
 
 
-@router.get("/{job_id}", response_model=models.GetJobResponse)
-async def get_job(access: AccessDep, job_id: str) -> Response:
+async def get_job(request: Request, system_name: str, job_id: str) -> Response:
     """Return one job, or the tasks of an array."""
+    access = await enter(request, system_name)
     return _answer(await access.system.scheduler.job(access.principal, job_id))
+
+
+for _path, _endpoint, _extra in (
+    ("", get_jobs, described(JobsParameters)),
+    ("/{job_id}", get_job, None),
+):
+    router.add_api_route(
+        _path,
+        _endpoint,
+        methods=["GET"],
+        response_model=models.GetJobResponse,
+        openapi_extra=_extra,
+        route_class_override=DirectRoute,
+    )
 
 
 @router.get("/{job_id}/metadata")

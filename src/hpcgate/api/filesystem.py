@@ -2,18 +2,18 @@
 
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
-from pydantic import TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
 
 from hpcgate.api.answers import json_bytes
 from hpcgate.api.bodies import read_body
-from hpcgate.api.dependencies import Access, AccessDep, GatewayDep, enter
+from hpcgate.api.dependencies import Access, AccessDep, GatewayDep, enter, gateway
+from hpcgate.api.direct import DirectRoute, described, read_query
 from hpcgate.api.problems import InvalidParameters
 from hpcgate.api.schemas import body_schema, query_parameters
 from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, attachment
@@ -64,10 +64,12 @@ async def parameters_of(operation: type[Operation], request: Request) -> Paramet
     if isinstance(given, dict):
         # Clients send null for what was not given to them: pyfirecrest's `chown --group` has a null owner.
         given = {name: value for name, value in given.items() if value is not None}
+    if in_query:
+        return read_query(operation.Parameters, given)
     try:
         return operation.Parameters.model_validate(given)
     except ValidationError as error:
-        raise InvalidParameters("query" if in_query else "body", error) from None
+        raise InvalidParameters("body", error) from None
 
 
 def _endpoint(operation: type[Operation]) -> Callable[[Request, str], Awaitable[Response]]:
@@ -85,20 +87,6 @@ def _endpoint(operation: type[Operation]) -> Callable[[Request, str], Awaitable[
 
     endpoint.__doc__ = operation.__doc__
     return endpoint
-
-
-class OperationRoute(APIRoute):
-    """A route whose endpoint reads the request by itself, so that FastAPI need not do so before."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return a handler that calls the endpoint and nothing else."""
-        endpoint = self.endpoint
-
-        async def handle(request: Request) -> Response:
-            answer: Response = await endpoint(request, request.path_params["system_name"])
-            return answer
-
-        return handle
 
 
 def add_operations(router: APIRouter) -> None:
@@ -121,7 +109,7 @@ def add_operations(router: APIRouter) -> None:
             response_model=response,
             openapi_extra=extra,
             summary=operation.name,
-            route_class_override=OperationRoute,
+            route_class_override=DirectRoute,
         )
 
 
@@ -162,10 +150,16 @@ def _named(path: bytes) -> dict[str, str]:
     return {"Content-Type": OCTETS, "Content-Disposition": attachment(path.rpartition(b"/")[2])}
 
 
-@router.get("/download", response_class=Response, responses={200: {"content": {"application/octet-stream": {}}}})
-async def get_download(request: Request, gateway: GatewayDep, access: AccessDep, path: str) -> Response:
+class DownloadParameters(BaseModel):
+    """Which file."""
+
+    path: str
+
+
+async def get_download(request: Request, system_name: str) -> Response:
     """Download a file of at most `max_ops_file_size` bytes."""
-    path = query_of(request)["path"]
+    access = await enter(request, system_name)
+    path = read_query(DownloadParameters, query_of(request)).path
     name = encode_path(path)
     await access.admit(path)
     limits = access.system.limits
@@ -173,8 +167,19 @@ async def get_download(request: Request, gateway: GatewayDep, access: AccessDep,
         access.principal, lambda session: read_small(session, name, limits), retry=True
     )
     if content is None:
-        return _large_file(access, name, gateway.settings.streams.stall_timeout)
+        return _large_file(access, name, gateway(request).settings.streams.stall_timeout)
     return Response(content, headers=_named(name))
+
+
+router.add_api_route(
+    "/download",
+    get_download,
+    methods=["GET"],
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}}},
+    openapi_extra=described(DownloadParameters),
+    route_class_override=DirectRoute,
+)
 
 
 @router.post("/upload", status_code=204, openapi_extra={"requestBody": UPLOAD_BODY})

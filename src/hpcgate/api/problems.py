@@ -62,49 +62,44 @@ def _readable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
+def answer_to(request: Request, error: Exception) -> JSONResponse:
+    """Return the answer to an error that a route has raised, whichever it is; what nobody foresaw is a 500, logged."""
+    match error:
+        case GatewayError():
+            if error.status >= 500:
+                log.warning("request.failed", status=error.status, message=error.message, exc_info=error.__cause__)
+            return problem(
+                request,
+                error.status,
+                _readable(error.message),
+                caused_by=[_readable(line) for line in error.caused_by],
+                data=error.data,
+                headers=error.headers,
+            )
+        case RequestValidationError():
+            return _invalid(request, _fields(error.errors()))
+        case InvalidParameters():
+            return _invalid(request, _fields(error.error.errors(), error.location))
+        case HTTPException():
+            return problem(request, error.status_code, str(error.detail), headers=error.headers)
+        case ClientDisconnect():
+            return problem(request, 400, "The client went away.")
+    log.error("request.crashed", exc_info=error)
+    return problem(request, 500, "Internal server error")
+
+
+def _invalid(request: Request, fields: list[dict[str, str]]) -> JSONResponse:
+    return problem(request, 400, "Validation error", kind=ApResponseErrorType.validation, data={"fields": fields})
+
+
 def install(app: FastAPI) -> None:
-    """Register the handlers of every error that a route can raise."""
+    """Have FastAPI answer the errors that a route can raise."""
 
-    @app.exception_handler(GatewayError)
-    async def gateway_error(request: Request, error: GatewayError) -> JSONResponse:
-        if error.status >= 500:
-            log.warning("request.failed", status=error.status, message=error.message, exc_info=error.__cause__)
-        return problem(
-            request,
-            error.status,
-            _readable(error.message),
-            caused_by=[_readable(line) for line in error.caused_by],
-            data=error.data,
-            headers=error.headers,
-        )
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        return answer_to(request, error)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return problem(
-            request,
-            400,
-            "Validation error",
-            kind=ApResponseErrorType.validation,
-            data={"fields": _fields(error.errors())},
-        )
-
-    @app.exception_handler(InvalidParameters)
-    async def invalid_parameters(request: Request, error: InvalidParameters) -> JSONResponse:
-        return problem(
-            request,
-            400,
-            "Validation error",
-            kind=ApResponseErrorType.validation,
-            data={"fields": _fields(error.error.errors(), error.location)},
-        )
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        return problem(request, error.status_code, str(error.detail), headers=error.headers)
-
-    @app.exception_handler(ClientDisconnect)
-    async def client_gone(request: Request, error: ClientDisconnect) -> JSONResponse:
-        return problem(request, 400, "The client went away.")
+    for kind in (GatewayError, RequestValidationError, InvalidParameters, HTTPException, ClientDisconnect):
+        app.add_exception_handler(kind, handle)
 
 
 class LastResort:
@@ -127,5 +122,4 @@ class LastResort:
         except Exception as error:
             if started or scope["type"] != "http":
                 raise  # the server cuts the answer off, so that it cannot pass for a whole one
-            log.error("request.crashed", exc_info=error)
-            await problem(Request(scope), 500, "Internal server error")(scope, receive, send)
+            await answer_to(Request(scope), error)(scope, receive, send)

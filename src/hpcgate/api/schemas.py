@@ -17,8 +17,14 @@ def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
     """Return a model's fields as the query parameters of an OpenAPI operation."""
     schema = model.model_json_schema(ref_template=REF)
     required = schema.get("required", [])
+    kinds = {REF.format(model=name): kind for name, kind in schema.get("$defs", {}).items()}
     return [
-        {"name": name, "in": "query", "required": name in required, "schema": field}
+        {
+            "name": name,
+            "in": "query",
+            "required": name in required,
+            "schema": kinds.get(field.pop("$ref", ""), {}) | field,
+        }
         for name, field in schema["properties"].items()
     ]
 

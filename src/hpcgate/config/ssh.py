@@ -43,6 +43,10 @@ class SshSettings(Model):
     files: Literal["auto", "sftp", "commands"] = Field(
         "auto", description="How files are reached: SFTP, plain commands, or SFTP wherever the login node offers it."
     )
+    helper: bool = Field(
+        True,
+        description="Keep a small perl process on each connection that answers stat, listings and short reads at once.",
+    )
     max_sessions: int | None = Field(
         None, ge=1, description="Most channels on one connection; learned from the login node if unset."
     )

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from hpcgate.errors import BadRequest
+from hpcgate.errors import BadRequest, TooLarge
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +152,32 @@ class RemoteFiles(Protocol):
         Raises:
             BadRequest: It is the root, or ends in ``.`` or ``..``.
         """
+
+
+ROW = 64
+"""Bytes that a row of a listing takes besides its name."""
+
+
+class Counter:
+    """Counts the bytes of a listing.
+
+    Args:
+        limit: The most, or None.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._count = 0
+
+    def add(self, name: int) -> None:
+        """Count a row whose name has so many bytes.
+
+        Raises:
+            TooLarge: The listing is over the limit.
+        """
+        self._count += name + ROW
+        if self._limit is not None and self._count > self._limit:
+            raise TooLarge(f"The listing is larger than {self._limit} bytes.")
 
 
 def temporary_name() -> bytes:

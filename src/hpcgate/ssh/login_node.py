@@ -50,13 +50,13 @@ class View:
         users: Names by uid.
         groups: Names by gid.
         zone: The time zone, None until it is asked for.
-        stat_server: Whether the resident stat process works there, None until it was tried.
+        helper: Whether the helper works there, None until it was tried.
     """
 
     users: dict[int, str] = field(default_factory=dict)
     groups: dict[int, str] = field(default_factory=dict)
     zone: tzinfo | None = None
-    stat_server: bool | None = None
+    helper: bool | None = None
 
     async def resolve(self, runner: Runner, uids: Iterable[int], gids: Iterable[int]) -> None:
         """Learn the names of users and groups that are not known yet, by one command; without a name, the number."""
@@ -130,16 +130,21 @@ def local_time(seconds: int, zone: tzinfo) -> str:
 
 
 class LoginNode:
-    """What is known of one system's login node, user by user."""
+    """What is known of one system's login node, user by user.
 
-    def __init__(self) -> None:
+    Args:
+        helper: Whether the helper may be tried there.
+    """
+
+    def __init__(self, *, helper: bool = True) -> None:
+        self._helper = None if helper else False
         self._views: OrderedDict[str, View] = OrderedDict()
 
     def view(self, username: str) -> View:
         """Return what is known of the login node from this user's sessions."""
         view = self._views.get(username)
         if view is None:
-            view = self._views[username] = View()
+            view = self._views[username] = View(helper=self._helper)
             if len(self._views) > MAX_USERS:
                 self._views.popitem(last=False)
         else:

@@ -211,7 +211,7 @@ class Pool:
     ) -> None:
         self.system = system
         self.settings = settings
-        self.node = LoginNode()
+        self.node = LoginNode(helper=settings.helper)
         self._credentials = credentials
         self._telemetry = telemetry
         self._target = Target(

@@ -19,6 +19,8 @@ from hpcgate.ssh.command_files import CommandFiles
 from hpcgate.ssh.command_streams import CommandStreams
 from hpcgate.ssh.connection import ChannelRefused, Connection
 from hpcgate.ssh.files import RemoteFiles
+from hpcgate.ssh.helped_files import HelpedFiles
+from hpcgate.ssh.helper import Helper
 from hpcgate.ssh.login_node import LoginNode
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.quoting import shell_line
@@ -60,6 +62,7 @@ class Session:
 
     __slots__ = (
         "_access",
+        "_behind",
         "_bulk",
         "_bulk_opening",
         "_bulk_users",
@@ -83,7 +86,10 @@ class Session:
         self._access = access
         self._cramped = False
         self._refused = False
-        self._files: RemoteFiles | None = None
+        self._behind: RemoteFiles | None = None
+        self._files = HelpedFiles(
+            Helper(self, node.view(self.username)), self._files_behind, lists=access.mode != "commands"
+        )
         self._sftp: SSHChannel[Any] | None = None
         self._opening: asyncio.Task[RemoteFiles] | None = None
         self._bulk: BulkSftp | None = None
@@ -195,15 +201,19 @@ class Session:
             note_command(argv, process.exit_status)
 
     async def files(self) -> RemoteFiles:
-        """Return the files of the system, by SFTP or by commands as the settings and the login node allow."""
-        files = self._files
+        """Return the files of the system: by the helper, SFTP or commands as the settings and the login node allow."""
+        return self._files
+
+    async def _files_behind(self) -> RemoteFiles:
+        """Return the files by SFTP or by commands."""
+        files = self._behind
         if files is not None and (self._sftp is None or not self._sftp.is_closing()):
             return files
         if self._opening is None or self._opening.done():
             self._opening = self._connection.spawn(self._open_files())
         opening = self._opening
-        self._files = await asyncio.shield(opening)
-        return self._files
+        self._behind = await asyncio.shield(opening)
+        return self._behind
 
     @asynccontextmanager
     async def bulk(self) -> AsyncIterator[Streams]:
@@ -212,7 +222,7 @@ class Session:
         An SFTP server answers in order: on the same channel a small request would wait behind megabytes, or behind an
         fsync that takes a minute. Where the login node has no channel to spare, streams are commands.
         """
-        files = await self.files()
+        files = await self._files_behind()
         self._bulk_users += 1
         try:
             bulk = await self._bulk_client() if isinstance(files, SftpFiles) else None
@@ -254,25 +264,20 @@ class Session:
         if b"\0" in request:
             raise BadRequest("A request holds a NUL byte")
         key = tuple(argv)
-        seconds = self._connection.settings.timeout.command_execution
         worker = await self._worker(key)
         while worker.leaving:
             worker = await self._worker(key)
-        try:
-            with self._connection.telemetry.stage("resident", self.system, argv[0]):
-                async with asyncio.timeout(seconds):
-                    return await worker.ask(request)
-        except TimeoutError:
-            self._workers.pop(key, None)
-            worker.abandon()
-            raise TimedOut(f"Command {_name(argv)} timed out after {seconds:g} s") from None
+        with self._connection.telemetry.stage("resident", self.system, argv[0]):
+            return await worker.ask(request)
 
     async def _worker(self, key: tuple[str, ...]) -> Worker:
         starting = self._workers.get(key)
         if starting is not None and starting.done():
-            failed = starting.cancelled() or starting.exception() is not None
-            if failed or starting.result().closed or starting.result().leaving:
-                starting = None
+            if not starting.cancelled() and starting.exception() is None:
+                worker = starting.result()
+                if not worker.closed and not worker.leaving:
+                    return worker
+            starting = None
         if starting is None:
             starting = self._workers[key] = self._connection.spawn(self._start_worker(key))
         return await asyncio.shield(starting)
@@ -281,8 +286,9 @@ class Session:
         line = shell_line(key)
         slot = await self._connection.channels.acquire()
         channels = self._connection.channels
-        worker = Worker(slot, key[0], self._connection.settings.max_output_size, lambda: channels.waiting > 0)
         seconds = self._connection.settings.timeout.command_execution
+        limit = self._connection.settings.max_output_size
+        worker = Worker(slot, key[0], limit, seconds, lambda: channels.waiting > 0)
         try:
             await self._connection.open_channel(slot, worker, seconds, command=line)
         except TimeoutError:
@@ -304,7 +310,7 @@ class Session:
             self._bulk = None
         if self._connection.channels.limit == 1 and self._sftp is not None and not self._cramped:
             self._cramped = True
-            self._files = None
+            self._behind = None
             self._sftp.close()
             log.warning("ssh.sftp.no_room", system=self.system, user=self.username)
 

@@ -1,7 +1,7 @@
 """Files by SFTP (version 3, draft-ietf-secsh-filexfer-02, with OpenSSH's extensions).
 
 Nothing here forks on the login node as long as all goes well. What SFTP leaves open is asked for elsewhere: inode
-numbers and the like by a small resident process (`STAT_SERVER`), names of owners that a listing does not carry by
+numbers and the like by the helper (`hpcgate.ssh.helper`), names of owners that a listing does not carry by
 ``getent``, once. SFTP version 3 has one answer, "Failure", for most errors: whatever fails is done again as a command,
 which then says in its own words why, or succeeds.
 """
@@ -23,15 +23,14 @@ from hpcgate.errors import (
     ConnectionLost,
     GatewayError,
     IsADirectory,
-    NotSupported,
     PathNotFound,
     PermissionDenied,
     TimedOut,
-    TooLarge,
 )
 from hpcgate.ssh.command_files import CommandFiles, unwritable
 from hpcgate.ssh.errors import reason, translate
-from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
+from hpcgate.ssh.files import Attributes, Counter, Entry, refuse_root, temporary_name
+from hpcgate.ssh.helper import Helper
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.runner import Runner
 from hpcgate.ssh.words import failure, not_regular, quote
@@ -47,18 +46,8 @@ LAST_SURE = 2**31 - 1
 """The last time, Unix seconds, that is the same in 32 bits with a sign and without."""
 _REQUESTS = {"shield": "open", "_scan": "readdir", "_entry": "stat"}
 """What the requests are called that are sent by functions of other names."""
-ROW = 64
-"""Bytes that a row of a listing takes besides its name."""
 CLEANING = 5.0
 """Seconds that cleaning up behind a failure may take."""
-
-STAT_SERVER = (
-    "perl",
-    "-e",
-    'binmode STDIN; $| = 1; $/ = "\\0"; while (<STDIN>) { chomp; my $how = substr($_, 0, 1, ""); '
-    'my @s = $how eq "S" ? stat($_) : lstat($_); print(@s ? "@s[2,1,0,3,4,5,7,8,10,9]" : "E" . ($! + 0), "\\0") }',
-)
-"""Answers ``S<path>`` (stat) and ``L<path>`` (lstat) with the fields of `Attributes` or with ``E<errno>``."""
 
 # What OpenSSH's sftp-server puts into a longname before the file's name: mode, links, user, group, size, date. A name
 # of a user or a group with a blank makes it ambiguous; then it does not match.
@@ -97,6 +86,7 @@ class SftpFiles:
         self._stage = stage
         self._abandoned = False
         self._commands = CommandFiles(runner, view)
+        self._helper = Helper(runner, view)
         self._block = sftp.limits.max_read_len or 32768
         self._write_block = sftp.limits.max_write_len or 32768
 
@@ -131,19 +121,9 @@ class SftpFiles:
         return (await self._named([entry]))[0]
 
     async def stat(self, path: bytes, *, follow: bool = True) -> Attributes:
-        """Return attributes, by the resident stat process where the login node has perl, else by ``stat``."""
-        view = self._view
-        if view.stat_server is not False:
-            try:
-                answer = await self._runner.ask(STAT_SERVER, (b"S" if follow else b"L") + path)
-            except NotSupported:
-                view.stat_server = False
-            else:
-                view.stat_server = True
-                if answer.startswith(b"E"):
-                    raise failure(f"stat: cannot statx {quote(path)}", int(answer[1:]))
-                return Attributes(*map(int, answer.split()))
-        return await self._commands.stat(path, follow=follow)
+        """Return attributes, by the helper where there is one, else by ``stat``."""
+        found = await self._helper.stat(path, follow=follow)
+        return found if found is not None else await self._commands.stat(path, follow=follow)
 
     async def realpath(self, path: bytes) -> bytes:
         """Resolve links, by REALPATH."""
@@ -276,7 +256,7 @@ class SftpFiles:
     async def _list(
         self, path: bytes, hidden: bool, recursive: bool, follow: bool, limit: int | None
     ) -> list[Entry] | None:
-        counter = _Counter(limit)
+        counter = Counter(limit)
         itself, content = await asyncio.gather(
             self._patiently(self._entry, path, follow=follow),
             self._directory(path, b"", hidden, follow, counter),
@@ -299,7 +279,7 @@ class SftpFiles:
             raise error
         self._connected(error, path)
 
-    async def _descend(self, path: bytes, content: list[Entry], hidden: bool, counter: "_Counter") -> None:
+    async def _descend(self, path: bytes, content: list[Entry], hidden: bool, counter: Counter) -> None:
         root = path if path.endswith(b"/") else path + b"/"
         level = [entry.name for entry in content if entry.is_directory]
         while level:
@@ -315,15 +295,13 @@ class SftpFiles:
                     content += result
                     level += (entry.name for entry in result if entry.is_directory)
 
-    async def _directory(
-        self, path: bytes, prefix: bytes, hidden: bool, follow: bool, counter: "_Counter"
-    ) -> list[Entry]:
+    async def _directory(self, path: bytes, prefix: bytes, hidden: bool, follow: bool, counter: Counter) -> list[Entry]:
         entries: list[Entry] = []
         await self._patiently(self._scan, path, prefix, hidden, counter, entries)
         await self._complete(path, len(prefix), entries, follow)
         return entries
 
-    async def _scan(self, path: bytes, prefix: bytes, hidden: bool, counter: "_Counter", entries: list[Entry]) -> None:
+    async def _scan(self, path: bytes, prefix: bytes, hidden: bool, counter: Counter, entries: list[Entry]) -> None:
         view = self._view
         async with aclosing(cast(AsyncGenerator[SFTPName, None], self._sftp.scandir(path))) as scan:
             async for found in scan:
@@ -554,19 +532,6 @@ class SftpFiles:
         with suppress(asyncssh.Error, OSError):
             async with asyncio.timeout(CLEANING):
                 await self._sftp.remove(temporary)
-
-
-class _Counter:
-    """Counts the bytes of a listing."""
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._count = 0
-
-    def add(self, name: int) -> None:
-        self._count += name + ROW
-        if self._limit is not None and self._count > self._limit:
-            raise TooLarge(f"The listing is larger than {self._limit} bytes.")
 
 
 def _entry(name: bytes, attributes: asyncssh.SFTPAttrs) -> Entry:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import asyncssh
 
-from hpcgate.errors import ConnectionLost, GatewayError, NotSupported, TooLarge
+from hpcgate.errors import ConnectionLost, GatewayError, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.channels import Slot
 from hpcgate.ssh.command import Output
 
@@ -20,22 +20,26 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         slot: The channel's place.
         name: The program, for messages.
         limit: The most bytes of one answer.
+        patience: Seconds that one answer may take.
         crowded: Says whether others wait for the channel.
     """
 
-    def __init__(self, slot: Slot, name: str, limit: int, crowded: Callable[[], bool]) -> None:
+    def __init__(self, slot: Slot, name: str, limit: int, patience: float, crowded: Callable[[], bool]) -> None:
         self.leaving = False
         self.closed = False
         self.channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._slot = slot
         self._name = name
         self._limit = limit
+        self._patience = patience
         self._crowded = crowded
         self._noise: Output | None = Output(limit)
         self._buffer = bytearray()
-        self._searched = 0
         self._answered = 0
-        self._pending: deque[asyncio.Future[bytes]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._pending: deque[tuple[asyncio.Future[bytes], float]] = deque()
+        self._unsent: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
@@ -48,14 +52,39 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         Raises:
             NotSupported: The process ended without answering anything.
             ConnectionLost: It ended, or the connection did.
+            TimedOut: The answer took too long; the process was killed.
             TooLarge: The answer went over the limit.
         """
         if self.channel is None or self.closed or self.channel.is_closing():
             raise self._gone()
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._pending.append(answer)
-        self.channel.write(request + _END)
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        now = self._loop.time()
+        self._pending.append((answer, now))
+        # Those who ask in the same turn of the event loop share a packet, and the process answers them in one go.
+        if not self._unsent:
+            self._loop.call_soon(self._send)
+        self._unsent.append(request)
+        if self._timer is None:
+            self._timer = self._loop.call_at(now + self._patience, self._look)
         return await answer
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if unsent and self.channel is not None and not self.channel.is_closing():
+            self.channel.write(_END.join((*unsent, b"")))
+
+    def _look(self) -> None:
+        """See whether the oldest request has been waiting for too long. One timer for all costs next to nothing."""
+        self._timer = None
+        if not self._pending:
+            return
+        oldest, since = self._pending[0]
+        if self._loop.time() >= since + self._patience:
+            if not oldest.done():
+                oldest.set_exception(TimedOut(f"Command {self._name} timed out after {self._patience:g} s"))
+            self.abandon()
+        else:
+            self._timer = self._loop.call_at(since + self._patience, self._look)
 
     def leave(self) -> None:
         """End the process as soon as nothing is under way any more."""
@@ -87,13 +116,14 @@ class Worker(asyncssh.SSHClientSession[bytes]):
                 return
             data = bytes(self._noise.content)
             self._noise = None
-        self._buffer += data
-        while (end := self._buffer.find(_END, self._searched)) >= 0:
-            self._answer(bytes(self._buffer[:end]))
-            del self._buffer[: end + 1]
-            self._searched = 0
-        self._searched = len(self._buffer)
-        if self._searched > self._limit:
+        *answers, rest = data.split(_END)
+        if answers and self._buffer:
+            answers[0] = bytes(self._buffer) + answers[0]
+            self._buffer.clear()
+        self._buffer += rest
+        for answer in answers:
+            self._answer(answer)
+        if len(self._buffer) > self._limit:
             self._fail(TooLarge(f"{self._name}: the answer is over {self._limit} bytes"))
             self.leaving = True
             self.channel.close()
@@ -107,19 +137,21 @@ class Worker(asyncssh.SSHClientSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         """The process has ended, or the connection."""
         self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._slot.release()
         self._fail(self._gone())
 
     def _answer(self, answer: bytes) -> None:
         self._answered += 1
         if self._pending:
-            waiter = self._pending.popleft()
+            waiter, _ = self._pending.popleft()
             if not waiter.done():
                 waiter.set_result(answer)
 
     def _fail(self, error: GatewayError) -> None:
         pending, self._pending = self._pending, deque()
-        for waiter in pending:
+        for waiter, _ in pending:
             if not waiter.done():
                 waiter.set_exception(type(error)(error.message))
 

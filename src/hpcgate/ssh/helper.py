@@ -1,0 +1,146 @@
+"""The helper: a small process on the login node that answers at once what SFTP takes several exchanges for, or cannot.
+
+It is a few lines of perl, one process a connection, started as the user like any other command and gone with the
+connection. It only reads: attributes (stat(2)), a directory, the beginning of a file. Where there is no perl, or the
+settings do not want it, everything goes by SFTP or by commands; and whatever it cannot do, or fails in, is done again
+that way, which says in its own words why it fails. So nothing depends on it but speed.
+"""
+
+from hpcgate.errors import NotSupported
+from hpcgate.ssh.files import Attributes, Entry
+from hpcgate.ssh.login_node import View
+from hpcgate.ssh.runner import Runner
+from hpcgate.ssh.words import failure, quote
+
+MOST_ENTRIES = 1000
+"""Entries of a directory. It answers one request after the other, and must not keep the next waiting for long."""
+MOST_BYTES = 512 * 1024
+"""Bytes of a file, for the same reason."""
+
+_FIELDS = 9
+
+# No backslash and no exclamation mark, so that it stays readable on the command line (see `quoting`). $^E is errno.
+# 2048 is O_NONBLOCK: what has become a FIFO since the look at it must not block.
+_SCRIPT = " ".join(
+    line.strip()
+    for line in """
+    binmode STDIN; binmode STDOUT; my ($z, $o, $in, %u, %g) = (chr 0, chr 1, "");
+    sub failed { return "E" . ($^E + 0) }
+    sub row {
+      my ($n, $p, @s) = @_; my $l = -l _ ? readlink $p : "";
+      $u{$s[4]} = getpwuid($s[4]) // $s[4] unless exists $u{$s[4]};
+      $g{$s[5]} = getgrgid($s[5]) // $s[5] unless exists $g{$s[5]};
+      return ($n, @s[2, 4, 5, 7, 9], $u{$s[4]}, $g{$s[5]}, $l // "");
+    }
+    sub listing {
+      my ($hidden, $most, $p) = split / /, $_[0], 3; my @s = lstat $p or return failed;
+      return "=" . join $z, row($p, $p, @s) unless -d _;
+      opendir my $d, $p or return failed; my @rows; my $count = 0; $p .= "/" unless substr($p, -1) eq "/";
+      while (defined(my $n = readdir $d)) {
+        next if $n eq "." or $n eq ".." or (not $hidden and substr($n, 0, 1) eq ".");
+        return "E0" if $count++ >= $most;
+        unless (@s = lstat "$p$n") { next if $^E == 2; return failed }
+        push @rows, row($n, "$p$n", @s);
+      }
+      return "=" . join $z, @rows;
+    }
+    sub content {
+      my ($at, $left, $p) = split / /, $_[0], 3; stat $p or return failed; return "E0" unless -f _;
+      sysopen my $f, $p, 2048 or return failed; stat $f; return "E0" unless -f _;
+      sysseek $f, $at, 0 or return failed; my $c = "";
+      while ($left > 0) {
+        my $got = sysread $f, $c, $left, length $c; return failed unless defined $got; last unless $got; $left -= $got;
+      }
+      return "=$c";
+    }
+    sub attributes { return @_ ? "@_[2, 1, 0, 3, 4, 5, 7, 8, 10, 9]" : failed }
+    my %ask = (
+      S => sub { attributes(stat $_[0]) }, L => sub { attributes(lstat $_[0]) }, D => sub { listing(@_) },
+      R => sub { content(@_) },
+    );
+    my $out = "";
+    sub tell {
+      while (length $out) { my $n = syswrite STDOUT, $out; exit unless defined $n; substr($out, 0, $n, "") }
+    }
+    while (sysread STDIN, $in, 65536, length $in) {
+      while ((my $end = index $in, $z) >= 0) {
+        my $q = substr $in, 0, $end + 1, ""; chop $q; my $a = $ask{substr $q, 0, 1, ""}->($q);
+        $a =~ s/$o/${o}A/g; $a =~ s/$z/${o}B/g; $out .= "$a$z"; &tell if length $out > 65536;
+      }
+      &tell;
+    }
+    """.splitlines()
+).strip()
+
+HELPER = ("perl", "-e", _SCRIPT)
+
+
+class Helper:
+    """Asks the helper. Every method returns None where it cannot help.
+
+    Args:
+        runner: Runs it.
+        view: Remembers whether it works on the login node.
+    """
+
+    __slots__ = ("_runner", "_view")
+
+    def __init__(self, runner: Runner, view: View) -> None:
+        self._runner = runner
+        self._view = view
+
+    async def stat(self, path: bytes, *, follow: bool) -> Attributes | None:
+        """Return the attributes of a file.
+
+        Raises:
+            PathNotFound, PermissionDenied, NotADirectory, BadRequest, CommandFailed: In stat's words.
+        """
+        answer = await self._ask((b"S" if follow else b"L") + path)
+        if answer is None:
+            return None
+        if answer.startswith(b"E"):
+            raise failure(f"stat: cannot statx {quote(path)}", int(answer[1:]))
+        return Attributes(*map(int, answer.split()))
+
+    async def listing(self, path: bytes, *, hidden: bool) -> list[Entry] | None:
+        """Return what a directory holds, or the one file."""
+        content = await self._content(b"D%d %d %b" % (hidden, MOST_ENTRIES, path))
+        if not content:
+            return None if content is None else []
+        fields = content.split(b"\0")
+        names: dict[bytes, str] = {}
+        entries = []
+        for start in range(0, len(fields), _FIELDS):
+            name, mode, uid, gid, size, mtime, user, group, target = fields[start : start + _FIELDS]
+            if user not in names:
+                names[user] = user.decode("utf-8", "replace")
+            if group not in names:
+                names[group] = group.decode("utf-8", "replace")
+            entry = Entry(name, int(mode), int(uid), int(gid), int(size), int(mtime), names[user], names[group])
+            if entry.is_link:
+                entry.link_target = target
+            entries.append(entry)
+        return entries
+
+    async def read(self, path: bytes, *, offset: int, size: int) -> bytes | None:
+        """Return up to `size` bytes of a regular file from `offset`."""
+        if size > MOST_BYTES:
+            return None
+        return await self._content(b"R%d %d %b" % (offset, size, path))
+
+    async def _content(self, request: bytes) -> bytes | None:
+        answer = await self._ask(request)
+        return answer[1:] if answer is not None and answer.startswith(b"=") else None
+
+    async def _ask(self, request: bytes) -> bytes | None:
+        view = self._view
+        if view.helper is False:
+            return None
+        try:
+            answer = await self._runner.ask(HELPER, request)
+        except NotSupported:
+            view.helper = False
+            return None
+        view.helper = True
+        # Answers end with a NUL byte, so those within are written otherwise.
+        return answer.replace(b"\1B", b"\0").replace(b"\1A", b"\1") if b"\1" in answer else answer
