@@ -52,10 +52,13 @@ class System:
     calendar: Calendar
     telemetry: Telemetry = SILENT
     transfers: Mapping[str, Transfer] = field(init=False)
-    _roots: tuple[str, ...] = field(init=False)
+    _roots: frozenset[str] = field(init=False)
+    _within: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_roots", tuple(fs.path.rstrip("/") for fs in self.settings.file_systems))
+        roots = tuple(fs.path.rstrip("/") for fs in self.settings.file_systems)
+        object.__setattr__(self, "_roots", frozenset(roots))
+        object.__setattr__(self, "_within", tuple(f"{root}/" for root in roots))
         around = Surroundings(self.name, self.pool, self.jobs.run)
         methods = [
             plugin("hpcgate.transfers", settings.service_type)(settings, around)
@@ -131,13 +134,13 @@ class System:
         note_path(path)
         if not self._roots or not (self.settings.restrict_paths or self.settings.probing.services):
             return
-        plain = posixpath.normpath(path)
-        if not all(self._inside(text) for text in (path, plain)):
+        plain = path if "/." not in path and "//" not in path else posixpath.normpath(path)
+        if not self._inside(path) or not self._inside(plain):
             raise BadRequest(f"Unsupported path: {path!r} is not in a file system of {self.name}.")
         self.board.require_path(plain)
 
     def _inside(self, path: str) -> bool:
-        return any(path == root or path.startswith(f"{root}/") for root in self._roots)
+        return path.startswith(self._within) or path in self._roots
 
     async def perform(self, principal: Principal, operation: Operation) -> Any:
         """Run a filesystem operation as the user; one that only reads is tried again on a lost connection."""

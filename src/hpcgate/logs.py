@@ -4,13 +4,17 @@ Three kinds of lines have loggers of their own: ``hpcgate.access``, ``f7t_v2_tra
 logging configuration files name it) and ``hpcgate.audit``.
 """
 
+import asyncio
+import atexit
+import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import structlog
 from pydantic import SecretBytes, SecretStr
@@ -84,9 +88,49 @@ class Bridge(logging.Handler):
             self.handleError(record)
 
 
+class Lines:
+    """The logger at the end of the processors: writes the lines of one turn of the event loop in one go.
+
+    A line outside of an event loop, in a thread for example, is written at once.
+
+    Args:
+        file: Where they go.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._kept: list[str] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+
+    def msg(self, message: str) -> None:
+        """Write a line, now or in a moment."""
+        loop = asyncio._get_running_loop()
+        with self._lock:
+            self._kept.append(message + "\n")
+            if loop is not None:
+                if loop is not self._loop:
+                    self._loop = loop
+                    loop.call_soon(self.flush)
+                return
+        self.flush()
+
+    log = debug = info = warn = warning = error = critical = exception = fatal = failure = err = msg
+
+    def flush(self) -> None:
+        """Write what is kept."""
+        with self._lock:
+            kept, self._kept = self._kept, []
+            self._loop = None
+            if kept:
+                self._file.write("".join(kept))
+                self._file.flush()
+
+
 def _factory(audit: AuditSettings | None, *, standard: bool) -> Any:
     """Return what makes the logger at the end of the processors, by its name."""
-    output = structlog.WriteLogger(sys.stdout)
+    output = Lines(sys.stdout)
+    atexit.register(output.flush)
     auditor = None
     if audit is not None and audit.to is not None:
         auditor = AuditLogger(output.msg if audit.to == STDOUT else AuditFile(Path(audit.to)).write)
@@ -157,9 +201,17 @@ def _to_standard(_: Any, __: str, event: structlog.typing.EventDict) -> tuple[tu
 
 
 # Plain tracebacks: prettier ones show the values of local variables, and tokens are among them.
+_encode = json.JSONEncoder(default=repr).encode
+
+
+def _json(event: structlog.typing.EventDict, **_: Any) -> str:
+    # json.dumps with any option makes an encoder for each call.
+    return _encode(event)
+
+
 _RENDERERS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
-        "json": (structlog.processors.format_exc_info, structlog.processors.JSONRenderer()),
+        "json": (structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json)),
         "console": (structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),),
     }
 )

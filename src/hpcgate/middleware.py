@@ -4,11 +4,12 @@ Pure ASGI, so that bodies stream through untouched.
 """
 
 import asyncio
+import os
+import random
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,9 +47,13 @@ def accepted_id(value: bytes | None) -> str | None:
     return text if text.isascii() and text.isprintable() else None
 
 
+_ids = random.Random(os.urandom(32))  # noqa: S311 (ids are no secrets)
+
+
 def new_id() -> str:
-    """Return a new request id, a random UUID."""
-    return str(uuid4())
+    """Return a new request id, a random UUID (RFC 9562, version 4)."""
+    digits = f"{_ids.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 class Envelope:
@@ -289,11 +294,14 @@ class HangUp:
     """Cancels a request whose client has gone, so that what it started on a login node ends too.
 
     A request is watched only once its body has been read (the body's reader notices by itself) and only after
-    `WATCH_AFTER` seconds.
+    `WATCH_AFTER` seconds, at most twice as many: one timer looks after all of them.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._young: set[_Watch] = set()
+        self._older: set[_Watch] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -303,7 +311,9 @@ class HangUp:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 (an ASGI server calls within a task)
         watch = _Watch(task, receive, has_body=_has_body(scope))
-        timer = asyncio.get_running_loop().call_later(WATCH_AFTER, watch.start)
+        self._young.add(watch)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._look)
 
         async def send_and_close(message: Message) -> None:
             # Refused before the body was read: the server would go on reading whatever a client may send.
@@ -317,12 +327,27 @@ class HangUp:
             if not watch.hung_up or task.uncancel() > 0:
                 raise
         finally:
-            timer.cancel()
-            await watch.stop()
+            self._young.discard(watch)
+            self._older.discard(watch)
+            if watch.watching:
+                await watch.stop()
+
+    def _look(self) -> None:
+        """Watch those that were running at the last look already."""
+        for watch in self._older:
+            watch.start()
+        self._older, self._young = self._young, set()
+        if self._older:
+            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._look)
+        else:
+            self._timer = None
 
 
 def _has_body(scope: Scope) -> bool:
-    return any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in scope["headers"])
+    for name, value in scope["headers"]:
+        if (name == b"content-length" or name == b"transfer-encoding") and value != b"0":
+            return True
+    return False
 
 
 def has_long_body(scope: Scope) -> bool:
@@ -336,33 +361,41 @@ def has_long_body(scope: Scope) -> bool:
 class _Watch:
     """Waits for the end of one client's connection."""
 
+    __slots__ = ("_body_read", "_kept", "_receive", "_task", "_waiter", "_watcher", "hung_up")
+
     def __init__(self, task: asyncio.Task[Any], receive: Receive, *, has_body: bool) -> None:
         self.hung_up = False
         self._task = task
         self._receive = receive
-        self._body_read = asyncio.Event()
+        self._body_read = not has_body
+        self._waiter: asyncio.Event | None = None
         self._kept: list[Message] = []
         self._watcher: asyncio.Task[None] | None = None
-        if not has_body:
-            self._body_read.set()
 
     @property
     def body_read(self) -> bool:
         """Whether all of the request has been read."""
-        return self._body_read.is_set()
+        return self._body_read
+
+    @property
+    def watching(self) -> bool:
+        """Whether it has begun to watch."""
+        return self._watcher is not None
 
     def start(self) -> None:
         self._watcher = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
-        await self._body_read.wait()
+        if not self._body_read:
+            self._waiter = asyncio.Event()
+            await self._waiter.wait()
         while (message := await self._receive())["type"] != "http.disconnect":
             self._kept.append(message)
         self.hung_up = True
         self._task.cancel()
 
     async def receive(self) -> Message:
-        if self._watcher is not None and self._body_read.is_set():
+        if self._watcher is not None and self._body_read:
             # The watcher is the one reader now: it has kept an empty body, or there is only the hang-up to wait for.
             await asyncio.sleep(0)
             if self._kept:
@@ -371,7 +404,9 @@ class _Watch:
             return {"type": "http.disconnect"}
         message = await self._receive()
         if message["type"] != "http.request" or not message.get("more_body", False):
-            self._body_read.set()
+            self._body_read = True
+            if self._waiter is not None:
+                self._waiter.set()
         return message
 
     async def stop(self) -> None:
