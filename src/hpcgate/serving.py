@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import random
@@ -38,6 +39,9 @@ ACCEPTORS = 16
 libuv accepts one connection a socket each time round its loop. Under load one round takes long, and with one socket
 the last of a hundred clients that connect at once would wait for a hundred rounds.
 """
+
+GARBAGE = (20_000, 20, 50)
+"""New objects before the youngest are looked through for garbage, and how often before the older ones are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +342,10 @@ def serve(
             raise
         raise Unusable(f"{LOG_CONFIG}: cannot use {log_config}: {error}") from error
     listener = config.bind_socket()
+    # What has been loaded stays: to look through it again and again costs time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
     server = Server(config)
     server.tls, server.settings, server.load = tls, settings.http, load
     signal.signal(signal.SIGHUP, lambda *_: server.reloader.ask())
