@@ -17,7 +17,11 @@ from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 from tests.ssh.nodes import LoginNodes, login_nodes, principal, settings
 
-WAYS = ("sftp", "commands")
+WAYS = {
+    "helped": {"files": "sftp", "helper": True},
+    "sftp": {"files": "sftp", "helper": False},
+    "commands": {"files": "commands", "helper": False},
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def place(nodes: LoginNodes) -> Iterator[Place]:
 
 @pytest.fixture(params=WAYS)
 async def session(request, nodes: LoginNodes, sshd, keys) -> AsyncIterator[Session]:
-    pool = Pool("demo", settings(sshd, files=request.param), keys)
+    pool = Pool("demo", settings(sshd, **WAYS[request.param]), keys)
     try:
         async with pool.lease(principal(nodes.alice)) as leased:
             yield leased

@@ -90,7 +90,7 @@ async def through_everything(session, place: Place, name: bytes) -> None:
 def test_any_name(nodes, sshd, keys, way):
     number = 0
     with asyncio.Runner() as runner:
-        pool = Pool("demo", settings(sshd, files=way), keys)
+        pool = Pool("demo", settings(sshd, **WAYS[way]), keys)
 
         async def one(name: bytes) -> None:
             nonlocal number

@@ -262,7 +262,7 @@ async def test_files_commands_and_long_lived_processes_share_what_channels_there
 
     async def files() -> None:
         async with pool.lease(principal(nodes.alice)) as session:
-            files = await session.files()
+            files = await session._files_behind()
             kinds.add(type(files))
             assert (await files.stat(b"/etc")).mode & 0o40000
 

@@ -39,7 +39,8 @@ exec dd if="$1" bs=65536 iflag=fullblock,skip_bytes skip="$2" status=none
 )
 # $1 target, $2 temporary name, $3 mode of a new file or nothing, $4 trailer, $5 its length. The trailer tells a whole
 # upload from one whose connection broke: both are an end of file here. A shell that waits for a command in the
-# foreground takes no notice of a signal, hence the background.
+# foreground takes no notice of a signal, hence the background. A signal that comes while dd begins must end dd first,
+# or it makes the file behind the back of rm.
 _WRITE = """\
 t=$1
 if [ -L "$t" ]; then t=$(readlink -fn -- "$t" && printf x) || { cat -- "$1"; exit 1; }; t=${t%x}; fi
@@ -47,7 +48,7 @@ if [ -d "$t" ]; then echo "Is a directory" >&2; exit 1; fi
 if [ -e "$t" ] && [ ! -f "$t" ]; then echo "Not a regular file" >&2; exit 1; fi
 tmp=${t%/*}/$2
 trap 'rm -f -- "$tmp"' EXIT
-trap 'rm -f -- "$tmp"; kill -9 0' HUP INT TERM
+trap 'kill -9 "$!" 2>/dev/null; wait "$!" 2>/dev/null; rm -f -- "$tmp"; kill -9 0' HUP INT TERM
 exec 3<&0
 dd of="$tmp" bs=65536 iflag=fullblock conv=excl status=none <&3 & wait "$!" || exit 1
 n=$(($(stat -c %s -- "$tmp") - $5))

@@ -41,6 +41,8 @@ _DROPPED_PAUSE_MOST = 0.8
 """Seconds between attempts to connect where sshd has dropped the connection at once; they double up to the most."""
 _TERM_PATIENCE = 0.4
 """Seconds that a command has to end after TERM."""
+_BEGIN_PAUSE = 0.005
+"""Seconds between looks at whether a command that is to be ended has begun."""
 _KILL_PATIENCE = 0.3
 """Seconds until KILL must have had its effect."""
 _REFUSED_PAUSES = (0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -345,6 +347,10 @@ class Connection:
         channel = command.channel
         if channel is None:
             return
+        # A signal that comes before sshd's child has a process group of its own reaches nobody, and nobody is told.
+        deadline = time.monotonic() + _TERM_PATIENCE
+        while command.pid is None and not command.closed and time.monotonic() < deadline:
+            await asyncio.sleep(_BEGIN_PAUSE)
         for name, patience in (("TERM", _TERM_PATIENCE), ("KILL", _KILL_PATIENCE)):
             if command.closed:
                 return

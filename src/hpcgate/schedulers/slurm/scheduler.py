@@ -32,6 +32,7 @@ from hpcgate.schedulers.base import (
 from hpcgate.schedulers.slurm.client import client
 from hpcgate.schedulers.slurm.command_line import NoHistory
 from hpcgate.schedulers.slurm.job_ids import JobId
+from hpcgate.schedulers.slurm.past import Past
 from hpcgate.schedulers.slurm.records import Record, Selection, merged
 from hpcgate.schedulers.slurm.rest.backend import Rest
 from hpcgate.schedulers.slurm.scancel import Outcome
@@ -60,10 +61,14 @@ class Slurm(Scheduler):
     def __init__(self, system: str, settings: SlurmSettings, pool: Pool) -> None:
         self.system = system
         self._commands = client(system, settings, pool)
+        self._past = Past(settings.history_cache)
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job by sbatch, or by slurmrestd: https://slurm.schedmd.com/sbatch.html"""
-        return await self._commands.submit(principal, job)
+        try:
+            return await self._commands.submit(principal, job)
+        finally:
+            self._past.forget(principal.username)
 
     async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:
         """List jobs, in the order of their ids."""
@@ -73,7 +78,7 @@ class Slurm(Scheduler):
             account=query.account if _plain(query.account) else None,
             window=window,
         )
-        jobs, missing = await self._both(principal, selection)
+        jobs, missing, age = await self._both(principal, selection)
         since = time.time() - window
         chosen = tuple(
             job
@@ -82,7 +87,7 @@ class Slurm(Scheduler):
             and (query.account is None or job.account == query.account)
             and (job.time.end is None or job.time.end >= since)
         )
-        return Jobs(chosen, missing)
+        return Jobs(chosen, missing, age)
 
     async def job(self, principal: Principal, job_id: str) -> Jobs:
         """Return a job, the tasks of an array or the components of a heterogeneous job, whoever owns them."""
@@ -101,7 +106,7 @@ class Slurm(Scheduler):
             except JobNotFound as error:
                 found[job_id] = error
         if parsed:
-            records, missing = await self._both(principal, Selection(ids=tuple(parsed.values())))
+            records, missing, _ = await self._both(principal, Selection(ids=tuple(parsed.values())))
             for job_id, wanted in parsed.items():
                 its = tuple(record.job for record in records if wanted.matches(record.job.job_id, record.raw))
                 found[job_id] = Jobs(its, missing) if its else JobNotFound(job_id)
@@ -126,6 +131,7 @@ class Slurm(Scheduler):
             Forbidden: The job is another user's.
         """
         parsed = JobId.parse(job_id)
+        self._past.forget(principal.username)
         if await self._commands.cancel(principal, parsed) is not Outcome.UNKNOWN:
             return
         records, _ = await self._find(principal, parsed)
@@ -146,7 +152,10 @@ class Slurm(Scheduler):
             BadRequest: The job is not running, or the command failed: with the words of either.
             Forbidden: The job is another user's.
         """
-        await self._commands.attach(principal, JobId.parse(job_id), command)
+        try:
+            await self._commands.attach(principal, JobId.parse(job_id), command)
+        finally:
+            self._past.forget(principal.username)
 
     async def nodes(self, principal: Principal) -> tuple[Node, ...]:
         """List the nodes."""
@@ -178,19 +187,16 @@ class Slurm(Scheduler):
             await self._commands.close()
 
     async def _find(self, principal: Principal, job_id: JobId) -> tuple[list[Record], tuple[str, ...]]:
-        records, missing = await self._both(principal, Selection(ids=(job_id,)))
+        records, missing, _ = await self._both(principal, Selection(ids=(job_id,)))
         return [record for record in records if job_id.matches(record.job.job_id, record.raw)], missing
 
-    async def _both(self, principal: Principal, selection: Selection) -> tuple[list[Record], tuple[str, ...]]:
-        """Return the selected jobs of both sources, and the names of those that did not answer.
+    async def _both(self, principal: Principal, selection: Selection) -> tuple[list[Record], tuple[str, ...], float]:
+        """Return the selected jobs of both sources, the names of those that did not answer, and the age of the answer.
 
         Raises:
             GatewayError: Neither answered; the controller's own error.
         """
-        async with asyncio.TaskGroup() as group:
-            asking_live = group.create_task(_answer(self._commands.live(principal, selection)))
-            asking_history = group.create_task(_answer(self._commands.history(principal, selection)))
-        live, history = asking_live.result(), asking_history.result()
+        live, history, age = await self._ask_both(principal, selection)
         if isinstance(live, GatewayError) and not isinstance(live, _DEGRADES):
             raise live
         missing = []
@@ -205,7 +211,27 @@ class Slurm(Scheduler):
             missing.append("history")
         past = history if isinstance(history, list) else []
         now = await self._settled(principal, live if isinstance(live, list) else [], past)
-        return merged(now, past), tuple(missing)
+        return merged(now, past), tuple(missing), age
+
+    async def _ask_both(
+        self, principal: Principal, selection: Selection
+    ) -> tuple[list[Record] | GatewayError | NoHistory, list[Record] | GatewayError | NoHistory, float]:
+        """Ask the controller, and the database at the same time unless what it said last may hold."""
+        user = principal.username
+        asking_live = _answer(self._commands.live(principal, selection))
+        if self._past.known(user, selection):
+            live = await asking_live
+            if isinstance(live, list) and (kept := self._past.get(user, selection, live)) is not None:
+                return live, *kept
+            history = await _answer(self._commands.history(principal, selection))
+        else:
+            async with asyncio.TaskGroup() as group:
+                first = group.create_task(asking_live)
+                second = group.create_task(_answer(self._commands.history(principal, selection)))
+            live, history = first.result(), second.result()
+        if isinstance(live, list) and isinstance(history, list):
+            self._past.put(user, selection, live, history)
+        return live, history, 0.0
 
     async def _settled(self, principal: Principal, live: list[Record], past: list[Record]) -> list[Record]:
         """Complete what the controller says, where the history does not say it: exit status, name of the cluster."""

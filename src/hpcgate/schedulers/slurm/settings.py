@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from hpcgate.config import SchedulerSettings
+from hpcgate.config.values import Pause
 from hpcgate.schedulers.slurm.rest.versions import api_version
 
 ConnectionMode = Literal["ssh", "rest", "hybrid"]
@@ -23,6 +24,11 @@ class SlurmSettings(SchedulerSettings):
     api_url: str | None = Field(None, pattern="^https?://", description="Where slurmrestd answers, without a path.")
     api_version: str | None = Field(
         None, pattern=r"^v?0\.0\.\d+$", description="The data version of slurmrestd's API, such as 0.0.42."
+    )
+    history_cache: Pause = Field(
+        2,
+        description="Seconds for which what the accounting database said of a list of jobs is used again, as long as"
+        " the queue shows no change; 0 asks it each time.",
     )
 
     @model_validator(mode="after")
