@@ -195,7 +195,7 @@ class Bench:
     def idle(self, most: float) -> Row:
         """What the gateway takes of a core with a connection of each user that nobody uses."""
         self.load.measure_mix(self.gateway.url, self.asked, 200, WARM_UP)
-        open_now = metric(self.gateway.url, "hpcgate_ssh_connections")
+        open_now = metric(self.gateway.url, "hpcgate_ssh_pool_connections")
         time.sleep(2)
         before, began = cpu_seconds(self.gateway.pid), time.monotonic()
         time.sleep(20)

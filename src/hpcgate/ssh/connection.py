@@ -349,7 +349,7 @@ class Connection:
             return
         # A signal that comes before sshd's child has a process group of its own reaches nobody, and nobody is told.
         deadline = time.monotonic() + _TERM_PATIENCE
-        while command.pid is None and not command.closed and time.monotonic() < deadline:
+        while command.pid is None and not command.closed and time.monotonic() < deadline:  # noqa: ASYNC110 (rare, short)
             await asyncio.sleep(_BEGIN_PAUSE)
         for name, patience in (("TERM", _TERM_PATIENCE), ("KILL", _KILL_PATIENCE)):
             if command.closed:
