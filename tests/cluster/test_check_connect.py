@@ -392,3 +392,39 @@ def test_json(cluster: Cluster, tmp_path: Path) -> None:
         "keys", "token endpoint", "clock", "host key", "login", "MaxSessions", "MaxStartups", "SFTP", "scheduler",
         "file system",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "mark", "words"),
+    [
+        (b'{"allowed": true}', GOOD, "lets"),
+        (b'{"allowed": false}', WARNING, "does not let"),
+        (None, BAD, "the authorization service: "),
+    ],
+)
+def test_the_authorization_service(
+    cluster: Cluster, tmp_path: Path, answer: bytes | None, mark: str, words: str
+) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = answer or b""
+            self.send_response(200 if answer else 500)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/stores/1/check"
+        status, lines = walk(cluster, tmp_path, settings={"auth": {"authorization": {"url": url}}})
+        server.shutdown()
+        thread.join()
+    found = only(lines, "the authorization service")
+    assert found[0] == mark
+    assert words in found[1]
+    assert status == int(mark == BAD)

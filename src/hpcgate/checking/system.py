@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from hpcgate.auth import Principal
+from hpcgate.auth.authorizer import Authorizer
 from hpcgate.checking import clocks
 from hpcgate.config import Cluster, SshSettings, plugin
 from hpcgate.credentials.base import CredentialSource
-from hpcgate.errors import CommandFailed, CredentialRefused, GatewayError, HostKeyRefused, TimedOut
+from hpcgate.errors import CommandFailed, CredentialRefused, Forbidden, GatewayError, HostKeyRefused, TimedOut
 from hpcgate.ssh import rehearsal
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.survey import Finding, survey
@@ -35,7 +36,7 @@ else echo good; fi
 
 
 async def look_at_system(
-    settings: Cluster, credentials: CredentialSource, who: Who | None
+    settings: Cluster, credentials: CredentialSource, who: Who | None, authorizer: Authorizer | None = None
 ) -> list[tuple[str, Finding]]:
     """Look at a system, at all of it at the same time where that changes no result.
 
@@ -43,6 +44,7 @@ async def look_at_system(
         settings: The system.
         credentials: Where SSH credentials come from.
         who: Returns whom to log in as; None if nobody can, then what needs a login is left out.
+        authorizer: The service that says who may use which system, if there is one.
 
     Returns:
         What each finding is about, and the finding.
@@ -51,7 +53,7 @@ async def look_at_system(
     try:
         about = settings.name
         found = [(about, finding) for finding in await survey(settings.name, settings.ssh)]
-        found += await _as_somebody(settings, credentials, who)
+        found += await _as_somebody(settings, credentials, who, authorizer)
         found += [(about, finding) for finding in await stores]
     finally:
         stores.cancel()
@@ -59,7 +61,9 @@ async def look_at_system(
     return found
 
 
-async def _as_somebody(settings: Cluster, credentials: CredentialSource, who: Who | None) -> list[tuple[str, Finding]]:
+async def _as_somebody(
+    settings: Cluster, credentials: CredentialSource, who: Who | None, authorizer: Authorizer | None
+) -> list[tuple[str, Finding]]:
     if who is None:
         return [
             (
@@ -82,7 +86,8 @@ async def _as_somebody(settings: Cluster, credentials: CredentialSource, who: Wh
     nodes = [settings.ssh.model_copy(update={"host": entry}) for entry in entries]
     walked = await asyncio.gather(*(_Walk(settings, ssh, credentials, principal).all() for ssh in nodes))
     several = len(nodes) > 1
-    return [
+    asked = [] if authorizer is None else [(settings.name, await _authorization(settings, principal, authorizer))]
+    return asked + [
         (f"{settings.name} at {'{}:{}'.format(*ssh.nodes[0])}" if several else settings.name, finding)
         for ssh, findings in zip(nodes, walked, strict=True)
         for finding in findings
@@ -90,6 +95,20 @@ async def _as_somebody(settings: Cluster, credentials: CredentialSource, who: Wh
 
 
 _WHO = "see that the IdP knows the service_account, and that the gateway would accept its token"
+
+
+async def _authorization(settings: Cluster, principal: Principal, authorizer: Authorizer) -> Finding:
+    check, user = "authorization", principal.username
+    try:
+        async with asyncio.timeout(LONGEST):
+            await authorizer.authorize(principal, settings.name)
+    except Forbidden:
+        advice = "fine for a service account; users need the relation member of the vcluster"
+        return Finding(None, f"the authorization service answers, and does not let {user} in", advice, check)
+    except (GatewayError, TimeoutError) as error:
+        advice = "see auth.authorization: url and timeout"
+        return Finding(False, f"the authorization service: {_words(error)}", advice, check)
+    return Finding(True, f"the authorization service lets {user} in", check=check)
 
 
 class _Walk:

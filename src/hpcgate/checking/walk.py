@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 
 from hpcgate.auth import Principal
 from hpcgate.auth.jwks import Jwks
+from hpcgate.auth.openfga import OpenFga
 from hpcgate.auth.tokens import TokenVerifier
 from hpcgate.checking.idp import look_at_idp
 from hpcgate.checking.system import Who, look_at_system
@@ -47,9 +48,12 @@ async def walk(settings: Settings, token: str | None = None) -> list[tuple[str, 
             account = cluster.service_account
             return None if account is None else ProbeAccount(account, authentication, tokens).principal
 
+        authorizer = None if settings.auth.authorization is None else OpenFga(settings.auth.authorization)
+        if authorizer is not None:
+            stack.push_async_callback(authorizer.close)
         idp, *systems = await asyncio.gather(
             _about_idp(settings, jwks),
-            *(look_at_system(cluster, credentials, who(cluster)) for cluster in settings.clusters),
+            *(look_at_system(cluster, credentials, who(cluster), authorizer) for cluster in settings.clusters),
         )
         return [*idp, *(found for system in systems for found in system)]
 
