@@ -133,7 +133,7 @@ def only(lines: list[tuple[str, str]], words: str) -> tuple[str, str]:
 def test_all_is_well(cluster: Cluster, tmp_path: Path) -> None:
     status, lines = walk(cluster, tmp_path)
     assert status == 0
-    assert {mark for mark, _ in lines} == {GOOD}
+    assert [line for line in lines if line[0] != GOOD] == []
     name = cluster.user("alice").name
     for words in (
         f"IdP: 4 keys from {cluster.idp.jwks_url}, for ES256, Ed25519, EdDSA, PS256, RS256",
@@ -386,7 +386,7 @@ def test_json(cluster: Cluster, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "hpcgate.cli", "check", str(config), "--connect", "--json"]
     document = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout)
     assert document["status"] == 0
-    assert {finding["outcome"] for finding in document["findings"]} == {"ok"}
+    assert [finding for finding in document["findings"] if finding["outcome"] != "ok"] == []
     checks = {finding["check"] for finding in document["findings"]}
     assert checks == {
         "keys", "token endpoint", "clock", "host key", "login", "MaxSessions", "MaxStartups", "SFTP", "scheduler",

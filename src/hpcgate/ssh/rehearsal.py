@@ -73,7 +73,7 @@ async def logins(pool: Pool, principal: Principal, count: int) -> int:
 async def sftp(session: Session) -> str | None:
     """Return None if SFTP works on a session whose settings want nothing else, else why it does not."""
     try:
-        files = await session.files()
+        files = await session._files_behind()
     except NotSupported as refusal:
         return refusal.message
     return None if isinstance(files, SftpFiles) else "there is no channel to spare for it"
