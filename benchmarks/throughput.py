@@ -7,9 +7,11 @@ run: a bare asyncssh loop over as many connections, and a constant answer of the
 
 import argparse
 import asyncio
+import http.client
 import json
 import os
 import random
+import statistics
 import sys
 import threading
 import time
@@ -46,7 +48,7 @@ PATIENCE = 20
 MIX = {"stat": 30, "ls": 30, "download": 20, "head": 20}
 """Percent of the requests."""
 COLUMNS = ("load", "requests/s", "p50 ms", "p99 ms", "errors", "µs of CPU each", "to reach", "reached", "yardstick")
-ROWS = ("mix-200", "mix-500", "cold", "stat", "jobs", "commands", "memory", "idle")
+ROWS = ("mix-200", "mix-500", "cold", "stat", "jobs", "commands", "fair", "memory", "idle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,43 @@ class Bench:
             yardstick = f"asyncssh alone {ssh.measure(raw, clients, self.seconds / 2, 1).rate:,.0f}/s, " + yardstick
         return Row.of(load, found, cpu, rate=rate, yardstick=yardstick)
 
+    def fair(self, clients: int, most: float) -> Row:
+        """What a user who asks for one thing at a time notices of another who asks for many."""
+        path = f"/filesystem/demo/ops/stat?path={quote(str(self.first.home / 'bench' / 'file-4k.txt'))}"
+        headers = {"Authorization": f"Bearer {self.tokens[self.first]}"}
+        self._seconds_each(10)
+        alone = self._seconds_each(150)
+        found: list[Measurement] = []
+        load = threading.Thread(
+            target=lambda: found.append(self.load.measure(self.gateway.url + path, headers, clients, 8))
+        )
+        load.start()
+        time.sleep(2)
+        beside = self._seconds_each(150)
+        load.join()
+        ratio = beside / alone
+        figures = (f"{found[0].rate:,.0f}", f"{beside * 1000:.1f}", "", "", "")
+        return Row(f"stat of one user beside {clients} of another", figures, f"median at most {most:.0f} times", ratio <= most,
+                   f"{ratio:.1f} times {alone * 1000:.1f} ms alone")  # fmt: skip
+
+    def _seconds_each(self, count: int) -> float:
+        """Return the median of the seconds that one request after the other of the second user takes."""
+        user = self.cluster.users[1]
+        client = http.client.HTTPConnection(HOST, int(self.gateway.url.rpartition(":")[2]), timeout=PATIENCE)
+        path = f"/filesystem/demo/ops/stat?path={quote(str(user.home / 'bench' / 'file-4k.txt'))}"
+        taken = []
+        for _ in range(count):
+            began = time.perf_counter()
+            client.request("GET", path, headers={"Authorization": f"Bearer {self.tokens[user]}"})
+            answer = client.getresponse()
+            answer.read()
+            if answer.status != 200:
+                raise RuntimeError(answer.status)
+            taken.append(time.perf_counter() - began)
+            time.sleep(0.02)
+        client.close()
+        return statistics.median(taken)
+
     def idle(self, most: float) -> Row:
         """What the gateway takes of a core with a connection of each user that nobody uses."""
         self.load.measure_mix(self.gateway.url, self.asked, 200, WARM_UP)
@@ -301,12 +340,12 @@ class Crowd:
         gate = asyncio.Semaphore(20)
         url = f"{self._gateway.url}/filesystem/crowd/ops/ls?path=/etc/ssl"
 
-        async with aiohttp.ClientSession() as http:
+        async with aiohttp.ClientSession() as session:
 
             async def enter(name: str) -> int:
                 claims = {"preferred_username": name, "exp": int(time.time()) + 3600}
                 token = jwt.encode({"alg": "RS256", "kid": "crowd"}, claims, self._signer)
-                async with gate, http.get(url, headers={"Authorization": f"Bearer {token}"}) as answer:
+                async with gate, session.get(url, headers={"Authorization": f"Bearer {token}"}) as answer:
                     await answer.read()
                     return int(answer.status != 200)
 
@@ -361,6 +400,7 @@ def measure(bench: Bench, wanted: Sequence[str]) -> list[Row]:
         "commands": lambda: bench.single(
             "stat by commands, 1 user, 100 clients", f"/filesystem/commands/ops/stat?path={file}", 660
         ),
+        "fair": lambda: bench.fair(500, 2),
         "memory": lambda: bench.memory(150),
     }
     rows = []

@@ -2,11 +2,12 @@
 
 import time
 
-from hpcgate.admission import CALM, FLOOR, START, Admission
+from hpcgate.admission import CALM, FLOOR, SHARE, START, Admission
 
 
 class Caller:
-    def __init__(self, *, gone: bool = False) -> None:
+    def __init__(self, *, gone: bool = False, key: bytes = b"somebody") -> None:
+        self.key = key
         self.gone = gone
         self.fate = ""
 
@@ -86,3 +87,49 @@ def test_there_is_a_most() -> None:
     caller = Caller()
     admission.wait(caller, START)
     assert caller.fate == "away"
+
+
+def busy(max_delay: float = 60.0, done: int = 1000) -> Admission:
+    admission = Admission(2000, max_delay)
+    look(admission, busy=1.0, done=done)
+    assert admission.busy
+    return admission
+
+
+def test_one_who_asks_for_much_waits_for_himself_once_the_loop_is_at_its_limit() -> None:
+    admission = busy()
+    begun = [admission.begin(b"greedy") for _ in range(SHARE)]
+    assert admission.must_wait(b"greedy", SHARE)
+    assert not admission.must_wait(b"modest", SHARE)
+    more = [Caller(key=b"greedy") for _ in range(3)]
+    for caller in more:
+        admission.wait(caller, SHARE)
+    admission.feed(SHARE)
+    assert admission.waiting == 3
+    admission.end(b"greedy", begun[0])
+    admission.feed(SHARE - 1)
+    assert not admission.must_wait(b"modest", SHARE)
+    look(admission, busy=1.0, running=SHARE, done=1000)
+    assert admission.waiting == 0, "what runs for long no longer counts as his share"
+    admission.end(b"greedy", begun[1])
+    assert admission.begin(b"greedy") != begun[1]
+
+
+def test_an_idle_loop_knows_no_shares() -> None:
+    admission = Admission(2000, 60.0)
+    for _ in range(10 * SHARE):
+        admission.begin(b"greedy")
+    assert not admission.must_wait(b"greedy", SHARE)
+
+
+def test_callers_take_turns_and_who_has_most_waiting_is_refused_first() -> None:
+    admission = busy(max_delay=0.02, done=1)
+    greedy = [Caller(key=b"greedy") for _ in range(FLOOR)]
+    modest = [Caller(key=b"modest") for _ in range(2)]
+    for caller in (*greedy, *modest):
+        admission.wait(caller, admission.limit)
+    assert [caller.fate for caller in greedy[-2:]] == ["away", "away"], "his newest make room"
+    assert (admission.waiting, admission.refused) == (FLOOR, 2)
+    admission.feed(admission.limit - 4)
+    assert [caller.fate for caller in (*greedy[:2], *modest)] == ["in"] * 4
+    assert greedy[2].fate == ""

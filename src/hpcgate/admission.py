@@ -1,7 +1,7 @@
 """How many requests are served at a time: fewer while the event loop falls behind, so that none waits without bound."""
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -14,12 +14,18 @@ BUSY = 0.9
 """The share of a core from which on the event loop is taken to be at its limit."""
 CALM = 1.0
 """Seconds for which the loop must not have been at its limit before more are served again."""
+SHARE = 10
+"""As many requests of one caller are begun between two looks, while the loop is at its limit, before others' turn."""
 _MEMORY = 0.5
 """Seconds over which the rate of what is done is averaged."""
 
 
 class Caller(Protocol):
     """A request that waits."""
+
+    @property
+    def key(self) -> bytes:
+        """Whose it is: all with the same one share a turn."""
 
     def let_in(self) -> bool:
         """Begin to serve it; False if its client has gone."""
@@ -35,6 +41,10 @@ class Admission:
     as are done within half of `max_delay`, and as many wait as are done within all of it. Once it has not been for a
     while, what is under way waits for login nodes and costs nothing: the limit doubles with every look.
 
+    At the limit callers take turns: of one only `SHARE` requests run at a time, as far as they are no longer than the
+    time between two looks, those of others who wait come first, and who has the most waiting is refused first. So one
+    who asks for five hundred things at once waits for himself.
+
     Args:
         most: Requests at a time, those that wait included, those set aside apart.
         max_delay: Seconds that a request waits to be served at most.
@@ -47,7 +57,10 @@ class Admission:
         self.limit = min(START, most)
         self.running = 0
         self.refused = 0
-        self.queue: deque[tuple[float, Caller]] = deque()
+        self.waiting = 0
+        self._queues: OrderedDict[bytes, deque[tuple[float, Caller]]] = OrderedDict()
+        self._held: dict[bytes, int] = {}
+        self._generation = 0
         self._max_delay = max_delay
         self.count_aside = aside
         self._aside = 0
@@ -56,7 +69,26 @@ class Admission:
         self._told = 0
 
     def __repr__(self) -> str:
-        return f"<Admission limit={self.limit}/{self.most} queue={len(self.queue)} refused={self.refused}>"
+        return f"<Admission limit={self.limit}/{self.most} waiting={self.waiting} refused={self.refused}>"
+
+    @property
+    def busy(self) -> bool:
+        """Whether callers take turns."""
+        return self._calm < CALM
+
+    def begin(self, key: bytes) -> int:
+        """Take note that a request of a caller begins, and return what `end` wants to know."""
+        self._held[key] = self._held.get(key, 0) + 1
+        return self._generation
+
+    def end(self, key: bytes, begun: int) -> None:
+        """Take note that it has ended."""
+        if begun == self._generation:
+            self._held[key] -= 1
+
+    def must_wait(self, key: bytes, running: int) -> bool:
+        """Say whether a request of this caller cannot be served at once."""
+        return (self.busy and self._held.get(key, 0) >= SHARE) or key in self._queues or self.full(running)
 
     def full(self, running: int) -> bool:
         """Say whether so many requests, those aside included, leave no room for one more."""
@@ -67,15 +99,41 @@ class Admission:
         most = self.most - (running - self._aside)
         if self._calm < CALM:
             most = min(most, max(FLOOR, int(self._rate * self._max_delay)))
-        if len(self.queue) < most:
-            self.queue.append((time.monotonic(), caller))
-        else:
+        if self.waiting >= most and not self._make_room(len(self._queues.get(caller.key, ()))):
             self._refuse(caller)
+            return
+        self._queues.setdefault(caller.key, deque()).append((time.monotonic(), caller))
+        self.waiting += 1
+
+    def _make_room(self, own: int) -> bool:
+        """Refuse somebody who has more waiting than so many."""
+        if not self._queues:
+            return False
+        key, longest = max(self._queues.items(), key=lambda item: len(item[1]))
+        if len(longest) <= own + 1:
+            return False
+        self._refuse(self._take(key, newest=True))
+        return True
+
+    def _take(self, key: bytes, *, newest: bool = False) -> Caller:
+        queue = self._queues[key]
+        _, caller = queue.pop() if newest else queue.popleft()
+        if not queue:
+            del self._queues[key]
+        self.waiting -= 1
+        return caller
 
     def feed(self, running: int) -> None:
-        """Let in who waits while there is room."""
-        while self.queue and not self.full(running):
-            running += self.queue.popleft()[1].let_in()
+        """Let in who waits while there is room, each caller in turn."""
+        passed = 0
+        while passed < len(self._queues) and not self.full(running):
+            key = next(iter(self._queues))
+            self._queues.move_to_end(key)
+            if self.busy and self._held.get(key, 0) >= SHARE:
+                passed += 1
+                continue
+            passed = 0
+            running += self._take(key).let_in()
 
     def look(self, *, lag: float, busy: float, seconds: float, running: int, done: int) -> None:
         """Take note of what went on since the last look, and let in or refuse those who wait.
@@ -101,10 +159,14 @@ class Admission:
             self._calm += seconds
             if self._calm >= CALM and self.running >= self.limit // 2:
                 self.limit = min(self.most, self.limit * 2)
+        # What has not ended by now waits for something else than the loop.
+        self._held.clear()
+        self._generation += 1
         self.feed(running)
         since = time.monotonic() - self._max_delay
-        while self.queue and self.queue[0][0] < since:
-            self._refuse(self.queue.popleft()[1])
+        for key, queue in list(self._queues.items()):
+            while queue and queue[0][0] < since:
+                self._refuse(self._take(key))
 
     def news(self) -> int:
         """Return how many were refused since the last call."""

@@ -64,9 +64,7 @@ class GatewayCollector(Collector):
             "hpcgate_http_requests_running", "Requests that are served now, streams apart.", admission.running
         )
         yield GaugeMetricFamily("hpcgate_http_requests_limit", "As many may be served at a time.", admission.limit)
-        yield GaugeMetricFamily(
-            "hpcgate_http_requests_waiting", "Requests that wait to be served.", len(admission.queue)
-        )
+        yield GaugeMetricFamily("hpcgate_http_requests_waiting", "Requests that wait to be served.", admission.waiting)
         yield GaugeMetricFamily("hpcgate_streams", "Streams under way.", self._gateway.streams.taken)
         yield GaugeMetricFamily("hpcgate_asyncio_tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
         age = GaugeMetricFamily(

@@ -51,11 +51,12 @@ class _Caller:
     protocol: "Http"
     cycle: RequestResponseCycle
     app: Any
+    key: bytes
 
     def let_in(self) -> bool:
         if self.cycle.disconnected:
             return False
-        self.protocol._serve(self.cycle, self.app)
+        self.protocol._serve(self)
         return True
 
     def turn_away(self) -> None:
@@ -140,7 +141,7 @@ class Http(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer is out: somebody else may be let in."""
         super().on_response_complete()
-        if self.admission is not None and self.admission.queue:
+        if self.admission is not None and self.admission.waiting:
             # The task of this request is about to end.
             self.admission.feed(len(self.tasks) - 1)
 
@@ -149,15 +150,40 @@ class Http(HttpToolsProtocol):
         admission = self.admission
         if (
             admission is None
-            or not (admission.queue or admission.full(len(self.tasks)))
+            or not (admission.waiting or admission.busy or admission.full(len(self.tasks)))
             or cycle.scope["path"].rstrip("/") in self.always
         ):
             super()._start_asgi_task(cycle, app)
+            return
+        caller = _Caller(self, cycle, app, self._key(cycle))
+        if admission.must_wait(caller.key, len(self.tasks)):
+            admission.wait(caller, len(self.tasks))
         else:
-            admission.wait(_Caller(self, cycle, app), len(self.tasks))
+            self._serve(caller)
 
-    def _serve(self, cycle: RequestResponseCycle, app: Any) -> None:
-        super()._start_asgi_task(cycle, app)
+    @staticmethod
+    def _key(cycle: RequestResponseCycle) -> bytes:
+        """Return what tells callers apart before anything is verified: the token, else the address."""
+        for name, value in cycle.scope["headers"]:
+            if name == b"authorization":
+                return value
+        client = cycle.scope["client"]
+        return client[0].encode() if client else b""
+
+    def _serve(self, caller: _Caller) -> None:
+        admission, key = self.admission, caller.key
+        assert admission is not None  # noqa: S101 (it has let the caller in)
+        begun = admission.begin(key)
+
+        async def counted(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await caller.app(scope, receive, send)
+            finally:
+                admission.end(key, begun)
+                if admission.waiting:
+                    admission.feed(len(self.tasks) - 1)
+
+        super()._start_asgi_task(caller.cycle, counted)
 
     def _turn_away(self, cycle: RequestResponseCycle) -> None:
         # Who sends a body may send much of it: that connection ends.
