@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import random
+import socket
 import statistics
 import sys
 import threading
@@ -210,8 +211,13 @@ class Bench:
         load.join()
         ratio = beside / alone
         figures = (f"{found[0].rate:,.0f}", f"{beside * 1000:.1f}", "", "", "")
-        return Row(f"stat of one user beside {clients} of another", figures, f"median at most {most:.0f} times", ratio <= most,
-                   f"{ratio:.1f} times {alone * 1000:.1f} ms alone")  # fmt: skip
+        return Row(
+            f"stat of one user beside {clients} of another",
+            figures,
+            f"median at most {most:.0f} times",
+            ratio <= most,
+            f"{ratio:.1f} times {alone * 1000:.1f} ms alone",
+        )
 
     def _seconds_each(self, count: int) -> float:
         """Return the median of the seconds that one request after the other of the second user takes."""
@@ -376,8 +382,6 @@ def _listens(url: str) -> bool:
 
 
 def _accepts(port: int) -> bool:
-    import socket
-
     try:
         socket.create_connection((HOST, port), timeout=1).close()
     except OSError:
