@@ -36,6 +36,7 @@ format: $(READY) ## put the source in form
 
 bench: $(READY) ## requests a second, polling and streams, each beside a yardstick of the same run
 	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.polling
 	$(BIN)/python -m benchmarks.transfers

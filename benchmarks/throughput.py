@@ -306,7 +306,7 @@ class Crowd:
             "light-sshd",
             [sys.executable, str(Path(__file__).with_name("light_sshd.py")), str(port), str(directory / "host_key")],
             log=directory / "sshd.log",
-            ready=lambda _: _accepts(port),
+            ready=lambda _: accepts(port),
             env=dict(os.environ),
         )
         self._sshd.start()
@@ -381,7 +381,8 @@ def _listens(url: str) -> bool:
         return False
 
 
-def _accepts(port: int) -> bool:
+def accepts(port: int) -> bool:
+    """Say whether something listens on a port."""
     try:
         socket.create_connection((HOST, port), timeout=1).close()
     except OSError:
@@ -421,11 +422,11 @@ def markdown(rows: Sequence[Row], machine: Sequence[str], seconds: float, users:
     lines = [
         "# The high-throughput regime",
         "",
-        f"Made by `python -m benchmarks.throughput`, in `make bench`. The mix is {parts} (a file of 4 KiB, a directory",
-        f"of {FILES}) of {users} Unix users, each on a connection of their own to a real sshd with its default",
-        f"MaxStartups; each row is {seconds:g} s after {WARM_UP:g} s of warming up. An answer that is not 2xx within",
-        f"{PATIENCE} s is an error. The CPU time is that of the gateway's process. The load generator, sshd and its",
-        "processes of each user, and Slurm share the machine with it.",
+        f"Made by `python -m benchmarks.throughput`, in `make bench`. The mix is {parts}",
+        f"(a file of 4 KiB, a directory of {FILES}) of {users} Unix users, each on a connection of their own to a real",
+        f"sshd with its default MaxStartups; each row is {seconds:g} s after {WARM_UP:g} s of warming up. An answer",
+        f"that is not 2xx within {PATIENCE} s is an error. The CPU time is that of the gateway's process. The load",
+        "generator, sshd and its processes of each user, and Slurm share the machine with it.",
         "",
         *(f"- {line}" for line in machine),
         "",
