@@ -2,7 +2,7 @@
 
 import time
 
-from hpcgate.admission import CALM, FLOOR, PATIENT, SHARE, START, Admission
+from hpcgate.admission import CALM, FLOOR, SHARE, START, Admission
 
 
 class Caller:
@@ -74,10 +74,10 @@ def test_who_has_waited_too_long_and_who_would_is_refused() -> None:
     admission.wait(late, START)
     look(admission, lag=1.0, running=START)
     assert (patient.fate, late.fate) == ("away", "")
-    more = [Caller() for _ in range(PATIENT)]
+    more = [Caller() for _ in range(FLOOR)]
     for caller in more:
         admission.wait(caller, START)
-    assert [caller.fate for caller in more] == [""] * (PATIENT - 1) + ["away"]
+    assert [caller.fate for caller in more] == [""] * (FLOOR - 1) + ["away"]
     assert admission.refused == 2
     assert (admission.news(), admission.news()) == (2, 0)
 
@@ -124,12 +124,12 @@ def test_an_idle_loop_knows_no_shares() -> None:
 
 def test_callers_take_turns_and_who_has_most_waiting_is_refused_first() -> None:
     admission = busy(max_delay=0.02, done=1)
-    greedy = [Caller(key=b"greedy") for _ in range(PATIENT)]
+    greedy = [Caller(key=b"greedy") for _ in range(FLOOR)]
     modest = [Caller(key=b"modest") for _ in range(2)]
     for caller in (*greedy, *modest):
         admission.wait(caller, admission.limit)
     assert [caller.fate for caller in greedy[-2:]] == ["away", "away"], "his newest make room"
-    assert (admission.waiting, admission.refused) == (PATIENT, 2)
+    assert (admission.waiting, admission.refused) == (FLOOR, 2)
     admission.feed(admission.limit - 4)
     assert [caller.fate for caller in (*greedy[:2], *modest)] == ["in"] * 4
     assert greedy[2].fate == ""

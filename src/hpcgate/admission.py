@@ -8,10 +8,6 @@ from typing import Protocol
 FLOOR = 32
 """As few as this are always served."""
 START = 128
-PATIENT = 256
-"""As many may always wait, for as long as any may."""
-SETTLING = 10
-"""As many times as long may requests wait while many users log in at once, as after a restart."""
 LATE = 0.05
 """Seconds by which an event loop with too much to do is late."""
 BUSY = 0.9
@@ -67,8 +63,7 @@ class Admission:
         self._generation = 0
         self._max_delay = max_delay
         self.count_aside = aside
-        self.settling: Callable[[], bool] = lambda: False
-        self.pumping = False
+        self._aside = 0
         self._calm = CALM
         self._rate = 0.0
         self._told = 0
@@ -97,21 +92,18 @@ class Admission:
 
     def full(self, running: int) -> bool:
         """Say whether so many requests, those aside included, leave no room for one more."""
-        return running >= self.limit and running - self.count_aside() >= self.limit
+        return running - self._aside >= self.limit
 
     def wait(self, caller: Caller, running: int) -> None:
         """Have a request wait for room, or refuse it if it would wait in vain."""
-        most = self.most - (running - self.count_aside())
-        if self._calm < CALM and not self.settling():
-            most = min(most, max(PATIENT, int(self._rate * self._max_delay)))
+        most = self.most - (running - self._aside)
+        if self._calm < CALM:
+            most = min(most, max(FLOOR, int(self._rate * self._max_delay)))
         if self.waiting >= most and not self._make_room(len(self._queues.get(caller.key, ()))):
             self._refuse(caller)
             return
-        self._queues.setdefault(caller.key, deque()).append((self._deadline(), caller))
+        self._queues.setdefault(caller.key, deque()).append((time.monotonic(), caller))
         self.waiting += 1
-
-    def _deadline(self) -> float:
-        return time.monotonic() + self._max_delay * (SETTLING if self.settling() else 1)
 
     def _make_room(self, own: int) -> bool:
         """Refuse somebody who has more waiting than so many."""
@@ -153,7 +145,8 @@ class Admission:
             running: How many requests are served now, those aside included.
             done: How many were answered, those refused apart.
         """
-        self.running = running - self.count_aside()
+        self._aside = self.count_aside()
+        self.running = running - self._aside
         rate = done / seconds
         self._rate += min(1.0, seconds / _MEMORY) * (rate - self._rate)
         if self._calm >= CALM:
@@ -170,9 +163,9 @@ class Admission:
         self._held.clear()
         self._generation += 1
         self.feed(running)
-        now = time.monotonic()
+        since = time.monotonic() - self._max_delay
         for key, queue in list(self._queues.items()):
-            while queue and queue[0][0] < now:
+            while queue and queue[0][0] < since:
                 self._refuse(self._take(key))
 
     def news(self) -> int:

@@ -158,17 +158,8 @@ class Http(HttpToolsProtocol):
         caller = _Caller(self, cycle, app, self._key(cycle))
         if admission.must_wait(caller.key, len(self.tasks)):
             admission.wait(caller, len(self.tasks))
-            if not admission.pumping:
-                self._pump(admission)
         else:
             self._serve(caller)
-
-    def _pump(self, admission: Admission) -> None:
-        """See again and again whether there is room: what was let in may have come to wait for a login."""
-        admission.feed(len(self.tasks))
-        admission.pumping = admission.waiting > 0
-        if admission.pumping:
-            self.loop.call_later(PUMP, self._pump, admission)
 
     @staticmethod
     def _key(cycle: RequestResponseCycle) -> bytes:
@@ -304,9 +295,6 @@ def _problem(message: str, data: dict[str, str] | None = None) -> bytes:
     body = {"errorType": "error", "message": message, "causedBy": None, "data": data, "user": None}
     return json.dumps(body).encode()
 
-
-PUMP = 0.01
-"""Seconds between looks for room while somebody waits."""
 
 OVERLOADED = _problem("The gateway has more requests than it can serve.", {"reason": "overload"})
 

@@ -229,7 +229,6 @@ class Pool:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
-        self.waiting = 0
         self._logins = 0
         self._logins_failed = 0
         self._evictions = 0
@@ -254,6 +253,11 @@ class Pool:
                 place.connection.channels.waiting for place in everyone if place.connection is not None
             ),
         )
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a login."""
+        return sum(place.waiting for place in self._places.current.values())
 
     def warn(self) -> None:
         """Log what is unsafe about the settings, by the name of the system."""
@@ -342,7 +346,6 @@ class Pool:
         if login is None:
             return False
         place.waiting += 1
-        self.waiting += 1
         try:
             await asyncio.shield(login)
         except asyncio.CancelledError:
@@ -350,7 +353,6 @@ class Pool:
                 self._release(place)
                 raise
             place.waiting -= 1
-            self.waiting -= 1
             task = asyncio.current_task()
             if login.cancelled() and not (task is not None and task.cancelling()):
                 raise Unavailable(f"The connections to {self.system} are being closed") from None
@@ -360,7 +362,6 @@ class Pool:
             raise
         except GatewayError as error:
             place.waiting -= 1
-            self.waiting -= 1
             raise again(error) from error.__cause__
         return True
 
@@ -398,7 +399,6 @@ class Pool:
         place.connection = connection
         place.session = Session(connection, self.node, self._access)
         place.login = None
-        self.waiting -= place.waiting
         place.leases, place.waiting = place.waiting, 0
         connection.on_lost = lambda: self._on_lost(place)
         if not connection.alive:
