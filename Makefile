@@ -19,7 +19,7 @@ demo: $(READY) ## a whole cluster and the gateway on this machine, with a tour; 
 	@$(BIN)/hpcgate demo $(if $(ONCE),--once)
 
 test: lint ## every test, on a real sshd and a real Slurm
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 unit: $(READY) ## the tests that need nothing running
 	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/clients

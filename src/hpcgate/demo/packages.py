@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -94,7 +96,10 @@ def ensure_installed(programs: dict[str, str], progress: Progress) -> list[str]:
         )
     if find_program("apt-get") is None:
         raise DemoError(f"no apt-get here; please install what contains these Debian packages: {' '.join(packages)}")
-    with _no_service_starts(prefix):
+    with _one_at_a_time(), _no_service_starts(prefix):
+        packages = missing_packages(programs)
+        if not packages:
+            return []
         progress(f"installing {' '.join(packages)}")
         try:
             _run([*prefix, *_install_command(packages)], progress)
@@ -106,6 +111,14 @@ def ensure_installed(programs: dict[str, str], progress: Progress) -> list[str]:
     if still_missing := missing_packages(programs):
         raise DemoError(f"installed {' '.join(packages)}, but programs of {' '.join(still_missing)} are still missing")
     return packages
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Wait for other demos of this user that are installing: apt-get gives up where another holds its locks."""
+    with (Path(tempfile.gettempdir()) / f"hpcgate-install-{os.geteuid()}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _install_command(packages: Iterable[str]) -> list[str]:
