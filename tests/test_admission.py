@@ -133,3 +133,16 @@ def test_callers_take_turns_and_who_has_most_waiting_is_refused_first() -> None:
     admission.feed(admission.limit - 4)
     assert [caller.fate for caller in (*greedy[:2], *modest)] == ["in"] * 4
     assert greedy[2].fate == ""
+
+
+def test_nobody_is_refused_because_many_log_in() -> None:
+    admission = Admission(2000, 0.02)
+    admission.settling = lambda: True
+    look(admission, busy=1.0, running=START, done=1)
+    assert not admission.busy
+    callers = [Caller(key=bytes([number])) for number in range(200)]
+    for caller in callers:
+        admission.wait(caller, START)
+    time.sleep(0.03)
+    look(admission, busy=1.0, running=START, done=1)
+    assert admission.refused == 0

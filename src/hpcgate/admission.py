@@ -8,6 +8,8 @@ from typing import Protocol
 FLOOR = 32
 """As few as this are always served."""
 START = 128
+SETTLING = 10
+"""So many times as long requests may wait while many users log in at once, as after a restart."""
 LATE = 0.05
 """Seconds by which an event loop with too much to do is late."""
 BUSY = 0.9
@@ -41,6 +43,9 @@ class Admission:
     as are done within half of `max_delay`, and as many wait as are done within all of it. Once it has not been for a
     while, what is under way waits for login nodes and costs nothing: the limit doubles with every look.
 
+    While many users log in at once, as after a restart, the loop is at its limit for a good reason and for seconds
+    only: nobody is refused for that.
+
     At the limit callers take turns: of one only `SHARE` requests run at a time, as far as they are no longer than the
     time between two looks, those of others who wait come first, and who has the most waiting is refused first. So one
     who asks for five hundred things at once waits for himself.
@@ -63,6 +68,7 @@ class Admission:
         self._generation = 0
         self._max_delay = max_delay
         self.count_aside = aside
+        self.settling: Callable[[], bool] = lambda: False
         self._aside = 0
         self._calm = CALM
         self._rate = 0.0
@@ -152,7 +158,8 @@ class Admission:
         if self._calm >= CALM:
             # After a rest the average says nothing.
             self._rate = max(self._rate, rate)
-        if lag > LATE or busy > BUSY:
+        settling = self.settling()
+        if (lag > LATE or busy > BUSY) and not settling:
             self._calm = 0.0
             self.limit = min(self.most, max(FLOOR, int(self._rate * self._max_delay / 2)))
         else:
@@ -163,7 +170,7 @@ class Admission:
         self._held.clear()
         self._generation += 1
         self.feed(running)
-        since = time.monotonic() - self._max_delay
+        since = time.monotonic() - self._max_delay * (SETTLING if settling else 1)
         for key, queue in list(self._queues.items()):
             while queue and queue[0][0] < since:
                 self._refuse(self._take(key))

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import structlog
 
-from hpcgate.admission import Admission
+from hpcgate.admission import FLOOR, Admission
 from hpcgate.auth import Principal
 from hpcgate.auth.authorizer import Authorizer, Everyone
 from hpcgate.auth.jwks import Jwks
@@ -193,12 +193,17 @@ class Gateway:
         self.telemetry = telemetry
         self.streams = StreamSlots(settings.streams.max_streams, settings.streams.max_streams_per_user)
         self.admission = Admission(settings.http.max_requests, settings.http.max_delay, self.aside)
+        self.admission.settling = self.settling
         self.rates = RateLimits(settings.rate_limits)
         self.locks = PathLocks()
         self.uploads = UploadDesk()
         self.stopping = False
         self.asked_ready_at: float | None = None
         self._background: Iterable[asyncio.Task[None]] = ()
+
+    def settling(self) -> bool:
+        """Say whether many users log in at once."""
+        return sum(system.pool.waiting for system in self.systems.values()) >= FLOOR
 
     def aside(self) -> int:
         """Return how many of the requests under way cost little: streams, and those that wait for a login."""
@@ -259,6 +264,7 @@ class Gateway:
         self.locks = before.locks
         self.uploads = before.uploads
         self.admission = before.admission
+        self.admission.settling = self.settling
         self.asked_ready_at = before.asked_ready_at
 
     def rest(self) -> None:
