@@ -103,7 +103,12 @@ def test_the_configured_algorithm_is_that_of_keys_that_name_none() -> None:
         "key",
         None,
     ],
-    ids=str,
+    # The keys are made anew in each process, which pytest-xdist's workers would take for different tests.
+    ids=lambda bad: (
+        " ".join(f"{name}={value}" for name, value in bad.items() if len(str(value)) < 20)
+        if isinstance(bad, dict)
+        else repr(bad)
+    ),
 )
 def test_a_key_that_cannot_verify_is_left_out_and_the_others_are_taken(bad: Any) -> None:
     (key,) = parse(bad, GOOD, bad)
