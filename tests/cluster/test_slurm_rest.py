@@ -25,13 +25,14 @@ from .scheduler_systems import environment_of
 SLEEP = "#!/bin/bash\nexec sleep 300\n"
 TIMEOUT = 4
 """Seconds: `scheduler.timeout` of both systems."""
-NASTY_NAME = "a|b, \"q\" 'x' $(id) `id` é日本 %j"
+NASTY_NAME = "a|b, \"q\" 'x'\nJobState=FAKE $(id) `id` é日本 \x1f\x01 %j"
 NASTY_ENVIRONMENT = {
     "COMMAS": "a,b,,c",
     "QUOTES": "\"double\" 'single' `back`",
     "NEWLINES": "one\ntwo\n",
     "EQUALS": "=a=b",
     "EMPTY": "",
+    "BLANKS": "  x  ",
     "DOLLAR": "$HOME $(id) \\n !",
     "UTF8": "é日本",
     "PATH": "/nowhere:/usr/bin:/bin",
@@ -139,6 +140,25 @@ def test_a_nasty_job_from_beginning_to_end(alice: Person, system: str) -> None:
     listed = get(alice, f"/compute/{system}/jobs", name=NASTY_NAME)["jobs"]
     assert job_id in {one["jobId"] for one in listed}
     cancel(alice, system, job_id)
+
+
+@both
+def test_a_nasty_job_in_a_nasty_place_is_cancelled_while_it_runs(alice: Person, system: str) -> None:
+    directory = alice.user.home / f"{system} b,'c\"$(id)\n|é"
+    alice.run("mkdir", "-p", str(directory))
+    job_id = submit(
+        alice, system, name=NASTY_NAME, env=NASTY_ENVIRONMENT, workingDirectory=str(directory), standardOutput="o '%j'"
+    )
+    (job,) = until(alice, system, job_id, "RUNNING")
+    assert (job["name"], job["workingDirectory"]) == (NASTY_NAME, str(directory))
+    assert job_id in {one["jobId"] for one in get(alice, f"/compute/{system}/jobs", name=NASTY_NAME)["jobs"]}
+    if system == "hybrid":
+        (metadata,) = get(alice, f"/compute/{system}/jobs/{job_id}/metadata")["jobs"]
+        assert metadata["script"] == SLEEP
+        assert metadata["standardOutput"] == f"{directory}/o '{job_id}'"
+    cancel(alice, system, job_id)
+    (job,) = until(alice, system, job_id, "CANCELLED")
+    assert (job["name"], job["workingDirectory"]) == (NASTY_NAME, str(directory))
 
 
 @both
