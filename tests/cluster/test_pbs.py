@@ -405,10 +405,29 @@ def _over_http(http: httpx.Client, cluster: Cluster, home: str) -> None:
 
     moved = http.post("/filesystem/pbs/transfer/mv", json={"path": f"{home}/http.txt", "targetPath": f"{home}/to.txt"})
     assert moved.status_code == 201, moved.text
-    transfer = moved.json()["transferJob"]
-    assert _wait(http, f"/compute/pbs/jobs/{transfer['jobId']}")["status"]["exitCode"] == 0
-    assert "Files were successfully" in cluster.as_user("alice", ["cat", transfer["logs"]["outputLog"]]).stdout
+    _transferred(http, cluster, moved)
     assert cluster.as_user("alice", ["cat", f"{home}/to.txt"]).stdout == "x\n"
+    nasty = f"{home}/it's $(id)"
+    base = "/filesystem/pbs/transfer"
+    for verb, source, target in (
+        ("cp", f"{home}/to.txt", nasty),
+        ("compress", nasty, f"{home}/packed.tar.gz"),
+        ("extract", f"{home}/packed.tar.gz", f"{home}/unpacked"),
+    ):
+        if verb == "extract":
+            cluster.as_user("alice", ["mkdir", target])
+        _transferred(http, cluster, http.post(f"{base}/{verb}", json={"path": source, "targetPath": target}))
+    assert cluster.as_user("alice", ["cat", f"{home}/unpacked/it's $(id)"]).stdout == "x\n"
+    _transferred(http, cluster, http.delete(f"{base}/rm", params={"path": nasty}))
+    assert cluster.as_user("alice", ["test", "-e", nasty], check=False).returncode == 1
+
+
+def _transferred(http: httpx.Client, cluster: Cluster, answer: httpx.Response) -> None:
+    """See that the job of a transfer ends well and says so."""
+    assert answer.is_success, answer.text
+    transfer = answer.json()["transferJob"]
+    assert _wait(http, f"/compute/pbs/jobs/{transfer['jobId']}")["status"]["exitCode"] == 0
+    assert "successfully" in cluster.as_user("alice", ["cat", transfer["logs"]["outputLog"]]).stdout
 
 
 def _wait(http: httpx.Client, path: str) -> dict[str, Any]:

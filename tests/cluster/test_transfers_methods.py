@@ -1,5 +1,6 @@
 """Several transfer methods at once, streamer and wormhole among them, through a real Slurm."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -8,12 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import firecrest
 import httpx
 import pytest
 
 from hpcgate.demo.cluster import Cluster, Gateway
 from tests.cluster.node_python import node_python
-from tests.cluster.transfer_clients import ACCOUNT, LARGE, connect, ended, place
+from tests.cluster.transfer_clients import ACCOUNT, LARGE, Bearer, connect, ended, place
 from tests.transfers.object_store import ObjectStore
 from tests.transfers.servers import WormholeServers
 
@@ -153,6 +155,32 @@ def test_wormhole(client: Any, place: Path, file: Path, tmp_path: Path, cluster:
     assert (tmp_path / "back").read_bytes() == file.read_bytes()
     download.wait_for_transfer_job()
     assert os.listdir(place) == [name]
+
+
+@pytest.mark.parametrize("method", ["s3", "streamer", "wormhole"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_asynchronous_client(
+    site: Gateway, cluster: Cluster, place: Path, file: Path, tmp_path: Path, method: str
+) -> None:
+    async def there_and_back() -> None:
+        client = firecrest.v2.AsyncFirecrest(site.url, Bearer(cluster.token("alice")))
+        client.MAX_DIRECT_UPLOAD_SIZE = LARGE
+        client.timeout = 60
+        client.polling_sleep_times = [0.2] * 250
+        options: dict[str, Any] = {"account": ACCOUNT, "transfer_method": method}
+        try:
+            await client.upload("demo", str(file), str(place), "file", **options)
+            if method == "streamer":
+                # It returns once the file is sent, not once the job has it on disk.
+                await asyncio.to_thread(wait_until, (place / "file").exists, "the file did not appear")
+            assert (place / "file").read_bytes() == file.read_bytes()
+            if method != "wormhole":  # whose receiving calls the command with an option that it does not have
+                await client.download("demo", f"{place}/file", str(tmp_path / "back"), **options)
+                assert (tmp_path / "back").read_bytes() == file.read_bytes()
+        finally:
+            await client.close_session()
+
+    asyncio.run(there_and_back())
 
 
 def test_answers(http: httpx.Client, place: Path) -> None:
