@@ -72,7 +72,9 @@ class SftpStreams(SftpFiles):
                 raise not_regular("cat", path)
             async with AsyncExitStack() as attempt:
                 handle = await attempt.enter_async_context(self._opened(path, asyncssh.FXF_READ))
-                inside, after = await asyncio.gather(self._wait(self._bulk.stat_file(handle)), self.stat(path))
+                inside, after = await asyncio.gather(
+                    self._wait(self._bulk.stat_file(handle), self._timeout), self.stat(path)
+                )
                 if (before.dev, before.ino) == (after.dev, after.ino):
                     attributes = replace(after, size=inside.size, mtime=inside.mtime)
                     stack.push_async_exit(attempt.pop_all())
@@ -122,7 +124,7 @@ class SftpStreams(SftpFiles):
     async def _opened(self, path: bytes, flags: int) -> AsyncIterator[bytes]:
         opening = asyncio.ensure_future(self._bulk.open(path, flags))
         try:
-            handle = await self._wait(asyncio.shield(opening))
+            handle = await self._wait(asyncio.shield(opening), self._timeout)
         except BaseException:
             # Nobody else would close it.
             opening.add_done_callback(self._close_late)
