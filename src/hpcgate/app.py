@@ -11,7 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hpcgate import __version__
-from hpcgate.api import archive, compute, content, filesystem, problems, schemas, status, transfers, uploads
+from hpcgate.api import archive, compute, content, filesystem, pages, problems, schemas, status, transfers, uploads
 from hpcgate.api.direct import Direct
 from hpcgate.config import Settings
 from hpcgate.config.http import CorsSettings
@@ -74,6 +74,8 @@ def create_app(settings: Settings) -> Application:
         root_path_in_servers=False,
         servers=[dict(server) for server in settings.doc_servers] if settings.doc_servers else None,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     operations = APIRouter(prefix=filesystem.router.prefix, tags=list(filesystem.router.tags))
     filesystem.add_operations(operations)
@@ -83,6 +85,7 @@ def create_app(settings: Settings) -> Application:
         app.router.routes.extend(router.routes)
     if settings.metrics.path is not None:
         app.add_route(settings.metrics.path, _metrics, include_in_schema=False)
+    pages.install(app)
     problems.install(app)
     schemas.install(
         app,

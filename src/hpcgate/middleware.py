@@ -122,15 +122,13 @@ class Envelope:
 
 def _add(present: list[tuple[bytes, bytes]], extra: Headers, scope: Scope) -> None:
     names = {name for name, _ in present}
-    is_page = any(name == b"content-type" and value.startswith(b"text/html") for name, value in present)
     for name, value in extra:
         if name in names or (name == _HSTS and scope.get("scheme") != "https"):
             continue
-        present.append((name, _PAGE_POLICY if is_page and name == _POLICY else value))
+        present.append((name, value))
 
 
 _POLICY = b"content-security-policy"
-_PAGE_POLICY = b"frame-ancestors 'none'"
 _HSTS = b"strict-transport-security"
 
 

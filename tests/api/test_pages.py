@@ -1,0 +1,30 @@
+"""The pages for people: whole, from this server alone, and allowed nothing more."""
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.front import serving
+
+
+@pytest.mark.parametrize("root", ["", "/v2"])
+@pytest.mark.parametrize(("page", "names"), [("/docs", 2), ("/redoc", 1)])
+def test_pages_load_from_this_server_alone(tmp_path: Path, page: str, names: int, root: str) -> None:
+    with serving(tmp_path, apis_root_path=root) as front, httpx.Client() as client:
+        client.base_url = f"http://127.0.0.1:{front.port}"
+        answer = client.get(f"{root}{page}")
+        assert answer.status_code == 200
+        loaded = [url for url in re.findall(r'(?:src|href)="([^"]*)"', answer.text) if not url.startswith("data:")]
+        own = [url for url in loaded if url.startswith(f"{root}/docs/")]
+        assert len(own) == names
+        assert not re.search(r'<(?:script|link|img)[^>]*"(?:https?:)?//', answer.text)
+        for url in own:
+            assert len(client.get(url).content) > 100_000
+        assert f"{root}/openapi.json" in answer.text
+        assert client.get(f"{root}/openapi.json").json()["openapi"].startswith("3.")
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'")
+        assert "http" not in policy
+        assert "unsafe-inline" not in policy.split("style-src")[0]
