@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test unit lint format bench soak clean
+.PHONY: help demo test unit lint format bench soak docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,6 +43,9 @@ bench: $(READY) ## requests a second, polling and streams, each beside a yardsti
 
 soak: $(READY) ## ten minutes of load with faults, and a report of what they leave behind; SECONDS=60 shortens it
 	$(BIN)/python -m tests.faults.soak --seconds $(or $(SECONDS),600)
+
+docs: $(READY) ## the documentation as a site in site/, every link looked at
+	$(BIN)/mkdocs build --strict
 
 clean: ## remove what make has made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
