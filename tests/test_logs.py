@@ -1,5 +1,6 @@
 """Where lines go, what is added to them, and what is taken out."""
 
+import asyncio
 import io
 import json
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import LoggerSettings
 from hpcgate.config.audit import AuditSettings
 from hpcgate.credentials.base import Credential
-from hpcgate.logs import configure_logging
+from hpcgate.logs import Lines, configure_logging
 from hpcgate.telemetry import journal
 from hpcgate.telemetry.audit import AuditFile
 from hpcgate.telemetry.journal import Journal
@@ -151,3 +152,25 @@ def test_a_destination_that_is_none(to: str) -> None:
 )
 def test_paths_are_shown_as_every_reader_takes_them(path: str, shown: str) -> None:
     assert journal.readable(path) == shown
+
+
+async def test_lines_of_one_turn_of_the_loop_go_out_together_and_warnings_at_once() -> None:
+    class File(io.StringIO):
+        writes = 0
+
+        def write(self, text: str) -> int:
+            self.writes += 1
+            return super().write(text)
+
+    file = File()
+    lines = Lines(file)
+    lines.info("one")
+    lines.info("two")
+    assert file.getvalue() == ""
+    await asyncio.sleep(0)
+    assert (file.getvalue(), file.writes) == ("one\ntwo\n", 1)
+    lines.info("three")
+    lines.warning("four")
+    assert file.getvalue() == "one\ntwo\nthree\nfour\n"
+    await asyncio.to_thread(lines.info, "five")
+    assert file.getvalue().endswith("five\n")

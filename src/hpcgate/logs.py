@@ -91,7 +91,8 @@ class Bridge(logging.Handler):
 class Lines:
     """The logger at the end of the processors: writes the lines of one turn of the event loop in one go.
 
-    A line outside of an event loop, in a thread for example, is written at once.
+    A warning, or worse, is written at once, with all before it; so is a line outside of an event loop, in a thread for
+    example.
 
     Args:
         file: Where they go.
@@ -115,7 +116,15 @@ class Lines:
                 return
         self.flush()
 
-    log = debug = info = warn = warning = error = critical = exception = fatal = failure = err = msg
+    log = debug = info = msg
+
+    def urgent(self, message: str) -> None:
+        """Write a line, and all before it, now: it may be the last one."""
+        with self._lock:
+            self._kept.append(message + "\n")
+        self.flush()
+
+    warn = warning = error = critical = exception = fatal = failure = err = urgent
 
     def flush(self) -> None:
         """Write what is kept."""

@@ -223,7 +223,7 @@ def test_one_trace_from_the_caller_to_the_login_node(
     wait_until(lambda: {listing, jobs} <= set(spans_of(collector, TRACE)), "the spans have arrived")
     spans = spans_of(collector, TRACE)
     assert spans[listing].parent_span_id.hex() == spans[jobs].parent_span_id.hex() == PARENT
-    for name in ("credential", "connect", "sftp readdir"):
+    for name in ("credential", "connect", "resident perl"):
         assert spans[name].parent_span_id == spans[listing].span_id, name
     assert spans["scheduler jobs"].parent_span_id == spans[jobs].span_id
     commands = [span for name, span in spans.items() if name.startswith("command s")]
