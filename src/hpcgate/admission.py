@@ -16,7 +16,7 @@ BUSY = 0.9
 """The share of a core from which on the event loop is taken to be at its limit."""
 CALM = 1.0
 """Seconds for which the loop must not have been at its limit before more are served again."""
-SHARE = 10
+SHARE = 6
 """As many requests of one caller are begun between two looks, while the loop is at its limit, before others' turn."""
 _MEMORY = 0.5
 """Seconds over which the rate of what is done is averaged."""

@@ -85,11 +85,12 @@ def create_app(settings: Settings) -> Application:
         app.router.routes.extend(router.routes)
     if settings.metrics.path is not None:
         app.add_route(settings.metrics.path, _metrics, include_in_schema=False)
-    pages.install(app)
     problems.install(app)
+    pages.install(app, settings.auth.authentication)
     schemas.install(
         app,
         token_url=settings.auth.authentication.token_url,
+        authorization_url=settings.auth.authentication.authorization_url,
         scopes=dict(settings.auth.authentication.scopes or {}),
         models=[op.Parameters for op in filesystem.registered() if op.method in ("POST", "PUT")],
     )

@@ -27,6 +27,7 @@ from hpcgate.telemetry import journal
 from hpcgate.telemetry.audit import AuditFile, AuditLogger
 
 AUDIT = "hpcgate.audit"
+ACCESS = "hpcgate.access"
 LOG_CONFIG = "UVICORN_LOG_CONFIG"
 """The environment variable that names a file for the standard library's logging, as uvicorn and FirecREST have it."""
 
@@ -47,19 +48,19 @@ def configure_logging(settings: LoggerSettings, audit: AuditSettings | None = No
     filtering: Any = structlog.make_filtering_bound_logger(level)
     audited = _audit_bound(audit)
 
+    rendered = _STANDARD if standard else _RENDERERS[settings.format]
+    stamped = (structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), *rendered)
+
     def bound(logger: Any, processors: Any, context: Any) -> Any:
+        if isinstance(logger, AccessLines):
+            # Its lines have their ids, and nothing that must not be read.
+            return filtering(logger, stamped, context)
         if audited is not None and isinstance(logger, AuditLogger):
             return audited(logger, _AUDIT_PROCESSORS, context)
         return filtering(logger, processors, context)
 
     structlog.configure(
-        processors=[
-            identify,
-            redact,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *(_STANDARD if standard else _RENDERERS[settings.format]),
-        ],
+        processors=[identify, redact, *stamped],
         wrapper_class=cast("type[structlog.typing.BindableLogger]", bound),
         logger_factory=_factory(audit, standard=standard),
         cache_logger_on_first_use=True,
@@ -106,22 +107,19 @@ class Lines:
 
     def msg(self, message: str) -> None:
         """Write a line, now or in a moment."""
+        self._kept.append(message)
         loop = asyncio._get_running_loop()
-        with self._lock:
-            self._kept.append(message + "\n")
-            if loop is not None:
-                if loop is not self._loop:
-                    self._loop = loop
-                    loop.call_soon(self.flush)
-                return
-        self.flush()
+        if loop is None:
+            self.flush()
+        elif loop is not self._loop:
+            self._loop = loop
+            loop.call_soon(self.flush)
 
     log = debug = info = msg
 
     def urgent(self, message: str) -> None:
         """Write a line, and all before it, now: it may be the last one."""
-        with self._lock:
-            self._kept.append(message + "\n")
+        self._kept.append(message)
         self.flush()
 
     warn = warning = error = critical = exception = fatal = failure = err = urgent
@@ -129,17 +127,28 @@ class Lines:
     def flush(self) -> None:
         """Write what is kept."""
         with self._lock:
-            kept, self._kept = self._kept, []
             self._loop = None
+            # Other threads may go on to append meanwhile.
+            kept = self._kept[:]
+            del self._kept[: len(kept)]
             if kept:
-                self._file.write("".join(kept))
+                kept.append("")
+                self._file.write("\n".join(kept))
                 self._file.flush()
+
+
+class AccessLines:
+    """The same lines for the access log, a logger of its own so that fewer processors need look at them."""
+
+    def __init__(self, lines: Lines) -> None:
+        self.info = lines.msg
 
 
 def _factory(audit: AuditSettings | None, *, standard: bool) -> Any:
     """Return what makes the logger at the end of the processors, by its name."""
     output = Lines(sys.stdout)
     atexit.register(output.flush)
+    access = AccessLines(output)
     auditor = None
     if audit is not None and audit.to is not None:
         auditor = AuditLogger(output.msg if audit.to == STDOUT else AuditFile(Path(audit.to)).write)
@@ -148,7 +157,9 @@ def _factory(audit: AuditSettings | None, *, standard: bool) -> Any:
         name = args[0] if args else "hpcgate"
         if name == AUDIT and auditor is not None:
             return auditor
-        return logging.getLogger(name) if standard else output
+        if standard:
+            return logging.getLogger(name)
+        return access if name == ACCESS else output
 
     return factory
 

@@ -5,10 +5,13 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable
 from importlib import resources
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from starlette.responses import FileResponse, HTMLResponse, Response
+
+from hpcgate.config.auth import OidcSettings
 
 _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
@@ -18,12 +21,14 @@ _ASSETS = {
 _INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, oidc: OidcSettings) -> None:
     """Add the two pages and what they load, which comes with the fastapi-offline package.
 
     Args:
         app: The application, made without FastAPI's own pages, which load from the network.
+        oidc: Where people log in.
     """
+    providers = _origins(oidc)
 
     async def swagger(request: Request) -> Response:
         root = _root(request)
@@ -34,8 +39,18 @@ def install(app: FastAPI) -> None:
                 swagger_js_url=f"{root}/docs/swagger-ui-bundle.js",
                 swagger_css_url=f"{root}/docs/swagger-ui.css",
                 swagger_favicon_url="data:,",
-            )
+                oauth2_redirect_url=f"{root}/docs/oauth2-redirect",
+                init_oauth={
+                    "clientId": oidc.docs_client_id or "",
+                    "scopes": " ".join(oidc.scopes),
+                    "usePkceWithAuthorizationCodeGrant": True,
+                },
+            ),
+            providers,
         )
+
+    async def redirected(request: Request) -> Response:
+        return _page(get_swagger_ui_oauth2_redirect_html())
 
     async def redoc(request: Request) -> Response:
         root = _root(request)
@@ -50,6 +65,7 @@ def install(app: FastAPI) -> None:
         )
 
     app.add_route("/docs", swagger, include_in_schema=False)
+    app.add_route("/docs/oauth2-redirect", redirected, include_in_schema=False)
     app.add_route("/redoc", redoc, include_in_schema=False)
     for name, media_type in _ASSETS.items():
         app.add_route(f"/docs/{name}", _asset(name, media_type), include_in_schema=False)
@@ -59,8 +75,14 @@ def _root(request: Request) -> str:
     return str(request.scope.get("root_path", "")).rstrip("/")
 
 
-def _page(page: HTMLResponse) -> Response:
-    """Allow the page its own scripts and this server, and nothing else."""
+def _origins(oidc: OidcSettings) -> str:
+    """Return where the browser gets tokens."""
+    parts = (urlsplit(str(url)) for url in (oidc.token_url, oidc.authorization_url) if url is not None)
+    return " ".join(dict.fromkeys(f"{part.scheme}://{part.netloc}" for part in parts))
+
+
+def _page(page: HTMLResponse, providers: str = "") -> Response:
+    """Allow the page its own scripts, this server, and the identity provider's, and nothing else."""
     scripts = _INLINE.findall(bytes(page.body).decode())
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     page.headers["content-security-policy"] = "; ".join(
@@ -71,7 +93,7 @@ def _page(page: HTMLResponse) -> Response:
             "style-src 'self' 'unsafe-inline'",
             "img-src 'self' data:",
             "font-src 'self' data:",
-            "connect-src 'self'",
+            f"connect-src 'self' {providers}".rstrip(),
             # ReDoc indexes its search in a worker.
             "worker-src 'self' blob:",
             "base-uri 'none'",

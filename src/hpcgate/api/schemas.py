@@ -44,9 +44,23 @@ def _components(models: Iterable[type[BaseModel]]) -> dict[str, Any]:
     return components
 
 
-def install(app: FastAPI, *, token_url: str, scopes: dict[str, str], models: Iterable[type[BaseModel]]) -> None:
+def install(
+    app: FastAPI,
+    *,
+    token_url: str,
+    authorization_url: str | None,
+    scopes: dict[str, str],
+    models: Iterable[type[BaseModel]],
+) -> None:
     """Make the app's OpenAPI complete: errors, security schemes, and the bodies that routes read by themselves."""
     bodies = tuple(models)
+    flows: dict[str, Any] = {"clientCredentials": {"scopes": scopes, "tokenUrl": token_url}}
+    if authorization_url is not None:
+        flows["authorizationCode"] = {
+            "scopes": scopes,
+            "tokenUrl": token_url,
+            "authorizationUrl": authorization_url,
+        }
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -71,7 +85,7 @@ def install(app: FastAPI, *, token_url: str, scopes: dict[str, str], models: Ite
             "HTTPBearer": {"type": "http", "scheme": "bearer"},
             "APIAuthDependency": {
                 "type": "oauth2",
-                "flows": {"clientCredentials": {"scopes": scopes, "tokenUrl": token_url}},
+                "flows": flows,
             },
         }
         failure = {"$ref": REF.format(model="ApiResponseError")}

@@ -22,6 +22,14 @@ class OidcSettings(Model):
         default_factory=lambda: MappingProxyType({}), description="Scopes shown in the OpenAPI, with text."
     )
     token_url: HttpUrl = Field(description="The token endpoint, for the service accounts and for the OpenAPI page.")
+    authorization_url: HttpUrl | None = Field(
+        None, description="The authorization endpoint, for people who log in on the OpenAPI page (/docs)."
+    )
+    docs_client_id: str | None = Field(
+        None,
+        description="A public client of the IdP's for that page: authorization code with PKCE, redirected to"
+        " /docs/oauth2-redirect.",
+    )
     token_endpoint_auth_method: Literal["client_secret_basic", "client_secret_post"] = Field(
         "client_secret_basic", description="How a service account shows its secret at the token endpoint."
     )

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 import yaml
 
-from hpcgate.demo.idp import SCOPES, Idp, python_environment
+from hpcgate.demo.idp import SCOPES, WEB_CLIENT, Idp, python_environment
 from hpcgate.demo.keys import Key, write_private
 from hpcgate.demo.munge import Munge
 from hpcgate.demo.packages import Progress, ensure_installed, needed
@@ -393,6 +393,8 @@ class Cluster:
                 "authentication": {
                     "scopes": {scope: "" for scope in SCOPES[:2]},
                     "token_url": self.idp.token_url,
+                    "authorization_url": self.idp.authorize_url,
+                    "docs_client_id": WEB_CLIENT,
                     "public_certs": [self.idp.jwks_url],
                 }
             },

@@ -407,6 +407,14 @@ def create_app(settings: dict[str, Any]) -> Flask:
     def token() -> Any:
         return server.create_token_response()
 
+    @app.after_request
+    def shared(response: Response) -> Response:
+        # The gateway's /docs asks for tokens from the browser, which is another origin.
+        if request.path == "/token":
+            response.headers["Access-Control-Allow-Origin"] = request.headers.get("Origin", "*")
+            response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-Requested-With"
+        return response
+
     @app.post("/introspect")
     def introspect() -> Any:
         return server.create_endpoint_response(IntrospectionEndpoint.ENDPOINT_NAME)
