@@ -17,6 +17,8 @@ import aiohttp
 from hpcgate.demo.cluster import silent
 from hpcgate.demo.packages import ensure_installed, program
 
+PROGRAM = "chromium-headless-shell"
+
 
 class Page:
     """One window."""
@@ -103,9 +105,8 @@ class Browser:
 @contextlib.asynccontextmanager
 async def browser(directory: Path) -> AsyncIterator[Browser]:
     """Start Chromium with a profile of its own, and end it."""
-    ensure_installed({"chromium": "chromium"}, silent)
+    ensure_installed({PROGRAM: PROGRAM}, silent)
     options = [
-        "--headless=new",
         "--no-sandbox",
         "--disable-gpu",
         "--disable-dev-shm-usage",
@@ -119,7 +120,7 @@ async def browser(directory: Path) -> AsyncIterator[Browser]:
     ]
     log = directory / "chromium.log"
     with log.open("w") as output:
-        process = subprocess.Popen([program("chromium"), *options], stdout=output, stderr=output)
+        process = subprocess.Popen([program(PROGRAM), *options], stdout=output, stderr=output)
     try:
         async with asyncio.timeout(60):
             while (found := re.search(r"DevTools listening on ws://127\.0\.0\.1:(\d+)/", log.read_text())) is None:
