@@ -2,7 +2,7 @@
 
 import time
 
-from hpcgate.admission import CALM, FLOOR, SHARE, START, Admission
+from hpcgate.admission import ALONE, CALM, FLOOR, LATELY, SHARE, START, Admission
 
 
 class Caller:
@@ -99,6 +99,8 @@ def busy(max_delay: float = 60.0, done: int = 1000) -> Admission:
 def test_one_who_asks_for_much_waits_for_himself_once_the_loop_is_at_its_limit() -> None:
     admission = busy()
     begun = [admission.begin(b"greedy") for _ in range(SHARE)]
+    assert not admission.must_wait(b"greedy", SHARE), "nobody else is here"
+    admission.end(b"modest", admission.begin(b"modest"))
     assert admission.must_wait(b"greedy", SHARE)
     assert not admission.must_wait(b"modest", SHARE)
     more = [Caller(key=b"greedy") for _ in range(3)]
@@ -146,3 +148,18 @@ def test_nobody_is_refused_because_many_log_in() -> None:
     time.sleep(0.03)
     look(admission, busy=1.0, running=START, done=1)
     assert admission.refused == 0
+
+
+def test_who_is_alone_may_have_more_at_a_time_and_others_are_remembered_for_a_while() -> None:
+    admission = busy()
+    for _ in range(ALONE):
+        assert not admission.must_wait(b"greedy", 0)
+        admission.begin(b"greedy")
+    assert admission.must_wait(b"greedy", 0)
+    admission.begin(b"modest")
+    for looks, waits in ((LATELY, True), (2 * LATELY, False)):
+        for _ in range(looks):
+            look(admission, busy=1.0, running=ALONE, done=1000)
+        for _ in range(SHARE):
+            admission.begin(b"greedy")
+        assert admission.must_wait(b"greedy", 0) == waits

@@ -18,6 +18,10 @@ CALM = 1.0
 """Seconds for which the loop must not have been at its limit before more are served again."""
 SHARE = 6
 """As many requests of one caller are begun between two looks, while the loop is at its limit, before others' turn."""
+ALONE = 32
+"""As many if there has been no other caller lately: many at a time share packets, and nobody waits behind them."""
+LATELY = 100
+"""Looks for which a caller is remembered, once or twice."""
 _MEMORY = 0.5
 """Seconds over which the rate of what is done is averaged."""
 
@@ -66,6 +70,8 @@ class Admission:
         self._queues: OrderedDict[bytes, deque[tuple[float, Caller]]] = OrderedDict()
         self._held: dict[bytes, int] = {}
         self._generation = 0
+        self._callers: set[bytes] = set()
+        self._callers_before: set[bytes] = set()
         self._max_delay = max_delay
         self.count_aside = aside
         self.settling: Callable[[], bool] = lambda: False
@@ -85,6 +91,7 @@ class Admission:
     def begin(self, key: bytes) -> int:
         """Take note that a request of a caller begins, and return what `end` wants to know."""
         self._held[key] = self._held.get(key, 0) + 1
+        self._callers.add(key)
         return self._generation
 
     def end(self, key: bytes, begun: int) -> None:
@@ -94,7 +101,14 @@ class Admission:
 
     def must_wait(self, key: bytes, running: int) -> bool:
         """Say whether a request of this caller cannot be served at once."""
-        return (self.busy and self._held.get(key, 0) >= SHARE) or key in self._queues or self.full(running)
+        return self._has_share(key) or key in self._queues or self.full(running)
+
+    def _has_share(self, key: bytes) -> bool:
+        held = self._held.get(key, 0)
+        return held >= SHARE and self.busy and (held >= ALONE or not self._alone(key))
+
+    def _alone(self, key: bytes) -> bool:
+        return self._callers <= {key} and self._callers_before <= {key}
 
     def full(self, running: int) -> bool:
         """Say whether so many requests, those aside included, leave no room for one more."""
@@ -135,7 +149,7 @@ class Admission:
         while passed < len(self._queues) and not self.full(running):
             key = next(iter(self._queues))
             self._queues.move_to_end(key)
-            if self.busy and self._held.get(key, 0) >= SHARE:
+            if self._has_share(key):
                 passed += 1
                 continue
             passed = 0
@@ -169,6 +183,8 @@ class Admission:
         # What has not ended by now waits for something else than the loop.
         self._held.clear()
         self._generation += 1
+        if self._generation % LATELY == 0:
+            self._callers, self._callers_before = set(), self._callers
         self.feed(running)
         since = time.monotonic() - self._max_delay * (SETTLING if settling else 1)
         for key, queue in list(self._queues.items()):

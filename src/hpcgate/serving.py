@@ -44,7 +44,7 @@ GARBAGE = (20_000, 20, 50)
 """New objects before the youngest are looked through for garbage, and how often before the older ones are."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Caller:
     """A request that waits to be served."""
 
