@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LATE = 0.002
+LATE = 0.0008
 """Seconds by which the event loop may be late before streams pause for longer."""
 LEAST = 0.0005
-MOST = 0.02
-"""Seconds of a pause. A stream pauses once a block, so that the longest still leaves it 10 MiB a second."""
+MOST = 0.05
+"""Seconds of a pause. A stream pauses once a block, so that the longest still leaves it 5 MiB a second."""
 
 
 class Pace:
