@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LATE = 0.0008
-"""Seconds by which the event loop may be late before streams pause for longer."""
+LATE = 0.0015
+"""Seconds by which the event loop may be late before streams pause for longer; its timers count in milliseconds."""
 LEAST = 0.0005
 MOST = 0.05
 """Seconds of a pause. A stream pauses once a block, so that the longest still leaves it 5 MiB a second."""
