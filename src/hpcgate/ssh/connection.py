@@ -3,8 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,6 +48,8 @@ _REFUSED_PAUSES = (0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds between attempts to open a channel while none is open: sshd frees one a moment after it has closed."""
 _ROOM_PAUSES = (0.02, 0.05, 0.1)
 """Seconds between attempts to open a second channel, for the same reason."""
+_LONG = 64 * 1024
+"""Bytes of one read after which a connection waits for its next turn."""
 _REFUSED_PATIENCE = 1.0
 """Seconds after which a refused channel is tried again although no other one has closed."""
 
@@ -147,12 +148,7 @@ class Connection:
         self.make_room: Callable[[], None] | None = None
         self._ssh = ssh
         _send_no_ignore(ssh)
-        self._transport: _Transport | None = None
-        transport = getattr(ssh, "_transport", None)
-        if isinstance(transport, asyncio.Transport):
-            self._transport = _Transport(transport)
-            ssh._transport = self._transport  # type: ignore[assignment]
-            _answer_together(ssh, self._transport)
+        _take_turns(ssh)
         self._alive = True
         self._tasks: set[asyncio.Task[Any]] = set()
         client.on_lost = self._lost
@@ -181,6 +177,7 @@ class Connection:
                 credential,
                 None,
             )
+            _take_turns(proxy)
         try:
             node, ssh, client = await _first_node(target, username, credential, proxy)
         except BaseException:
@@ -204,10 +201,6 @@ class Connection:
     def ssh(self) -> asyncssh.SSHClientConnection:
         """The connection as asyncssh has it."""
         return self._ssh
-
-    def together(self) -> AbstractContextManager[None]:
-        """Send what is written within this context in one go. Nothing may be awaited in it."""
-        return nullcontext() if self._transport is None else self._transport.together()
 
     def lost(self) -> ConnectionLost:
         """Return the error for what was under way when the connection ended."""
@@ -419,54 +412,39 @@ def _send_no_ignore(ssh: asyncssh.SSHClientConnection) -> None:
     ssh.send_packet = without_ignore  # type: ignore[method-assign]
 
 
-def _answer_together(ssh: asyncssh.SSHClientConnection, transport: "_Transport") -> None:
-    """Have all that is sent on account of what came in one go sent in one go too.
+def _take_turns(ssh: asyncssh.SSHClientConnection) -> None:
+    """Have a connection that brings much leave the event loop to the others after each read.
 
-    A window that opens lets a megabyte out, packet by packet.
+    libuv reads on for as long as a socket has more, up to 32 times, and everybody waits while megabytes are decrypted.
     """
-    receive = ssh._recv_data
-
-    def received() -> None:
-        with transport.together():
-            receive()
-
-    ssh._recv_data = received  # type: ignore[method-assign]
+    transport: Any = getattr(ssh, "_transport", None)
+    if hasattr(transport, "set_protocol"):
+        transport.set_protocol(_Turns(ssh, transport))
 
 
-class _Transport:
-    """asyncssh's transport, which can hold what is written for a while and send it in one go.
+class _Turns(asyncio.Protocol):
+    """Hands on what comes, and pauses where there is more."""
 
-    asyncssh writes each packet by itself. While megabytes flow, a system call for each, and a process woken by each,
-    costs more than to encrypt them.
-    """
-
-    __slots__ = ("_held", "_transport")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, ssh: asyncssh.SSHClientConnection, transport: Any) -> None:
+        self._ssh = ssh
         self._transport = transport
-        self._held: list[bytes] | None = None
+        self._resume = asyncio.get_running_loop().call_soon
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+    def data_received(self, data: bytes) -> None:
+        self._ssh.data_received(data)
+        if len(data) >= _LONG:
+            self._transport.pause_reading()
+            self._resume(self._go_on)
 
-    def write(self, data: bytes) -> None:
-        if self._held is None:
-            self._transport.write(data)
-        else:
-            self._held.append(data)
+    def _go_on(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        if self._held is not None:
-            yield
-            return
-        self._held = []
-        try:
-            yield
-        finally:
-            held, self._held = self._held, None
-            if held:
-                self._transport.writelines(held)
+    def eof_received(self) -> None:
+        self._ssh.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ssh.connection_lost(exc)
 
 
 class _Refused(Exception):

@@ -340,7 +340,7 @@ class Session:
 
     async def _open_bulk(self) -> BulkSftp:
         connection = self._connection
-        bulk = BulkSftp(await connection.channels.acquire(), connection.together)
+        bulk = BulkSftp(await connection.channels.acquire())
         patience = connection.settings.timeout.command_execution
         try:
             await connection.open_channel(bulk.slot, bulk, patience, subsystem="sftp")

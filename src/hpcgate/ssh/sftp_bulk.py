@@ -7,7 +7,7 @@ requests that move bytes, over a channel of its own; everything else is asked of
 import asyncio
 import struct
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -67,14 +67,12 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
 
     Args:
         slot: The channel's place.
-        together: The context in which what is written goes out in one go.
     """
 
-    def __init__(self, slot: Slot, together: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    def __init__(self, slot: Slot) -> None:
         self.read_block = self.write_block = _DEFAULT_BLOCK
         self.closed = False
         self.slot = slot
-        self._together = together
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._requests: dict[int, _Request] = {}
         self._next = 0
@@ -267,10 +265,9 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
         request = self._begin()
         view = memoryview(data)
         first = max(0, _PACKET - _HEAD.size - len(head))
-        with self._together():
-            self._write(_HEAD.pack(5 + len(head) + size, _WRITE, self._next) + head + view[:first])
-            for start in range(first, size, _PACKET):
-                self._write(view[start : start + _PACKET])
+        self._write(_HEAD.pack(5 + len(head) + size, _WRITE, self._next) + head + view[:first])
+        for start in range(first, size, _PACKET):
+            self._write(view[start : start + _PACKET])
         return request.answer
 
     async def room(self) -> None:
