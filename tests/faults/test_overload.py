@@ -69,8 +69,8 @@ def test_five_times_the_sustainable_rate(cluster: Cluster, guarded: Gateway) -> 
     served, refused = found["statuses"]["200"], found["statuses"]["503"]
     assert refused["count"] > served["count"]
     assert served["count"] / 5 > rate / 2
-    # The page says what was measured; this is what a busy machine must reach, too. Unbounded it would be 20 s.
-    assert served["p99"] < 2
+    # Unbounded it would be 20 s.
+    assert served["p99"] < 1
     assert refused["p50"] < served["p50"]
     assert alive
     assert set(alive) == {200}
