@@ -1,9 +1,10 @@
 """A gateway before a login node of its own, with a network between that can fail, and patience of a few seconds."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -30,19 +31,29 @@ class Scene:
 
     def load(self, **actions: Action) -> Load:
         """Return the load of all users with four clients each."""
-        clients = [(self.cluster.token(one), str(one.home)) for one in self.cluster.users for _ in range(4)]
-        return Load(self.gateway.url, clients, actions or READS | {"put_and_get": put_and_get}, pause=0.02)
+        return load(self.cluster, self.gateway, **actions)
 
     def quiet(self) -> Vitals:
         """Return what the gateway holds once it has served a load and nobody is connected any more."""
-        with self.load():
-            time.sleep(1)
-        deadline = time.monotonic() + 10
-        while vitals(self.gateway.url).connections:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        time.sleep(0.5)
-        return vitals(self.gateway.url)
+        return at_rest(self.gateway, self.load())
+
+
+def load(cluster: Cluster, gateway: Gateway, **actions: Action) -> Load:
+    """Return the load of all users with four clients each."""
+    clients = [(cluster.token(one), str(one.home)) for one in cluster.users for _ in range(4)]
+    return Load(gateway.url, clients, actions or READS | {"put_and_get": put_and_get}, pause=0.02)
+
+
+def at_rest(gateway: Gateway, load: Load) -> Vitals:
+    """Return what a gateway holds once it has served a load and nobody is connected any more."""
+    with load:
+        time.sleep(1)
+    deadline = time.monotonic() + 10
+    while vitals(gateway.url).connections:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(0.5)
+    return vitals(gateway.url)
 
 
 @pytest.fixture(scope="module")
@@ -56,25 +67,23 @@ def started(cluster: Cluster, *, long: bool = False) -> Iterator[Scene]:
     """Start a gateway and its login node, and end them."""
     sshd = cluster.start_sshd(max_sessions=10, max_startups="10:30:100")
     with Proxy(sshd.port) as proxy:
-        config = cluster.write_gateway_config(
-            cluster.directory / "faults.yaml",
-            clusters=[
-                cluster.cluster_settings(
-                    sshd=sshd,
-                    ssh={"port": proxy.port, "timeout": PATIENCE},
-                    probing=None,
-                    scheduler={"timeout": 5},
-                )
-            ],
-            metrics={"path": "/metrics"},
-            http={"keep_alive": 2, "drain": 0, "send_timeout": 3},
-            streams={"stall_timeout": 2},
-            logger={"access_log": False},
-        )
-        gateway = cluster.start_gateway(config)
+        gateway = impatient(cluster, {"port": proxy.port, "host_keys": [sshd.host_public_key]})
         yield Scene(cluster, sshd, proxy, gateway, long)
         gateway.stop()
         sshd.stop()
+
+
+def impatient(cluster: Cluster, ssh: Mapping[str, Any]) -> Gateway:
+    """Start a gateway that waits for nothing for longer than a few seconds."""
+    config = cluster.write_gateway_config(
+        cluster.directory / "faults.yaml",
+        clusters=[cluster.cluster_settings(ssh={**ssh, "timeout": PATIENCE}, probing=None, scheduler={"timeout": 5})],
+        metrics={"path": "/metrics"},
+        http={"keep_alive": 2, "drain": 0, "send_timeout": 3},
+        streams={"stall_timeout": 2},
+        logger={"access_log": False},
+    )
+    return cluster.start_gateway(config)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.processes import descendants
-from tests.faults.conftest import LONGEST, Scene
+from tests.faults.conftest import LONGEST, Scene, at_rest, impatient, load
+from tests.faults.link import Link
 from tests.faults.load import Load, Outcome
 from tests.faults.vitals import RECOVERY, Vitals, comes_back, eventually
 
@@ -65,16 +67,40 @@ def cut_off(outcome: Outcome) -> bool:
     "fault", [restarted, sessions_killed, connections_cut, frozen, frozen_for_ever, packets_dropped]
 )
 def test_a_login_node_fails_and_comes_back(scene: Scene, before: Vitals, fault: Fault) -> None:
-    with scene.load() as load:
+    survives(scene.gateway, scene.load(), before, lambda: fault(scene), fault.__name__)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace takes the rights of root")
+def test_the_kernel_drops_every_packet(cluster: Cluster) -> None:
+    """As `packets_dropped`, but below TCP: what was sent is sent again and again, and nobody hears."""
+    with Link(cluster) as link:
+        ssh = {"host": link.host, "port": link.port, "host_keys": [link.host_public_key]}
+        gateway = impatient(cluster, ssh)
+        try:
+            before = at_rest(gateway, load(cluster, gateway))
+
+            def fault() -> None:
+                link.drop()
+                time.sleep(5)
+                link.heal()
+
+            survives(gateway, load(cluster, gateway), before, fault, "dropped by the kernel")
+        finally:
+            gateway.stop()
+
+
+def survives(gateway: Gateway, load: Load, before: Vitals, fault: Callable[[], None], name: str) -> None:
+    """Have a fault happen under load, and look at what became of the requests and of the gateway."""
+    with load:
         time.sleep(1)
         assert not load.errors
-        fault(scene)
+        fault()
         healed = time.monotonic()
         assert_well_since(load, healed)
         time.sleep(1.5)
         settled = time.monotonic()
         time.sleep(0.7)
-    print(fault.__name__, dict(load.summary()))
+    print(name, dict(load.summary()))
     late = [outcome for outcome in load.errors if outcome.began > settled]
     assert not late
     # Each request was answered in time, and by a status that tells whose fault it was: 408 and 424 are FirecREST's for
@@ -83,4 +109,4 @@ def test_a_login_node_fails_and_comes_back(scene: Scene, before: Vitals, fault: 
     # A download that has begun can only be cut off, so that it does not pass for a whole one.
     refused = [outcome for outcome in load.errors if not cut_off(outcome)]
     assert {outcome.status for outcome in refused} <= {408, 424, 503}, dict(load.summary())
-    comes_back(scene.gateway.url, before)
+    comes_back(gateway.url, before)
