@@ -160,10 +160,19 @@ def demo(
         bool, typer.Option("--once/--stay", envvar="ONCE", help="Exit after the tour instead of staying up.")
     ] = False,
     install: Annotated[bool, typer.Option(help="Install missing Debian packages.")] = True,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Start the cluster alone, and write there what a gateway's configuration has to know of it.",
+        ),
+    ] = None,
 ) -> None:
     """Start a whole HPC cluster on this machine, with the gateway before it, and give a tour of the API."""
-    from hpcgate.demo.show import show
+    from hpcgate.demo.show import host, show
 
+    if cluster is not None:
+        raise typer.Exit(host(directory=cluster, install=install, console=Console()))
     raise typer.Exit(show(once=once, install=install, console=Console()))
 
 

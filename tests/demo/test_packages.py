@@ -125,3 +125,10 @@ def test_a_plugin_of_slurm_is_found_where_slurm_has_them(monkeypatch: pytest.Mon
     plugin.touch()
     assert find_program("auth_jwt.so") == str(plugin)
     assert missing_packages({"auth_jwt.so": "slurm-wlm-jwt-plugin"}) == []
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    packages.require_libraries()
+    monkeypatch.setattr(packages, "LIBRARIES", ("json", "no_such_library"))
+    with pytest.raises(DemoError, match=r"needs no_such_library\. .*pip install 'hpcgate\[demo\]'"):
+        packages.require_libraries()

@@ -27,7 +27,7 @@ import yaml
 from hpcgate.demo.idp import SCOPES, WEB_CLIENT, Idp, python_environment
 from hpcgate.demo.keys import Key, write_private
 from hpcgate.demo.munge import Munge
-from hpcgate.demo.packages import Progress, ensure_installed, needed
+from hpcgate.demo.packages import Progress, ensure_installed, needed, require_libraries
 from hpcgate.demo.ports import HOST, Ports
 from hpcgate.demo.problems import DemoError
 from hpcgate.demo.processes import SYSTEM_PATH, Daemon, Keeper
@@ -123,6 +123,7 @@ class Cluster:
 
     def start(self) -> None:
         """Install what is missing and start everything; on any failure take everything away and raise it."""
+        require_libraries()
         programs = needed(accounting=self.options.slurm.accounting, rest=self.options.slurm.rest)
         if self.options.install:
             ensure_installed(programs, self.progress)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -50,6 +52,9 @@ ACCOUNTING: dict[str, str] = {
 REST: dict[str, str] = {"slurmrestd": "slurmrestd", "auth_jwt.so": "slurm-wlm-jwt-plugin"}
 """A name with .so is a plugin of Slurm's."""
 
+LIBRARIES = ("authlib", "flask")
+"""What the identity provider is made of; hpcgate's extra ``demo`` has them."""
+
 _LIBRARIES = Path("/usr/lib")
 _POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -78,6 +83,16 @@ def needed(*, accounting: bool, rest: bool) -> dict[str, str]:
 def missing_packages(programs: dict[str, str]) -> list[str]:
     """Return the packages of those programs that are not installed, sorted."""
     return sorted({package for name, package in programs.items() if find_program(name) is None})
+
+
+def require_libraries() -> None:
+    """Raise DemoError if the extra ``demo`` of hpcgate is not installed."""
+    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise DemoError(
+            f"the demo's identity provider needs {' and '.join(missing)}. Please install hpcgate with its extra demo: "
+            f"{shlex.join([sys.executable, '-m', 'pip', 'install', 'hpcgate[demo]'])}"
+        )
 
 
 def ensure_installed(programs: dict[str, str], progress: Progress) -> list[str]:

@@ -4,17 +4,42 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
+from hpcgate.demo import site
 from hpcgate.demo.cluster import Cluster, Gateway, Options
 from hpcgate.demo.problems import DemoError
 from hpcgate.demo.tour import Tour, TourFailed
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C before the demo was up, as shells have it."""
+
+
+def host(*, directory: Path, install: bool, console: Console) -> int:
+    """Run the cluster alone, for a gateway that is set up by hand.
+
+    Args:
+        directory: Where to write what such a gateway's configuration has to know (`hpcgate.demo.site`).
+        install: Install missing Debian packages.
+        console: Where to print.
+
+    Returns:
+        The exit status: 0, or 1 if a part did not start.
+    """
+
+    def tell(cluster: Cluster) -> None:
+        lines = [
+            "The cluster stays up until Ctrl-C. What a gateway has to know of it is in",
+            *(f"  {file}" for file in site.write(cluster, directory)),
+        ]
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return _run(tell, stay=True, install=install, console=console)
 
 
 def show(*, once: bool, install: bool, console: Console) -> int:
@@ -28,23 +53,33 @@ def show(*, once: bool, install: bool, console: Console) -> int:
     Returns:
         The exit status: 0, or 1 if a part did not start or a step of the tour failed.
     """
+    started = time.monotonic()
+
+    def guide(cluster: Cluster) -> None:
+        console.print("  starting hpcgate", style="dim")
+        settings = cluster.cluster_settings(probing={"interval_check": 30})
+        config = cluster.write_gateway_config(cluster.directory / "gateway.yaml", clusters=[settings])
+        gateway = cluster.start_gateway(config)
+        console.print(f"Up after {time.monotonic() - started:.1f} s. The tour:", highlight=False)
+        tour = Tour(cluster, gateway, cluster.users[0], console)
+        tour.run()
+        console.print("\nThe tour is complete.", style="bold green")
+        if not once:
+            _invite(cluster, gateway, tour, config, console)
+
+    return _run(guide, stay=not once, install=install, console=console)
+
+
+def _run(work: Callable[[Cluster], None], *, stay: bool, install: bool, console: Console) -> int:
+    """Start a cluster, do something with it, stay up or not, and return the exit status."""
     staying = False
     previous = signal.signal(signal.SIGTERM, _interrupt)
-    started = time.monotonic()
     try:
         with Cluster(
             Options(install=install), lambda step: console.print(f"  {step}", style="dim", highlight=False)
         ) as cluster:
-            console.print("  starting hpcgate", style="dim")
-            settings = cluster.cluster_settings(probing={"interval_check": 30})
-            config = cluster.write_gateway_config(cluster.directory / "gateway.yaml", clusters=[settings])
-            gateway = cluster.start_gateway(config)
-            console.print(f"Up after {time.monotonic() - started:.1f} s. The tour:", highlight=False)
-            tour = Tour(cluster, gateway, cluster.users[0], console)
-            tour.run()
-            console.print("\nThe tour is complete.", style="bold green")
-            if not once:
-                _invite(cluster, gateway, tour, config, console)
+            work(cluster)
+            if stay:
                 staying = True
                 threading.Event().wait()
         return 0
