@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import ssl
 import threading
 import time
 from collections import Counter
@@ -129,6 +130,7 @@ class Load:
         actions: What the clients do, chosen at random each time.
         system: The system's name.
         pause: Seconds that a client rests between two requests.
+        trust: What is needed to believe the server's certificate; None where the system's authorities will do.
     """
 
     base: str
@@ -136,6 +138,7 @@ class Load:
     actions: Mapping[str, Action]
     system: str = "demo"
     pause: float = 0.0
+    trust: ssl.SSLContext | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -175,7 +178,8 @@ class Load:
     async def _client(self, number: int, token: str, home: str) -> None:
         headers = {"Authorization": f"Bearer {token}"}
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
-        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
+        connector = aiohttp.TCPConnector(ssl=self.trust or True)
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector) as http:
             client = Client(http, self.base, self.system, home, number)
             await self._once(client, "put_and_get", put_and_get)
             while not self._stop.is_set():

@@ -1,4 +1,4 @@
-"""Two replicas behind HAProxy are restarted one after the other, under load: nobody notices."""
+"""Two replicas behind a proxy are restarted one after the other, under load: nobody notices."""
 
 import os
 import signal
@@ -6,9 +6,10 @@ import time
 from collections import Counter
 
 import httpx
+import pytest
 
 from hpcgate.demo.cluster import Cluster, Gateway
-from tests.faults.balancer import start_balancer
+from tests.deploy.proxies import KINDS, start_proxy
 from tests.faults.load import READS, Load, put_and_get
 
 
@@ -25,14 +26,16 @@ def restart_softly(gateway: Gateway) -> None:
         time.sleep(0.05)
 
 
-def test_a_rolling_restart_under_load_loses_nothing(cluster: Cluster) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rolling_restart_under_load_loses_nothing(cluster: Cluster, kind: str) -> None:
     config = cluster.write_gateway_config(cluster.directory / "replicas.yaml", http={"drain": 3})
     gateways = [cluster.start_gateway(config) for _ in range(2)]
-    balancer, url = start_balancer(cluster, gateways)
+    proxy = start_proxy(kind, cluster, gateways)
     people = [cluster.user(role) for role in ("alice", "bob")]
     clients = [(cluster.token(one), str(one.home)) for _ in range(6) for one in people]
     try:
-        with Load(url, clients, READS | {"put_and_get": put_and_get}, pause=0.01) as load:
+        actions = READS | {"put_and_get": put_and_get}
+        with Load(proxy.url, clients, actions, pause=0.01, trust=proxy.trust) as load:
             time.sleep(2)
             for gateway in gateways:
                 restart_softly(gateway)
@@ -42,6 +45,6 @@ def test_a_rolling_restart_under_load_loses_nothing(cluster: Cluster) -> None:
         for gateway in gateways:
             assert '"ssh.connect"' in gateway.log.read_text()
     finally:
-        balancer.stop()
+        proxy.daemon.stop()
         for gateway in gateways:
             gateway.stop()
