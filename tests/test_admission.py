@@ -2,7 +2,7 @@
 
 import time
 
-from hpcgate.admission import ALONE, CALM, FLOOR, LATELY, SHARE, START, Admission
+from hpcgate.admission import ALONE, CALM, FLOOR, LATELY, SETTLED, SHARE, START, Admission
 
 
 class Caller:
@@ -148,6 +148,22 @@ def test_nobody_is_refused_because_many_log_in() -> None:
     time.sleep(0.03)
     look(admission, busy=1.0, running=START, done=1)
     assert admission.refused == 0
+
+
+def test_what_has_come_while_many_logged_in_is_done_first() -> None:
+    admission = Admission(2000, 0.02)
+    admission.settling = lambda: True
+    look(admission, busy=1.0, running=START, done=1)
+    admission.settling = lambda: False
+    for _ in range(200):
+        admission.wait(Caller(), START)
+    time.sleep(0.03)
+    for _ in range(int(SETTLED / 0.1) - 1):
+        look(admission, busy=1.0, running=2000, done=1)
+        assert admission.refused == 0
+    for _ in range(2):
+        look(admission, busy=1.0, running=2000, done=1)
+    assert admission.refused == 200
 
 
 def test_who_is_alone_may_have_more_at_a_time_and_others_are_remembered_for_a_while() -> None:

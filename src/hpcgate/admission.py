@@ -10,6 +10,8 @@ FLOOR = 32
 START = 128
 SETTLING = 10
 """So many times as long requests may wait while many users log in at once, as after a restart."""
+SETTLED = 2.0
+"""Seconds for which that still holds when they have: what has come meanwhile must be done first."""
 LATE = 0.05
 """Seconds by which an event loop with too much to do is late."""
 BUSY = 0.9
@@ -47,8 +49,8 @@ class Admission:
     as are done within half of `max_delay`, and as many wait as are done within all of it. Once it has not been for a
     while, what is under way waits for login nodes and costs nothing: the limit doubles with every look.
 
-    While many users log in at once, as after a restart, the loop is at its limit for a good reason and for seconds
-    only: nobody is refused for that.
+    While many users log in at once, as after a restart, and until what has come meanwhile is done, the loop is at its
+    limit for a good reason and for seconds only: nobody is refused for that.
 
     At the limit callers take turns: of one only `SHARE` requests run at a time, as far as they are no longer than the
     time between two looks, those of others who wait come first, and who has the most waiting is refused first. So one
@@ -76,6 +78,7 @@ class Admission:
         self.count_aside = aside
         self.settling: Callable[[], bool] = lambda: False
         self._aside = 0
+        self._settled = SETTLED
         self._calm = CALM
         self._rate = 0.0
         self._told = 0
@@ -172,7 +175,8 @@ class Admission:
         if self._calm >= CALM:
             # After a rest the average says nothing.
             self._rate = max(self._rate, rate)
-        settling = self.settling()
+        self._settled = 0.0 if self.settling() else self._settled + seconds
+        settling = self._settled < SETTLED
         if (lag > LATE or busy > BUSY) and not settling:
             self._calm = 0.0
             self.limit = min(self.most, max(FLOOR, int(self._rate * self._max_delay / 2)))
