@@ -375,7 +375,7 @@ def test_ingress_nginx_is_told_what_the_configuration_of_nginx_says() -> None:
     others = {"proxy_body_size": "client_max_body_size", "upstream_hash_by": "hash"}
     annotations = one(plain, "Ingress")["metadata"]["annotations"]
     assert annotations["nginx.ingress.kubernetes.io/upstream-hash-by"] == "$http_authorization"
-    assert len(annotations) == 11
+    assert len(annotations) == 12
     for name, value in annotations.items():
         directive = name.removeprefix("nginx.ingress.kubernetes.io/").replace("-", "_")
         said = directives[others.get(directive, directive)].removesuffix(" consistent")

@@ -74,8 +74,8 @@ def gateways(cluster: Cluster) -> Iterator[tuple[Gateway, Gateway]]:
 
 @pytest.fixture(scope="module", params=KINDS)
 def site(request: pytest.FixtureRequest, cluster: Cluster, gateways: tuple[Gateway, Gateway]) -> Iterator[Site]:
-    # Time-outs of two seconds instead of 75: what takes longer shows that it is silence that they limit.
-    proxy = start_proxy(request.param, cluster, gateways, patience="2s")
+    # Time-outs of three seconds instead of 75: what takes longer shows that it is silence that they limit.
+    proxy = start_proxy(request.param, cluster, gateways, patience="3s")
     with proxy.client() as http:
         yield Site(cluster, gateways, proxy, http)
     proxy.daemon.stop()
@@ -119,7 +119,7 @@ def test_a_large_upload_is_passed_on_while_it_comes(site: Site, alice: Person, p
 
 def test_a_slow_upload_may_take_longer_than_the_time_outs(site: Site, alice: Person, place: Path) -> None:
     def body() -> Iterator[bytes]:
-        for _ in range(8):
+        for _ in range(9):
             yield b"x" * 1000
             time.sleep(0.5)
 
@@ -130,7 +130,7 @@ def test_a_slow_upload_may_take_longer_than_the_time_outs(site: Site, alice: Per
         headers={"Authorization": alice.http.headers["authorization"]},
     )
     assert answer.status_code == 201, answer.text
-    assert (place / "slow").stat().st_size == 8000
+    assert (place / "slow").stat().st_size == 9000
 
 
 def test_a_download_waits_for_a_client_that_takes_its_time(site: Site, alice: Person, place: Path) -> None:
