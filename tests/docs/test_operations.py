@@ -1,0 +1,73 @@
+"""The operator's pages: their settings load, and sshd makes of their block what they say."""
+
+import os
+import re
+import subprocess
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hpcgate.config import Settings
+from hpcgate.demo.keys import Key
+from hpcgate.demo.packages import ensure_installed, program
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = ("idp.md", "s3.md", "slurm-jwt.md")
+GENERAL: dict[str, Any] = {
+    "auth": {"authentication": {"token_url": "https://login.example.org/token"}},
+    "ssh_credentials": {"type": "SSHService", "url": "https://keys.example.org"},
+}
+
+
+def blocks(page: str, kind: str) -> Iterator[str]:
+    text = (DOCS / "operations" / page).read_text()
+    for indent, block in re.findall(rf"^( *)```{kind}\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE):
+        assert not indent or block.startswith(indent)
+        yield textwrap.dedent(block)
+
+
+@pytest.mark.parametrize("text", [block for page in PAGES for block in blocks(page, "yaml")])
+def test_settings_load(text: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("https://store.example.org")
+    document = yaml.safe_load(re.sub(r"secret_file:[^\s\"]+", f"secret_file:{tmp_path}/secret", text))
+    settings = Settings.model_validate(GENERAL | document)
+    for name in document:
+        assert getattr(settings, name) != getattr(Settings.model_validate(GENERAL), name)
+
+
+def test_each_page_has_settings() -> None:
+    assert [len(list(blocks(page, "yaml"))) for page in PAGES] == [2, 1, 1]
+
+
+def test_sshd_takes_the_block_and_it_holds_for_the_gateway_alone(tmp_path: Path) -> None:
+    ensure_installed({"sshd": "openssh-server"}, lambda _: None)
+    (block,) = blocks("sshd.md", "sshd_config")
+    host_key = Key.make("host").write(tmp_path / "host_key")
+    file = tmp_path / "sshd_config"
+    file.write_text(f"HostKey {host_key}\n{block}")
+    if os.geteuid() == 0:
+        # It looks for its directory even where it only tests.
+        Path("/run/sshd").mkdir(exist_ok=True)
+    subprocess.run([program("sshd"), "-t", "-f", file], check=True)
+
+    def effective(address: str) -> dict[str, str]:
+        who = f"user=alice,host=somewhere,addr={address}"
+        done = subprocess.run(
+            [program("sshd"), "-T", "-f", file, "-C", who], check=True, capture_output=True, text=True
+        )
+        return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+
+    wanted = {
+        name.lower(): value
+        for name, value in (line.split(None, 1) for line in block.splitlines()[1:])
+        if name != "DenyGroups"
+    }
+    inside, outside = effective("192.0.2.11"), effective("192.0.2.12")
+    assert {name: inside[name] for name in wanted} == wanted
+    assert outside["trustedusercakeys"] == "none"
+    assert outside["maxauthtries"] == "6"
+    assert outside["maxsessions"] == "10"
