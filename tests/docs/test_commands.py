@@ -126,7 +126,7 @@ def home(cluster: Cluster) -> Path:
 def desk(site: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory in which commands are typed, with the configuration by all the names that the pages give it."""
     directory = tmp_path_factory.mktemp("desk")
-    for name in ("config.yaml", "hpcgate.yaml", "gateway.yaml"):
+    for name in ("config.yaml", "hpcgate.yaml", "gateway.yaml", "firecrest.yaml"):
         (directory / name).write_bytes(site.configuration.read_bytes())
     key, certificate = directory / "privkey.pem", directory / "fullchain.pem"
     request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
@@ -144,6 +144,7 @@ def typed(block: Block, cluster: Cluster, desk: Path, home: Path) -> str:
         ("https://idp.example.org/realms/hpc/protocol/openid-connect/certs", cluster.idp.jwks_url),
         ('account="demo"', f'account="{ACCOUNT}"'),
         ("--port 8443", f"--port {free_port()}"),
+        ("--port 8000", f"--port {free_port()}"),
     ):
         text = text.replace(shown, str(real))
     return text
@@ -192,7 +193,7 @@ def assert_it_serves(text: str, desk: Path, environment: dict[str, str]) -> None
         found = int(re.findall(r"--port (\d+)", command)[0])
         scheme = "https" if "--tls-cert" in command else "http"
         with subprocess.Popen(
-            ["bash", "-c", f"exec {command}"],
+            ["bash", "-c", f"exec env {command}"],
             cwd=desk,
             env=environment,
             stdout=subprocess.PIPE,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hpcgate.config import Settings
+from hpcgate.config import Settings, load
 from hpcgate.demo.keys import Key
 from hpcgate.demo.packages import ensure_installed, program
 
@@ -24,7 +24,7 @@ GENERAL: dict[str, Any] = {
 
 
 def blocks(page: str, kind: str) -> Iterator[str]:
-    text = (DOCS / "operations" / page).read_text()
+    text = next(DOCS.rglob(page)).read_text()
     for indent, block in re.findall(rf"^( *)```{kind}\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE):
         assert not indent or block.startswith(indent)
         yield textwrap.dedent(block)
@@ -41,6 +41,18 @@ def test_settings_load(text: str, tmp_path: Path) -> None:
 
 def test_each_page_has_settings() -> None:
     assert [len(list(blocks(page, "yaml"))) for page in PAGES] == [2, 1, 1]
+
+
+def test_a_firecrest_file_loads_as_it_is(tmp_path: Path) -> None:
+    (text,) = blocks("migration.md", "yaml")
+    (tmp_path / "secret").write_text("a secret")
+    file = tmp_path / "firecrest.yaml"
+    file.write_text(re.sub(r"secret_file:[^\s\"]+", f"secret_file:{tmp_path}/secret", text))
+    settings = load(file)
+    (cluster,) = settings.clusters
+    assert cluster.probing.interval_check == 120
+    assert cluster.data_operation.datatransfer_jobs_directives[0] == "#SBATCH --account={account}"
+    assert settings.auth.authentication.public_certs[0].endswith("/certs")
 
 
 def test_sshd_takes_the_block_and_it_holds_for_the_gateway_alone(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Every message that the page quotes is one of the program's, and it leaves out no status and no line of the log."""
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hpcgate import errors
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "operations" / "troubleshooting.md").read_text()
+SOURCE = [ast.parse(path.read_text()) for path in (ROOT / "src" / "hpcgate").rglob("*.py") if "demo" not in path.parts]
+
+
+def texts() -> Iterator[str]:
+    """Yield every text of the program; what is filled in is `…`."""
+    for tree in SOURCE:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+            elif isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                yield "".join(str(part) for part in parts)
+
+
+TEXTS = [re.sub(r"…+", "…", text) for text in texts()]
+
+
+def messages() -> list[str]:
+    """Return the quoted messages: in the first column, with a blank in them."""
+    cells = [row.split(" | ")[0] for row in PAGE.partition("## Lines of the log")[0].splitlines() if row[:2] == "| "]
+    return [quoted for cell in cells for quoted in re.findall(r"`([^`]+ [^`]+)`", cell)]
+
+
+def is_said(message: str) -> bool:
+    """Say whether a text of the program reads so; what is filled in may be anything on either side."""
+    fixed = [part for part in re.split(r"…+", message) if part.strip()]
+    return any(all(part in text for part in fixed) for text in TEXTS)
+
+
+@pytest.mark.parametrize("message", messages())
+def test_a_message_is_the_programs(message: str) -> None:
+    assert is_said(message)
+
+
+def test_there_are_messages_and_a_wrong_one_would_be_found() -> None:
+    assert len(messages()) > 60
+    assert not is_said("The flux of … is not compensated")
+
+
+def test_each_status_has_its_place() -> None:
+    headings = " ".join(re.findall(r"^## (.*)$", PAGE, re.MULTILINE))
+    for _, kind in inspect.getmembers(errors, inspect.isclass):
+        if issubclass(kind, errors.GatewayError) and kind.__module__ == errors.__name__:
+            assert str(kind.status) in headings, kind.__name__
+
+
+def logged() -> Iterator[str]:
+    for tree in SOURCE:
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in ("warning", "error", "critical", "exception")
+                and node.args
+                and isinstance(node.args[0], ast.Constant)
+                and re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", str(node.args[0].value))
+            ):
+                yield str(node.args[0].value)
+
+
+def test_every_warning_and_error_of_the_log_is_named() -> None:
+    found = set(logged())
+    assert len(found) > 30
+    named = set(re.findall(r"`([a-z0-9_]+(?:\.[a-z0-9_]+)+)`", PAGE.partition("## Lines of the log")[2]))
+    assert named == found
