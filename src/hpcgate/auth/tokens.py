@@ -80,7 +80,8 @@ class TokenVerifier:
         self._settings = settings
         self._jwks = jwks
         self._username = re.compile(settings.username_pattern)
-        self._denied = frozenset(settings.denied_users)
+        # Whatever a site lists: nobody becomes root by a token.
+        self._denied = frozenset({"root", *settings.denied_users})
         self._scopes = frozenset(settings.required_scopes)
         self._types = frozenset(map(_media_type, settings.token_types))
         self._names = LocalNames(settings)

@@ -79,7 +79,7 @@ class OidcSettings(Model):
             "root", "bin", "daemon", "adm", "lp", "sync", "shutdown", "halt", "mail", "operator", "games", "ftp",
             "nobody", "sys", "sshd", "slurm", "munge", "mysql", "postgres", "systemd-network", "dbus", "polkitd",
         ),
-        description="User names that are never served, whatever the token says.",
+        description="User names that are never served, whatever the token says; root is never served in any case.",
     )  # fmt: skip
     jwks_refresh: Seconds = Field(300, description="Seconds between refreshes of the IdP's keys in the background.")
     jwks_cooldown: Seconds = Field(5, description="Least seconds between refreshes for an unknown key id.")
