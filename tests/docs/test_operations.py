@@ -1,4 +1,4 @@
-"""The operator's pages: their settings load, and sshd makes of their block what they say."""
+"""The operator's pages: sshd makes of its block what they say, and FirecREST's file loads as it is."""
 
 import os
 import re
@@ -6,21 +6,12 @@ import subprocess
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pytest
-import yaml
-
-from hpcgate.config import Settings, load
+from hpcgate.config import load
 from hpcgate.demo.keys import Key
 from hpcgate.demo.packages import ensure_installed, program
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("idp.md", "s3.md", "slurm-jwt.md")
-GENERAL: dict[str, Any] = {
-    "auth": {"authentication": {"token_url": "https://login.example.org/token"}},
-    "ssh_credentials": {"type": "SSHService", "url": "https://keys.example.org"},
-}
 
 
 def blocks(page: str, kind: str) -> Iterator[str]:
@@ -28,19 +19,6 @@ def blocks(page: str, kind: str) -> Iterator[str]:
     for indent, block in re.findall(rf"^( *)```{kind}\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE):
         assert not indent or block.startswith(indent)
         yield textwrap.dedent(block)
-
-
-@pytest.mark.parametrize("text", [block for page in PAGES for block in blocks(page, "yaml")])
-def test_settings_load(text: str, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("https://store.example.org")
-    document = yaml.safe_load(re.sub(r"secret_file:[^\s\"]+", f"secret_file:{tmp_path}/secret", text))
-    settings = Settings.model_validate(GENERAL | document)
-    for name in document:
-        assert getattr(settings, name) != getattr(Settings.model_validate(GENERAL), name)
-
-
-def test_each_page_has_settings() -> None:
-    assert [len(list(blocks(page, "yaml"))) for page in PAGES] == [2, 1, 1]
 
 
 def test_a_firecrest_file_loads_as_it_is(tmp_path: Path) -> None:
