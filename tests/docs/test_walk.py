@@ -52,7 +52,8 @@ class Terminals:
         log = self._directory / f"{block.terminal}.log"
         with log.open("wb") as output:
             shell = subprocess.Popen(
-                ["bash", "-c", block.commands],
+                # Ctrl-C works in a terminal, even if whoever runs the tests has it ignored.
+                ["env", "--default-signal=INT", "bash", "-c", block.commands],
                 cwd=self._directory,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -89,7 +90,11 @@ class Terminals:
         statuses = []
         for shell, _ in reversed(self._others):
             os.killpg(shell.pid, signal.SIGINT)
-            statuses.append(shell.wait(60))
+            try:
+                statuses.append(shell.wait(60))
+            except subprocess.TimeoutExpired:
+                os.killpg(shell.pid, signal.SIGTERM)
+                statuses.append(shell.wait(60))
         return statuses
 
 
