@@ -84,6 +84,39 @@ def test_a_loop_left_alone_reads_on() -> None:
     assert at_once(uvloop.run(flood(guarded=False))) > 1
 
 
+async def closed_meanwhile() -> list[dict[str, Any]]:
+    """Have a connection close as soon as something comes, and return what the event loop complains of."""
+    loop = asyncio.get_running_loop()
+    complaints: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))
+
+    class Closing(Connection):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            transport: Any = self._transport
+            transport.abort()
+
+    near, far = socket.socketpair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * _LONG)
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT)
+    with far:
+        far.setblocking(False)
+        far.send(bytes(2 * _LONG))
+        connection = Closing(loop.create_future())
+        await loop.create_connection(lambda: connection, sock=near)
+        ssh: Any = connection
+        _take_turns(ssh)
+        async with asyncio.timeout(10):
+            await connection.ended
+        await asyncio.sleep(0.01)
+    assert connection.sizes[0] >= _LONG
+    return complaints
+
+
+def test_a_connection_that_closes_on_what_comes_is_left_alone() -> None:
+    assert uvloop.run(closed_meanwhile()) == []
+
+
 async def test_a_connection_through_a_jump_host_stays_as_it_is() -> None:
     class Tunnelled:
         _transport = object()
