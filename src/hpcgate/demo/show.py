@@ -39,6 +39,8 @@ def host(*, directory: Path, install: bool, console: Console) -> int:
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    # What an earlier cluster has left there is not true any more.
+    (directory / site.ENVIRONMENT).unlink(missing_ok=True)
     return _run(tell, stay=True, install=install, console=console)
 
 

@@ -50,7 +50,6 @@ def write(cluster: Cluster, directory: Path) -> list[Path]:
     environment, known_hosts = directory / ENVIRONMENT, directory / "known_hosts"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        environment.unlink(missing_ok=True)
         for name, content in secrets.items():
             write_private(directory / name, content.encode())
         known_hosts.write_text(cluster.sshd.known_hosts_line + "\n")
