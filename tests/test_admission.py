@@ -2,7 +2,7 @@
 
 import time
 
-from hpcgate.admission import ALONE, CALM, FLOOR, LATELY, SETTLED, SHARE, START, Admission
+from hpcgate.admission import ALONE, CALM, FLOOR, HARD, LATELY, SETTLED, SHARE, START, Admission
 
 
 class Caller:
@@ -24,7 +24,7 @@ def look(admission: Admission, *, lag: float = 0.0, busy: float = 0.1, running: 
 
 
 def test_as_many_are_served_as_are_done_in_time_when_the_loop_is_at_its_limit() -> None:
-    for strain in ({"lag": 0.2}, {"busy": 0.99}):
+    for strain in ({"lag": 0.2, "busy": 0.5}, {"busy": 0.99}):
         admission = Admission(2000, 1.0)
         for _ in range(20):
             look(admission, running=START, done=100, **strain)
@@ -32,6 +32,16 @@ def test_as_many_are_served_as_are_done_in_time_when_the_loop_is_at_its_limit() 
         for _ in range(60):
             look(admission, running=START, done=1, **strain)
         assert admission.limit == FLOOR
+
+
+def test_a_loop_that_was_kept_from_the_core_has_not_too_much_to_do() -> None:
+    admission = Admission(2000, 0.4)
+    look(admission, running=10, done=2, lag=0.2, busy=HARD / 2)
+    assert not admission.busy
+    assert admission.limit == START
+    look(admission, running=10, done=2, lag=0.2, busy=HARD * 2)
+    assert admission.busy
+    assert admission.limit == FLOOR
 
 
 def test_what_waits_for_login_nodes_does_not_keep_others_out() -> None:
@@ -72,7 +82,7 @@ def test_who_has_waited_too_long_and_who_would_is_refused() -> None:
     admission.wait(patient, START)
     time.sleep(0.06)
     admission.wait(late, START)
-    look(admission, lag=1.0, running=START)
+    look(admission, lag=1.0, busy=1.0, running=START)
     assert (patient.fate, late.fate) == ("away", "")
     more = [Caller() for _ in range(FLOOR)]
     for caller in more:

@@ -16,6 +16,8 @@ LATE = 0.05
 """Seconds by which an event loop with too much to do is late."""
 BUSY = 0.9
 """The share of a core from which on the event loop is taken to be at its limit."""
+HARD = 0.3
+"""The share of a core below which a late event loop was kept from the core, or slept: it has not too much to do."""
 CALM = 1.0
 """Seconds for which the loop must not have been at its limit before more are served again."""
 SHARE = 6
@@ -177,7 +179,7 @@ class Admission:
             self._rate = max(self._rate, rate)
         self._settled = 0.0 if self.settling() else self._settled + seconds
         settling = self._settled < SETTLED
-        if (lag > LATE or busy > BUSY) and not settling:
+        if (busy > BUSY or (lag > LATE and busy > HARD)) and not settling:
             self._calm = 0.0
             self.limit = min(self.most, max(FLOOR, int(self._rate * self._max_delay / 2)))
         else:
