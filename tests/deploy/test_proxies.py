@@ -208,13 +208,15 @@ def test_the_client_is_named_by_the_proxy_and_not_by_itself(site: Site, tokens: 
             },
         )
     assert answer.status_code == 200
-    lines = [
-        json.loads(line)
-        for one in site.gateways
-        for line in one.log.read_text().splitlines()
-        if f"forwarded-{site.proxy.kind}" in line
-    ]
-    assert [line["client"] for line in lines if "client" in line] == ["127.0.0.2"]
+
+    def clients() -> list[str]:
+        lines = [line for one in site.gateways for line in one.log.read_text().splitlines()]
+        mine = (json.loads(line) for line in lines if f"forwarded-{site.proxy.kind}" in line)
+        return [line["client"] for line in mine if "client" in line]
+
+    # The line of the access log is written after the answer.
+    assert wait_until(clients, 10)
+    assert clients() == ["127.0.0.2"]
 
 
 def test_a_request_is_never_sent_twice(site: Site, alice: Person, tokens: list[str]) -> None:
