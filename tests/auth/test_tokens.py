@@ -547,6 +547,37 @@ async def test_claims_cannot_be_changed_by_those_who_share_them(verifier: Verifi
         principal.claims["preferred_username"] = "root"  # type: ignore[index]
 
 
+async def test_a_client_of_the_gateways_own_is_a_local_user_for_the_gateway_alone(verifier: Verifier) -> None:
+    verify = await verifier(required_scopes=("access",), required_claims={"groups": ("hpc",)}, audience="hpcgate")
+    payload = claims(aud="hpcgate") | {"preferred_username": None}
+    text = token(payload=payload)
+    principal = await verify.client(text, "health")
+    assert (principal.username, principal.expires_at) == ("health", payload["exp"])
+    # Whoever else has it gets nowhere with it.
+    assert verify.remembered(text) is None
+    assert await refused(verify, text, Forbidden) == "The token lacks a required scope"
+    for username in ("root", "bin", "-x", "a/b"):
+        with pytest.raises(Forbidden):
+            await verify.client(text, username)
+    for wrong, words in (
+        (token(payload=claims(aud="another")), "audience not accepted"),
+        (token(payload=payload | {"exp": time.time() - 600}), "expired"),
+        (text[:-4] + "AAAA", "signature"),
+        ("x" * 20_000, "too long"),
+        ("x", "Invalid token"),
+    ):
+        with pytest.raises(Unauthenticated, match=words):
+            await verify.client(wrong, "health")
+
+
+async def test_a_user_of_an_accepted_token_is_not_changed_by_a_client(verifier: Verifier) -> None:
+    verify = await verifier()
+    text = token(payload=claims())
+    assert (await verify.principal(text)).username == "alice"
+    assert (await verify.client(text, "health")).username == "health"
+    assert (await verify.principal(text)).username == "alice"
+
+
 async def test_refused_tokens_are_not_remembered(verifier: Verifier) -> None:
     verify = await verifier()
     for text, kind in (

@@ -29,6 +29,17 @@ def test_a_token_of_a_client(cluster: Cluster) -> None:
     assert "another" not in wrong.stderr
 
 
+def test_a_service_account_asks_for_its_scope(cluster: Cluster, tmp_path: Path) -> None:
+    demo = cluster.cluster_settings("demo")
+    demo["service_account"] |= {"scope": "openid profile"}
+    file = str(cluster.write_gateway_config(tmp_path / "config.yaml", clusters=[demo]))
+    for options, scopes in (((), "openid profile"), (("--scope", "profile"), "profile")):
+        granted = token("--config", file, "--system", "demo", *options)
+        assert (granted.returncode, granted.stderr) == (0, "")
+        shown = token("--show", input=granted.stdout)
+        assert f'"scope": "{scopes}"' in shown.stdout
+
+
 def test_a_service_account_and_what_the_gateway_makes_of_its_token(cluster: Cluster, tmp_path: Path) -> None:
     file = config(cluster, tmp_path)
     granted = token("--config", file, "--system", "DEMO")

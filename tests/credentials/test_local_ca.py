@@ -1,5 +1,10 @@
 """What the built-in authority writes into certificates."""
 
+import asyncio
+import os
+import signal
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -7,9 +12,11 @@ import pytest
 from pydantic import ValidationError
 
 from hpcgate.auth import Principal
+from hpcgate.credentials import local_ca
 from hpcgate.credentials.certificates import contents
 from hpcgate.credentials.local_ca import LocalCa, LocalCaSettings
-from hpcgate.errors import CredentialRefused
+from hpcgate.demo.packages import program
+from hpcgate.errors import CredentialRefused, Unavailable
 
 KEY = asyncssh.generate_private_key("ssh-ed25519").export_private_key("openssh").decode()
 
@@ -60,3 +67,34 @@ async def test_a_key_that_cannot_be_read() -> None:
     with pytest.raises(CredentialRefused, match="cannot be read") as refused:
         await source(ca_key="no key").credential(Principal("alice", "token"))
     assert "no key" not in str(refused.value)
+
+
+async def test_an_agent_that_stands_still_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer that came too late is not taken for the next one's."""
+    socket = tmp_path / "agent"
+    agent = subprocess.Popen([program("ssh-agent"), "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(20):
+            while not socket.exists():
+                await asyncio.sleep(0.01)
+        async with await asyncssh.connect_agent(str(socket)) as client:
+            await client.add_keys([asyncssh.import_private_key(KEY)])
+        asked = source(ca_key=None, agent_socket=str(socket))
+        assert (await asked.credential(Principal("alice", "token"))).certificate is not None
+        monkeypatch.setattr(local_ca, "_PATIENCE", 0.3)
+        os.kill(agent.pid, signal.SIGSTOP)
+        waiting = (asked.credential(Principal(name, "token")) for name in ("bob", "carol", "dave"))
+        for late in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(late, Unavailable)
+            assert "in time" in late.message
+            assert late.headers == {"Retry-After": "5"}
+        os.kill(agent.pid, signal.SIGCONT)
+        monkeypatch.setattr(local_ca, "_PATIENCE", 10)
+        for name in ("bob", "carol"):
+            certificate = (await asked.credential(Principal(name, "token"))).certificate
+            assert certificate is not None
+            assert contents(certificate).principals == (name,)
+        await asked.close()
+    finally:
+        agent.kill()
+        agent.wait()

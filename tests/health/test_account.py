@@ -23,6 +23,7 @@ class Provider:
     def __init__(self) -> None:
         self.which = 0
         self.lifetime = 300.0
+        self.user: str | None = "health"
         self.status = 200
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
@@ -33,7 +34,7 @@ class Provider:
         self.asked.append((request.headers.get("Authorization", ""), dict(await request.post())))
         if self.status != 200:
             return web.json_response({"error": "invalid_client"}, status=self.status)
-        made = token(payload=claims(preferred_username="health", exp=time.time() + self.lifetime), which=self.which)
+        made = token(payload=claims(preferred_username=self.user, exp=time.time() + self.lifetime), which=self.which)
         return web.json_response({"access_token": made, "expires_in": self.lifetime})
 
 
@@ -115,3 +116,21 @@ async def test_an_account_that_may_not_be_served(account: ProbeAccount, provider
     provider.lifetime = -1
     with pytest.raises(GatewayError, match="Token expired"):
         await account.principal()
+
+
+async def test_a_provider_whose_tokens_for_a_client_name_nobody(
+    oidc: OidcSettings, server: TestServer, provider: Provider
+) -> None:
+    provider.user = None
+    settings = oidc.model_copy(update={"required_scopes": ("access",)})
+    client = {"client_id": "probe", "secret": "s3cret", "scope": "api://hpcgate/.default"}
+    async with Jwks(settings) as jwks:
+        verifier = TokenVerifier(settings, jwks)
+        nameless = ProbeAccount(ServiceAccount.model_validate(client), settings, verifier)
+        with pytest.raises(GatewayError, match="lacks a required scope"):
+            await nameless.principal()
+        named = ProbeAccount(ServiceAccount.model_validate(client | {"username": "health"}), settings, verifier)
+        for _ in range(2):
+            assert (await named.principal()).username == "health"
+    assert len(provider.asked) == 2
+    assert all(form["scope"] == "api://hpcgate/.default" for _, form in provider.asked)

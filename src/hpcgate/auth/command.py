@@ -63,6 +63,7 @@ def token(
     account = None if settings is None or system is None else _account(settings, system)
     if account is not None:
         client_id, secret = account.client_id, account.secret.get_secret_value()
+        scope = scope or account.scope
     elif client_id is None:
         raise typer.BadParameter("is required, or --system", param_hint="--client-id")
     elif client_secret is not None:

@@ -104,18 +104,31 @@ class TokenVerifier:
         known = self.remembered(token)
         if known is not None:
             return known
-        if self._introspection is not None and (self._asks_about_all or token.count(".") != 2):
-            return await self._introspected(token, self._introspection)
-        jws = _take_apart(token)
-        key = await self._key(jws)
-        if self._types and (jws.typ is None or _media_type(jws.typ) not in self._types):
-            raise _refusal("Token type not accepted")
-        claims = decode_json(jws.payload)
-        if not isinstance(claims, dict):
-            raise _refusal("Invalid token")
-        principal, expires_at = self._checked(token, claims)
-        self._remember(token, principal, key, expires_at)
+        claims, key = await self._genuine(token)
+        expires_at = self._check_times(claims)
+        self._check_origin(claims)
+        self._check_rights(claims)
+        principal = _principal(self._check_username(claims), token, claims, expires_at)
+        if key is not None:
+            self._remember(token, principal, key, expires_at)
         return principal
+
+    async def client(self, token: str, username: str) -> Principal:
+        """Verify a token that the gateway got for a client of its own, and return that client as a local user.
+
+        What such a token says of a user, its scopes and its other claims do not count. It is not remembered: whoever
+        else sends it is verified as any user is.
+
+        Raises:
+            Unauthenticated: The token is not accepted.
+            Forbidden: The user is not served.
+            Unavailable: The IdP's keys have not been loaded yet, or it cannot be asked about the token.
+        """
+        _check_text(token)
+        claims, _ = await self._genuine(token)
+        expires_at = self._check_times(claims)
+        self._check_origin(claims)
+        return _principal(self._check_local(username), token, claims, expires_at)
 
     @property
     def ready(self) -> bool:
@@ -135,23 +148,20 @@ class TokenVerifier:
     def _asks_only(self) -> bool:
         return self._settings.introspection is not None and not self._settings.public_certs
 
-    async def _introspected(self, token: str, introspection: Introspection) -> Principal:
-        claims = await introspection.claims(token)
-        if claims is None:
+    async def _genuine(self, token: str) -> tuple[Mapping[str, Any], VerificationKey | None]:
+        """Return the claims of a token that the IdP has made, and the key that says so, if it is not the IdP itself."""
+        claims: Any
+        if self._introspection is not None and (self._asks_about_all or token.count(".") != 2):
+            claims, key = await self._introspection.claims(token), None
+        else:
+            jws = _take_apart(token)
+            key = await self._key(jws)
+            if self._types and (jws.typ is None or _media_type(jws.typ) not in self._types):
+                raise _refusal("Token type not accepted")
+            claims = decode_json(jws.payload)
+        if not isinstance(claims, Mapping):
             raise _refusal("Invalid token")
-        return self._checked(token, claims)[0]
-
-    def _checked(self, token: str, claims: Mapping[str, Any]) -> tuple[Principal, float]:
-        """Return who genuine claims speak for, and until when, infinite if for ever."""
-        expires_at = self._check_times(claims)
-        self._check_origin(claims)
-        principal = Principal(
-            username=self._check_username(claims),
-            token=token,
-            claims=MappingProxyType(dict(claims)),
-            expires_at=None if math.isinf(expires_at) else expires_at,
-        )
-        return principal, expires_at
+        return claims, key
 
     def remembered(self, token: str) -> Principal | None:
         """Return the principal of a token that was verified before; None if it has to be verified.
@@ -159,10 +169,7 @@ class TokenVerifier:
         Raises:
             Unauthenticated: The token is too long or no ASCII, or has expired since.
         """
-        if len(token) > MAX_TOKEN:
-            raise _refusal("Token too long")
-        if not token.isascii():
-            raise _refusal("Invalid token")
+        _check_text(token)
         digest = sha256(token.encode()).digest()
         entry = self._verified.get(digest)
         if entry is None:
@@ -241,6 +248,8 @@ class TokenVerifier:
             held = claims.get("aud")
             if audience not in (held if isinstance(held, list) else [held]):
                 raise _refusal("Token audience not accepted")
+
+    def _check_rights(self, claims: Mapping[str, Any]) -> None:
         if self._scopes and not self._scopes <= scopes(claims):
             raise Forbidden(
                 "The token lacks a required scope",
@@ -254,7 +263,9 @@ class TokenVerifier:
         value = claims.get(self._settings.username_claim)
         if not isinstance(value, str):
             raise _refusal("Token has no user name")
-        username = self._names.local(value)
+        return self._check_local(self._names.local(value))
+
+    def _check_local(self, username: str) -> str:
         # All but the pattern holds whatever a site configures: the name becomes part of paths and command lines.
         if (
             not 0 < len(username) <= MAX_USERNAME
@@ -266,6 +277,22 @@ class TokenVerifier:
         if username in self._denied:
             raise Forbidden(f"The user {username} is not served")
         return username
+
+
+def _principal(username: str, token: str, claims: Mapping[str, Any], expires_at: float) -> Principal:
+    return Principal(
+        username=username,
+        token=token,
+        claims=MappingProxyType(dict(claims)),
+        expires_at=None if math.isinf(expires_at) else expires_at,
+    )
+
+
+def _check_text(token: str) -> None:
+    if len(token) > MAX_TOKEN:
+        raise _refusal("Token too long")
+    if not token.isascii():
+        raise _refusal("Invalid token")
 
 
 def _take_apart(token: str) -> _Jws:

@@ -16,6 +16,15 @@ class ServiceAccount(Model):
 
     client_id: str = Field(description="Its client id at the IdP.")
     secret: Secret = Field(description="Its secret.")
+    scope: str | None = Field(
+        None, min_length=1, description="Scopes to ask for, separated by blanks; Entra ID wants api://…/.default."
+    )
+    username: str | None = Field(
+        None,
+        min_length=1,
+        description="The local account that the probes log in as, for an IdP whose tokens for a client name no user. "
+        "Of such a token required_scopes, required_claims and username_claim do not count.",
+    )
 
 
 OLD_SERVICE_NAMES: Mapping[str, str] = MappingProxyType({"filesystems": "filesystem", "storage": "s3"})

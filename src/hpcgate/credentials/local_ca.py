@@ -136,21 +136,29 @@ class LocalCa(CertificateSource):
         for last in (False, True):
             try:
                 async with asyncio.timeout(_PATIENCE), self._opening:
-                    if self._pair is None:
-                        self._pair = await self._open()
-                    return await issue(request, self._pair)
+                    return await self._issued(request)
             except TimeoutError as error:
-                self._leave()
                 raise Unavailable(f"The {self.service} did not sign in time", headers={"Retry-After": "5"}) from error
             except (CredentialRefused, Unavailable):
                 raise
             except Exception as error:
-                self._leave()
                 log.warning("local_ca.failed", error=f"{type(error).__name__}: {error}")
                 if last:
                     # What an agent or a token says may hold anything: the log has it, the user does not.
                     raise CredentialRefused(f"The {self.service} cannot sign at the moment") from error
         raise AssertionError  # the loop returns or raises
+
+    async def _issued(self, request: Request) -> str:
+        try:
+            if self._pair is None:
+                self._pair = await self._open()
+            return await issue(request, self._pair)
+        except (CredentialRefused, Unavailable):
+            raise
+        except BaseException:
+            # An agent that is broken off while it signs would give that answer to the next who asks.
+            self._leave()
+            raise
 
     async def _open(self) -> asyncssh.SSHKeyPair:
         settings = self._settings

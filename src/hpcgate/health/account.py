@@ -32,7 +32,7 @@ class ProbeAccount:
         """
         if self._token is not None and time.time() < self._renew_at:
             try:
-                return await self._tokens.principal(self._token)
+                return await self._verified(self._token)
             except GatewayError:
                 # The IdP may have changed its keys since: a new token will do.
                 self._token = None
@@ -42,12 +42,17 @@ class ProbeAccount:
                 self._oidc.token_url,
                 self._account.client_id,
                 self._account.secret.get_secret_value(),
+                scope=self._account.scope,
                 method=self._oidc.token_endpoint_auth_method,
             )
         except TokenRefused as error:
             raise Unavailable(f"The service account got no token: {error}") from error
-        principal = await self._tokens.principal(granted.access_token)
+        principal = await self._verified(granted.access_token)
         ends = principal.expires_at or asked + float(granted.expires_in or 0)
         self._token = granted.access_token
         self._renew_at = ends - min(MARGIN, (ends - asked) / 2)
         return principal
+
+    async def _verified(self, token: str) -> Principal:
+        username = self._account.username
+        return await (self._tokens.principal(token) if username is None else self._tokens.client(token, username))
