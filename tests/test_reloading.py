@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from hpcgate.config import ConfigError, Mistake, Settings
 from hpcgate.gateway import Gateway
 from hpcgate.reloading import Gateways, Reloader, fixed_changes
+from hpcgate.ssh.pool import Pool
 from hpcgate.telemetry.base import SILENT
 
 
@@ -76,6 +77,60 @@ async def test_the_old_one_waits_for_its_requests_and_goes_with_the_process(sett
     request.cancel()
 
 
+async def test_what_did_not_change_is_handed_on_and_closed_by_the_last(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Pool] = []
+
+    async def close(pool: Pool) -> None:
+        closed.append(pool)
+
+    served: list[Gateway] = []
+    rate = {"per_user": {"status:read": {"rate": 1, "burst": 20}}}
+    async with Gateways(settings(rate_limits=rate), SILENT, served.append) as gateways:
+
+        async def reload(**changes: Any) -> tuple[bool, bool, bool]:
+            assert await gateways.reload(lambda: settings(**changes), list)
+            await asyncio.sleep(0.1)
+            one, other = served[-2].holdings, served[-1].holdings
+            assert served[-1].rates is other.rates.value
+            return (
+                one.systems["daint"] is other.systems["daint"],
+                one.credentials is other.credentials,
+                (one.rates is other.rates),
+            )
+
+        monkeypatch.setattr(Pool, "close", close)
+        first = served[0].systems["daint"].pool
+        assert await reload(rate_limits=rate) == (True, True, True)
+        assert await reload(streams={"max_streams": 3}) == (True, True, False)
+        assert first not in closed
+        url = {"ssh_credentials": {"type": "SSHService", "url": "http://127.0.0.1:10"}}
+        assert await reload(**url) == (False, False, True)
+        assert first in closed
+        second = served[-1].systems["daint"].pool
+        # What operators have said of maintenance holds for one directory.
+        assert await reload(**url, state_directory=None) == (False, True, True)
+        assert second in closed
+        third = served[-1].systems["daint"].pool
+        # A refused configuration takes nothing along.
+        served[-1].stopping = True
+        assert not await gateways.reload(lambda: settings(**url, state_directory=None), list)
+        assert third not in closed
+    assert closed.count(third) == 1
+
+
+async def test_who_waits_at_a_system_of_two_gateways_counts_once(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pool, "waiting", 3)
+    async with Gateway.open(settings()) as before:
+        async with Gateway.open(settings(), before=before) as after:
+            assert after.aside(before) == 3
+        async with Gateway.open(settings(state_directory=None), before=before) as after:
+            assert after.aside(before) == 6
+
+
 async def test_what_cannot_be_opened_changes_nothing(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +146,8 @@ async def test_what_cannot_be_opened_changes_nothing(
             assert not await gateways.reload(lambda: settings(auth=no_keys), list)
             with monkeypatch.context() as broken:
                 broken.setattr("hpcgate.gateway.System.from_settings", lambda *_: 1 / 0)
-                assert not await gateways.reload(settings, list)
+                other = {"type": "SSHService", "url": "http://127.0.0.1:10"}
+                assert not await gateways.reload(lambda: settings(ssh_credentials=other), list)
             served[0].stopping = True
             assert not await gateways.reload(settings, list)
         assert [line for line in logs if line["event"] == "config.mistake"] == [

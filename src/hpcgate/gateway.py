@@ -2,11 +2,11 @@
 
 import asyncio
 import posixpath
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import structlog
 
@@ -163,28 +163,97 @@ def _work_root(settings: Cluster) -> str | None:
     return None
 
 
+_T = TypeVar("_T")
+
+
+class Shared(Generic[_T]):
+    """What several gateways of one process use, one after the other; the last one to leave it closes it."""
+
+    def __init__(self, value: _T, close: Callable[[], Awaitable[None]]) -> None:
+        self.value = value
+        self._close = close
+        self._users = 0
+
+    def join(self, stack: AsyncExitStack) -> _T:
+        """Use it until the stack is left."""
+        self._users += 1
+        stack.push_async_callback(self._leave)
+        return self.value
+
+    async def _leave(self) -> None:
+        self._users -= 1
+        if not self._users:
+            await self._close()
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a gateway would leave to the next one: whatever that one's settings say nothing else of."""
+
+    settings: Settings
+    credentials: Shared[CredentialSource]
+    systems: Mapping[str, Shared[System]]
+    rates: Shared[RateLimits]
+
+    @classmethod
+    def of(cls, settings: Settings, telemetry: Telemetry, before: "Holdings | None") -> Self:
+        """Take over what stays as it was, and make the rest; nothing is opened yet."""
+        if before is None:
+            before = cls(settings, _credentials(settings), {}, _rates(settings))
+        old = before.settings
+        credentials = before.credentials if settings.ssh_credentials == old.ssh_credentials else _credentials(settings)
+        # A system's connections stand on the credentials, its calendar on the directory that is looked at.
+        same = credentials is before.credentials and settings.state_directory == old.state_directory
+        systems = {}
+        for cluster in settings.clusters:
+            name = cluster.name.casefold()
+            kept = before.systems.get(name) if same else None
+            if kept is None or kept.value.settings != cluster:
+                system = System.from_settings(cluster, credentials.value, telemetry)
+                system.pool.warn()
+                kept = Shared(system, system.close)
+            systems[name] = kept
+        return cls(
+            settings,
+            credentials,
+            systems,
+            before.rates if settings.rate_limits == old.rate_limits else _rates(settings),
+        )
+
+
+def _credentials(settings: Settings) -> Shared[CredentialSource]:
+    source: CredentialSource = plugin("hpcgate.credentials", settings.ssh_credentials.type)(settings.ssh_credentials)
+    return Shared(source, source.close)
+
+
+def _rates(settings: Settings) -> Shared[RateLimits]:
+    rates = RateLimits(settings.rate_limits)
+    return Shared(rates, rates.close)
+
+
 class Gateway:
     """All that a route can reach.
 
     Use `Gateway.open` as an async context manager: what it opens is closed in reverse order.
 
     Attributes:
+        holdings: What the next gateway of the process may take over.
         stopping: Whether the process is about to end, so that requests should go elsewhere.
         asked_ready_at: When somebody last asked whether it is ready, by the monotonic clock.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        systems: Mapping[str, System],
+        holdings: Holdings,
         tokens: TokenVerifier,
         jwks: Jwks,
         authorizer: Authorizer,
         probers: Mapping[str, Prober],
         telemetry: Telemetry,
     ) -> None:
-        self.settings = settings
-        self.systems = systems
+        self.holdings = holdings
+        self.settings = settings = holdings.settings
+        self.systems = {name: shared.value for name, shared in holdings.systems.items()}
         self.tokens = tokens
         self.jwks = jwks
         self.authorizer = authorizer
@@ -194,7 +263,7 @@ class Gateway:
         self.streams = StreamSlots(settings.streams.max_streams, settings.streams.max_streams_per_user)
         self.admission = Admission(settings.http.max_requests, settings.http.max_delay, self.aside)
         self.admission.settling = self.settling
-        self.rates = RateLimits(settings.rate_limits)
+        self.rates = holdings.rates.value
         self.locks = PathLocks()
         self.uploads = UploadDesk()
         self.stopping = False
@@ -205,9 +274,15 @@ class Gateway:
         """Say whether many users log in at once."""
         return sum(system.pool.waiting for system in self.systems.values()) >= FLOOR
 
-    def aside(self) -> int:
-        """Return how many of the requests under way cost little: streams, and those that wait for a login."""
-        return self.streams.taken + sum(system.pool.waiting for system in self.systems.values())
+    def aside(self, *others: "Gateway") -> int:
+        """Return how many of the requests under way cost little: streams, and those that wait for a login.
+
+        Args:
+            others: Gateways of the same process to count with this one.
+        """
+        gateways = (self, *others)
+        pools = {id(system.pool): system.pool for gateway in gateways for system in gateway.systems.values()}
+        return sum(gateway.streams.taken for gateway in gateways) + sum(pool.waiting for pool in pools.values())
 
     @property
     def ready(self) -> bool:
@@ -216,8 +291,16 @@ class Gateway:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, telemetry: Telemetry = SILENT) -> AsyncIterator[Self]:
-        """Open the parts of the gateway and close them at the end. Neither the IdP nor a system need be up."""
+    async def open(
+        cls, settings: Settings, telemetry: Telemetry = SILENT, before: "Gateway | None" = None
+    ) -> AsyncIterator[Self]:
+        """Open the parts of the gateway and close them at the end. Neither the IdP nor a system need be up.
+
+        Args:
+            settings: The configuration.
+            telemetry: Who is told of what it does.
+            before: The gateway that it is to follow, which is open at least until this one is.
+        """
         async with AsyncExitStack() as stack:
             authentication = settings.auth.authentication
             jwks = Jwks(authentication)
@@ -226,16 +309,10 @@ class Gateway:
             if settings.auth.authorization is not None:
                 authorizer = OpenFga(settings.auth.authorization)
             stack.push_async_callback(authorizer.close)
-            credentials: CredentialSource = plugin("hpcgate.credentials", settings.ssh_credentials.type)(
-                settings.ssh_credentials
-            )
-            stack.push_async_callback(credentials.close)
-            systems = {}
-            for cluster in settings.clusters:
-                system = System.from_settings(cluster, credentials, telemetry)
-                system.pool.warn()
-                stack.push_async_callback(system.close)
-                systems[cluster.name.casefold()] = system
+            holdings = Holdings.of(settings, telemetry, None if before is None else before.holdings)
+            credentials = holdings.credentials.join(stack)
+            holdings.rates.join(stack)
+            systems = {name: shared.join(stack) for name, shared in holdings.systems.items()}
             tokens = TokenVerifier(authentication, jwks)
             stack.push_async_callback(tokens.close)
             probers = {}
@@ -251,9 +328,8 @@ class Gateway:
                 await watch.look()
                 jobs.append(watch.run())
             background = await stack.enter_async_context(_background(jobs))
-            opened = cls(settings, systems, tokens, jwks, authorizer, probers, telemetry)
+            opened = cls(holdings, tokens, jwks, authorizer, probers, telemetry)
             opened._background = background
-            stack.push_async_callback(opened.rates.close)
             yield opened
 
     def follow(self, before: "Gateway") -> None:

@@ -59,8 +59,7 @@ class Gateways:
         return f"<Gateways, {len(self._retiring)} before the one that serves>"
 
     def _aside(self) -> int:
-        current = [] if self._current is None else [self._current.gateway]
-        return sum(gateway.aside() for gateway in (*current, *self._retiring.values()))
+        return 0 if self._current is None else self._current.gateway.aside(*self._retiring.values())
 
     async def __aenter__(self) -> Self:
         """Open the first gateway."""
@@ -102,7 +101,7 @@ class Gateways:
             log.error("config.reload_refused", mistakes=len(error.mistakes), consequence=_STAYS)
             return False
         try:
-            opened = await self._open(settings)
+            opened = await self._open(settings, before.gateway)
         except Exception as error:  # whatever a plug-in comes up with, the gateway that serves goes on
             log.error("config.reload_refused", reason=str(error), consequence=_STAYS, exc_info=error)
             return False
@@ -123,9 +122,11 @@ class Gateways:
         task = asyncio.create_task(_retire(before, requests))
         self._retiring[task] = before.gateway
         task.add_done_callback(self._retiring.pop)
+        systems, old = opened.gateway.systems, before.gateway.systems
         log.info(
             "config.reloaded",
-            systems=[system.name for system in opened.gateway.systems.values()],
+            systems=[system.name for system in systems.values()],
+            unchanged=[system.name for name, system in systems.items() if system is old.get(name)],
             finishing=len(requests),
             seconds=round(time.monotonic() - started, 3),
         )
@@ -133,9 +134,9 @@ class Gateways:
             log.warning("config.restart_needed", keys=fixed, consequence="these stay as they were at the start")
         return True
 
-    async def _open(self, settings: Settings) -> _Opened:
+    async def _open(self, settings: Settings, before: Gateway | None = None) -> _Opened:
         async with AsyncExitStack() as stack:
-            gateway = await stack.enter_async_context(Gateway.open(settings, self._telemetry))
+            gateway = await stack.enter_async_context(Gateway.open(settings, self._telemetry, before))
             return _Opened(gateway, stack.pop_all())
 
 

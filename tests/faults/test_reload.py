@@ -79,6 +79,52 @@ def test_five_reloads_under_load_lose_nothing_and_leave_nothing(cluster: Cluster
     gateway.stop()
 
 
+def test_users_stay_connected_where_nothing_changed(cluster: Cluster) -> None:
+    config = cluster.write_gateway_config(
+        cluster.directory / "reload-part.yaml",
+        clusters=[cluster.cluster_settings(name, probing={"services": None}) for name in ("demo", "other")],
+    )
+    gateway = cluster.start_gateway(config)
+    alice, bob = map(cluster.user, ("alice", "bob"))
+    clients = [(cluster.token(one), str(one.home)) for one in (alice, bob)]
+
+    def logins(system: str) -> int:
+        return sum(line["system"] == system for line in events(gateway, "ssh.connect"))
+
+    def ask(system: str) -> None:
+        for token, home in clients:
+            url = f"{gateway.url}/filesystem/{system}/ops/stat"
+            answer = httpx.get(url, params={"path": home}, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+            assert answer.status_code == 200, answer.text
+
+    def change_and_ask(what: Callable[[dict[str, Any]], object]) -> tuple[list[str], int, int]:
+        change(config, what)
+        line = reload(gateway)
+        closed = len(events(gateway, "config.reloaded"))
+        eventually(lambda: len(events(gateway, "config.old_gateway_closed")) == closed)
+        ask("demo")
+        ask("other")
+        return line["unchanged"], logins("demo"), logins("other")
+
+    ask("demo")
+    ask("other")
+    assert (logins("demo"), logins("other")) == (2, 2)
+    with Load(gateway.url, clients, READS) as load:
+        done = change_and_ask(lambda settings: settings["clusters"][1]["ssh"].update(max_clients=51))
+        assert done == (["demo"], 2, 4)
+        done = change_and_ask(lambda settings: settings.update(streams={"max_streams": 17}))
+        assert done == (["demo", "other"], 2, 4)
+
+        def other_key(settings: dict[str, Any]) -> None:
+            keys = settings["ssh_credentials"]["keys"]
+            keys["carol"] = keys[alice.name]
+
+        # What was opened with a key must not outlive it, whosever it is.
+        assert change_and_ask(other_key) == ([], 4, 6)
+    assert not load.errors, load.summary()
+    gateway.stop()
+
+
 def test_a_request_under_way_ends_on_the_old_gateway(cluster: Cluster) -> None:
     alice = cluster.user("alice")
     content = os.urandom(64 * 1024 * 1024)
