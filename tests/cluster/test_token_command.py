@@ -29,6 +29,11 @@ def test_a_token_of_a_client(cluster: Cluster) -> None:
     assert "another" not in wrong.stderr
 
 
+def test_no_token_to_show() -> None:
+    empty = token("--show", input=" \n")
+    assert (empty.returncode, empty.stdout, empty.stderr) == (1, "", "No token was given.\n")
+
+
 def test_a_service_account_asks_for_its_scope(cluster: Cluster, tmp_path: Path) -> None:
     demo = cluster.cluster_settings("demo")
     demo["service_account"] |= {"scope": "openid profile"}

@@ -108,7 +108,10 @@ def be_silent() -> None:
 def _typed() -> str:
     if sys.stdin.isatty():
         raise typer.BadParameter("is required, or HPCGATE_TOKEN", param_hint="--token-file")
-    return sys.stdin.read().strip()
+    text = sys.stdin.read().strip()
+    if not text:
+        raise failure("No token was given.")
+    return text
 
 
 def _settings(config: Path | None) -> Settings:
