@@ -35,11 +35,9 @@ format: $(READY) ## put the source in form
 	$(BIN)/ruff format .
 
 bench: $(READY) ## requests a second, polling and streams, each beside a yardstick of the same run
-	$(BIN)/python -m benchmarks.throughput
-	$(BIN)/python -m benchmarks.scaling
-	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.polling
-	$(BIN)/python -m benchmarks.transfers
+	@missed=0; for one in benchmarks.throughput benchmarks.scaling benchmarks benchmarks.polling benchmarks.transfers; do \
+	    $(BIN)/python -m $$one || missed=1; \
+	done; exit $$missed
 
 soak: $(READY) ## ten minutes of load with faults, and a report of what they leave behind; SECONDS=60 shortens it
 	$(BIN)/python -m tests.faults.soak --seconds $(or $(SECONDS),600)
