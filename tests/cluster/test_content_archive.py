@@ -152,6 +152,21 @@ def test_there_and_back(alice: Person, place: Path, tree: Path, system: str, for
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("name", ["a\\tb", "c\\101", "d\\\\", "\\n"])
+def test_a_backslash_is_no_escape(alice: Person, place: Path, system: str, name: str) -> None:
+    twin = place / name.encode().decode("unicode_escape")
+    alice.run("mkdir", str(place / name), str(twin))
+    make(alice, place / name / "file", b"right")
+    make(alice, twin / "file", b"wrong")
+    with tarfile.open(fileobj=io.BytesIO(get(alice, place / name, system=system).content)) as packed:
+        member = packed.extractfile(f"{name}/file")
+        assert member is not None
+        assert member.read() == b"right"
+    assert put(alice, place / name, archive(("file", "new", b"new")), system).status_code == 204
+    assert (names(place / name), names(twin)) == (["file", "new"], ["file"])
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_merging(alice: Person, place: Path, system: str) -> None:
     top = place / "top"
     alice.run("mkdir", "-p", str(top / "dir/kept"))

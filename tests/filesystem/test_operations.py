@@ -523,6 +523,15 @@ async def test_a_command_that_takes_too_long(do, place):
         await do(Checksum, path=place / "big")
 
 
+async def test_extract_takes_no_backslash_for_an_escape(do, place):
+    place.write("file", b"content")
+    place.run("mkdir", "a\\tb", "a\tb")
+    place.run("tar", "-czf", "archive", "file")
+    await do(Extract, path=place / "archive", targetPath=place / "a\\tb")
+    assert os.listdir(place / "a\\tb") == [b"file"]
+    assert os.listdir(place / "a\tb") == []
+
+
 async def test_extract_that_fails(do, place):
     place.run("mkdir", "out")
     archive = place.write("not an archive", b"x" * 2000)

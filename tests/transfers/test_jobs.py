@@ -268,6 +268,18 @@ def test_bad_pattern(sh: Sh) -> None:
     assert not (sh.directory / "x").exists()
 
 
+def test_extract_takes_no_backslash_for_an_escape(sh: Sh) -> None:
+    d = sh.directory
+    (d / "file").write_text("content")
+    for name in ("a\\tb", "a\tb"):
+        (d / name).mkdir()
+    own(d)
+    assert sh.run(jobs.compress(f"{d}/file", f"{d}/archive")).succeeded
+    assert sh.run(jobs.extract(f"{d}/archive", f"{d}/a\\tb")).succeeded
+    assert os.listdir(d / "a\\tb") == ["file"]
+    assert os.listdir(d / "a\tb") == []
+
+
 def test_extract_refuses_what_is_no_archive(sh: Sh) -> None:
     d = sh.directory
     (d / "text").write_text("no archive")

@@ -9,7 +9,8 @@ from hpcgate.filesystem.models import CompressionType
 from hpcgate.ssh.command_files import REGULAR
 from hpcgate.ssh.session import Session
 
-_SCRIPT = REGULAR + 'exec tar -x $3 --force-local -f "$1" -C "$2"'
+# Without --no-unquote tar takes a backslash in the directory's name for an escape, and unpacks into another one.
+_SCRIPT = REGULAR + 'exec tar -x --no-unquote $3 --force-local -f "$1" -C "$2"'
 
 
 class PostExtractRequest(Parameters):

@@ -71,7 +71,19 @@ async def packed(
             real = await files.realpath(path)
             await files.stat(real)
         parent, _, name = real.rstrip(b"/").rpartition(b"/")
-        argv: list[str | bytes] = ["tar", "-c", "-b", "128", "--format=gnu", "-C", parent or b"/", "-f", "-"]
+        # Without --no-unquote tar takes a backslash in a name for an escape, and packs another directory.
+        argv: list[str | bytes] = [
+            "tar",
+            "-c",
+            "--no-unquote",
+            "-b",
+            "128",
+            "--format=gnu",
+            "-C",
+            parent or b"/",
+            "-f",
+            "-",
+        ]
         if kind is Format.tar_gz:
             argv.append("-z")
         if kind is Format.zip:

@@ -38,7 +38,7 @@ trap 'rm -rf -- "$tmp"' EXIT
 trap 'kill -9 "$!" 2>/dev/null; rm -rf -- "$tmp"; kill -9 0' HUP INT TERM
 echo ready
 exec 3<&0
-tar -x --no-same-owner -f - -C "$tmp" <&3 & wait "$!" || exit 1
+tar -x --no-unquote --no-same-owner -f - -C "$tmp" <&3 & wait "$!" || exit 1
 [ -f "$tmp/$3" ] || { echo "tar: the archive is not whole" >&2; exit 1; }
 rm -f -- "$tmp/$3"
 if [ ! -d "$d" ]; then

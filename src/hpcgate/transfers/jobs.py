@@ -110,9 +110,10 @@ mv -f -T -- "$stage/new" "$target" || exit
 echo 'Files were successfully compressed.'
 """
 
+# Without --no-unquote tar takes a backslash in the directory's name for an escape, and unpacks into another one.
 _EXTRACT = """\
 if [ -e "$source" ] && [ ! -f "$source" ]; then fail "tar: $source: Not a regular file" 2; fi
-tar -x $option --force-local -f "$source" -C "$target" </dev/null || exit
+tar -x --no-unquote $option --force-local -f "$source" -C "$target" </dev/null || exit
 echo 'Files were successfully extracted.'
 """
 
