@@ -421,6 +421,102 @@ def test_two_replicas_write_at_once(cluster: Cluster, gateway: Gateway, alice: P
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+def test_two_replicas_begin_at_once(
+    cluster: Cluster, gateway: Gateway, alice: Person, place: Path, system: str
+) -> None:
+    settings = [cluster.cluster_settings(), cluster.cluster_settings("commands", ssh={"files": "commands"})]
+    second = cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "replica4.yaml", clusters=settings))
+    right, wrong = LARGE[:300_000], b"x" * 300_000
+    headers = {"Authorization": token(alice), **CHUNK, "Upload-Offset": "0", "Upload-Checksum": sha(right)}
+    try:
+        for number in range(5):
+            location = begin(alice, place, len(right), system)
+            both = threading.Barrier(2)
+            statuses: dict[str, int] = {}
+
+            def write(url: str, content: bytes, location: str, both: threading.Barrier, said: dict[str, int]) -> None:
+                both.wait()
+                said[url] = httpx.patch(url + location, content=content, headers=headers, timeout=40).status_code
+
+            writers = [
+                threading.Thread(target=write, args=(url, content, location, both, statuses))
+                for url, content in ((gateway.url, right), (second.url, wrong))
+            ]
+            for writer in writers:
+                writer.start()
+            for writer in writers:
+                writer.join()
+            # Whoever comes second finds the upload complete, or has to come again; what is told to be there is there.
+            assert statuses[gateway.url] in (204, 423), number
+            assert statuses[second.url] in (404, 409, 423, 460), number
+            if statuses[gateway.url] == 204:
+                assert (place / "file").read_bytes() == right
+                (place / "file").unlink()
+            else:
+                assert names(place) != ["file"]
+                assert alice.http.delete(location, headers=TUS).status_code == 204
+            assert names(place) == []
+    finally:
+        second.stop()
+
+
+def test_state_without_content(alice: Person, place: Path) -> None:
+    location = begin(alice, place, 5)
+    hidden(place, "").unlink()
+    assert alice.http.head(location, headers=TUS).status_code == 404
+    make(alice, place / "file", b"12345")  # as if it had got its name, and the process had ended there
+    assert offset_of(alice, location) == 5
+
+
+def test_head_never_takes_a_terminated_upload_for_complete(gateway: Gateway, alice: Person, place: Path) -> None:
+    found: list[tuple[int, str | None]] = []
+    with httpx.Client(base_url=gateway.url, headers={"Authorization": token(alice), **TUS}) as other:
+        for _ in range(20):
+            location = begin(alice, place, 5)
+            ending = threading.Thread(target=alice.http.delete, args=(location,), kwargs={"headers": TUS})
+            ending.start()
+            while ending.is_alive():
+                answer = other.head(location)
+                found.append((answer.status_code, answer.headers.get("upload-offset")))
+            ending.join()
+    assert set(found) <= {(200, "0"), (404, None)}
+    assert names(place) == []
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_an_upload_that_nobody_is_told_of_is_gone(
+    gateway: Gateway, alice: Person, bob: Person, place: Path, system: str
+) -> None:
+    target = f"/filesystem/{system}/files/uploads"
+    headers = {**CHUNK, "Upload-Length": "10", "Upload-Metadata": metadata(filename="file")}
+    where = {"path": str(place)}
+    wrong = {**headers, "Upload-Checksum": sha(b"other")}
+    assert_problem(alice.http.post(target, params=where, content=b"12345", headers=wrong), 460)
+    assert_problem(alice.http.post(target, params=where, content=b"x" * 11, headers=headers), 413)
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    with begun(gateway, alice, "POST", f"{target}?path={place}", f"{head}Content-Length: 10\r\n") as raw:
+        raw.sendall(b"12345")
+        assert wait_until(lambda: names(place) != [])
+    assert wait_until(lambda: names(place) == []), names(place)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_joining_what_cannot_get_its_name_leaves_the_parts_alone(
+    cluster: Cluster, alice: Person, bob: Person, system: str
+) -> None:
+    place = cluster.scratch / f"sticky-{system}"
+    place.mkdir()
+    place.chmod(0o1777)
+    make(bob, place / "file", b"not alice's")
+    part = begin(alice, place, 3, system, upload_concat="partial")
+    assert patch(alice, part, 0, b"abc").status_code == 204
+    before = names(place)
+    assert_problem(create(alice, place, system=system, upload_concat=f"final;{part}"), 403)
+    assert names(place) == before
+    assert (place / "file").read_bytes() == b"not alice's"
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_a_full_disk(cluster: Cluster, alice: Person, system: str) -> None:
     disk = cluster.mount_tmpfs("8M", user=alice.user)
     location = begin(alice, disk, len(LARGE), system)

@@ -165,9 +165,14 @@ async def post_uploads(
                 else:
                     upload = await here.create(name, asked.length, asked.metadata, partial=asked.partial)
                     if asked.with_chunk or asked.length == 0:
-                        upload = await here.append(
-                            upload.id, 0, _body(request, gateway), size=asked.size, checksum=asked.checksum
-                        )
+                        try:
+                            upload = await here.append(
+                                upload.id, 0, _body(request, gateway), size=asked.size, checksum=asked.checksum
+                            )
+                        except BaseException:
+                            # The client does not know where it is, and cannot go on.
+                            await here.discard(upload.id)
+                            raise
         location = f"{request.scope.get('root_path', '')}/filesystem/{access.system.name}/files/uploads/{upload.id}"
         return _answer(
             201,

@@ -2,9 +2,9 @@
 
 All state lies on the login node beside the file that is to be: the content so far in ``.hpcgate-upload-<id>``, what
 the client said of it in ``.hpcgate-upload-<id>.json``. So any process can go on with any upload, and the offset is
-what the login node says that the file's size is. Who writes has its token in ``.hpcgate-upload-<id>.lock`` and looks
-now and then whether it is still there: another process that wants to write overwrites it and waits until that has
-been noticed.
+what the login node says that the file's size is. Who writes has made ``.hpcgate-upload-<id>.lock`` with its token in it
+and looks now and then whether it is still there: another process that finds the lock taken and wants to write
+overwrites it and waits until that has been noticed.
 
 The files are the user's, who may write anything into them: nothing in them is a path.
 """
@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hpcgate.errors import (
+    AlreadyExists,
     BadRequest,
     ChecksumMismatch,
     Conflict,
@@ -63,7 +64,7 @@ _PREFIX = b".hpcgate-upload-"
 # that ended between two steps.
 _SWEEP = """\
 for f in "$1"/.hpcgate-upload-????????????????????????????????; do
-  [ -f "$f" ] && [ -O "$f" ] && [ -n "$(find "$f" -mmin "+$2")" ] && rm -f -- "$f" "$f.json" "$f.lock"
+  [ -f "$f" ] && [ -O "$f" ] && [ -n "$(find "$f" -mmin "+$2")" ] && rm -f -- "$f.json" "$f" "$f.lock"
 done
 for f in "$1"/.hpcgate-upload-????????????????????????????????.json; do
   [ -f "$f" ] && [ -O "$f" ] && [ ! -e "${f%.json}" ] && [ -n "$(find "$f" -mmin +60)" ] && rm -f -- "$f"
@@ -317,8 +318,8 @@ class Uploads:
         try:
             content = await self._streams.stat(self._content(upload_id), follow=False)
         except PathNotFound:
-            # A process ended between the last two steps of `complete`.
-            if state.length is None or state.partial:
+            # A process ended between the last two steps of `_publish`, or the content was removed.
+            if state.length is None or state.partial or not await self._published(state):
                 raise NotFound("There is no such upload.") from None
             return Upload(upload_id, state, state.length, None)
         if not stat.S_ISREG(content.mode):
@@ -405,6 +406,11 @@ class Uploads:
             await self.find(upload_id)
             await self._forget(upload_id)
 
+    async def discard(self, upload_id: str) -> None:
+        """Remove an upload that nobody has been told of, as far as that is possible, even if cancelled meanwhile."""
+        with suppress(GatewayError):
+            await asyncio.shield(self._forget(upload_id))
+
     async def join(self, name: bytes, metadata: str, parts: Sequence[tuple["Uploads", str]]) -> Upload:
         """Make a file of several partial uploads, which are gone then.
 
@@ -424,11 +430,15 @@ class Uploads:
             paths.append(uploads._content(upload_id))
         upload_id = secrets.token_hex(16)
         path = self._content(upload_id)
-        done = await self._session.run(["sh", "-c", _JOIN, "sh", path, *paths], timeout=SYNC_PATIENCE)
-        if not done.ok:
-            raise told(done.stderr, "cat")
         upload = Upload(upload_id, State.of(name, length, metadata, partial=False), length, None)
-        await self._publish(upload)
+        try:
+            done = await self._session.run(["sh", "-c", _JOIN, "sh", path, *paths], timeout=SYNC_PATIENCE)
+            if not done.ok:
+                raise told(done.stderr, "cat")
+            await self._publish(upload)
+        except BaseException:
+            await self.discard(upload_id)
+            raise
         self._desk.remember(self._key(upload_id), upload)
         for uploads, part_id in parts:
             await uploads._forget(part_id)
@@ -486,6 +496,12 @@ class Uploads:
         await self._streams.move(path, target)
         await self._remove(self._info(upload.id))
 
+    async def _published(self, state: State) -> bool:
+        try:
+            return (await self._streams.stat(self._root + state.filename)).size == state.length
+        except PathNotFound:
+            return False
+
     async def _refuse_directory(self, target: bytes) -> None:
         try:
             found = await self._streams.stat(target)
@@ -503,9 +519,8 @@ class Uploads:
             await self.find(upload_id)
             lock = self._lock(upload_id)
             token = secrets.token_hex(16).encode()
-            other = await self._token(lock)
-            await self._streams.write(lock, _once(token))
-            if other is not None:
+            if not await self._first(lock, token):
+                await self._streams.write(lock, _once(token))
                 await asyncio.sleep(GRACE)
                 if await self._token(lock) != token:
                     raise Locked("Another request took over the upload.", headers={"Retry-After": "2"})
@@ -518,6 +533,14 @@ class Uploads:
                 with suppress(GatewayError):
                     if interruption.error is None or await self._token(lock) == token:
                         await self._remove(lock)
+
+    async def _first(self, lock: bytes, token: bytes) -> bool:
+        """Make the lock and return True, or return False if there is one: the login node says which of two is first."""
+        try:
+            await self._streams.replace(lock, _once(token), exclusive=True)
+        except AlreadyExists:
+            return False
+        return True
 
     async def _look(self, lock: bytes, token: bytes, interruption: Interruption) -> None:
         while True:
@@ -548,7 +571,8 @@ class Uploads:
         await self._streams.write(self._info(upload_id), _once(state.model_dump_json().encode()))
 
     async def _forget(self, upload_id: str) -> None:
-        for path in (self._content(upload_id), self._info(upload_id), self._lock(upload_id)):
+        # State without content is that of an upload which has got its name: the state goes first.
+        for path in (self._info(upload_id), self._content(upload_id), self._lock(upload_id)):
             await self._remove(path)
 
     async def _remove(self, path: bytes) -> None:
