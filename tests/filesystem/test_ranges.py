@@ -97,6 +97,12 @@ def test_any_header_is_survived(header: str) -> None:
             parse_range(text, 10)
 
 
+def test_too_many_parts_are_not_looked_at_further() -> None:
+    header = "bytes=" + ",".join(f"{3 * number}-{3 * number}" for number in range(MOST_RANGES))
+    assert parse_range(f"{header},0-", 10**9) == [ByteRange(0, 10**9)]
+    assert parse_range(f"{header},{3 * MOST_RANGES}-{3 * MOST_RANGES},0-", 10**9) is None
+
+
 def test_multipart_length() -> None:
     parts = MultipartRanges([ByteRange(0, 3), ByteRange(50, 20)], 100, "text/plain", "B")
     body = b"".join(parts.head(part) + b"x" * part.size for part in parts.parts) + parts.tail

@@ -69,7 +69,10 @@ def parse_range(header: str | None, total: int) -> list[ByteRange] | None:
             part = ByteRange(int(first), end - int(first))
         if part.size > 0:
             _add(found, part)
-    if not asked or len(found) > MOST_RANGES:
+            if len(found) > MOST_RANGES:
+                # Not only of what is left in the end: to join thousands would keep all others waiting.
+                return None
+    if not asked:
         return None
     if not found:
         raise RangeNotSatisfiable(
