@@ -92,6 +92,12 @@ def test_writes_what_tarfile_reads() -> None:
         ]
 
 
+def pax_record(key: str, value: str) -> bytes:
+    info = tarfile.TarInfo("file")
+    info.pax_headers = {key: value}
+    return info.tobuf(tarfile.PAX_FORMAT) + END
+
+
 def damaged() -> dict[str, bytes]:
     good = archive(("file", "file", b"x" * 1000))
     pax = archive(("file", LONG, b""), format=tarfile.PAX_FORMAT)
@@ -111,12 +117,27 @@ def damaged() -> dict[str, bytes]:
         "global path": everywhere + good,
         "huge name": huge.tobuf(tarfile.GNU_FORMAT) + b"x" * 2_000_000,
         "record": pax.replace(b" path=", b" path-"),
+        "pax size": pax_record("size", "9" * 40),
+        "pax time": pax_record("mtime", "1e30"),
+        "pax time before": pax_record("mtime", "-1e30"),
         "record length": pax[:512] + b"99999 path=x\n" + pax[525:],
     }
 
 
 @pytest.mark.parametrize(
-    "kind", ["noise", "checksum", "sparse", "pax sparse", "global path", "huge name", "record length"]
+    "kind",
+    [
+        "noise",
+        "checksum",
+        "sparse",
+        "pax sparse",
+        "global path",
+        "huge name",
+        "record length",
+        "pax size",
+        "pax time",
+        "pax time before",
+    ],
 )
 def test_damaged_archives(kind: str) -> None:
     with pytest.raises(BadRequest):

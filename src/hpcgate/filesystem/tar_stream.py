@@ -35,6 +35,8 @@ _TYPES = {
 }
 _WITHOUT_DATA = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
 _EXTRA = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_MOST_NUMBER = 2**63 - 1
+"""What a size or a time can be on any file system; what a header cannot say is far beyond."""
 _RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
 
 
@@ -186,10 +188,12 @@ class TarReader:
                 self._link = value
             elif key == b"size":
                 self._size = int(value)
-                if self._size < 0:
+                if not 0 <= self._size <= _MOST_NUMBER:
                     raise ValueError
             elif key == b"mtime":
                 self._mtime = int(float(value))
+                if abs(self._mtime) > _MOST_NUMBER:
+                    raise ValueError
         except (ValueError, OverflowError):
             raise BadRequest("The archive has a damaged pax header.") from None
 
