@@ -153,6 +153,24 @@ def test_racing_uploads(gateway: Gateway, alice: Person, place: Path, system: st
         assert set(statuses) - {winner} <= {412, 400}
 
 
+def test_headers_in_several_lines(gateway: Gateway, alice: Person, place: Path) -> None:
+    path = make(alice, place / "file", b"old")
+
+    def send(method: str, *lines: tuple[str, str]) -> int:
+        url = f"{gateway.url}/filesystem/demo/files/content"
+        headers = [("Authorization", token(alice)), *lines]
+        content = b"new" if method == "PUT" else None
+        return httpx.request(method, url, params={"path": str(path)}, headers=headers, content=content).status_code
+
+    none = ("If-None-Match", '"x"')
+    assert send("GET", none, ("If-None-Match", etag_of(path))) == 304
+    assert send("PUT", none, ("If-None-Match", etag_of(path))) == 412
+    right, wrong = (f"=:{base64.b64encode(hashlib.sha256(text).digest()).decode()}:" for text in (b"new", b"other"))
+    assert send("PUT", ("Content-Digest", f"sha-256{right}"), ("Content-Digest", f"sha-256{wrong}")) == 400
+    assert path.read_bytes() == b"old"
+    assert send("PUT", ("If-Match", '"x"'), ("If-Match", etag_of(path))) == 204
+
+
 @pytest.mark.parametrize("header", ["Content-Digest", "Repr-Digest"])
 def test_digests(alice: Person, place: Path, header: str) -> None:
     path = make(alice, place / "file", b"old")

@@ -159,7 +159,9 @@ async def put_content(request: Request, gateway: GatewayDep, access: AccessDep, 
     settings = gateway.settings.streams
     _refuse_unusable(request)
     size = announced_size(request, settings.max_upload_size)
-    digests = Digests(parse_digests([request.headers.get("content-digest"), request.headers.get("repr-digest")]))
+    digests = Digests(
+        parse_digests([*request.headers.getlist("content-digest"), *request.headers.getlist("repr-digest")])
+    )
     content = whole(body_of(request, stall=settings.stall_timeout, limit=settings.max_upload_size), size)
     with gateway.streams.hold(access.principal.username):
         async with access.system.pool.lease(access.principal) as session:

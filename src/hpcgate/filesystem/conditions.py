@@ -86,8 +86,11 @@ class Conditions:
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Self:
-        """Take them from a request's headers."""
-        return cls(*(headers.get(name.replace("_", "-")) for name in cls.__dataclass_fields__))
+        """Take them from a request's headers, of which one may come in several lines (RFC 9110, section 5.3)."""
+        found: dict[str, list[str]] = {}
+        for name, value in headers.items():
+            found.setdefault(name.lower().replace("-", "_"), []).append(value)
+        return cls(**{name: ", ".join(found[name]) for name in cls.__dataclass_fields__ if name in found})
 
     @property
     def new_file_only(self) -> bool:
