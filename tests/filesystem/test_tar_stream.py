@@ -334,7 +334,7 @@ async def test_zip() -> None:
             "dir/link",
             LONG,
             "to-long",
-            "b\ufffd\n'$(id)",
+            "b\\xff\n'$(id)",
         ]
         assert packed.read("dir/file") == b"x" * 5000
         assert packed.read(LONG) == b"content"

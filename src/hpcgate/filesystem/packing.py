@@ -189,7 +189,8 @@ async def _zipped(tar: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
 
 def _begin(archive: zipfile.ZipFile, member: Member) -> zipfile.ZipExtFile | None:
     """Write the header of a member; return what its content is written to, or None if that is all."""
-    name = member.name.decode("utf-8", "replace")
+    # Two names must not become one.
+    name = member.name.decode("utf-8", "backslashreplace")
     if member.kind == "other":
         return None
     date = time.gmtime(min(max(member.mtime, _ZIP_BEGIN), _ZIP_END))[:6]
