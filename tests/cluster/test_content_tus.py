@@ -460,6 +460,21 @@ def test_two_replicas_begin_at_once(
         second.stop()
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_what_will_replace_a_file_is_for_nobody_else_to_read(alice: Person, place: Path, system: str) -> None:
+    make(alice, place / "file", b"secret").chmod(0o640)
+    location = begin(alice, place, 5, system)
+    assert hidden(place, "").stat().st_mode & 0o777 == 0o600
+    assert patch(alice, location, 0, b"12345").status_code == 204
+    assert (place / "file").stat().st_mode & 0o777 == 0o640
+    part = begin(alice, place, 5, system, upload_concat="partial")
+    assert hidden(place, "").stat().st_mode & 0o777 == 0o600
+    assert patch(alice, part, 0, b"12345").status_code == 204
+    assert create(alice, place, "new", system, upload_concat=f"final;{part}").status_code == 201
+    assert (place / "new").stat().st_mode & 0o777 == 0o644
+    assert names(place) == ["file", "new"]
+
+
 def test_state_without_content(alice: Person, place: Path) -> None:
     location = begin(alice, place, 5)
     hidden(place, "").unlink()

@@ -127,6 +127,35 @@ async def test_replaces_and_creates(streams: Streams, place: Place) -> None:
     assert place.names() == [b"file"]
 
 
+@pytest.mark.parametrize("way", ["replace", "write"])
+async def test_what_replaces_a_file_is_as_private_as_that(
+    session: Session, streams: Streams, place: Place, way: str
+) -> None:
+    path = place.write("file", b"old", 0o600)
+    modes: list[int] = []
+
+    async def content() -> AsyncIterator[bytes]:
+        for _ in range(2):
+            yield CONTENT[:300_000]
+            while len(place.names()) < 2:
+                await asyncio.sleep(0.01)
+            modes.extend(os.stat(place / name).st_mode & 0o777 for name in place.names())
+
+    files = streams if way == "replace" else await session.files()
+    await (streams.replace(path, content()) if way == "replace" else files.write(path, content()))
+    assert set(modes) == {0o600}
+    assert len(read(path)) == 600_000
+    place.run("chmod", "4751", "file")
+    await (streams.replace(path, blocks(b"x")) if way == "replace" else files.write(path, blocks(b"x")))
+    assert os.stat(path).st_mode & 0o7777 == 0o4751
+
+
+async def test_creates_files_for_all_or_for_nobody_else(streams: Streams, place: Place) -> None:
+    await streams.create(place / "public")
+    await streams.create(place / "private", private=True)
+    assert [os.stat(place / name).st_mode & 0o777 for name in ("public", "private")] == [0o644, 0o600]
+
+
 async def test_a_refused_replacement_changes_nothing(streams: Streams, place: Place) -> None:
     path = place.write("file", b"old")
 

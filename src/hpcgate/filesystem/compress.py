@@ -25,6 +25,7 @@ fi
 if [ -d "$target" ]; then echo "tar: $4: Cannot open: Is a directory" >&2; exit 2; fi
 if [ -e "$target" ] && [ ! -f "$target" ]; then echo "Not a regular file" >&2; exit 2; fi
 stat -- "$source" >/dev/null || exit 2
+[ ! -e "$target" ] || umask 077
 temporary=${target%/*}/$new
 trap 'rm -f -- "$temporary"' EXIT
 trap 'rm -f -- "$temporary"; kill -9 0' HUP INT TERM

@@ -71,8 +71,11 @@ for f in "$1"/.hpcgate-upload-????????????????????????????????.json; do
 done
 exit 0
 """
-# $1 the new file, then its parts; what the disk does not take is not left there.
-_JOIN = 't=$1; shift; set -C; cat -- "$@" > "$t" && sync -- "$t" || { rm -f -- "$t"; exit 1; }'
+# $1 whether it is for nobody else to read yet, $2 the new file, then its parts; what the disk does not take is not left
+# there.
+_JOIN = (
+    '[ -z "$1" ] || umask 077; t=$2; shift 2; set -C; cat -- "$@" > "$t" && sync -- "$t" || { rm -f -- "$t"; exit 1; }'
+)
 
 
 class State(BaseModel):
@@ -289,13 +292,13 @@ class Uploads:
             IsADirectory: The file that is to be is one.
         """
         await self._sweep()
-        if not partial:
-            await self._refuse_directory(self._root + name)
+        # What replaces a file is not for others to read before it has that file's mode; a part never is.
+        private = partial or await self._exists(self._root + name)
         upload_id = secrets.token_hex(16)
         state = State.of(name, length, metadata, partial=partial)
         await self._save(upload_id, state)
         try:
-            await self._streams.create(self._content(upload_id))
+            await self._streams.create(self._content(upload_id), private=private)
         except BaseException:
             await self._forget(upload_id)
             raise
@@ -419,7 +422,7 @@ class Uploads:
         """
         if len(parts) > MOST_PARTS:
             raise BadRequest(f"A file may be made of {MOST_PARTS} uploads.")
-        await self._refuse_directory(self._root + name)
+        private = "private" if await self._exists(self._root + name) else ""
         length = 0
         paths: list[bytes] = []
         for uploads, upload_id in parts:
@@ -432,7 +435,7 @@ class Uploads:
         path = self._content(upload_id)
         upload = Upload(upload_id, State.of(name, length, metadata, partial=False), length, None)
         try:
-            done = await self._session.run(["sh", "-c", _JOIN, "sh", path, *paths], timeout=SYNC_PATIENCE)
+            done = await self._session.run(["sh", "-c", _JOIN, "sh", private, path, *paths], timeout=SYNC_PATIENCE)
             if not done.ok:
                 raise told(done.stderr, "cat")
             await self._publish(upload)
@@ -502,15 +505,17 @@ class Uploads:
         except PathNotFound:
             return False
 
-    async def _refuse_directory(self, target: bytes) -> None:
+    async def _exists(self, target: bytes) -> bool:
+        """Say whether there is a file to replace; one that cannot be is refused."""
         try:
             found = await self._streams.stat(target)
         except PathNotFound:
             if not stat.S_ISDIR((await self._streams.stat(self._root)).mode):
                 raise NotADirectory(f"{quote(self._root)}: Not a directory") from None
-            return
+            return False
         if stat.S_ISDIR(found.mode):
             raise IsADirectory(f"cp: cannot create regular file {quote(target)}: Is a directory")
+        return True
 
     @asynccontextmanager
     async def _writing(self, upload_id: str) -> AsyncIterator[Interruption]:

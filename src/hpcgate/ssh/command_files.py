@@ -49,6 +49,7 @@ if [ -e "$t" ] && [ ! -f "$t" ]; then echo "Not a regular file" >&2; exit 1; fi
 tmp=${t%/*}/$2
 trap 'rm -f -- "$tmp"' EXIT
 trap 'kill -9 "$!" 2>/dev/null; wait "$!" 2>/dev/null; rm -f -- "$tmp"; kill -9 0' HUP INT TERM
+[ ! -e "$t" ] || umask 077
 exec 3<&0
 dd of="$tmp" bs=65536 iflag=fullblock conv=excl status=none <&3 & wait "$!" || exit 1
 n=$(($(stat -c %s -- "$tmp") - $5))

@@ -43,6 +43,7 @@ if [ -e "$t" ] && [ ! -f "$t" ]; then echo "Not a regular file" >&2; exit 1; fi
 tmp=${t%/*}/$2
 trap 'rm -f -- "$tmp"' EXIT
 trap 'rm -f -- "$tmp"; kill -9 0' HUP INT TERM
+[ ! -e "$t" ] || umask 077
 exec 3<&0
 dd of="$tmp" bs=262144 iflag=fullblock conv=excl status=none <&3 & wait "$!" || exit 1
 n=$(($(stat -c %s -- "$tmp") - $4))
@@ -59,7 +60,7 @@ dd of="$1" bs=262144 seek="$2" iflag=fullblock oflag=seek_bytes conv=notrunc,noc
 wait "$!" || exit 1
 stat -c %s -- "$1"
 """
-_CREATE = 'set -C; : > "$1"'
+_CREATE = '[ -z "$2" ] || umask 077; set -C; : > "$1"'
 
 
 class CommandStreams(CommandFiles):
@@ -142,9 +143,9 @@ class CommandStreams(CommandFiles):
             raise unwritable(path, done)
         return int(done.stdout)
 
-    async def create(self, path: bytes) -> None:
+    async def create(self, path: bytes, *, private: bool = False) -> None:
         """Make an empty file, by ``set -C``."""
-        await create_by_command(self._runner, path)
+        await create_by_command(self._runner, path, private=private)
 
     async def truncate(self, path: bytes, size: int) -> None:
         """Cut, by ``truncate``."""
@@ -178,14 +179,14 @@ class CommandStreams(CommandFiles):
             return Completed(tuple(argv), status, stdout, bytes(process.stderr.content))
 
 
-async def create_by_command(runner: Runner, path: bytes) -> None:
+async def create_by_command(runner: Runner, path: bytes, *, private: bool = False) -> None:
     """Make an empty file, in a shell.
 
     Raises:
         AlreadyExists: The path is taken.
     """
     await _refuse_existing(runner, path)
-    done = await runner.run(["sh", "-c", _CREATE, "sh", path])
+    done = await runner.run(["sh", "-c", _CREATE, "sh", path, "private" if private else ""])
     if not done.ok:
         number = number_in(said(done.stderr, "sh"))
         raise failure(f"cp: cannot create regular file {quote(path)}", number or errno.EEXIST)

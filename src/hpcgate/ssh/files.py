@@ -17,6 +17,9 @@ from typing import Protocol
 
 from hpcgate.errors import BadRequest, TooLarge
 
+PRIVATE = 0o600
+"""The mode of a file whose content may be for nobody else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attributes:

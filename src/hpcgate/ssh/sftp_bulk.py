@@ -209,9 +209,10 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
             self.read_block = min(read, _MOST_BLOCK) or _DEFAULT_BLOCK
             self.write_block = min(write, _MOST_BLOCK) or _DEFAULT_BLOCK
 
-    async def open(self, path: bytes, flags: int) -> bytes:
-        """Open a file and return its handle (`asyncssh.FXF_READ` and so on)."""
-        payload = await self._answer(_HANDLE, _OPEN, _string(path), struct.pack(">II", flags, 0))
+    async def open(self, path: bytes, flags: int, mode: int | None = None) -> bytes:
+        """Open a file and return its handle (`asyncssh.FXF_READ` and so on); a new one gets `mode` less the umask."""
+        attributes = struct.pack(">I", 0) if mode is None else struct.pack(">II", _ATTR_PERMISSIONS, mode)
+        payload = await self._answer(_HANDLE, _OPEN, _string(path), struct.pack(">I", flags), attributes)
         return payload[4:]
 
     async def close_file(self, handle: bytes) -> None:

@@ -29,7 +29,7 @@ from hpcgate.errors import (
 )
 from hpcgate.ssh.command_files import CommandFiles, unwritable
 from hpcgate.ssh.errors import reason, translate
-from hpcgate.ssh.files import Attributes, Counter, Entry, refuse_root, temporary_name
+from hpcgate.ssh.files import PRIVATE, Attributes, Counter, Entry, refuse_root, temporary_name
 from hpcgate.ssh.helper import Helper
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.runner import Runner
@@ -173,7 +173,8 @@ class SftpFiles:
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         try:
             try:
-                async with self._open(temporary, flags) as file:
+                # What replaces a file is not for others to read before it has that file's mode.
+                async with self._open(temporary, flags, None if old_mode is None else PRIVATE) as file:
                     size = await self._fill(file, content)
                     if (bits := mode if old_mode is None else old_mode) is not None:
                         attributes = asyncssh.SFTPAttrs(permissions=stat.S_IMODE(bits))
@@ -411,9 +412,10 @@ class SftpFiles:
         return cast(bytes, await self._patiently(file.read, size, offset)) if size else b""
 
     @asynccontextmanager
-    async def _open(self, path: bytes, flags: int) -> AsyncIterator[asyncssh.SFTPClientFile]:
+    async def _open(self, path: bytes, flags: int, mode: int | None = None) -> AsyncIterator[asyncssh.SFTPClientFile]:
+        attributes = asyncssh.SFTPAttrs(permissions=mode)
         # block_size=0: every read and write is one request, the window is ours.
-        opening = asyncio.ensure_future(self._sftp.open(path, flags, encoding=None, block_size=0))
+        opening = asyncio.ensure_future(self._sftp.open(path, flags, attributes, encoding=None, block_size=0))
         try:
             file = await self._patiently(asyncio.shield, opening)
         except BaseException:

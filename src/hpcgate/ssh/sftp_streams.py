@@ -14,7 +14,7 @@ import asyncssh
 from hpcgate.errors import AlreadyExists, CommandFailed, GatewayError, TimedOut
 from hpcgate.ssh.command_streams import create_by_command
 from hpcgate.ssh.errors import translate
-from hpcgate.ssh.files import Attributes, temporary_name
+from hpcgate.ssh.files import PRIVATE, Attributes, temporary_name
 from hpcgate.ssh.pace import PACE
 from hpcgate.ssh.sftp_bulk import BulkSftp
 from hpcgate.ssh.sftp_files import CLEANING, SftpFiles
@@ -121,8 +121,8 @@ class SftpStreams(SftpFiles):
                 answer.cancel()
 
     @asynccontextmanager
-    async def _opened(self, path: bytes, flags: int) -> AsyncIterator[bytes]:
-        opening = asyncio.ensure_future(self._bulk.open(path, flags))
+    async def _opened(self, path: bytes, flags: int, mode: int | None = None) -> AsyncIterator[bytes]:
+        opening = asyncio.ensure_future(self._bulk.open(path, flags, mode))
         try:
             handle = await self._wait(asyncio.shield(opening), self._timeout)
         except BaseException:
@@ -171,7 +171,8 @@ class SftpStreams(SftpFiles):
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         try:
             try:
-                async with self._opened(temporary, flags) as handle:
+                # What replaces a file is not for others to read before it has that file's mode.
+                async with self._opened(temporary, flags, None if old_mode is None else PRIVATE) as handle:
                     writer = _Writer(self, handle, 0)
                     await writer.write(content)
                     if old_mode is not None:
@@ -217,15 +218,15 @@ class SftpStreams(SftpFiles):
                 if not await writer.settle():
                     await self._bulk.resize_file(writer.handle, writer.end)
 
-    async def create(self, path: bytes) -> None:
+    async def create(self, path: bytes, *, private: bool = False) -> None:
         """Make an empty file, by OPEN."""
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         try:
-            async with self._opened(path, flags):
+            async with self._opened(path, flags, PRIVATE if private else None):
                 pass
         except asyncssh.SFTPError as error:
             self._connected(error, path)
-            await create_by_command(self._runner, path)
+            await create_by_command(self._runner, path, private=private)
 
     async def truncate(self, path: bytes, size: int) -> None:
         """Cut, by SETSTAT."""

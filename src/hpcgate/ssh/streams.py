@@ -68,8 +68,8 @@ class Streams(RemoteFiles, Protocol):
         Whatever fails, the content's own source too: what was written has no gap, and the file ends with it.
         """
 
-    async def create(self, path: bytes) -> None:
-        """Make an empty file, with the mode that the user's umask leaves.
+    async def create(self, path: bytes, *, private: bool = False) -> None:
+        """Make an empty file, with the mode that the user's umask leaves, or for nobody else to read if `private`.
 
         Raises:
             AlreadyExists: The path is taken.
