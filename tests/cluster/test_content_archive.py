@@ -167,6 +167,24 @@ def test_a_backslash_is_no_escape(alice: Person, place: Path, system: str, name:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+def test_what_cannot_be_merged_in_one_place_is_not_merged_in_others(alice: Person, place: Path, system: str) -> None:
+    alice.run("mkdir", "-p", str(place / "n/directory/full"), str(place / "n/shut"))
+    alice.run("ln", "-s", "directory", str(place / "n/link"))
+    (place / "n/shut").chmod(0o555)
+    for name in ("a", "z", "n/a", "n/file"):
+        make(alice, place / name, b"old")
+    rest = [("file", name, b"new") for name in ("a", "m", "z", "n/a", "n/m", "n/z", "0/new")]
+    before = {str(path): path.lstat().st_ino for path in place.rglob("*")}
+    for name in ("n/directory", "n/shut/x", "n/file/x", "n/link/x"):
+        assert put(alice, place, archive(*rest, ("file", name, b"new")), system).status_code in (400, 403)
+        assert {str(path): path.lstat().st_ino for path in place.rglob("*")} == before, name
+    harmless = [("directory", "n/shut", b""), ("file", "n/link", b"new")]
+    assert put(alice, place, archive(*rest, *harmless), system).status_code == 204
+    assert {(place / name).read_bytes() for name in ("a", "m", "z", "n/a", "n/m", "n/z", "0/new", "n/link")} == {b"new"}
+    alice.run("chmod", "755", str(place / "n/shut"))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_merging(alice: Person, place: Path, system: str) -> None:
     top = place / "top"
     alice.run("mkdir", "-p", str(top / "dir/kept"))

@@ -47,6 +47,20 @@ if [ ! -d "$d" ]; then
   exit 0
 fi
 cd -- "$tmp" || exit 1
+# What cannot be merged is found before anything is.
+find . -mindepth 1 -exec sh -c '
+d=$1; shift
+refuse() { echo "tar: $t: $1" >&2; exit 1; }
+for f; do
+  t=$d/$f; p=${t%/*}
+  if [ -d "$f" ] && [ ! -L "$f" ]; then
+    if [ -L "$t" ] || { [ -e "$t" ] && [ ! -d "$t" ]; }; then refuse "Not a directory"; fi
+    [ ! -d "$t" ] || continue
+  elif [ -d "$t" ] && [ ! -L "$t" ]; then
+    refuse "Is a directory"
+  fi
+  if [ -d "$p" ] && { [ ! -w "$p" ] || [ ! -x "$p" ]; }; then refuse "Permission denied"; fi
+done' sh "$d" {} + || exit 1
 find . -mindepth 1 -maxdepth 1 -exec sh -c '
 d=$1; shift
 for f; do
