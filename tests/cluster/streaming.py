@@ -43,6 +43,13 @@ def make(alice: Person, path: Path, content: bytes) -> Path:
     return path
 
 
+def etag_of(path: Path) -> str:
+    """Return the entity tag that a file should have."""
+    found = path.stat()
+    mtime, fraction = divmod(found.st_mtime_ns // 10**6, 1000)
+    return f'"{found.st_ino:x}-{found.st_size:x}-{mtime:x}-{fraction:x}"'
+
+
 def names(place: Path) -> list[str]:
     return sorted(path.name for path in place.iterdir())
 

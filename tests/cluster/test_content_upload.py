@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import httpx
 import pytest
 
 from hpcgate.demo.cluster import Cluster, Gateway
-from tests.cluster.streaming import LARGE, SYSTEMS, begun, make, memory, names, place, token, wait_until
+from tests.cluster.streaming import LARGE, SYSTEMS, begun, etag_of, make, memory, names, place, token, wait_until
 from tests.cluster.test_api_errors import assert_problem
 from tests.people import Person
 
@@ -27,11 +28,6 @@ def put(person: Person, path: Path | str, content: object, system: str = "demo",
         content=content,  # type: ignore[arg-type]
         headers={name.replace("_", "-"): value for name, value in headers.items()},
     )
-
-
-def etag_of(path: Path) -> str:
-    found = path.stat()
-    return f'"{found.st_ino:x}-{found.st_size:x}-{int(found.st_mtime):x}"'
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -151,6 +147,20 @@ def test_racing_uploads(gateway: Gateway, alice: Person, place: Path, system: st
         winner = 204 if how == "tag" else 201
         assert statuses.count(winner) == 1
         assert set(statuses) - {winner} <= {412, 400}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_tag_names_one_state_only(alice: Person, place: Path, system: str) -> None:
+    path = place / "file"
+    seen: set[str] = set()
+    # Inodes that come free are used again, and all this is done within a second or two.
+    for number in range(10):
+        seen.add(put(alice, path, b"%04d" % number, system).headers["etag"])
+        assert len(seen) == number + 1
+        time.sleep(0.005)
+    assert put(alice, path, b"lost", system, if_match=min(seen - {etag_of(path)})).status_code == 412
+    path.write_bytes(b"9998")
+    assert put(alice, path, b"lost", system, if_match=min(seen)).status_code == 412
 
 
 def test_headers_in_several_lines(gateway: Gateway, alice: Person, place: Path) -> None:

@@ -102,6 +102,15 @@ async def test_a_listing_tells_all_of_each_file(files, place):
     assert entries[b"file"].link_target is None
 
 
+@pytest.mark.parametrize("ns", [0, 1_700_000_000_123_000_000, 1_700_000_000_999_999_000, -2_000_000_000, 1_000_000])
+async def test_stat_knows_milliseconds(files, place, ns):
+    path = place.write("file")
+    os.utime(path, ns=(ns, ns))
+    found = await files.stat(path)
+    assert (found.mtime, found.fraction) == divmod(ns // 10**6, 1000)
+    assert found.atime == ns // 10**9
+
+
 async def test_times_before_1970_and_after_2037(files, place):
     place.run("mkdir", "-p", "directory/below")
     times = {b"old": -86400, b"just": -1, b"late": 2**31, b"far": 2**32 - 1, b"directory/below/deep": -5}

@@ -25,9 +25,11 @@ def conditions(**headers: str) -> Conditions:
 
 
 def test_validator() -> None:
-    attributes = Attributes(mode=0o100644, ino=255, dev=1, nlink=1, uid=0, gid=0, size=16, atime=0, ctime=0, mtime=NOW)
+    attributes = Attributes(
+        mode=0o100644, ino=255, dev=1, nlink=1, uid=0, gid=0, size=16, atime=0, ctime=0, mtime=NOW, fraction=10
+    )
     validator = Validator.of(attributes)
-    assert validator.etag == f'"ff-10-{NOW:x}"'
+    assert validator.etag == f'"ff-10-{NOW:x}-a"'
     assert validator.headers == {"ETag": validator.etag, "Last-Modified": "Tue, 14 Nov 2023 22:13:20 GMT"}
 
 

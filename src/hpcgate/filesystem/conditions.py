@@ -28,12 +28,13 @@ class Validator:
 
     @classmethod
     def of(cls, attributes: Attributes) -> Self:
-        """Return the validator of a file: inode number, size and time of modification.
+        """Return the validator of a file: inode number, size and time of modification, to the millisecond if known.
 
-        A file that this gateway replaces gets a new inode. One that is written in place twice within a second and
-        keeps its size looks the same, as it does to rsync and make.
+        A file that this gateway replaces gets another inode, but the next one may well get the first one's again. So
+        one that is replaced twice, or written in place, in so short a time that no clock shows it looks the same.
         """
-        return cls(f'"{attributes.ino:x}-{attributes.size:x}-{attributes.mtime:x}"', attributes.mtime)
+        state = (attributes.ino, attributes.size, attributes.mtime, attributes.fraction)
+        return cls('"' + "-".join(f"{number:x}" for number in state) + '"', attributes.mtime)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -62,7 +62,7 @@ mv -fT -- "$tmp" "$t" || exit 1
 trap - EXIT
 printf %s "$n"
 """
-_STAT = "--printf=%f %i %d %h %u %g %s %X %Z %Y"
+_STAT = "--printf=%f %i %d %h %u %g %s %X %Z %.3Y"
 _LS = ("ls", "-lnU", "--quoting-style=c", "--time-style=+%s")
 
 # ls(1) with the options above. A device has "major, minor" for its size; a file that cannot be read has "?".
@@ -190,7 +190,7 @@ class CommandFiles:
         if not done.ok:
             raise told(done.stderr, "stat")
         mode, *numbers = done.stdout.split()
-        return Attributes(int(mode, 16), *map(int, numbers))
+        return Attributes.of(int(mode, 16), numbers)
 
     async def realpath(self, path: bytes) -> bytes:
         """Resolve links, by ``realpath``."""

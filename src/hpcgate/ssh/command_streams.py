@@ -24,7 +24,7 @@ if [ -d "$1" ]; then echo "dd: Is a directory" >&2; exit 1; fi
 exec 3<&0
 dd if="$1" count=0 status=none || exit 1
 exec 4<"$1"
-stat -L --printf='%f %i %d %h %u %g %s %X %Z %Y\\n' /dev/fd/4 || exit 1
+stat -L --printf='%f %i %d %h %u %g %s %X %Z %.3Y\\n' /dev/fd/4 || exit 1
 while read -r o n <&3; do
   dd if=/dev/fd/4 bs=262144 iflag=fullblock,skip_bytes,count_bytes skip="$o" ${n:+count="$n"} status=none || exit 1
   [ -n "$n" ] && [ "$(stat -L -c %s /dev/fd/4)" -ge $((o + n)) ] || exit 0
@@ -86,7 +86,7 @@ class CommandStreams(CommandFiles):
             else:
                 raise _unreadable(process, path)
             mode, *numbers = line.split()
-            yield _Open(process, output, path, Attributes(int(mode, 16), *map(int, numbers)))
+            yield _Open(process, output, path, Attributes.of(int(mode, 16), numbers))
 
     async def replace(
         self,

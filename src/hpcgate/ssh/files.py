@@ -11,9 +11,9 @@ Every method raises `PathNotFound`, `PermissionDenied`, `NotADirectory`, `IsADir
 import re
 import secrets
 import stat
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from hpcgate.errors import BadRequest, TooLarge
 
@@ -23,7 +23,7 @@ PRIVATE = 0o600
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What stat(2) says of a file. Times are Unix seconds, sizes bytes."""
+    """What stat(2) says of a file. Times are Unix seconds, sizes bytes; `fraction` is mtime's, in milliseconds."""
 
     mode: int
     ino: int
@@ -35,6 +35,15 @@ class Attributes:
     atime: int
     ctime: int
     mtime: int
+    fraction: int = 0
+
+    @classmethod
+    def of(cls, mode: int, numbers: Sequence[bytes]) -> Self:
+        """Return them of the mode and the other fields as text, mtime as milliseconds or with three decimals."""
+        *others, modified = numbers
+        ino, dev, nlink, uid, gid, size, atime, ctime = map(int, others)
+        mtime, fraction = divmod(int(modified.replace(b".", b"")), 1000)
+        return cls(mode, ino, dev, nlink, uid, gid, size, atime, ctime, mtime, fraction)
 
 
 @dataclass(slots=True)
