@@ -163,6 +163,37 @@ def test_a_tag_names_one_state_only(alice: Person, place: Path, system: str) -> 
     assert put(alice, path, b"lost", system, if_match=min(seen)).status_code == 412
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_racing_uploads_by_different_paths(
+    gateway: Gateway, alice: Person, bob: Person, place: Path, system: str
+) -> None:
+    alice.run("ln", "-s", ".", str(place / "again"))
+    alice.run("ln", "-s", "file", str(place / "link"))
+    place.chmod(0o777)
+    # Both ways to one file, and both users.
+    asked = [
+        (alice, f"{place}/file"), (alice, f"{place}//file"), (alice, f"{place}/again/file"), (alice, f"{place}/link"),
+        (bob, f"{place}/file"),
+    ]  # fmt: skip
+    for number in range(8):
+        tag = put(alice, place / "file", b"%d" % number, system).headers["etag"]
+        together = threading.Barrier(len(asked))
+        statuses: list[int] = []
+
+        def write(person: Person, path: str, tag: str, together: threading.Barrier, said: list[int]) -> None:
+            headers = {"Authorization": token(person), "If-Match": tag}
+            url = f"{gateway.url}/filesystem/{system}/files/content"
+            together.wait()
+            said.append(httpx.put(url, params={"path": path}, headers=headers, content=b"new").status_code)
+
+        threads = [threading.Thread(target=write, args=(*one, tag, together, statuses)) for one in asked]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(statuses) == [204, 412, 412, 412, 412]
+
+
 def test_headers_in_several_lines(gateway: Gateway, alice: Person, place: Path) -> None:
     path = make(alice, place / "file", b"old")
 

@@ -127,6 +127,14 @@ async def current(streams: Streams, path: bytes) -> Validator | None:
     return Validator.of(attributes)
 
 
+async def _real(streams: Streams, path: bytes) -> bytes:
+    """Return the one path of a file, by whichever it is reached; of one that is not there, the path as it is."""
+    try:
+        return await streams.realpath(path)
+    except PathNotFound:
+        return path
+
+
 async def put(
     session: Session, path: bytes, content: AsyncIterable[bytes], conditions: Conditions, locks: PathLocks
 ) -> Stored:
@@ -146,7 +154,7 @@ async def put(
 
         async def ready(temporary: bytes) -> None:
             attributes = await streams.stat(temporary)
-            await held.enter_async_context(locks.hold((session.system, session.username, path)))
+            await held.enter_async_context(locks.hold((session.system, await _real(streams, path))))
             now = await current(streams, path)
             conditions.for_writing(now)
             stored.append(Stored(now is None, Validator.of(attributes)))
