@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from hpcgate.auth import Principal
-from hpcgate.errors import BadRequest, ConnectionLost, PathNotFound, TooLarge
+from hpcgate.errors import AlreadyExists, BadRequest, ConnectionLost, PathNotFound, PreconditionFailed, TooLarge
 from hpcgate.filesystem.base import Limits
 from hpcgate.filesystem.conditions import Conditions, Validator
 from hpcgate.filesystem.slots import PathLocks
@@ -159,5 +159,9 @@ async def put(
             conditions.for_writing(now)
             stored.append(Stored(now is None, Validator.of(attributes)))
 
-        await streams.replace(path, content, sync=True, exclusive=conditions.new_file_only, ready=ready)
+        try:
+            await streams.replace(path, content, sync=True, exclusive=conditions.new_file_only, ready=ready)
+        except AlreadyExists as error:
+            # Somebody else has made it since the last look.
+            raise PreconditionFailed("If-None-Match: there is such a file.") from error
         return stored[0]
