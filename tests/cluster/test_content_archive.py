@@ -97,6 +97,24 @@ def test_what_cannot_be_packed(alice: Person, place: Path, tree: Path, system: s
         assert "-a tree'/empty" not in packed.getnames()
 
 
+@pytest.mark.parametrize("words", ["few", "many"])
+def test_a_file_that_shrinks_meanwhile(gateway: Gateway, alice: Person, place: Path, words: str) -> None:
+    for number in range(400 if words == "many" else 1):
+        make(alice, place / f"{'x' * 200}{number}", b"").chmod(0)
+    alice.run("mkdir", str(place / "below"))
+    alice.run("truncate", "-s", "200M", str(place / "below/large"))
+    target = f"/filesystem/demo/files/archive?path={place}&skipUnreadable=true"
+    with begun(gateway, alice, "GET", target, "Connection: close\r\n") as raw:
+        received = b""
+        taken = 0
+        while taken < 2_000_000:
+            taken += len(raw.recv(1 << 16))
+        alice.run("truncate", "-s", "1M", str(place / "below/large"))
+        while block := raw.recv(1 << 20):
+            received = (received + block)[-100:]
+    assert not received.endswith(b"0\r\n\r\n")
+
+
 def test_memory_stays_flat_and_the_client_may_leave(gateway: Gateway, alice: Person, place: Path) -> None:
     alice.run("truncate", "-s", "3G", str(place / "huge"))
     before = memory(gateway.pid)

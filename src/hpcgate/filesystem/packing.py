@@ -42,6 +42,10 @@ class Format(Enum):
         return {"tar": "application/x-tar", "tar.gz": "application/gzip", "zip": "application/zip"}[self.value]
 
 
+_SHRANK = b": File shrank by "
+"""What tar says of a file that it fills up with zeros; with --ignore-failed-read it ends with status 0 all the same."""
+
+
 @asynccontextmanager
 async def packed(
     pool: Pool, principal: Principal, path: bytes, kind: Format, *, skip_unreadable: bool
@@ -91,6 +95,7 @@ async def packed(
         if skip_unreadable:
             argv.append("--ignore-failed-read")
         process = await stack.enter_async_context(session.process([*argv, "--", name or b"."], stall=PATIENCE))
+        process.listen_for(_SHRANK)
         output = await stack.enter_async_context(aclosing(process.output()))
         begin = [await anext(output, b""), await anext(output, b"")]
         if not begin[1]:  # tar has ended; of a file that cannot be read it sends an archive of nothing.
@@ -111,9 +116,11 @@ async def _whole(
 
 async def _check_end(process: Process, argv: list[str | bytes], path: bytes) -> None:
     status = await process.ended()
+    if process.said:
+        raise CommandFailed("tar: a file became shorter while it was read")
     if status == 0:
         return
-    if status == _CHANGED and "shrank by" not in process.words:
+    if status == _CHANGED:
         log.info("archive.changed", words=process.words)
         return
     done = Completed(tuple(argv), status, b"", bytes(process.stderr.content))

@@ -32,11 +32,22 @@ class Process(Command):
         self._waiting = 0
         self._taking = False
         self._arrived = asyncio.Event()
+        self._sought = b""
+        self._searched = b""
+        self.said = False
+
+    def listen_for(self, words: bytes) -> None:
+        """Set `said` once the command has written this on standard error, however much else it writes there."""
+        self._sought = words
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         """Keep output for the reader; have the login node wait if there is much."""
         if datatype is not None:
             self.stderr.feed(data)
+            if self._sought and not self.said:
+                self._searched += data
+                self.said = self._sought in self._searched
+                self._searched = self._searched[-len(self._sought) :]
             return
         if not self.stdout.started:
             self.stdout.feed(data)
