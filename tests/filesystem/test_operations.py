@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from hpcgate.errors import (
     AlreadyExists,
     BadRequest,
+    CommandFailed,
     GatewayError,
     IsADirectory,
     NoSpace,
@@ -496,6 +497,21 @@ async def test_compress_that_fails_leaves_the_old_archive(do, place):
             await do(Compress, path=place / "archive", targetPath=wrong)
     assert Path(text(target)).read_bytes() == b"old"
     assert place.names() == [b"archive", b"dir"]
+
+
+async def test_compress_of_a_file_that_shrinks(do, place):
+    path = place.write("big")
+    os.truncate(path, 600_000_000)
+    place.write("archive", b"old")
+    task = asyncio.create_task(do(Compress, path=path, targetPath=place / "archive"))
+    async with asyncio.timeout(5):
+        while len(place.names()) < 3:
+            await asyncio.sleep(0.01)
+    os.truncate(path, 1000)
+    with pytest.raises(CommandFailed, match="File shrank by"):
+        await task
+    assert place.names() == [b"archive", b"big"]
+    assert Path(text(place / "archive")).read_bytes() == b"old"
 
 
 async def test_compress_that_is_cancelled_leaves_nothing(do, place):

@@ -268,6 +268,27 @@ def test_bad_pattern(sh: Sh) -> None:
     assert not (sh.directory / "x").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "succeeded"),
+    [
+        ("tar: x: file changed as we read it", True),
+        ("tar: x: File shrank by 9 bytes; padding with zeros", False),
+    ],
+)
+def test_compress_while_a_file_changes(sh: Sh, words: str, succeeded: bool) -> None:
+    d = sh.directory
+    (d / "bin").mkdir()
+    (d / "bin/tar").write_text(f"#!/bin/sh\n/usr/bin/tar \"$@\"\necho '{words}' >&2\nexit 1\n")
+    (d / "bin/tar").chmod(0o755)
+    (d / "file").write_text("content")
+    own(d)
+    ended = sh.run(jobs.compress(f"{d}/file", f"{d}/archive"), PATH=f"{d}/bin:{os.environ['PATH']}")
+    assert ended.succeeded is succeeded
+    assert words in ended.errors
+    assert (d / "archive").exists() is succeeded
+    assert sh.left_over() == []
+
+
 def test_extract_takes_no_backslash_for_an_escape(sh: Sh) -> None:
     d = sh.directory
     (d / "file").write_text("content")

@@ -14,8 +14,9 @@ from hpcgate.ssh.words import failure, quote_if_needed
 
 # The archive grows under a hidden name beside the target and takes the target's only when it is whole. Names reach tar
 # by --verbatim-files-from, as on its command line it takes a backslash for an escape. Neither the archive nor the old
-# one in its place becomes a member. tar's status 1 says that a file changed while it was read: no failure. The work is
-# done in the background because a shell that waits for a command in the foreground takes no notice of a signal.
+# one in its place becomes a member. tar's status 1 says that a file changed while it was read: no failure, unless it
+# became shorter, for then tar fills it up with zeros. The work is done in the background because a shell that waits for
+# a command in the foreground takes no notice of a signal.
 _SCRIPT = """\
 source=$1 parent=$2 name=$3 target=$4 new=$5 how=$6 follow=$7 pattern=$8 old=$9
 if [ -L "$target" ]; then
@@ -30,8 +31,11 @@ temporary=${target%/*}/$new
 trap 'rm -f -- "$temporary"' EXIT
 trap 'rm -f -- "$temporary"; kill -9 0' HUP INT TERM
 pack() {
-  tar -c $how $follow --force-local -f "$temporary" --no-wildcards --no-anchored --exclude="$new" \
-    --anchored --exclude="$old" --null --verbatim-files-from "$@" -T - || [ $? -eq 1 ]
+  said=$(tar -c $how $follow --force-local -f "$temporary" --no-wildcards --no-anchored --exclude="$new" \
+    --anchored --exclude="$old" --null --verbatim-files-from "$@" -T - 2>&1)
+  status=$?
+  [ -z "$said" ] || printf '%s\\n' "$said" >&2
+  case $status-$said in 0-*) ;; 1-*': File shrank by '*) return 2 ;; 1-*) ;; *) return "$status" ;; esac
 }
 if [ -n "$pattern" ] && [ -d "$source" ]; then parent=$source; stat -- "$source/." >/dev/null || exit 2; fi
 cd -- "$parent" || exit 2

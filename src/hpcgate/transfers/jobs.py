@@ -78,7 +78,8 @@ echo 'Files were successfully removed.'
 """
 
 # Names reach tar through --verbatim-files-from: on its command line a backslash is an escape. Neither the new archive
-# nor the old one becomes a member. tar's status 1 tells that a file changed while it was read; the log has its words.
+# nor the old one becomes a member. tar's status 1 tells that a file changed while it was read, and the log has its
+# words; one that became shorter has been filled up with zeros, and is a failure.
 _COMPRESS = f"""\
 {RESOLVE}
 case $target in */) fail "tar: $target: Cannot open: Is a directory" 2 ;; esac
@@ -91,8 +92,11 @@ parent=${{target%/*}}
 stage
 hidden=${{stage##*/}}
 pack() {{
-  tar -c $option $follow --force-local -f "$stage/new" --no-wildcards --no-anchored --exclude="$hidden" \\
-    --anchored --exclude="$member" --null --verbatim-files-from "$@" -T - || [ $? -eq 1 ]
+  said=$(tar -c $option $follow --force-local -f "$stage/new" --no-wildcards --no-anchored --exclude="$hidden" \\
+    --anchored --exclude="$member" --null --verbatim-files-from "$@" -T - 2>&1)
+  status=$?
+  [ -z "$said" ] || printf '%s\\n' "$said" >&2
+  case $status-$said in 0-*) ;; 1-*': File shrank by '*) return 2 ;; 1-*) ;; *) return "$status" ;; esac
 }}
 if [ -n "$pattern" ]; then
   if [ -d "$source" ]; then directory=$source; fi
