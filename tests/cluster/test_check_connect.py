@@ -39,6 +39,15 @@ def fingerprint(key: Key) -> str:
     return shown.stdout.split()[1]
 
 
+def host_key(cluster: Cluster) -> str:
+    return " ".join(cluster.sshd.host_public_key.split()[:2])
+
+
+def advice(said: str, words: str) -> str:
+    """Return what stands behind the arrow of the first line with these words."""
+    return next(line for line in said.splitlines() if words in line).partition(" \N{RIGHTWARDS ARROW} ")[2]
+
+
 def test_a_key_that_is_expected(cluster: Cluster, tmp_path: Path) -> None:
     status, said = check(cluster, tmp_path)
     assert status == 0
@@ -56,13 +65,14 @@ def test_another_key(cluster: Cluster, tmp_path: Path) -> None:
     assert "\N{BALLOT X} demo: login node" in said
     assert f"refused, for this is expected: {fingerprint(other)}" in said
     assert fingerprint(cluster.sshd.host_key) in said
+    assert advice(said, "refused, for this").endswith(f"add to ssh.host_keys: {host_key(cluster)}")
 
 
 def test_no_key_is_configured(cluster: Cluster, tmp_path: Path) -> None:
     status, said = check(cluster, tmp_path, host_keys=[])
     assert status == 0
     assert "! demo: login node" in said
-    assert " ".join(cluster.sshd.host_public_key.split()[:2]) in said
+    assert advice(said, "nothing says what to expect").endswith(f"set ssh.host_keys: {host_key(cluster)}")
 
 
 def test_known_hosts(cluster: Cluster, tmp_path: Path) -> None:
@@ -72,13 +82,16 @@ def test_known_hosts(cluster: Cluster, tmp_path: Path) -> None:
     known.write_text("elsewhere.example.org " + cluster.sshd.host_public_key + "\n")
     status, said = check(cluster, tmp_path, host_keys=[], known_hosts=str(known))
     assert status == 1
-    assert "has no key for the login node of demo" in said
+    # The line to add is there, and it is the right one.
+    line = advice(said, "has no key for the login node of demo").partition(f"add to {known}: ")[2]
+    known.write_text(line + "\n")
+    assert check(cluster, tmp_path, host_keys=[], known_hosts=str(known))[0] == 0
 
 
 def test_nothing_listens(cluster: Cluster, tmp_path: Path) -> None:
     status, said = check(cluster, tmp_path, port=cluster.take_port())
     assert status == 1
-    assert "does not answer" in said
+    assert "ssh -v" in advice(said, "does not answer")
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -60,21 +60,35 @@ async def _look(policy: HostKeys, host: str, port: int, settings: SshSettings) -
     patience = settings.timeout.connection
     try:
         shown = await _shown(host, port, patience)
-        trusted = await asyncio.to_thread(policy.trusted, host, port)
-        accepted = await _accepted(host, port, trusted, patience) if policy.verifiable else None
-    except HostKeyRefused as error:
-        return [Finding(False, error.message)]
     except (OSError, TimeoutError, asyncssh.Error) as error:
-        return [Finding(False, f"{name} does not answer: {error or 'no answer in time'}")]
-    keys = ", ".join(f"{key.get_algorithm()} {key.get_fingerprint()}" for key in shown)
-    if accepted is None:
-        lines = "; ".join(key.export_public_key("openssh").decode().strip() for key in shown)
-        option = "host_keys" if policy.role == "login node" else "proxy_host_keys"
-        text = f"{name} shows {keys}; nothing says what to expect, so the first one seen is trusted. Compare, then set"
-        return [Finding(None, f"{text} ssh.{option}: {lines}")]
+        return [_silent(name, error)]
+    seen = f"{name} shows {', '.join(f'{key.get_algorithm()} {key.get_fingerprint()}' for key in shown)}"
+    lines = [key.export_public_key("openssh").decode().strip() for key in shown]
+    option = "ssh.host_keys" if policy.role == "login node" else "ssh.proxy_host_keys"
+    if not policy.verifiable:
+        text = f"{seen}; nothing says what to expect, so the first one seen is trusted"
+        return [Finding(None, text, f"compare with the machine itself, then set {option}: {'; '.join(lines)}")]
+    if policy.known_hosts is not None:
+        place = host if port == 22 else f"[{host}]:{port}"
+        option, lines = policy.known_hosts, [f"{place} {line}" for line in lines]
+    add = f"then add to {option}: {'; '.join(lines)}"
+    try:
+        trusted = await asyncio.to_thread(policy.trusted, host, port)
+    except HostKeyRefused as error:
+        return [Finding(False, f"{seen}; refused: {error.message}", f"compare with the machine itself, {add}")]
+    try:
+        accepted = await _accepted(host, port, trusted, patience)
+    except (OSError, TimeoutError, asyncssh.Error) as error:
+        return [_silent(name, error)]
     if accepted:
-        return [Finding(True, f"{name} shows {keys}; expected, and accepted: {trusted.fingerprints}")]
-    return [Finding(False, f"{name} shows {keys}; refused, for this is expected: {trusted.fingerprints}")]
+        return [Finding(True, f"{seen}; expected, and accepted: {trusted.fingerprints}")]
+    advice = f"somebody may be in between, or it was installed anew: compare with the machine itself, {add}"
+    return [Finding(False, f"{seen}; refused, for this is expected: {trusted.fingerprints}", advice)]
+
+
+def _silent(name: str, error: Exception) -> Finding:
+    text = f"{name} does not answer: {str(error) or 'no answer in time'}"
+    return Finding(False, text, "see the name, the port, the firewall and sshd; ssh -v from this machine says more")
 
 
 async def _shown(host: str, port: int, patience: float) -> Sequence[asyncssh.SSHKey]:
