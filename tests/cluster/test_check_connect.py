@@ -280,6 +280,9 @@ def test_max_sessions(
     assert status == int(mark == BAD)
     if sessions:
         assert only(lines, "slurm ")[0] == GOOD
+        mark, text = only(lines, "SFTP")
+        assert mark == (WARNING if sessions == 1 else GOOD)
+        assert "Subsystem" not in text
     sshd.stop()
 
 
@@ -365,7 +368,10 @@ def test_who_logs_in(cluster: Cluster, tmp_path: Path) -> None:
     only(lines, f"{bob.name} logs in")
     status, lines = walk(cluster, tmp_path, "--token", "x.y.z")
     assert status == 1
-    assert only(lines, "nobody to log in as")[0] == BAD
+    mark, text = only(lines, "nobody to log in as")
+    assert mark == BAD
+    assert "hpcgate token --show" in text
+    assert "service_account" not in text
     status, lines = walk(cluster, tmp_path, service_account=None)
     assert status == 0
     mark, text = only(lines, "left out, for there is nobody to log in as")

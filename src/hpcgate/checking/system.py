@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from hpcgate.auth import Principal
@@ -25,7 +26,19 @@ MOST_LOGINS = 32
 LONGEST = 60.0
 """Seconds that one check may take, whatever the settings say."""
 
-Who = Callable[[], Awaitable[Principal]]
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Whom to log in as.
+
+    Attributes:
+        principal: Returns who that is.
+        advice: What to do if it cannot.
+    """
+
+    principal: Callable[[], Awaitable[Principal]]
+    advice: str
+
 
 _LOOK = """\
 if [ ! -e "$1" ]; then echo missing
@@ -43,7 +56,7 @@ async def look_at_system(
     Args:
         settings: The system.
         credentials: Where SSH credentials come from.
-        who: Returns whom to log in as; None if nobody can, then what needs a login is left out.
+        who: Whom to log in as; None if there is nobody, then what needs a login is left out.
         authorizer: The service that says who may use which system, if there is one.
 
     Returns:
@@ -79,9 +92,9 @@ async def _as_somebody(
         ]
     try:
         async with asyncio.timeout(LONGEST):
-            principal = await who()
+            principal = await who.principal()
     except (GatewayError, TimeoutError) as error:
-        return [(settings.name, Finding(False, f"nobody to log in as: {_words(error)}", _WHO, "token"))]
+        return [(settings.name, Finding(False, f"nobody to log in as: {_words(error)}", who.advice, "token"))]
     entries = (settings.ssh.host,) if isinstance(settings.ssh.host, str) else settings.ssh.host
     nodes = [settings.ssh.model_copy(update={"host": entry}) for entry in entries]
     walked = await asyncio.gather(*(_Walk(settings, ssh, credentials, principal).all() for ssh in nodes))
@@ -92,9 +105,6 @@ async def _as_somebody(
         for ssh, findings in zip(nodes, walked, strict=True)
         for finding in findings
     ]
-
-
-_WHO = "see that the IdP knows the service_account, and that the gateway would accept its token"
 
 
 async def _authorization(settings: Cluster, principal: Principal, authorizer: Authorizer) -> Finding:
@@ -226,6 +236,8 @@ class _Walk:
             used = "works" if wanted != "commands" else "works, but is not used (ssh.files is commands)"
             return [Finding(True, f"SFTP {used}", check=check)]
         offer = "put `Subsystem sftp internal-sftp` into sshd_config"
+        if refusal == rehearsal.NO_ROOM:
+            offer = "raise MaxSessions"
         if wanted == "sftp":
             return [Finding(False, f"SFTP does not work: {refusal}", f"{offer}, or set ssh.files to auto", check)]
         if wanted == "auto":

@@ -44,9 +44,12 @@ async def walk(settings: Settings, token: str | None = None) -> list[tuple[str, 
                 async def user() -> Principal:
                     return await tokens.principal(token)
 
-                return user
+                return Who(user, "`hpcgate token --show` with this configuration and the token says more")
             account = cluster.service_account
-            return None if account is None else ProbeAccount(account, authentication, tokens).principal
+            if account is None:
+                return None
+            advice = "see that the IdP knows the service_account, and that the gateway would accept its token"
+            return Who(ProbeAccount(account, authentication, tokens).principal, advice)
 
         authorizer = None if settings.auth.authorization is None else OpenFga(settings.auth.authorization)
         if authorizer is not None:

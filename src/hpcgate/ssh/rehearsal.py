@@ -12,6 +12,8 @@ from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.sftp_files import SftpFiles
 
+NO_ROOM = "there is no channel to spare for it"
+"""Why SFTP does not work where sshd's MaxSessions is 1."""
 _CLOSING = 5.0
 """Seconds that the channels may take to close."""
 
@@ -76,4 +78,4 @@ async def sftp(session: Session) -> str | None:
         files = await session._files_behind()
     except NotSupported as refusal:
         return refusal.message
-    return None if isinstance(files, SftpFiles) else "there is no channel to spare for it"
+    return None if isinstance(files, SftpFiles) else NO_ROOM
