@@ -61,6 +61,13 @@ async def make(service: Service, settings: Callable[..., OidcSettings]) -> Async
         yield verifier
 
 
+async def test_the_proxy_of_the_environment(make: Make, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", service.url.removesuffix("/introspect"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    it = await make({"url": "http://idp.invalid/introspect"}, public_certs=())
+    assert (await it.principal(OPAQUE)).username == "alice"
+
+
 async def test_an_opaque_token(make: Make, service: Service) -> None:
     it = await make(public_certs=())
     assert it.ready

@@ -114,7 +114,9 @@ class Introspection:
         settings = self._settings
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=settings.max_connections)
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+            self._session = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=True
+            )
         form = {"token": token, "token_type_hint": "access_token"}
         headers = {"Accept": "application/json"}
         secret = settings.client_secret.get_secret_value()
