@@ -92,6 +92,20 @@ def received(connection: socket.socket) -> bytes:
     return content
 
 
+def test_who_asks_is_found_out_before_what_is_asked(front: Front) -> None:
+    """Without a token nobody learns which parameters are missing or wrong."""
+    base = f"http://127.0.0.1:{front.port}"
+    free = {"/status/liveness/", "/status/readiness"}
+    with httpx.Client(base_url=base, headers={"Tus-Resumable": "1.0.0"}) as client:
+        paths = client.get("/openapi.json").json()["paths"]
+        asked = [(method, path) for path, methods in paths.items() for method in methods if path not in free]
+        assert ("patch", "/filesystem/{system_name}/files/uploads/{upload_id}") in asked
+        for method, path in asked:
+            if method != "options":
+                answer = client.request(method, path.format(system_name="demo", job_id="1", upload_id="1"))
+                assert answer.status_code == 401, (method, path)
+
+
 def test_https_and_a_renewed_certificate(tmp_path: Path) -> None:
     certificate = self_signed(tmp_path / "tls.pem", 1001)
     with serving(tmp_path, "--tls-cert", str(certificate), http={"hsts_max_age": 600}) as front:

@@ -4,10 +4,10 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from hpcgate.api.dependencies import Access, GatewayDep, enter
 from hpcgate.api.filesystem import query_of
@@ -20,7 +20,7 @@ from hpcgate.filesystem.tus import CHECKSUMS, Checksum, Upload, Uploads, parse_m
 from hpcgate.gateway import Gateway
 from hpcgate.ssh.streams import Streams
 
-P = ParamSpec("P")
+T = TypeVar("T")
 
 VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,creation-defer-length,checksum,termination,expiration,concatenation"
@@ -101,7 +101,7 @@ def _answer(status: int, **headers: str | int | None) -> Response:
     return Response(status_code=status, headers={"Tus-Resumable": VERSION, "Cache-Control": "no-store", **named})
 
 
-async def _speaking(request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
+async def _speaking(request: Request, work: Callable[[], Awaitable[T]]) -> T:
     """Do some work for a client that speaks tus; errors carry the protocol's version too."""
     try:
         if request.headers.get("tus-resumable") != VERSION:
@@ -110,6 +110,14 @@ async def _speaking(request: Request, work: Callable[[], Awaitable[Response]]) -
     except GatewayError as error:
         error.headers["Tus-Resumable"] = VERSION
         raise
+
+
+async def _enter(request: Request, system_name: SystemName) -> Access:
+    return await _speaking(request, lambda: enter(request, system_name))
+
+
+Entered = Annotated[Access, Depends(_enter)]
+"""Who asks, found out before FastAPI complains of parameters."""
 
 
 def _number(request: Request, name: str) -> int | None:
@@ -144,13 +152,12 @@ async def _at(
 async def post_uploads(
     request: Request,
     gateway: GatewayDep,
-    system_name: SystemName,
+    access: Entered,
     path: Annotated[str | None, Query(description="The directory of the file, named by the metadata.")] = None,
 ) -> Response:
     """Begin an upload, with or without its first chunk, or join partial ones."""
 
     async def work() -> Response:
-        access = await enter(request, system_name)
         asked = _Creation(request, gateway, access)
         await access.admit(*asked.paths)
         with gateway.streams.hold(access.principal.username):
@@ -259,12 +266,11 @@ def _body(request: Request, gateway: Gateway, offset: int = 0) -> AsyncIterator[
 
 @router.head("/{upload_id}", response_class=Response, responses=_RESPONSES, openapi_extra={"parameters": [_RESUMABLE]})
 async def head_upload(
-    request: Request, gateway: GatewayDep, system_name: SystemName, upload_id: UploadId, path: Directory
+    request: Request, gateway: GatewayDep, access: Entered, upload_id: UploadId, path: Directory
 ) -> Response:
     """Say where an upload stands."""
 
     async def work() -> Response:
-        access = await enter(request, system_name)
         directory = query_of(request)["path"]
         async with _at(gateway, access, directory) as (_, uploads):
             upload = await uploads(encode_path(directory)).settle(upload_id)
@@ -284,10 +290,10 @@ async def head_upload(
 
 @router.patch("/{upload_id}", status_code=204, response_class=Response, responses=_RESPONSES, openapi_extra=_APPENDING)
 async def patch_upload(
-    request: Request, gateway: GatewayDep, system_name: SystemName, upload_id: UploadId, path: Directory
+    request: Request, gateway: GatewayDep, access: Entered, upload_id: UploadId, path: Directory
 ) -> Response:
     """Write a chunk where the upload stands. The last one gives the file its name."""
-    return await _patch(request, gateway, system_name, upload_id)
+    return await _patch(request, gateway, access, upload_id)
 
 
 @router.delete(
@@ -298,28 +304,27 @@ async def patch_upload(
     openapi_extra={"parameters": [_RESUMABLE]},
 )
 async def delete_upload(
-    request: Request, gateway: GatewayDep, system_name: SystemName, upload_id: UploadId, path: Directory
+    request: Request, gateway: GatewayDep, access: Entered, upload_id: UploadId, path: Directory
 ) -> Response:
     """Give an upload up: nothing of it is left."""
-    return await _delete(request, gateway, system_name, upload_id)
+    return await _delete(request, gateway, access, upload_id)
 
 
 @router.post("/{upload_id}", status_code=204, response_class=Response, include_in_schema=False)
 async def post_upload(
-    request: Request, gateway: GatewayDep, system_name: SystemName, upload_id: UploadId, path: Directory
+    request: Request, gateway: GatewayDep, access: Entered, upload_id: UploadId, path: Directory
 ) -> Response:
     """Do as PATCH or DELETE, for clients behind proxies that know neither."""
     method = request.headers.get("x-http-method-override", "").upper()
     if method == "PATCH":
-        return await _patch(request, gateway, system_name, upload_id)
+        return await _patch(request, gateway, access, upload_id)
     if method == "DELETE":
-        return await _delete(request, gateway, system_name, upload_id)
+        return await _delete(request, gateway, access, upload_id)
     raise BadRequest("X-HTTP-Method-Override must be PATCH or DELETE.")
 
 
-async def _patch(request: Request, gateway: Gateway, system_name: str, upload_id: str) -> Response:
+async def _patch(request: Request, gateway: Gateway, access: Access, upload_id: str) -> Response:
     async def work() -> Response:
-        access = await enter(request, system_name)
         if request.headers.get("content-type", "").strip().lower() != CHUNK:
             raise UnsupportedMediaType(f"A chunk must be {CHUNK}.")
         most = gateway.settings.streams.max_upload_size
@@ -342,9 +347,8 @@ async def _patch(request: Request, gateway: Gateway, system_name: str, upload_id
     return await _speaking(request, work)
 
 
-async def _delete(request: Request, gateway: Gateway, system_name: str, upload_id: str) -> Response:
+async def _delete(request: Request, gateway: Gateway, access: Access, upload_id: str) -> Response:
     async def work() -> Response:
-        access = await enter(request, system_name)
         directory = query_of(request)["path"]
         async with _at(gateway, access, directory) as (_, uploads):
             await uploads(encode_path(directory)).terminate(upload_id)
