@@ -70,13 +70,14 @@ def create_app(settings: Settings) -> Application:
         version=settings.app_version,
         description=f"A FirecREST-compatible HTTP gateway to HPC systems (hpcgate {__version__}).",
         lifespan=lifespan,
-        root_path=settings.apis_root_path,
         root_path_in_servers=False,
         servers=[dict(server) for server in settings.doc_servers] if settings.doc_servers else None,
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
     )
+    # As an argument it brings a warning of FastAPI's, which wants it told to the server; the server has no part in it.
+    app.root_path = settings.apis_root_path
     operations = APIRouter(prefix=filesystem.router.prefix, tags=list(filesystem.router.tags))
     filesystem.add_operations(operations)
     files = (filesystem.router, operations, content.router, uploads.router, archive.router)

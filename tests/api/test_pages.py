@@ -16,6 +16,7 @@ def test_pages_load_from_this_server_alone(tmp_path: Path, page: str, names: int
         client.base_url = f"http://127.0.0.1:{front.port}"
         answer = client.get(f"{root}{page}")
         assert answer.status_code == 200
+        assert b"Warning" not in front.log.read_bytes()
         loaded = [url for url in re.findall(r'(?:src|href)="([^"]*)"', answer.text) if not url.startswith("data:")]
         own = [url for url in loaded if url.startswith(f"{root}/docs/")]
         assert len(own) == names
