@@ -312,6 +312,7 @@ def loaded(plugin: Any) -> Any:
         {"podDisruptionBudget": {"maxUnavailable": 0}},
         {"terminationGracePeriodSeconds": 40},
         {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}},
+        {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}},
         {"ingress": {"enabled": True}},
         {"httpRoute": {"enabled": True}},
         {"service": {"type": "ExternalName"}},
