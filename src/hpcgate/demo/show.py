@@ -39,8 +39,11 @@ def host(*, directory: Path, install: bool, console: Console) -> int:
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    # What an earlier cluster has left there is not true any more.
-    (directory / site.ENVIRONMENT).unlink(missing_ok=True)
+    try:
+        site.begin(directory)
+    except DemoError as error:
+        _complain(error, console)
+        return 1
     return _run(tell, stay=True, install=install, console=console)
 
 
@@ -86,13 +89,17 @@ def _run(work: Callable[[Cluster], None], *, stay: bool, install: bool, console:
                 threading.Event().wait()
         return 0
     except (DemoError, TourFailed) as error:
-        console.print(f"hpcgate demo: {error}", style="red", markup=False, highlight=False)
+        _complain(error, console)
         return 1
     except KeyboardInterrupt:
         console.print("\nStopped.")
         return 0 if staying else INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _complain(error: Exception, console: Console) -> None:
+    console.print(f"hpcgate demo: {error}", style="red", markup=False, highlight=False)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

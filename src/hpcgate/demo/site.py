@@ -12,12 +12,25 @@ ENVIRONMENT = "site.env"
 """The file with addresses and names, as variables for a shell; it is written last."""
 
 
+def begin(directory: Path) -> None:
+    """Make the directory, and take away what an earlier cluster has left there, which is not true any more.
+
+    Raises:
+        DemoError: It cannot be written to.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / ENVIRONMENT).unlink(missing_ok=True)
+    except OSError as error:
+        raise DemoError(f"cannot write to {directory}: {error.strerror}") from error
+
+
 def write(cluster: Cluster, directory: Path) -> list[Path]:
     """Write all that a gateway's configuration has to know of a cluster, secrets in files that only the caller reads.
 
     Args:
         cluster: The running cluster.
-        directory: Where to write; it is made if it is not there.
+        directory: Where to write, as `begin` has left it.
 
     Returns:
         The files, `ENVIRONMENT` first.
@@ -49,7 +62,6 @@ def write(cluster: Cluster, directory: Path) -> list[Path]:
     }
     environment, known_hosts = directory / ENVIRONMENT, directory / "known_hosts"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         for name, content in secrets.items():
             write_private(directory / name, content.encode())
         known_hosts.write_text(cluster.sshd.known_hosts_line + "\n")
