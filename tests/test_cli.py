@@ -134,7 +134,7 @@ def test_serve_until_a_signal(config: Path, number: signal.Signals) -> None:
         ("serve --config CONFIG --tls-key x", 2, "--tls-cert"),
         ("serve --config CONFIG --tls-cert /nowhere --port 0", 1, "/nowhere"),
         ("serve --config CONFIG --port 65536", 2, "--port"),
-        ("serve --config CONFIG --port TAKEN", 3, "Address already in use"),
+        ("serve --config CONFIG --port TAKEN", 3, '"port": TAKEN, "event": "server.cannot_listen"'),
         ("serve --config CONFIG --port 0 --host 192.0.2.1", 3, "Cannot assign requested address"),
         ("token", 2, "--token-url"),
         ("token --token-url http://127.0.0.1:9/", 2, "--client-id"),
@@ -154,7 +154,7 @@ def test_errors_are_a_line_and_a_status(config: Path, arguments: str, status: in
         argv = [{"CONFIG": str(config), "TAKEN": port}.get(word, word) for word in arguments.split()]
         done = run(*argv)
     assert done.returncode == status, done.stdout + done.stderr
-    assert words in done.stdout + done.stderr
+    assert words.replace("TAKEN", port) in done.stdout + done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     if status == 1:
         assert len((done.stdout + done.stderr).strip().splitlines()) == 1
@@ -216,3 +216,13 @@ def test_what_a_token_says(config: Path) -> None:
     refused = run("token", "--show", "--config", str(config), input=token)
     assert refused.returncode == 1
     assert "\N{BALLOT X} refused, with status 503: The identity provider's keys are not loaded yet" in refused.stdout
+
+
+def test_the_port_of_the_metrics_is_taken(config: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        config.write_text(config.read_text() + f"\nmetrics: {{port: {port}}}\n")
+        done = run("serve", "--config", str(config), "--port", "0")
+    assert done.returncode == 3
+    assert f'"port": {port}, ' in done.stdout + done.stderr
+    assert '"event": "metrics.cannot_listen"' in done.stdout + done.stderr

@@ -198,7 +198,9 @@ async def _serve(registry: CollectorRegistry, host: str, port: int) -> web.AppRu
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            log.error("metrics.cannot_listen", host=host, port=port, reason=error.strerror)
         await runner.cleanup()
         raise
     log.info("metrics.serving", host=host, port=port)

@@ -367,7 +367,12 @@ def serve(
         if log_config is None:
             raise
         raise Unusable(f"{LOG_CONFIG}: cannot use {log_config}: {error}") from error
-    listener = config.bind_socket()
+    try:
+        listener = config.bind_socket()
+    except SystemExit:
+        # uvicorn has told why, but not where.
+        log.error("server.cannot_listen", host=host, port=port)
+        raise
     # What has been loaded stays: to look through it again and again costs time.
     gc.collect()
     gc.freeze()
