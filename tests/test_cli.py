@@ -14,6 +14,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from typer.testing import CliRunner
+
+from hpcgate.cli import app
 
 HPCGATE = [sys.executable, "-m", "hpcgate.cli"]
 
@@ -226,3 +229,23 @@ def test_the_port_of_the_metrics_is_taken(config: Path) -> None:
     assert done.returncode == 3
     assert f'"port": {port}, ' in done.stdout + done.stderr
     assert '"event": "metrics.cannot_listen"' in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "check FILE",
+        "serve --config FILE --tls-cert FILE --tls-key FILE",
+        "openapi --config FILE",
+        "token --config FILE --system daint",
+        "token --config FILE --show --token-file FILE",
+        "maintenance list --config FILE",
+    ],
+)
+def test_a_file_that_may_not_be_read(arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever reads it tells, with status 1: the command line is not wrong. As root every file may be read."""
+    file = tmp_path / "file"
+    file.write_text("[")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    done = CliRunner().invoke(app, [str(file) if word == "FILE" else word for word in arguments.split()])
+    assert done.exit_code == 1, done.output

@@ -28,7 +28,8 @@ app = typer.Typer(
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", envvar="YAML_CONFIG_FILE", help="The configuration file (YAML)."),
+    # readable: what reads it says what is wrong, and that is no mistake of the command line.
+    typer.Option("--config", "-c", envvar="YAML_CONFIG_FILE", readable=False, help="The configuration file (YAML)."),
 ]
 
 
@@ -51,11 +52,17 @@ def serve(
     port: Annotated[int, typer.Option(help="The port to listen on; 0 picks a free one.", min=0, max=65535)] = 8000,
     tls_cert: Annotated[
         Path | None,
-        typer.Option(envvar="HPCGATE_TLS_CERT", help="Serve HTTPS with this certificate and its chain (PEM)."),
+        typer.Option(
+            envvar="HPCGATE_TLS_CERT", readable=False, help="Serve HTTPS with this certificate and its chain (PEM)."
+        ),
     ] = None,
     tls_key: Annotated[
         Path | None,
-        typer.Option(envvar="HPCGATE_TLS_KEY", help="The certificate's private key (PEM), if in a file of its own."),
+        typer.Option(
+            envvar="HPCGATE_TLS_KEY",
+            readable=False,
+            help="The certificate's private key (PEM), if in a file of its own.",
+        ),
     ] = None,
 ) -> None:
     """Serve the API until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
@@ -75,7 +82,7 @@ def serve(
 
 @app.command()
 def check(
-    config: Annotated[Path, typer.Argument(help="The configuration file (YAML).")],
+    config: Annotated[Path, typer.Argument(readable=False, help="The configuration file (YAML).")],
     connect: Annotated[
         bool, typer.Option("--connect", help="Call all that it names: the IdP, login nodes, schedulers, stores.")
     ] = False,
@@ -132,7 +139,9 @@ OUTCOMES = {True: ("ok", "\N{CHECK MARK}"), None: ("warning", "!"), False: ("fai
 @app.command()
 def openapi(
     config: ConfigOption = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of printing.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", readable=False, help="Write here instead of printing.")
+    ] = None,
 ) -> None:
     """Print the OpenAPI document, of a configuration or in general."""
     from hpcgate.app import create_app
@@ -164,6 +173,7 @@ def demo(
         Path | None,
         typer.Option(
             metavar="DIRECTORY",
+            readable=False,
             help="Start the cluster alone, and write there what a gateway's configuration has to know of it.",
         ),
     ] = None,

@@ -21,7 +21,9 @@ TokenOption = Annotated[
 ]
 TokenFileOption = Annotated[
     Path | None,
-    typer.Option(envvar="HPCGATE_TOKEN_FILE", help="A file with the access token; - is standard input."),
+    typer.Option(
+        envvar="HPCGATE_TOKEN_FILE", readable=False, help="A file with the access token; - is standard input."
+    ),
 ]
 
 _TIMES = ("exp", "nbf", "iat", "auth_time")
@@ -47,7 +49,10 @@ def token(
     token: TokenOption = None,
     token_file: TokenFileOption = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", envvar="YAML_CONFIG_FILE", help="The configuration file (YAML).")
+        Path | None,
+        typer.Option(
+            "--config", "-c", envvar="YAML_CONFIG_FILE", readable=False, help="The configuration file (YAML)."
+        ),
     ] = None,
 ) -> None:
     """Get an access token by client credentials and print it; or show one.

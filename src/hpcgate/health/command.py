@@ -16,7 +16,9 @@ app = typer.Typer(help="Take a system out of service for a while, and back, whil
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", envvar="YAML_CONFIG_FILE", help="The gateways' configuration file (YAML)."),
+    typer.Option(
+        "--config", "-c", envvar="YAML_CONFIG_FILE", readable=False, help="The gateways' configuration file (YAML)."
+    ),
 ]
 SystemArgument = Annotated[str, typer.Argument(help="The system's name, in any case.")]
 
