@@ -6,6 +6,8 @@ import math
 import os
 import re
 import shutil
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ import httpx
 import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from botocore import handlers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -469,3 +473,47 @@ async def test_tenant(store: ObjectStore) -> None:
     finally:
         await calls.close()
     assert asked[0] == f"/institute%3A{bucket_name('alice')}"
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_an_authority_of_the_sites_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool) -> None:
+    """Trusted by the machine is trusted here, as by all else that speaks HTTPS."""
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    request = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "1",
+    ]
+    names = ["-subj", "/CN=store", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*request, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+    async def buckets(_: web.Request) -> web.Response:
+        return web.Response(text="<ListAllMyBucketsResult><Buckets/></ListAllMyBucketsResult>")
+
+    app = web.Application()
+    app.router.add_get("/", buckets)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    server = TestServer(app, scheme="https")
+    await server.start_server(ssl=tls)
+    async with server:
+        url = str(server.make_url("/"))
+        unused = ObjectStore(tmp_path)
+        calls = Store(url, S3Settings.model_validate(unused.settings(private_url=url)))
+        try:
+            if trusted:
+                await calls.ping()
+            else:
+                with pytest.raises(Unavailable, match="shows no certificate that is trusted here"):
+                    await calls.ping()
+        finally:
+            await calls.close()

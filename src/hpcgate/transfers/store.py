@@ -1,6 +1,7 @@
 """The few calls that the gateway itself makes to an S3 store."""
 
 import asyncio
+import ssl
 import time
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -8,9 +9,10 @@ from typing import Any
 
 import structlog
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # it has no stubs of its own
+from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
 from aiobotocore.session import AioSession, get_session  # type: ignore[import-untyped]
 from botocore import handlers  # type: ignore[import-untyped]
-from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+from botocore.exceptions import BotoCoreError, ClientError, SSLError  # type: ignore[import-untyped]
 
 from hpcgate.errors import Unavailable
 from hpcgate.transfers.s3_settings import S3Settings
@@ -128,6 +130,7 @@ class Store:
                         aws_access_key_id=self._settings.access_key_id.get_secret_value(),
                         aws_secret_access_key=self._settings.secret_access_key.get_secret_value(),
                         config=AioConfig(
+                            http_session_cls=_Session,
                             signature_version="s3v4",
                             s3={"addressing_style": "path"},
                             connect_timeout=seconds,
@@ -151,9 +154,20 @@ class Store:
             code = str(error.response.get("Error", {}).get("Code", "unknown"))
             kind = _NoBucket if code in ("404", "NoSuchBucket") else _Refused
             raise kind(self._settings.name, operation, code) from error
+        except SSLError as error:
+            raise Unavailable(
+                f"The object store {self._settings.name} shows no certificate that is trusted here."
+            ) from error
         except (BotoCoreError, OSError) as error:
             # TimeoutError is an OSError. The words of botocore name the private URL.
             raise Unavailable(f"The object store {self._settings.name} does not answer.") from error
+
+
+class _Session(AIOHTTPSession):  # type: ignore[misc]
+    """HTTP that trusts whom this machine trusts, as all else here does; botocore has a list of its own."""
+
+    def _get_ssl_context(self) -> ssl.SSLContext:
+        return ssl.create_default_context()
 
 
 class _Refused(Unavailable):
