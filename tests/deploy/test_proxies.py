@@ -62,6 +62,7 @@ def gateways(cluster: Cluster) -> Iterator[tuple[Gateway, Gateway]]:
                 cluster.directory / f"behind-{version}.yaml",
                 app_version=version,
                 metrics={"path": "/metrics"},
+                apis_root_path="/hpc",
                 http={"trusted_proxies": ["127.0.0.1"], "drain": 3},
             )
         )
@@ -185,7 +186,10 @@ def test_long_headers_reach_the_gateway(site: Site) -> None:
     assert answer.json()["errorType"] == "error"
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/%6detrics", "/METRICS", "//metrics", "/x/../metrics"])
+@pytest.mark.parametrize(
+    "path",
+    ["/metrics", "/metrics/", "/%6detrics", "/METRICS", "//metrics", "/x/../metrics", "/hpc/metrics", "/hpc/metrics/"],
+)
 def test_metrics_are_not_shown(site: Site, path: str) -> None:
     # What httpx would tidy up is sent as it is.
     request = site.http.build_request("GET", "/")
