@@ -194,6 +194,29 @@ def test_racing_uploads_by_different_paths(
         assert sorted(statuses) == [204, 412, 412, 412, 412]
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_racing_for_a_new_file_by_different_paths(gateway: Gateway, alice: Person, place: Path, system: str) -> None:
+    alice.run("ln", "-s", ".", str(place / "again"))
+    for _ in range(10):
+        together = threading.Barrier(4)
+        statuses: list[int] = []
+
+        def write(path: str, together: threading.Barrier, said: list[int]) -> None:
+            headers = {"Authorization": token(alice), "If-None-Match": "*"}
+            url = f"{gateway.url}/filesystem/{system}/files/content"
+            together.wait()
+            said.append(httpx.put(url, params={"path": path}, headers=headers, content=b"new").status_code)
+
+        paths = [f"{place}/file", f"{place}//file", f"{place}/again/file", f"{place}/./file"]
+        threads = [threading.Thread(target=write, args=(path, together, statuses)) for path in paths]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(statuses) == [201, 412, 412, 412]
+        (place / "file").unlink()
+
+
 def test_headers_in_several_lines(gateway: Gateway, alice: Person, place: Path) -> None:
     path = make(alice, place / "file", b"old")
 
