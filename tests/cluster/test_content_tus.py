@@ -475,6 +475,17 @@ def test_what_will_replace_a_file_is_for_nobody_else_to_read(alice: Person, plac
     assert names(place) == ["file", "new"]
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_what_replaces_a_file_is_for_the_same_group(alice: Person, place: Path, system: str) -> None:
+    path = make(alice, place / "file", b"secret")
+    project = alice.user.identity.groups[-1]
+    for group, then, mode in ((project, project, 0o660), (54322, alice.user.gid, 0o600)):
+        os.chown(path, alice.user.uid, group)
+        path.chmod(0o660)
+        assert patch(alice, begin(alice, place, 5, system), 0, b"12345").status_code == 204
+        assert (path.stat().st_gid, path.stat().st_mode & 0o777) == (then, mode)
+
+
 def test_state_without_content(alice: Person, place: Path) -> None:
     location = begin(alice, place, 5)
     hidden(place, "").unlink()

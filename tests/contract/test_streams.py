@@ -150,6 +150,33 @@ async def test_what_replaces_a_file_is_as_private_as_that(
     assert os.stat(path).st_mode & 0o7777 == 0o4751
 
 
+@pytest.mark.parametrize("way", ["replace", "write"])
+@pytest.mark.parametrize(("old", "foreign"), [(0o660, 0o600), (0o664, 0o644), (0o640, 0o600), (0o2775, 0o755)])
+async def test_what_replaces_a_file_is_for_the_same_group(
+    session: Session, streams: Streams, place: Place, way: str, old: int, foreign: int
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("there is one user, who may be in one group only")
+    path = place.write("file", b"old")
+
+    async def replaced(group: int) -> tuple[int, int]:
+        os.chown(path, place.user.uid, group)
+        os.chmod(path, old)
+        if way == "replace":
+            await streams.replace(path, blocks(b"new"))
+        else:
+            await (await session.files()).write(path, blocks(b"new"))
+        assert read(path) == b"new"
+        found = os.stat(path)
+        return found.st_gid, found.st_mode & 0o7777
+
+    project = place.user.identity.groups[-1]
+    assert project != place.user.gid
+    assert await replaced(project) == (project, old)
+    # Those in the user's own group were not those who might read it.
+    assert await replaced(54322) == (place.user.gid, foreign)
+
+
 async def test_creates_files_for_all_or_for_nobody_else(streams: Streams, place: Place) -> None:
     await streams.create(place / "public")
     await streams.create(place / "private", private=True)

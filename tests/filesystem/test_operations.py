@@ -499,6 +499,20 @@ async def test_compress_that_fails_leaves_the_old_archive(do, place):
     assert place.names() == [b"archive", b"dir"]
 
 
+async def test_compress_keeps_the_group_of_the_old_archive(do, place):
+    project = place.user.identity.groups[-1]
+    if project == place.user.gid:
+        pytest.skip("without root there is one user, who may be in one group only")
+    place.write("file", b"content")
+    path = place.write("archive", b"old")
+    for group, then, mode in ((project, project, 0o660), (54322, place.user.gid, 0o600)):
+        os.chown(path, place.user.uid, group)
+        os.chmod(path, 0o660)
+        await do(Compress, path=place / "file", targetPath=path)
+        assert members(path) == ["file"]
+        assert (os.stat(path).st_gid, os.stat(path).st_mode & 0o777) == (then, mode)
+
+
 async def test_compress_of_a_file_that_shrinks(do, place):
     path = place.write("big")
     os.truncate(path, 600_000_000)

@@ -289,6 +289,18 @@ def test_compress_while_a_file_changes(sh: Sh, words: str, succeeded: bool) -> N
     assert sh.left_over() == []
 
 
+def test_compress_opens_nothing_to_another_group(sh: Sh) -> None:
+    d = sh.directory
+    for name in ("file", "archive"):
+        (d / name).write_text("content")
+    own(d)
+    if os.geteuid() == 0:
+        os.chown(d / "archive", -1, 54322)
+    (d / "archive").chmod(0o660)
+    assert sh.run(jobs.compress(f"{d}/file", f"{d}/archive")).succeeded
+    assert (d / "archive").stat().st_mode & 0o777 == (0o600 if os.geteuid() == 0 else 0o660)
+
+
 def test_extract_takes_no_backslash_for_an_escape(sh: Sh) -> None:
     d = sh.directory
     (d / "file").write_text("content")

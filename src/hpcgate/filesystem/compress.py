@@ -8,6 +8,7 @@ from hpcgate.errors import BadRequest, CommandFailed
 from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
 from hpcgate.filesystem.models import CompressionType
+from hpcgate.ssh.command_files import ADOPT
 from hpcgate.ssh.files import temporary_name
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.words import failure, quote_if_needed
@@ -17,7 +18,9 @@ from hpcgate.ssh.words import failure, quote_if_needed
 # one in its place becomes a member. tar's status 1 says that a file changed while it was read: no failure, unless it
 # became shorter, for then tar fills it up with zeros. The work is done in the background because a shell that waits for
 # a command in the foreground takes no notice of a signal.
-_SCRIPT = """\
+_SCRIPT = (
+    ADOPT
+    + """\
 source=$1 parent=$2 name=$3 target=$4 new=$5 how=$6 follow=$7 pattern=$8 old=$9
 if [ -L "$target" ]; then
   target=$(readlink -fn -- "$target" && printf x) || { stat -L -- "$4" >/dev/null; exit 2; }
@@ -47,10 +50,11 @@ work() {
   case $statuses in *[1-9]*) return 2 ;; esac
 }
 work & wait "$!" || exit 2
-if [ -e "$target" ]; then chmod --reference="$target" -- "$temporary" || exit 2; fi
+if [ -e "$target" ]; then adopt "$target" "$temporary" || exit 2; fi
 mv -fT -- "$temporary" "$target" || exit 2
 trap - EXIT
 """
+)
 
 
 class PostCompressRequest(Parameters):

@@ -39,6 +39,7 @@ from hpcgate.errors import (
     PathNotFound,
     TooLarge,
 )
+from hpcgate.ssh.command_files import ADOPT
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.streams import SYNC_PATIENCE, Streams
 from hpcgate.ssh.words import quote, told
@@ -495,7 +496,9 @@ class Uploads:
             old = await self._streams.stat(target)
             if stat.S_ISDIR(old.mode):
                 raise IsADirectory(f"cp: cannot create regular file {quote(target)}: Is a directory")
-            await self._streams.chmod(path, stat.S_IMODE(old.mode))
+            done = await self._session.run(["sh", "-c", f'{ADOPT}adopt "$@"', "sh", target, path])
+            if not done.ok:
+                raise told(done.stderr, "chmod")
         await self._streams.move(path, target)
         await self._remove(self._info(upload.id))
 

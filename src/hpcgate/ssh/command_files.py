@@ -37,11 +37,22 @@ fi
 exec dd if="$1" bs=65536 iflag=fullblock,skip_bytes skip="$2" status=none
 """
 )
+# adopt OLD NEW: the new file, which replaces the old one, gets its group and mode. Where the user is not in that group,
+# those in the new file's group get no more than all others have.
+ADOPT = """\
+adopt() {
+  m=$((0$(stat -c %a -- "$1"))) || return
+  chgrp --reference="$1" -- "$2" 2>/dev/null || m=$((m & ~02070 | (m & 07) << 3))
+  chmod "$(printf %04o "$m")" -- "$2"
+}
+"""
 # $1 target, $2 temporary name, $3 mode of a new file or nothing, $4 trailer, $5 its length. The trailer tells a whole
 # upload from one whose connection broke: both are an end of file here. A shell that waits for a command in the
 # foreground takes no notice of a signal, hence the background. A signal that comes while dd begins must end dd first,
 # or it makes the file behind the back of rm.
-_WRITE = """\
+_WRITE = (
+    ADOPT
+    + """\
 t=$1
 if [ -L "$t" ]; then t=$(readlink -fn -- "$t" && printf x) || { cat -- "$1"; exit 1; }; t=${t%x}; fi
 if [ -d "$t" ]; then echo "Is a directory" >&2; exit 1; fi
@@ -55,13 +66,14 @@ dd of="$tmp" bs=65536 iflag=fullblock conv=excl status=none <&3 & wait "$!" || e
 n=$(($(stat -c %s -- "$tmp") - $5))
 [ "$n" -ge 0 ] && [ "$(tail -c "$5" -- "$tmp" | tr -d '\\0')" = "$4" ] || exit 97
 truncate -s "$n" -- "$tmp" || exit 1
-if [ -e "$t" ]; then chmod --reference="$t" -- "$tmp" || exit 1
+if [ -e "$t" ]; then adopt "$t" "$tmp" || exit 1
 elif [ -n "$3" ]; then chmod "$3" -- "$tmp" || exit 1
 fi
 mv -fT -- "$tmp" "$t" || exit 1
 trap - EXIT
 printf %s "$n"
 """
+)
 _STAT = "--printf=%f %i %d %h %u %g %s %X %Z %.3Y"
 _LS = ("ls", "-lnU", "--quoting-style=c", "--time-style=+%s")
 

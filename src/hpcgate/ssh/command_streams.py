@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from hpcgate.errors import AlreadyExists, ConnectionLost, GatewayError
-from hpcgate.ssh.command_files import REGULAR, TRAILER, CommandFiles, unwritable
+from hpcgate.ssh.command_files import ADOPT, REGULAR, TRAILER, CommandFiles, unwritable
 from hpcgate.ssh.files import Attributes, temporary_name
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.process import Process
@@ -35,7 +35,9 @@ done
 # one whose connection broke: both are an end of file here. A shell that waits for a command in the foreground takes no
 # notice of a signal, hence the background. What it leaves behind is the temporary file, whose path it says with that of
 # the file to replace.
-_STAGE = """\
+_STAGE = (
+    ADOPT
+    + """\
 t=$1
 if [ -L "$t" ]; then t=$(readlink -fn -- "$t" && printf x) || { cat -- "$1"; exit 1; }; t=${t%x}; fi
 if [ -d "$t" ]; then echo "dd: Is a directory" >&2; exit 1; fi
@@ -49,11 +51,12 @@ dd of="$tmp" bs=262144 iflag=fullblock conv=excl status=none <&3 & wait "$!" || 
 n=$(($(stat -c %s -- "$tmp") - $4))
 [ "$n" -ge 0 ] && [ "$(tail -c "$4" -- "$tmp" | tr -d '\\0')" = "$3" ] || exit 97
 truncate -s "$n" -- "$tmp" || exit 1
-if [ -e "$t" ]; then chmod --reference="$t" -- "$tmp" || exit 1; fi
+if [ -e "$t" ]; then adopt "$t" "$tmp" || exit 1; fi
 if [ -n "$5" ]; then sync -- "$tmp" || exit 1; fi
 trap - EXIT
 printf '%s\\0%s\\0%s' "$n" "$tmp" "$t"
 """
+)
 _EXTEND = """\
 exec 3<&0
 dd of="$1" bs=262144 seek="$2" iflag=fullblock oflag=seek_bytes conv=notrunc,nocreat status=none <&3 &

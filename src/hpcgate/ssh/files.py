@@ -21,6 +21,11 @@ PRIVATE = 0o600
 """The mode of a file whose content may be for nobody else."""
 
 
+def without_group(mode: int) -> int:
+    """Return the permission bits of a file of another group: those in it get no more than all others."""
+    return mode & ~0o2070 | (mode & 0o7) << 3
+
+
 @dataclass(frozen=True, slots=True)
 class Attributes:
     """What stat(2) says of a file. Times are Unix seconds, sizes bytes; `fraction` is mtime's, in milliseconds."""

@@ -46,6 +46,8 @@ class FileState:
 
     size: int
     mtime: int
+    uid: int
+    gid: int
 
 
 class _Request:
@@ -227,15 +229,17 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
         """Return what is known of an open file."""
         payload = await self._answer(_ATTRS, _FSTAT, _string(handle))
         flags, position = int.from_bytes(payload[:4], "big"), 4
-        size = mtime = 0
+        size = mtime = uid = gid = 0
         if flags & _ATTR_SIZE:
             size = int.from_bytes(payload[position : position + 8], "big")
             position += 8
-        position += 8 if flags & _ATTR_OWNERS else 0
+        if flags & _ATTR_OWNERS:
+            uid, gid = struct.unpack_from(">II", payload, position)
+            position += 8
         position += 4 if flags & _ATTR_PERMISSIONS else 0
         if flags & _ATTR_TIMES:
             mtime = int.from_bytes(payload[position + 4 : position + 8], "big")
-        return FileState(size, mtime)
+        return FileState(size, mtime, uid, gid)
 
     async def resize_file(self, handle: bytes, size: int) -> None:
         """Cut an open file to a size."""
@@ -244,6 +248,10 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
     async def set_mode(self, handle: bytes, mode: int) -> None:
         """Set the permission bits of an open file."""
         await self._answer(_STATUS, _FSETSTAT, _string(handle), struct.pack(">II", _ATTR_PERMISSIONS, mode))
+
+    async def set_owners(self, handle: bytes, uid: int, gid: int) -> None:
+        """Set the owner and the group of an open file; users can set groups that they are in, and no owner."""
+        await self._answer(_STATUS, _FSETSTAT, _string(handle), struct.pack(">III", _ATTR_OWNERS, uid, gid))
 
     async def sync_file(self, handle: bytes) -> None:
         """Have an open file on disk (fsync@openssh.com).

@@ -29,7 +29,7 @@ from hpcgate.errors import (
 )
 from hpcgate.ssh.command_files import CommandFiles, unwritable
 from hpcgate.ssh.errors import reason, translate
-from hpcgate.ssh.files import PRIVATE, Attributes, Counter, Entry, refuse_root, temporary_name
+from hpcgate.ssh.files import PRIVATE, Attributes, Counter, Entry, refuse_root, temporary_name, without_group
 from hpcgate.ssh.helper import Helper
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.runner import Runner
@@ -167,18 +167,19 @@ class SftpFiles:
 
     async def write(self, path: bytes, content: AsyncIterable[bytes], *, mode: int | None = None) -> int:
         """Write atomically, by up to `WINDOW` WRITEs at a time and posix-rename@openssh.com."""
-        target, old_mode = await self._target(path)
+        target, old = await self._target(path)
         directory = target[: target.rindex(b"/") + 1]
         temporary = directory + temporary_name()
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         try:
             try:
                 # What replaces a file is not for others to read before it has that file's mode.
-                async with self._open(temporary, flags, None if old_mode is None else PRIVATE) as file:
+                async with self._open(temporary, flags, None if old is None else PRIVATE) as file:
                     size = await self._fill(file, content)
-                    if (bits := mode if old_mode is None else old_mode) is not None:
-                        attributes = asyncssh.SFTPAttrs(permissions=stat.S_IMODE(bits))
-                        await self._patiently(file.setstat, attributes)
+                    if old is not None:
+                        mode = await self._adopt_group(file, old, path)
+                    if mode is not None:
+                        await self._patiently(file.setstat, asyncssh.SFTPAttrs(permissions=stat.S_IMODE(mode)))
                 await self._move(temporary, target)
             except asyncssh.SFTPError as error:
                 self._connected(error, path)
@@ -468,8 +469,21 @@ class SftpFiles:
 
     # Writing
 
-    async def _target(self, path: bytes) -> tuple[bytes, int | None]:
-        """Return the file that a write replaces, links resolved, and its mode if it exists."""
+    async def _adopt_group(self, file: asyncssh.SFTPClientFile, old: asyncssh.SFTPAttrs, path: bytes) -> int:
+        """Put a file into the group of the one that it replaces; return the mode that it should get then."""
+        mode = old.permissions or 0
+        new = await self._patiently(file.stat)
+        if old.gid is None or new.gid == old.gid:
+            return mode
+        try:
+            await self._patiently(file.setstat, asyncssh.SFTPAttrs(uid=new.uid, gid=old.gid))
+        except asyncssh.SFTPError as error:
+            self._connected(error, path)
+            return without_group(mode)
+        return mode
+
+    async def _target(self, path: bytes) -> tuple[bytes, asyncssh.SFTPAttrs | None]:
+        """Return the file that a write replaces, links resolved, and its attributes if it exists."""
         try:
             attributes = await self._patiently(self._sftp.lstat, path)
         except asyncssh.SFTPError as error:
@@ -488,7 +502,7 @@ class SftpFiles:
             raise failure(f"cp: cannot create regular file {quote(path)}", errno.EISDIR)
         if not stat.S_ISREG(mode):
             raise not_regular("cp", path)
-        return target, mode
+        return target, attributes
 
     async def _fill(self, file: asyncssh.SFTPClientFile, content: AsyncIterable[bytes]) -> int:
         window: deque[asyncio.Task[int]] = deque()

@@ -14,7 +14,7 @@ import asyncssh
 from hpcgate.errors import AlreadyExists, CommandFailed, GatewayError, TimedOut
 from hpcgate.ssh.command_streams import create_by_command
 from hpcgate.ssh.errors import translate
-from hpcgate.ssh.files import PRIVATE, Attributes, temporary_name
+from hpcgate.ssh.files import PRIVATE, Attributes, temporary_name, without_group
 from hpcgate.ssh.pace import PACE
 from hpcgate.ssh.sftp_bulk import BulkSftp
 from hpcgate.ssh.sftp_files import CLEANING, SftpFiles
@@ -164,19 +164,19 @@ class SftpStreams(SftpFiles):
         ready: Ready | None = None,
     ) -> int:
         """Write atomically, by WRITEs side by side, fsync@openssh.com and posix-rename@openssh.com."""
-        target, old_mode = await self._target(path)
-        if exclusive and old_mode is not None:
+        target, old = await self._target(path)
+        if exclusive and old is not None:
             raise failure(f"cp: cannot create regular file {quote(path)}", errno.EEXIST)
         temporary = target[: target.rindex(b"/") + 1] + temporary_name()
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         try:
             try:
                 # What replaces a file is not for others to read before it has that file's mode.
-                async with self._opened(temporary, flags, None if old_mode is None else PRIVATE) as handle:
+                async with self._opened(temporary, flags, None if old is None else PRIVATE) as handle:
                     writer = _Writer(self, handle, 0)
                     await writer.write(content)
-                    if old_mode is not None:
-                        await self._wait(self._bulk.set_mode(handle, stat.S_IMODE(old_mode)))
+                    if old is not None:
+                        await self._adopt(handle, old, path)
                     if sync:
                         await self._sync(handle, temporary)
                 if ready is not None:
@@ -189,6 +189,18 @@ class SftpStreams(SftpFiles):
             await self._sweep(temporary)
             raise
         return writer.end
+
+    async def _adopt(self, handle: bytes, old: asyncssh.SFTPAttrs, path: bytes) -> None:
+        """Give a file the group and the mode of the one that it replaces."""
+        mode = stat.S_IMODE(old.permissions or 0)
+        new = await self._wait(self._bulk.stat_file(handle))
+        if old.gid is not None and new.gid != old.gid:
+            try:
+                await self._wait(self._bulk.set_owners(handle, new.uid, old.gid))
+            except asyncssh.SFTPError as error:
+                self._connected(error, path)
+                mode = without_group(mode)
+        await self._wait(self._bulk.set_mode(handle, mode))
 
     async def extend(self, path: bytes, content: AsyncIterable[bytes], *, offset: int) -> int:
         """Write in place, by WRITEs side by side; SETSTAT cuts off what lies behind one that failed."""

@@ -11,6 +11,7 @@ from typing import Literal
 
 from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, NotSupported
+from hpcgate.ssh.command_files import ADOPT
 from hpcgate.transfers.base import BatchJob, JobLogs, Script, Submit, TransferJob
 from hpcgate.transfers.script import RESOLVE, STAGE, directives_for, job_script
 
@@ -81,6 +82,7 @@ echo 'Files were successfully removed.'
 # nor the old one becomes a member. tar's status 1 tells that a file changed while it was read, and the log has its
 # words; one that became shorter has been filled up with zeros, and is a failure.
 _COMPRESS = f"""\
+{ADOPT}
 {RESOLVE}
 case $target in */) fail "tar: $target: Cannot open: Is a directory" 2 ;; esac
 if [ -h "$target" ]; then resolve "$target"; target=$resolved; fi
@@ -109,7 +111,7 @@ else
   cd -- "$directory" || exit 2
   printf '%s\\0' "$name" | pack || exit
 fi
-if [ -e "$target" ]; then chmod --reference="$target" -- "$stage/new" || exit; fi
+if [ -e "$target" ]; then adopt "$target" "$stage/new" || exit; fi
 mv -f -T -- "$stage/new" "$target" || exit
 echo 'Files were successfully compressed.'
 """
