@@ -127,7 +127,7 @@ def walk(
 ) -> tuple[int, list[tuple[str, str]]]:
     """Check the demo's configuration, some of it changed; return the exit status, and mark and text of each line."""
     entry = cluster.cluster_settings("demo", **system)
-    config = cluster.write_gateway_config(tmp_path / "config.yaml", clusters=[entry], **(settings or {}))
+    config = cluster.write_gateway_config(tmp_path / "config.yaml", **{"clusters": [entry], **(settings or {})})
     argv = [sys.executable, "-m", "hpcgate.cli", "check", str(config), "--connect", *options]
     done = subprocess.run(
         argv, capture_output=True, text=True, check=False, timeout=90, env={**os.environ, **(env or {})}
@@ -294,6 +294,17 @@ def test_max_startups(cluster: Cluster, tmp_path: Path) -> None:
     mark, text = only(lines, "of 12 logins at once")
     assert (status, mark) == (1, BAD)
     assert "raise MaxStartups to 36:30:100" in text
+    sshd.stop()
+
+
+def test_several_systems_of_one_login_node(cluster: Cluster, tmp_path: Path) -> None:
+    """Their logins are not tried at the same time: together they are more than sshd takes."""
+    sshd = cluster.start_sshd(max_startups="16:100:20")
+    ssh = {"port": sshd.port, "host_keys": [sshd.host_public_key]}
+    entries = [cluster.cluster_settings(name, ssh=ssh) for name in ("one", "two", "three", "four")]
+    status, lines = walk(cluster, tmp_path, settings={"clusters": entries})
+    assert status == 0, lines
+    assert len([text for mark, text in lines if mark == GOOD and "8 logins at once were all taken" in text]) == 4
     sshd.stop()
 
 

@@ -99,7 +99,7 @@ def site(cluster: Cluster, store: ObjectStore) -> Iterator[Gateway]:
     notices = cluster.directory / "notices"
     notices.mkdir()
     transfer = {"data_operation": {"data_transfer": store.settings(poll_interval=0.5)}}
-    # Three systems on one login node: a check tries more logins at once than sshd's default allows.
+    # Three systems on one login node, and users who log in meanwhile: more at once than sshd takes by default.
     sshd = cluster.start_sshd(max_startups="100:30:300")
     config = cluster.write_gateway_config(
         cluster.directory / "docs.yaml",

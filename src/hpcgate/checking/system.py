@@ -49,7 +49,12 @@ else echo good; fi
 
 
 async def look_at_system(
-    settings: Cluster, credentials: CredentialSource, who: Who | None, authorizer: Authorizer | None = None
+    settings: Cluster,
+    credentials: CredentialSource,
+    who: Who | None,
+    authorizer: Authorizer | None = None,
+    *,
+    turn: asyncio.Lock,
 ) -> list[tuple[str, Finding]]:
     """Look at a system, at all of it at the same time where that changes no result.
 
@@ -58,6 +63,7 @@ async def look_at_system(
         credentials: Where SSH credentials come from.
         who: Whom to log in as; None if there is nobody, then what needs a login is left out.
         authorizer: The service that says who may use which system, if there is one.
+        turn: Held while many logins are tried at once: several systems may have the same login node.
 
     Returns:
         What each finding is about, and the finding.
@@ -66,7 +72,7 @@ async def look_at_system(
     try:
         about = settings.name
         found = [(about, finding) for finding in await survey(settings.name, settings.ssh)]
-        found += await _as_somebody(settings, credentials, who, authorizer)
+        found += await _as_somebody(settings, credentials, who, authorizer, turn)
         found += [(about, finding) for finding in await stores]
     finally:
         stores.cancel()
@@ -75,7 +81,11 @@ async def look_at_system(
 
 
 async def _as_somebody(
-    settings: Cluster, credentials: CredentialSource, who: Who | None, authorizer: Authorizer | None
+    settings: Cluster,
+    credentials: CredentialSource,
+    who: Who | None,
+    authorizer: Authorizer | None,
+    turn: asyncio.Lock,
 ) -> list[tuple[str, Finding]]:
     if who is None:
         return [
@@ -97,7 +107,7 @@ async def _as_somebody(
         return [(settings.name, Finding(False, f"nobody to log in as: {_words(error)}", who.advice, "token"))]
     entries = (settings.ssh.host,) if isinstance(settings.ssh.host, str) else settings.ssh.host
     nodes = [settings.ssh.model_copy(update={"host": entry}) for entry in entries]
-    walked = await asyncio.gather(*(_Walk(settings, ssh, credentials, principal).all() for ssh in nodes))
+    walked = await asyncio.gather(*(_Walk(settings, ssh, credentials, principal, turn).all() for ssh in nodes))
     several = len(nodes) > 1
     asked = [] if authorizer is None else [(settings.name, await _authorization(settings, principal, authorizer))]
     return asked + [
@@ -125,12 +135,18 @@ class _Walk:
     """One login node, as one user, on one connection of its own."""
 
     def __init__(
-        self, settings: Cluster, ssh: SshSettings, credentials: CredentialSource, principal: Principal
+        self,
+        settings: Cluster,
+        ssh: SshSettings,
+        credentials: CredentialSource,
+        principal: Principal,
+        turn: asyncio.Lock,
     ) -> None:
         self._settings = settings
         self._ssh = ssh
         self._credentials = credentials
         self._principal = principal
+        self._turn = turn
         self._opens_channels = False
         own: dict[str, Any] = {"max_clients": 1, "failed_login_pause": 0, "files": "sftp", "max_sessions": None}
         self._pool = Pool(settings.name, ssh.model_copy(update=own), credentials)
@@ -146,7 +162,8 @@ class _Walk:
             if not self._opens_channels:
                 return found
             found += await self._guarded("clock", self._clock)
-            found += await self._guarded("MaxStartups", self._startups)
+            async with self._turn:
+                found += await self._guarded("MaxStartups", self._startups)
             found += await self._guarded("SFTP", self._sftp)
             found += await self._guarded("scheduler", self._scheduler)
             paths = [file_system.path for file_system in self._settings.file_systems]

@@ -54,9 +54,13 @@ async def walk(settings: Settings, token: str | None = None) -> list[tuple[str, 
         authorizer = None if settings.auth.authorization is None else OpenFga(settings.auth.authorization)
         if authorizer is not None:
             stack.push_async_callback(authorizer.close)
+        turn = asyncio.Lock()
         idp, *systems = await asyncio.gather(
             _about_idp(settings, jwks),
-            *(look_at_system(cluster, credentials, who(cluster), authorizer) for cluster in settings.clusters),
+            *(
+                look_at_system(cluster, credentials, who(cluster), authorizer, turn=turn)
+                for cluster in settings.clusters
+            ),
         )
         return [*idp, *(found for system in systems for found in system)]
 
