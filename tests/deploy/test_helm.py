@@ -313,6 +313,7 @@ def loaded(plugin: Any) -> Any:
         {"terminationGracePeriodSeconds": 40},
         {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}},
         {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}},
+        {"metrics": {"enabled": False, "serviceMonitor": {"enabled": True}}},
         {"ingress": {"enabled": True}},
         {"httpRoute": {"enabled": True}},
         {"service": {"type": "ExternalName"}},
