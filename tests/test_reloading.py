@@ -120,6 +120,23 @@ async def test_what_did_not_change_is_handed_on_and_closed_by_the_last(
     assert closed.count(third) == 1
 
 
+async def test_what_is_not_taken_up_writes_nothing_on_the_board(settings: Callable[..., Settings]) -> None:
+    token_url = {"token_url": "http://127.0.0.1:9/token", "public_certs": settings().auth.authentication.public_certs}
+    async with Gateway.open(settings()) as before, asyncio.timeout(10):
+        board = before.systems["daint"].board
+        while board.last_round is None:
+            await asyncio.sleep(0.01)
+        before.rest()
+        board.works()
+        async with Gateway.open(settings(auth={"authentication": token_url}), before=before) as after:
+            assert after.systems["daint"].board is board
+            await asyncio.sleep(0.2)
+            assert board.well
+            after.follow(before)
+            while board.well:
+                await asyncio.sleep(0.01)
+
+
 async def test_who_waits_at_a_system_of_two_gateways_counts_once(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -269,6 +269,7 @@ class Gateway:
         self.stopping = False
         self.asked_ready_at: float | None = None
         self._background: Iterable[asyncio.Task[None]] = ()
+        self._serving = asyncio.Event()
 
     def settling(self) -> bool:
         """Say whether many users log in at once."""
@@ -321,7 +322,11 @@ class Gateway:
                 if not prober.idle:
                     probers[name] = prober
                 stack.push_async_callback(prober.close)
-            jobs = [prober.run() for prober in probers.values()]
+            serving = asyncio.Event()
+            if before is None:
+                serving.set()
+            # The boards may be those of the gateway that serves, which may go on to.
+            jobs = [_once(serving, prober.run) for prober in probers.values()]
             if settings.state_directory is not None:
                 calendars = {name: system.calendar for name, system in systems.items()}
                 watch = Watch(Notices(Path(settings.state_directory)), calendars)
@@ -330,13 +335,15 @@ class Gateway:
             background = await stack.enter_async_context(_background(jobs))
             opened = cls(holdings, tokens, jwks, authorizer, probers, telemetry)
             opened._background = background
+            opened._serving = serving
             yield opened
 
     def follow(self, before: "Gateway") -> None:
         """Take over from the gateway that served so far what holds for all requests of the process, whichever serves.
 
-        Those that still run there and those that come here may change the same file.
+        Those that still run there and those that come here may change the same file. The probes begin.
         """
+        self._serving.set()
         self.locks = before.locks
         self.uploads = before.uploads
         self.admission = before.admission
@@ -369,6 +376,11 @@ def _prober(system: System, settings: Settings, credentials: CredentialSource, t
         system.jobs.run,
         system.board,
     )
+
+
+async def _once(event: asyncio.Event, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    await event.wait()
+    await job()
 
 
 @asynccontextmanager
