@@ -52,7 +52,7 @@ def settings(idp: Idp) -> Callable[..., OidcSettings]:
     """Make settings whose keys come from the IdP; a cool-down that is over at once unless the test says otherwise."""
 
     def make(**changes: Any) -> OidcSettings:
-        given = {"token_url": "http://127.0.0.1/token", "public_certs": (idp.url,), "jwks_cooldown": 0.001, **changes}
+        given = {"token_url": "http://127.0.0.1/token", "public_certs": (idp.url,), "jwks_cooldown": 1e-6, **changes}
         return OidcSettings(**given)
 
     return make

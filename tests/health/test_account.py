@@ -57,7 +57,7 @@ def oidc(server: TestServer) -> OidcSettings:
     return OidcSettings(
         token_url=str(server.make_url("/token")),
         public_certs=(str(server.make_url("/jwks")),),
-        jwks_cooldown=0.001,
+        jwks_cooldown=1e-6,
     )
 
 
@@ -97,6 +97,7 @@ async def test_new_keys_of_the_provider_cost_one_more_token(
             TokenVerifier(oidc, jwks),
         )
         await account.principal()
+        await jwks.renew()  # joins the first fetch, up to its very end
         provider.which = 1
         await jwks.renew()
         assert (await account.principal()).username == "health"
