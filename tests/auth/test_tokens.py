@@ -317,7 +317,7 @@ async def test_a_remembered_token_ends_when_it_should(
     clock = SimpleNamespace(time=lambda: now)
     monkeypatch.setattr(tokens_module, "time", clock)
     verify = await verifier(min_token_ttl=ttl)
-    text = token(payload=claims(exp=now + 300))
+    text = token(payload=claims(iat=now, exp=now + 300))
     principal = await verify.principal(text)
     clock.time = lambda: now + 300 - ttl - 0.01
     assert await verify.principal(text) is principal
@@ -332,7 +332,7 @@ async def test_leeway_holds_for_remembered_tokens_too(verifier: Verifier, monkey
     clock = SimpleNamespace(time=lambda: now)
     monkeypatch.setattr(tokens_module, "time", clock)
     verify = await verifier(leeway=30)
-    text = token(payload=claims(exp=now + 300))
+    text = token(payload=claims(iat=now, exp=now + 300))
     principal = await verify.principal(text)
     clock.time = lambda: now + 329
     assert await verify.principal(text) is principal

@@ -36,9 +36,14 @@ def test_the_disk_is_full(scene: Scene, before: Vitals) -> None:
     with Load(scene.gateway.url, [(scene.cluster.token(alice), str(disk))] * 4, {"put_and_get": put_and_get}) as load:
         time.sleep(0.7)
         assert not load.errors
-        with contextlib.suppress(OSError):
-            filler.write_bytes(bytes(1_000_000))
-        time.sleep(1)
+        # What an upload under way gives back is taken too, or there would be room for the next ones.
+        with filler.open("wb", buffering=0) as fill:
+            full = time.monotonic() + 1
+            while time.monotonic() < full:
+                with contextlib.suppress(OSError):
+                    fill.write(bytes(4096))
+                    continue
+                time.sleep(0.01)
         filler.unlink()
         healed = time.monotonic()
         eventually(lambda: len(load.good_since(healed)) > 20, RECOVERY)
