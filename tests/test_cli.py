@@ -64,6 +64,15 @@ def test_check(config: Path) -> None:
     assert "clusters[0].ssh.port" in bad.stdout
 
 
+@pytest.mark.parametrize("option", ["--token", "--token-file"])
+def test_check_refuses_a_token_that_it_would_not_use(config: Path, option: str) -> None:
+    done = run("check", str(config), option, "abc")
+    assert done.returncode == 2
+    assert "--connect" in done.stderr
+    # In the environment it may stand for other commands.
+    assert run("check", str(config), env={**os.environ, "HPCGATE_TOKEN": "abc"}).returncode == 0
+
+
 def test_serve_refuses_a_bad_configuration(config: Path) -> None:
     config.write_text("auth: {}\n")
     done = run("serve", "--config", str(config))

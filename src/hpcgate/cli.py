@@ -82,6 +82,7 @@ def serve(
 
 @app.command()
 def check(
+    context: typer.Context,
     config: Annotated[Path, typer.Argument(readable=False, help="The configuration file (YAML).")],
     connect: Annotated[
         bool, typer.Option("--connect", help="Call all that it names: the IdP, login nodes, schedulers, stores.")
@@ -99,6 +100,8 @@ def check(
     """
     from hpcgate.config.check import report
 
+    if not connect and any(_typed(context, name) for name in ("token", "token_file")):
+        raise typer.BadParameter("a token is for --connect; without it nothing is called", param_hint="--token")
     lines, status = report(config)
     findings: list[tuple[str, Any]] = []
     if connect and status == 0:
@@ -130,6 +133,12 @@ def check(
             advice = f" \N{RIGHTWARDS ARROW} {finding.advice}" if finding.advice else ""
             typer.echo(f"{OUTCOMES[finding.good][1]} {about}: {finding.text}{advice}")
     raise typer.Exit(status)
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    """Say whether an option stands on the command line, not only in the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 OUTCOMES = {True: ("ok", "\N{CHECK MARK}"), None: ("warning", "!"), False: ("failed", "\N{BALLOT X}")}
