@@ -1,5 +1,6 @@
 """What is around the gateway fails under load: Slurm, disks, the identity provider, clients, its own descriptors."""
 
+import asyncio
 import contextlib
 import resource
 import socket
@@ -10,7 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from hpcgate.demo.cluster import Cluster
-from tests.faults.conftest import PATIENCE, Scene
+from tests.attack.key_service import KeyService
+from tests.faults.conftest import PATIENCE, Scene, at_rest, load
 from tests.faults.load import READS, Client, Load, Wrong, jobs, put_and_get, stat
 from tests.faults.vitals import RECOVERY, Vitals, comes_back, eventually, vitals
 
@@ -65,6 +67,49 @@ def test_the_identity_provider_is_down(scene: Scene, before: Vitals) -> None:
     finally:
         scene.cluster.idp.start()
     comes_back(scene.gateway.url, before)
+
+
+def test_certificates_expire_while_they_are_used(cluster: Cluster) -> None:
+    lifetime = 8
+    sshd = cluster.start_sshd(static_keys=False, max_startups="10:30:100")
+    people = [cluster.user(role) for role in ("alice", "bob")]
+    for user in people:
+        cluster.as_user(user, ["truncate", "--size=20M", "long"])
+    with KeyService(cluster.authority.private_text(), lifetime=lifetime) as service:
+        config = cluster.write_gateway_config(
+            cluster.directory / "short-lived.yaml",
+            clusters=[cluster.cluster_settings(sshd=sshd, ssh={"timeout": PATIENCE}, probing=None)],
+            ssh_credentials={"type": "SSHService", "url": service.url, "keys": None},
+            metrics={"path": "/metrics"},
+            http={"keep_alive": 2, "drain": 0},
+        )
+        gateway = cluster.start_gateway(config)
+        try:
+            before = at_rest(gateway, load(cluster, gateway))
+            earlier = service.issued[people[0].name]
+            with load(cluster, gateway, stat=stat, put_and_get=put_and_get, slowly=slowly) as busy:
+                time.sleep(2.5 * lifetime)
+            assert not busy.errors, dict(busy.summary())
+            assert busy.summary()["slowly: ok"] > 5
+            # Each has logged in again and again.
+            assert service.issued[people[0].name] >= earlier + 3
+            assert '"why": "expired"' in gateway.log.read_text()
+            comes_back(gateway.url, before)
+        finally:
+            gateway.stop()
+            sshd.stop()
+
+
+async def slowly(client: Client) -> None:
+    """Take a second and more over a download, so that some last longer than the certificate."""
+    where = f"{client.base}/filesystem/{client.system}/files/content"
+    taken = 0
+    async with client.http.get(where, params={"path": f"{client.home}/long"}) as answer:
+        async for block in answer.content.iter_chunked(2_000_000):
+            taken += len(block)
+            await asyncio.sleep(0.1)
+    if answer.status != 200 or taken != 20 * 1024 * 1024:
+        raise Wrong(answer.status, f"{taken} bytes of 20 MiB")
 
 
 async def download(client: Client) -> None:
