@@ -6,10 +6,12 @@ import asyncio
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
+import uvloop
 
 from hpcgate.config import SshSettings
 from hpcgate.demo.sshd import Sshd
@@ -17,6 +19,7 @@ from hpcgate.errors import HostKeyRefused, LoginNodeUnreachable
 from hpcgate.ssh import nodes as nodes_module
 from hpcgate.ssh.nodes import STAGGER, Nodes, reach
 from hpcgate.ssh.pool import Pool
+from tests.ssh.conftest import MakePool
 from tests.ssh.nodes import LoginNodes, principal
 
 USERS = [f"user{number}" for number in range(3000)]
@@ -153,11 +156,11 @@ async def test_a_wrong_host_key_is_told_and_not_gone_around(nodes: LoginNodes, t
     await pool.close()
 
 
-@pytest.fixture
-def silent() -> Iterator[tuple[str, int]]:
-    """An address that does not answer: its queue is full, so that the kernel drops what comes."""
+@contextmanager
+def silent(port: int) -> Iterator[str]:
+    """An address that does not answer at a port: its queue is full, so that the kernel drops what comes."""
     with socket.socket() as listening:
-        listening.bind(("127.0.0.2", 0))
+        listening.bind(("127.0.0.2", port))
         listening.listen(0)
         callers = []
         for _ in range(8):
@@ -165,9 +168,24 @@ def silent() -> Iterator[tuple[str, int]]:
             caller.setblocking(False)
             caller.connect_ex(listening.getsockname())
             callers.append(caller)
-        yield listening.getsockname()
+        yield "127.0.0.2"
         for caller in callers:
             caller.close()
+
+
+@contextmanager
+def frozen(port: int) -> Iterator[str]:
+    """An address that takes connections and says nothing, as that of a machine that hangs."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.2", port))
+        listening.listen(100)
+        yield "127.0.0.2"
+
+
+@contextmanager
+def refusing(port: int) -> Iterator[str]:
+    """An address where nobody listens."""
+    yield "127.0.0.3"
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
@@ -177,23 +195,50 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
     monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", getaddrinfo)
 
 
+@pytest.mark.parametrize("dead", [silent, frozen, refusing])
 async def test_a_dead_address_of_a_name_costs_a_moment(
-    monkeypatch: pytest.MonkeyPatch, silent: tuple[str, int]
+    monkeypatch: pytest.MonkeyPatch, sshd: Sshd, dead: Callable[[int], AbstractContextManager[str]]
 ) -> None:
-    port = silent[1]
-    with socket.socket() as living:
-        living.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        living.bind(("127.0.0.1", port))
-        living.listen(50)
-        for dead, most in ((silent[0], STAGGER + 0.5), ("127.0.0.3", 0.5)):
-            resolve_to(monkeypatch, "127.0.0.1", dead)
-            for user in USERS[:6]:
-                started = time.monotonic()
-                sock = await reach("login.example.org", port, user)
-                assert sock is not None
-                with sock:
-                    assert sock.getpeername()[0] == "127.0.0.1"
-                assert time.monotonic() - started < most
+    with dead(sshd.port) as address:
+        resolve_to(monkeypatch, sshd.host, address)
+        for user in USERS[:6]:
+            started = time.monotonic()
+            sock = await reach("login.example.org", sshd.port, user)
+            assert sock is not None
+            with sock:
+                assert sock.getpeername()[0] == sshd.host
+            assert time.monotonic() - started < STAGGER + 3
+
+
+@pytest.mark.parametrize("dead", [silent, frozen, refusing])
+async def test_everybody_gets_past_a_dead_address(
+    monkeypatch: pytest.MonkeyPatch,
+    make_pool: MakePool,
+    sshd: Sshd,
+    nodes: LoginNodes,
+    dead: Callable[[int], AbstractContextManager[str]],
+) -> None:
+    with dead(sshd.port) as address:
+        resolve_to(monkeypatch, sshd.host, address)
+        # Whichever of the two comes first: the order is the user's.
+        monkeypatch.setattr(nodes_module, "_weight", lambda _, host: host.encode())
+        assert await used(make_pool(sshd, host="login.example.org"), nodes.alice.name) == str(sshd.port)
+        monkeypatch.setattr(nodes_module, "_weight", lambda _, host: bytes(255 - byte for byte in host.encode()))
+        assert await used(make_pool(sshd, host="login.example.org"), nodes.alice.name) == str(sshd.port)
+
+
+def test_what_the_server_says_first_is_left_to_be_read(sshd: Sshd) -> None:
+    async def first_line(frozen: str) -> bytes:
+        addresses = [(socket.AF_INET, (frozen, sshd.port)), (socket.AF_INET, (sshd.host, sshd.port))]
+        reader, writer = await asyncio.open_connection(sock=await nodes_module._first(addresses))
+        line = await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+        return line
+
+    with frozen(sshd.port) as address:
+        # The event loop that serves is another one than that of most tests.
+        assert uvloop.run(first_line(address)).startswith(b"SSH-2.0-")
 
 
 async def test_no_address_answers(monkeypatch: pytest.MonkeyPatch) -> None:

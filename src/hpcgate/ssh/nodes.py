@@ -66,6 +66,8 @@ async def reach(host: str, port: int, username: str) -> socket.socket | None:
     """Connect to the first address of a name that answers; None if it has only one, which takes no choice.
 
     The addresses are tried in the user's order, the next one a moment after the one before or as soon as that fails.
+    Only what is said is an answer: the kernel of a machine that hangs may go on to take connections. A server's first
+    words wait for nothing from the client (RFC 4253, section 4.2), and are left in the socket.
 
     Raises:
         OSError: The name is not known, or no address can be connected to.
@@ -87,7 +89,7 @@ async def _first(addresses: Sequence[tuple[int, Any]]) -> socket.socket:
     try:
         while winner is None and (waiting or tries):
             if waiting:
-                tries.add(asyncio.create_task(_connected(*waiting.pop())))
+                tries.add(asyncio.create_task(_answering(*waiting.pop())))
             done, _ = await asyncio.wait(
                 tries, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
             )
@@ -108,15 +110,27 @@ async def _first(addresses: Sequence[tuple[int, Any]]) -> socket.socket:
     return winner
 
 
-async def _connected(family: int, address: Any) -> socket.socket:
+async def _answering(family: int, address: Any) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, address)
+        await _spoken(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def _spoken(sock: socket.socket) -> None:
+    """Wait until there is something to read, be it the end."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sock)
 
 
 def _close(task: "asyncio.Task[socket.socket]") -> None:
