@@ -1,8 +1,25 @@
 """Who is served, who waits, and who is refused."""
 
-import time
+import pytest
 
+from hpcgate import admission as admission_module
 from hpcgate.admission import ALONE, CALM, FLOOR, HARD, LATELY, SETTLED, SHARE, START, Admission
+
+
+class Clock:
+    """The admission's clock, which goes on when a test says so."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(admission_module, "time", clock)
+    return clock
 
 
 class Caller:
@@ -76,11 +93,11 @@ def test_the_first_to_come_is_the_first_to_be_let_in_and_the_gone_take_no_room()
     assert admission.refused == 0
 
 
-def test_who_has_waited_too_long_and_who_would_is_refused() -> None:
+def test_who_has_waited_too_long_and_who_would_is_refused(clock: Clock) -> None:
     admission = Admission(2000, 0.05)
     patient, late = Caller(), Caller()
     admission.wait(patient, START)
-    time.sleep(0.06)
+    clock.now += 0.06
     admission.wait(late, START)
     look(admission, lag=1.0, busy=1.0, running=START)
     assert (patient.fate, late.fate) == ("away", "")
@@ -147,7 +164,7 @@ def test_callers_take_turns_and_who_has_most_waiting_is_refused_first() -> None:
     assert greedy[2].fate == ""
 
 
-def test_nobody_is_refused_because_many_log_in() -> None:
+def test_nobody_is_refused_because_many_log_in(clock: Clock) -> None:
     admission = Admission(2000, 0.02)
     admission.settling = lambda: True
     look(admission, busy=1.0, running=START, done=1)
@@ -155,19 +172,19 @@ def test_nobody_is_refused_because_many_log_in() -> None:
     callers = [Caller(key=bytes([number])) for number in range(200)]
     for caller in callers:
         admission.wait(caller, START)
-    time.sleep(0.03)
+    clock.now += 0.03
     look(admission, busy=1.0, running=START, done=1)
     assert admission.refused == 0
 
 
-def test_what_has_come_while_many_logged_in_is_done_first() -> None:
+def test_what_has_come_while_many_logged_in_is_done_first(clock: Clock) -> None:
     admission = Admission(2000, 0.02)
     admission.settling = lambda: True
     look(admission, busy=1.0, running=START, done=1)
     admission.settling = lambda: False
     for _ in range(200):
         admission.wait(Caller(), START)
-    time.sleep(0.03)
+    clock.now += 0.03
     for _ in range(int(SETTLED / 0.1) - 1):
         look(admission, busy=1.0, running=2000, done=1)
         assert admission.refused == 0

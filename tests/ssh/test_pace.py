@@ -1,9 +1,12 @@
 """Streams give way to small requests, and to nobody else."""
 
 import asyncio
-import time
+from types import SimpleNamespace
 
-from hpcgate.ssh.pace import LEAST, MOST, Pace
+import pytest
+
+from hpcgate.ssh import pace as pace_module
+from hpcgate.ssh.pace import LATE, LEAST, MOST, Pace
 
 
 async def test_nobody_waits_nobody_pauses() -> None:
@@ -24,13 +27,26 @@ async def test_streams_pause_while_somebody_waits() -> None:
     assert pace._small == 0
 
 
-async def test_a_late_event_loop_makes_longer_pauses_within_bounds() -> None:
+async def test_a_late_event_loop_makes_longer_pauses_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, late = 1000.0, 0.005
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(seconds)
+        now += seconds + late
+
+    # A loop whose lateness is the test's, whatever the machine has to do.
+    loop = SimpleNamespace(time=lambda: now)
+    monkeypatch.setattr(pace_module, "asyncio", SimpleNamespace(get_running_loop=lambda: loop, sleep=sleep))
     pace = Pace()
     with pace.small():
         for _ in range(40):
-            asyncio.get_running_loop().call_soon(time.sleep, 0.005)
             await pace.turn()
-        assert LEAST * 4 < pace._pause <= MOST
+        assert slept[0] == LEAST
+        assert slept == sorted(slept)
+        assert slept[-1] == MOST
+        late = LATE / 2
         for _ in range(200):
             await pace.turn()
-    assert pace._pause < MOST
+    assert slept[-1] == LEAST
