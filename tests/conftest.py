@@ -1,5 +1,6 @@
 """One real demo cluster and one gateway before it, for all tests that need them."""
 
+import socket
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -68,3 +69,11 @@ def alice(person: Callable[[str], Person]) -> Person:
 def bob(person: Callable[[str], Person]) -> Person:
     """The second user."""
     return person("bob")
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port where nobody listens, and nobody can begin to."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]

@@ -45,16 +45,23 @@ def settings(tmp_path: Path) -> Callable[..., Settings]:
     return make
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
 async def test_no_task_is_left(settings: Callable[..., Settings]) -> None:
     served: list[Gateway] = []
     at_first = asyncio.all_tasks()
     async with Gateways(settings(), SILENT, served.append) as gateways:
+        await until(lambda: served[0].tokens.ready)
         await asyncio.sleep(0.1)
         usual = len(asyncio.all_tasks())
         for _ in range(5):
             assert await gateways.reload(settings, list)
-            await asyncio.sleep(0.1)
-        assert len(asyncio.all_tasks()) == usual
+            await until(lambda: "0 before" in repr(gateways))
+        await until(lambda: len(asyncio.all_tasks()) <= usual)
         assert len(set(map(id, served))) == 6
     assert asyncio.all_tasks() == at_first
 
@@ -91,7 +98,7 @@ async def test_what_did_not_change_is_handed_on_and_closed_by_the_last(
 
         async def reload(**changes: Any) -> tuple[bool, bool, bool]:
             assert await gateways.reload(lambda: settings(**changes), list)
-            await asyncio.sleep(0.1)
+            await until(lambda: "0 before" in repr(gateways))
             one, other = served[-2].holdings, served[-1].holdings
             assert served[-1].rates is other.rates.value
             return (

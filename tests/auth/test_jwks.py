@@ -54,10 +54,8 @@ async def test_an_idp_that_is_down_at_the_start_is_asked_until_it_is_up(idp: Idp
     assert set(failures(logs)) == {"HTTP status 502"}
 
 
-async def test_nobody_at_the_address_is_a_failure_that_is_logged(
-    unused_tcp_port: int, settings: Make, logs: Logs
-) -> None:
-    async with Jwks(settings(public_certs=(f"http://127.0.0.1:{unused_tcp_port}/jwks",))) as jwks:
+async def test_nobody_at_the_address_is_a_failure_that_is_logged(closed_port: int, settings: Make, logs: Logs) -> None:
+    async with Jwks(settings(public_certs=(f"http://127.0.0.1:{closed_port}/jwks",))) as jwks:
         await eventually(lambda: bool(failures(logs)))
         assert not jwks.ready
 
@@ -84,7 +82,8 @@ async def test_a_source_that_fails_keeps_its_last_good_keys(idp: Idp, settings: 
             healthy = {name: getattr(idp, name) for name in fault}
             for name, value in fault.items():
                 setattr(idp, name, value)
-            before = len(failures(logs))
+            # One answer may have been on its way already.
+            before = len(failures(logs)) + 1
             await eventually(lambda before=before: len(failures(logs)) > before)  # type: ignore[misc]
             assert jwks.has("RSA-0")
             for name, value in healthy.items():
@@ -100,7 +99,7 @@ async def test_sources_are_independent(idp: Idp, settings: Make, tmp_path: Path)
     file.write_text(json.dumps({"keys": [jwk("P-256", 5)]}))
     sources = (missing.as_uri(), idp.url, file.as_uri(), "ldap://127.0.0.1/")
     given = settings().model_copy(update={"public_certs": sources, "jwks_refresh": 0.02})
-    idp.delay = 0.1
+    idp.delay = 1
     async with Jwks(given) as jwks:
         await eventually(lambda: jwks.has("P-256-5"))
         assert not jwks.has("RSA-0")
@@ -278,7 +277,7 @@ async def test_the_log_holds_neither_keys_nor_the_password_of_a_url(idp: Idp, se
             ((name, value),) = change.items()
             healthy = getattr(idp, name)
             setattr(idp, name, value)
-            before = len(failures(logs))
+            before = len(failures(logs)) + 1
             await eventually(lambda before=before: len(failures(logs)) > before)  # type: ignore[misc]
             setattr(idp, name, healthy)
     text = repr(logs)

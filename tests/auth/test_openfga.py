@@ -162,10 +162,10 @@ async def test_an_answer_that_breaks_off_is_none(serve: Serve, openfga: Callable
 
 
 async def test_a_service_that_is_down_or_hangs_is_unavailable(
-    service: Service, openfga: Callable[..., OpenFga], unused_tcp_port: int, logs: Logs
+    service: Service, openfga: Callable[..., OpenFga], closed_port: int, logs: Logs
 ) -> None:
     with pytest.raises(Unavailable):
-        await openfga(url=f"http://127.0.0.1:{unused_tcp_port}/").authorize(ALICE, "daint")
+        await openfga(url=f"http://127.0.0.1:{closed_port}/").authorize(ALICE, "daint")
     service.delay = 30
     hanging = openfga(timeout=0.1)
     started = time.monotonic()
@@ -178,7 +178,7 @@ async def test_a_service_that_is_down_or_hangs_is_unavailable(
     assert [event["reason"] for event in logs] == ["ClientConnectorError", "no answer within its time-out"]
     for text in (repr(logs), repr(caught.value), caught.value.message):
         assert ALICE.token not in text
-        assert str(unused_tcp_port) not in text
+        assert str(closed_port) not in text
 
 
 async def test_no_time_out_waits_a_minute(service: Service, openfga: Callable[..., OpenFga]) -> None:

@@ -515,7 +515,8 @@ async def test_compress_keeps_the_group_of_the_old_archive(do, place):
 
 async def test_compress_of_a_file_that_shrinks(do, place):
     path = place.write("big")
-    os.truncate(path, 600_000_000)
+    # What is missing is padded and compressed all the same, which must not take as long as a command may.
+    os.truncate(path, 200_000_000)
     place.write("archive", b"old")
     task = asyncio.create_task(do(Compress, path=path, targetPath=place / "archive"))
     async with asyncio.timeout(5):

@@ -87,7 +87,7 @@ async def test_a_server_that_does_not_answer_is_given_up(session: Session, place
     fresh = await session._files_behind()
     assert fresh is not files
     assert len(await fresh.listing(place / "")) == 1
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ async def test_a_port_where_nobody_listens(make_pool: MakePool, nodes: LoginNode
     started = time.perf_counter()
     with pytest.raises(LoginNodeUnreachable, match="connection refused") as caught:
         await use(make_pool(node), nodes.alice)
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 5
     assert str(node.port) not in caught.value.message
 
 
@@ -137,7 +137,7 @@ async def test_a_login_node_that_says_nothing(make_pool: MakePool, nodes: LoginN
     started = time.perf_counter()
     with pytest.raises(LoginNodeUnreachable, match="timed out"):
         await use(make_pool(sshd, port=port, timeout={"connection": 0.3}), nodes.alice)
-    assert 0.25 < time.perf_counter() - started < 1.5
+    assert 0.25 < time.perf_counter() - started < 5
     server.close()
     await server.wait_closed()
 
@@ -151,24 +151,24 @@ async def test_a_login_that_hangs_has_a_time_out_of_its_own(make_pool: MakePool,
     started = time.perf_counter()
     with pytest.raises(LoginNodeUnreachable, match="timed out"):
         await use(pool, nodes.alice)
-    assert time.perf_counter() - started < 3
+    assert time.perf_counter() - started < 10
     assert pool.stats.logins_failed == 1
     node.stop()
 
 
 async def test_a_frozen_login_node(make_pool: MakePool, nodes: LoginNodes) -> None:
     node = nodes.start()
-    pool = make_pool(node, timeout={"command_execution": 0.4, "connection": 0.5, "keep_alive": 0.3})
+    pool = make_pool(node, timeout={"command_execution": 1.5, "connection": 1.5, "keep_alive": 1})
     await use(pool, nodes.alice)
     node.suspend()
     started = time.perf_counter()
     with pytest.raises(TimedOut):
         await use(pool, nodes.alice)
-    assert time.perf_counter() - started < 2.5
+    assert time.perf_counter() - started < 10
     with pytest.raises(LoginNodeUnreachable, match="timed out"):
         await use(pool, nodes.bob)
     while pool.stats.connections:
-        assert time.perf_counter() - started < 10, "three lost keep-alives end a connection"
+        assert time.perf_counter() - started < 30, "three lost keep-alives end a connection"
         await asyncio.sleep(0.05)
     node.resume()
     await use(pool, nodes.alice)
@@ -225,7 +225,7 @@ async def test_through_a_jump_host(make_pool: MakePool, nodes: LoginNodes) -> No
         assert (await session.run(["id", "-un"])).stdout.decode().strip() == nodes.alice.name
         assert (await (await session.files()).stat(b"/etc")).size
     assert f"Accepted publickey for {nodes.alice.name}" in jump.log()
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 20
     while jump.log().count("Disconnected from user") < 1:
         assert time.monotonic() < deadline, "the connection to the jump host ends with the one that it carries"
         await asyncio.sleep(0.05)

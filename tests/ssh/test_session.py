@@ -82,7 +82,7 @@ async def test_an_input_that_breaks_off_ends_the_command(make_pool: MakePool, ss
     async with make_pool(sshd).lease(principal(nodes.alice)) as session:
         with pytest.raises(RuntimeError, match="hung up"):
             await session.run(["sh", "-c", "cat; sleep 4711"], stdin=broken())
-        assert await gone(nodes.alice, "4711", 0.1)
+        assert await gone(nodes.alice, "4711")
 
 
 async def test_the_limit_is_met_exactly(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
@@ -102,8 +102,8 @@ async def test_output_without_end_is_cut_off_early(make_pool: MakePool, sshd: Ss
         started = time.perf_counter()
         with pytest.raises(TooLarge):
             await session.run(["yes", "0815"])
-        assert time.perf_counter() - started < 3
-        assert await gone(nodes.alice, "0815", 0.1)
+        assert time.perf_counter() - started < 10
+        assert await gone(nodes.alice, "0815")
         assert pool.stats.channels == 0
 
 
@@ -131,7 +131,7 @@ async def test_a_time_out_leaves_nothing(make_pool: MakePool, sshd: Sshd, nodes:
         with pytest.raises(TimedOut, match=r"Command \w+ timed out after 0.3 s") as caught:
             await session.run(LONG[kind], timeout=0.3, limit=1_000_000_000)
         assert caught.value.status == 408
-        assert await gone(nodes.bob, "4712", 0.2), processes(nodes.bob)
+        assert await gone(nodes.bob, "4712"), processes(nodes.bob)
         assert (await session.run(["true"])).ok
 
 
@@ -148,7 +148,7 @@ async def test_a_cancellation_leaves_nothing(make_pool: MakePool, sshd: Sshd, no
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await gone(nodes.bob, "4712", 0.2), processes(nodes.bob)
+    assert await gone(nodes.bob, "4712"), processes(nodes.bob)
 
 
 async def test_cancelled_twice_leaves_nothing_either(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
@@ -166,7 +166,7 @@ async def test_cancelled_twice_leaves_nothing_either(make_pool: MakePool, sshd: 
     with pytest.raises(asyncio.CancelledError):
         await task
     await pool.close()
-    assert await gone(nodes.bob, "4712", 0.2), processes(nodes.bob)
+    assert await gone(nodes.bob, "4712"), processes(nodes.bob)
 
 
 async def test_where_sshd_refuses_signals_the_command_is_killed_all_the_same(
@@ -177,7 +177,7 @@ async def test_where_sshd_refuses_signals_the_command_is_killed_all_the_same(
         assert (await session.run(["echo", "it's"])).stdout == b"it's\n"
         with pytest.raises(TimedOut):
             await session.run(["sleep", "4713"], timeout=0.3)
-        assert await gone(nodes.bob, "4713", 0.5), processes(nodes.bob)
+        assert await gone(nodes.bob, "4713"), processes(nodes.bob)
     forced.stop()
 
 
@@ -285,7 +285,7 @@ async def test_a_channel_that_does_not_come_free(
     monkeypatch.setattr("hpcgate.ssh.channels.MOST_WAIT", 0.3)
     monkeypatch.setattr("hpcgate.ssh.connection.MOST_WAIT", 0.3)
     async with make_pool(nodes.cramped).lease(principal(nodes.alice)) as session:
-        busy = asyncio.create_task(session.run(["sleep", "2.5"]))
+        busy = asyncio.create_task(session.run(["sleep", "3.5"]))
         await asyncio.sleep(0.1)
         for _ in range(2):  # the first is refused by sshd, the second knows the limit
             with pytest.raises(PoolExhausted) as caught:
@@ -298,7 +298,7 @@ async def test_a_channel_that_does_not_come_free(
 async def test_waiting_for_a_channel_does_not_count_as_running(make_pool: MakePool, nodes: LoginNodes) -> None:
     pool = make_pool(nodes.cramped)
     async with pool.lease(principal(nodes.alice)) as session:
-        many = [session.run(["sleep", "0.3"], timeout=1) for _ in range(6)]
+        many = [session.run(["sleep", "0.6"], timeout=3) for _ in range(6)]
         assert all(done.ok for done in await asyncio.gather(*many))
 
 
@@ -392,7 +392,7 @@ async def test_asking_a_process(make_pool: MakePool, sshd: Sshd, nodes: LoginNod
 
 
 async def test_a_process_that_cannot_be_asked(make_pool: MakePool, nodes: LoginNodes, sshd: Sshd) -> None:
-    pool = make_pool(sshd, max_output_size=2048, timeout={"command_execution": 0.5})
+    pool = make_pool(sshd, max_output_size=2048, timeout={"command_execution": 2})
     async with pool.lease(principal(nodes.alice)) as session:
         with pytest.raises(NotSupported, match="no-such-program"):
             await session.ask(["no-such-program"], b"x\n")
