@@ -455,6 +455,17 @@ async def test_a_rotated_key_is_fetched_when_its_first_token_comes(verifier: Ver
     assert idp.requests == 2
 
 
+async def test_an_idp_that_is_down_for_an_hour_is_not_missed(verifier: Verifier, idp: Idp) -> None:
+    verify = await verifier(jwks_refresh=0.01)
+    idp.status = 503
+    # As many refreshes fail as there are in an hour, and more.
+    await eventually(lambda: idp.requests > 20)
+    assert (await verify.principal(token())).username == "alice"
+    assert await refused(verify, token(which=1)) == "Unknown key"
+    idp.status, idp.keys = 200, [jwk("RSA"), jwk("RSA", 1)]
+    assert (await verify.principal(token(which=1))).username == "alice"
+
+
 async def test_a_withdrawn_key_takes_its_remembered_tokens_along(verifier: Verifier, idp: Idp) -> None:
     verify = await verifier(jwks_refresh=600)
     old, other = token("RS256"), token("ES256")

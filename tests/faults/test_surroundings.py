@@ -212,11 +212,14 @@ def test_one_login_node_of_two_freezes(cluster: Cluster) -> None:
                 probing=None,
             )
         ],
+        metrics={"path": "/metrics"},
+        http={"keep_alive": 2, "drain": 0},
         logger={"access_log": False},
     )
     gateway = cluster.start_gateway(config)
     clients = [(cluster.token(one), str(one.home)) for one in map(cluster.user, ("alice", "bob")) for _ in range(4)]
     try:
+        before = at_rest(gateway, Load(gateway.url, clients, READS, pause=0.02))
         with Load(gateway.url, clients, READS, pause=0.02) as load:
             time.sleep(1)
             assert not load.errors
@@ -231,6 +234,8 @@ def test_one_login_node_of_two_freezes(cluster: Cluster) -> None:
         assert not late, Counter(one.error for one in late)
         assert len(load.good_since(moved)) > 100
         assert {one.status for one in load.errors if one.began > frozen - 4} <= {408, 424, 503}
+        # It holds nothing of the node that is frozen still.
+        comes_back(gateway.url, before)
     finally:
         for one in sshds:
             one.daemon.resume()
