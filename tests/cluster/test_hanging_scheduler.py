@@ -82,7 +82,11 @@ def in_time(ask: Callable[[], httpx.Response]) -> httpx.Response:
     began = time.monotonic()
     answer = ask()
     assert time.monotonic() - began < TIMEOUT + 4
-    assert sleepers() == []
+    # Their parent has ended, and they have been sent what ends them.
+    deadline = time.monotonic() + 2
+    while sleepers():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     return answer
 
 
@@ -113,13 +117,20 @@ def test_a_submission_that_hangs_is_408_and_submits_nothing(
     assert http.get("/compute/demo/jobs", params={"name": "hung"}).json()["jobs"] == []
 
 
+def asked(http: httpx.Client) -> int:
+    """Return how many whole seconds ago the scheduler was asked for the list."""
+    return int(http.get("/compute/cached/jobs").headers["Age"])
+
+
 def test_an_answer_says_its_age(http: httpx.Client, cluster: Cluster) -> None:
-    assert http.get("/compute/cached/jobs").headers["Age"] == "0"
+    begun = time.monotonic()
+    assert asked(http) <= time.monotonic() - begun
     time.sleep(1.2)
-    assert http.get("/compute/cached/jobs").headers["Age"] in ("1", "2")
+    assert 1 <= asked(http) <= time.monotonic() - begun
     job_id = http.post("/compute/cached/jobs", json=submission(cluster)).json()["jobId"]
+    begun = time.monotonic()
     fresh = http.get("/compute/cached/jobs")
-    assert fresh.headers["Age"] == "0"
+    assert int(fresh.headers["Age"]) <= time.monotonic() - begun
     assert job_id in {job["jobId"] for job in fresh.json()["jobs"]}
 
 

@@ -53,7 +53,7 @@ class Watched:
 
 
 def of(path: Path, request_id: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in path.read_text().rpartition("\n")[0].splitlines() if line.startswith("{")]
     return [line for line in lines if line.get("request_id") == request_id]
 
 

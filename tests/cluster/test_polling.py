@@ -81,7 +81,7 @@ async def test_answers_flow_while_one_query_takes_long(
     home = cluster.user("alice").home
     async with _client(cluster, "alice") as alice, _client(cluster, "bob") as bob:
         await asyncio.gather(_poll(alice, f"{url}/{job_ids[0]}"), _poll(bob, url))
-        counted.slow("squeue")
+        counted.slow("squeue", 5)
         slow = asyncio.create_task(_poll(alice, url))
         while (counted.directory / "squeue.slow").exists():
             await asyncio.sleep(0.01)
@@ -93,5 +93,5 @@ async def test_answers_flow_while_one_query_takes_long(
             assert answer.status == 200
         assert not slow.done()
         (found, seconds), (also_found, _) = await asyncio.gather(slow, shared)
-        assert seconds >= 2
+        assert seconds >= 5
         assert found == also_found

@@ -32,6 +32,16 @@ def sent(**asked: Any) -> dict[str, Any]:
     return found
 
 
+def is_as_it_should_be(statuses: dict[str, Any], rate: float) -> bool:
+    """Say whether most were refused, soon, and the others served in time, about as many as without the crowd."""
+    if set(statuses) != {"200", "503"}:
+        return False
+    served, refused = statuses["200"], statuses["503"]
+    # Unbounded the longest would be 20 s.
+    in_time = served["p99"] < MOST and refused["p50"] < served["p50"]
+    return bool(in_time and refused["count"] > served["count"] and served["count"] / 5 > rate / 2)
+
+
 @pytest.fixture
 def guarded(cluster: Cluster) -> Iterator[Gateway]:
     config = cluster.write_gateway_config(cluster.directory / "overload.yaml", metrics={"path": "/metrics"})
@@ -67,20 +77,15 @@ def test_five_times_the_sustainable_rate(cluster: Cluster, guarded: Gateway) -> 
     refusals = 0
     for _ in range(ATTEMPTS):
         found = sent(**where, connections=1000, rate=5 * rate, seconds=5)
-        refusals += found["statuses"]["503"]["count"]
-        if found["statuses"]["200"]["p99"] < MOST:
+        refusals += found["statuses"].get("503", {"count": 0})["count"]
+        if is_as_it_should_be(found["statuses"], rate):
             break
     over.set()
     asking.join()
     assert set(found["statuses"]) == {"200", "503"}
     assert found["broken"] == 0
     assert found["without_retry_after"] == 0
-    served, refused = found["statuses"]["200"], found["statuses"]["503"]
-    assert refused["count"] > served["count"]
-    assert served["count"] / 5 > rate / 2
-    # Unbounded it would be 20 s.
-    assert served["p99"] < MOST
-    assert refused["p50"] < served["p50"]
+    assert is_as_it_should_be(found["statuses"], rate), (rate, found)
     assert alive
     assert set(alive) == {200}
     metrics = httpx.get(f"{guarded.url}/metrics").text
@@ -95,19 +100,22 @@ def test_five_times_the_sustainable_rate(cluster: Cluster, guarded: Gateway) -> 
 
 def test_a_refusal_looks_like_every_other_error(tmp_path: Path) -> None:
     with serving(tmp_path, http={"max_requests": 32, "max_delay": 0.001}) as front:
-        found: list[httpx.Response] = []
+        refused: list[httpx.Response] = []
+        give_up = time.monotonic() + 60
 
         def ask() -> None:
-            with httpx.Client(base_url=f"http://127.0.0.1:{front.port}", headers={"X-Request-ID": "mine"}) as client:
-                for _ in range(60):
-                    found.append(client.post("/compute/x/jobs", content=b"{}"))
+            base = f"http://127.0.0.1:{front.port}"
+            with httpx.Client(base_url=base, headers={"X-Request-ID": "mine"}, timeout=60) as client:
+                while not refused and time.monotonic() < give_up:
+                    answer = client.post("/compute/x/jobs", content=b"{}")
+                    if (answer.json()["data"] or {}).get("reason") == "overload":
+                        refused.append(answer)
 
         threads = [threading.Thread(target=ask) for _ in range(100)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        refused = [answer for answer in found if (answer.json()["data"] or {}).get("reason") == "overload"]
         assert refused
         for answer in refused:
             assert answer.status_code == 503

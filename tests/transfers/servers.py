@@ -1,5 +1,6 @@
 """The servers that magic-wormhole needs, and ports for any server."""
 
+import atexit
 import os
 import socket
 import subprocess
@@ -8,13 +9,15 @@ import time
 from pathlib import Path
 from typing import Self
 
+from hpcgate.demo.ports import Ports
+
+PORTS = Ports()
+atexit.register(PORTS.close)
+
 
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
+    """Return a port that is this process's own, and that no connection gets by chance until a server takes it."""
+    return PORTS.take()
 
 
 def wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:
