@@ -112,7 +112,7 @@ def test_serve_until_a_signal(config: Path, number: signal.Signals) -> None:
         text=True,
     ) as server:
         try:
-            for _ in range(100):
+            for _ in range(600):
                 try:
                     answer = httpx.get(f"http://127.0.0.1:{port}/status/liveness/")
                     break

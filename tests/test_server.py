@@ -81,7 +81,7 @@ def test_what_the_kernel_has_accepted_is_answered(tmp_path: Path) -> None:
 
 
 def test_load_balancers_have_time_to_take_note(tmp_path: Path) -> None:
-    with serving(tmp_path, http={"drain": 2}) as front:
+    with serving(tmp_path, http={"drain": 3}) as front:
         url = f"http://127.0.0.1:{front.port}/status"
         httpx.get(f"{url}/readiness")
         stopped = time.monotonic()
@@ -92,11 +92,11 @@ def test_load_balancers_have_time_to_take_note(tmp_path: Path) -> None:
         assert answer.json()["message"] == "The gateway is about to stop"
         assert answer.json()["data"] == {"ready": False}
         assert httpx.get(f"{url}/liveness").headers["connection"] == "close"
-        while time.monotonic() < stopped + 1.7:
+        while time.monotonic() < stopped + 2:
             assert httpx.get(f"{url}/liveness").status_code == 200
             time.sleep(0.1)
         front.process.wait(20)
-        assert time.monotonic() >= stopped + 2
+        assert time.monotonic() >= stopped + 3
 
 
 def test_without_a_load_balancer_nobody_waits(tmp_path: Path) -> None:

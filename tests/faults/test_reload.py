@@ -16,7 +16,9 @@ from tests.faults.load import READS, Load, put_and_get
 
 
 def events(gateway: Gateway, name: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in gateway.log.read_text().splitlines() if line.startswith("{")]
+    lines = [
+        json.loads(line) for line in gateway.log.read_text().rpartition("\n")[0].splitlines() if line.startswith("{")
+    ]
     return [line for line in lines if line["event"] == name]
 
 
