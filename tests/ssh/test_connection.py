@@ -77,6 +77,9 @@ async def test_a_refused_credential_is_offered_once(
         assert caught.value.status == 424
         assert caught.value.message == f"The login node of demo refused the SSH credential of {nodes.alice.name}"
         assert pool.stats.logins_failed == 1
+    async with asyncio.timeout(10):
+        while node.log().count("Failed publickey") < 2:
+            await asyncio.sleep(0.02)
     assert node.log().count("Connection from") == 2
     assert node.log().count("Failed publickey") == 2
     node.stop()
