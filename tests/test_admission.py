@@ -164,6 +164,24 @@ def test_callers_take_turns_and_who_has_most_waiting_is_refused_first() -> None:
     assert greedy[2].fate == ""
 
 
+def test_nobody_is_refused_because_of_what_another_began_before_the_limit_fell(clock: Clock) -> None:
+    admission = Admission(2000, 0.4)
+    running = admission.limit
+    look(admission, busy=1.0, running=running, done=6)
+    greedy = [Caller(key=b"greedy") for _ in range(FLOOR)]
+    modest = [Caller(key=bytes([number])) for number in range(SHARE + 1)]
+    for caller in (*greedy, *modest):
+        assert admission.must_wait(caller.key, running)
+        admission.wait(caller, running)
+    clock.now += 0.1
+    look(admission, busy=1.0, running=running - 6, done=6)
+    assert [caller.fate for caller in modest] == ["in"] * SHARE + [""], "a few at a time"
+    clock.now += 0.1
+    look(admission, busy=1.0, running=running - 6, done=6)
+    assert modest[-1].fate == "in"
+    assert "in" not in {caller.fate for caller in greedy}
+
+
 def test_nobody_is_refused_because_many_log_in(clock: Clock) -> None:
     admission = Admission(2000, 0.02)
     admission.settling = lambda: True

@@ -192,10 +192,23 @@ class Admission:
         if self._generation % LATELY == 0:
             self._callers, self._callers_before = set(), self._callers
         self.feed(running)
+        self._squeeze_in()
         since = time.monotonic() - self._max_delay * (SETTLING if settling else 1)
         for key, queue in list(self._queues.items()):
             while queue and queue[0][0] < since:
                 self._refuse(self._take(key))
+
+    def _squeeze_in(self) -> None:
+        """Let in a few callers behind whom another has far more waiting, though there is no room.
+
+        When the limit falls it is below what runs already, which is that one's: the others would wait until all of it
+        has ended, and be refused meanwhile.
+        """
+        most = max(map(len, self._queues.values()), default=0)
+        modest = [key for key, queue in self._queues.items() if len(queue) + 1 < most and not self._has_share(key)]
+        for key in modest[:SHARE]:
+            self._queues.move_to_end(key)
+            self._take(key).let_in()
 
     def news(self) -> int:
         """Return how many were refused since the last call."""
