@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -122,6 +123,8 @@ def test_upload(here: Sh, start: Any, tmp_path: Path, content: bytes) -> None:
     done = job.wait()
     assert (done.status, done.errors) == (0, "")
     assert "File was successfully" in done.output
+    assert "listening" in done.output
+    assert not tells(done.output, coordinates(directives)["secret"])
     assert target.read_bytes() == content
     assert target.stat().st_mode & 0o777 == 0o640
     assert here.left_over() == []
@@ -137,12 +140,19 @@ def test_download(here: Sh, start: Any, tmp_path: Path, content: bytes) -> None:
     done = job.wait()
     assert (done.status, done.errors) == (0, "")
     assert "File was successfully" in done.output
+    assert not tells(done.output, coordinates(directives)["secret"])
     assert (tmp_path / "back").read_bytes() == content
 
 
 def coordinates(directives: Any) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(base64.urlsafe_b64decode(directives.coordinates))
     return document
+
+
+def tells(log: str, secret: str) -> bool:
+    """Whether a log, which others on the system may be able to read, holds the secret, as it is or encoded."""
+    decoded = [base64.urlsafe_b64decode(word + "=" * (-len(word) % 4)) for word in re.findall(r"[\w=-]{16,}", log)]
+    return secret in log or any(secret.encode() in each for each in decoded)
 
 
 def test_secret_is_not_shown_by_ps(here: Sh, start: Any, tmp_path: Path) -> None:

@@ -100,9 +100,10 @@ def test_upload(here: Sh, start: Any, send: Any, tmp_path: Path, size: int) -> N
     target.chmod(0o640)
     content = os.urandom(size)
     (tmp_path / "file").write_bytes(content)
-    script, _ = start(Upload(str(target), wormhole_code=send(tmp_path / "file")))
+    script, code = start(Upload(str(target), wormhole_code=send(tmp_path / "file")))
     done = here.run(script)
     assert done.status == 0, done.errors
+    assert code not in done.output + done.errors
     assert "File was successfully" in done.output
     assert target.read_bytes() == content
     assert target.stat().st_mode & 0o777 == 0o640
@@ -127,6 +128,7 @@ def test_download(here: Sh, start: Any, servers: WormholeServers, tmp_path: Path
     job.join(60)
     assert ended[0].status == 0, ended[0].errors
     assert "File was successfully" in ended[0].output
+    assert code not in ended[0].output + ended[0].errors
     assert (tmp_path / "back").read_bytes() == content
 
 

@@ -1,7 +1,7 @@
 """The program of a streamer job: firecrest-streamer's own server, told by the environment what to do.
 
 It runs on a compute node, by whatever Python is there (3.8 or later), and is no part of the gateway: the gateway reads
-it as text. Its arguments stay inside the process, so ps shows no secret.
+it as text. Its arguments stay inside the process, so ps shows no secret, and neither does the log.
 
 The end of a file travels as a message of its own, with the file's checksum. firecrest-streamer up to 0.0.21 sends it in
 a form that its own receiving side takes for more of the file; here it goes out, and is passed on, in the form that
@@ -33,6 +33,15 @@ def end_of_file(message):
     if not isinstance(document, dict) or document.get("type") != "eof":
         return None
     return json.dumps(document, separators=(",", ":"))
+
+
+class Reporter(streamer_server.ConsoleReporter):
+    """Says what goes on, but not the secret: others on the system may be able to read the job's log."""
+
+    def info(self, message):
+        """Print a message, unless it is the one with the coordinates, which hold the secret."""
+        if "coordinates" not in message:
+            super().info(message)
 
 
 class Incoming:
@@ -121,6 +130,7 @@ async def send(websocket, target, reporter=None):
 
 stock_receive, streamer_server.stream_receive = streamer_server.stream_receive, receive
 stock_send, streamer_server.stream_send = streamer_server.stream_send, send
+streamer_server.ConsoleReporter = Reporter
 
 if __name__ == "__main__":
     cli.main(args=json.loads(os.environ.pop("HPCGATE_ARGUMENTS")), prog_name="streamer", standalone_mode=False)

@@ -19,8 +19,9 @@ REQUIREMENT = "magic-wormhole"
 
 _EXPORT = """\
 HPCGATE_ARGUMENTS=$arguments
+HPCGATE_CODE=$code
 HPCGATE_WAIT=$wait
-export HPCGATE_ARGUMENTS HPCGATE_WAIT
+export HPCGATE_ARGUMENTS HPCGATE_CODE HPCGATE_WAIT
 """
 
 # The working directory is one of the job's own, so that the name of what comes need not be known before.
@@ -92,7 +93,7 @@ class WormholeTransfer(Transfer):
             raise BadRequest("wormholeCode is required for an upload by wormhole.")
         await check_target(self._surroundings.pool, principal, upload.path)
         arguments = ["receive", "--accept-file", "--hide-progress", "-o", "new", upload.wormhole_code]
-        values = {**self._values(arguments), "target": upload.path}
+        values = {**self._values(upload.wormhole_code, arguments), "target": upload.path}
         script = Script("transfer-wormhole-in", values, _UPLOAD + self._program + _RECEIVED)
         job = await self._surroundings.run_job(principal, script, upload.account)
         return Started(job, Directives(self.method, wormhole_code=upload.wormhole_code))
@@ -106,11 +107,11 @@ class WormholeTransfer(Transfer):
         await size_of_source(self._surroundings.pool, principal, download.path)
         code = new_code()
         arguments = ["send", "--hide-progress", "--no-qr", "--code", code, "--", download.path]
-        script = Script("transfer-wormhole-out", self._values(arguments), _DOWNLOAD + self._program + _SENT)
+        script = Script("transfer-wormhole-out", self._values(code, arguments), _DOWNLOAD + self._program + _SENT)
         job = await self._surroundings.run_job(principal, script, download.account)
         return Started(job, Directives(self.method, wormhole_code=code))
 
-    def _values(self, command: list[str]) -> dict[str, str]:
+    def _values(self, code: str, command: list[str]) -> dict[str, str]:
         settings = self._settings
         arguments = ["--relay-url", settings.relay_url] if settings.relay_url else []
         if settings.transit_helper:
@@ -118,6 +119,7 @@ class WormholeTransfer(Transfer):
         return {
             **settings.environment(REQUIREMENT),
             "arguments": json.dumps([*arguments, *command]),
+            "code": code,
             "wait": str(settings.wait_timeout),
         }
 

@@ -1,8 +1,9 @@
 """The program of a wormhole job: magic-wormhole's own command, told by the environment what to do.
 
 It runs on a compute node, by whatever Python is there (3.8 or later), and is no part of the gateway: the gateway reads
-it as text. Its arguments stay inside the process, so ps does not show the code. It gives up if nobody has come for
-the file, or brought it, within the time that it is given.
+it as text. Its arguments stay inside the process, so ps does not show the code, and it does not get into the log, which
+others on the system may be able to read. It gives up if nobody has come for the file, or brought it, within the time
+that it is given.
 """
 
 # mypy: ignore-errors
@@ -13,11 +14,25 @@ import os
 import sys
 
 from twisted.internet import reactor
-from wormhole.cli import cmd_receive, cmd_send
-from wormhole.cli.cli import wormhole
+from wormhole.cli import cli, cmd_receive, cmd_send
 
 BEGUN = []
 """Holds something once bytes flow."""
+
+
+class Discreet:
+    """A stream that a secret does not get into."""
+
+    def __init__(self, stream, secret):
+        self._stream = stream
+        self._secret = secret
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        """Write a text without the secret."""
+        return self._stream.write(text.replace(self._secret, "(code)"))
 
 
 def watch(owner, name):
@@ -45,4 +60,7 @@ watch(cmd_receive.Receiver, "_transfer_data")
 if __name__ == "__main__":
     limit = float(os.environ.pop("HPCGATE_WAIT"))
     reactor.callLater(limit, give_up, limit)
-    wormhole.main(args=json.loads(os.environ.pop("HPCGATE_ARGUMENTS")), prog_name="wormhole")
+    code = os.environ.pop("HPCGATE_CODE")
+    sys.stdout, sys.stderr = Discreet(sys.stdout, code), Discreet(sys.stderr, code)
+    cli.stdout, cli.stderr = sys.stdout, sys.stderr
+    cli.wormhole.main(args=json.loads(os.environ.pop("HPCGATE_ARGUMENTS")), prog_name="wormhole")
