@@ -14,6 +14,10 @@ NOBODY = 65534
 """Root may do anything, so scripts run as somebody else wherever the tests run as root."""
 
 
+NO_CHOWN = ("setpriv", "--bounding-set", "-chown", "--inh-caps", "-chown")
+"""Runs a command that cannot give files away, as no ordinary user can."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a script ended."""
@@ -39,13 +43,15 @@ class Sh:
     ordinary: bool = True
     """Whether scripts run as an ordinary user, who may not be able to reach the Python of the tests."""
 
-    def run(self, script: Script, *directives: str, timeout: float = 60, **environment: str) -> Ended:
-        """Run a script from a file, as schedulers do."""
+    def run(
+        self, script: Script, *directives: str, timeout: float = 60, chown: bool = True, **environment: str
+    ) -> Ended:
+        """Run a script from a file, as schedulers do; root's without the right to give files to any group, if asked."""
         path = self.directory.parent / f"{self.directory.name}.sh"
         path.write_text(job_script(directives, script.values, script.body))
         identity = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if self.ordinary and os.geteuid() == 0 else {}
         done = subprocess.run(
-            [self.program, str(path)],
+            [*([] if chown or os.geteuid() != 0 else NO_CHOWN), self.program, str(path)],
             capture_output=True,
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
@@ -74,3 +80,10 @@ SHELLS = ("dash", "bash")
 
 either = pytest.mark.parametrize("sh", SHELLS, indirect=True)
 """Runs a test with each shell."""
+
+
+def assert_group_kept(target: Path, member: bool) -> None:
+    """See that what replaced a file of mode 664 has its group and mode, or opens nothing to the group that it has."""
+    if os.geteuid() == 0:
+        found = target.stat()
+        assert (found.st_gid, found.st_mode & 0o777) == ((54322, 0o664) if member else (os.getegid(), 0o644))

@@ -36,7 +36,7 @@ from hpcgate.transfers.s3_jobs import VERIFY
 from hpcgate.transfers.s3_settings import GIB, MIB, S3Settings
 from hpcgate.transfers.store import Store
 from tests.transfers.object_store import SECRET_KEY, ObjectStore
-from tests.transfers.shells import Sh, either, own
+from tests.transfers.shells import Sh, assert_group_kept, either, own
 
 ALICE = Principal("alice", "token")
 PART = 5 * MIB
@@ -190,6 +190,27 @@ async def test_upload(sh: Sh, store: ObjectStore, method: Any, size: int) -> Non
     assert target.stat().st_mode & 0o777 == 0o640
     assert sh.left_over() == []
     assert store.objects() == []
+
+
+@pytest.mark.parametrize("member", [True, False])
+async def test_what_replaces_a_file_is_for_the_same_group(workspace: Path, method: Any, member: bool) -> None:
+    (workspace / "work").mkdir()
+    sh = Sh("dash", workspace / "work", ordinary=False)
+    jobs = Jobs()
+    transfer = method(jobs)
+    target = sh.directory / "target"
+    target.write_text("old")
+    if os.geteuid() == 0:
+        os.chown(target, -1, 54322)
+    target.chmod(0o664)
+    try:
+        started = await transfer.upload(ALICE, Upload(str(target), file_size=3))
+    finally:
+        await transfer.close()
+    send(started.directives, b"new")
+    done = await asyncio.to_thread(sh.run, jobs.scripts[0], chown=member)
+    assert (done.status, target.read_text()) == (0, "new"), done.errors
+    assert_group_kept(target, member)
 
 
 @pytest.mark.parametrize("split", [False, True])

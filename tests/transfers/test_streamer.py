@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from hpcgate.transfers import streamer
 from hpcgate.transfers.base import Download, JobLogs, Script, Surroundings, TransferJob, Upload
 from hpcgate.transfers.streamer import StreamerSettings, StreamerTransfer
 from tests.transfers.servers import free_port
-from tests.transfers.shells import Ended, Sh, either
+from tests.transfers.shells import Ended, Sh, assert_group_kept, either
 
 ALICE = Principal("alice", "token")
 CHUNK = 5 * 1024 * 1024
@@ -70,9 +71,9 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Script, Any]]:
 class Running:
     """A job that runs while the test goes on."""
 
-    def __init__(self, sh: Sh, script: Script) -> None:
+    def __init__(self, sh: Sh, script: Script, *, chown: bool = True) -> None:
         self.ended: list[Ended] = []
-        self._thread = threading.Thread(target=lambda: self.ended.append(sh.run(script)))
+        self._thread = threading.Thread(target=lambda: self.ended.append(sh.run(script, chown=chown)))
         self._thread.start()
 
     def wait(self) -> Ended:
@@ -221,3 +222,45 @@ def test_addresses(start: Any) -> None:
     assert coordinates(directives)["ips"] == ["127.0.0.1"]
     with pytest.raises(NotSupported, match="public_ips"):
         start(Download("/x"), host=None)
+
+
+@pytest.mark.parametrize("size", [100, CHUNK])
+def test_full_disk(here: Sh, small: Path, start: Any, tmp_path: Path, size: int) -> None:
+    """Found by a write, or, as what is small is written at the end, only when the file is closed."""
+    (small / "target").write_text("old")
+    (tmp_path / "file").write_bytes(os.urandom(size))
+    script, directives = start(Upload(f"{small}/target"))
+    job = Running(here, script)
+    wait_until_it_stages(small)
+    with contextlib.suppress(OSError), (small / "filler").open("wb", buffering=0) as filler:
+        while filler.write(bytes(4096)):
+            pass
+    connected(directives, streamer_client.client_send, tmp_path / "file")
+    done = job.wait()
+    assert (done.status, "File was successfully" in done.output) == (1, False)
+    assert "No space left on device" in done.output + done.errors
+    assert (small / "target").read_text() == "old"
+    assert sorted(os.listdir(small)) == ["filler", "target"]
+
+
+@pytest.mark.parametrize("member", [True, False])
+def test_what_replaces_a_file_is_for_the_same_group(here: Sh, start: Any, tmp_path: Path, member: bool) -> None:
+    target = here.directory / "target"
+    target.write_text("old")
+    if os.geteuid() == 0:
+        os.chown(target, -1, 54322)
+    target.chmod(0o664)
+    (tmp_path / "file").write_text("new")
+    script, directives = start(Upload(str(target)))
+    job = Running(here, script, chown=member)
+    connected(directives, streamer_client.client_send, tmp_path / "file")
+    assert job.wait().status == 0
+    assert target.read_text() == "new"
+    assert_group_kept(target, member)
+
+
+def wait_until_it_stages(directory: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not list(directory.glob(".hpcgate-*")):
+        assert time.monotonic() < deadline, "the job does not begin"
+        time.sleep(0.05)

@@ -1,6 +1,7 @@
 """The wormhole's job, with a real mailbox server and transit relay, and magic-wormhole's command at the other end."""
 
 import asyncio
+import contextlib
 import os
 import re
 import subprocess
@@ -20,7 +21,7 @@ from hpcgate.transfers import wormhole
 from hpcgate.transfers.base import Download, JobLogs, Script, Surroundings, TransferJob, Upload
 from hpcgate.transfers.wormhole import WormholeSettings, WormholeTransfer
 from tests.transfers.servers import WormholeServers
-from tests.transfers.shells import Sh
+from tests.transfers.shells import Sh, assert_group_kept
 
 ALICE = Principal("alice", "token")
 COMMAND = Path(sys.executable).with_name("wormhole")
@@ -142,6 +143,41 @@ def test_directory_is_refused(here: Sh, start: Any, send: Any, tmp_path: Path) -
     assert "successfully" not in done.output
     assert (here.directory / "target").read_text() == "old"
     assert os.listdir(here.directory) == ["target"]
+
+
+@pytest.mark.parametrize("member", [True, False])
+def test_what_replaces_a_file_is_for_the_same_group(
+    here: Sh, start: Any, send: Any, tmp_path: Path, member: bool
+) -> None:
+    target = here.directory / "target"
+    target.write_text("old")
+    if os.geteuid() == 0:
+        os.chown(target, -1, 54322)
+    target.chmod(0o664)
+    (tmp_path / "file").write_text("new")
+    script, _ = start(Upload(str(target), wormhole_code=send(tmp_path / "file")))
+    assert here.run(script, chown=member).status == 0
+    assert target.read_text() == "new"
+    assert_group_kept(target, member)
+
+
+@pytest.mark.parametrize("size", [100, 3_000_000])
+def test_full_disk(here: Sh, small: Path, start: Any, send: Any, tmp_path: Path, size: int) -> None:
+    (small / "target").write_text("old")
+    (tmp_path / "file").write_bytes(os.urandom(size))
+    script, _ = start(Upload(f"{small}/target", wormhole_code=send(tmp_path / "file")))
+    # Its own look at the room that is left is not what is tried here: others may take it meanwhile.
+    begin = 'if __name__ == "__main__":'
+    blind = script.body.replace(begin, f"cmd_receive.estimate_free_space = lambda _: None\n\n{begin}")
+    with contextlib.suppress(OSError), (small / "filler").open("wb", buffering=0) as filler:
+        while filler.write(bytes(4096)):
+            pass
+    done = here.run(Script(script.name, script.values, blind))
+    assert done.status != 0
+    assert "No space left on device" in done.errors
+    assert "successfully" not in done.output
+    assert (small / "target").read_text() == "old"
+    assert sorted(os.listdir(small)) == ["filler", "target"]
 
 
 @pytest.mark.parametrize("verb", ["in", "out"])

@@ -3,6 +3,7 @@
 No URL is on a command line, where ps would show its signature: curl reads each from a file descriptor of its own.
 """
 
+from hpcgate.ssh.command_files import ADOPT
 from hpcgate.transfers.script import RESOLVE, STAGE
 
 # A request is tried again with pauses of 1, 2, 4 and 8 seconds. A request that stalls for a minute has failed.
@@ -66,6 +67,7 @@ verify() {
 """
 
 INGRESS = f"""\
+{ADOPT}
 {_COMMON}
 {VERIFY}
 {STAGE}
@@ -132,7 +134,7 @@ if [ "$(stat -c %s -- "$stage/new")" != "$size" ]; then fail 'The file came shor
 if [ -n "$check" ] && ! verify "$(etag "$scratch/object")" "$stage/new"; then
   fail 'The file does not have the checksum that the object store states.'
 fi
-if [ -e "$target" ]; then chmod --reference="$target" -- "$stage/new" || exit; fi
+if [ -e "$target" ]; then adopt "$target" "$stage/new" || exit; fi
 mv -f -T -- "$stage/new" "$target" || exit
 echo 'File was successfully transferred.'
 """

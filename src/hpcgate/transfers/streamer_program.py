@@ -95,10 +95,24 @@ class Outgoing:
         self.ended = marker is not None
 
 
+def on_disk(temporary, size):
+    """Whether all of a file is there: a disk may turn out to be full when it is closed."""
+    return os.path.getsize(temporary) == size
+
+
 def put_in_place(temporary, target):
-    """Rename a whole file; one that is replaced leaves it its mode."""
+    """Rename a whole file. One that is replaced leaves it its group and mode.
+
+    Where the user is not in that group, those in the new file's group may do no more than all others.
+    """
     if os.path.exists(target):
-        os.chmod(temporary, os.stat(target).st_mode & 0o7777)
+        old = os.stat(target)
+        mode = old.st_mode & 0o7777
+        try:
+            os.chown(temporary, -1, old.st_gid)
+        except OSError:
+            mode = mode & ~0o2070 | (mode & 0o007) << 3
+        os.chmod(temporary, mode)
     os.replace(temporary, target)
 
 
@@ -107,7 +121,7 @@ async def receive(websocket, target, size_limit=None, reporter=None):
     incoming = Incoming(websocket)
     temporary, target = os.environ["HPCGATE_TEMPORARY"], os.environ["HPCGATE_TARGET"]
     await stock_receive(incoming, temporary, size_limit, reporter=reporter)
-    if not incoming.whole:
+    if not incoming.whole or not on_disk(temporary, incoming.size):
         sys.stderr.write("The file did not arrive whole.\n")
         return False
     put_in_place(temporary, target)

@@ -10,6 +10,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import TransferSettings
 from hpcgate.config.values import Seconds
 from hpcgate.errors import BadRequest
+from hpcgate.ssh.command_files import ADOPT
 from hpcgate.transfers import python_jobs
 from hpcgate.transfers.base import Directives, Download, Script, Started, Surroundings, Transfer, Upload
 from hpcgate.transfers.ends import check_target, size_of_source
@@ -26,6 +27,7 @@ export HPCGATE_ARGUMENTS HPCGATE_CODE HPCGATE_WAIT
 
 # The working directory is one of the job's own, so that the name of what comes need not be known before.
 _UPLOAD = f"""\
+{ADOPT}
 {ENVIRONMENT}
 {RECEIVE}
 {_EXPORT}
@@ -37,7 +39,7 @@ status=$?
 if [ "$status" -ne 0 ]; then exit "$status"; fi
 cd / || exit
 if [ -h "$stage/new" ] || [ ! -f "$stage/new" ]; then fail 'What came is no file.'; fi
-if [ -e "$target" ]; then chmod --reference="$target" -- "$stage/new" || exit; fi
+if [ -e "$target" ]; then adopt "$target" "$stage/new" || exit; fi
 mv -f -T -- "$stage/new" "$target" || exit
 echo 'File was successfully transferred.'
 """
