@@ -1,6 +1,7 @@
 """Large files through S3 and jobs of a real Slurm, by pyfirecrest."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from firecrest.FirecrestException import TransferJobFailedException
 
 from hpcgate.demo.cluster import Cluster, Gateway
-from tests.cluster.transfer_clients import ACCOUNT, LARGE, connect, ended, place
+from tests.cluster.transfer_clients import ACCOUNT, LARGE, connect, ended, ended_job, place
 from tests.transfers.object_store import SECRET_KEY, ObjectStore
+from tests.transfers.throttle import Throttle
 
 __all__ = ["connect", "place"]
 
@@ -20,7 +22,8 @@ __all__ = ["connect", "place"]
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 Connect = Callable[[str], tuple[Any, httpx.Client]]
-PART = 5 * 1024 * 1024
+MIB = 1024 * 1024
+PART = 5 * MIB
 UPLOAD = "/filesystem/demo/transfer/upload"
 DOWNLOAD = "/filesystem/demo/transfer/download"
 
@@ -122,6 +125,135 @@ def test_cancelled_job_leaves_nothing(
         assert time.monotonic() < deadline, "the multipart is still there"
         time.sleep(0.2)
     assert os.listdir(place) == []
+
+
+@pytest.fixture
+def slow(cluster: Cluster, store: ObjectStore, connect: Connect) -> Iterator[tuple[Throttle, Any, httpx.Client]]:
+    """A slow line between cluster and store, and clients of a gateway that knows the store by it."""
+    with Throttle(store.port, 2 * MIB) as line:
+        settings = store.settings(
+            private_url=line.url,
+            multipart={"max_part_size": PART, "parallel_runs": 2},
+            poll_interval=0.2,
+            wait_timeout=30,
+        )
+        config = cluster.write_gateway_config(
+            cluster.directory / "tests-s3-slow.yaml",
+            clusters=[cluster.cluster_settings("demo", data_operation={"data_transfer": settings})],
+        )
+        gateway = cluster.start_gateway(config)
+        try:
+            yield (line, *connect(gateway.url))
+        finally:
+            gateway.stop()
+
+
+def begin(way: str, line: Throttle, client: Any, cluster: Cluster, place: Path, tmp_path: Path) -> tuple[Any, bytes]:
+    """Begin a transfer of three parts that takes some seconds, and return once the job moves bytes."""
+    content = os.urandom(3 * PART)
+    if way == "in":
+        (tmp_path / "file").write_bytes(content)
+        cluster.as_user("alice", ["sh", "-c", 'echo old >"$0"', f"{place}/file"])
+        transfer = client.upload("demo", str(tmp_path / "file"), str(place), "file", account=ACCOUNT, blocking=False)
+        transfer.upload_file_to_stage()
+    else:
+        user = cluster.user("alice")
+        (place / "file").write_bytes(content)
+        os.chown(place / "file", user.uid, user.gid)
+        transfer = client.download("demo", f"{place}/file", str(tmp_path / "back"), account=ACCOUNT, blocking=False)
+    until(lambda: line.passed > MIB, "the job does not begin")
+    return transfer, content
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def temporary(cluster: Cluster) -> set[Path]:
+    """Return what the user has in /tmp, where jobs keep notes."""
+    uid = cluster.user("alice").uid
+    return {path for path in Path("/tmp").glob("tmp.*") if path.stat().st_uid == uid}
+
+
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_a_broken_part_is_sent_again(
+    slow: tuple[Throttle, Any, httpx.Client], place: Path, cluster: Cluster, tmp_path: Path, way: str
+) -> None:
+    line, client, _ = slow
+    transfer, content = begin(way, line, client, cluster, place, tmp_path)
+    line.cut()
+    line.rate = 100 * MIB
+    transfer.wait_for_transfer_job()
+    if way == "out":
+        transfer.download_file_from_stage()
+        assert (tmp_path / "back").read_bytes() == content
+    assert (place / "file").read_bytes() == content
+    assert os.listdir(place) == ["file"]
+
+
+def test_a_store_that_is_killed_during_the_job(
+    slow: tuple[Throttle, Any, httpx.Client], store: ObjectStore, place: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    line, client, http = slow
+    before = temporary(cluster)
+    (place / "in").mkdir()
+    (place / "out").mkdir()
+    for each in place.iterdir():
+        os.chown(each, cluster.user("alice").uid, cluster.user("alice").gid)
+    transfers = []
+    for way in ("in", "out"):
+        line.passed = 0
+        transfers.append(begin(way, line, client, cluster, place / way, tmp_path)[0])
+    notes = temporary(cluster) - before
+    assert len(notes) >= 2
+    store.stop()
+    try:
+        line.rate = 100 * MIB
+        for transfer in transfers:
+            done = ended_job(http, transfer)
+            assert done["state"] == "FAILED"
+            assert "successfully" not in done["output"]
+            assert "object store" in done["errors"]
+    finally:
+        store.start()
+    assert (place / "in" / "file").read_text() == "old\n"
+    assert os.listdir(place / "in") == ["file"]
+    until(lambda: not any(path.exists() for path in notes), "the jobs' notes are still there")
+    client.upload("demo", str(tmp_path / "file"), str(place / "in"), "file", account=ACCOUNT)
+    assert (place / "in" / "file").read_bytes() == (tmp_path / "file").read_bytes()
+
+
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_a_job_that_is_cancelled_while_bytes_flow(
+    slow: tuple[Throttle, Any, httpx.Client],
+    store: ObjectStore,
+    place: Path,
+    cluster: Cluster,
+    tmp_path: Path,
+    way: str,
+) -> None:
+    line, client, http = slow
+    before, objects = temporary(cluster), store.objects()
+    transfer, content = begin(way, line, client, cluster, place, tmp_path)
+    notes = temporary(cluster) - before
+    assert notes
+    job = transfer.transfer_data["transferJob"]
+    cluster.as_user("alice", ["scancel", job["jobId"]])
+    assert ended_job(http, transfer)["state"] == "CANCELLED"
+    until(lambda: not any(path.exists() for path in notes), "the job's notes are still there")
+    until(lambda: store.objects() == objects, "the object is still there")
+    assert os.listdir(place) == ["file"]
+    assert (place / "file").read_bytes() == (b"old\n" if way == "in" else content)
+    if way == "out":
+        script = cluster.as_user("alice", ["scontrol", "write", "batch_script", job["jobId"], "-"]).stdout
+        stem, signature = (
+            re.search(rf"^{name}='?([^ '\n]+)", script, re.MULTILINE)[1] for name in ("part_url", "signatures")
+        )
+        url = f"{stem}&partNumber=1&X-Amz-Signature={signature}"
+        until(lambda: httpx.put(url, content=b"x").status_code == 404, "the multipart is still there")
 
 
 def test_answer(http: httpx.Client, place: Path, store: ObjectStore, cluster: Cluster) -> None:
