@@ -1,9 +1,13 @@
 """Several transfer methods at once, streamer and wormhole among them, through a real Slurm."""
 
 import asyncio
+import base64
+import contextlib
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +16,12 @@ from typing import Any
 import firecrest
 import httpx
 import pytest
+import websockets
+import websockets.sync.client
 
 from hpcgate.demo.cluster import Cluster, Gateway
 from tests.cluster.node_python import node_python
-from tests.cluster.transfer_clients import ACCOUNT, LARGE, Bearer, connect, ended, place
+from tests.cluster.transfer_clients import ACCOUNT, LARGE, Bearer, connect, ended, ended_job, place
 from tests.transfers.object_store import ObjectStore
 from tests.transfers.servers import WormholeServers
 
@@ -194,6 +200,68 @@ def test_answers(http: httpx.Client, place: Path) -> None:
         assert answer.json()["transferDirectives"]["transferMethod"] == directives["transferMethod"]
         assert key in answer.json()["transferDirectives"]
         http.delete(f"/compute/demo/jobs/{answer.json()['transferJob']['jobId']}")
+
+
+def connected_by_hand(transfer: Any) -> Any:
+    """Connect to a streamer job as its client does, and return the connection."""
+    where = json.loads(base64.urlsafe_b64decode(transfer.transfer_data["transferDirectives"]["coordinates"]))
+    headers = {"Authorization": f"Bearer {where['secret']}"}
+    for port in range(where["ports"][0], where["ports"][1] + 1):
+        with contextlib.suppress(OSError, websockets.exceptions.InvalidHandshake):
+            return websockets.sync.client.connect(f"ws://127.0.0.1:{port}", additional_headers=headers)
+    raise AssertionError("the job does not listen")
+
+
+@pytest.mark.parametrize("when", ["while it waits", "while bytes flow"])
+@pytest.mark.parametrize("method", ["streamer", "wormhole"])
+def test_cancelled_upload_leaves_nothing(
+    client: Any, http: httpx.Client, place: Path, file: Path, cluster: Cluster, method: str, when: str
+) -> None:
+    cluster.as_user("alice", ["sh", "-c", 'echo old >"$0"', f"{place}/file"])
+    with contextlib.ExitStack() as stack:
+        if method == "streamer":
+            options: dict[str, Any] = {"account": ACCOUNT, "blocking": False, "transfer_method": "streamer"}
+            transfer = client.upload("demo", str(file), str(place), "file", **options)
+            job = transfer.transfer_data["transferJob"]
+            listening(client, transfer)
+            if when == "while bytes flow":
+                socket = stack.enter_context(connected_by_hand(transfer))
+                socket.send(json.dumps({"type": "init", "num_chunks": 2, "file_size": 2 * LARGE}).encode())
+                socket.send(bytes(LARGE))
+                wait_until(lambda: any(place.glob(".hpcgate-*/new")), "nothing arrives")
+        else:
+            code = "987654321-nobody-has-it"
+            if when == "while bytes flow":
+                huge = stack.enter_context(tempfile.NamedTemporaryFile())
+                huge.truncate(20 * 1024**3)
+                code = stack.enter_context(sending(Path(huge.name)))
+            body = {
+                "path": f"{place}/file",
+                "account": ACCOUNT,
+                "transferDirectives": {"transferMethod": "wormhole", "wormholeCode": code},
+            }
+            job = http.post(UPLOAD, json=body).json()["transferJob"]
+            begun = ".hpcgate-*/new.tmp" if when == "while bytes flow" else ".hpcgate-*"
+            wait_until(lambda: any(place.glob(begun)), "the job does not begin")
+        cluster.as_user("alice", ["scancel", job["jobId"]])
+        wait_until(lambda: os.listdir(place) == ["file"], "something is left")
+        done = ended_job(http, job)
+    assert done["state"] == "CANCELLED"
+    assert "successfully transferred" not in done["output"]
+    assert (place / "file").read_text() == "old\n"
+
+
+@contextlib.contextmanager
+def sending(path: Path) -> Iterator[str]:
+    """Send a file by wormhole; gives the code."""
+    command = [WORMHOLE, "send", str(path), "--code-length", "4", "--hide-progress"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        yield next(line.split(":")[-1].strip() for line in process.stderr if "Wormhole code is:" in line)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_streamer_job_that_nobody_calls(cluster: Cluster, connect: Connect, place: Path) -> None:

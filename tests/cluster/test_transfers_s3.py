@@ -213,7 +213,7 @@ def test_a_store_that_is_killed_during_the_job(
     try:
         line.rate = 100 * MIB
         for transfer in transfers:
-            done = ended_job(http, transfer)
+            done = ended_job(http, transfer.transfer_data["transferJob"])
             assert done["state"] == "FAILED"
             assert "successfully" not in done["output"]
             assert "object store" in done["errors"]
@@ -242,7 +242,7 @@ def test_a_job_that_is_cancelled_while_bytes_flow(
     assert notes
     job = transfer.transfer_data["transferJob"]
     cluster.as_user("alice", ["scancel", job["jobId"]])
-    assert ended_job(http, transfer)["state"] == "CANCELLED"
+    assert ended_job(http, job)["state"] == "CANCELLED"
     until(lambda: not any(path.exists() for path in notes), "the job's notes are still there")
     until(lambda: store.objects() == objects, "the object is still there")
     assert os.listdir(place) == ["file"]
