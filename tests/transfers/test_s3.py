@@ -257,6 +257,34 @@ async def test_upload_that_never_comes(sh: Sh, store: ObjectStore, method: Any) 
         await transfer.close()
 
 
+async def test_upload_that_is_complete_when_it_is_given_up(sh: Sh, store: ObjectStore, method: Any) -> None:
+    """In the moment after the job's last look: there is nothing to abort any more, but an object."""
+    jobs = Jobs()
+    transfer = method(jobs)
+    try:
+        started = await transfer.upload(ALICE, Upload(f"{sh.directory}/target", file_size=10))
+    finally:
+        await transfer.close()
+    script, marks = jobs.scripts[0], sh.directory / "marks"
+    marks.mkdir()
+    own(marks)
+    last = 'fail "The file was not uploaded'
+    waiting = f"touch {marks}/reached; until [ -e {marks}/complete ]; do sleep 0.1; done; {last}"
+    values = {**script.values, "wait": "0"}
+    job = asyncio.create_task(
+        asyncio.to_thread(sh.run, Script(script.name, values, script.body.replace(last, waiting)))
+    )
+    while not (marks / "reached").exists():
+        assert not job.done(), job.result()
+        await asyncio.sleep(0.05)
+    await asyncio.to_thread(send, started.directives, b"0123456789")
+    assert len(store.objects()) == 1
+    (marks / "complete").touch()
+    assert (await job).status == 1
+    assert store.objects() == []
+    assert os.listdir(sh.directory) == ["marks"]
+
+
 async def test_upload_given_up_ends_the_job(sh: Sh, method: Any) -> None:
     jobs = Jobs()
     transfer = method(jobs)
@@ -414,6 +442,26 @@ async def test_source_changes(sh: Sh, method: Any, store: ObjectStore, change: s
     done = await asyncio.to_thread(sh.run, jobs.scripts[0])
     assert done.status != 0
     assert done.errors
+    assert httpx.get(started.directives.download_url).status_code == 404
+
+
+async def test_source_changes_within_a_second(sh: Sh, method: Any) -> None:
+    jobs = Jobs()
+    transfer = method(jobs)
+    source = sh.directory / "source"
+    source.write_bytes(b"x" * 100)
+    os.utime(source, (1_000_000_000, 1_000_000_000))
+    own(sh.directory)
+    try:
+        started = await transfer.download(ALICE, Download(str(source)))
+    finally:
+        await transfer.close()
+    script = jobs.scripts[0]
+    change = 'printf y | dd of="$source" conv=notrunc status=none; touch -d @1000000000.25 "$source"'
+    body = script.body.replace("all_parts ||", f"{change}\nall_parts ||")
+    done = await asyncio.to_thread(sh.run, Script(script.name, script.values, body))
+    assert done.status != 0
+    assert "changed while it was read" in done.errors
     assert httpx.get(started.directives.download_url).status_code == 404
 
 

@@ -107,8 +107,9 @@ stage=
 arrived=
 clear_up() {{
   rm -rf -- "$scratch" ${{stage:+"$stage"}}
-  if [ -n "$arrived" ]; then unwanted=$delete_url; else unwanted=$abort_url; fi
-  status_of "$unwanted" --request DELETE >/dev/null 2>&1
+  # Both, as the user may complete the upload between the last look for it and its end.
+  if [ -z "$arrived" ]; then status_of "$abort_url" --request DELETE >/dev/null 2>&1; fi
+  status_of "$delete_url" --request DELETE >/dev/null 2>&1
 }}
 trap clear_up EXIT
 deadline=$(($(date +%s) + wait))
@@ -188,7 +189,7 @@ complete() {{
     --data-binary "@$scratch/list" --output "$scratch/answer" &&
     grep -q CompleteMultipartUploadResult "$scratch/answer" && ! grep -q '<Error>' "$scratch/answer"
 }}
-measure() {{ stat -L -c '%s %Y %i' -- "$source"; }}
+measure() {{ stat -L -c '%s %.9Y %i' -- "$source"; }}
 if [ -n "$split" ]; then
   mkdir -p -- "$tmp_folder" || exit
   scratch=$(mktemp -d -- "$tmp_folder/.hpcgate-XXXXXXXX") || exit
