@@ -71,6 +71,31 @@ def test_python_that_has_it_is_used_as_it_is(workspace: Path) -> None:
     assert sh.run(Script("x", {**settings.environment(""), "python": "/no/python"}, BODY)).status == 127
 
 
+def test_ps_shows_no_password_of_an_index(workspace: Path, index: str) -> None:
+    (workspace / "work").mkdir()
+    sh = Sh("dash", workspace / "work", ordinary=False)
+    settings = PythonSettings.model_validate(
+        {
+            "service_type": "x",
+            "python": sys.executable,
+            "pypi_index_url": index.replace("http://", "http://reader:s3cr3t@"),
+        }
+    )
+    # A Python that tells how it is called, as ps would.
+    told = workspace / "told"
+    telling = f'#!/bin/sh\necho "$*" >>{told}\nexec "${{0%/*}}/python" "$@"\n'
+    (workspace / "telling").write_text(telling)
+    (workspace / "telling").chmod(0o755)
+    own_python = "python=$environment/bin/python"
+    body = BODY.replace(own_python, f"cp {workspace}/telling $environment/bin && python=$environment/bin/telling")
+    assert body != BODY
+    plain = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:1/"}
+    done = sh.run(Script("x", settings.environment("hpcgate-probe"), body), timeout=120, **plain)
+    assert done.status == 0, done.errors
+    assert "-m pip install" in told.read_text()
+    assert "s3cr3t" not in told.read_text() + done.output + done.errors
+
+
 def test_no_index_is_no_option() -> None:
     settings = PythonSettings.model_validate({"service_type": "x"})
     assert settings.environment("y") == {"python": "python3", "install": "y", "index": ""}

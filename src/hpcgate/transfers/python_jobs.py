@@ -49,8 +49,12 @@ if [ -n "$install" ]; then
   environment=$(mktemp -d) || exit
   "$python" -m venv -- "$environment" >&2 || exit
   python=$environment/bin/python
-  "$python" -m pip install --quiet --disable-pip-version-check --no-input ${index:+--index-url "$index"} \\
-    -- "$install" >&2 || exit
+  # Not as an option: the index may want a password, which ps would show.
+  if [ -n "$index" ]; then
+    PIP_INDEX_URL=$index
+    export PIP_INDEX_URL
+  fi
+  "$python" -m pip install --quiet --disable-pip-version-check --no-input -- "$install" >&2 || exit
 fi
 """
 """Makes `python` one that has the package; what it made is gone however the script ends."""
