@@ -189,6 +189,12 @@ def test_asynchronous_client(
     asyncio.run(there_and_back())
 
 
+def test_all_methods_are_named(http: httpx.Client) -> None:
+    [system] = http.get("/status/systems").json()["systems"]
+    assert system["dataOperation"]["data_transfer"]["serviceType"] == "streamer"
+    assert system["dataOperation"]["transfer_methods"] == ["streamer", "s3", "wormhole"]
+
+
 def test_answers(http: httpx.Client, place: Path) -> None:
     for directives, key in (
         ({"transferMethod": "s3", "fileSize": 1}, "partsUploadUrls"),

@@ -6,8 +6,9 @@ The models of filesystem operations belong to the operations themselves (`hpcgat
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from hpcgate.filesystem.base import Parameters
@@ -226,18 +227,27 @@ class S3DataTransfer(Wire):
     bucket_lifecycle_configuration: BucketLifecycleConfiguration = Field(default_factory=BucketLifecycleConfiguration)
 
 
+def _without_login(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+PublicUrl = Annotated[str, AfterValidator(_without_login)]
+"""A URL of the configuration as users see it: without the name and password that it may hold."""
+
+
 class WormholeDataTransfer(Wire):
     """Magic Wormhole."""
 
     service_type: Literal["wormhole"]
-    pypi_index_url: str | None = None
+    pypi_index_url: PublicUrl | None = None
 
 
 class StreamerDataTransfer(Wire):
     """The websocket streamer. Limits in bytes and seconds."""
 
     service_type: Literal["streamer"]
-    pypi_index_url: str | None = None
+    pypi_index_url: PublicUrl | None = None
     host: str | None = None
     port_range: tuple[int, int] = (5665, 5675)
     public_ips: list[str] | None = None
@@ -256,6 +266,9 @@ class DataOperation(Snake):
 
     max_ops_file_size: int = 5242880
     data_transfer: DataTransfer | None = None
+    transfer_methods: list[str] = Field(
+        default_factory=list, description="All that a request's transferMethod may name; data_transfer is the first"
+    )
     datatransfer_jobs_directives: list[str] = Field(default_factory=list)
 
 

@@ -34,6 +34,7 @@ def public(cluster: Cluster) -> models.HPCCluster:
             "data_operation": models.DataOperation(
                 max_ops_file_size=operation.max_ops_file_size,
                 data_transfer=transfer if transfer is not None and transfer.service_type in known else None,
+                transfer_methods=[each.service_type for each in operation.data_transfer],
                 datatransfer_jobs_directives=list(operation.datatransfer_jobs_directives),
             ),
         }
