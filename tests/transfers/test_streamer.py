@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import websockets
+import websockets.sync.client
 from streamer import streamer_client
 
 from hpcgate.auth import Principal
@@ -185,9 +187,9 @@ def test_client_that_vanishes(here: Sh, start: Any) -> None:
             for port in range(where["ports"][0], where["ports"][1] + 1):
                 try:
                     headers = {"Authorization": f"Bearer {where['secret']}"}
-                    async with websockets.connect(f"ws://127.0.0.1:{port}", additional_headers=headers) as socket:
-                        await socket.send(json.dumps({"type": "init", "num_chunks": 2, "file_size": 9}).encode())
-                        await socket.send(b"half")
+                    async with websockets.connect(f"ws://127.0.0.1:{port}", additional_headers=headers) as connection:
+                        await connection.send(json.dumps({"type": "init", "num_chunks": 2, "file_size": 9}).encode())
+                        await connection.send(b"half")
                     return
                 except OSError:
                     await asyncio.sleep(0.1)
@@ -200,6 +202,78 @@ def test_client_that_vanishes(here: Sh, start: Any) -> None:
     assert "File was successfully" not in done.output
     assert (here.directory / "target").read_text() == "old"
     assert here.left_over() == []
+
+
+@pytest.mark.parametrize("way", ["in", "out", "no websocket"])
+def test_client_that_stalls(here: Sh, start: Any, way: str) -> None:
+    """It has the secret, and connects, but then nothing moves: the job does not keep its allocation for it."""
+    target = here.directory / "target"
+    target.write_bytes(b"old")
+    if way == "out":
+        os.truncate(target, 200 * 1024**2)
+    script, directives = start(Download(str(target)) if way == "out" else Upload(str(target)), wait_timeout=2)
+    where = coordinates(directives)
+    job = Running(here, script)
+    headers = {"Authorization": f"Bearer {where['secret']}"}
+
+    async def stall() -> None:
+        port = await asyncio.to_thread(listening_port, where)
+        if way == "no websocket":
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: {headers['Authorization']}\r\n\r\n".encode())
+            assert b"426" in await reader.readline()
+            writer.close()
+            await asyncio.to_thread(job.wait)
+            return
+        async with websockets.connect(
+            f"ws://127.0.0.1:{port}",
+            additional_headers=headers,
+            max_size=None,
+            max_queue=1,
+            close_timeout=0,
+            compression=None,
+        ) as connection:
+            if way == "in":
+                await connection.send(json.dumps({"type": "init", "num_chunks": 2, "file_size": 9}).encode())
+            await asyncio.to_thread(job.wait)
+
+    asyncio.run(stall())
+    done = job.wait()
+    assert done.status == 75
+    assert "Nothing has moved" in done.errors
+    assert "successfully transferred" not in done.output
+    assert os.listdir(here.directory) == ["target"]
+
+
+def listening_port(where: dict[str, Any]) -> int:
+    """Wait until the job listens at one of its ports."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for port in range(where["ports"][0], where["ports"][1] + 1):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return port
+        time.sleep(0.05)
+    raise AssertionError("the job does not listen")
+
+
+def test_wrong_secret(here: Sh, start: Any, tmp_path: Path) -> None:
+    """Strangers are sent away, and the job goes on to wait for the user."""
+    (tmp_path / "file").write_text("content")
+    script, directives = start(Upload(f"{here.directory}/target"))
+    where = coordinates(directives)
+    job = Running(here, script)
+    port = listening_port(where)
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Bearer {where['secret'][:-1]}"},
+        {"Authorization": ""},
+    ):
+        with pytest.raises(websockets.exceptions.InvalidStatus):
+            websockets.sync.client.connect(f"ws://127.0.0.1:{port}", additional_headers=headers)
+    connected(directives, streamer_client.client_send, tmp_path / "file")
+    assert job.wait().status == 0
+    assert (here.directory / "target").read_text() == "content"
 
 
 def test_limit(here: Sh, start: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -72,7 +73,7 @@ def start(monkeypatch: pytest.MonkeyPatch, servers: WormholeServers) -> Callable
 
 
 @pytest.fixture
-def send(servers: WormholeServers, tmp_path: Path) -> Iterator[Callable[[Path], str]]:
+def send(servers: WormholeServers, tmp_path: Path) -> Iterator[Any]:
     """A function that begins to send something as pyfirecrest does, and returns the code."""
     begun: list[subprocess.Popen[str]] = []
 
@@ -88,6 +89,7 @@ def send(servers: WormholeServers, tmp_path: Path) -> Iterator[Callable[[Path], 
                 return line.split(":")[-1].strip()
         raise AssertionError("no code")
 
+    begin.begun = begun  # type: ignore[attr-defined]
     yield begin
     for process in begun:
         process.kill()
@@ -189,6 +191,50 @@ def test_nobody_comes(here: Sh, start: Any, verb: str) -> None:
     assert done.status == 75
     assert "Nobody was at the other end" in done.errors
     assert "successfully" not in done.output
+    assert os.listdir(here.directory) == ["file"]
+
+
+@pytest.mark.parametrize("verb", ["in", "out"])
+def test_the_other_end_stalls(
+    here: Sh, start: Any, send: Any, servers: WormholeServers, tmp_path: Path, verb: str
+) -> None:
+    """Bytes flow, and then no more: the job does not keep its allocation for that."""
+    (here.directory / "file").write_text("old")
+    huge = tmp_path / "huge"
+    if verb == "out":
+        huge = here.directory / "file"
+    huge.touch()
+    os.truncate(huge, 20 * 1024**3)
+    if verb == "in":
+        request: Upload | Download = Upload(f"{here.directory}/file", wormhole_code=send(huge))
+        other = send.begun[-1]
+    else:
+        request = Download(str(huge))
+    script, code = start(request, wait_timeout=3)
+    ended: list[Any] = []
+    job = threading.Thread(target=lambda: ended.append(here.run(script)))
+    job.start()
+    arriving = here.directory if verb == "in" else tmp_path
+    if verb == "out":
+        command = [COMMAND, "receive", "--accept-file", "-o", str(tmp_path / "back"), code]
+        other = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | servers.environment
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while not any(path.stat().st_size for path in arriving.rglob("*.tmp")):
+            assert time.monotonic() < deadline, "nothing arrives"
+            time.sleep(0.05)
+        other.send_signal(signal.SIGSTOP)
+        job.join(30)
+        assert ended, "the job goes on"
+    finally:
+        other.kill()
+        other.wait()
+        job.join(30)
+    assert ended[0].status == 75
+    assert "Nothing has moved" in ended[0].errors
+    assert "successfully" not in ended[0].output
     assert os.listdir(here.directory) == ["file"]
 
 

@@ -24,13 +24,15 @@ _UPLOAD = f"""\
 HPCGATE_TEMPORARY=$stage/new
 HPCGATE_ARGUMENTS=$arguments
 HPCGATE_TARGET=$target
-export HPCGATE_TEMPORARY HPCGATE_ARGUMENTS HPCGATE_TARGET
+HPCGATE_WAIT=$wait
+export HPCGATE_TEMPORARY HPCGATE_ARGUMENTS HPCGATE_TARGET HPCGATE_WAIT
 """
 
 _DOWNLOAD = f"""\
 {ENVIRONMENT}
 HPCGATE_ARGUMENTS=$arguments
-export HPCGATE_ARGUMENTS
+HPCGATE_WAIT=$wait
+export HPCGATE_ARGUMENTS HPCGATE_WAIT
 """
 
 _END = """\
@@ -47,7 +49,9 @@ class StreamerSettings(PythonSettings):
     host: str | None = Field(None, description="The address that the job listens on; all of its node if unset.")
     port_range: tuple[Port, Port] = Field((5665, 5675), description="The first and the last port that it may take.")
     public_ips: tuple[str, ...] | None = Field(None, description="The addresses that users connect to; host if unset.")
-    wait_timeout: Seconds = Field(86400, description="Seconds that the job waits for a user to connect.")
+    wait_timeout: Seconds = Field(
+        86400, description="Seconds that the job waits for a user to connect, or for the next 5 MiB of the file."
+    )
     connection_attempts: int = Field(
         3000,
         ge=1,
@@ -120,7 +124,11 @@ class StreamerTransfer(Transfer):
         for address in self._addresses():
             arguments += ["--public-ips", address]
         arguments += [verb, "--path", path]
-        values = {**settings.environment(REQUIREMENT), "arguments": json.dumps(arguments)}
+        values = {
+            **settings.environment(REQUIREMENT),
+            "arguments": json.dumps(arguments),
+            "wait": str(settings.wait_timeout),
+        }
         if verb == "receive":
             script = Script("transfer-streamer-in", {**values, "target": path}, _UPLOAD + self._program + _END)
         else:

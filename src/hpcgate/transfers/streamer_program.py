@@ -5,7 +5,9 @@ it as text. Its arguments stay inside the process, so ps shows no secret, and ne
 
 The end of a file travels as a message of its own, with the file's checksum. firecrest-streamer up to 0.0.21 sends it in
 a form that its own receiving side takes for more of the file; here it goes out, and is passed on, in the form that
-both sides know. And its exit status is 0 whatever came of the transfer; here it is 0 only if the file is whole.
+both sides know. And its exit status is 0 whatever came of the transfer; here it is 0 only if the file is whole. And it
+waits without end for a client that has connected; here the job ends once nothing has moved for the time that it is
+given.
 """
 
 # mypy: ignore-errors
@@ -16,6 +18,8 @@ import hashlib
 import json
 import os
 import sys
+import threading
+import time
 
 from streamer import streamer_server
 from streamer.__main__ import cli
@@ -33,6 +37,24 @@ def end_of_file(message):
     if not isinstance(document, dict) or document.get("type") != "eof":
         return None
     return json.dumps(document, separators=(",", ":"))
+
+
+GRACE = 3
+"""Seconds more than firecrest-streamer itself, which ends by itself if nobody connects."""
+
+MOVED = [time.monotonic()]
+"""Ends with when something last came or went."""
+
+
+def watch(seconds):
+    """End the process once nothing has moved for so long."""
+    while True:
+        left = MOVED[-1] + seconds + GRACE - time.monotonic()
+        if left <= 0:
+            sys.stderr.write(f"Nothing has moved for {seconds:g} seconds.\n")
+            sys.stderr.flush()
+            os._exit(75)
+        time.sleep(left)
 
 
 class Reporter(streamer_server.ConsoleReporter):
@@ -60,6 +82,7 @@ class Incoming:
     async def __aiter__(self):
         chunks = None
         async for message in self._websocket:
+            MOVED[-1] = time.monotonic()
             if chunks is None:
                 beginning = json.loads(message)
                 chunks, self.announced = beginning["num_chunks"], beginning["file_size"]
@@ -92,6 +115,7 @@ class Outgoing:
         """Send a message; chunks of the file say by `text` that they are none."""
         marker = None if text is False else end_of_file(message)
         await self._websocket.send(message if marker is None else marker, text=text)
+        MOVED[-1] = time.monotonic()
         self.ended = marker is not None
 
 
@@ -147,6 +171,7 @@ stock_send, streamer_server.stream_send = streamer_server.stream_send, send
 streamer_server.ConsoleReporter = Reporter
 
 if __name__ == "__main__":
+    threading.Thread(target=watch, args=(float(os.environ.pop("HPCGATE_WAIT")),), daemon=True).start()
     cli.main(args=json.loads(os.environ.pop("HPCGATE_ARGUMENTS")), prog_name="streamer", standalone_mode=False)
     if not WHOLE:
         sys.stderr.write("No file was transferred.\n")

@@ -70,7 +70,9 @@ class WormholeSettings(PythonSettings):
         pattern=r"^tcp:[^\s:]+:[0-9]+$",
         description="The transit relay, as tcp:HOST:PORT; magic-wormhole's public one if unset.",
     )
-    wait_timeout: Seconds = Field(7200, description="Seconds that a job waits for the other end of the wormhole.")
+    wait_timeout: Seconds = Field(
+        7200, description="Seconds that a job waits for the other end of the wormhole, or for more of the file."
+    )
 
 
 class WormholeTransfer(Transfer):

@@ -3,7 +3,7 @@
 It runs on a compute node, by whatever Python is there (3.8 or later), and is no part of the gateway: the gateway reads
 it as text. Its arguments stay inside the process, so ps does not show the code, and it does not get into the log, which
 others on the system may be able to read. It gives up if nobody has come for the file, or brought it, within the time
-that it is given.
+that it is given, or if nothing has moved for as long after that.
 """
 
 # mypy: ignore-errors
@@ -12,12 +12,14 @@ that it is given.
 import json
 import os
 import sys
+import time
 
 from twisted.internet import reactor
+from wormhole import transit
 from wormhole.cli import cli, cmd_receive, cmd_send
 
-BEGUN = []
-"""Holds something once bytes flow."""
+MOVED = []
+"""Holds when something last came or went, once bytes flow."""
 
 
 class Discreet:
@@ -36,26 +38,34 @@ class Discreet:
 
 
 def watch(owner, name):
-    """Take note when a method is called."""
+    """Take note of when a method is called."""
     method = getattr(owner, name)
 
     def noted(*arguments, **options):
-        BEGUN.append(name)
+        MOVED[:] = [time.monotonic()]
         return method(*arguments, **options)
 
     setattr(owner, name, noted)
 
 
 def give_up(seconds):
-    """End the process if nothing has begun."""
-    if not BEGUN:
-        sys.stderr.write(f"Nobody was at the other end of the wormhole within {seconds:g} seconds.\n")
-        sys.stderr.flush()
-        os._exit(75)
+    """End the process if nothing has begun, or nothing has moved for so long; else look again when that may be so."""
+    left = MOVED[0] + seconds - time.monotonic() if MOVED else 0
+    if left > 0:
+        reactor.callLater(left, give_up, seconds)
+        return
+    words = (
+        "Nothing has moved through the wormhole for" if MOVED else "Nobody was at the other end of the wormhole within"
+    )
+    sys.stderr.write(f"{words} {seconds:g} seconds.\n")
+    sys.stderr.flush()
+    os._exit(75)
 
 
 watch(cmd_send.Sender, "_send_file")
 watch(cmd_receive.Receiver, "_transfer_data")
+watch(transit.Connection, "dataReceived")
+watch(transit.Connection, "send_record")
 
 if __name__ == "__main__":
     limit = float(os.environ.pop("HPCGATE_WAIT"))
