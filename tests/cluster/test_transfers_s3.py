@@ -115,9 +115,9 @@ def test_cancelled_job_leaves_nothing(
     client: Any, http: httpx.Client, place: Path, tmp_path: Path, cluster: Cluster
 ) -> None:
     (tmp_path / "file").write_bytes(os.urandom(LARGE))
+    before = temporary(cluster)
     upload = client.upload("demo", str(tmp_path / "file"), str(place), "target", account=ACCOUNT, blocking=False)
-    upload.wait_for_streamer_job_to_listen()  # that is: until it runs
-    time.sleep(1)
+    until(lambda: temporary(cluster) != before, "the job does not begin")
     client.cancel_job("demo", upload.transfer_data["transferJob"]["jobId"])
     url = upload.transfer_data["transferDirectives"]["partsUploadUrls"][0]
     deadline = time.monotonic() + 20

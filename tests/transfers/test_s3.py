@@ -335,6 +335,54 @@ async def test_upload_to_a_full_disk(sh: Sh, small: Path, store: ObjectStore, me
     assert store.objects() == []
 
 
+async def test_split_on_a_full_disk(sh: Sh, small: Path, store: ObjectStore, method: Any) -> None:
+    jobs = Jobs()
+    transfer = method(jobs, multipart={"use_split": True, "tmp_folder": f"{small}/parts"})
+    (sh.directory / "source").write_bytes(os.urandom(PART + 1))
+    own(sh.directory)
+    try:
+        started = await transfer.download(ALICE, Download(f"{sh.directory}/source"))
+    finally:
+        await transfer.close()
+    objects = store.objects()
+    done = await asyncio.to_thread(sh.run, jobs.scripts[0])
+    assert done.status != 0
+    assert "No space left on device" in done.errors
+    assert "successfully" not in done.output
+    assert os.listdir(small / "parts") == []
+    assert store.objects() == objects
+    assert httpx.get(started.directives.download_url).status_code == 404
+    values = jobs.scripts[0].values
+    part = f"{values['part_url']}&partNumber=1&X-Amz-Signature={values['signatures'].split()[0]}"
+    assert httpx.put(part, content=b"x").status_code == 404
+
+
+async def test_urls_expire(sh: Sh, method: Any) -> None:
+    """A job whose URLs have expired in the queue ends, and leaves the old file alone."""
+    jobs = Jobs()
+    transfer = method(jobs, ttl=1)
+    for name in ("source", "target"):
+        (sh.directory / name).write_text(name)
+    own(sh.directory)
+    try:
+        up = await transfer.upload(ALICE, Upload(f"{sh.directory}/target", file_size=1))
+        down = await transfer.download(ALICE, Download(f"{sh.directory}/source"))
+    finally:
+        await transfer.close()
+    await asyncio.sleep(2.1)  # URLs begin with a whole second
+    for verb, url in (("PUT", up.directives.parts_upload_urls[0]), ("GET", down.directives.download_url)):
+        answer = httpx.request(verb, url)
+        assert answer.status_code in (400, 403)
+        assert "AccessDenied" in answer.text
+    for script in jobs.scripts:
+        quick = Script(script.name, {**script.values, "wait": "1"}, script.body.replace('sleep "$pause"', "sleep 0.05"))
+        done = await asyncio.to_thread(sh.run, quick)
+        assert done.status != 0
+        assert "successfully" not in done.output
+    assert (sh.directory / "target").read_text() == "target"
+    assert sorted(os.listdir(sh.directory)) == ["source", "target"]
+
+
 async def test_upload_damaged_in_the_store(sh: Sh, store: ObjectStore, method: Any) -> None:
     jobs = Jobs()
     transfer = method(jobs)

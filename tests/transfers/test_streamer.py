@@ -163,7 +163,7 @@ def test_secret_is_not_shown_by_ps(here: Sh, start: Any, tmp_path: Path) -> None
     where = coordinates(directives)
     assert len(where["secret"]) > 30
     job = Running(here, script)
-    time.sleep(1.5)
+    listening_port(where)
     shown = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     assert "/dev/fd/3" in shown
     assert where["secret"] not in shown
@@ -211,7 +211,7 @@ def test_client_that_stalls(here: Sh, start: Any, way: str) -> None:
     target.write_bytes(b"old")
     if way == "out":
         os.truncate(target, 200 * 1024**2)
-    script, directives = start(Download(str(target)) if way == "out" else Upload(str(target)), wait_timeout=2)
+    script, directives = start(Download(str(target)) if way == "out" else Upload(str(target)), wait_timeout=4)
     where = coordinates(directives)
     job = Running(here, script)
     headers = {"Authorization": f"Bearer {where['secret']}"}

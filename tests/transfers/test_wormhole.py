@@ -122,7 +122,7 @@ def test_download(here: Sh, start: Any, servers: WormholeServers, tmp_path: Path
     ended: list[Any] = []
     job = threading.Thread(target=lambda: ended.append(here.run(script)))
     job.start()
-    time.sleep(1)
+    wait_for_process(f"HPCGATE_CODE={code}")
     shown = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     assert "/dev/fd/3" in shown
     assert code not in shown
@@ -133,6 +133,18 @@ def test_download(here: Sh, start: Any, servers: WormholeServers, tmp_path: Path
     assert "File was successfully" in ended[0].output
     assert code not in ended[0].output + ended[0].errors
     assert (tmp_path / "back").read_bytes() == content
+
+
+def wait_for_process(variable: str) -> None:
+    """Wait until a process has begun with something in its environment."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if variable.encode() in path.read_bytes().split(b"\0"):
+                    return
+        time.sleep(0.05)
+    raise AssertionError("the job does not begin")
 
 
 def test_directory_is_refused(here: Sh, start: Any, send: Any, tmp_path: Path) -> None:
@@ -210,7 +222,7 @@ def test_the_other_end_stalls(
         other = send.begun[-1]
     else:
         request = Download(str(huge))
-    script, code = start(request, wait_timeout=3)
+    script, code = start(request, wait_timeout=6)
     ended: list[Any] = []
     job = threading.Thread(target=lambda: ended.append(here.run(script)))
     job.start()
