@@ -276,11 +276,31 @@ def test_wrong_secret(here: Sh, start: Any, tmp_path: Path) -> None:
     assert (here.directory / "target").read_text() == "content"
 
 
-def test_limit(here: Sh, start: Any, tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(bytes(CHUNK + 1))
-    script, directives = start(Upload(f"{here.directory}/target"), inbound_transfer_limit=CHUNK)
+@pytest.mark.parametrize("limit", [CHUNK, CHUNK + 10, 10])
+@pytest.mark.parametrize("over", [0, 1])
+def test_limit(here: Sh, start: Any, tmp_path: Path, limit: int, over: int) -> None:
+    (tmp_path / "file").write_bytes(bytes(limit + over))
+    script, directives = start(Upload(f"{here.directory}/target"), inbound_transfer_limit=limit)
     job = Running(here, script)
     connected(directives, streamer_client.client_send, tmp_path / "file")
+    done = job.wait()
+    assert done.status == over
+    assert (f"{limit} bytes" in done.errors) == bool(over)
+    assert os.listdir(here.directory) == ([] if over else ["target"])
+
+
+def test_limit_holds_for_what_is_not_announced(here: Sh, start: Any) -> None:
+    script, directives = start(Upload(f"{here.directory}/target"), inbound_transfer_limit=10)
+    where = coordinates(directives)
+    job = Running(here, script)
+    headers = {"Authorization": f"Bearer {where['secret']}"}
+    address = f"ws://127.0.0.1:{listening_port(where)}"
+    with websockets.sync.client.connect(address, additional_headers=headers) as connection:
+        connection.send(json.dumps({"type": "init", "num_chunks": 2, "file_size": 9}).encode())
+        connection.send(b"x" * 6)
+        connection.send(b"x" * 6)
+        with pytest.raises(websockets.exceptions.ConnectionClosed):
+            connection.recv(timeout=20)
     assert job.wait().status == 1
     assert os.listdir(here.directory) == []
 

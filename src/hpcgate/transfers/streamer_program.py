@@ -69,8 +69,9 @@ class Reporter(streamer_server.ConsoleReporter):
 class Incoming:
     """A connection that a file comes in by. The beginning tells how many messages the file has."""
 
-    def __init__(self, websocket):
+    def __init__(self, websocket, limit):
         self._websocket = websocket
+        self._limit = limit
         self.digest = hashlib.sha256()
         self.announced = -1
         self.size = 0
@@ -86,11 +87,15 @@ class Incoming:
             if chunks is None:
                 beginning = json.loads(message)
                 chunks, self.announced = beginning["num_chunks"], beginning["file_size"]
+                if await self._refused(self.announced):
+                    return
                 yield message if isinstance(message, bytes) else message.encode()
             elif chunks > 0:
                 chunks -= 1
                 self.digest.update(message)
                 self.size += len(message)
+                if await self._refused(self.size):
+                    return
                 yield message
             else:
                 marker = end_of_file(message)
@@ -99,6 +104,14 @@ class Incoming:
                 matches = json.loads(marker)["sha256_hash"] == self.digest.hexdigest()
                 self.whole = matches and self.size == self.announced
                 yield marker
+
+    async def _refused(self, size):
+        if self._limit is None or size <= self._limit:
+            return False
+        words = f"The file is larger than {self._limit} bytes, which is the most that is taken."
+        sys.stderr.write(f"{words}\n")
+        await self._websocket.close(code=1009, reason=words)
+        return True
 
 
 class Outgoing:
@@ -142,9 +155,10 @@ def put_in_place(temporary, target):
 
 async def receive(websocket, target, size_limit=None, reporter=None):
     """Receive a file under a temporary name and rename it once it is whole."""
-    incoming = Incoming(websocket)
+    # Not left to firecrest-streamer, for which each chunk, the last too, has 5 MiB.
+    incoming = Incoming(websocket, size_limit)
     temporary, target = os.environ["HPCGATE_TEMPORARY"], os.environ["HPCGATE_TARGET"]
-    await stock_receive(incoming, temporary, size_limit, reporter=reporter)
+    await stock_receive(incoming, temporary, None, reporter=reporter)
     if not incoming.whole or not on_disk(temporary, incoming.size):
         sys.stderr.write("The file did not arrive whole.\n")
         return False
