@@ -315,9 +315,80 @@ async def test_a_warm_lease_waits_for_nothing(make_pool: MakePool, sshd: Sshd, n
     await other
 
 
+async def test_what_is_large_has_a_connection_of_its_own(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    pool = make_pool(sshd, bulk_from=1000)
+    who = principal(nodes.alice)
+    async with pool.lease_bulk(who, 999) as small, pool.lease_bulk(who) as unknown, pool.lease(who) as plain:
+        assert small is unknown is plain
+        assert not plain.apart
+    async with pool.lease_bulk(who, 1000) as large, pool.lease_bulk(who) as unknown, pool.lease(who) as still:
+        assert large is unknown, "while there is one, all streams go by it"
+        assert large.apart
+        assert still is plain
+        assert (await large.run(["id", "-un"])).stdout.decode().strip() == nodes.alice.name
+        assert pool.stats.connections == 2
+    assert (pool.stats.logins, pool.stats.idle) == (2, 2)
+    async with pool.lease_bulk(principal(nodes.bob), 1000) as others:
+        assert others is not large
+    await pool.close()
+    assert pool.stats.connections == 0
+
+
+async def test_many_large_ones_share_one_login(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    pool = make_pool(sshd, bulk_from=0)
+
+    async def stream() -> None:
+        async with pool.lease_bulk(principal(nodes.alice), 1) as session:
+            assert session.apart
+
+    await asyncio.gather(*(stream() for _ in range(10)))
+    assert pool.stats.logins == 1
+
+
+@pytest.mark.parametrize(("bulk_from", "max_clients"), [(None, 9), (1000, 1)])
+async def test_what_is_large_goes_by_the_users_other_connection(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, bulk_from: int | None, max_clients: int
+) -> None:
+    pool = make_pool(sshd, bulk_from=bulk_from, max_clients=max_clients)
+    await use(pool, nodes.alice)
+    async with pool.lease_bulk(principal(nodes.alice), 10**9) as session:
+        assert not session.apart
+    stats = pool.stats
+    assert (stats.logins, stats.evictions) == (1, 0), "nobody is sent away for a second connection"
+
+
+async def test_a_second_login_that_is_refused_is_no_error(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    source = Source(nodes.authority)
+    pool = make_pool(sshd, source, bulk_from=1000, failed_login_pause=60)
+    await use(pool, nodes.alice)
+    source.refuse = "One at a time"
+    for _ in range(2):
+        async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
+            assert not session.apart
+            assert (await session.run(["true"])).ok
+    assert len(source.asked) == 2, "it is not tried again for a while"
+    await use(pool, nodes.alice)
+
+
+async def test_a_second_connection_that_has_ended_is_made_again(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes
+) -> None:
+    pool = make_pool(sshd, bulk_from=1000)
+    who = principal(nodes.alice)
+    await use(pool, nodes.alice)
+    async with pool.lease_bulk(who, 1000) as first:
+        first._connection.ssh.abort()
+    await settled(pool, 1)
+    async with pool.lease_bulk(who) as plain:
+        assert not plain.apart, "for what may be small none is made"
+    async with pool.lease_bulk(who, 1000) as second:
+        assert second.apart
+        assert second is not first
+
+
 def test_the_bookkeeping_alone() -> None:
     places = Places(2)
-    first, second, third = Place("a"), Place("b"), Place("c")
+    first, second, third = Place("a", "a"), Place("b", "b"), Place("c", "c")
     assert places.admit(first)
     assert places.admit(second)
     assert not places.admit(third)

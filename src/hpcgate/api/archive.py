@@ -86,6 +86,6 @@ async def put_archive(request: Request, gateway: GatewayDep, access: AccessDep, 
     size = announced_size(request, settings.max_upload_size)
     content = whole(body_of(request, stall=settings.stall_timeout, limit=settings.max_upload_size), size)
     with gateway.streams.hold(access.principal.username):
-        async with access.system.pool.lease(access.principal) as session:
+        async with access.system.pool.lease_bulk(access.principal, size) as session:
             created = await unpack(session, name, content, limit=settings.max_upload_size)
     return Response(status_code=201 if created else 204)

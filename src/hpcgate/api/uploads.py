@@ -135,12 +135,14 @@ def _expires(upload: Upload) -> str | None:
 
 @asynccontextmanager
 async def _at(
-    gateway: Gateway, access: Access, directory: str | None = None
+    gateway: Gateway, access: Access, directory: str | None = None, *, chunk: int | None = None
 ) -> AsyncIterator[tuple[Streams, Callable[[bytes], Uploads]]]:
     if directory is not None:
         encode_path(directory)
         await access.admit(directory)
-    async with access.system.pool.lease(access.principal) as session, session.bulk() as streams:
+    pool = access.system.pool
+    leased = pool.lease(access.principal) if chunk is None else pool.lease_bulk(access.principal, chunk)
+    async with leased as session, session.bulk() as streams:
 
         def uploads(path: bytes) -> Uploads:
             return Uploads(session, streams, path, gateway.uploads, gateway.settings.streams.upload_lifetime)
@@ -161,7 +163,7 @@ async def post_uploads(
         asked = _Creation(request, gateway, access)
         await access.admit(*asked.paths)
         with gateway.streams.hold(access.principal.username):
-            async with _at(gateway, access) as (streams, uploads):
+            async with _at(gateway, access, chunk=asked.size or 0) as (streams, uploads):
                 directory, name = await place(
                     streams, asked.target, lambda path: access.system.admit(os.fsdecode(path))
                 )
@@ -338,7 +340,7 @@ async def _patch(request: Request, gateway: Gateway, access: Access, upload_id: 
         size = announced_size(request, most)
         directory = query_of(request)["path"]
         with gateway.streams.hold(access.principal.username):
-            async with _at(gateway, access, directory) as (_, uploads):
+            async with _at(gateway, access, directory, chunk=size or 0) as (_, uploads):
                 upload = await uploads(encode_path(directory)).append(
                     upload_id, offset, _body(request, gateway, offset), length=length, size=size, checksum=checksum
                 )

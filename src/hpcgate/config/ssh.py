@@ -50,6 +50,12 @@ class SshSettings(Model):
     max_sessions: int | None = Field(
         None, ge=1, description="Most channels on one connection; learned from the login node if unset."
     )
+    bulk_from: int | None = Field(
+        64 * 1024 * 1024,
+        ge=0,
+        description="Bytes from which on a file streams by a second connection of its user, so that small requests do "
+        "not wait behind it; null for no second connections.",
+    )
     max_logins: int = Field(8, ge=1, description="Most logins at a time, below sshd's MaxStartups (10 by default).")
     pool_wait: Seconds = Field(5, description="Seconds that a request waits for a connection when the pool is full.")
     dead_node_pause: Seconds = Field(

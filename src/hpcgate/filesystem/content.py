@@ -22,23 +22,42 @@ SMALL = 256 * 1024
 
 
 @asynccontextmanager
-async def opened(pool: Pool, principal: Principal, path: bytes) -> AsyncIterator[OpenFile]:
-    """Open a file on a session that is leased as long; once more if the connection turns out to be dead."""
+async def opened(pool: Pool, principal: Principal, path: bytes, *, whole: bool = True) -> AsyncIterator[OpenFile]:
+    """Open a file on a session that is leased as long; once more if the connection turns out to be dead.
+
+    Args:
+        pool: The system's connections.
+        principal: Whose file it is.
+        path: Where it is.
+        whole: Whether it may be read to its end; a large one is then opened where it keeps nobody waiting.
+    """
     async with AsyncExitStack() as stack:
-        try:
-            file = await _open(pool, principal, path, stack)
-        except ConnectionLost:
-            file = await _open(pool, principal, path, stack)
+        file, apart = await _open(pool, principal, path, stack)
+        if whole and not apart and pool.is_bulk(size := file.attributes.size):
+            await stack.aclose()
+            file, _ = await _open(pool, principal, path, stack, size)
         yield file
 
 
-async def _open(pool: Pool, principal: Principal, path: bytes, stack: AsyncExitStack) -> OpenFile:
+async def _open(
+    pool: Pool, principal: Principal, path: bytes, stack: AsyncExitStack, size: int | None = None
+) -> tuple[OpenFile, bool]:
+    """Return the file, and whether it is where large ones are."""
+    try:
+        return await _try_to_open(pool, principal, path, stack, size)
+    except ConnectionLost:
+        return await _try_to_open(pool, principal, path, stack, size)
+
+
+async def _try_to_open(
+    pool: Pool, principal: Principal, path: bytes, stack: AsyncExitStack, size: int | None
+) -> tuple[OpenFile, bool]:
     async with AsyncExitStack() as attempt:
-        session = await attempt.enter_async_context(pool.lease(principal))
+        session = await attempt.enter_async_context(pool.lease_bulk(principal, size))
         streams = await attempt.enter_async_context(session.bulk())
         file = await attempt.enter_async_context(streams.open(path))
         stack.push_async_exit(attempt.pop_all())
-        return file
+        return file, session.apart
 
 
 async def exactly(file: OpenFile, offset: int, size: int) -> AsyncGenerator[bytes]:

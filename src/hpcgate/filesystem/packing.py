@@ -63,14 +63,14 @@ async def packed(
         skip_unreadable: Leave out what the user may not read instead of failing.
     """
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(pool.lease(principal))
+        session = await stack.enter_async_context(pool.lease_bulk(principal))
         files = await session.files()
         try:
             real = await files.realpath(path)
             await files.stat(real)
         except ConnectionLost:
             # The one that lay idle was dead; nothing has been sent yet.
-            session = await stack.enter_async_context(pool.lease(principal))
+            session = await stack.enter_async_context(pool.lease_bulk(principal))
             files = await session.files()
             real = await files.realpath(path)
             await files.stat(real)

@@ -1,10 +1,10 @@
-"""Connections to the login nodes, one a user, kept while they are used."""
+"""Connections to the login nodes, one a user and another for what is large, kept while they are used."""
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
@@ -39,6 +39,8 @@ T = TypeVar("T")
 _LOGIN_QUEUE = 60.0
 """Seconds that a login waits at most while `max_logins` others are under way."""
 _MAX_REFUSALS = 10_000
+_BULK = "\0bulk"
+"""Ends the key of a user's second place; no user name has a NUL in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,10 @@ class PoolStats:
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """One user's place in the pool: a connection, or the login that will make one.
+    """A user's place in the pool: a connection, or the login that will make one.
 
     Attributes:
+        key: What it is found by: the user's name, and whether it is for what is large.
         username: Whose it is.
         session: The session, once logged in.
         connection: Its connection.
@@ -81,6 +84,7 @@ class Place:
         idle_since: When the last lease ended, by the loop's clock.
     """
 
+    key: str
     username: str
     session: Session | None = None
     connection: Connection | None = None
@@ -89,6 +93,11 @@ class Place:
     login: "asyncio.Task[None] | None" = None
     counted: bool = False
     idle_since: float = 0.0
+
+    @property
+    def bulk(self) -> bool:
+        """Whether it is for what is large."""
+        return self.key != self.username
 
 
 class Places:
@@ -110,9 +119,9 @@ class Places:
     def __repr__(self) -> str:
         return f"<Places taken={self.taken}/{self.most} idle={len(self.idle)} queue={len(self.queue)}>"
 
-    def warm(self, username: str) -> Place | None:
-        """Return the user's place with one lease more, if there is a live connection whose credential holds."""
-        place = self.current.get(username)
+    def warm(self, key: str) -> Place | None:
+        """Return a user's place with one lease more, if there is a live connection whose credential holds."""
+        place = self.current.get(key)
         if place is None or (connection := place.connection) is None or not connection.alive:
             return None
         if connection.expires_at is not None and connection.expires_at <= time.time():
@@ -122,9 +131,14 @@ class Places:
         place.leases += 1
         return place
 
+    @property
+    def room(self) -> bool:
+        """Whether there is a connection for one more, for which nobody waits already."""
+        return not self.queue and self.taken < self.most
+
     def admit(self, place: Place) -> bool:
-        """Give the place one of the pool's connections if there is one and nobody waits for it already."""
-        if self.queue or self.taken >= self.most:
+        """Give the place one of the pool's connections if there is room."""
+        if not self.room:
             return False
         self._count(place)
         return True
@@ -146,8 +160,8 @@ class Places:
 
     def remove(self, place: Place) -> None:
         """Take a place out, so that nobody gets it any more; it counts until it is freed."""
-        if self.current.get(place.username) is place:
-            del self.current[place.username]
+        if self.current.get(place.key) is place:
+            del self.current[place.key]
         self.retired.discard(place)
         self.idle.pop(place, None)
 
@@ -174,24 +188,24 @@ class Places:
 
 @dataclass(slots=True)
 class _Refusals:
-    """Users whose login was refused a moment ago, with what they were told."""
+    """Places whose login was refused a moment ago, with what their users were told."""
 
     pause: float
     _known: dict[str, tuple[float, GatewayError]] = field(default_factory=dict)
 
-    def add(self, username: str, error: GatewayError) -> None:
+    def add(self, key: str, error: GatewayError) -> None:
         if self.pause > 0:
             now = time.monotonic()
             if len(self._known) >= _MAX_REFUSALS:
                 self._known = {name: known for name, known in self._known.items() if known[0] > now}
-            self._known[username] = (now + self.pause, error)
+            self._known[key] = (now + self.pause, error)
 
-    def get(self, username: str) -> GatewayError | None:
-        known = self._known.get(username)
+    def get(self, key: str) -> GatewayError | None:
+        known = self._known.get(key)
         if known is None:
             return None
         if known[0] <= time.monotonic():
-            del self._known[username]
+            del self._known[key]
             return None
         return known[1]
 
@@ -285,6 +299,48 @@ class Pool:
         """
         return _Lease(self, principal)
 
+    @asynccontextmanager
+    async def lease_bulk(self, principal: Principal, size: int | None = None) -> AsyncIterator[Session]:
+        """Lend a session to move so many bytes by.
+
+        One sshd process serves a connection: it encrypts all that goes over it, and a small answer stands in line.
+        So what is large (``bulk_from``) has a connection of its own, made by the first that needs it, and by which all
+        streams of the user go while there is one. Where there is no room for it, or it cannot be made, the user's
+        other connection serves.
+
+        Args:
+            principal: Whose session it is.
+            size: Bytes, None where nobody knows before.
+
+        Raises:
+            GatewayError: As `lease`.
+        """
+        place = await self._bulk_place(principal, self.is_bulk(size))
+        if place is None or place.session is None:
+            async with self.lease(principal) as session:
+                yield session
+            return
+        try:
+            yield place.session
+        finally:
+            self._release(place)
+
+    def is_bulk(self, size: int | None) -> bool:
+        """Say whether so many bytes are to have a connection of their own."""
+        least = self.settings.bulk_from
+        return size is not None and least is not None and size >= least
+
+    async def _bulk_place(self, principal: Principal, wanted: bool) -> Place | None:
+        """Return a lease of the user's place for what is large, if there is one or it is wanted and can be had."""
+        places, key = self._places, principal.username + _BULK
+        place = places.warm(key)
+        if place is not None or not wanted or not (places.room or key in places.current):
+            return place
+        try:
+            return await self._join(principal, key)
+        except GatewayError:  # It is in the log.
+            return None
+
     async def perform(self, principal: Principal, work: Callable[[Session], Awaitable[T]], *, retry: bool) -> T:
         """Do some work on a session and return its result.
 
@@ -317,25 +373,24 @@ class Pool:
             raise cancelled
         closing.result()
 
-    async def _join(self, principal: Principal) -> Place:
-        """Return the user's place with one lease more, waiting for the login."""
+    async def _join(self, principal: Principal, key: str) -> Place:
+        """Return a user's place with one lease more, waiting for the login."""
         places = self._places
-        username = principal.username
         while True:
             if self._closed:
                 raise Unavailable(f"The connections to {self.system} are being closed")
-            warm = places.warm(username)
+            warm = places.warm(key)
             if warm is not None:
                 return warm
-            place = places.current.get(username)
+            place = places.current.get(key)
             if place is not None and place.connection is not None:
                 self._retire(place)
                 place = None
             if place is None:
-                refusal = self._refusals.get(username)
+                refusal = self._refusals.get(key)
                 if refusal is not None:
                     raise again(refusal)
-                place = places.current[username] = Place(username)
+                place = places.current[key] = Place(key, principal.username)
                 place.login = self._spawn(self._login(place, principal))
             if await self._wait_for(place):
                 return place
@@ -378,11 +433,12 @@ class Pool:
                 self._logins_failed += 1
                 self._telemetry.login(self.system, _outcome(error))
                 if isinstance(error, CredentialRefused):
-                    self._refusals.add(place.username, error)
+                    self._refusals.add(place.key, error)
                 log.warning(
                     "ssh.connect_failed",
                     system=self.system,
                     user=place.username,
+                    bulk=place.bulk,
                     seconds=round(time.monotonic() - started, 3),
                     error=error.message,
                 )
@@ -393,11 +449,12 @@ class Pool:
             "ssh.connect",
             system=self.system,
             user=place.username,
+            bulk=place.bulk,
             node=connection.node,
             seconds=round(time.monotonic() - started, 3),
         )
         place.connection = connection
-        place.session = Session(connection, self.node, self._access)
+        place.session = Session(connection, self.node, self._access, apart=place.bulk)
         place.login = None
         place.leases, place.waiting = place.waiting, 0
         connection.on_lost = lambda: self._on_lost(place)
@@ -566,7 +623,7 @@ class _Lease:
         pool = self._pool
         place = pool._places.warm(self._principal.username)
         if place is None:
-            place = await pool._join(self._principal)
+            place = await pool._join(self._principal, self._principal.username)
         self._place = place
         assert place.session is not None  # noqa: S101 (a place with a connection has a session)
         return place.session

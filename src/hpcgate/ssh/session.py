@@ -58,6 +58,7 @@ class Session:
         username: Whose session it is.
         system: The name of the system.
         node: What is known of the login node.
+        apart: Whether it is the user's second one, for what is large.
     """
 
     __slots__ = (
@@ -73,12 +74,14 @@ class Session:
         "_refused",
         "_sftp",
         "_workers",
+        "apart",
         "node",
         "system",
         "username",
     )
 
-    def __init__(self, connection: Connection, node: LoginNode, access: FileAccess) -> None:
+    def __init__(self, connection: Connection, node: LoginNode, access: FileAccess, *, apart: bool = False) -> None:
+        self.apart = apart
         self.username = connection.username
         self.system = connection.system
         self.node = node
