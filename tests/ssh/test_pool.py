@@ -6,12 +6,20 @@ from typing import Any
 
 import asyncssh
 import pytest
+import structlog
 
 from hpcgate.auth import Principal
 from hpcgate.credentials.base import Credential, CredentialSource
 from hpcgate.demo.keys import Key
 from hpcgate.demo.sshd import Sshd
-from hpcgate.errors import CredentialRefused, HostKeyRefused, LoginNodeUnreachable, PoolExhausted, Unavailable
+from hpcgate.errors import (
+    CredentialRefused,
+    HostKeyRefused,
+    LoginNodeError,
+    LoginNodeUnreachable,
+    PoolExhausted,
+    Unavailable,
+)
 from hpcgate.ssh.connection import Connection
 from hpcgate.ssh.pool import Place, Places, Pool
 from tests.ssh.conftest import MakePool
@@ -345,6 +353,24 @@ async def test_many_large_ones_share_one_login(make_pool: MakePool, sshd: Sshd, 
     assert pool.stats.logins == 1
 
 
+async def test_a_second_connection_without_channels_is_closed(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login node that gives the second connection no channel, played by one that refuses."""
+    pool = make_pool(sshd, bulk_from=1000)
+    await use(pool, nodes.alice)
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise LoginNodeError("refuses to open a session")
+
+    with monkeypatch.context() as played:
+        played.setattr(Connection, "open_channel", refuse)
+        async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
+            assert not session.apart
+    await settled(pool, 1)
+    await use(pool, nodes.alice)
+
+
 @pytest.mark.parametrize(("bulk_from", "max_clients"), [(None, 9), (1000, 1)])
 async def test_what_is_large_goes_by_the_users_other_connection(
     make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, bulk_from: int | None, max_clients: int
@@ -368,6 +394,42 @@ async def test_a_second_login_that_is_refused_is_no_error(make_pool: MakePool, s
             assert (await session.run(["true"])).ok
     assert len(source.asked) == 2, "it is not tried again for a while"
     await use(pool, nodes.alice)
+
+
+async def test_a_second_connection_that_serves_nothing_is_no_error(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login node that ends each connection beyond the first, played by cutting them."""
+    pool = make_pool(sshd, bulk_from=1000, failed_login_pause=60)
+    await use(pool, nodes.alice)
+    open_connection = Connection.open
+
+    async def cut(*arguments: Any) -> Connection:
+        connection = await open_connection(*arguments)
+        connection.ssh.abort()
+        return connection
+
+    monkeypatch.setattr(Connection, "open", cut)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
+                assert not session.apart
+                assert (await session.run(["true"])).ok
+    assert [line["user"] for line in logs if line["event"] == "ssh.bulk.refused"] == [nodes.alice.name]
+    assert (pool.stats.connections, pool.stats.logins) == (1, 2)
+
+
+async def test_a_second_connection_is_for_when_there_is_plenty_of_room(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes
+) -> None:
+    pool = make_pool(sshd, bulk_from=1000, max_clients=4)
+    await use(pool, nodes.alice)
+    await use(pool, nodes.bob)
+    async with (
+        pool.lease_bulk(principal(nodes.alice), 1000) as alice,
+        pool.lease_bulk(principal(nodes.bob), 1000) as bob,
+    ):
+        assert (alice.apart, bob.apart) == (True, False)
 
 
 async def test_a_second_connection_that_has_ended_is_made_again(

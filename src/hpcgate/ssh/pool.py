@@ -132,13 +132,13 @@ class Places:
         return place
 
     @property
-    def room(self) -> bool:
-        """Whether there is a connection for one more, for which nobody waits already."""
-        return not self.queue and self.taken < self.most
+    def plenty(self) -> bool:
+        """Whether so much room is left that one user may have two connections."""
+        return not self.queue and self.taken < self.most * 3 // 4
 
     def admit(self, place: Place) -> bool:
-        """Give the place one of the pool's connections if there is room."""
-        if not self.room:
+        """Give the place one of the pool's connections if there is one and nobody waits for it already."""
+        if self.queue or self.taken >= self.most:
             return False
         self._count(place)
         return True
@@ -305,8 +305,8 @@ class Pool:
 
         One sshd process serves a connection: it encrypts all that goes over it, and a small answer stands in line.
         So what is large (``bulk_from``) has a connection of its own, made by the first that needs it, and by which all
-        streams of the user go while there is one. Where there is no room for it, or it cannot be made, the user's
-        other connection serves.
+        streams of the user go while there is one. Where three quarters of the pool are taken, or it cannot be made or
+        used, the user's other connection serves.
 
         Args:
             principal: Whose session it is.
@@ -334,12 +334,25 @@ class Pool:
         """Return a lease of the user's place for what is large, if there is one or it is wanted and can be had."""
         places, key = self._places, principal.username + _BULK
         place = places.warm(key)
-        if place is not None or not wanted or not (places.room or key in places.current):
+        if place is not None or not wanted or not (places.plenty or key in places.current):
             return place
         try:
-            return await self._join(principal, key)
+            place = await self._join(principal, key)
         except GatewayError:  # It is in the log.
             return None
+        try:
+            await _rehearse(place)
+        except BaseException as error:
+            self._release(place)
+            if not isinstance(error, GatewayError):
+                raise
+            # A limit of connections may show only now.
+            if places.current.get(key) is place:
+                self._retire(place, "refused")
+            log.warning("ssh.bulk.refused", system=self.system, user=place.username, error=error.message)
+            self._refusals.add(key, error)
+            return None
+        return place
 
     async def perform(self, principal: Principal, work: Callable[[Session], Awaitable[T]], *, retry: bool) -> T:
         """Do some work on a session and return its result.
@@ -550,15 +563,15 @@ class Pool:
             self._evictions += 1
             self._close(place, "evicted")
 
-    def _retire(self, place: Place) -> None:
-        """The credential of a connection has expired, or it is dead: nobody gets it any more."""
+    def _retire(self, place: Place, why: str = "expired") -> None:
+        """The credential of a connection has expired, or it is dead, or of no use: nobody gets it any more."""
         if place.connection is not None and not place.connection.alive:
             self._places.remove(place)
             self._free(place)
         elif place.leases:
             self._places.retire(place)
         else:
-            self._close(place, "expired")
+            self._close(place, why)
 
     def _close(self, place: Place, why: str) -> None:
         self._places.remove(place)
@@ -638,6 +651,13 @@ class _Lease:
 
 def _expired(credential: Credential) -> bool:
     return credential.expires_at is not None and credential.expires_at <= time.time() + 5
+
+
+async def _rehearse(place: Place) -> None:
+    """Open the channels that streams need, before something is sent that cannot be sent again."""
+    if place.session is not None:
+        async with place.session.bulk():
+            pass
 
 
 def _outcome(error: GatewayError) -> str:
