@@ -344,13 +344,14 @@ async def test_what_is_large_has_a_connection_of_its_own(make_pool: MakePool, ss
 
 async def test_many_large_ones_share_one_login(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
     pool = make_pool(sshd, bulk_from=0)
+    await use(pool, nodes.alice)
 
     async def stream() -> None:
         async with pool.lease_bulk(principal(nodes.alice), 1) as session:
             assert session.apart
 
     await asyncio.gather(*(stream() for _ in range(10)))
-    assert pool.stats.logins == 1
+    assert pool.stats.logins == 2, "the first connection, and one for all that is large"
 
 
 async def test_a_second_connection_without_channels_is_closed(
@@ -430,6 +431,154 @@ async def test_a_second_connection_is_for_when_there_is_plenty_of_room(
         pool.lease_bulk(principal(nodes.bob), 1000) as bob,
     ):
         assert (alice.apart, bob.apart) == (True, False)
+
+
+async def test_the_first_connection_comes_first(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a user may log in once only, what is large must not keep out all that is small."""
+    pool = make_pool(sshd, bulk_from=1000, failed_login_pause=60)
+    open_connection, made = Connection.open, []
+
+    async def once(*arguments: Any) -> Connection:
+        if made:
+            raise CredentialRefused("Too many logins")
+        made.append(await open_connection(*arguments))
+        return made[0]
+
+    monkeypatch.setattr(Connection, "open", once)
+    async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
+        assert not session.apart
+        await use(pool, nodes.alice)
+
+
+async def test_who_cannot_log_in_is_told_at_once(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    source = Source(nodes.authority)
+    source.refuse = "no"
+    pool = make_pool(sshd, source, bulk_from=1000)
+    with pytest.raises(CredentialRefused):
+        async with pool.lease_bulk(principal(nodes.alice), 1000):
+            pass
+    assert len(source.asked) == 1, "one request must not count twice for whoever locks users out"
+
+
+@pytest.mark.parametrize("files", ["auto", "commands"])
+async def test_a_second_connection_that_runs_nothing_is_no_error(
+    make_pool: MakePool, nodes: LoginNodes, files: str
+) -> None:
+    """sshd opens channels although PAM refuses the session (pam_limits, maxlogins), and ends each command at once."""
+    only = f'"$HOME/only-{files}"'
+    node = nodes.start(
+        match_extra=f'    ForceCommand test -s {only} || echo "$SSH_CONNECTION" > {only}; '
+        f'test "$(cat {only})" = "$SSH_CONNECTION" || exit 254; eval "$SSH_ORIGINAL_COMMAND"\n'
+    )
+    pool = make_pool(node, bulk_from=1000, files=files)
+    await use(pool, nodes.alice)
+    async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
+        assert not session.apart
+        assert (await session.run(["true"])).ok
+    await settled(pool, 1)
+
+
+async def test_nobody_gets_a_second_connection_before_it_is_known_to_serve(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(sshd, bulk_from=1000)
+    who = principal(nodes.alice)
+    await use(pool, nodes.alice)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        begun.set()
+        await go_on.wait()
+        raise LoginNodeError("refuses to open a session")
+
+    async def large() -> bool:
+        async with pool.lease_bulk(who, 1000) as session:
+            return session.apart
+
+    with monkeypatch.context() as played:
+        played.setattr(Connection, "open_channel", refuse)
+        task = asyncio.create_task(large())
+        await begun.wait()
+        async with pool.lease_bulk(who) as small:
+            assert not small.apart
+        go_on.set()
+        assert not await task
+    await settled(pool, 1)
+
+
+async def test_a_second_login_that_hangs_keeps_nobody_for_long(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpcgate.ssh.pool._BULK_PATIENCE", 0.2)
+    source = Source(nodes.authority)
+    pool = make_pool(sshd, source, bulk_from=1000)
+    await use(pool, nodes.alice)
+    source.delay = 1.0
+    for most in (0.6, 0.15):
+        started = time.monotonic()
+        async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
+            assert not session.apart
+        assert time.monotonic() - started < most
+    await settled(pool, 2)
+    while pool.stats.idle < 2:
+        await asyncio.sleep(0.01)
+    async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
+        assert session.apart, "it serves once it is there"
+
+
+async def test_a_second_connection_that_has_expired_sends_nobody_away(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes
+) -> None:
+    source = Source(nodes.authority)
+    pool = make_pool(sshd, source, bulk_from=1000, max_clients=3)
+    who = principal(nodes.alice)
+    await use(pool, nodes.alice)
+    async with pool.lease_bulk(who, 1000) as first:
+        assert first.apart
+        await use(pool, nodes.bob)
+        first._connection.expires_at = time.time() - 1
+        async with pool.lease_bulk(who, 1000) as second:
+            assert not second.apart
+    assert (pool.stats.evictions, pool.stats.connections) == (0, 3)
+
+
+async def test_a_second_connection_is_to_the_same_login_node(make_pool: MakePool, nodes: LoginNodes) -> None:
+    """A file that one login node has of its own must not be looked for on another."""
+    both = [nodes.start(), nodes.start()]
+    pool = make_pool(
+        both[0],
+        bulk_from=1000,
+        host=tuple(f"{node.host}:{node.port}" for node in both),
+        host_keys=tuple(node.host_public_key for node in both),
+    )
+    who = principal(nodes.alice)
+    async with pool.lease(who) as plain:
+        at = plain._connection.node
+        pool._target.nodes.failed(next(node for node in pool._target.nodes.nodes if at.endswith(f":{node[1]}")), "x")
+        async with pool.lease_bulk(who, 1000) as session:
+            assert not session.apart
+    await settled(pool, 1)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08])
+async def test_who_goes_away_leaves_no_lease(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, moment: float) -> None:
+    pool = make_pool(sshd, Source(nodes.authority), bulk_from=1000)
+    who = principal(nodes.alice)
+
+    async def large() -> None:
+        async with pool.lease_bulk(who, 1000) as session, session.bulk():
+            pass
+
+    tasks = [asyncio.create_task(large()) for _ in range(3)]
+    await asyncio.sleep(moment)
+    for task in tasks[:2]:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert tasks[2].exception() is None
+    assert all(not place.leases for place in pool._places.current.values())
+    assert (pool.stats.idle, pool.stats.waiting) == (2, 0)
 
 
 async def test_a_second_connection_that_has_ended_is_made_again(

@@ -19,10 +19,12 @@ from hpcgate.errors import (
     CredentialRefused,
     GatewayError,
     HostKeyRefused,
+    LoginNodeError,
     LoginNodeUnreachable,
     PoolExhausted,
     Unavailable,
 )
+from hpcgate.ssh.command_streams import CommandStreams
 from hpcgate.ssh.connection import Connection, Target
 from hpcgate.ssh.errors import again
 from hpcgate.ssh.host_keys import HostKeys
@@ -41,6 +43,10 @@ _LOGIN_QUEUE = 60.0
 _MAX_REFUSALS = 10_000
 _BULK = "\0bulk"
 """Ends the key of a user's second place; no user name has a NUL in it."""
+_BULK_PATIENCE = 5.0
+"""Seconds that a stream waits at most for a second connection: it can do without."""
+_BULK_PAUSE = 60.0
+"""Seconds for which one that could not be had is not tried again, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +199,13 @@ class _Refusals:
     pause: float
     _known: dict[str, tuple[float, GatewayError]] = field(default_factory=dict)
 
-    def add(self, key: str, error: GatewayError) -> None:
-        if self.pause > 0:
+    def add(self, key: str, error: GatewayError, *, least: float = 0.0) -> None:
+        pause = max(self.pause, least)
+        if pause > 0:
             now = time.monotonic()
             if len(self._known) >= _MAX_REFUSALS:
                 self._known = {name: known for name, known in self._known.items() if known[0] > now}
-            self._known[key] = (now + self.pause, error)
+            self._known[key] = (now + pause, error)
 
     def get(self, key: str) -> GatewayError | None:
         known = self._known.get(key)
@@ -306,7 +313,8 @@ class Pool:
         One sshd process serves a connection: it encrypts all that goes over it, and a small answer stands in line.
         So what is large (``bulk_from``) has a connection of its own, made by the first that needs it, and by which all
         streams of the user go while there is one. Where three quarters of the pool are taken, or it cannot be made or
-        used, the user's other connection serves.
+        used or takes too long, the user's other connection serves. That one is made first: where a user may log in
+        once only, small requests are not kept out, and who cannot log in at all does not try twice.
 
         Args:
             principal: Whose session it is.
@@ -315,12 +323,16 @@ class Pool:
         Raises:
             GatewayError: As `lease`.
         """
-        place = await self._bulk_place(principal, self.is_bulk(size))
-        if place is None or place.session is None:
+        place = self._warm_bulk(principal)
+        if place is None:
             async with self.lease(principal) as session:
-                yield session
-            return
+                if self.is_bulk(size):
+                    place = await self._bulk_place(principal)
+                if place is None:
+                    yield session
+                    return
         try:
+            assert place.session is not None  # noqa: S101 (a place with a connection has a session)
             yield place.session
         finally:
             self._release(place)
@@ -330,29 +342,53 @@ class Pool:
         least = self.settings.bulk_from
         return size is not None and least is not None and size >= least
 
-    async def _bulk_place(self, principal: Principal, wanted: bool) -> Place | None:
-        """Return a lease of the user's place for what is large, if there is one or it is wanted and can be had."""
-        places, key = self._places, principal.username + _BULK
-        place = places.warm(key)
-        if place is not None or not wanted or not (places.plenty or key in places.current):
+    def _warm_bulk(self, principal: Principal) -> Place | None:
+        """Return a lease of the user's place for what is large if it is there, and where the user's other one is."""
+        place = self._places.warm(principal.username + _BULK)
+        if place is None or place.connection is None or not self._elsewhere(principal.username, place.connection):
             return place
+        self._release(place)
+        self._retire(place, "elsewhere")
+        return None
+
+    async def _bulk_place(self, principal: Principal) -> Place | None:
+        """Return a lease of the user's place for what is large, made if need be, or None if it cannot be had."""
+        places, key = self._places, principal.username + _BULK
+        place = places.current.get(key)
+        under_way = place is not None and place.connection is None
+        if not (places.plenty or under_way) or self._refusals.get(key) is not None:
+            return None
         try:
-            place = await self._join(principal, key)
+            async with asyncio.timeout(_BULK_PATIENCE):
+                return await self._join(principal, key)
+        except TimeoutError:
+            error = LoginNodeUnreachable(f"No second connection to {self.system} within {_BULK_PATIENCE:g} s")
+            self._refuse_bulk(key, principal.username, error)
+            return None
         except GatewayError:  # It is in the log.
             return None
-        try:
-            await _rehearse(place)
-        except BaseException as error:
-            self._release(place)
-            if not isinstance(error, GatewayError):
-                raise
-            # A limit of connections may show only now.
-            if places.current.get(key) is place:
-                self._retire(place, "refused")
-            log.warning("ssh.bulk.refused", system=self.system, user=place.username, error=error.message)
-            self._refusals.add(key, error)
-            return None
-        return place
+
+    def _refuse_bulk(self, key: str, username: str, error: GatewayError) -> None:
+        log.warning("ssh.bulk.refused", system=self.system, user=username, error=error.message)
+        self._refusals.add(key, error, least=_BULK_PAUSE)
+
+    def _elsewhere(self, username: str, connection: Connection) -> bool:
+        """Say whether a connection is to another login node than the user's first one: each has files of its own."""
+        first = self._places.current.get(username)
+        return first is not None and first.connection is not None and first.connection.node != connection.node
+
+    async def _rehearse(self, username: str, connection: Connection, session: Session) -> None:
+        """Find out whether streams can go by a second connection, before something is sent that cannot be sent again.
+
+        Raises:
+            GatewayError: They cannot.
+        """
+        if self._elsewhere(username, connection):
+            raise LoginNodeUnreachable(f"The second connection is to another login node, {connection.node}")
+        async with session.bulk() as streams:
+            # Where PAM refuses the session, sshd opens channels all the same and ends each command at once.
+            if isinstance(streams, CommandStreams) and not (await session.run(["true"])).ok:
+                raise LoginNodeError(f"The login node of {self.system} runs no commands on a second connection")
 
     async def perform(self, principal: Principal, work: Callable[[Session], Awaitable[T]], *, retry: bool) -> T:
         """Do some work on a session and return its result.
@@ -445,7 +481,9 @@ class Pool:
             if isinstance(error, GatewayError):
                 self._logins_failed += 1
                 self._telemetry.login(self.system, _outcome(error))
-                if isinstance(error, CredentialRefused):
+                if place.bulk and not isinstance(error, PoolExhausted):
+                    self._refusals.add(place.key, error, least=_BULK_PAUSE)
+                elif isinstance(error, CredentialRefused):
                     self._refusals.add(place.key, error)
                 log.warning(
                     "ssh.connect_failed",
@@ -466,8 +504,17 @@ class Pool:
             node=connection.node,
             seconds=round(time.monotonic() - started, 3),
         )
-        place.connection = connection
-        place.session = Session(connection, self.node, self._access, apart=place.bulk)
+        session = Session(connection, self.node, self._access, apart=place.bulk)
+        if place.bulk:
+            try:
+                await self._rehearse(place.username, connection, session)
+            except BaseException as error:
+                place.connection = connection
+                self._close(place, "refused")
+                if isinstance(error, GatewayError):
+                    self._refuse_bulk(place.key, place.username, error)
+                raise
+        place.connection, place.session = connection, session
         place.login = None
         place.leases, place.waiting = place.waiting, 0
         connection.on_lost = lambda: self._on_lost(place)
@@ -478,6 +525,8 @@ class Pool:
 
     async def _admit(self, place: Place) -> None:
         """Wait until the pool has room for one more connection."""
+        if place.bulk and not self._places.plenty:
+            raise PoolExhausted(f"There is no room for second connections to {self.system}")
         if self._places.admit(place):
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -651,13 +700,6 @@ class _Lease:
 
 def _expired(credential: Credential) -> bool:
     return credential.expires_at is not None and credential.expires_at <= time.time() + 5
-
-
-async def _rehearse(place: Place) -> None:
-    """Open the channels that streams need, before something is sent that cannot be sent again."""
-    if place.session is not None:
-        async with place.session.bulk():
-            pass
 
 
 def _outcome(error: GatewayError) -> str:
