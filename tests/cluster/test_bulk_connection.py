@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from hpcgate.demo.cluster import Cluster, Gateway
-from tests.cluster.streaming import LARGE, make, place, token
+from tests.cluster.streaming import LARGE, etag_of, make, place, token
 from tests.people import Person
 
 __all__ = ["place"]
@@ -53,7 +53,10 @@ def test_down(http: httpx.Client, connections: Connections, alice: Person, place
     small, large = make(alice, place / "small", SMALL), make(alice, place / "large", LARGE)
     assert http.get(f"{FILES}/content", params={"path": str(small)}).content == SMALL
     assert http.head(f"{FILES}/content", params={"path": str(large)}).headers["content-length"] == str(len(LARGE))
-    assert connections() == [False]
+    for name, status in (("If-None-Match", 304), ("If-Match", 412)):
+        tag = etag_of(large) if status == 304 else '"another"'
+        assert http.get(f"{FILES}/content", params={"path": str(large)}, headers={name: tag}).status_code == status
+    assert connections() == [False], "nothing large is sent"
     for _ in range(2):
         assert http.get(f"{FILES}/content", params={"path": str(large)}).content == LARGE
     part = http.get(f"{FILES}/content", params={"path": str(large)}, headers={"Range": "bytes=7-9"})

@@ -84,10 +84,13 @@ async def _reading(request: Request, gateway: Gateway, access: Access) -> Respon
     conditions = Conditions.of(request.headers)
     wanted = request.headers.get("range")
 
+    def sent(file: OpenFile) -> bool:
+        return request.method != "HEAD" and conditions.for_reading(Validator.of(file.attributes)) is Verdict.GO_ON
+
     @asynccontextmanager
     async def answer() -> AsyncIterator[Answer]:
         with gateway.streams.hold(access.principal.username):
-            async with opened(access.system.pool, access.principal, name, whole=request.method != "HEAD") as file:
+            async with opened(access.system.pool, access.principal, name, whole=sent) as file:
                 yield await _answer(name, file, conditions, wanted)
 
     return StreamingAnswer(answer(), stall=gateway.settings.streams.stall_timeout)

@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
@@ -22,18 +22,20 @@ SMALL = 256 * 1024
 
 
 @asynccontextmanager
-async def opened(pool: Pool, principal: Principal, path: bytes, *, whole: bool = True) -> AsyncIterator[OpenFile]:
+async def opened(
+    pool: Pool, principal: Principal, path: bytes, *, whole: Callable[[OpenFile], bool] = lambda _: True
+) -> AsyncIterator[OpenFile]:
     """Open a file on a session that is leased as long; once more if the connection turns out to be dead.
 
     Args:
         pool: The system's connections.
         principal: Whose file it is.
         path: Where it is.
-        whole: Whether it may be read to its end; a large one is then opened where it keeps nobody waiting.
+        whole: Says whether it may be read to its end; a large one is then opened where it keeps nobody waiting.
     """
     async with AsyncExitStack() as stack:
         file, apart = await _open(pool, principal, path, stack)
-        if whole and not apart and pool.is_bulk(size := file.attributes.size):
+        if not apart and pool.is_bulk(size := file.attributes.size) and whole(file):
             await stack.aclose()
             file, _ = await _open(pool, principal, path, stack, size)
         yield file
