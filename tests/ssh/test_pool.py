@@ -581,6 +581,36 @@ async def test_who_goes_away_leaves_no_lease(make_pool: MakePool, sshd: Sshd, no
     assert (pool.stats.idle, pool.stats.waiting) == (2, 0)
 
 
+@pytest.mark.parametrize("moment", ["credential", "rehearsal"])
+async def test_closing_ends_a_second_login_under_way(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    source = Source(nodes.authority)
+    pool = make_pool(sshd, source, bulk_from=1000)
+    await use(pool, nodes.alice)
+    begun = asyncio.Event()
+
+    async def hang(*_: Any, **__: Any) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    if moment == "credential":
+        monkeypatch.setattr(source, "credential", hang)
+    else:
+        monkeypatch.setattr(Connection, "open_channel", hang)
+
+    async def large() -> bool:
+        async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
+            return session.apart
+
+    task = asyncio.create_task(large())
+    await begun.wait()
+    async with asyncio.timeout(5):
+        await pool.close()
+        assert not await task
+    assert pool.stats.connections == 0
+
+
 async def test_a_second_connection_that_has_ended_is_made_again(
     make_pool: MakePool, sshd: Sshd, nodes: LoginNodes
 ) -> None:
