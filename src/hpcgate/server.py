@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any, Protocol, cast
 
@@ -29,6 +30,8 @@ _TICKS_BETWEEN_NEWS = 10
 _TICK = 0.1
 _LINGER = 1.0
 """Seconds that a connection must have been silent in a row before it is closed: a request may be on its way."""
+_TOLD_FOR = 60.0
+"""Seconds for which a part of the tick that fails again is not logged again."""
 _CANCEL_PATIENCE = 5.0
 """Seconds that requests have to clear up after they were cancelled."""
 
@@ -73,6 +76,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.reloader = Reloader(self._reload)
+        self._told: dict[str, float] = {}
 
     @property
     def _gateway(self) -> Gateway:
@@ -96,11 +100,11 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """See how late the loop is, and for a renewed certificate now and then. True ends new connections."""
-        self._look_at_load(counter)
+        self._contain("admission", partial(self._look_at_load, counter))
         if self.tls is not None and counter % _TICKS_BETWEEN_LOOKS == 0:
-            self.tls.renew()
+            self._contain("tls", self.tls.renew)
         if not await super().on_tick(counter):
-            self.reloader.tick()
+            self._contain("reload", self.reloader.tick)
             return False
         if self._began_to_stop is None:
             self._began_to_stop = time.monotonic()
@@ -115,6 +119,16 @@ class Server(uvicorn.Server):
             await self._cancel()
         if not self.force_exit:
             await self.lifespan.shutdown()
+
+    def _contain(self, part: str, step: Callable[[], object]) -> None:
+        """Run a part of the tick. uvicorn's main loop, and with it the process, would end with what it raises."""
+        try:
+            step()
+        except Exception:
+            now = time.monotonic()
+            if now - self._told.get(part, -_TOLD_FOR) >= _TOLD_FOR:
+                self._told[part] = now
+                log.exception("server.tick_failed", part=part)
 
     def _look_at_load(self, counter: int) -> None:
         admission = self._gateway.admission

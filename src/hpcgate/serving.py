@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -80,6 +80,7 @@ class Http(HttpToolsProtocol):
     _head = 0
     _much = False
     _much_head = False
+    _odd = ""
     _head_timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
     _unsent = 0
@@ -134,6 +135,9 @@ class Http(HttpToolsProtocol):
         ):
             self._much_head = True
             raise ValueError("too long")  # which the parser turns into what `send_400_response` is called for
+        self._odd = ambiguity(self.headers, self.parser.get_http_version())
+        if self._odd:
+            raise ValueError(self._odd)  # as above
         super().on_headers_complete()
         if self.stopping:
             self.cycle.keep_alive = False
@@ -186,6 +190,11 @@ class Http(HttpToolsProtocol):
         super()._start_asgi_task(caller.cycle, counted)
 
     def _turn_away(self, cycle: RequestResponseCycle) -> None:
+        if self.transport.is_closing():
+            # Its client has gone, and the loop has not come to say so: a closed transport raises if it is written to.
+            cycle.response_complete = True
+            self.server_state.total_requests += 1
+            return
         # Who sends a body may send much of it: that connection ends.
         close = self.stopping or not cycle.keep_alive or has_long_body(cast("Scope", cycle.scope))
         asked = dict(cycle.scope["headers"])
@@ -202,6 +211,8 @@ class Http(HttpToolsProtocol):
         self.transport.write(head + retry + end + (b"" if cycle.scope["method"] == "HEAD" else OVERLOADED))
         cycle.response_started = cycle.response_complete = True
         if close:
+            # Those refused are taken off this number again, to tell how many were served.
+            self.server_state.total_requests += 1
             self.transport.close()
         elif self.pipeline:
             self.loop.call_soon(self.on_response_complete)
@@ -239,7 +250,7 @@ class Http(HttpToolsProtocol):
         if self._much_head:
             self._refuse_head()
         else:
-            self._refuse(400, "Bad Request", msg)
+            self._refuse(400, "Bad Request", self._odd or msg)
 
     def _refuse_head(self) -> None:
         most = self.settings.max_header_size
@@ -288,6 +299,26 @@ class Http(HttpToolsProtocol):
             f"F7T-Timestamp: {time.time()!r}\r\nF7T-AppVersion: {getattr(self.config.app, 'version', '')}\r\n"
             f"X-Request-ID: {fresh}\r\nX-Correlation-ID: {correlation_id or fresh}\r\n"
         ).encode() + self.extra
+
+
+def ambiguity(headers: Iterable[tuple[bytes, bytes]], version: str) -> str:
+    """Return why a head could mean one thing to a proxy and another here, or nothing.
+
+    Args:
+        headers: Names, in lower case, and values.
+        version: The version of HTTP, as ``1.1``.
+    """
+    hosts = authorizations = 0
+    for name, _ in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"authorization":
+            authorizations += 1
+    if hosts > 1 or (hosts == 0 and version != "1.0"):
+        return "A request needs exactly one Host header (RFC 9112, section 3.2)."
+    if authorizations > 1:
+        return "A request may have one Authorization header."
+    return ""
 
 
 def _problem(message: str, data: dict[str, str] | None = None) -> bytes:
