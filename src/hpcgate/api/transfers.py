@@ -6,13 +6,14 @@ from typing import Annotated, TypeVar
 from fastapi import APIRouter, Query
 
 from hpcgate.api import transfer_models as models
+from hpcgate.api.bodies import BodyRoute
 from hpcgate.api.dependencies import Access, AccessDep
 from hpcgate.filesystem.base import Path
 from hpcgate.filesystem.confinement import Reach
 from hpcgate.transfers import jobs
 from hpcgate.transfers.base import Download, Script, Started, Upload
 
-router = APIRouter(prefix="/filesystem/{system_name}/transfer", tags=["filesystem"])
+router = APIRouter(prefix="/filesystem/{system_name}/transfer", tags=["filesystem"], route_class=BodyRoute)
 
 Answer = TypeVar("Answer", models.UploadFileResponse, models.DownloadFileResponse)
 
