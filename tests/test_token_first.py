@@ -11,6 +11,7 @@ import pytest
 from tests.front import Front, serving
 
 PUBLIC = ("/status/liveness", "/status/readiness")
+JSON = "Content-Type: application/json\r\n"
 BODIES = {
     "announced": "Content-Length: 67108864\r\nExpect: 100-continue\r\n",
     "chunked": "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n",
@@ -42,7 +43,7 @@ def test_who_shows_no_token_is_refused_before_a_byte_of_the_body(front: Front, b
     assert len(found) > 40
     answers = {}
     for method, path in found:
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTus-Resumable: 1.0.0\r\n{body}\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\n{JSON}{body}\r\n"
         with socket.create_connection(("127.0.0.1", front.port), timeout=30) as connection:
             connection.sendall(head.encode())
             answers[method, path] = connection.recv(65536)
