@@ -1,18 +1,346 @@
-"""What one connection, or one part of the server's tick, gets wrong ends nothing else."""
+"""What one connection, one timer or one part of the server's tick gets wrong ends nothing else, and is counted."""
 
+import ast
+import asyncio
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import uvicorn
 
-from hpcgate import server as server_module
+import hpcgate
 from hpcgate.server import Server
 from hpcgate.serving import Http
+from hpcgate.telemetry import containment
+from hpcgate.telemetry.containment import FAULTS, Faults, contained, kept, on_loop_error, reaped
+
+SOURCE = Path(hpcgate.__file__).parent
+ELSEWHERE = ("demo", "transfers/streamer_program.py", "transfers/wormhole_program.py", "cli.py", "checking")
+"""Programs of their own, and commands that do one thing and end."""
+
+HOOKS = frozenset(
+    {"add_done_callback", "add_reader", "add_signal_handler", "add_writer", "call_at", "call_later", "call_soon"}
+    | {"call_soon_threadsafe"}
+)
+SPAWNS = frozenset({"create_task", "ensure_future"})
+
+TASKS = {
+    # Where tasks begin, and what becomes of their errors.
+    "api/": "awaited by the request",
+    "auth/introspection.py:claims": "reaped",
+    "auth/jwks.py:_fetch": "reaped",
+    "auth/jwks.py:_refresh": "a group of a task that is reaped",
+    "auth/jwks.py:open": "kept",
+    "auth/openfga.py:_shared": "reaped",
+    "credentials/kept.py:credential": "reaped",
+    "credentials/static.py:credential": "awaited by each who asks",
+    "filesystem/tus.py:_writing": "awaited by the request",
+    "gateway.py:_background": "kept",
+    "health/prober.py:_as_the_account": "a group within what is kept",
+    "health/prober.py:round": "a group within what is kept",
+    "middleware.py:start": "reaped",
+    "monitoring.py:monitored": "kept",
+    "reloading.py:reload": "reaped",
+    "reloading.py:tick": "contained in itself",
+    "schedulers/reads.py:_spawn": "reaped",
+    "schedulers/slurm/rest/backend.py:_each": "a group of the request",
+    "schedulers/slurm/scheduler.py:_ask_both": "a group of the request",
+    "ssh/connection.py:spawn": "awaited by who asks, or reaped",
+    "ssh/nodes.py:_first": "awaited, or closed",
+    "ssh/pool.py:_spawn": "reaped",
+    "ssh/pool.py:close": "awaited",
+    "ssh/sftp_files.py": "awaited by the request",
+    "ssh/sftp_streams.py:_opened": "awaited, or closed late",
+}
 
 
-def failing(*_: Any) -> None:
-    raise RuntimeError("the handler is closed")
+class Fault(Exception):
+    """What the tests have everything raise."""
+
+
+class Broken:
+    """Fails at whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise Fault(name)
+
+    def __getitem__(self, name: object) -> Any:
+        raise Fault
+
+    def __bool__(self) -> bool:
+        raise Fault
+
+    def __hash__(self) -> int:
+        raise Fault
+
+    def __call__(self, *_: object, **__: object) -> Any:
+        raise Fault
+
+
+@pytest.fixture(autouse=True)
+def faults(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Count anew, and return the places of the lines in the log."""
+    told: list[str] = []
+    monkeypatch.setattr(FAULTS, "counts", {})
+    monkeypatch.setattr(FAULTS, "_told", {})
+    monkeypatch.setattr(
+        containment, "log", SimpleNamespace(error=lambda event, *, where, **_: told.append(f"{event} {where}"))
+    )
+    return told
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = path.relative_to(SOURCE).as_posix()
+        if not name.startswith(ELSEWHERE):
+            yield name, ast.parse(path.read_text())
+
+
+def is_contained(node: ast.AST) -> bool:
+    """Say whether a decorator, or an expression, is a use of `contained`."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "contained"
+
+
+def contained_names(tree: ast.Module) -> set[str]:
+    """Return the functions and methods of a module that are contained."""
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    return {function.name for function in functions if any(map(is_contained, function.decorator_list))}
+
+
+def is_safe(callback: ast.expr, names: set[str]) -> bool:
+    """Say whether what the loop is to call is contained."""
+    match callback:
+        case ast.Call(func=ast.Name(id="partial"), args=[inner, *_]):
+            return is_safe(inner, names)
+        case ast.Call(func=inner):
+            return is_contained(inner)
+        case ast.Attribute(attr=name) | ast.Name(id=name):
+            return name in names
+    return False
+
+
+def hooked() -> Iterator[tuple[str, ast.Call, set[str]]]:
+    """Yield each call that has the event loop call something later."""
+    for name, tree in modules():
+        names = contained_names(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in HOOKS:
+                yield f"{name}:{node.lineno}", node, names
+
+
+def test_whatever_the_loop_calls_is_contained() -> None:
+    found = list(hooked())
+    assert len(found) > 15
+    unsafe = []
+    for where, call, names in found:
+        position = 0 if cast("ast.Attribute", call.func).attr in ("call_soon", "add_done_callback") else 1
+        if not is_safe(call.args[position], names):
+            unsafe.append(f"{where}: {ast.unparse(call)}")
+    assert not unsafe
+
+
+def test_nobody_takes_the_hooks_for_later() -> None:
+    """A bound method in a variable would hide what it is called with."""
+    for name, tree in modules():
+        called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in HOOKS | SPAWNS:
+                assert id(node) in called, f"{name}:{node.lineno}"
+
+
+def spawning() -> Iterator[str]:
+    for name, tree in modules():
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(function):
+                    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in SPAWNS:
+                        yield f"{name}:{function.name}"
+
+
+def test_every_task_has_somebody_who_takes_its_error() -> None:
+    found = set(spawning())
+    assert not {place for place in found if not any(place.startswith(known) for known in TASKS)}
+    assert not {known for known in TASKS if known != "api/" and not any(place.startswith(known) for place in found)}
+
+
+def every_contained() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield each function of the program that is contained, by its name."""
+    for module in pkgutil.walk_packages([str(SOURCE)], "hpcgate."):
+        if ".demo" in module.name or module.name.endswith(("_program", "__main__")):
+            continue
+        loaded = importlib.import_module(module.name)
+        holders = [loaded, *(one for _, one in inspect.getmembers(loaded, inspect.isclass))]
+        for holder in holders:
+            for value in vars(holder).values():
+                function = getattr(value, "__func__", value)
+                if getattr(function, "contained_in", None) and getattr(function, "__module__", "") == module.name:
+                    yield f"{module.name}.{function.__qualname__}", function
+
+
+CONTAINED = dict(every_contained())
+
+
+@pytest.mark.parametrize("name", CONTAINED)
+def test_a_callback_that_raises_is_counted_and_logged_once(name: str, faults: list[str]) -> None:
+    function = CONTAINED[name]
+    broken = [Broken() for _ in inspect.signature(function).parameters]
+    for _ in range(1000):
+        function(*broken)
+    place = function.contained_in  # type: ignore[attr-defined]
+    assert FAULTS.counts[place] >= 1000
+    assert faults == [f"internal.error {place}"]
+
+
+def test_all_callbacks_were_found() -> None:
+    """The scan by names and the scan of what is loaded agree."""
+    assert {name.rpartition(".")[2] for name in CONTAINED} >= {
+        name for _, tree in modules() for name in contained_names(tree)
+    }
+
+
+def failing(*_: Any, **__: Any) -> Any:
+    raise Fault
+
+
+async def async_failing(*_: Any) -> Any:
+    raise Fault
+
+
+def cancelled(*_: Any) -> Any:
+    raise asyncio.CancelledError
+
+
+def a_server() -> Server:
+    config = uvicorn.Config(cast("Any", None))
+    config.encoded_headers = []
+    server = Server(config)
+    server.tls = cast("Any", SimpleNamespace(renew=lambda: None))
+    server._look_at_load = lambda counter: None  # type: ignore[method-assign]
+    return server
+
+
+PARTS: dict[str, Callable[[Server, Any], None]] = {
+    # The parts of the tick, and how to have them fail.
+    "tick.load": lambda server, fault: setattr(server, "_look_at_load", fault),
+    "tick.certificate": lambda server, fault: setattr(server, "tls", SimpleNamespace(renew=fault)),
+    "tick.reload": lambda server, fault: setattr(server.reloader, "tick", fault),
+}
+
+
+@pytest.mark.parametrize("fault", [failing, cancelled])
+@pytest.mark.parametrize("place", PARTS)
+async def test_a_part_of_the_tick_that_fails_ends_nothing(place: str, fault: Any, faults: list[str]) -> None:
+    server = a_server()
+    PARTS[place](server, fault)
+    others = []
+    if place != "tick.reload":
+        server.reloader.tick = lambda: others.append(1)  # type: ignore[method-assign]
+    for counter in (0, 20, 40):
+        assert await server.on_tick(counter) is False
+    assert FAULTS.counts[place] == 3
+    assert faults == [f"internal.error {place}"]
+    assert len(others) == (3 if place != "tick.reload" else 0)
+
+
+async def test_what_fails_at_the_end_does_not_keep_the_process_from_ending(
+    faults: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = a_server()
+    monkeypatch.setattr(server, "_begin_to_stop", failing)
+    monkeypatch.setattr(server, "_drain", failing)
+    server.should_exit = True
+    assert await server.on_tick(0) is True
+    assert FAULTS.counts["tick.stop"] == 2
+    closed = []
+    server.servers = []
+    server.lifespan = cast("Any", SimpleNamespace(shutdown=lambda: closed.append(1) or asyncio.sleep(0)))
+    for step in (server.reloader, server):
+        monkeypatch.setattr(step, "stop" if step is server.reloader else "_stop_listening", async_failing)
+    monkeypatch.setattr(server, "_finish", async_failing)
+    await server.shutdown([])
+    assert closed
+    assert FAULTS.counts["stop"] == 3
+
+
+async def test_uvicorns_part_of_the_tick_is_no_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn.Server, "on_tick", async_failing)
+    assert await a_server().on_tick(0) is False
+    assert FAULTS.counts["tick.uvicorn"] == 1
+
+
+async def test_what_goes_on_goes_on_after_a_fault(faults: list[str]) -> None:
+    rounds = 0
+
+    async def run() -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds < 4:
+            raise Fault
+
+    await asyncio.wait_for(kept("a.place", run, pause=0.001), 30)
+    assert rounds == 4
+    assert FAULTS.counts["a.place"] == 3
+    assert faults == ["internal.error a.place"]
+
+
+async def test_a_task_that_nobody_awaits_is_heard_of(faults: list[str]) -> None:
+    task = asyncio.create_task(async_failing())
+    await asyncio.wait({task})
+    reaped(task, "a.place")
+    assert faults == ["internal.error a.place"]
+
+
+async def test_what_the_loop_catches_itself_is_counted(faults: list[str]) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(on_loop_error)
+    loop.call_soon(failing)
+    loop.call_soon(cancelled)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert FAULTS.counts["loop"] == 2
+    assert len(faults) == 2  # two kinds
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(),
+        BrokenPipeError(),
+        RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed"),
+    ],
+)
+def test_a_transport_that_was_closed_meanwhile_is_normal(error: Exception, faults: list[str]) -> None:
+    FAULTS.note("a.place", error)
+    assert not faults
+    assert not FAULTS.counts
+
+
+def test_a_kind_is_logged_again_after_a_while(faults: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Faults()
+    for _ in range(3):
+        counted.note("a.place", Fault())
+    counted.note("a.place", KeyError())
+    assert len(faults) == 2
+    monkeypatch.setattr(containment, "QUIET", 0.0)
+    counted.note("a.place", Fault())
+    assert len(faults) == 3
+    assert counted.counts == {"a.place": 5}
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containment, "log", Broken())
+    FAULTS.note("a.place", Fault())
+    assert FAULTS.counts == {"a.place": 1, "log": 1}
+
+
+def test_a_contained_block_lets_the_end_of_the_process_through() -> None:
+    with pytest.raises(KeyboardInterrupt), contained("a.place"):
+        raise KeyboardInterrupt
 
 
 def test_a_client_who_left_is_refused_without_a_word() -> None:
@@ -24,19 +352,3 @@ def test_a_client_who_left_is_refused_without_a_word() -> None:
     protocol._turn_away(cast("Any", cycle))
     assert cycle.response_complete
     assert state.total_requests == 1
-
-
-async def test_a_part_of_the_tick_that_fails_is_told_once_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(
-        server_module, "log", SimpleNamespace(exception=lambda event, *, part: told.append(f"{event} {part}"))
-    )
-    config = uvicorn.Config(cast("Any", None))
-    config.encoded_headers = []
-    server = Server(config)
-    server.tls = cast("Any", SimpleNamespace(renew=failing))
-    monkeypatch.setattr(server, "_look_at_load", failing)
-    monkeypatch.setattr(server.reloader, "tick", failing)
-    for counter in (0, 20, 40):
-        assert await server.on_tick(counter) is False
-    assert told == [f"server.tick_failed {part}" for part in ("admission", "tls", "reload")]

@@ -2,9 +2,10 @@
 
 import asyncio
 import posixpath
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -32,6 +33,7 @@ from hpcgate.schedulers.base import JobDescription, Scheduler
 from hpcgate.schedulers.reads import SharedReads
 from hpcgate.ssh.pool import Pool
 from hpcgate.telemetry.base import SILENT, Telemetry
+from hpcgate.telemetry.containment import kept
 from hpcgate.telemetry.journal import note_path
 from hpcgate.transfers.base import BatchJob, Surroundings, Transfer
 from hpcgate.transfers.jobs import TransferJobs
@@ -326,12 +328,14 @@ class Gateway:
             if before is None:
                 serving.set()
             # The boards may be those of the gateway that serves, which may go on to.
-            jobs = [_once(serving, prober.run) for prober in probers.values()]
+            jobs: list[tuple[str, Job]] = [
+                ("health.prober", partial(_once, serving, prober.run)) for prober in probers.values()
+            ]
             if settings.state_directory is not None:
                 calendars = {name: system.calendar for name, system in systems.items()}
                 watch = Watch(Notices(Path(settings.state_directory)), calendars)
                 await watch.look()
-                jobs.append(watch.run())
+                jobs.append(("health.maintenance", watch.run))
             background = await stack.enter_async_context(_background(jobs))
             opened = cls(holdings, tokens, jwks, authorizer, probers, telemetry)
             opened._background = background
@@ -378,25 +382,21 @@ def _prober(system: System, settings: Settings, credentials: CredentialSource, t
     )
 
 
-async def _once(event: asyncio.Event, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+Job = Callable[[], Awaitable[None]]
+
+
+async def _once(event: asyncio.Event, job: Job) -> None:
     await event.wait()
     await job()
 
 
 @asynccontextmanager
-async def _background(jobs: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[list["asyncio.Task[None]"]]:
-    """Run jobs that never end until the context is left."""
-    tasks = [asyncio.create_task(job) for job in jobs]
-    for task in tasks:
-        task.add_done_callback(_tell_of_crash)
+async def _background(jobs: Iterable[tuple[str, Job]]) -> AsyncIterator[list["asyncio.Task[None]"]]:
+    """Keep jobs running, each with the name of its place, until the context is left."""
+    tasks = [asyncio.create_task(kept(place, job)) for place, job in jobs]
     try:
         yield tasks
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _tell_of_crash(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("background.crashed", task=repr(task.get_coro()), exc_info=error)

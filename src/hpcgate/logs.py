@@ -25,6 +25,7 @@ from hpcgate.config.audit import STDOUT, AuditSettings
 from hpcgate.credentials.base import KEYS, Credential
 from hpcgate.telemetry import journal
 from hpcgate.telemetry.audit import AuditFile, AuditLogger
+from hpcgate.telemetry.containment import FAULTS, contained
 
 AUDIT = "hpcgate.audit"
 ACCESS = "hpcgate.access"
@@ -124,6 +125,7 @@ class Lines:
 
     warn = warning = error = critical = exception = fatal = failure = err = urgent
 
+    @contained("log")
     def flush(self) -> None:
         """Write what is kept."""
         with self._lock:
@@ -133,8 +135,11 @@ class Lines:
             del self._kept[: len(kept)]
             if kept:
                 kept.append("")
-                self._file.write("\n".join(kept))
-                self._file.flush()
+                try:
+                    self._file.write("\n".join(kept))
+                    self._file.flush()
+                except (OSError, ValueError):  # a full disk, or nobody reads any more: no reason to fail what goes on
+                    FAULTS.count("log")
 
 
 class AccessLines:

@@ -15,6 +15,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpcgate.auth.groups import Group, group_of
+from hpcgate.telemetry.containment import contained, reaped
 from hpcgate.telemetry.journal import Journal, current
 
 log = structlog.get_logger("hpcgate.access")
@@ -288,6 +289,9 @@ class TrailingSlash:
         await self.app(scope, receive, send)
 
 
+_HANG_UP = contained("http.hang_up")
+
+
 class HangUp:
     """Cancels a request whose client has gone, so that what it started on a login node ends too.
 
@@ -330,15 +334,15 @@ class HangUp:
             if watch.watching:
                 await watch.stop()
 
+    @contained("http.hang_up")
     def _look(self) -> None:
         """Watch those that were running at the last look already."""
-        for watch in self._older:
-            watch.start()
-        self._older, self._young = self._young, set()
-        if self._older:
-            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._look)
-        else:
-            self._timer = None
+        due, self._older, self._young = self._older, self._young, set()
+        # The timer first: whatever happens below, it goes on for the others.
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._look) if self._older else None
+        for watch in due:
+            with _HANG_UP:
+                watch.start()
 
 
 def _has_body(scope: Scope) -> bool:
@@ -411,3 +415,5 @@ class _Watch:
         if self._watcher is not None and not self._watcher.done():
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
+        elif self._watcher is not None:
+            reaped(self._watcher, "http.hang_up")

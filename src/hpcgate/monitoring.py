@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import prometheus_client
 import structlog
@@ -17,6 +18,7 @@ from hpcgate import __version__
 from hpcgate.config import MetricsSettings
 from hpcgate.gateway import Gateway
 from hpcgate.schedulers.reads import SharedReads
+from hpcgate.telemetry.containment import FAULTS, kept
 from hpcgate.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
@@ -51,6 +53,14 @@ class GatewayCollector(Collector):
         version.add_metric([__version__], 1)
         yield version
         jwks = self._gateway.jwks
+        faults = CounterMetricFamily(
+            "hpcgate_internal_errors",
+            "Errors contained where no request waits for them: in callbacks, timers, ticks and background tasks.",
+            labels=["where"],
+        )
+        for place, count in sorted(FAULTS.counts.items()):
+            faults.add_metric([place], count)
+        yield faults
         yield GaugeMetricFamily(
             "hpcgate_ready",
             "1 if requests can be served: the IdP's keys are loaded and the process is not about to stop; else 0.",
@@ -174,7 +184,7 @@ async def monitored(
         OSError: The port cannot be opened.
     """
     registry = registry_of(metrics, gateway)
-    lag = asyncio.create_task(_watch_lag(metrics))
+    lag = asyncio.create_task(kept("metrics.lag", partial(_watch_lag, metrics)))
     runner: web.AppRunner | None = None
     try:
         if settings.port is not None:

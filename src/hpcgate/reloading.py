@@ -13,6 +13,7 @@ import structlog
 from hpcgate.config import ConfigError, Model, Settings
 from hpcgate.gateway import Gateway
 from hpcgate.telemetry.base import Telemetry
+from hpcgate.telemetry.containment import FAULTS, contained, reaped
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -121,7 +122,7 @@ class Gateways:
         requests = set(under_way())
         task = asyncio.create_task(_retire(before, requests))
         self._retiring[task] = before.gateway
-        task.add_done_callback(self._retiring.pop)
+        task.add_done_callback(self._retired)
         systems, old = opened.gateway.systems, before.gateway.systems
         log.info(
             "config.reloaded",
@@ -133,6 +134,11 @@ class Gateways:
         if fixed := sorted(fixed_changes(self._started_with, settings)):
             log.warning("config.restart_needed", keys=fixed, consequence="these stay as they were at the start")
         return True
+
+    @contained("reload.retire")
+    def _retired(self, task: "asyncio.Task[None]") -> None:
+        del self._retiring[task]
+        reaped(task, "reload.retire")
 
     async def _open(self, settings: Settings, before: Gateway | None = None) -> _Opened:
         async with AsyncExitStack() as stack:
@@ -218,4 +224,5 @@ class Reloader:
         try:
             await self._reload()
         except Exception as error:  # a fault of ours; the next SIGHUP may go well
-            log.error("config.reload_crashed", exc_info=error)
+            log.error("config.reload_crashed", reason=str(error))
+            FAULTS.note("reload", error)

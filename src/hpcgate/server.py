@@ -17,6 +17,7 @@ from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
 from hpcgate.gateway import Gateway
 from hpcgate.reloading import Gateways, Reloader
+from hpcgate.telemetry.containment import FAULTS, contained, on_loop_error
 from hpcgate.tls import Tls
 
 log = structlog.stdlib.get_logger(__name__)
@@ -30,10 +31,14 @@ _TICKS_BETWEEN_NEWS = 10
 _TICK = 0.1
 _LINGER = 1.0
 """Seconds that a connection must have been silent in a row before it is closed: a request may be on its way."""
-_TOLD_FOR = 60.0
-"""Seconds for which a part of the tick that fails again is not logged again."""
 _CANCEL_PATIENCE = 5.0
 """Seconds that requests have to clear up after they were cancelled."""
+
+_LOAD = contained("tick.load")
+_CERTIFICATE = contained("tick.certificate")
+_RELOAD = contained("tick.reload")
+_STOP = contained("tick.stop")
+_CONNECTION = contained("http.stop")
 
 
 class Served(Protocol):
@@ -76,7 +81,6 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.reloader = Reloader(self._reload)
-        self._told: dict[str, float] = {}
 
     @property
     def _gateway(self) -> Gateway:
@@ -93,42 +97,55 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the gateway, and then the door to it."""
+        asyncio.get_running_loop().set_exception_handler(on_loop_error)
         await super().startup(sockets)
         if self.started:
             protocol: Any = self.config.http_protocol_class
             protocol.admission = self._gateway.admission
 
     async def on_tick(self, counter: int) -> bool:
-        """See how late the loop is, and for a renewed certificate now and then. True ends new connections."""
-        self._contain("admission", partial(self._look_at_load, counter))
+        """See how late the loop is, and for a renewed certificate now and then. True ends new connections.
+
+        Whatever fails in a part of it, the other parts and the next tick come.
+        """
+        with _LOAD:
+            self._look_at_load(counter)
         if self.tls is not None and counter % _TICKS_BETWEEN_LOOKS == 0:
-            self._contain("tls", self.tls.renew)
-        if not await super().on_tick(counter):
-            self._contain("reload", self.reloader.tick)
+            with _CERTIFICATE:
+                self.tls.renew()
+        if not await self._is_over(counter):
+            with _RELOAD:
+                self.reloader.tick()
             return False
         if self._began_to_stop is None:
             self._began_to_stop = time.monotonic()
-            self._begin_to_stop()
-        return time.monotonic() >= self._began_to_stop + self._drain()
+            with _STOP:
+                self._begin_to_stop()
+        drain = 0.0
+        with _STOP:
+            drain = self._drain()
+        return time.monotonic() >= self._began_to_stop + drain
+
+    async def _is_over(self, counter: int) -> bool:
+        try:
+            return await super().on_tick(counter)
+        except Exception as error:  # a fault of the library's
+            FAULTS.note("tick.uvicorn", error)
+            return self.should_exit
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections, let what runs finish, and close everything."""
-        await self.reloader.stop()
-        await self._stop_listening(sockets or [])
-        if not await self._finish():
-            await self._cancel()
+        for step in (self.reloader.stop, partial(self._stop_listening, sockets or []), self._end_requests):
+            try:
+                await step()
+            except Exception as error:  # the steps that follow close what others rely upon
+                FAULTS.note("stop", error)
         if not self.force_exit:
             await self.lifespan.shutdown()
 
-    def _contain(self, part: str, step: Callable[[], object]) -> None:
-        """Run a part of the tick. uvicorn's main loop, and with it the process, would end with what it raises."""
-        try:
-            step()
-        except Exception:
-            now = time.monotonic()
-            if now - self._told.get(part, -_TOLD_FOR) >= _TOLD_FOR:
-                self._told[part] = now
-                log.exception("server.tick_failed", part=part)
+    async def _end_requests(self) -> None:
+        if not await self._finish():
+            await self._cancel()
 
     def _look_at_load(self, counter: int) -> None:
         admission = self._gateway.admission
@@ -166,7 +183,8 @@ class Server(uvicorn.Server):
         protocol: Any = self.config.http_protocol_class
         protocol.stopping = True
         for connection in self._connections:
-            connection.wind_up()
+            with _CONNECTION:
+                connection.wind_up()
         log.info("server.draining", seconds=self._drain(), requests=len(self.server_state.tasks))
 
     def _drain(self) -> float:
@@ -206,7 +224,8 @@ class Server(uvicorn.Server):
             silent = {one: silent.get(one, now) for one in self._connections if one.resting()}
             for connection, since in silent.items():
                 if self._hurried or now - since >= _LINGER:
-                    connection.hang_up()
+                    with _CONNECTION:
+                        connection.hang_up()
             if now >= give_up:
                 return False
             await asyncio.sleep(_TICK)
@@ -220,7 +239,8 @@ class Server(uvicorn.Server):
         if tasks:
             await asyncio.wait(tasks, timeout=_CANCEL_PATIENCE)
         for connection in self._connections:
-            connection.hang_up()
+            with _CONNECTION:
+                connection.hang_up()
 
 
 def _accept_all(listener: socket.socket) -> list[socket.socket]:

@@ -29,6 +29,7 @@ from hpcgate.config.http import HttpSettings
 from hpcgate.logs import LOG_CONFIG, configure_logging, take_over_libraries
 from hpcgate.middleware import accepted_id, has_long_body, new_id, security_headers
 from hpcgate.server import Server
+from hpcgate.telemetry.containment import contained
 from hpcgate.tls import Tls, Unusable
 
 log = structlog.get_logger(__name__)
@@ -142,6 +143,7 @@ class Http(HttpToolsProtocol):
         if self.stopping:
             self.cycle.keep_alive = False
 
+    @contained("http.response_complete")
     def on_response_complete(self) -> None:
         """An answer is out: somebody else may be let in."""
         super().on_response_complete()
@@ -261,6 +263,7 @@ class Http(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
 
+    @contained("http.head_late")
     def _head_is_late(self) -> None:
         self._head_timer = None
         seconds = self.settings.header_timeout
@@ -273,6 +276,7 @@ class Http(HttpToolsProtocol):
         self._unsent = self.transport.get_write_buffer_size()
         self._send_timer = self.loop.call_later(self.settings.send_timeout, self._look_at_sending)
 
+    @contained("http.sending")
     def _look_at_sending(self) -> None:
         if self.transport.get_write_buffer_size() < self._unsent:
             self._watch_sending()

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpcgate.api.models import ApiResponseError, ApResponseErrorType
 from hpcgate.errors import GatewayError
+from hpcgate.telemetry.containment import FAULTS
 
 log = structlog.get_logger("hpcgate.api")
 
@@ -84,6 +85,7 @@ def answer_to(request: Request, error: Exception) -> JSONResponse:
             return problem(request, error.status_code, str(error.detail), headers=error.headers)
         case ClientDisconnect():
             return problem(request, 400, "The client went away.")
+    FAULTS.count("request")
     log.error("request.crashed", exc_info=error)
     return problem(request, 500, "Internal server error")
 

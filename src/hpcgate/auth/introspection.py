@@ -18,6 +18,7 @@ from hpcgate.auth.keys import decode_json
 from hpcgate.config import IntrospectionSettings
 from hpcgate.errors import Unavailable
 from hpcgate.telemetry.base import trace_headers
+from hpcgate.telemetry.containment import contained, reaped
 
 MAX_ANSWER = 64 * 1024
 """Most bytes of an answer."""
@@ -151,7 +152,7 @@ def _unavailable() -> Unavailable:
     return Unavailable("The identity provider cannot be asked about the token", headers={"Retry-After": "1"})
 
 
+@contained("auth.introspection")
 def _consume(task: "asyncio.Task[_Answer]") -> None:
     # All who asked may have gone: nobody is left to take the error.
-    if not task.cancelled():
-        task.exception()
+    reaped(task, "auth.introspection")

@@ -15,6 +15,7 @@ import structlog
 
 from hpcgate.auth.keys import VerificationKey, parse_keys
 from hpcgate.config import OidcSettings
+from hpcgate.telemetry.containment import kept, reaped
 
 MAX_DOCUMENT = 512 * 1024
 """Most bytes of a key document."""
@@ -84,7 +85,7 @@ class Jwks:
         if not self._sources:
             log.warning("jwks.none", setting="public_certs")
         if self._refresher is None:
-            self._refresher = asyncio.create_task(self._refresh_forever(), name="jwks-refresher")
+            self._refresher = asyncio.create_task(kept("auth.jwks", self._refresh_forever), name="jwks-refresher")
 
     async def close(self) -> None:
         """Stop fetching. Keys that are held stay usable."""
@@ -162,6 +163,8 @@ class Jwks:
             self._last_start = time.monotonic()
             self._flight = asyncio.create_task(self._refresh(), name="jwks-fetch")
         await asyncio.wait((self._flight,))
+        if self._flight is not None and self._flight.done():
+            reaped(self._flight, "auth.jwks")
 
     async def _refresh_forever(self) -> None:
         pause = self._settings.jwks_cooldown

@@ -14,6 +14,7 @@ from hpcgate.auth.principal import Principal
 from hpcgate.config import OpenFgaSettings
 from hpcgate.errors import Forbidden, Unavailable
 from hpcgate.telemetry.base import trace_headers
+from hpcgate.telemetry.containment import contained, reaped
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds, where the setting is null."""
@@ -97,6 +98,7 @@ class OpenFga:
         if task is None:
             task = asyncio.create_task(self._ask(question, principal), name="openfga-check")
             self._asking[question] = task
+            task.add_done_callback(_consume)
         await asyncio.wait((task,))  # whoever is cancelled leaves the request to the others
         return Decision.UNKNOWN if task.cancelled() else task.result()
 
@@ -153,3 +155,9 @@ def _decision(answer: Any) -> Decision:
     if isinstance(answer, dict) and "allowed" in answer and answer["allowed"] is not True:
         return Decision.NO
     return Decision.YES
+
+
+@contained("auth.openfga")
+def _consume(task: "asyncio.Task[Decision]") -> None:
+    # All who asked may have gone: nobody is left to take the error.
+    reaped(task, "auth.openfga")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from abc import abstractmethod
+from functools import partial
 from typing import Final
 
 import structlog
@@ -11,6 +12,7 @@ from hpcgate.auth import Principal
 from hpcgate.credentials.base import Credential, CredentialSource
 from hpcgate.credentials.certificates import contents
 from hpcgate.errors import CredentialRefused, Unavailable
+from hpcgate.telemetry.containment import contained, reaped
 
 audit = structlog.get_logger("hpcgate.audit")
 
@@ -52,7 +54,7 @@ class CertificateSource(CredentialSource):
         if asking is None:
             asking = asyncio.get_running_loop().create_task(self._ask(principal))
             self._asking[name] = asking
-            asking.add_done_callback(lambda task: self._asked(name, task))
+            asking.add_done_callback(partial(self._asked, name))
         try:
             return await asyncio.shield(asking)
         except (CredentialRefused, Unavailable) as error:
@@ -91,8 +93,8 @@ class CertificateSource(CredentialSource):
             self._kept[principal.username] = (until, credential)
         return credential
 
+    @contained("credentials")
     def _asked(self, name: str, task: "asyncio.Task[Credential]") -> None:
         if self._asking.get(name) is task:
             del self._asking[name]
-        if not task.cancelled():
-            task.exception()
+        reaped(task, "credentials")

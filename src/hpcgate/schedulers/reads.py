@@ -29,6 +29,7 @@ from hpcgate.schedulers.base import (
 )
 from hpcgate.ssh.errors import again
 from hpcgate.telemetry.base import SILENT, Telemetry
+from hpcgate.telemetry.containment import contained, reaped
 from hpcgate.telemetry.journal import note_job
 
 PATIENCE = 0.2
@@ -216,7 +217,9 @@ class SharedReads(Scheduler):
             flight = _Flight(self._spawn(fly()), asyncio.get_running_loop().time())
             generation.flights[key] = flight
             landed = flight
-            flight.task.add_done_callback(lambda task: self._landed(user, generation, key, landed, keep))
+            flight.task.add_done_callback(
+                contained("schedulers.landed")(lambda task: self._landed(user, generation, key, landed, keep))
+            )
         flight.waiting += 1
         return flight
 
@@ -239,6 +242,7 @@ class SharedReads(Scheduler):
                     self._forget(principal.username, generation, key)
                 flight.task.cancel()
 
+    @contained("schedulers.landed")
     def _landed(self, user: str, generation: _Generation, key: Hashable, flight: _Flight[Any], keep: float) -> None:
         if generation.flights.get(key) is not flight:
             return
@@ -310,7 +314,7 @@ class SharedReads(Scheduler):
         task.add_done_callback(self._reap)
         return task
 
+    @contained("schedulers")
     def _reap(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()
+        reaped(task, "schedulers")

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from hpcgate.errors import ConnectionLost, PoolExhausted
+from hpcgate.telemetry.containment import contained
 
 _FIRST_GUESS = 10
 MOST_WAIT = 30.0
@@ -118,11 +119,12 @@ class Channels:
             self.wake()
             raise
 
+    @contained("ssh.channels.remind")
     def _remind(self) -> None:
         self._reminder = None
         if self._queue:
-            self._on_short()
             self._reminder = asyncio.get_running_loop().call_later(_REMIND, self._remind)
+            self._on_short()
 
     def _room(self) -> bool:
         taken = self.open + self.opening

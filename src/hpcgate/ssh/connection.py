@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import asyncssh
@@ -21,6 +22,7 @@ from hpcgate.ssh.errors import connect_error, reason
 from hpcgate.ssh.host_keys import HostKeys, Trusted
 from hpcgate.ssh.nodes import Nodes, reach
 from hpcgate.telemetry.base import Telemetry
+from hpcgate.telemetry.containment import contained
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -248,7 +250,7 @@ class Connection:
                     channel: asyncssh.SSHClientChannel[bytes] = await asyncio.shield(opening)
                     return channel
             except (asyncio.CancelledError, TimeoutError):
-                opening.add_done_callback(lambda task: self._discard(task, slot, session))
+                opening.add_done_callback(partial(self._discard, slot=slot, session=session))
                 raise
             except _Refused as refusal:
                 pause = next(pauses, None) if self.channels.open == 0 else _REFUSED_PATIENCE
@@ -371,6 +373,7 @@ class Connection:
             if killer.channel is not None:
                 killer.channel.close()
 
+    @contained("ssh.connection.discard")
     def _discard(self, opening: "asyncio.Task[Any]", slot: Slot, session: Any) -> None:
         """Nobody wants the channel any more that has been opened, or not."""
         if opening.cancelled() or opening.exception() is not None:
@@ -380,6 +383,7 @@ class Connection:
         else:
             opening.result().close()
 
+    @contained("ssh.connection")
     def _reap(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
@@ -428,14 +432,15 @@ class _Turns(asyncio.Protocol):
     def __init__(self, ssh: asyncssh.SSHClientConnection, transport: Any) -> None:
         self._ssh = ssh
         self._transport = transport
-        self._resume = asyncio.get_running_loop().call_soon
+        self._loop = asyncio.get_running_loop()
 
     def data_received(self, data: bytes) -> None:
         self._ssh.data_received(data)
         if len(data) >= _LONG:
             self._transport.pause_reading()
-            self._resume(self._go_on)
+            self._loop.call_soon(self._go_on)
 
+    @contained("ssh.connection.resume")
     def _go_on(self) -> None:
         if not self._transport.is_closing():
             self._transport.resume_reading()

@@ -9,6 +9,8 @@ from typing import Any
 
 import structlog
 
+from hpcgate.telemetry.containment import contained
+
 log = structlog.stdlib.get_logger(__name__)
 
 Node = tuple[str, int]
@@ -126,13 +128,14 @@ async def _spoken(sock: socket.socket) -> None:
     """Wait until there is something to read, be it the end."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
-    loop.add_reader(sock, ready.set)
+    loop.add_reader(sock, contained("ssh.nodes")(ready.set))
     try:
         await ready.wait()
     finally:
         loop.remove_reader(sock)
 
 
+@contained("ssh.nodes")
 def _close(task: "asyncio.Task[socket.socket]") -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().close()

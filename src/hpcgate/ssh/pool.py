@@ -33,6 +33,7 @@ from hpcgate.ssh.nodes import Nodes
 from hpcgate.ssh.pace import PACE
 from hpcgate.ssh.session import FileAccess, Session
 from hpcgate.telemetry.base import SILENT, Telemetry
+from hpcgate.telemetry.containment import contained, reaped
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -594,6 +595,7 @@ class Pool:
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_at(now + self.settings.timeout.idle_timeout, self._sweep_idle)
 
+    @contained("ssh.pool.sweep")
     def _sweep_idle(self) -> None:
         """Close what has been idle too long; set the timer for the next."""
         self._sweep = None
@@ -652,10 +654,10 @@ class Pool:
         task.add_done_callback(self._reap)
         return task
 
+    @contained("ssh.pool")
     def _reap(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()
+        reaped(task, "ssh.pool")
 
     async def _close_all(self) -> None:
         if self._sweep is not None:

@@ -20,6 +20,7 @@ from hpcgate.ssh.sftp_bulk import BulkSftp
 from hpcgate.ssh.sftp_files import CLEANING, SftpFiles
 from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready
 from hpcgate.ssh.words import failure, not_regular, quote, unreadable
+from hpcgate.telemetry.containment import contained
 
 T = TypeVar("T")
 
@@ -136,6 +137,7 @@ class SftpStreams(SftpFiles):
             raise
         await self._wait(self._bulk.close_file(handle))
 
+    @contained("ssh.sftp.close_late")
     def _close_late(self, opening: "asyncio.Future[bytes]") -> None:
         if not opening.cancelled() and opening.exception() is None:
             self._close_soon(opening.result())

@@ -9,6 +9,7 @@ import asyncssh
 from hpcgate.errors import ConnectionLost, GatewayError, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.channels import Slot
 from hpcgate.ssh.command import Output
+from hpcgate.telemetry.containment import contained
 
 _END = b"\0"
 
@@ -68,11 +69,13 @@ class Worker(asyncssh.SSHClientSession[bytes]):
             self._timer = self._loop.call_at(now + self._patience, self._look)
         return await answer
 
+    @contained("ssh.worker.send")
     def _send(self) -> None:
         unsent, self._unsent = self._unsent, []
         if unsent and self.channel is not None and not self.channel.is_closing():
             self.channel.write(_END.join((*unsent, b"")))
 
+    @contained("ssh.worker.look")
     def _look(self) -> None:
         """See whether the oldest request has been waiting for too long. One timer for all costs next to nothing."""
         self._timer = None
