@@ -49,9 +49,7 @@ async def get_archive(
     @asynccontextmanager
     async def answer() -> AsyncIterator[Answer]:
         with gateway.streams.hold(access.principal.username):
-            async with packed(
-                access.system.pool, access.principal, name, format, skip_unreadable=skip_unreadable
-            ) as content:
+            async with packed(access.pool, access.principal, name, format, skip_unreadable=skip_unreadable) as content:
                 base = name.rstrip(b"/").rpartition(b"/")[2] or b"root"
                 headers = {
                     "Content-Type": format.media_type,
@@ -86,6 +84,6 @@ async def put_archive(request: Request, gateway: GatewayDep, access: AccessDep, 
     size = announced_size(request, settings.max_upload_size)
     content = whole(body_of(request, stall=settings.stall_timeout, limit=settings.max_upload_size), size)
     with gateway.streams.hold(access.principal.username):
-        async with access.system.pool.lease_bulk(access.principal, size) as session:
+        async with access.pool.lease_bulk(access.principal, size) as session:
             created = await unpack(session, name, content, limit=settings.max_upload_size)
     return Response(status_code=201 if created else 204)

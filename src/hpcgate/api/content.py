@@ -90,7 +90,7 @@ async def _reading(request: Request, gateway: Gateway, access: Access) -> Respon
     @asynccontextmanager
     async def answer() -> AsyncIterator[Answer]:
         with gateway.streams.hold(access.principal.username):
-            async with opened(access.system.pool, access.principal, name, whole=sent) as file:
+            async with opened(access.pool, access.principal, name, whole=sent) as file:
                 yield await _answer(name, file, conditions, wanted)
 
     return StreamingAnswer(answer(), stall=gateway.settings.streams.stall_timeout)
@@ -167,7 +167,7 @@ async def put_content(request: Request, gateway: GatewayDep, access: AccessDep, 
     )
     content = whole(body_of(request, stall=settings.stall_timeout, limit=settings.max_upload_size), size)
     with gateway.streams.hold(access.principal.username):
-        async with access.system.pool.lease_bulk(access.principal, size) as session:
+        async with access.pool.lease_bulk(access.principal, size) as session:
             stored = await put(session, name, digests.watch(content), Conditions.of(request.headers), gateway.locks)
     return Response(status_code=201 if stored.created else 204, headers=stored.validator.headers)
 

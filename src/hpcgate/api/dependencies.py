@@ -1,7 +1,7 @@
 """What every route begins with: who asks, and for which system."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 from fastapi import Depends, Request
@@ -12,7 +12,8 @@ from hpcgate.auth.groups import group_of
 from hpcgate.auth.policy import FREE, Grant, Question
 from hpcgate.auth.tokens import bearer
 from hpcgate.errors import Denied, Forbidden, GatewayError, Unauthenticated
-from hpcgate.filesystem.base import Operation
+from hpcgate.filesystem.base import Lender, Operation
+from hpcgate.filesystem.beneath import ConfinedPool
 from hpcgate.filesystem.confinement import Reach, confine
 from hpcgate.gateway import Gateway, System
 from hpcgate.telemetry import journal
@@ -64,6 +65,24 @@ class Access:
     system: System
     grant: Grant = FREE
     request: Request | None = None
+
+    @property
+    def pool(self) -> Lender:
+        """The system's connections, held to the paths of the policy's rule where it has any.
+
+        Routes take them from here only: whatever they do is then checked where it happens.
+        """
+        return self.system.pool if self.grant.paths is None else ConfinedPool(self.system.pool, self.grant)
+
+    async def perform(self, operation: Operation) -> Any:
+        """Run an operation as the user, beneath the paths of the policy's rule where it has any."""
+        if self.grant.paths is None:
+            return await self.system.perform(self.principal, operation)
+        try:
+            return await self.pool.perform(self.principal, operation.run, retry=not operation.writes)
+        except Denied as denial:
+            self.denied(denial, *operation.paths())
+            raise
 
     async def admit(self, *paths: str) -> None:
         """Check paths that the request acts on, links followed, against the file systems and the policy.

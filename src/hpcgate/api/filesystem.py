@@ -80,7 +80,7 @@ def _endpoint(operation: type[Operation]) -> Callable[[Request, str], Awaitable[
         parameters = await parameters_of(operation, request)
         verb = operation(parameters, access.system.limits)
         await access.operate(verb)
-        result = await access.system.perform(access.principal, verb)
+        result = await access.perform(verb)
         if dump is None:
             return Response(status_code=operation.status)
         return json_bytes(b'{"output":' + dump(result, by_alias=True) + b"}", operation.status)
@@ -137,7 +137,7 @@ router = APIRouter(prefix="/filesystem/{system_name}/ops", tags=["filesystem"])
 def _large_file(access: Access, path: bytes, stall: float) -> Response:
     @asynccontextmanager
     async def answer() -> AsyncIterator[Answer]:
-        async with opened(access.system.pool, access.principal, path) as file:
+        async with opened(access.pool, access.principal, path) as file:
             size = file.attributes.size
             refuse_larger(path, size, access.system.limits)
             headers = {"Content-Length": str(size), **_named(path)}
@@ -163,9 +163,7 @@ async def get_download(request: Request, system_name: str) -> Response:
     name = encode_path(path)
     await access.admit(path)
     limits = access.system.limits
-    content = await access.system.pool.perform(
-        access.principal, lambda session: read_small(session, name, limits), retry=True
-    )
+    content = await access.pool.perform(access.principal, lambda session: read_small(session, name, limits), retry=True)
     if content is None:
         return _large_file(access, name, gateway(request).settings.streams.stall_timeout)
     return Response(content, headers=_named(name))
@@ -192,9 +190,7 @@ async def post_upload(request: Request, gateway: GatewayDep, access: AccessDep, 
     part = await MultipartFile.open(request, limit=access.system.limits.max_ops_file_size, stall=stall)
     target = upload_target(encode_path(path), part.filename)
     await access.admit(os.fsdecode(target))
-    await access.system.pool.perform(
-        access.principal, lambda session: write(session, target, part.content()), retry=False
-    )
+    await access.pool.perform(access.principal, lambda session: write(session, target, part.content()), retry=False)
 
 
 def _refuse_early(request: Request, access: Access) -> None:

@@ -140,7 +140,7 @@ async def _at(
     if directory is not None:
         encode_path(directory)
         await access.admit(directory)
-    pool = access.system.pool
+    pool = access.pool
     leased = pool.lease(access.principal) if chunk is None else pool.lease_bulk(access.principal, chunk)
     async with leased as session, session.bulk() as streams:
 

@@ -5,15 +5,20 @@ An operation is a class with its HTTP method and name, a pydantic model of its p
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, AliasGenerator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
+from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest
 from hpcgate.ssh.session import Session
+
+T = TypeVar("T")
 
 
 class Parameters(BaseModel):
@@ -40,6 +45,22 @@ class Limits:
     """What a system allows: `max_ops_file_size` bytes for files, contents and outputs."""
 
     max_ops_file_size: int
+
+
+class Lender(Protocol):
+    """Lends sessions: a `hpcgate.ssh.pool.Pool`, or one whose sessions are held to some paths."""
+
+    def lease(self, principal: Principal) -> AbstractAsyncContextManager[Session]:
+        """Lend the user's session."""
+
+    def lease_bulk(self, principal: Principal, size: int | None = None) -> AbstractAsyncContextManager[Session]:
+        """Lend a session to move so many bytes by."""
+
+    def is_bulk(self, size: int | None) -> bool:
+        """Say whether so many bytes are to have a connection of their own."""
+
+    async def perform(self, principal: Principal, work: Callable[[Session], Awaitable[T]], *, retry: bool) -> T:
+        """Do some work on a session and return its result."""
 
 
 class Operation(ABC):

@@ -11,7 +11,7 @@ from hpcgate.ssh.words import NOT_REGULAR, not_regular, said, told
 
 # A name with a backslash or a newline makes sha256sum put a backslash before the digits.
 _DIGITS = re.compile(rb"\\?([0-9a-f]{64}) ")
-_SCRIPT = REGULAR + 'exec sha256sum -- "$1"'
+SCRIPT = REGULAR + 'exec sha256sum -- "$1"'
 
 
 class ChecksumParameters(Parameters):
@@ -36,7 +36,7 @@ class Checksum(Operation):
     async def run(self, session: Session) -> FileChecksum:
         """Run sha256sum."""
         path = raw(self.parameters.path)
-        done = await session.run(["sh", "-c", _SCRIPT, "sh", path])
+        done = await session.run(["sh", "-c", SCRIPT, "sh", path])
         if not done.ok:
             if NOT_REGULAR in said(done.stderr, "sha256sum"):
                 raise not_regular("sha256sum", path)

@@ -18,7 +18,7 @@ from hpcgate.ssh.words import failure, quote_if_needed
 # one in its place becomes a member. tar's status 1 says that a file changed while it was read: no failure, unless it
 # became shorter, for then tar fills it up with zeros. The work is done in the background because a shell that waits for
 # a command in the foreground takes no notice of a signal.
-_SCRIPT = (
+SCRIPT = (
     ADOPT
     + """\
 source=$1 parent=$2 name=$3 target=$4 new=$5 how=$6 follow=$7 pattern=$8 old=$9
@@ -103,7 +103,7 @@ class Compress(Operation):
             [
                 "sh",
                 "-c",
-                _SCRIPT,
+                SCRIPT,
                 "sh",
                 source,
                 parent or b"/",

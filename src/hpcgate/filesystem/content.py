@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from hpcgate.auth import Principal
 from hpcgate.errors import AlreadyExists, BadRequest, ConnectionLost, PathNotFound, PreconditionFailed, TooLarge
-from hpcgate.filesystem.base import Limits
+from hpcgate.filesystem.base import Lender, Limits
 from hpcgate.filesystem.conditions import Conditions, Validator
 from hpcgate.filesystem.slots import PathLocks
-from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.streams import OpenFile, Streams
 from hpcgate.ssh.words import failure, quote
@@ -23,7 +22,7 @@ SMALL = 256 * 1024
 
 @asynccontextmanager
 async def opened(
-    pool: Pool, principal: Principal, path: bytes, *, whole: Callable[[OpenFile], bool] = lambda _: True
+    pool: Lender, principal: Principal, path: bytes, *, whole: Callable[[OpenFile], bool] = lambda _: True
 ) -> AsyncIterator[OpenFile]:
     """Open a file on a session that is leased as long; once more if the connection turns out to be dead.
 
@@ -42,7 +41,7 @@ async def opened(
 
 
 async def _open(
-    pool: Pool, principal: Principal, path: bytes, stack: AsyncExitStack, size: int | None = None
+    pool: Lender, principal: Principal, path: bytes, stack: AsyncExitStack, size: int | None = None
 ) -> tuple[OpenFile, bool]:
     """Return the file, and whether it is where large ones are."""
     try:
@@ -52,7 +51,7 @@ async def _open(
 
 
 async def _try_to_open(
-    pool: Pool, principal: Principal, path: bytes, stack: AsyncExitStack, size: int | None
+    pool: Lender, principal: Principal, path: bytes, stack: AsyncExitStack, size: int | None
 ) -> tuple[OpenFile, bool]:
     async with AsyncExitStack() as attempt:
         session = await attempt.enter_async_context(pool.lease_bulk(principal, size))

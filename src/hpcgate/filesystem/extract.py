@@ -10,7 +10,7 @@ from hpcgate.ssh.command_files import REGULAR
 from hpcgate.ssh.session import Session
 
 # Without --no-unquote tar takes a backslash in the directory's name for an escape, and unpacks into another one.
-_SCRIPT = REGULAR + 'exec tar -x --no-unquote $3 --force-local -f "$1" -C "$2"'
+SCRIPT = REGULAR + 'exec tar -x --no-unquote $3 --force-local -f "$1" -C "$2"'
 
 
 class PostExtractRequest(Parameters):
@@ -43,8 +43,6 @@ class Extract(Operation):
         """Run tar, which takes away leading slashes and refuses ``..`` in the names of members."""
         wanted = self.parameters
         source = raw(wanted.source_path)
-        done = await session.run(
-            ["sh", "-c", _SCRIPT, "sh", source, raw(wanted.target_path), wanted.compression.option]
-        )
+        done = await session.run(["sh", "-c", SCRIPT, "sh", source, raw(wanted.target_path), wanted.compression.option])
         if not done.ok:
             raise archive_error(done, source, BadRequest)

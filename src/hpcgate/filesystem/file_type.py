@@ -5,7 +5,7 @@ from hpcgate.ssh.session import Session
 from hpcgate.ssh.words import shown, told
 
 # file(1) says "cannot open" as a result, with success; stat(1) says it as an error.
-_SCRIPT = 'stat -- "$1" >/dev/null && exec file -b -- "$1"'
+SCRIPT = 'stat -- "$1" >/dev/null && exec file -b -- "$1"'
 
 
 class FileTypeParameters(Parameters):
@@ -29,7 +29,7 @@ class FileType(Operation):
 
     async def run(self, session: Session) -> str:
         """Run file."""
-        done = await session.run(["sh", "-c", _SCRIPT, "sh", raw(self.parameters.path)])
+        done = await session.run(["sh", "-c", SCRIPT, "sh", raw(self.parameters.path)])
         if not done.ok:
             raise told(done.stderr, "stat")
         return shown(done.stdout.rstrip(b"\n"))

@@ -13,8 +13,8 @@ import structlog
 from hpcgate.auth import Principal
 from hpcgate.errors import CommandFailed, ConnectionLost, TooLarge
 from hpcgate.filesystem.archive import archive_error
+from hpcgate.filesystem.base import Lender
 from hpcgate.filesystem.tar_stream import Member, TarReader
-from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.streams import PATIENCE, cut
@@ -48,7 +48,7 @@ _SHRANK = b": File shrank by "
 
 @asynccontextmanager
 async def packed(
-    pool: Pool, principal: Principal, path: bytes, kind: Format, *, skip_unreadable: bool
+    pool: Lender, principal: Principal, path: bytes, kind: Format, *, skip_unreadable: bool
 ) -> AsyncIterator[AsyncGenerator[bytes]]:
     """Begin an archive of a directory or a file, and give its bytes.
 

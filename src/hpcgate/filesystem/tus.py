@@ -63,7 +63,7 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _PREFIX = b".hpcgate-upload-"
 # $1 the directory, $2 minutes. Uploads that have rested for too long, and state without content, which a process left
 # that ended between two steps.
-_SWEEP = """\
+SWEEP = """\
 for f in "$1"/.hpcgate-upload-????????????????????????????????; do
   [ -f "$f" ] && [ -O "$f" ] && [ -n "$(find "$f" -mmin "+$2")" ] && rm -f -- "$f.json" "$f" "$f.lock"
 done
@@ -74,9 +74,11 @@ exit 0
 """
 # $1 whether it is for nobody else to read yet, $2 the new file, then its parts; what the disk does not take is not left
 # there.
-_JOIN = (
+JOIN = (
     '[ -z "$1" ] || umask 077; t=$2; shift 2; set -C; cat -- "$@" > "$t" && sync -- "$t" || { rm -f -- "$t"; exit 1; }'
 )
+
+ADOPT_NEW = f'{ADOPT}adopt "$@"'
 
 
 class State(BaseModel):
@@ -436,7 +438,7 @@ class Uploads:
         path = self._content(upload_id)
         upload = Upload(upload_id, State.of(name, length, metadata, partial=False), length, None)
         try:
-            done = await self._session.run(["sh", "-c", _JOIN, "sh", private, path, *paths], timeout=SYNC_PATIENCE)
+            done = await self._session.run(["sh", "-c", JOIN, "sh", private, path, *paths], timeout=SYNC_PATIENCE)
             if not done.ok:
                 raise told(done.stderr, "cat")
             await self._publish(upload)
@@ -496,7 +498,7 @@ class Uploads:
             old = await self._streams.stat(target)
             if stat.S_ISDIR(old.mode):
                 raise IsADirectory(f"cp: cannot create regular file {quote(target)}: Is a directory")
-            done = await self._session.run(["sh", "-c", f'{ADOPT}adopt "$@"', "sh", target, path])
+            done = await self._session.run(["sh", "-c", ADOPT_NEW, "sh", target, path])
             if not done.ok:
                 raise told(done.stderr, "chmod")
         await self._streams.move(path, target)
@@ -589,7 +591,7 @@ class Uploads:
 
     async def _sweep(self) -> None:
         minutes = max(1, round(self._lifetime / 60))
-        await self._session.run(["sh", "-c", _SWEEP, "sh", self._root.rstrip(b"/") or b"/", str(minutes)])
+        await self._session.run(["sh", "-c", SWEEP, "sh", self._root.rstrip(b"/") or b"/", str(minutes)])
 
     def _key(self, upload_id: str) -> Hashable:
         return (self._session.system, self._session.username, upload_id)

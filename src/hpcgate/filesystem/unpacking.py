@@ -30,7 +30,7 @@ PIECE = 1024 * 1024
 
 # $1 the directory, $2 the name of the hidden one, $3 the name of a member that says that the archive is whole: a broken
 # connection is an end of file here too.
-_UNPACK = """\
+UNPACK = """\
 d=$1
 if [ -d "$d" ]; then tmp=$d/$2; else tmp=${d%/*}/$2; fi
 mkdir -- "$tmp" || exit 1
@@ -171,7 +171,7 @@ async def unpack(session: Session, path: bytes, content: AsyncIterable[bytes], *
     except PathNotFound:
         created = True
     mark = b".hpcgate-whole-" + secrets.token_hex(8).encode()
-    argv: list[str | bytes] = ["sh", "-c", _UNPACK, "sh", path, temporary_name(), mark]
+    argv: list[str | bytes] = ["sh", "-c", UNPACK, "sh", path, temporary_name(), mark]
     async with session.process(argv, stall=SYNC_PATIENCE) as process:
         output = process.output()
         ready = await anext(output, b"")

@@ -89,7 +89,7 @@ class CommandStreams(CommandFiles):
             else:
                 raise _unreadable(process, path)
             mode, *numbers = line.split()
-            yield _Open(process, output, path, Attributes.of(int(mode, 16), numbers))
+            yield OpenByCommand(process, output, path, Attributes.of(int(mode, 16), numbers))
 
     async def replace(
         self,
@@ -201,7 +201,7 @@ async def _refuse_existing(runner: Runner, path: bytes) -> None:
         raise failure(f"cp: cannot create regular file {quote(path)}", errno.EEXIST)
 
 
-class _Open:
+class OpenByCommand:
     """`hpcgate.ssh.streams.OpenFile` by a shell."""
 
     __slots__ = ("_output", "_path", "_process", "_rest", "attributes")
