@@ -74,7 +74,7 @@ def test_certificates_expire_while_they_are_used(cluster: Cluster) -> None:
     sshd = cluster.start_sshd(static_keys=False, max_startups="10:30:100")
     people = [cluster.user(role) for role in ("alice", "bob")]
     for user in people:
-        cluster.as_user(user, ["truncate", "--size=20M", "long"])
+        cluster.as_user(user, ["truncate", "--size=20M", "outlasting"])
     with KeyService(cluster.authority.private_text(), lifetime=lifetime) as service:
         config = cluster.write_gateway_config(
             cluster.directory / "short-lived.yaml",
@@ -104,7 +104,7 @@ async def slowly(client: Client) -> None:
     """Take a second and more over a download, so that some last longer than the certificate."""
     where = f"{client.base}/filesystem/{client.system}/files/content"
     taken = 0
-    async with client.http.get(where, params={"path": f"{client.home}/long"}) as answer:
+    async with client.http.get(where, params={"path": f"{client.home}/outlasting"}) as answer:
         async for block in answer.content.iter_chunked(2_000_000):
             taken += len(block)
             await asyncio.sleep(0.1)
