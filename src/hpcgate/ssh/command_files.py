@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 
 from hpcgate.errors import CommandFailed, GatewayError
 from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
+from hpcgate.ssh.footing import ENTER, guarded, parent, untrusted
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.runner import Completed, Runner
 from hpcgate.ssh.words import NOT_REGULAR, failure, not_regular, number_in, quote, said, told, unreadable
@@ -38,40 +39,66 @@ exec dd if="$1" bs=65536 iflag=fullblock,skip_bytes skip="$2" status=none
 """
 )
 # adopt OLD NEW: the new file, which replaces the old one, gets its group and mode. Where the user is not in that group,
-# those in the new file's group get no more than all others have.
+# those in the new file's group get no more than all others have. Of somebody else's file nothing comes along that would
+# let others act as the user: setuid and setgid.
 ADOPT = """\
 adopt() {
-  m=$((0$(stat -c %a -- "$1"))) || return
+  m=$(stat -c '%a %u' -- "$1") || return
+  u=${m#* }
+  m=$((0${m% *}))
+  [ "$u" = "$(stat -L -c %u -- "$2")" ] || m=$((m & 0777))
   chgrp --reference="$1" -- "$2" 2>/dev/null || m=$((m & ~02070 | (m & 07) << 3))
   chmod "$(printf %04o "$m")" -- "$2"
 }
 """
-# $1 target, $2 temporary name, $3 mode of a new file or nothing, $4 trailer, $5 its length. The trailer tells a whole
+# $1 target, $2 temporary name, $3 trailer, $4 its length. Makes the file and takes its content; from then on it is
+# descriptor 4, for in a directory that others write its name may soon be that of another one. The trailer tells a whole
 # upload from one whose connection broke: both are an end of file here. A shell that waits for a command in the
-# foreground takes no notice of a signal, hence the background. A signal that comes while dd begins must end dd first,
-# or it makes the file behind the back of rm.
-_WRITE = (
-    ADOPT
+# foreground takes no notice of a signal, hence the background.
+TAKE = (
+    ENTER
+    + ADOPT
     + """\
-t=$1
-if [ -L "$t" ]; then t=$(readlink -fn -- "$t" && printf x) || { cat -- "$1"; exit 1; }; t=${t%x}; fi
+settle "$1"
+t=./$base
+case $1 in */) t=$t/ ;; esac
 if [ -d "$t" ]; then echo "Is a directory" >&2; exit 1; fi
+case $t in */) echo "No such file or directory" >&2; exit 1 ;; esac
 if [ -e "$t" ] && [ ! -f "$t" ]; then echo "Not a regular file" >&2; exit 1; fi
-tmp=${t%/*}/$2
+tmp=./$2
 trap 'rm -f -- "$tmp"' EXIT
-trap 'kill -9 "$!" 2>/dev/null; wait "$!" 2>/dev/null; rm -f -- "$tmp"; kill -9 0' HUP INT TERM
-[ ! -e "$t" ] || umask 077
-exec 3<&0
-dd of="$tmp" bs=65536 iflag=fullblock conv=excl status=none <&3 & wait "$!" || exit 1
-n=$(($(stat -c %s -- "$tmp") - $5))
-[ "$n" -ge 0 ] && [ "$(tail -c "$5" -- "$tmp" | tr -d '\\0')" = "$4" ] || exit 97
-truncate -s "$n" -- "$tmp" || exit 1
-if [ -e "$t" ]; then adopt "$t" "$tmp" || exit 1
-elif [ -n "$3" ]; then chmod "$3" -- "$tmp" || exit 1
-fi
+trap 'rm -f -- "$tmp"; kill -9 0' HUP INT TERM
+old=
+if [ -e "$t" ]; then old=yes; umask 077; fi
+set -C
+exec 3<&0 4>"$tmp"
+set +C
+dd bs=262144 iflag=fullblock status=none <&3 >&4 & wait "$!" || exit 1
+n=$(($(stat -L -c %s /dev/fd/4) - $4))
+[ "$n" -ge 0 ] && [ "$(tail -c "$4" /dev/fd/4 | tr -d '\\0')" = "$3" ] || exit 97
+truncate -s "$n" /dev/fd/4 || exit 1
+if [ -f "$t" ] && [ ! -L "$t" ]; then old=yes; adopt "$t" /dev/fd/4 || exit 1; fi
+"""
+)
+# $5 the mode of a new file, or nothing.
+_WRITE = (
+    TAKE
+    + """\
+if [ -z "$old" ] && [ -n "$5" ]; then chmod "$5" /dev/fd/4 || exit 1; fi
 mv -fT -- "$tmp" "$t" || exit 1
 trap - EXIT
 printf %s "$n"
+"""
+)
+# $1 the file that could not be written, $2 a temporary name: what a full disk says, it says again to a few more bytes.
+_PROBE = (
+    ENTER
+    + """\
+settle "$1"
+trap 'rm -f -- "./$2"' EXIT
+set -C
+exec 4>"./$2"
+dd if=/dev/zero bs=65536 count=16 status=none >&4
 """
 )
 _STAT = "--printf=%f %i %d %h %u %g %s %X %Z %.3Y"
@@ -250,9 +277,9 @@ class CommandFiles:
                 "sh",
                 path,
                 temporary_name(),
-                "" if mode is None else f"{mode:04o}",
                 trailer,
                 str(TRAILER),
+                "" if mode is None else f"{mode:04o}",
             ],
             stdin=framed(),
             timeout=UPLOAD_TIMEOUT,
@@ -263,25 +290,25 @@ class CommandFiles:
 
     async def rename(self, source: bytes, target: bytes) -> None:
         """Rename, by ``mv -T``."""
-        await self.command("mv", "-fT", "--", source, target)
+        await self._guarded((parent(source), parent(target)), "mv", "-fT", "--", source, target)
 
     async def mkdir(self, path: bytes, *, parents: bool = False) -> None:
         """Make a directory, by ``mkdir``."""
-        await self.command("mkdir", *(["-p"] if parents else []), "--", path)
+        await self._guarded([parent(path)], "mkdir", *(["-p"] if parents else []), "--", path)
 
     async def symlink(self, target: bytes, link: bytes) -> None:
         """Make a symbolic link, by ``ln -sT``."""
-        await self.command("ln", "-sT", "--", target, link)
+        await self._guarded([parent(link)], "ln", "-sT", "--", target, link)
 
     async def chmod(self, path: bytes, mode: int) -> None:
         """Set permission bits, by ``chmod`` with five digits, which clear a directory's setgid bit too."""
-        await self.command("chmod", f"{mode:05o}", "--", path)
+        await self._guarded([path], "chmod", f"{mode:05o}", "--", path)
 
     async def remove(self, path: bytes) -> None:
         """Remove a file or a tree, by ``rm -r``."""
         refuse_root(path)
         # Unlike -f this tells of a file that is not there; like it, nothing is ever asked.
-        await self.command("rm", "-r", "--interactive=never", "--", path)
+        await self._guarded([parent(path)], "rm", "-r", "--interactive=never", "--", path)
 
     async def command(self, tool: str, *arguments: str | bytes, otherwise: type[GatewayError] = CommandFailed) -> None:
         """Run a tool that only has an effect.
@@ -294,6 +321,17 @@ class CommandFiles:
         done = await self._runner.run([tool, *arguments])
         if not done.ok:
             raise told(done.stderr, tool, otherwise=otherwise)
+
+    async def _guarded(self, paths: Sequence[bytes], tool: str, *arguments: str | bytes) -> None:
+        """Run a tool that only has an effect, unless a link on one of the paths is not followed for writing."""
+        done = await self._runner.run(guarded(paths, [tool, *arguments]))
+        if not done.ok:
+            raise untrusted(done.stderr) or told(done.stderr, tool)
+
+    async def why_not_written(self, path: bytes) -> GatewayError | None:
+        """Return why a file cannot be written, or None if now it can."""
+        done = await self._runner.run(["sh", "-c", _PROBE, "sh", path, temporary_name()])
+        return None if done.ok else unwritable(path, done)
 
     async def _named(self, entries: list[Entry]) -> list[Entry]:
         view = self._view
@@ -338,6 +376,8 @@ def _reading(done: Completed, path: bytes, tool: str) -> GatewayError:
 
 def unwritable(path: bytes, done: Completed) -> GatewayError:
     """Compose the error of an upload that `_WRITE` or a probe of it could not carry out, in cp's words."""
+    if (refused := untrusted(done.stderr)) is not None:
+        return refused
     lines = said(done.stderr, "dd")
     if NOT_REGULAR in lines:
         return not_regular("cp", path)

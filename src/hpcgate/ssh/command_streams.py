@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from hpcgate.errors import AlreadyExists, ConnectionLost, GatewayError
-from hpcgate.ssh.command_files import ADOPT, REGULAR, TRAILER, CommandFiles, unwritable
+from hpcgate.ssh.command_files import REGULAR, TAKE, TRAILER, CommandFiles, unwritable
 from hpcgate.ssh.files import Attributes, temporary_name
+from hpcgate.ssh.footing import Pinned
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.runner import Completed, Runner
@@ -31,35 +32,19 @@ while read -r o n <&3; do
 done
 """
 )
-# $1 target, $2 temporary name, $3 trailer, $4 its length, $5 "sync" or nothing. The trailer tells a whole upload from
-# one whose connection broke: both are an end of file here. A shell that waits for a command in the foreground takes no
-# notice of a signal, hence the background. What it leaves behind is the temporary file, whose path it says with that of
-# the file to replace.
+# $5 "sync" or nothing. What it leaves behind is the temporary file; it says the directory, and the name of the file to
+# replace.
 _STAGE = (
-    ADOPT
+    TAKE
     + """\
-t=$1
-if [ -L "$t" ]; then t=$(readlink -fn -- "$t" && printf x) || { cat -- "$1"; exit 1; }; t=${t%x}; fi
-if [ -d "$t" ]; then echo "dd: Is a directory" >&2; exit 1; fi
-if [ -e "$t" ] && [ ! -f "$t" ]; then echo "Not a regular file" >&2; exit 1; fi
-tmp=${t%/*}/$2
-trap 'rm -f -- "$tmp"' EXIT
-trap 'rm -f -- "$tmp"; kill -9 0' HUP INT TERM
-[ ! -e "$t" ] || umask 077
-exec 3<&0
-dd of="$tmp" bs=262144 iflag=fullblock conv=excl status=none <&3 & wait "$!" || exit 1
-n=$(($(stat -c %s -- "$tmp") - $4))
-[ "$n" -ge 0 ] && [ "$(tail -c "$4" -- "$tmp" | tr -d '\\0')" = "$3" ] || exit 97
-truncate -s "$n" -- "$tmp" || exit 1
-if [ -e "$t" ]; then adopt "$t" "$tmp" || exit 1; fi
-if [ -n "$5" ]; then sync -- "$tmp" || exit 1; fi
+if [ -n "$5" ]; then sync /dev/fd/4 || exit 1; fi
 trap - EXIT
-printf '%s\\0%s\\0%s' "$n" "$tmp" "$t"
+printf '%s\\0%s\\0%s' "$n" "$home" "$base"
 """
 )
 _EXTEND = """\
 exec 3<&0
-dd of="$1" bs=262144 seek="$2" iflag=fullblock oflag=seek_bytes conv=notrunc,nocreat status=none <&3 &
+dd of="$1" bs=262144 seek="$2" iflag=fullblock oflag=seek_bytes,nofollow conv=notrunc,nocreat status=none <&3 &
 wait "$!" || exit 1
 stat -c %s -- "$1"
 """
@@ -104,13 +89,14 @@ class CommandStreams(CommandFiles):
         if exclusive:
             await _refuse_existing(self._runner, path)
         trailer = secrets.token_hex(TRAILER // 2)
+        name = temporary_name()
         argv: list[str | bytes] = [
             "sh",
             "-c",
             _STAGE,
             "sh",
             path,
-            temporary_name(),
+            name,
             trailer,
             str(TRAILER),
             "sync" if sync else "",
@@ -118,13 +104,16 @@ class CommandStreams(CommandFiles):
         done = await self._feed(argv, content, trailer.encode(), patience=SYNC_PATIENCE if sync else PATIENCE)
         if not done.ok:
             raise unwritable(path, done)
-        size, temporary, target = done.stdout.split(b"\0")
+        size, home, base = done.stdout.split(b"\0")
+        # Neither may the directory have been swapped meanwhile.
+        there = CommandStreams(Pinned(self._starter, home), self._view)
+        temporary = b"./" + name
         try:
             if ready is not None:
-                await ready(temporary)
-            await self.move(temporary, target, exclusive=exclusive)
+                await ready(home.rstrip(b"/") + b"/" + name)
+            await there.move(temporary, b"./" + base, exclusive=exclusive)
         except BaseException:
-            await asyncio.shield(self._runner.run(["rm", "-f", "--", temporary]))
+            await asyncio.shield(there._runner.run(["rm", "-f", "--", temporary]))
             raise
         return int(size)
 
@@ -165,7 +154,8 @@ class CommandStreams(CommandFiles):
         if not exclusive:
             await self.rename(source, target)
             return
-        await self.command("ln", "-T", "--", source, target, otherwise=AlreadyExists)
+        # -P: of a link, if there is one by now, not what it leads to.
+        await self.command("ln", "-PT", "--", source, target, otherwise=AlreadyExists)
         await self.command("rm", "-f", "--", source)
 
     async def _feed(

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 from hpcgate.errors import TooLarge
+from hpcgate.ssh.footing import Footings
 from hpcgate.ssh.runner import Runner
 
 MAX_USERS = 10_000
@@ -51,12 +52,14 @@ class View:
         groups: Names by gid.
         zone: The time zone, None until it is asked for.
         helper: Whether the helper works there, None until it was tried.
+        footings: What is known of the directories that were written in.
     """
 
     users: dict[int, str] = field(default_factory=dict)
     groups: dict[int, str] = field(default_factory=dict)
     zone: tzinfo | None = None
     helper: bool | None = None
+    footings: Footings = field(default_factory=Footings)
 
     async def resolve(self, runner: Runner, uids: Iterable[int], gids: Iterable[int]) -> None:
         """Learn the names of users and groups that are not known yet, by one command; without a name, the number."""

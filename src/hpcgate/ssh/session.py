@@ -230,7 +230,7 @@ class Session:
         try:
             bulk = await self._bulk_client() if isinstance(files, SftpFiles) else None
             if isinstance(files, SftpFiles) and bulk is not None:
-                yield SftpStreams(files, bulk)
+                yield SftpStreams(files, bulk, self)
             else:
                 yield CommandStreams(self, self.node.view(self.username))
         finally:

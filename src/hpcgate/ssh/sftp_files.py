@@ -22,14 +22,14 @@ from hpcgate.errors import (
     CommandFailed,
     ConnectionLost,
     GatewayError,
-    IsADirectory,
     PathNotFound,
     PermissionDenied,
     TimedOut,
 )
-from hpcgate.ssh.command_files import CommandFiles, unwritable
+from hpcgate.ssh.command_files import CommandFiles
 from hpcgate.ssh.errors import reason, translate
 from hpcgate.ssh.files import PRIVATE, Attributes, Counter, Entry, refuse_root, temporary_name, without_group
+from hpcgate.ssh.footing import Footing, Self, Step, ancestors, parent, resolve
 from hpcgate.ssh.helper import Helper
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.runner import Runner
@@ -48,11 +48,12 @@ _REQUESTS = {"shield": "open", "_scan": "readdir", "_entry": "stat"}
 """What the requests are called that are sent by functions of other names."""
 CLEANING = 5.0
 """Seconds that cleaning up behind a failure may take."""
+_ATTEMPTS = 5
+"""How often links are followed that change meanwhile."""
 
 # What OpenSSH's sftp-server puts into a longname before the file's name: mode, links, user, group, size, date. A name
 # of a user or a group with a blank makes it ambiguous; then it does not match.
 _LONGNAME = re.compile(rb"[-dlcbpsD?]\S{9}[ +.@]? *(?:\d+|\?) +(\S+) +(\S+) +(\d+) .{12}", re.DOTALL)
-_PROBE = 'dd if=/dev/zero of="$1" bs=65536 count=16 oflag=append conv=notrunc status=none'
 
 
 class SftpFiles:
@@ -167,9 +168,11 @@ class SftpFiles:
 
     async def write(self, path: bytes, content: AsyncIterable[bytes], *, mode: int | None = None) -> int:
         """Write atomically, by up to `WINDOW` WRITEs at a time and posix-rename@openssh.com."""
-        target, old = await self._target(path)
-        directory = target[: target.rindex(b"/") + 1]
-        temporary = directory + temporary_name()
+        place = await self._target(path)
+        if place is None:
+            return await self._commands.write(path, content, mode=mode)
+        target, old = place
+        temporary = target[: target.rindex(b"/") + 1] + temporary_name()
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         try:
             try:
@@ -183,7 +186,7 @@ class SftpFiles:
                 await self._move(temporary, target)
             except asyncssh.SFTPError as error:
                 self._connected(error, path)
-                raise await self._why_not_written(path, temporary) from error
+                raise await self._why_not_written(path) from error
         except BaseException:
             await self._sweep(temporary)
             raise
@@ -192,6 +195,8 @@ class SftpFiles:
     async def rename(self, source: bytes, target: bytes) -> None:
         """Rename, by posix-rename@openssh.com."""
         try:
+            for path in (source, target):
+                await self.footing(parent(path))
             await self._patiently(self._sftp.posix_rename, source, target)
         except asyncssh.SFTPError as error:
             self._connected(error, source)
@@ -200,6 +205,7 @@ class SftpFiles:
     async def mkdir(self, path: bytes, *, parents: bool = False) -> None:
         """Make a directory, by MKDIR; with `parents`, as a command unless the one above is there."""
         try:
+            await self.footing(parent(path))
             await self._patiently(self._sftp.mkdir, path)
         except asyncssh.SFTPError as error:
             self._connected(error, path)
@@ -208,6 +214,7 @@ class SftpFiles:
     async def symlink(self, target: bytes, link: bytes) -> None:
         """Make a symbolic link, by SYMLINK."""
         try:
+            await self.footing(parent(link))
             await self._patiently(self._sftp.symlink, target, link)
         except asyncssh.SFTPError as error:
             self._connected(error, link)
@@ -216,7 +223,9 @@ class SftpFiles:
     async def chmod(self, path: bytes, mode: int) -> None:
         """Set permission bits, by SETSTAT."""
         try:
-            await self._patiently(self._sftp.setstat, path, asyncssh.SFTPAttrs(permissions=mode & 0o7777))
+            _, found = await asyncio.gather(self.footing(parent(path)), self._patiently(self._sftp.lstat, path))
+            real = await resolve(self._runner, path) if stat.S_ISLNK(found.permissions or 0) else path
+            await self._patiently(self._sftp.setstat, real, asyncssh.SFTPAttrs(permissions=mode & 0o7777))
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             await self._commands.chmod(path, mode)
@@ -225,6 +234,7 @@ class SftpFiles:
         """Remove a file by REMOVE, in one exchange; a directory by ``rm -r``."""
         refuse_root(path)
         try:
+            await self.footing(parent(path))
             await self._patiently(self._sftp.remove, path)
         except asyncssh.SFTPError as error:
             self._connected(error, path)
@@ -469,10 +479,47 @@ class SftpFiles:
 
     # Writing
 
+    async def footing(self, directory: bytes) -> Footing | None:
+        """Say how safe a directory is to write in, links on the way followed if they may be, by LSTATs side by side.
+
+        None is returned of one that is not there, or not to be reached; what is tried there says why.
+
+        Raises:
+            PermissionDenied: A link on the way is not followed for writing.
+        """
+        footings = self._view.footings
+        known = footings.get(directory)
+        if known is not None:
+            return known
+        real = directory
+        for _ in range(_ATTEMPTS):
+            if b".." in real.split(b"/"):
+                real = await resolve(self._runner, real)
+            paths = ancestors(real)
+            # The server begins in the home directory.
+            asked = [*paths] if footings.self is not None else [*paths, b"."]
+            answers = await asyncio.gather(
+                *(self._patiently(self._sftp.lstat, path) for path in asked), return_exceptions=True
+            )
+            if footings.self is None and isinstance(home := answers.pop(), asyncssh.SFTPAttrs):
+                footings.self = Self(home.uid or -1)
+            steps: list[Step] = []
+            for found in answers:
+                if isinstance(found, BaseException):
+                    self._pass_over(found, directory)
+                    return None
+                steps.append(Step(found.permissions or 0, -1 if found.uid is None else found.uid, found.gid or 0))
+                if stat.S_ISLNK(steps[-1].mode):
+                    break
+            else:
+                return await footings.judge(self._runner, paths[-1], steps)
+            real = await resolve(self._runner, real)
+        return Footing(real, fixed=False, kept=False)
+
     async def _adopt_group(self, file: asyncssh.SFTPClientFile, old: asyncssh.SFTPAttrs, path: bytes) -> int:
         """Put a file into the group of the one that it replaces; return the mode that it should get then."""
-        mode = old.permissions or 0
         new = await self._patiently(file.stat)
+        mode = adopted(old, new.uid)
         if old.gid is None or new.gid == old.gid:
             return mode
         try:
@@ -482,27 +529,40 @@ class SftpFiles:
             return without_group(mode)
         return mode
 
-    async def _target(self, path: bytes) -> tuple[bytes, asyncssh.SFTPAttrs | None]:
-        """Return the file that a write replaces, links resolved, and its attributes if it exists."""
-        try:
-            attributes = await self._patiently(self._sftp.lstat, path)
-        except asyncssh.SFTPError as error:
-            self._connected(error, path)
-            return path, None
+    async def _target(self, path: bytes) -> tuple[bytes, asyncssh.SFTPAttrs | None] | None:
+        """Return the file that a write replaces, links resolved, and its attributes if it exists.
+
+        None is returned where others can make a path lead elsewhere while it is used: that is for commands.
+
+        Raises:
+            PermissionDenied: A link on the way is not followed for writing.
+        """
         target = path
-        if stat.S_ISLNK(attributes.permissions or 0):
-            try:
-                target = await self._patiently(self._sftp.realpath, path)
-                attributes = await self._patiently(self._sftp.stat, target)
-            except asyncssh.SFTPError as error:
-                self._connected(error, path)
-                return await self._commands.realpath(path), None
-        mode = attributes.permissions or 0
-        if stat.S_ISDIR(mode):
-            raise failure(f"cp: cannot create regular file {quote(path)}", errno.EISDIR)
-        if not stat.S_ISREG(mode):
-            raise not_regular("cp", path)
-        return target, attributes
+        for _ in range(_ATTEMPTS):
+            footing, found = await asyncio.gather(
+                self.footing(parent(target)), self._patiently(self._sftp.lstat, target), return_exceptions=True
+            )
+            if isinstance(footing, BaseException):
+                raise footing
+            if isinstance(found, BaseException):
+                self._pass_over(found, path)
+                attributes, mode = None, 0
+            else:
+                attributes, mode = found, found.permissions or 0
+            if stat.S_ISLNK(mode):
+                target = await resolve(self._runner, target)
+                continue
+            if stat.S_ISDIR(mode):
+                raise failure(f"cp: cannot create regular file {quote(path)}", errno.EISDIR)
+            if attributes is not None and not stat.S_ISREG(mode):
+                raise not_regular("cp", path)
+            if footing is None and (why := await self._commands.why_not_written(path)) is not None:
+                # Before anything of the content is asked for.
+                raise why
+            if footing is None or not footing.fixed or target.endswith(b"/"):
+                return None
+            return footing.real.rstrip(b"/") + b"/" + target.rpartition(b"/")[2], attributes
+        return None
 
     async def _fill(self, file: asyncssh.SFTPClientFile, content: AsyncIterable[bytes]) -> int:
         window: deque[asyncio.Task[int]] = deque()
@@ -529,18 +589,9 @@ class SftpFiles:
         except asyncssh.SFTPOpUnsupported:
             await self._commands.rename(temporary, target)
 
-    async def _why_not_written(self, path: bytes, temporary: bytes) -> GatewayError:
-        # What a full disk says, it says again to a few more bytes.
-        done = await self._runner.run(["sh", "-c", _PROBE, "sh", temporary])
-        if not done.ok:
-            return unwritable(path, done)
-        try:
-            attributes = await self._patiently(self._sftp.stat, path)
-        except asyncssh.SFTPError:
-            return CommandFailed(f"cp: error writing {quote(path)}")
-        if stat.S_ISDIR(attributes.permissions or 0):
-            return IsADirectory(f"cp: cannot create regular file {quote(path)}: Is a directory")
-        return CommandFailed(f"cp: error writing {quote(path)}")
+    async def _why_not_written(self, path: bytes) -> GatewayError:
+        said = await self._commands.why_not_written(path)
+        return said if said is not None else CommandFailed(f"cp: error writing {quote(path)}")
 
     async def _sweep(self, temporary: bytes) -> None:
         if self._abandoned:
@@ -548,6 +599,11 @@ class SftpFiles:
         with suppress(asyncssh.Error, OSError):
             async with asyncio.timeout(CLEANING):
                 await self._sftp.remove(temporary)
+
+
+def adopted(old: asyncssh.SFTPAttrs, owner: int | None) -> int:
+    """Return the mode that a file gets from the one that it replaces; of somebody else's no setuid and no setgid."""
+    return stat.S_IMODE(old.permissions or 0) & (0o7777 if old.uid == owner else 0o777)
 
 
 def _entry(name: bytes, attributes: asyncssh.SFTPAttrs) -> Entry:

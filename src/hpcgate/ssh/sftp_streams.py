@@ -12,13 +12,13 @@ from typing import TypeVar
 import asyncssh
 
 from hpcgate.errors import AlreadyExists, CommandFailed, GatewayError, TimedOut
-from hpcgate.ssh.command_streams import create_by_command
+from hpcgate.ssh.command_streams import CommandStreams, create_by_command
 from hpcgate.ssh.errors import translate
 from hpcgate.ssh.files import PRIVATE, Attributes, temporary_name, without_group
 from hpcgate.ssh.pace import PACE
 from hpcgate.ssh.sftp_bulk import BulkSftp
-from hpcgate.ssh.sftp_files import CLEANING, SftpFiles
-from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready
+from hpcgate.ssh.sftp_files import CLEANING, SftpFiles, adopted
+from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
 from hpcgate.ssh.words import failure, not_regular, quote, unreadable
 from hpcgate.telemetry.containment import contained
 
@@ -41,9 +41,10 @@ class SftpStreams(SftpFiles):
     Args:
         files: The files as small requests reach them.
         bulk: The client for bytes; it belongs to the connection and outlives this object.
+        runner: For what SFTP cannot do, and for directories in which a path may change what it means.
     """
 
-    def __init__(self, files: SftpFiles, bulk: BulkSftp) -> None:
+    def __init__(self, files: SftpFiles, bulk: BulkSftp, runner: StreamRunner) -> None:
         super().__init__(
             files._sftp,
             files._runner,
@@ -53,6 +54,7 @@ class SftpStreams(SftpFiles):
             stage=files._stage,
         )
         self._bulk = bulk
+        self._starter = runner
 
     @asynccontextmanager
     async def open(self, path: bytes) -> AsyncIterator[OpenFile]:
@@ -166,7 +168,11 @@ class SftpStreams(SftpFiles):
         ready: Ready | None = None,
     ) -> int:
         """Write atomically, by WRITEs side by side, fsync@openssh.com and posix-rename@openssh.com."""
-        target, old = await self._target(path)
+        place = await self._target(path)
+        if place is None:
+            by_command = CommandStreams(self._starter, self._view)
+            return await by_command.replace(path, content, sync=sync, exclusive=exclusive, ready=ready)
+        target, old = place
         if exclusive and old is not None:
             raise failure(f"cp: cannot create regular file {quote(path)}", errno.EEXIST)
         temporary = target[: target.rindex(b"/") + 1] + temporary_name()
@@ -186,7 +192,7 @@ class SftpStreams(SftpFiles):
                 await self.move(temporary, target, exclusive=exclusive)
             except asyncssh.SFTPError as error:
                 self._connected(error, path)
-                raise await self._why_not_written(path, temporary) from error
+                raise await self._why_not_written(path) from error
         except BaseException:
             await self._sweep(temporary)
             raise
@@ -194,8 +200,8 @@ class SftpStreams(SftpFiles):
 
     async def _adopt(self, handle: bytes, old: asyncssh.SFTPAttrs, path: bytes) -> None:
         """Give a file the group and the mode of the one that it replaces."""
-        mode = stat.S_IMODE(old.permissions or 0)
         new = await self._wait(self._bulk.stat_file(handle))
+        mode = adopted(old, new.uid)
         if old.gid is not None and new.gid != old.gid:
             try:
                 await self._wait(self._bulk.set_owners(handle, new.uid, old.gid))
@@ -217,12 +223,7 @@ class SftpStreams(SftpFiles):
         except asyncssh.SFTPError as error:
             self._connected(error, path)
             await self.stat(path)
-            # Never on the file itself: it would grow.
-            probe = path[: path.rindex(b"/") + 1] + temporary_name()
-            try:
-                raise await self._why_not_written(path, probe) from error
-            finally:
-                await self._sweep(probe)
+            raise await self._why_not_written(path) from error
         return writer.end
 
     async def _settle(self, writer: "_Writer") -> None:
@@ -277,7 +278,7 @@ class SftpStreams(SftpFiles):
             with suppress(asyncssh.SFTPError):
                 await self._patiently(self._sftp.lstat, target)
                 raise failure(f"cp: cannot create regular file {quote(target)}", errno.EEXIST) from error
-            await self._commands.command("ln", "-T", "--", source, target, otherwise=AlreadyExists)
+            await self._commands.command("ln", "-PT", "--", source, target, otherwise=AlreadyExists)
             await self._sweep(source)
 
 

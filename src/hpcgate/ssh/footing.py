@@ -1,0 +1,305 @@
+"""Where a file is written: which links on the way are followed, and whether somebody else can move what we stand on.
+
+Whoever may write in a directory may put a symbolic link there, or swap one for what was there a moment ago. So links
+are followed for writing as the kernel's ``fs.protected_symlinks`` (sysctl, Documentation/admin-guide/sysctl/fs.rst)
+would have it, and not only where the directory is sticky: in a directory that its group or everybody may write, a
+link counts only if it is the user's own, root's, or the directory's owner's. That holds for each component of a path.
+
+What is checked by name may be another thing when it is used. Commands therefore stand in the directory (chdir(2)),
+see that it is the one that was checked, and use bare names from then on: `ENTER`. SFTP knows nothing but whole
+paths, so it is used where nobody but the user and root can make such a path lead elsewhere, `Footing.fixed`, and
+commands are used elsewhere.
+"""
+
+import stat
+from collections import OrderedDict
+from collections.abc import AsyncIterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from itertools import pairwise
+from time import monotonic
+
+from hpcgate.errors import PermissionDenied
+from hpcgate.ssh.process import Process
+from hpcgate.ssh.runner import Completed, Runner
+from hpcgate.ssh.streams import StreamRunner
+from hpcgate.ssh.words import told
+
+UNTRUSTED = "is a symbolic link of somebody else's where others may write; it is not followed for writing"
+"""What is said of a link that is refused, behind its path."""
+MOVED = "has just been put somewhere else"
+"""What is said of a directory that another one has taken the place of."""
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+LASTS = 10.0
+"""Seconds that a directory is taken for as safe as it was: only its owner and root could change that."""
+MOST_REMEMBERED = 256
+"""Directories that are remembered for each user."""
+
+FOLLOW = f"""\
+refuse() {{ printf '%s\\n' "$1: Permission denied" >&2; exit 1; }}
+follow() {{
+  left=$1 real= hops=0
+  case $1 in
+    /*) ;;
+    *) real=$(pwd -P && printf x); real=${{real%
+x}}; real=${{real%/}} ;;
+  esac
+  while [ -n "$left" ]; do
+    case $left in
+      /*) left=${{left#/}}; continue ;;
+      */*) part=${{left%%/*}}; left=${{left#*/}} ;;
+      *) part=$left; left= ;;
+    esac
+    case $part in .) continue ;; ..) real=${{real%/*}}; continue ;; esac
+    if [ ! -L "$real/$part" ]; then real=$real/$part; continue; fi
+    hops=$((hops + 1))
+    [ "$hops" -le 40 ] || {{ printf '%s\\n' "$1: Too many levels of symbolic links" >&2; exit 1; }}
+    link=$(stat -c '%u %h' -- "$real/$part") && holder=$(stat -c '0%a %u' -- "$real/.") || exit 1
+    if [ $((${{holder% *}} & 022)) -ne 0 ] && [ "${{link% *}}" != "${{holder#* }}" ]; then
+      case $link in
+        "0 1") ;;
+        *" 1") [ "${{link% *}}" = "$(id -u)" ] || refuse "$real/$part {UNTRUSTED}" ;;
+        *) refuse "$real/$part {UNTRUSTED}" ;;
+      esac
+    fi
+    to=$(readlink -n -- "$real/$part" && printf x) || exit 1
+    to=${{to%x}}
+    case $to in /*) real= ;; esac
+    left=$to${{left:+/$left}}
+  done
+  real=${{real:-/}}
+}}
+"""
+"""``follow PATH`` sets `real` to the path with its links resolved; what is missing at its end stays as it is.
+
+A link with several names may be a hard link that somebody else has made, and so counts as nobody's.
+"""
+
+ENTER = (
+    FOLLOW
+    + f"""\
+enter() {{
+  cd -P -- "$1" 2>/dev/null || {{ stat -- "$1/." >/dev/null; exit 1; }}
+  here=$(pwd -P && printf x)
+  [ "$here" = "$1
+x" ] || refuse "$1 {MOVED}"
+}}
+settle() {{
+  follow "$1"
+  base=${{real##*/}}
+  home=${{real%/*}}
+  home=${{home:-/}}
+  enter "$home"
+}}
+"""
+)
+"""``enter DIRECTORY`` goes to a directory whose path has no links. ``settle PATH`` follows a path and goes to the
+directory, `home`, that its last component, `base`, lies in. From then on nobody can lead bare names astray.
+"""
+
+_PINNED = ENTER + 'follow "$1"; enter "$real"; shift\nexec "$@"\n'
+# $2 is a directory in $1 that is the user's alone.
+_OWNED = (
+    ENTER
+    + """\
+follow "$1"; enter "$real/$2"
+mine=$(stat -c '0%a %u' .) && [ $((${mine% *} & 022)) -eq 0 ] && [ "${mine#* }" = "$(id -u)" ] || {
+  printf '%s\\n' "$real/$2: No such file or directory" >&2; exit 1; }
+shift 2
+exec "$@"
+"""
+)
+_GUARDED = FOLLOW + 'while [ "$1" != -- ]; do follow "$1"; shift; done\nshift\nexec "$@"\n'
+_RESOLVE = FOLLOW + 'follow "$1"\nprintf %s "$real"\n'
+_WHO = "id -u && id -g && id -un && id -gn"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A directory on the way to a file, or the file: what lstat(2) says of it."""
+
+    mode: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Self:
+    """Who the user is on the login node.
+
+    Attributes:
+        uid: The user's number; -1 if it could not be told, which then nothing belongs to.
+        gid: That of the group that is the user's alone, as told by its name, or None.
+    """
+
+    uid: int = -1
+    gid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Footing:
+    """A directory to write in.
+
+    Attributes:
+        real: Its path, without links.
+        fixed: Whether nobody but the user and root can make the path lead elsewhere.
+        kept: Whether, besides, nobody but them can rename or remove what the user makes in it.
+    """
+
+    real: bytes
+    fixed: bool
+    kept: bool
+
+
+class Footings:
+    """What is known of directories, and of who the user is, for a while.
+
+    Attributes:
+        self: Who the user is, None until it is known; at first by whose the home directory is. Were that not the
+            user, its owner could still do there as they like.
+    """
+
+    def __init__(self) -> None:
+        self.self: Self | None = None
+        self._asked = False
+        self._known: OrderedDict[bytes, tuple[float, Footing]] = OrderedDict()
+
+    def get(self, directory: bytes) -> Footing | None:
+        """Return what is known of a directory."""
+        known = self._known.get(directory)
+        return None if known is None or known[0] < monotonic() else known[1]
+
+    def keep(self, footing: Footing) -> None:
+        """Remember one that is fixed; any other may change at any time."""
+        if footing.fixed:
+            self._known[footing.real] = (monotonic() + LASTS, footing)
+            self._known.move_to_end(footing.real)
+            if len(self._known) > MOST_REMEMBERED:
+                self._known.popitem(last=False)
+
+    async def who(self, runner: Runner) -> Self:
+        """Return who the user is, by one command, once."""
+        if not self._asked:
+            done = await runner.run(["sh", "-c", _WHO])
+            words = done.stdout.decode("utf-8", "replace").split("\n")
+            if done.ok and len(words) == 5 and words[0].isdecimal() and words[1].isdecimal():
+                self.self = Self(int(words[0]), int(words[1]) if words[2] == words[3] else None)
+            self._asked = True
+        return self.self or Self()
+
+    async def judge(self, runner: Runner, real: bytes, steps: Sequence[Step]) -> Footing:
+        """Say how safe a directory is, and remember it; who the user is, is asked only if it depends on that."""
+        me = self.self or Self()
+        footing = judge(real, steps, me)
+        if not footing.kept and (me.uid <= 0 or any(step.uid == me.uid and step.mode & OTHERS_WRITE for step in steps)):
+            footing = judge(real, steps, await self.who(runner))
+        self.keep(footing)
+        return footing
+
+
+def ancestors(directory: bytes) -> list[bytes]:
+    """Return the directories on the way to one, the root first and itself last; dots and double slashes are kept out.
+
+    Raises:
+        ValueError: The path has ``..`` in it, which only the login node can resolve.
+    """
+    found = [b"/"]
+    path = b""
+    for part in directory.split(b"/"):
+        if part == b"..":
+            raise ValueError("..")
+        if part not in (b"", b"."):
+            path += b"/" + part
+            found.append(path)
+    return found
+
+
+def judge(real: bytes, steps: Sequence[Step], me: Self) -> Footing:
+    """Say how safe a directory is, of all that lie on the way to it, the root first and itself last; none is a link."""
+    fixed = all(_keeps(above, step, me) for above, step in pairwise(steps))
+    return Footing(real, fixed, fixed and _keeps(steps[-1], None, me))
+
+
+def _keeps(directory: Step, entry: Step | None, me: Self) -> bool:
+    """Say whether nobody but the user and root can rename or remove an entry, by default one of the user's."""
+    if directory.uid not in (0, me.uid):
+        return False
+    shared = directory.mode & OTHERS_WRITE
+    if directory.gid == me.gid:
+        shared &= ~stat.S_IWGRP
+    if not shared:
+        return True
+    return bool(directory.mode & stat.S_ISVTX) and (entry is None or entry.uid in (0, me.uid))
+
+
+def untrusted(stderr: bytes) -> PermissionDenied | None:
+    """Return the error if what a script with `FOLLOW` has said is that it does not follow a link."""
+    for line in stderr.decode("utf-8", "replace").splitlines():
+        if UNTRUSTED in line or MOVED in line:
+            return PermissionDenied(line)
+    return None
+
+
+async def resolve(runner: Runner, path: bytes) -> bytes:
+    """Return a path with its links followed as `FOLLOW` does.
+
+    Raises:
+        PermissionDenied: A link on it is not followed for writing.
+        BadRequest: Its links go round in circles.
+    """
+    done = await runner.run(["sh", "-c", _RESOLVE, "sh", path])
+    if not done.ok:
+        raise untrusted(done.stderr) or told(done.stderr, "stat")
+    return done.stdout
+
+
+def guarded(paths: Sequence[bytes], argv: Sequence[str | bytes]) -> list[str | bytes]:
+    """Return a command that ends with an error if a link on a path is not followed for writing, else does as it would.
+
+    The look and the use are apart: where others may swap links, one may slip in between.
+    """
+    return ["sh", "-c", _GUARDED, "sh", *paths, "--", *argv]
+
+
+def parent(path: bytes) -> bytes:
+    """Return the directory that a path's last component lies in."""
+    directory, slash, _ = path.rstrip(b"/").rpartition(b"/")
+    return directory or (b"/" if slash or path.startswith(b"/") else b".")
+
+
+class Pinned:
+    """Runs commands in one directory, which they see to be the right one first; paths are to be bare names.
+
+    Args:
+        runner: Runs them.
+        directory: The directory.
+        owned: The name of a directory in it that is the user's alone, which they are to stand in instead.
+    """
+
+    def __init__(self, runner: StreamRunner, directory: bytes, owned: bytes | None = None) -> None:
+        self._runner = runner
+        self._prefix: list[str | bytes] = ["sh", "-c", _PINNED, "sh", directory]
+        if owned is not None:
+            self._prefix = ["sh", "-c", _OWNED, "sh", directory, owned]
+
+    async def run(
+        self,
+        argv: Sequence[str | bytes],
+        *,
+        stdin: bytes | AsyncIterable[bytes] = b"",
+        limit: int | None = None,
+        timeout: float | None = None,
+        env: dict[str, str] | None = None,
+    ) -> Completed:
+        """Run a command to its end."""
+        return await self._runner.run([*self._prefix, *argv], stdin=stdin, limit=limit, timeout=timeout, env=env)
+
+    def process(
+        self, argv: Sequence[str | bytes], *, stall: float, env: dict[str, str] | None = None
+    ) -> AbstractAsyncContextManager[Process]:
+        """Start a command to feed and read while it runs."""
+        return self._runner.process([*self._prefix, *argv], stall=stall, env=env)
+
+    async def ask(self, argv: Sequence[str], request: bytes) -> bytes:
+        """Ask a long-lived process, which does not stand there."""
+        return await self._runner.ask(argv, request)
