@@ -14,7 +14,9 @@ import pytest
 import uvicorn
 
 import hpcgate
-from hpcgate.server import Server
+from hpcgate.admission import Admission
+from hpcgate.refusals import Lobby, Refusals
+from hpcgate.server import Server, _Look
 from hpcgate.serving import Http
 from hpcgate.telemetry import containment
 from hpcgate.telemetry.containment import FAULTS, Faults, contained, kept, on_loop_error, reaped
@@ -50,6 +52,7 @@ TASKS = {
     "schedulers/reads.py:_spawn": "reaped",
     "schedulers/slurm/rest/backend.py:_each": "a group of the request",
     "schedulers/slurm/scheduler.py:_ask_both": "a group of the request",
+    "server.py:_accept": "reaped",
     "ssh/connection.py:spawn": "awaited by who asks, or reaped",
     "ssh/nodes.py:_first": "awaited, or closed",
     "ssh/pool.py:_spawn": "reaped",
@@ -224,9 +227,28 @@ def a_server() -> Server:
     return server
 
 
+def overloaded(server: Server, **parts: Any) -> Server:
+    """Have a server look at its load, which is more than it can bear."""
+    del server._look_at_load
+    admission = Admission(100, 1.0)
+    for name, value in parts.items():
+        setattr(admission, name, value)
+    admission._calm = 0.0
+    state = SimpleNamespace(gateway=SimpleNamespace(admission=admission))
+    server.config.app = cast("Any", SimpleNamespace(state=state))
+    server._last_look = _Look(0.0, 0)
+    server._lobby, server._refusals = Lobby(0), Refusals(0)
+    server._idleness = cast("Any", SimpleNamespace(since=lambda *_, **__: 0.0))
+    return server
+
+
 PARTS: dict[str, Callable[[Server, Any], None]] = {
     # The parts of the tick, and how to have them fail.
     "tick.load": lambda server, fault: setattr(server, "_look_at_load", fault),
+    "tick.admission": lambda server, fault: overloaded(server, look=fault),
+    "tick.lobby": lambda server, fault: setattr(overloaded(server)._lobby, "look", fault),
+    "tick.refusals": lambda server, fault: setattr(overloaded(server)._refusals, "look", fault),
+    "tick.door": lambda server, fault: setattr(overloaded(server), "_accept", fault),
     "tick.certificate": lambda server, fault: setattr(server, "tls", SimpleNamespace(renew=fault)),
     "tick.reload": lambda server, fault: setattr(server.reloader, "tick", fault),
 }

@@ -1,41 +1,84 @@
-"""How many requests are served at a time: fewer while the event loop falls behind, so that none waits without bound."""
+"""Which requests are served, which wait for their turn, and which are refused, so that load never takes the loop."""
 
-import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 FLOOR = 32
-"""As few as this are always served."""
+"""As few as this are always served at a time, and may always wait."""
 START = 128
-SETTLING = 10
-"""So many times as long requests may wait while many users log in at once, as after a restart."""
-SETTLED = 2.0
-"""Seconds for which that still holds when they have: what has come meanwhile must be done first."""
-LATE = 0.05
-"""Seconds by which an event loop with too much to do is late."""
-BUSY = 0.9
-"""The share of a core from which on the event loop is taken to be at its limit."""
-HARD = 0.3
-"""The share of a core below which a late event loop was kept from the core, or slept: it has not too much to do."""
+"""As many may be served at a time before anything is known."""
+IN_SERVICE = 0.2
+"""Seconds that a request should take from its turn to its answer while the event loop is at its limit."""
+IDLE = 0.1
+"""The share of its time below which an event loop that rests has no time left."""
+AMPLE = 0.3
+"""The share from which on it has time for more at a time of one caller."""
+SHRINK = 0.8
+"""The limit on requests at a time falls to this share of itself with each look at a loop without time."""
 CALM = 1.0
-"""Seconds for which the loop must not have been at its limit before more are served again."""
+"""Seconds for which the loop must have had time before callers no longer take turns."""
 SHARE = 6
-"""As many requests of one caller are begun between two looks, while the loop is at its limit, before others' turn."""
+"""As many requests of one caller run at a time while callers take turns."""
 ALONE = 32
 """As many if there has been no other caller lately: many at a time share packets, and nobody waits behind them."""
 LATELY = 100
 """Looks for which a caller is remembered, once or twice."""
+STRANGERS = 0.1
+"""The share of the loop's time that callers without a verified token get while users are there."""
+ACTIVE = 1.0
+"""Seconds for which a user is there after the last request."""
+SETTLING = 10
+"""So many times as long requests may wait while many users log in at once, as after a restart."""
+SETTLED = 2.0
+"""Seconds for which that still holds when they have: what has come meanwhile must be done first."""
+EVIDENCE = 0.25
+"""The share of the longest wait for which a queue must have stood before it is said how fast it is served."""
+BYTES_EACH = 16 * 1024
+"""Bytes that each of the requests which may wait holds at most on average: heads, and the beginning of bodies."""
 _MEMORY = 0.5
 """Seconds over which the rate of what is done is averaged."""
+_STEADY = 2.0
+"""Seconds over which the rate is averaged at which a queue is served."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody whose token was verified before: all of a user's tokens share a turn."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """Somebody whose token was not verified before, told apart by address.
+
+    Attributes:
+        address: The client's.
+        bearer: Whether there is a token at all: who has none does not keep out who has.
+    """
+
+    address: str
+    bearer: bool
+
+
+Asker = User | Stranger
 
 
 class Caller(Protocol):
     """A request that waits."""
 
+    size: int
+    """The bytes that it holds."""
+
     @property
-    def key(self) -> bytes:
-        """Whose it is: all with the same one share a turn."""
+    def since(self) -> float:
+        """The moment since when it waits, on the admission's clock."""
+
+    @property
+    def asker(self) -> Asker:
+        """Who asks."""
 
     def let_in(self) -> bool:
         """Begin to serve it; False if its client has gone."""
@@ -44,22 +87,164 @@ class Caller(Protocol):
         """Refuse it."""
 
 
+@dataclass(slots=True)
+class Turn:
+    """A request that is served.
+
+    Attributes:
+        asker: Who asks. It changes once the token was verified.
+        generation: Since which look it runs.
+        paid: Seconds that were counted for it in advance.
+    """
+
+    asker: Asker
+    generation: int
+    paid: float = 0.0
+
+
+Queue = OrderedDict[Caller, None]
+"""Requests of one caller, in the order in which they came."""
+
+
+class _Line:
+    """Those of a kind that wait: users, or strangers. Each step takes the same time however many there are.
+
+    Attributes:
+        queues: What waits of each caller who may have a turn, in the order of turns.
+        blocked: What waits of callers whose share runs already.
+        waiting: How many requests wait.
+        most: How many may wait.
+        rate: How many are let in a second, as an average since the line stands.
+        stood: Seconds for which it has stood.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.queues: OrderedDict[Asker, Queue] = OrderedDict()
+        self.blocked: OrderedDict[Asker, Queue] = OrderedDict()
+        self.waiting = 0
+        self.most = most
+        self.let_in = 0
+        self.rate = 0.0
+        self.stood = 0.0
+        self._by_length: dict[int, dict[Asker, None]] = {}
+        self._longest = 0
+
+    @property
+    def filled(self) -> bool:
+        """Whether no more may wait."""
+        return self.waiting >= self.most
+
+    def of(self, asker: Asker) -> Queue | None:
+        """Return what waits of a caller."""
+        return self.queues.get(asker) or self.blocked.get(asker)
+
+    def add(self, caller: Caller) -> None:
+        """Put a request at its caller's end."""
+        queue = self.of(caller.asker)
+        if queue is None:
+            queue = self.queues[caller.asker] = OrderedDict()
+        queue[caller] = None
+        self.waiting += 1
+        self._count(caller.asker, len(queue) - 1, len(queue))
+
+    def remove(self, caller: Caller) -> bool:
+        """Take a request out, wherever it is; False if it does not wait."""
+        queue = self.of(caller.asker)
+        if queue is None or caller not in queue:
+            return False
+        del queue[caller]
+        self._shortened(caller.asker, queue)
+        return True
+
+    def take(self, asker: Asker, *, newest: bool = False) -> Caller:
+        """Take a caller's oldest request, or the newest."""
+        queue = self.of(asker)
+        assert queue is not None  # noqa: S101 (there are no empty queues)
+        caller, _ = queue.popitem(last=newest)
+        self._shortened(asker, queue)
+        return caller
+
+    def _shortened(self, asker: Asker, queue: Queue) -> None:
+        self.waiting -= 1
+        self._count(asker, len(queue) + 1, len(queue))
+        if not queue:
+            self.queues.pop(asker, None)
+            self.blocked.pop(asker, None)
+
+    def _count(self, asker: Asker, before: int, after: int) -> None:
+        if before:
+            del self._by_length[before][asker]
+            if not self._by_length[before]:
+                del self._by_length[before]
+        if after:
+            self._by_length.setdefault(after, {})[asker] = None
+        if after > self._longest or (before == self._longest and before not in self._by_length):
+            self._longest = after
+
+    def block(self, asker: Asker) -> None:
+        """Give a caller no turn for now."""
+        self.blocked[asker] = self.queues.pop(asker)
+
+    def unblock(self, asker: Asker) -> None:
+        """Give a caller turns again."""
+        queue = self.blocked.pop(asker, None)
+        if queue is not None:
+            self.queues[asker] = queue
+
+    def longest(self) -> tuple[Asker, int]:
+        """Return a caller of whom most wait, and how many."""
+        return next(iter(self._by_length[self._longest])), self._longest
+
+    def crowded(self, asker: Asker) -> bool:
+        """Say whether there is no room for one more of this caller, for no other has more waiting."""
+        return self.filled and self._longest <= len(self.of(asker) or ()) + 1
+
+    def late(self, since: float) -> list[Caller]:
+        """Take and return those who came before that."""
+        found = []
+        for group in (self.queues, self.blocked):
+            for asker in list(group):
+                while (queue := group.get(asker)) and next(iter(queue)).since < since:
+                    found.append(self.take(asker))
+        return found
+
+    def look(self, seconds: float) -> None:
+        """Take note of how fast the line moved since the last look."""
+        if not self.waiting:
+            self.stood = 0.0
+        else:
+            rate = self.let_in / seconds
+            self.rate += (rate - self.rate) * (min(1.0, seconds / _STEADY) if self.stood else 1.0)
+            self.stood += seconds
+        self.let_in = 0
+
+
 class Admission:
     """Decides which requests are served, which wait, and which are refused. Plain and synchronous.
 
-    While the event loop is at its limit, time goes by in queueing. Then, by Little's law, so many are served at a time
-    as are done within half of `max_delay`, and as many wait as are done within all of it. Once it has not been for a
-    while, what is under way waits for login nodes and costs nothing: the limit doubles with every look.
+    How many are served at a time follows what the loop does, not how fast it is. While it rests for less than a tenth
+    of its time it is at its limit: then more at a time would only share the same time, and the limit falls to what is
+    done within `IN_SERVICE` seconds (Little's law). While it rests and somebody waits, what runs waits for login nodes,
+    and the limit doubles with every look.
+
+    Whoever finds no room waits, callers in turn, for up to `max_delay` seconds. Who would wait for longer is refused at
+    once: more than what is let in within `max_delay`, at the rate at which the line has been served so far, may not
+    wait. He who has most waiting is refused first.
 
     While many users log in at once, as after a restart, and until what has come meanwhile is done, the loop is at its
-    limit for a good reason and for seconds only: nobody is refused for that.
+    limit for a good reason and for seconds only: the clock of those who wait goes slower.
 
-    At the limit callers take turns: of one only `SHARE` requests run at a time, as far as they are no longer than the
-    time between two looks, those of others who wait come first, and who has the most waiting is refused first. So one
-    who asks for five hundred things at once waits for himself.
+    At the limit callers take turns. A caller is a user whose token was verified before. Of one only `SHARE` requests
+    run at a time, as far as they are no longer than the time between two looks; so one who asks for five hundred things
+    at once waits for himself. All the others are strangers. They wait in a line of their own, addresses in turn, and
+    while users are there they get `STRANGERS` of the loop's time: what each of them has cost is measured, and nothing
+    is counted for who turns out to be a user.
+
+    Attributes:
+        now: The clock of those who wait, in seconds.
 
     Args:
-        most: Requests at a time, those that wait included, those set aside apart.
+        most: Requests at a time, those that wait included, those set aside apart; as many strangers may wait.
         max_delay: Seconds that a request waits to be served at most.
         aside: Returns how many of the requests under way do not count: streams, which last and cost little in between,
             and those that wait for a login. Can be set anew.
@@ -68,52 +253,107 @@ class Admission:
     def __init__(self, most: int, max_delay: float, aside: Callable[[], int] = lambda: 0) -> None:
         self.most = most
         self.limit = min(START, most)
+        self.share = SHARE
         self.running = 0
         self.refused = 0
-        self.waiting = 0
-        self._queues: OrderedDict[bytes, deque[tuple[float, Caller]]] = OrderedDict()
-        self._held: dict[bytes, int] = {}
+        self.idle = 1.0
+        self._users = _Line(most)
+        self._strangers = _Line(most)
+        self._strangers_running = 0
+        self._held: dict[Asker, int] = {}
         self._generation = 0
-        self._callers: set[bytes] = set()
-        self._callers_before: set[bytes] = set()
+        self._callers: set[Asker] = set()
+        self._callers_before: set[Asker] = set()
         self._max_delay = max_delay
         self.count_aside = aside
         self.settling: Callable[[], bool] = lambda: False
         self._aside = 0
         self._settled = SETTLED
         self._calm = CALM
+        self.now = 0.0
+        self._seen_user = -ACTIVE
         self._rate = 0.0
+        self._bytes = 0
+        self._credit = 0.0
+        self._price = 0.0
         self._told = 0
 
     def __repr__(self) -> str:
         return f"<Admission limit={self.limit}/{self.most} waiting={self.waiting} refused={self.refused}>"
 
     @property
+    def waiting(self) -> int:
+        """How many wait to be served."""
+        return self._users.waiting + self._strangers.waiting
+
+    @property
     def busy(self) -> bool:
         """Whether callers take turns."""
         return self._calm < CALM
 
-    def begin(self, key: bytes) -> int:
+    @property
+    def users_there(self) -> bool:
+        """Whether strangers have to leave time for others."""
+        return self._users.waiting > 0 or self.now - self._seen_user < ACTIVE
+
+    def begin(self, asker: Asker) -> Turn:
         """Take note that a request of a caller begins, and return what `end` wants to know."""
-        self._held[key] = self._held.get(key, 0) + 1
-        self._callers.add(key)
-        return self._generation
+        turn = Turn(asker, self._generation)
+        if isinstance(asker, Stranger):
+            self._strangers_running += 1
+            turn.paid = self._price
+            self._credit -= turn.paid
+        else:
+            self._hold(asker)
+        return turn
 
-    def end(self, key: bytes, begun: int) -> None:
-        """Take note that it has ended."""
-        if begun == self._generation:
-            self._held[key] -= 1
+    def verified(self, turn: Turn, name: str) -> None:
+        """Take note that the token of one who was a stranger is good: from here on it is a user's request."""
+        if isinstance(turn.asker, Stranger):
+            self._strangers_running -= 1
+            self._credit += turn.paid
+            turn.asker = User(name)
+            turn.generation = self._generation
+            self._hold(turn.asker)
 
-    def must_wait(self, key: bytes, running: int) -> bool:
+    def end(self, turn: Turn, cost: float = 0.0) -> None:
+        """Take note that it has ended.
+
+        Args:
+            turn: What `begin` returned.
+            cost: The loop's seconds that a stranger has cost.
+        """
+        asker = turn.asker
+        if isinstance(asker, Stranger):
+            self._strangers_running -= 1
+            self._price += (cost - self._price) / 16
+            self._credit += turn.paid - cost
+        elif turn.generation == self._generation:
+            self._held[asker] -= 1
+            self._users.unblock(asker)
+
+    def _hold(self, user: User) -> None:
+        self._held[user] = self._held.get(user, 0) + 1
+        self._callers.add(user)
+        self._seen_user = self.now
+
+    def must_wait(self, asker: Asker, running: int) -> bool:
         """Say whether a request of this caller cannot be served at once."""
-        return self._has_share(key) or key in self._queues or self.full(running)
+        if isinstance(asker, Stranger):
+            return self._strangers.waiting > 0 or self.full(running) or not self._strangers_may()
+        return self._has_share(asker) or self._users.of(asker) is not None or self.full(running)
 
-    def _has_share(self, key: bytes) -> bool:
-        held = self._held.get(key, 0)
-        return held >= SHARE and self.busy and (held >= ALONE or not self._alone(key))
+    def _has_share(self, asker: Asker) -> bool:
+        held = self._held.get(asker, 0)
+        return held >= self.share and self.busy and (held >= ALONE * self.share // SHARE or not self._alone(asker))
 
-    def _alone(self, key: bytes) -> bool:
-        return self._callers <= {key} and self._callers_before <= {key}
+    def _alone(self, asker: Asker) -> bool:
+        return self._callers <= {asker} and self._callers_before <= {asker}
+
+    def _strangers_may(self) -> bool:
+        if self._strangers_running >= max(1, int(self.limit * STRANGERS)):
+            return False
+        return self._credit > 0 or not self.users_there
 
     def full(self, running: int) -> bool:
         """Say whether so many requests, those aside included, leave no room for one more."""
@@ -121,94 +361,159 @@ class Admission:
 
     def wait(self, caller: Caller, running: int) -> None:
         """Have a request wait for room, or refuse it if it would wait in vain."""
-        most = self.most - (running - self._aside)
-        if self._calm < CALM:
-            most = min(most, max(FLOOR, int(self._rate * self._max_delay)))
-        if self.waiting >= most and not self._make_room(len(self._queues.get(caller.key, ()))):
+        line = self._line(caller.asker)
+        if self._bytes + caller.size > self.most * BYTES_EACH or line.crowded(caller.asker):
             self._refuse(caller)
             return
-        self._queues.setdefault(caller.key, deque()).append((time.monotonic(), caller))
-        self.waiting += 1
+        if line.filled:
+            self._refuse(self._take(line, line.longest()[0], newest=True))
+        line.add(caller)
+        self._bytes += caller.size
 
-    def _make_room(self, own: int) -> bool:
-        """Refuse somebody who has more waiting than so many."""
-        if not self._queues:
-            return False
-        key, longest = max(self._queues.items(), key=lambda item: len(item[1]))
-        if len(longest) <= own + 1:
-            return False
-        self._refuse(self._take(key, newest=True))
-        return True
+    @property
+    def filled(self) -> bool:
+        """Whether somebody would be refused."""
+        return self._users.filled or self._strangers.filled
 
-    def _take(self, key: bytes, *, newest: bool = False) -> Caller:
-        queue = self._queues[key]
-        _, caller = queue.pop() if newest else queue.popleft()
-        if not queue:
-            del self._queues[key]
-        self.waiting -= 1
+    def crowded(self, asker: Asker) -> bool:
+        """Say whether a request of this caller would be refused."""
+        return self._line(asker).crowded(asker)
+
+    def _line(self, asker: Asker) -> _Line:
+        return self._users if isinstance(asker, User) else self._strangers
+
+    def grow(self, caller: Caller, size: int) -> bool:
+        """Count further bytes of a request that waits; False, and it is refused, if that is too much."""
+        line = self._line(caller.asker)
+        if self._bytes + size <= self.most * BYTES_EACH:
+            self._bytes += size
+            caller.size += size
+            return True
+        if line.remove(caller):
+            self._bytes -= caller.size
+            self._refuse(caller)
+        return False
+
+    def leave(self, caller: Caller) -> None:
+        """Take note that the client of a request that waits has gone."""
+        line = self._line(caller.asker)
+        if line.remove(caller):
+            self._bytes -= caller.size
+
+    def _take(self, line: _Line, asker: Asker, *, newest: bool = False) -> Caller:
+        caller = line.take(asker, newest=newest)
+        self._bytes -= caller.size
         return caller
 
     def feed(self, running: int) -> None:
-        """Let in who waits while there is room, each caller in turn."""
-        passed = 0
-        while passed < len(self._queues) and not self.full(running):
-            key = next(iter(self._queues))
-            self._queues.move_to_end(key)
-            if self._has_share(key):
-                passed += 1
+        """Let in who waits while there is room: strangers as far as they may, users in turn."""
+        while not self.full(running):
+            if self._strangers.waiting and self._strangers_may():
+                asker = next(iter(self._strangers.queues))
+                self._strangers.queues.move_to_end(asker)
+                running += self._let_in(self._strangers, asker)
                 continue
-            passed = 0
-            running += self._take(key).let_in()
+            turns = self._users.queues
+            if not turns:
+                return
+            asker = next(iter(turns))
+            if self._has_share(asker):
+                self._users.block(asker)
+                continue
+            turns.move_to_end(asker)
+            running += self._let_in(self._users, asker)
 
-    def look(self, *, lag: float, busy: float, seconds: float, running: int, done: int) -> None:
+    def _let_in(self, line: _Line, asker: Asker) -> bool:
+        caller = self._take(line, asker)
+        if self.too_late(caller.since):
+            self._refuse(caller)
+            return False
+        line.let_in += 1
+        return caller.let_in()
+
+    def too_late(self, since: float, least: float = 0.0) -> bool:
+        """Say whether who waits since then has waited for as long as anybody may, and for `least` seconds."""
+        return self.now - since > max(self._max_delay, least)
+
+    def look(self, *, idle: float, seconds: float, running: int, done: int) -> None:
         """Take note of what went on since the last look, and let in or refuse those who wait.
 
         Args:
-            lag: How late the event loop was, in seconds.
-            busy: Which share of a core it took.
+            idle: For which share of the time the event loop had nothing to do.
             seconds: How long ago the last look was.
             running: How many requests are served now, those aside included.
             done: How many were answered, those refused apart.
         """
+        self.idle = idle
         self._aside = self.count_aside()
         self.running = running - self._aside
-        rate = done / seconds
-        self._rate += min(1.0, seconds / _MEMORY) * (rate - self._rate)
-        if self._calm >= CALM:
-            # After a rest the average says nothing.
-            self._rate = max(self._rate, rate)
         self._settled = 0.0 if self.settling() else self._settled + seconds
         settling = self._settled < SETTLED
-        if (busy > BUSY or (lag > LATE and busy > HARD)) and not settling:
-            self._calm = 0.0
-            self.limit = min(self.most, max(FLOOR, int(self._rate * self._max_delay / 2)))
-        else:
-            self._calm += seconds
-            if self._calm >= CALM and self.running >= self.limit // 2:
-                self.limit = min(self.most, self.limit * 2)
+        self.now += seconds / (SETTLING if settling else 1)
+        for line in (self._users, self._strangers):
+            line.look(seconds)
+            self._set_most(line, self.most if line is self._strangers else self.most - self.running)
+        self._set_limit(done / seconds, seconds, settling=settling)
+        # Credit that was not asked for is not kept for long, and neither is a debt.
+        self._credit = max(-STRANGERS, min(self._credit + STRANGERS * seconds, STRANGERS * 2 * seconds))
         # What has not ended by now waits for something else than the loop.
         self._held.clear()
         self._generation += 1
+        for asker in list(self._users.blocked):
+            self._users.unblock(asker)
         if self._generation % LATELY == 0:
             self._callers, self._callers_before = set(), self._callers
         self.feed(running)
         self._squeeze_in()
-        since = time.monotonic() - self._max_delay * (SETTLING if settling else 1)
-        for key, queue in list(self._queues.items()):
-            while queue and queue[0][0] < since:
-                self._refuse(self._take(key))
+        for line in (self._users, self._strangers):
+            for caller in line.late(self.now - self._max_delay):
+                self._bytes -= caller.size
+                self._refuse(caller)
+
+    def _set_most(self, line: _Line, most: int) -> None:
+        """Set how many may wait in a line: as many as are let in within the longest wait."""
+        if line.stood >= EVIDENCE * self._max_delay and self._settled >= SETTLED:
+            most = min(most, max(FLOOR, int(line.rate * self._max_delay)))
+        line.most = max(0, most)
+
+    def _set_limit(self, rate: float, seconds: float, *, settling: bool) -> None:
+        self._rate += min(1.0, seconds / _MEMORY) * (rate - self._rate)
+        if self._calm >= CALM:
+            # After a rest the average says nothing.
+            self._rate = max(self._rate, rate)
+        if self.idle < IDLE and not settling:
+            self._calm = 0.0
+            least = max(FLOOR, int(self._rate * IN_SERVICE))
+            self.limit = min(self.most, max(least, int(self.limit * SHRINK)))
+            self.share = SHARE
+            return
+        self._calm += seconds
+        if self._users.waiting and self.idle >= AMPLE and not settling:
+            self.share = min(self.limit, self.share * 2)
+        kept_out = self._users.waiting or (self._strangers.waiting and not self.users_there)
+        if kept_out or (self._calm >= CALM and self.running >= self.limit // 2):
+            self.limit = min(self.most, self.limit * 2)
+        elif self._calm >= CALM and self.running < self.limit // 4:
+            self.limit = min(self.most, max(START, int(self.limit * SHRINK)))
 
     def _squeeze_in(self) -> None:
         """Let in a few callers behind whom another has far more waiting, though there is no room.
 
         When the limit falls it is below what runs already, which is that one's: the others would wait until all of it
-        has ended, and be refused meanwhile.
+        has ended.
         """
-        most = max(map(len, self._queues.values()), default=0)
-        modest = [key for key, queue in self._queues.items() if len(queue) + 1 < most and not self._has_share(key)]
-        for key in modest[:SHARE]:
-            self._queues.move_to_end(key)
-            self._take(key).let_in()
+        queues = self._users.queues
+        most = max(map(len, queues.values()), default=0)
+        modest = [asker for asker, queue in queues.items() if len(queue) + 1 < most and not self._has_share(asker)]
+        for asker in modest[:SHARE]:
+            queues.move_to_end(asker)
+            self._let_in(self._users, asker)
+
+    def clear(self) -> None:
+        """Refuse all who wait, for the process is about to end."""
+        for line in (self._users, self._strangers):
+            while line.waiting:
+                self._refuse(self._take(line, line.longest()[0]))
 
     def news(self) -> int:
         """Return how many were refused since the last call."""

@@ -1,6 +1,7 @@
 """The server of one process: how it starts, takes up a renewed certificate, and stops without losing a request."""
 
 import asyncio
+import math
 import signal
 import socket
 import time
@@ -13,11 +14,14 @@ from typing import Any, Protocol, cast
 import structlog
 import uvicorn
 
+from hpcgate.admission import BYTES_EACH
 from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
 from hpcgate.gateway import Gateway
+from hpcgate.idleness import Idleness
+from hpcgate.refusals import Lobby, Refusals
 from hpcgate.reloading import Gateways, Reloader
-from hpcgate.telemetry.containment import FAULTS, contained, on_loop_error
+from hpcgate.telemetry.containment import FAULTS, contained, on_loop_error, reaped
 from hpcgate.tls import Tls
 
 log = structlog.stdlib.get_logger(__name__)
@@ -29,12 +33,19 @@ _TICKS_BETWEEN_LOOKS = 20
 """uvicorn ticks ten times a second."""
 _TICKS_BETWEEN_NEWS = 10
 _TICK = 0.1
+_ACCEPTING = 0.03
+"""The share of the event loop's time for taking connections that the loop has not come round to; the rest that a
+connection takes until its first request comes to about three times as much."""
 _LINGER = 1.0
 """Seconds that a connection must have been silent in a row before it is closed: a request may be on its way."""
 _CANCEL_PATIENCE = 5.0
 """Seconds that requests have to clear up after they were cancelled."""
 
 _LOAD = contained("tick.load")
+_ADMISSION = contained("tick.admission")
+_LOBBY = contained("tick.lobby")
+_REFUSALS = contained("tick.refusals")
+_DOOR = contained("tick.door")
 _CERTIFICATE = contained("tick.certificate")
 _RELOAD = contained("tick.reload")
 _STOP = contained("tick.stop")
@@ -56,10 +67,9 @@ class Served(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The clock, the CPU seconds of the event loop, and the requests answered, at one moment."""
+    """The clock and the requests answered, at one moment."""
 
     moment: float
-    cpu: float
     answered: int
 
 
@@ -74,12 +84,18 @@ class Server(uvicorn.Server):
     settings = HttpSettings()
     load: Callable[[], Settings] | None = None
     """Reads the configuration anew, if it is to be done on SIGHUP."""
+    _refusals = Refusals(0)
+    _lobby = Lobby(0)
     _began_to_stop: float | None = None
     _last_look: _Look | None = None
     _hurried = False
+    _lag = 0.0
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self._idleness = Idleness()
+        self._door: socket.socket | None = None
+        self._adopting: set[asyncio.Task[None]] = set()
         self.reloader = Reloader(self._reload)
 
     @property
@@ -100,8 +116,15 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().set_exception_handler(on_loop_error)
         await super().startup(sockets)
         if self.started:
+            self._door = sockets[0].dup() if sockets else None
+            if self._door is not None:
+                self._door.setblocking(False)
             protocol: Any = self.config.http_protocol_class
-            protocol.admission = self._gateway.admission
+            admission = self._gateway.admission
+            protocol.refusals = self._refusals = Refusals(admission.most)
+            protocol.lobby = self._lobby = Lobby(admission.most * BYTES_EACH)
+            protocol.caller = staticmethod(lambda token: self._gateway.tokens.caller(token))
+            protocol.admission = admission
 
     async def on_tick(self, counter: int) -> bool:
         """See how late the loop is, and for a renewed certificate now and then. True ends new connections.
@@ -149,27 +172,38 @@ class Server(uvicorn.Server):
 
     def _look_at_load(self, counter: int) -> None:
         admission = self._gateway.admission
-        now = _Look(time.monotonic(), time.thread_time(), self.server_state.total_requests - admission.refused)
+        now = _Look(time.monotonic(), self.server_state.total_requests - self._refusals.said)
         then, self._last_look = self._last_look, now
-        if then is None:
+        if then is None or now.moment <= then.moment:
+            self._idleness.since(0.0, lag=0.0)
             return
         seconds = now.moment - then.moment
         # uvicorn rests for a tick between two calls.
-        lag = max(0.0, seconds - _TICK)
-        admission.look(
-            lag=lag,
-            busy=(now.cpu - then.cpu) / seconds,
-            seconds=seconds,
-            running=len(self.server_state.tasks),
-            done=now.answered - then.answered,
-        )
-        if counter % _TICKS_BETWEEN_NEWS == 0 and (refused := admission.news()):
+        self._lag = max(0.0, seconds - _TICK)
+        idle = self._idleness.since(seconds, lag=self._lag)
+        running, done = len(self.server_state.tasks), now.answered - then.answered
+        with _ADMISSION:
+            admission.look(idle=idle, seconds=seconds, running=running, done=done)
+        with _LOBBY:
+            self._lobby.look(seconds, lambda: admission.filled)
+        with _REFUSALS:
+            self._refusals.look(seconds)
+        if admission.busy:
+            with _DOOR:
+                self._accept(_ACCEPTING * seconds)
+        if counter % _TICKS_BETWEEN_NEWS == 0:
+            self._tell_of_overload()
+
+    def _tell_of_overload(self) -> None:
+        admission = self._gateway.admission
+        if refused := admission.news():
             log.warning(
                 "server.overloaded",
                 refused=refused,
                 limit=admission.limit,
                 running=admission.running,
-                lag=round(lag, 3),
+                waiting=admission.waiting,
+                lag=round(self._lag, 3),
             )
 
     async def _reload(self) -> None:
@@ -193,19 +227,41 @@ class Server(uvicorn.Server):
             return 0
         return self.settings.drain
 
+    def _accept(self, seconds: float = math.inf) -> None:
+        """Take connections that wait in the kernel, for so many CPU seconds.
+
+        The event loop takes a few each time round, which is seldom while it has much to do: whoever comes then would
+        wait behind all who came before, however soon his request could be served.
+        """
+        until = time.thread_time() + seconds
+        while self._door is not None and time.thread_time() < until:
+            try:
+                connection, _ = self._door.accept()
+            except OSError:  # none is left, or there is no descriptor for it
+                return
+            connection.setblocking(False)
+            task = asyncio.get_running_loop().create_task(self._adopt(connection))
+            self._adopting.add(task)
+            task.add_done_callback(self._adopted)
+
+    @contained("tick.door")
+    def _adopted(self, task: "asyncio.Task[None]") -> None:
+        self._adopting.discard(task)
+        reaped(task, "tick.door")
+
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
         """Close the listening sockets, but take those connections first that the kernel has accepted already."""
-        last = sockets[0].dup() if sockets else None
         for server in self.servers:
             server.close()
         for sock in sockets:
             sock.close()
         await asyncio.sleep(_TICK)
-        if last is not None:
-            with last:
-                last.setblocking(False)
-                waiting = _accept_all(last)
-            await asyncio.gather(*map(self._adopt, waiting), return_exceptions=True)
+        self._accept()
+        if self._door is not None:
+            self._door.close()
+            self._door = None
+        if self._adopting:
+            await asyncio.wait(self._adopting)
 
     async def _adopt(self, connection: socket.socket) -> None:
         def protocol() -> asyncio.Protocol:
@@ -213,7 +269,13 @@ class Server(uvicorn.Server):
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state
             )
 
-        await asyncio.get_running_loop().connect_accepted_socket(protocol, connection, ssl=self.config.ssl)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, connection, ssl=self.config.ssl)
+        except OSError:  # it has gone again, or TLS was not to be agreed on
+            connection.close()
+        except BaseException:
+            connection.close()
+            raise
 
     async def _finish(self) -> bool:
         """Wait for the requests under way, and close connections that stay silent. False: some take too long."""
@@ -221,6 +283,9 @@ class Server(uvicorn.Server):
         silent: dict[Served, float] = {}
         while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:
             now = time.monotonic()
+            # Those that wait for their turn are served, too, as long as there is time.
+            with _LOAD:
+                self._look_at_load(0)
             silent = {one: silent.get(one, now) for one in self._connections if one.resting()}
             for connection, since in silent.items():
                 if self._hurried or now - since >= _LINGER:
@@ -232,7 +297,11 @@ class Server(uvicorn.Server):
         return True
 
     async def _cancel(self) -> None:
-        log.warning("server.requests_cut_off", requests=len(self.server_state.tasks))
+        admission = self._gateway.admission
+        log.warning("server.requests_cut_off", requests=len(self.server_state.tasks), waiting=admission.waiting)
+        for place in (self._lobby, admission, self._refusals):
+            with _STOP:
+                place.clear()
         tasks = list(self.server_state.tasks)
         for task in tasks:
             task.cancel()
@@ -241,14 +310,3 @@ class Server(uvicorn.Server):
         for connection in self._connections:
             with _CONNECTION:
                 connection.hang_up()
-
-
-def _accept_all(listener: socket.socket) -> list[socket.socket]:
-    accepted: list[socket.socket] = []
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except OSError:  # none is left, or there is no descriptor for it
-            return accepted
-        connection.setblocking(False)
-        accepted.append(connection)

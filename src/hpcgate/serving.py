@@ -10,8 +10,9 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,15 +20,18 @@ import structlog
 import uvicorn
 from starlette.types import Scope
 from uvicorn.config import STARTUP_FAILURE
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from yaml import YAMLError
 
-from hpcgate.admission import Admission
+from hpcgate.admission import Admission, Asker, Stranger, User
 from hpcgate.app import create_app
+from hpcgate.askers import Headers, address_of, forwarded_in, path_in, token_in, token_of
 from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
 from hpcgate.logs import LOG_CONFIG, configure_logging, take_over_libraries
 from hpcgate.middleware import accepted_id, has_long_body, new_id, security_headers
+from hpcgate.refusals import HOLD, Lobby, Refusals
 from hpcgate.server import Server
 from hpcgate.telemetry.containment import contained
 from hpcgate.tls import Tls, Unusable
@@ -45,24 +49,105 @@ GARBAGE = (20_000, 20, 50)
 """New objects before the youngest are looked through for garbage, and how often before the older ones are."""
 
 
-@dataclass(slots=True)
+_TURN = contained("http.turn")
+
+
+@dataclass(slots=True, eq=False)
 class _Caller:
-    """A request that waits to be served."""
+    """A request that waits to be served, or to be refused."""
 
     protocol: "Http"
     cycle: RequestResponseCycle
     app: Any
-    key: bytes
+    asker: Asker
+    size: int
+    since: float
 
     def let_in(self) -> bool:
-        if self.cycle.disconnected:
-            return False
-        self.protocol._serve(self)
-        return True
+        self.protocol._waiting = None
+        # Others wait behind it, whatever goes wrong with it.
+        with _TURN:
+            if not self.cycle.disconnected:
+                self.protocol._serve(self)
+                return True
+        return False
 
     def turn_away(self) -> None:
+        self.protocol._waiting = None
+        admission = self.protocol.admission
+        if not self.cycle.disconnected and admission is not None:
+            # Nothing is read meanwhile: pressure is felt where it costs nothing.
+            self.protocol.flow.pause_reading()
+            self.protocol.refusals.add(self, admission.now - self.since)
+
+    def say(self) -> bool:
+        with _TURN:
+            if not self.cycle.disconnected:
+                self.protocol._turn_away(self.cycle)
+                return True
+        return False
+
+    def drop(self) -> None:
         if not self.cycle.disconnected:
-            self.protocol._turn_away(self.cycle)
+            self.protocol.transport.abort()
+
+
+@dataclass(slots=True, eq=False)
+class _Unread:
+    """A connection whose request is not read for now."""
+
+    protocol: "Http"
+    data: bytes
+    size: int
+    since: float
+
+    @property
+    def late(self) -> bool:
+        admission = self.protocol.admission
+        return admission is not None and admission.too_late(self.since, HOLD)
+
+    def read(self) -> None:
+        protocol = self.protocol
+        protocol._unread = None
+        protocol._since = self.since
+        with _TURN:
+            if not protocol.transport.is_closing():
+                protocol.flow.resume_reading()
+                protocol._parse(self.data)
+        protocol._since = None
+
+    def drop(self) -> None:
+        self.protocol.transport.abort()
+
+
+class _Metered:
+    """Awaits a stranger's request and measures what it takes of the event loop, until it turns out to be a user's."""
+
+    def __init__(self, request: Coroutine[Any, Any, None], state: Mapping[str, Any], known: Callable[[str], None]):
+        self.cost = 0.0
+        self._request = request
+        self._state = state
+        self._known = known
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        steps = self._request.__await__()
+        sent: Any = None
+        thrown: BaseException | None = None
+        while True:
+            began = time.thread_time()
+            try:
+                waits_for = steps.send(sent) if thrown is None else steps.throw(thrown)
+            except StopIteration:
+                return
+            finally:
+                self.cost += time.thread_time() - began
+                if name := self._state.get("username"):
+                    self._known(name)
+            sent, thrown = None, None
+            try:
+                sent = yield waits_for
+            except BaseException as error:  # which is the request's to deal with
+                thrown = error
 
 
 class Http(HttpToolsProtocol):
@@ -70,6 +155,10 @@ class Http(HttpToolsProtocol):
 
     settings = HttpSettings()
     admission: Admission | None = None
+    refusals = Refusals(0)
+    lobby = Lobby(0)
+    caller: Callable[[str], str | None] = staticmethod(lambda token: None)
+    """Says whose a token was when it was last verified."""
     always = frozenset(("/status/liveness", "/status/readiness"))
     """Paths that are answered however many requests there are."""
     extra = b""
@@ -85,6 +174,10 @@ class Http(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
     _unsent = 0
+    _waiting: _Caller | None = None
+    _unread: "_Unread | None" = None
+    _since: float | None = None
+    """Since when the request waits that is being read, if it was left unread."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the client some time for its first request."""
@@ -96,9 +189,33 @@ class Http(HttpToolsProtocol):
         self._stop_head_timer()
         if self._send_timer is not None:
             self._send_timer.cancel()
+        if self._waiting is not None and self.admission is not None:
+            self.admission.leave(self._waiting)
+            self._waiting = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Parse what came, unless it would be refused: then it is left as it is for a while."""
+        admission = self.admission
+        if self._unread is not None:
+            self._unread.data += data
+        elif admission is not None and admission.filled and self.resting() and self._stays_out(data):
+            self._stop_head_timer()
+            self._unset_keepalive_if_required()
+            self.flow.pause_reading()
+            self._unread = _Unread(self, data, len(data), admission.now)
+            self.lobby.add(self._unread)
+        else:
+            self._parse(data)
+
+    def _stays_out(self, data: bytes) -> bool:
+        """Say whether the request that begins here would only be refused, as far as a glance tells."""
+        if path_in(data) in self.always:
+            return False
+        assert self.admission is not None  # noqa: S101 (it is what is full)
+        return self.admission.crowded(self._asker(token_in(data), forwarded_in(data)))
+
+    def _parse(self, data: bytes) -> None:
         """Parse what came, unless a head has become too long."""
         most = self.settings.max_header_size
         begun = self._in_head
@@ -161,31 +278,53 @@ class Http(HttpToolsProtocol):
         ):
             super()._start_asgi_task(cycle, app)
             return
-        caller = _Caller(self, cycle, app, self._key(cycle))
-        if admission.must_wait(caller.key, len(self.tasks)):
+        headers = cycle.scope["headers"]
+        size = sum(len(value) for _, value in headers)
+        since = admission.now if self._since is None else self._since
+        caller = _Caller(self, cycle, app, self._asker(token_of(headers), headers), size, since)
+        if admission.must_wait(caller.asker, len(self.tasks)):
+            self._waiting = caller
             admission.wait(caller, len(self.tasks))
         else:
             self._serve(caller)
 
-    @staticmethod
-    def _key(cycle: RequestResponseCycle) -> bytes:
-        """Return what tells callers apart before anything is verified: the token, else the address."""
-        for name, value in cycle.scope["headers"]:
-            if name == b"authorization":
-                return value
-        client = cycle.scope["client"]
-        return client[0].encode() if client else b""
+    def _asker(self, token: str | None, headers: Headers) -> Asker:
+        """Return who asks, as far as it is known before anything is verified."""
+        if token is not None and (name := self.caller(token)) is not None:
+            return User(name)
+        peer = "" if self.client is None else self.client[0]
+        forwarded: Callable[[str], str] | None = None
+        if isinstance(proxied := self.config.loaded_app, ProxyHeadersMiddleware) and peer in proxied.trusted_hosts:
+            hosts = proxied.trusted_hosts
+            forwarded = partial(_client, hosts.get_trusted_client_address)
+        return Stranger(address_of(peer, headers, forwarded), bearer=token is not None)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body; of one whose request waits not more than has come already."""
+        super().on_body(body)
+        if self._waiting is not None and self.admission is not None:
+            self.flow.pause_reading()
+            self.admission.grow(self._waiting, len(body))
 
     def _serve(self, caller: _Caller) -> None:
-        admission, key = self.admission, caller.key
+        admission = self.admission
         assert admission is not None  # noqa: S101 (it has let the caller in)
-        begun = admission.begin(key)
+        turn = admission.begin(caller.asker)
 
         async def counted(scope: Any, receive: Any, send: Any) -> None:
+            cost = 0.0
             try:
-                await caller.app(scope, receive, send)
+                if isinstance(turn.asker, User):
+                    await caller.app(scope, receive, send)
+                else:
+                    request = caller.app(scope, receive, send)
+                    metered = _Metered(request, scope["state"], lambda name: admission.verified(turn, name))
+                    try:
+                        await metered
+                    finally:
+                        cost = metered.cost
             finally:
-                admission.end(key, begun)
+                admission.end(turn, cost)
                 if admission.waiting:
                     admission.feed(len(self.tasks) - 1)
 
@@ -198,7 +337,10 @@ class Http(HttpToolsProtocol):
             self.server_state.total_requests += 1
             return
         # Who sends a body may send much of it: that connection ends.
-        close = self.stopping or not cycle.keep_alive or has_long_body(cast("Scope", cycle.scope))
+        # Who does not wait for answers before asking on would not wait after a refusal either.
+        close = (
+            self.stopping or not cycle.keep_alive or bool(self.pipeline) or has_long_body(cast("Scope", cycle.scope))
+        )
         asked = dict(cycle.scope["headers"])
         head = self._head_of(
             503,
@@ -213,13 +355,8 @@ class Http(HttpToolsProtocol):
         self.transport.write(head + retry + end + (b"" if cycle.scope["method"] == "HEAD" else OVERLOADED))
         cycle.response_started = cycle.response_complete = True
         if close:
-            # Those refused are taken off this number again, to tell how many were served.
-            self.server_state.total_requests += 1
             self.transport.close()
-        elif self.pipeline:
-            self.loop.call_soon(self.on_response_complete)
-        else:
-            self.on_response_complete()
+        self.on_response_complete()
 
     def pause_writing(self) -> None:
         """The client does not take what it is sent as fast as it comes: see that it takes anything at all."""
@@ -241,7 +378,9 @@ class Http(HttpToolsProtocol):
 
     def resting(self) -> bool:
         """Say whether no request is under way."""
-        return not self._in_head and (self.cycle is None or self.cycle.response_complete)
+        if self._in_head or self._unread is not None:
+            return False
+        return self.cycle is None or self.cycle.response_complete
 
     def hang_up(self) -> None:
         """Close the connection."""
@@ -323,6 +462,10 @@ def ambiguity(headers: Iterable[tuple[bytes, bytes]], version: str) -> str:
     if authorizations > 1:
         return "A request may have one Authorization header."
     return ""
+
+
+def _client(found: Callable[[str], tuple[str, int]], forwarded_for: str) -> str:
+    return found(forwarded_for)[0]
 
 
 def _problem(message: str, data: dict[str, str] | None = None) -> bytes:

@@ -54,10 +54,13 @@ class HttpSettings(Model):
     keep_alive: Pause = Field(5, description="Seconds that a connection may rest between two requests.")
     send_timeout: Seconds = Field(60, description="Seconds that a client may take nothing of an answer.")
     max_requests: int = Field(
-        2000, ge=32, description="Most requests at a time, streams apart; more are answered 503 at once."
+        5000,
+        ge=32,
+        description="Most requests at a time, those that wait included, streams apart; more are answered 503. "
+        "Each takes some 20 KiB.",
     )
     max_delay: Seconds = Field(
-        0.4, description="Seconds that a request may wait for others under overload before it is answered 503."
+        10, description="Seconds that a request may wait for its turn; one that would wait longer is answered 503."
     )
     drain: Pause = Field(
         10,

@@ -9,7 +9,9 @@ import json
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, cast
 
 import uvloop
@@ -21,6 +23,8 @@ class Result:
 
     seconds: dict[int, list[float]] = field(default_factory=dict)
     broken: int = 0
+    unanswered: int = 0
+    """Those that were not sent, or not answered before patience was out."""
     without_retry_after: int = 0
 
 
@@ -39,7 +43,7 @@ class Line(asyncio.Protocol):
     def ask(self, due: float) -> None:
         """Send one request."""
         self.due, self.received = due, b""
-        self.transport.write(self.load.request)
+        self.transport.write(next(self.load.requests))
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -72,9 +76,12 @@ class Line(asyncio.Protocol):
 class OpenLoop:
     """Sends requests at a rate for some seconds on at most so many connections."""
 
-    def __init__(self, host: str, port: int, path: str, token: str, connections: int) -> None:
+    def __init__(self, host: str, port: int, asked: Sequence[tuple[str, str]], connections: int) -> None:
         self.host, self.port = host, port
-        self.request = (f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {token}\r\n\r\n").encode()
+        self.requests = cycle(
+            f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+            for path, token in asked
+        )
         self.connections = connections
         self.free: deque[Line] = deque()
         self.queue: deque[float] = deque()
@@ -120,17 +127,19 @@ class OpenLoop:
             self.feed()
             await asyncio.sleep(0.01)
         self.over = True
-        self.result.broken += len(self.queue) + self.under_way
+        self.result.unanswered = len(self.queue) + self.under_way
         return self.result
 
 
 def main() -> None:
     """Read what to do as JSON, print what became of it as JSON."""
     asked = json.load(sys.stdin)
-    load = OpenLoop(asked["host"], asked["port"], asked["path"], asked["token"], asked["connections"])
+    pairs = asked.get("asked") or [(asked["path"], asked["token"])]
+    load = OpenLoop(asked["host"], asked["port"], pairs, asked["connections"])
     result = uvloop.run(load.run(asked["rate"], asked["seconds"], asked.get("patience", 10)))
     shown = {
         "broken": result.broken,
+        "unanswered": result.unanswered,
         "without_retry_after": result.without_retry_after,
         "statuses": {
             str(status): {

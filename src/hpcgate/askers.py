@@ -1,0 +1,77 @@
+"""Who asks, as far as it can be told before the request is verified: whose token it was before, or which address."""
+
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+PEEK = 256
+"""Bytes among which the path of a question that is always answered is found."""
+
+PREFIX = 64
+"""Bits of an IPv6 address that one client has to itself."""
+
+
+def token_of(headers: Headers) -> str | None:
+    """Return what looks like a request's bearer token, None if there is none."""
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, token = value.strip(b" \t").partition(b" ")
+            token = token.strip(b" \t")
+            if scheme.lower() == b"bearer" and token and token.isascii():
+                return token.decode()
+            return None
+    return None
+
+
+_AUTHORIZATION = re.compile(rb"(?i)\r\nauthorization:[ \t]*bearer[ \t]+([\x21-\x7e]+)[ \t]*\r\n")
+_FORWARDED = re.compile(rb"(?i)\r\nx-forwarded-for:[ \t]*([^\r\n]*)(?=\r\n)")
+
+
+def token_in(head: bytes) -> str | None:
+    """Return what looks like the token of a request that was not parsed yet. It tells who may be read, and no more."""
+    found = _AUTHORIZATION.search(head)
+    return None if found is None else found[1].decode()
+
+
+def forwarded_in(head: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the ``X-Forwarded-For`` of a request that was not parsed yet."""
+    return [(b"x-forwarded-for", value) for value in _FORWARDED.findall(head)]
+
+
+def path_in(head: bytes) -> str:
+    """Return what looks like the path of a request that was not parsed yet, empty if there is none."""
+    _, _, rest = head[:PEEK].partition(b" ")
+    target, space, _ = rest.partition(b" ")
+    return target.partition(b"?")[0].rstrip(b"/").decode("latin-1") if space else ""
+
+
+def address_of(peer: str, headers: Headers, forwarded: Callable[[str], str] | None) -> str:
+    """Return the address of a client, or its network where one client has a whole one.
+
+    Args:
+        peer: The address of the connection's other end.
+        headers: Of the request.
+        forwarded: Returns the client's address of an ``X-Forwarded-For``; None if the peer is not trusted with that.
+    """
+    if forwarded is not None:
+        values = [value for name, value in headers if name == b"x-forwarded-for"]
+        if values:
+            peer = forwarded(b", ".join(values).decode("latin-1")) or peer
+    return network(peer)
+
+
+@lru_cache(1024)
+def network(address: str) -> str:
+    """Return an address as strangers are told apart by: of IPv6 the first 64 bits."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(parsed, IPv6Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(IPv6Address(int(parsed) >> (128 - PREFIX) << (128 - PREFIX)))

@@ -1,0 +1,135 @@
+"""Refusals that are said late and a few at a time, and requests that are not even read, so that saying no is cheap."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Protocol
+
+HOLD = 1.0
+"""Seconds for which a refusal is held back: who is refused at once comes back at once."""
+LONGEST = 10.0
+"""Seconds after which a connection is closed instead, if there was no time to refuse it."""
+SHARE = 0.05
+"""The share of the event loop's time that refusals take; reading the request took as much again."""
+
+
+class Refused(Protocol):
+    """A request that is to be refused."""
+
+    def say(self) -> bool:
+        """Answer it; False if its client has gone."""
+
+    def drop(self) -> None:
+        """Close its connection unanswered."""
+
+
+class Refusals:
+    """Holds refusals back: meanwhile the connection is not read from, and its client waits.
+
+    Attributes:
+        said: How many were answered.
+
+    Args:
+        most: How many may be held; of more the oldest are said early, which costs less than a new connection.
+        clock: CPU seconds of the event loop, which is what refusals must not take.
+    """
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.thread_time) -> None:
+        self.said = 0
+        self._most = most
+        self._clock = clock
+        self._held: list[tuple[float, int, Refused]] = []
+        self._count = 0
+        self._now = 0.0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, refused: Refused, waited: float = 0.0) -> None:
+        """Refuse a request which has waited for so many seconds."""
+        self._count += 1
+        heappush(self._held, (self._now + max(0.0, HOLD - waited), self._count, refused))
+        while len(self._held) > self._most:
+            self.said += heappop(self._held)[2].say()
+
+    def look(self, seconds: float) -> None:
+        """Say those whose time has come, as far as there is time to; at least one."""
+        self._now += seconds
+        while self._held and self._held[0][0] <= self._now - LONGEST:
+            heappop(self._held)[2].drop()
+        until = self._clock() + SHARE * seconds
+        while self._held and self._held[0][0] <= self._now:
+            self.said += heappop(self._held)[2].say()
+            if self._clock() >= until:
+                return
+
+    def clear(self) -> None:
+        """Say all of them, for the process is about to end."""
+        while self._held:
+            self.said += heappop(self._held)[2].say()
+
+
+class Unread(Protocol):
+    """A connection whose request has come and is not read."""
+
+    @property
+    def size(self) -> int:
+        """The bytes that have come."""
+
+    @property
+    def late(self) -> bool:
+        """Whether it has waited for as long as anybody may."""
+
+    def read(self) -> None:
+        """Read it now."""
+
+    def drop(self) -> None:
+        """Close the connection unanswered."""
+
+
+class Lobby:
+    """Connections that are left unread while no more requests may wait. They cost next to nothing, and wait as well.
+
+    First come, first read: once there is room, or once they have waited for as long as anybody may, to be refused.
+
+    Args:
+        most: The bytes that may lie unread; what is more is closed.
+        clock: CPU seconds of the event loop, which is what reading for a refusal must not take.
+    """
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.thread_time) -> None:
+        self._most = most
+        self._clock = clock
+        self._bytes = 0
+        self._unread: deque[Unread] = deque()
+
+    def __len__(self) -> int:
+        return len(self._unread)
+
+    def add(self, unread: Unread) -> None:
+        """Leave a connection unread."""
+        if self._bytes + unread.size > self._most:
+            unread.drop()
+            return
+        self._bytes += unread.size
+        self._unread.append(unread)
+
+    def look(self, seconds: float, filled: Callable[[], bool]) -> None:
+        """Read as many as may wait, and of those to be refused as many as there is time for."""
+        until = self._clock() + SHARE * seconds
+        while self._unread:
+            late = self._unread[0].late
+            if (late or filled()) and not (late and self._clock() < until):
+                return
+            self._read()
+
+    def clear(self) -> None:
+        """Read all of them, for the process is about to end."""
+        while self._unread:
+            self._read()
+
+    def _read(self) -> None:
+        unread = self._unread.popleft()
+        self._bytes -= unread.size
+        unread.read()

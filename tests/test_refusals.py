@@ -1,0 +1,118 @@
+"""Refusals that are said late, and requests that are left unread."""
+
+import pytest
+
+from hpcgate.refusals import HOLD, LONGEST, SHARE, Lobby, Refusals
+
+COST = 0.001
+"""Seconds that the loop takes for each."""
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class One:
+    """A refusal, or an unread connection."""
+
+    def __init__(self, clock: Clock, size: int = 100) -> None:
+        self.clock = clock
+        self.size = size
+        self.late = False
+        self.fate = ""
+
+    def say(self) -> bool:
+        self.clock.now += COST
+        self.fate = "said"
+        return True
+
+    def read(self) -> None:
+        self.clock.now += COST
+        self.fate = "read"
+
+    def drop(self) -> None:
+        self.fate = "dropped"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_refusal_is_held_back_and_one_that_has_waited_is_not(clock: Clock) -> None:
+    refusals = Refusals(10, clock)
+    new, late = One(clock), One(clock)
+    refusals.add(new)
+    refusals.add(late, HOLD)
+    refusals.look(0.1)
+    assert (new.fate, late.fate) == ("", "said")
+    refusals.look(HOLD)
+    assert (new.fate, refusals.said, len(refusals)) == ("said", 2, 0)
+
+
+def test_refusals_take_their_share_of_the_time_and_what_is_left_is_closed(clock: Clock) -> None:
+    refusals = Refusals(100_000, clock)
+    many = [One(clock) for _ in range(10_000)]
+    for one in many:
+        refusals.add(one)
+    refusals.look(HOLD)
+    for _ in range(50):
+        before = clock.now
+        refusals.look(0.1)
+        assert clock.now - before <= SHARE * 0.1 + COST
+    assert many[-1].fate == ""
+    refusals.look(LONGEST)
+    assert {one.fate for one in many} == {"said", "dropped"}
+    assert len(refusals) == 0
+
+
+def test_there_is_a_most_of_refusals_held_and_all_are_said_at_the_end(clock: Clock) -> None:
+    refusals = Refusals(2, clock)
+    many = [One(clock) for _ in range(3)]
+    for one in many:
+        refusals.add(one)
+    assert [one.fate for one in many] == ["said", "", ""]
+    refusals.clear()
+    assert {one.fate for one in many} == {"said"}
+    assert refusals.said == 3
+
+
+def test_what_is_unread_is_read_once_there_is_room(clock: Clock) -> None:
+    lobby = Lobby(1_000_000, clock)
+    many = [One(clock) for _ in range(1000)]
+    for one in many:
+        lobby.add(one)
+    lobby.look(0.1, lambda: True)
+    assert {one.fate for one in many} == {""}
+    lobby.look(0.1, lambda: sum(one.fate == "read" for one in many) >= 500)
+    assert [one.fate for one in many] == ["read"] * 500 + [""] * 500
+    lobby.clear()
+    assert {one.fate for one in many} == {"read"}
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_what_has_waited_too_long_is_read_to_be_refused_in_its_share_of_the_time(clock: Clock, filled: bool) -> None:
+    lobby = Lobby(1_000_000, clock)
+    many = [One(clock) for _ in range(1000)]
+    for one in many:
+        one.late = True
+        lobby.add(one)
+    for _ in range(10):
+        before = clock.now
+        lobby.look(0.1, lambda: filled)
+        assert before < clock.now <= before + SHARE * 0.1 + COST
+    assert many[-1].fate == ""
+
+
+def test_there_is_a_most_of_bytes_unread(clock: Clock) -> None:
+    lobby = Lobby(250, clock)
+    many = [One(clock) for _ in range(3)]
+    for one in many:
+        lobby.add(one)
+    assert [one.fate for one in many] == ["", "", "dropped"]
+    lobby.clear()
+    lobby.add(again := One(clock))
+    assert again.fate == ""
