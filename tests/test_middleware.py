@@ -8,11 +8,19 @@ from uuid import UUID
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hpcgate.body import body_in
 from hpcgate.middleware import Envelope, HangUp, TrailingSlash, accepted_id
 
 
 def scope(path: str = "/", headers: list[tuple[bytes, bytes]] | None = None) -> Scope:
-    return {"type": "http", "method": "GET", "path": path, "headers": headers or [], "client": ("127.0.0.1", 1)}
+    return {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "headers": headers or [],
+        "client": ("127.0.0.1", 1),
+        "state": {},
+    }
 
 
 async def nothing() -> Message:
@@ -144,7 +152,9 @@ async def test_a_body_is_read_by_the_application_alone() -> None:
 
     async def send(message: Message) -> None: ...
 
-    await HangUp(app)(scope(headers=[(b"content-length", b"6")]), receive, send)
+    asked = scope(headers=[(b"content-length", b"6")])
+    asked["state"]["body"] = body_in(asked, receive)
+    await HangUp(app)(asked, receive, send)
     assert body == [b"one", b"two"]
 
 

@@ -8,11 +8,15 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hpcgate import __version__
 from hpcgate.api import archive, compute, content, filesystem, pages, problems, schemas, status, transfers, uploads
-from hpcgate.api.direct import Direct
+from hpcgate.api.bodies import models_of
+from hpcgate.api.door import Door
+from hpcgate.api.terms import PUBLIC, on
+from hpcgate.body import Bodies
 from hpcgate.config import Settings
 from hpcgate.config.http import CorsSettings
 from hpcgate.measuring import Measured, Traced
@@ -86,6 +90,11 @@ def create_app(settings: Settings) -> Application:
         app.router.routes.extend(router.routes)
     if settings.metrics.path is not None:
         app.add_route(settings.metrics.path, _metrics, include_in_schema=False)
+    for route in app.routes:
+        if isinstance(route, Route) and route.path == app.openapi_url:
+            on(PUBLIC)(route.endpoint)
+    for read, model in models_of(app.routes):
+        read.openapi_extra = {**(read.openapi_extra or {}), "requestBody": schemas.body_schema(model)}
     problems.install(app)
     pages.install(app, settings.auth.authentication)
     schemas.install(
@@ -93,10 +102,13 @@ def create_app(settings: Settings) -> Application:
         token_url=settings.auth.authentication.token_url,
         authorization_url=settings.auth.authentication.authorization_url,
         scopes=dict(settings.auth.authentication.scopes or {}),
-        models=[op.Parameters for op in filesystem.registered() if op.method in ("POST", "PUT")],
+        models=[
+            *(op.Parameters for op in filesystem.registered() if op.method in ("POST", "PUT")),
+            *(model for _, model in models_of(app.routes)),
+        ],
     )
     app.add_middleware(problems.LastResort)
-    app.chain = Direct(app.chain, app.routes, settings.apis_root_path.rstrip("/"))
+    app.chain = Door(app.chain, app, settings.apis_root_path.rstrip("/"))
     # Each is around the one before.
     if telemetry.metrics is not None:
         app.chain = Measured(app.chain, metrics=telemetry.metrics)
@@ -106,7 +118,7 @@ def create_app(settings: Settings) -> Application:
     if settings.http.cors is not None:
         app.chain = CORSMiddleware(app.chain, **_cross_origin(settings.http.cors))
     app.chain = Envelope(
-        app.chain,
+        Bodies(app.chain),
         app_version=settings.app_version,
         extra=security_headers(hsts_max_age=settings.http.hsts_max_age) if settings.http.security_headers else (),
         lines=RequestLines(
@@ -162,6 +174,7 @@ def _recorder(settings: Settings) -> Recorder:
     )
 
 
+@on(PUBLIC)
 async def _metrics(request: Request) -> Response:
     body, media_type = exposition(request.app.state.metrics, request.headers.get("accept", ""))
     return Response(body, media_type=media_type)

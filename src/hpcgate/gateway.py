@@ -12,6 +12,7 @@ from typing import Any, Generic, Self, TypeVar
 import structlog
 
 from hpcgate.admission import FLOOR, Admission
+from hpcgate.arrivals import Arrivals
 from hpcgate.auth import Principal
 from hpcgate.auth.authorizer import Authorizer, Everyone
 from hpcgate.auth.jwks import Jwks
@@ -262,6 +263,7 @@ class Gateway:
         self.policy = Policy(settings.auth.policy)
         self.probers = probers
         self.telemetry = telemetry
+        self.arrivals = Arrivals(settings.http.max_bodies_per_user, settings.http.max_body_memory)
         self.streams = StreamSlots(settings.streams.max_streams, settings.streams.max_streams_per_user)
         self.admission = Admission(settings.http.max_requests, settings.http.max_delay, self.aside)
         self.admission.settling = self.settling
@@ -278,14 +280,15 @@ class Gateway:
         return sum(system.pool.waiting for system in self.systems.values()) >= FLOOR
 
     def aside(self, *others: "Gateway") -> int:
-        """Return how many of the requests under way cost little: streams, and those that wait for a login.
+        """Return how many of the requests under way cost little: streams, and those that wait for a body or a login.
 
         Args:
             others: Gateways of the same process to count with this one.
         """
         gateways = (self, *others)
         pools = {id(system.pool): system.pool for gateway in gateways for system in gateway.systems.values()}
-        return sum(gateway.streams.taken for gateway in gateways) + sum(pool.waiting for pool in pools.values())
+        streams = sum(gateway.streams.taken for gateway in gateways)
+        return streams + self.arrivals.waiting + sum(pool.waiting for pool in pools.values())
 
     @property
     def ready(self) -> bool:
@@ -350,6 +353,7 @@ class Gateway:
         self._serving.set()
         self.locks = before.locks
         self.uploads = before.uploads
+        self.arrivals = before.arrivals
         self.admission = before.admission
         self.admission.settling = self.settling
         self.asked_ready_at = before.asked_ready_at

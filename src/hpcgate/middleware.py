@@ -36,9 +36,6 @@ CLIENT_GONE = 499
 
 MAX_ID_LENGTH = 128
 
-_FEW_DIGITS = 5
-"""Digits in the length of a body that is not worth a new connection."""
-
 
 def accepted_id(value: bytes | None) -> str | None:
     """Return a caller's request id if it is usable: up to 128 printable ASCII characters (contract, Conventions)."""
@@ -312,19 +309,12 @@ class HangUp:
             return
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 (an ASGI server calls within a task)
-        watch = _Watch(task, receive, has_body=_has_body(scope))
+        watch = _Watch(task, receive, has_body="body" in scope["state"])
         self._young.add(watch)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._look)
-
-        async def send_and_close(message: Message) -> None:
-            # Refused before the body was read: the server would go on reading whatever a client may send.
-            if message["type"] == "http.response.start" and not watch.body_read:
-                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
-            await send(message)
-
         try:
-            await self.app(scope, watch.receive, send_and_close if has_long_body(scope) else send)
+            await self.app(scope, watch.receive, send)
         except asyncio.CancelledError:
             if not watch.hung_up or task.uncancel() > 0:
                 raise
@@ -345,21 +335,6 @@ class HangUp:
                 watch.start()
 
 
-def _has_body(scope: Scope) -> bool:
-    for name, value in scope["headers"]:
-        if (name == b"content-length" or name == b"transfer-encoding") and value != b"0":
-            return True
-    return False
-
-
-def has_long_body(scope: Scope) -> bool:
-    """Say whether a request brings more than a little, or will not say how much."""
-    for name, value in scope["headers"]:
-        if name == b"transfer-encoding" or (name == b"content-length" and len(value) > _FEW_DIGITS):
-            return True
-    return False
-
-
 class _Watch:
     """Waits for the end of one client's connection."""
 
@@ -373,11 +348,6 @@ class _Watch:
         self._waiter: asyncio.Event | None = None
         self._kept: list[Message] = []
         self._watcher: asyncio.Task[None] | None = None
-
-    @property
-    def body_read(self) -> bool:
-        """Whether all of the request has been read."""
-        return self._body_read
 
     @property
     def watching(self) -> bool:

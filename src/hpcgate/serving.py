@@ -27,10 +27,11 @@ from yaml import YAMLError
 from hpcgate.admission import Admission, Asker, Stranger, User
 from hpcgate.app import create_app
 from hpcgate.askers import Headers, address_of, forwarded_in, path_in, token_in, token_of
+from hpcgate.body import has_long_body
 from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
 from hpcgate.logs import LOG_CONFIG, configure_logging, take_over_libraries
-from hpcgate.middleware import accepted_id, has_long_body, new_id, security_headers
+from hpcgate.middleware import accepted_id, new_id, security_headers
 from hpcgate.refusals import HOLD, Lobby, Refusals
 from hpcgate.server import Server
 from hpcgate.telemetry.containment import contained

@@ -1,16 +1,28 @@
-"""JSON bodies that are large, late or cut off."""
+"""JSON bodies that are large, costly, late or cut off."""
 
 import asyncio
+import gc
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from hpcgate.api.bodies import read_body
-from hpcgate.errors import TimedOut, TooLarge
+from hpcgate.api import problems
+from hpcgate.api.bodies import MAX_DEPTH, Shape, read_body, read_json, validated
+from hpcgate.api.problems import InvalidParameters
+from hpcgate.arrivals import USER_SHARE, Arrivals
+from hpcgate.body import Body, Bounds
+from hpcgate.errors import BadRequest, GatewayError, RateLimited, TimedOut, TooLarge, Unavailable
 
 
-def request(*blocks: bytes | None) -> Request:
+def request(
+    *blocks: bytes | None, bounds: Bounds | None = None, arrivals: Arrivals | None = None, size: int | None = None
+) -> Request:
     """A request whose body comes in blocks; None is a client that sends no more, no last block one that has gone."""
     left = list(blocks)
 
@@ -20,25 +32,212 @@ def request(*blocks: bytes | None) -> Request:
         block = left.pop(0)
         if block is None:
             await asyncio.Event().wait()
-        return {"type": "http.request", "body": block, "more_body": block != b""}
+        return {"type": "http.request", "body": block, "more_body": block != b"" and bool(left)}
 
-    return Request({"type": "http", "method": "POST", "headers": []}, receive)
+    body = Body(receive, size, awaited=False)
+    body.open(bounds or Bounds(10**9, 60), arrivals or Arrivals(2, 10**9), "alice")
+    return Request({"type": "http", "method": "POST", "headers": [], "state": {"body": body}}, body.receive)
 
 
 async def test_a_body_of_exactly_the_limit() -> None:
-    assert await read_body(request(b"123", b"45", b""), 5) == b"12345"
+    assert await read_body(request(b"123", b"45", b"", bounds=Bounds(5, 60))) == b"12345"
 
 
 async def test_one_byte_more() -> None:
     with pytest.raises(TooLarge):
-        await read_body(request(b"123", b"456", None), 5)
+        await read_body(request(b"123", b"456", None, bounds=Bounds(5, 60)))
+
+
+def test_one_byte_more_announced() -> None:
+    with pytest.raises(TooLarge):
+        request(None, bounds=Bounds(5, 60), size=6)
 
 
 async def test_a_client_that_sends_no_more() -> None:
-    with pytest.raises(TimedOut):
-        await read_body(request(b"123", None), 5, patience=0.05)
+    with pytest.raises(TimedOut, match="did not arrive within"):
+        await read_body(request(b"123", None, bounds=Bounds(5, 0.05)))
+
+
+async def test_a_stream_that_stalls() -> None:
+    with pytest.raises(TimedOut, match="sent nothing for"):
+        await read_body(request(b"x" * 100, None, bounds=Bounds(None, 0.05, rate=1)))
+
+
+async def test_a_stream_that_trickles() -> None:
+    async def trickle() -> dict[str, Any]:
+        await asyncio.sleep(0.04)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    body = Body(trickle, None, awaited=False)
+    body.open(Bounds(None, 0.5, rate=1000), Arrivals(1, 10**9), "alice")
+
+    async def read() -> None:
+        while True:
+            await body.receive()
+
+    with pytest.raises(TimedOut, match=r"fewer than 1000 bytes a second|nothing"):
+        await read()
+
+
+async def test_time_in_which_nobody_asks_does_not_count() -> None:
+    asked = request(b"1", b"2", b"", bounds=Bounds(None, 0.2, rate=1000))
+    found = []
+    async for block in asked.stream():
+        found.append(block)
+        await asyncio.sleep(0.15)
+    assert b"".join(found) == b"12"
 
 
 async def test_a_client_that_has_gone() -> None:
     with pytest.raises(ClientDisconnect):
-        await read_body(request(b"123"), 5)
+        await read_body(gone())
+
+
+def gone() -> Request:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    body = Body(receive, None, awaited=False)
+    body.open(Bounds(5, 60), Arrivals(1, 10**9), "alice")
+    return Request({"type": "http", "method": "POST", "headers": [], "state": {"body": body}}, body.receive)
+
+
+async def test_a_user_has_so_many_under_way_and_no_more() -> None:
+    arrivals = Arrivals(2, 10**9)
+    waiting = [asyncio.create_task(read_body(request(None, arrivals=arrivals))) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(RateLimited):
+        await read_body(request(b"{}", arrivals=arrivals))
+    other = request(b"{}", arrivals=arrivals)
+    other.scope["state"]["body"]._username = "bob"
+    assert await read_body(other) == b"{}"
+    assert arrivals.waiting == 2
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_bodies_take_so_much_memory_and_no_more() -> None:
+    arrivals = Arrivals(99, 100 * USER_SHARE)
+    first = request(b"x" * 60, b"y" * 30, b"", arrivals=arrivals)
+    await read_body(first)
+    assert arrivals.kept == 90
+    with pytest.raises(RateLimited):
+        await read_body(request(b"x" * 10, b"y" * 10, b"", arrivals=arrivals))
+    first.scope["state"]["body"].close()
+    await read_body(request(b"x" * 10, b"y" * 10, b"", arrivals=arrivals))
+    small = Arrivals(99, 100 * USER_SHARE)
+    for number in range(USER_SHARE):
+        small.keep(f"user{number}", 100)
+    with pytest.raises(Unavailable):
+        small.keep("one more", 1)
+
+
+class Model(BaseModel):
+    name: str
+
+
+def costly(text: bytes) -> bytes:
+    return text[: 4 * 1024 * 1024]
+
+
+SHAPES = {
+    "arrays": costly(b"[" + b"[]," * 10**6),
+    "numbers": costly(b"[" + b"1," * 10**7),
+    "strings": costly(b"[" + b'"",' * 10**7),
+    "pairs": b"{" + b",".join(b'"%d":1' % number for number in range(200_000)) + b"}",
+    "within strings that are none": costly(b'[""' + b'[],""' * 10**6),
+    "deep": b"[" * 100_000,
+    "closed before it is opened": b"]" * 100_000,
+    "opened and closed": b"[]" * 100_000,
+    "closed too often": b"{}" + b"}" * 100_000,
+    "deep and small": b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1),
+    "deep in a field that nobody asks for": b'{"name": "a", "x": ' + b'{"a":[' * 20 + b"1" + b"]}" * 20 + b"}",
+    "long number": b"1" * 10**6,
+    "long numbers": b"[" + b",".join([b"1" * 4000] * 1000) + b"]",
+    "long fraction": b"[0." + b"1" * 10**6,
+    "UTF-16": json.dumps(['"[]'] * 100).encode("utf-16"),
+    "nothing": b"",
+    "half": b'{"name": "',
+    "half and long": b'{"name": "' + b"x" * 10**6,
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("block", [10**9, 60_000, 65_537])
+async def test_what_no_model_has_is_refused(name: str, block: int) -> None:
+    text = SHAPES[name]
+    with pytest.raises(BadRequest):
+        await read_json(request(*cut(text, block), b""))
+
+
+def cut(text: bytes, block: int) -> list[bytes]:
+    return [text[start : start + block] for start in range(0, len(text), block)]
+
+
+async def test_a_long_script_is_no_structure() -> None:
+    script = '#!/bin/bash\n# [[{{,,:"\\\\' * 150_000
+    text = json.dumps({"script": script, "env": {f"V{number}": "x,[\\" for number in range(5000)}}).encode()
+    for block in (1000, 65_536, 10**9):
+        assert (await read_json(request(*cut(text, block), b"")))["script"] == script
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text('ab"\\[]{},:ä\ud800', max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('"\\[{,', max_size=4), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def shape_of(value: Any) -> tuple[int, int]:
+    """Return how many values there are, and how deep they lie."""
+    if not isinstance(value, list | dict):
+        return 1, 0
+    inner = [*value, *value.values()] if isinstance(value, dict) else value
+    shapes = [shape_of(item) for item in inner]
+    return 1 + sum(count for count, _ in shapes), 1 + max((depth for _, depth in shapes), default=0)
+
+
+@given(value=JSON, block=st.integers(1, 9), pretty=st.booleans(), plain=st.booleans())
+def test_values_and_depth_are_counted(value: Any, block: int, pretty: bool, plain: bool) -> None:
+    text = json.dumps(value, indent=1 if pretty else None, ensure_ascii=plain).encode("utf-8", "surrogatepass")
+    shape = Shape()
+    for part in cut(text, block):
+        shape.feed(part)
+    count, depth = shape_of(value)
+    assert shape.depth == 0
+    assert shape.deepest == depth
+    assert count - 1 <= shape.values <= 3 * count
+
+
+KINDS = (GatewayError, InvalidParameters, ValidationError, ValueError, Body, Request, bytearray)
+
+
+@pytest.fixture
+def standing() -> Iterator[None]:
+    """List what only the garbage collector would free."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+@pytest.mark.parametrize("text", [b"x" * 10**6, b'{"name": [' + b'"xx",' * 5000 + b"1]}", b"[" * 10**5, b"[1]", b"{}"])
+async def test_what_fails_is_freed_at_once(text: bytes, standing: None) -> None:
+    async def fail() -> None:
+        asked = request(*cut(text, 60_000), b"")
+        try:
+            validated(Model, await read_json(asked))
+        except (BadRequest, InvalidParameters) as error:
+            problems.answer_to(asked, error)
+        finally:
+            asked.scope["state"]["body"].close()
+
+    await fail()
+    gc.collect()
+    assert not [item for item in gc.garbage if isinstance(item, KINDS)]

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from hpcgate.api.upload import MultipartFile, disposition
+from hpcgate.arrivals import Arrivals
+from hpcgate.body import Body, Bounds
 from hpcgate.errors import BadRequest, TimedOut, TooLarge
 
 
@@ -27,8 +29,8 @@ def request(body: bytes, content_type: str, block: int = 7) -> Request:
 FILE_BEGUN = b'--B\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nabc'
 
 
-async def read(asked: Request, limit: int = 10_000, stall: float = 5) -> tuple[bytes | None, bytes]:
-    part = await MultipartFile.open(asked, limit=limit, stall=stall)
+async def read(asked: Request, limit: int = 10_000) -> tuple[bytes | None, bytes]:
+    part = await MultipartFile.open(asked, limit=limit)
     return part.filename, b"".join([block async for block in part.content()])
 
 
@@ -140,6 +142,8 @@ async def test_a_client_that_sends_no_more_is_given_up(sent: bytes) -> None:
         return messages.pop()
 
     headers = [(b"content-type", b"multipart/form-data; boundary=B")]
-    asked = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    body = Body(receive, None, awaited=False)
+    body.open(Bounds(None, 0.05, rate=512), Arrivals(1, 1), "alice")
+    asked = Request({"type": "http", "method": "POST", "headers": headers}, body.receive)
     with pytest.raises(TimedOut):
-        await read(asked, stall=0.05)
+        await read(asked)

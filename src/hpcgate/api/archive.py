@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from hpcgate.api.dependencies import AccessDep, GatewayDep
 from hpcgate.api.filesystem import query_of
 from hpcgate.api.streaming import Answer, StreamingAnswer, announced_size, attachment, body_of, whole
+from hpcgate.api.terms import Kind, Terms, on
 from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.confinement import Reach
 from hpcgate.filesystem.packing import Format, packed
@@ -62,6 +63,7 @@ async def get_archive(
     return StreamingAnswer(answer(), stall=gateway.settings.streams.stall_timeout)
 
 
+@on(Terms(body=Kind.STREAM))
 @router.put(
     "/archive",
     response_class=Response,
@@ -82,7 +84,7 @@ async def put_archive(request: Request, gateway: GatewayDep, access: AccessDep, 
     await access.reach(Reach((path,), trees=(path,)))
     settings = gateway.settings.streams
     size = announced_size(request, settings.max_upload_size)
-    content = whole(body_of(request, stall=settings.stall_timeout, limit=settings.max_upload_size), size)
+    content = whole(body_of(request, limit=settings.max_upload_size), size)
     with gateway.streams.hold(access.principal.username):
         async with access.pool.lease_bulk(access.principal, size) as session:
             created = await unpack(session, name, content, limit=settings.max_upload_size)

@@ -1,76 +1,194 @@
-"""JSON bodies: read for those with a token only, never more than a limit, and not for ever."""
+"""JSON bodies: read within their bounds, and never so costly to parse that others wait for it."""
 
-import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
-from fastapi import Request, Response
+from fastapi import Depends, Request
 from fastapi.routing import APIRoute
-from starlette.types import Message, Receive
+from pydantic import BaseModel, ValidationError
+from starlette.routing import BaseRoute
 
-from hpcgate.api.dependencies import authenticate
-from hpcgate.errors import TimedOut, TooLarge
+from hpcgate.api.problems import InvalidParameters
+from hpcgate.api.terms import Terms
+from hpcgate.body import Body
+from hpcgate.errors import BadRequest
 
-MAX_BODY = 8 * 1024 * 1024
-"""The most bytes of a JSON body: Slurm takes scripts of 4 MB (slurm.conf(5), max_script_size), escapes make it more."""
+M = TypeVar("M", bound=BaseModel)
 
-PATIENCE = 60.0
-"""Seconds that a JSON body may take to arrive."""
+JOB = Terms(limit=8 * 1024 * 1024)
+"""Slurm takes scripts of 4 MB (slurm.conf(5), max_script_size), and escapes make it more."""
+
+MAX_VALUES = 32 * 1024
+"""Most values, names among them and strings counted twice, in a body. Python makes an object of each, in one go."""
+
+MAX_DEPTH = 32
+"""Most objects and arrays within each other: no model has more than a few."""
+
+MAX_DIGITS = 100
+"""Most digits of a whole number. To read one takes time that grows with their square."""
+
+_UNCOUNTED = 32 * 1024
+"""Bytes of a body that cannot hold more values than allowed."""
+
+_STRUCTURE = b'"[]{},:'
+_OTHER = bytes(set(range(256)) - set(_STRUCTURE))
 
 
-async def read_body(request: Request, limit: int, *, patience: float = PATIENCE) -> bytes:
-    """Read a whole body.
-
-    Args:
-        request: The request.
-        limit: The most bytes.
-        patience: Seconds that it may take.
+async def read_body(request: Request) -> bytes | bytearray:
+    """Read a whole body, within the bounds of its route.
 
     Raises:
-        TooLarge: It is over the limit.
-        TimedOut: It did not arrive in time.
+        TooLarge, TimedOut: It does not keep to them.
+        RateLimited, Unavailable: Too much is under way.
+        BadRequest: It is JSON with more values or more depth than any model has.
     """
-    body = bytearray()
-    try:
-        async with asyncio.timeout(patience):
-            async for block in request.stream():
-                body += block
-                if len(body) > limit:
-                    raise TooLarge(f"The request body is larger than {limit} bytes.")
-    except TimeoutError:
-        raise TimedOut(f"The request body did not arrive within {patience:g} s.") from None
-    return bytes(body)
+    kept: Body | None = request.scope["state"].get("body")
+    first = b""
+    body: bytearray | None = None
+    shape = Shape()
+    async for block in request.stream():
+        if not first:
+            first = block
+            continue
+        if not block:
+            continue
+        if body is None:
+            body = bytearray(first)
+            _keep(kept, first)
+            shape.feed(first)
+        body += block
+        _keep(kept, block)
+        shape.feed(block)
+    if body is None:
+        if len(first) > _UNCOUNTED:
+            _keep(kept, first)
+            shape.feed(first)
+        elif first.count(b"[") + first.count(b"{") > MAX_DEPTH:
+            shape.feed(first)
+        return first
+    return body
 
 
-class BodyRoute(APIRoute):
-    """A route with a JSON body.
+def _keep(body: Body | None, block: bytes) -> None:
+    if body is not None:
+        body.keep(len(block))
 
-    FastAPI reads a body of any size into memory, and complains of it, before it asks a dependency who sends it.
+
+class Shape:
+    """Counts the values and the depth of JSON while it comes, block by block, by what stands outside of its strings.
+
+    What is no JSON may be counted wrongly, but never costs more.
+
+    Attributes:
+        values: Values so far, or up to three times as many.
+        depth: How many objects and arrays are open.
+        deepest: The most that were.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return FastAPI's handler, called once the token is verified and the body is read.
+    def __init__(self) -> None:
+        self.values = 0
+        self.depth = 0
+        self.deepest = 0
+        self._in_string = False
+        self._escaped = b""
 
-        The handler raises:
-            Unauthenticated, Forbidden, Unavailable: As `authenticate`.
-            TooLarge, TimedOut: As `read_body` with `MAX_BODY`.
+    def feed(self, block: bytes) -> None:
+        """Take one block.
+
+        Raises:
+            BadRequest: There are too many values, or they are nested too deeply, or it closes what it has not opened.
         """
-        handle = super().get_route_handler()
-        if self.body_field is None:
-            return handle
+        text = self._escaped + block if self._escaped else block
+        if b"\\" in text:
+            # Within a string a backslash takes the next character with it: pairs of them first, then quotes.
+            text = text.replace(b"\\\\", b"")
+            self._escaped = b"\\" if text.endswith(b"\\") else b""
+            text = text.replace(b'\\"', b"")
+        else:
+            self._escaped = b""
+        parts = text.translate(None, _OTHER).split(b'"', 2 * MAX_VALUES)
+        outside = b"".join(parts[1 if self._in_string else 0 :: 2])
+        self.values += len(parts) // 2 + outside.count(b",") + outside.count(b"[") + outside.count(b"{")
+        if self.values > MAX_VALUES:
+            raise BadRequest("The request body has too many values.")
+        self._in_string ^= len(parts) % 2 == 0
+        for char in outside.translate(None, b",:"):
+            self.depth += 1 if char in b"[{" else -1
+            if self.depth < 0:
+                raise BadRequest("The request body is not JSON.", caused_by=["more is closed than was opened"])
+            self.deepest = max(self.deepest, self.depth)
+        if self.deepest > MAX_DEPTH:
+            raise _too_deep()
 
-        async def guarded(request: Request) -> Response:
-            await authenticate(request)
-            return await handle(Request(request.scope, _once(await read_body(request, MAX_BODY))))
 
-        return guarded
+def _whole_number(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a whole number of more than {MAX_DIGITS} digits")
+    return int(text)
 
 
-def _once(body: bytes) -> Receive:
-    """Return what gives a body that has been read once more."""
-    message: Message = {"type": "http.request", "body": body, "more_body": False}
+_JSON = json.JSONDecoder(parse_int=_whole_number)
 
-    async def receive() -> Message:
-        return message
 
-    return receive
+def _too_deep() -> BadRequest:
+    return BadRequest("The request body is nested too deeply.")
+
+
+async def read_json(request: Request) -> Any:
+    """Read a JSON body.
+
+    Raises:
+        TooLarge, TimedOut, RateLimited, Unavailable: As `read_body`.
+        BadRequest: Not JSON, or not of a shape that any model has.
+    """
+    body = await read_body(request)
+    try:
+        # By RFC 8259 it is UTF-8; json would take UTF-16, too. Lone surrogates stand for bytes of file names (PEP 383).
+        return _JSON.decode(body.decode("utf-8-sig", "surrogatepass"))
+    except ValueError as error:
+        reason = str(error)
+    except RecursionError:
+        raise _too_deep() from None
+    # Not from within: the decoder's error holds the whole body.
+    raise BadRequest("The request body is not JSON.", caused_by=[reason])
+
+
+def validated(model: type[M], given: Any) -> M:
+    """Return a body as its model.
+
+    Raises:
+        InvalidParameters: It does not fit.
+    """
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise InvalidParameters("body", error) from None
+
+
+class _Reader:
+    """A dependency that reads a model from the body."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.model = model
+
+    async def __call__(self, request: Request) -> Any:
+        return validated(self.model, await read_json(request))
+
+
+def json_body(model: type[BaseModel]) -> Any:
+    """Return the annotation of an endpoint's parameter that is read from a JSON body.
+
+    FastAPI would read a body before it asks who sends it and what the policy says, complain of it first, and keep it
+    for as long as the garbage collector lets it.
+    """
+    return Depends(_Reader(model))
+
+
+def models_of(routes: Iterable[BaseRoute]) -> Iterator[tuple[APIRoute, type[BaseModel]]]:
+    """Yield the routes that read a model from their bodies so, for OpenAPI."""
+    for route in routes:
+        if isinstance(route, APIRoute):
+            for dependency in route.dependant.dependencies:
+                if isinstance(dependency.call, _Reader):
+                    yield route, dependency.call.model

@@ -8,14 +8,15 @@ from pydantic import BaseModel, Field
 
 from hpcgate.api import models
 from hpcgate.api.answers import encoded, json_bytes
-from hpcgate.api.bodies import BodyRoute
+from hpcgate.api.bodies import JOB, json_body
 from hpcgate.api.dependencies import AccessDep, enter
 from hpcgate.api.direct import DirectRoute, described, read_query
 from hpcgate.api.grants import admit_job
+from hpcgate.api.terms import on
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import Job, JobDescription, JobQuery, Jobs
 
-router = APIRouter(prefix="/compute/{system_name}/jobs", tags=["compute"], route_class=BodyRoute)
+router = APIRouter(prefix="/compute/{system_name}/jobs", tags=["compute"])
 
 MISSING = "X-Hpcgate-Jobs-Missing"
 """The header that names the sources that did not answer: ``history``, ``live``."""
@@ -90,8 +91,11 @@ def _answer(jobs: Jobs) -> Response:
     return json_bytes(_encodings.of(jobs.jobs), headers=headers)
 
 
+@on(JOB)
 @router.post("", status_code=201)
-async def post_job_submit(access: AccessDep, request: models.PostJobSubmitRequest) -> models.PostJobSubmissionResponse:
+async def post_job_submit(
+    access: AccessDep, request: Annotated[models.PostJobSubmitRequest, json_body(models.PostJobSubmitRequest)]
+) -> models.PostJobSubmissionResponse:
     """Submit a job."""
     job = description(request.job)
     access.system.admit(job.working_directory)
@@ -157,7 +161,11 @@ async def delete_job_cancel(access: AccessDep, job_id: str) -> None:
 
 
 @router.put("/{job_id}/attach", status_code=204)
-async def attach(access: AccessDep, job_id: str, request: models.PostJobAttachRequest) -> None:
+async def attach(
+    access: AccessDep,
+    job_id: str,
+    request: Annotated[models.PostJobAttachRequest, json_body(models.PostJobAttachRequest)],
+) -> None:
     """Run a command as a step inside the allocation of a running job."""
     if not request.command.strip():
         raise BadRequest("A command is required.")

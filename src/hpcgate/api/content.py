@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from hpcgate.api.dependencies import Access, AccessDep, GatewayDep
 from hpcgate.api.filesystem import query_of
 from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, announced_size, attachment, body_of, whole
+from hpcgate.api.terms import Kind, Terms, on
 from hpcgate.errors import BadRequest, RangeNotSatisfiable, UnsupportedMediaType
 from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.conditions import Conditions, Validator, Verdict
@@ -144,6 +145,7 @@ async def _multipart(file: OpenFile, parts: MultipartRanges) -> AsyncIterator[by
     yield parts.tail
 
 
+@on(Terms(body=Kind.STREAM))
 @router.put(
     "/content",
     response_class=Response,
@@ -165,7 +167,7 @@ async def put_content(request: Request, gateway: GatewayDep, access: AccessDep, 
     digests = Digests(
         parse_digests([*request.headers.getlist("content-digest"), *request.headers.getlist("repr-digest")])
     )
-    content = whole(body_of(request, stall=settings.stall_timeout, limit=settings.max_upload_size), size)
+    content = whole(body_of(request, limit=settings.max_upload_size), size)
     with gateway.streams.hold(access.principal.username):
         async with access.pool.lease_bulk(access.principal, size) as session:
             stored = await put(session, name, digests.watch(content), Conditions.of(request.headers), gateway.locks)

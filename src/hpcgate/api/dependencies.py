@@ -28,7 +28,7 @@ def gateway(request: Request) -> Gateway:
 
 
 async def authenticate(request: Request) -> Principal:
-    """Verify the request's token.
+    """Verify the request's token, and count the request. The door does, once, before all else.
 
     Raises:
         Unauthenticated: No token, or one that is not accepted.
@@ -44,13 +44,12 @@ async def authenticate(request: Request) -> Principal:
         raise
     opened.telemetry.token("accepted")
     state["username"] = verified.username
-    if opened.rates.on and "rate_headers" not in state:
+    if opened.rates.on:
         await _count(request, opened, verified)
     return replace(verified, request_id=state["request_id"], correlation_id=state["correlation_id"])
 
 
 async def _count(request: Request, opened: Gateway, principal: Principal) -> None:
-    """Count the request, once, however often its token is looked at."""
     request.scope["state"]["rate_headers"] = {}
     group = group_of(request.method, request.scope["route"].path)
     if group is not None:
@@ -149,17 +148,16 @@ def _source(request: Request) -> str | None:
 
 
 async def enter(request: Request, system_name: str) -> Access:
-    """Verify the token, find the system and ask whether the user may use it.
+    """Find the system and ask whether the user may use it, whose token the door has verified.
 
     Raises:
-        Unauthenticated, Unavailable: As `authenticate`.
         SystemNotFound: No such system.
         Forbidden: Not for this user.
         Denied: Not by the policy.
         UnderMaintenance: The operators have taken the system out of service.
         Unhealthy: A service that the route needs does not work, as the health checks have found.
     """
-    principal = await authenticate(request)
+    principal: Principal = request.scope["state"]["principal"]
     opened = gateway(request)
     system = opened.system(system_name)
     request.scope["state"]["system"] = system.name
@@ -218,6 +216,11 @@ async def _gateway(request: Request) -> Gateway:
     return gateway(request)
 
 
+async def _principal(request: Request) -> Principal:
+    principal: Principal = request.scope["state"]["principal"]
+    return principal
+
+
 GatewayDep = Annotated[Gateway, Depends(_gateway)]
-PrincipalDep = Annotated[Principal, Depends(authenticate)]
+PrincipalDep = Annotated[Principal, Depends(_principal)]
 AccessDep = Annotated[Access, Depends(enter)]

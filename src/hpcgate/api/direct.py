@@ -11,10 +11,11 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from hpcgate.api import problems
 from hpcgate.api.schemas import query_parameters
+from hpcgate.api.terms import Terms, terms_of
 
 M = TypeVar("M", bound=BaseModel)
 Handler = Callable[..., Awaitable[Response]]
@@ -38,21 +39,19 @@ def described(model: type[BaseModel]) -> dict[str, Any]:
     return {"parameters": query_parameters(model)}
 
 
-class Direct:
-    """Calls the endpoints of direct routes, and hands all other requests on.
+class DirectRoutes:
+    """The table of direct routes.
 
     Args:
-        app: Where other requests go.
         routes: All routes. Those that are direct begin with a literal and ``{system_name}``; the last part of a path
             may be a parameter, too.
         prefix: What may stand before every path.
     """
 
-    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], prefix: str = "") -> None:
-        self.app = app
+    def __init__(self, routes: Iterable[BaseRoute], prefix: str = "") -> None:
         self._prefix = prefix
-        self._literal: dict[tuple[str, ...], APIRoute] = {}
-        self._open: dict[tuple[str, ...], tuple[APIRoute, str]] = {}
+        self._literal: dict[tuple[str, ...], tuple[APIRoute, Terms]] = {}
+        self._open: dict[tuple[str, ...], tuple[APIRoute, Terms, str]] = {}
         for route in routes:
             if isinstance(route, DirectRoute):
                 self._add(route)
@@ -63,11 +62,12 @@ class Direct:
             raise ValueError(f"not a direct route: {route.path}")
         for method in route.methods or ():
             if rest[-1].startswith("{"):
-                self._open[method, first, str(len(rest)), *rest[:-1]] = (route, rest[-1][1:-1])
+                self._open[method, first, str(len(rest)), *rest[:-1]] = (route, terms_of(route), rest[-1][1:-1])
             else:
-                self._literal[method, first, *rest] = route
+                self._literal[method, first, *rest] = (route, terms_of(route))
 
-    def _find(self, scope: Scope) -> tuple[APIRoute, dict[str, str]] | None:
+    def find(self, scope: Scope) -> tuple[APIRoute, Terms, dict[str, str]] | None:
+        """Return the route of a request, its terms and the path's parameters; None if it is not a direct one."""
         path: str = scope["path"]
         if self._prefix and path.startswith(self._prefix + "/"):
             path = path[len(self._prefix) :]
@@ -76,38 +76,14 @@ class Direct:
             return None
         _, first, system, *rest = parts
         method = scope["method"]
-        route = self._literal.get((method, first, *rest))
-        if route is not None:
-            return route, {"system_name": system}
+        known = self._literal.get((method, first, *rest))
+        if known is not None:
+            return *known, {"system_name": system}
         found = self._open.get((method, first, str(len(rest)), *rest[:-1]))
         if found is None or not rest[-1]:
             return None
-        return found[0], {"system_name": system, found[1]: rest[-1]}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        found = self._find(scope) if scope["type"] == "http" else None
-        if found is None:
-            await self.app(scope, receive, send)
-            return
-        route, parameters = found
-        scope["route"] = route
-        scope["path_params"] = parameters
-        request = Request(scope, receive, send)
-        started = False
-
-        async def watched_send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            answer = await route.endpoint(request, **parameters)
-            await answer(scope, receive, send if type(answer) is Response else watched_send)
-        except Exception as error:
-            if started:
-                raise  # the server cuts the answer off, so that it cannot pass for a whole one
-            await problems.answer_to(request, error)(scope, receive, send)
+        route, terms, name = found
+        return route, terms, {"system_name": system, name: rest[-1]}
 
 
 def read_query(model: type[M], given: Mapping[str, str]) -> M:

@@ -1,6 +1,5 @@
 """/filesystem/{system}/ops: a route for each registered operation, and upload and download, which stream."""
 
-import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -8,43 +7,25 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, TypeAdapter, create_model
 
 from hpcgate.api.answers import json_bytes
-from hpcgate.api.bodies import read_body
+from hpcgate.api.bodies import read_json, validated
 from hpcgate.api.dependencies import Access, AccessDep, GatewayDep, enter, gateway
 from hpcgate.api.direct import DirectRoute, described, read_query
-from hpcgate.api.problems import InvalidParameters
 from hpcgate.api.schemas import body_schema, query_parameters
 from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, attachment
+from hpcgate.api.terms import Kind, Terms, on
 from hpcgate.api.upload import MultipartFile
 from hpcgate.config import plugins
-from hpcgate.errors import BadRequest, TooLarge
+from hpcgate.errors import TooLarge
 from hpcgate.filesystem.base import Operation, Parameters, encode_path
 from hpcgate.filesystem.content import exactly, opened, read_small, refuse_larger, upload_target, write
-
-MAX_BODY = 1024 * 1024
-"""The most bytes of a JSON body."""
 
 
 def registered() -> list[type[Operation]]:
     """Load the operations of the entry points ``hpcgate.operations``."""
     return [point.load() for _, point in sorted(plugins("hpcgate.operations").items())]
-
-
-async def read_json(request: Request) -> Any:
-    """Read a JSON body.
-
-    Raises:
-        TooLarge, TimedOut: As `read_body` with `MAX_BODY`.
-        BadRequest: Not JSON.
-    """
-    try:
-        return json.loads(await read_body(request, MAX_BODY))
-    except ValueError as error:
-        raise BadRequest("The request body is not JSON.", caused_by=[str(error)]) from None
-    except RecursionError:
-        raise BadRequest("The request body is nested too deeply.") from None
 
 
 def query_of(request: Request) -> dict[str, str]:
@@ -66,10 +47,7 @@ async def parameters_of(operation: type[Operation], request: Request) -> Paramet
         given = {name: value for name, value in given.items() if value is not None}
     if in_query:
         return read_query(operation.Parameters, given)
-    try:
-        return operation.Parameters.model_validate(given)
-    except ValidationError as error:
-        raise InvalidParameters("body", error) from None
+    return validated(operation.Parameters, given)
 
 
 def _endpoint(operation: type[Operation]) -> Callable[[Request, str], Awaitable[Response]]:
@@ -180,14 +158,14 @@ router.add_api_route(
 )
 
 
+@on(Terms(body=Kind.PART))
 @router.post("/upload", status_code=204, openapi_extra={"requestBody": UPLOAD_BODY})
 async def post_upload(request: Request, gateway: GatewayDep, access: AccessDep, path: str) -> None:
     """Upload a file of at most `max_ops_file_size` bytes into a directory; an existing file is replaced at once."""
     path = query_of(request)["path"]
     await access.admit(path)
     _refuse_early(request, access)
-    stall = gateway.settings.streams.stall_timeout
-    part = await MultipartFile.open(request, limit=access.system.limits.max_ops_file_size, stall=stall)
+    part = await MultipartFile.open(request, limit=access.system.limits.max_ops_file_size)
     target = upload_target(encode_path(path), part.filename)
     await access.admit(os.fsdecode(target))
     await access.pool.perform(access.principal, lambda session: write(session, target, part.content()), retry=False)

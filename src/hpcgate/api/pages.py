@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from starlette.responses import FileResponse, HTMLResponse, Response
 
+from hpcgate.api.terms import PUBLIC, on
 from hpcgate.config.auth import OidcSettings
 
 _ASSETS = {
@@ -30,6 +31,7 @@ def install(app: FastAPI, oidc: OidcSettings) -> None:
     """
     providers = _origins(oidc)
 
+    @on(PUBLIC)
     async def swagger(request: Request) -> Response:
         root = _root(request)
         return _page(
@@ -49,9 +51,11 @@ def install(app: FastAPI, oidc: OidcSettings) -> None:
             providers,
         )
 
+    @on(PUBLIC)
     async def redirected(request: Request) -> Response:
         return _page(get_swagger_ui_oauth2_redirect_html())
 
+    @on(PUBLIC)
     async def redoc(request: Request) -> Response:
         root = _root(request)
         return _page(
@@ -107,6 +111,7 @@ def _page(page: HTMLResponse, providers: str = "") -> Response:
 def _asset(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
     path = str(resources.files("fastapi_offline") / "static" / name)
 
+    @on(PUBLIC)
     async def asset(request: Request) -> Response:
         return FileResponse(path, media_type=media_type)
 

@@ -44,7 +44,7 @@ class InvalidParameters(Exception):
     """A request whose parameters do not fit the model; `location` says where they stood (query, body)."""
 
     def __init__(self, location: str, error: ValidationError) -> None:
-        super().__init__(str(error))
+        super().__init__(f"{error.error_count()} parameters of the {location} do not fit")
         self.location = location
         self.error = error
 
@@ -56,6 +56,15 @@ def _fields(errors: Sequence[Any], location: str | None = None) -> list[dict[str
         where = location or (place.pop(0) if place else "request")
         fields.append({"location": where, "name": ".".join(place), "message": error["msg"]})
     return fields
+
+
+MAX_TOLD = 100
+"""Most fields that one answer complains of."""
+
+
+def _first(error: ValidationError) -> list[Any]:
+    """Return what is wrong, without what was sent."""
+    return error.errors(include_url=False, include_context=False, include_input=False)[:MAX_TOLD]
 
 
 def _readable(text: str) -> str:
@@ -80,7 +89,7 @@ def answer_to(request: Request, error: Exception) -> JSONResponse:
         case RequestValidationError():
             return _invalid(request, _fields(error.errors()))
         case InvalidParameters():
-            return _invalid(request, _fields(error.error.errors(), error.location))
+            return _invalid(request, _fields(_first(error.error), error.location))
         case HTTPException():
             return problem(request, error.status_code, str(error.detail), headers=error.headers)
         case ClientDisconnect():

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 
 from hpcgate.api import models
 from hpcgate.api.dependencies import AccessDep, GatewayDep, PrincipalDep
+from hpcgate.api.terms import PUBLIC, on
 from hpcgate.config import Cluster
 from hpcgate.errors import Unavailable
 from hpcgate.filesystem.identity import identity
@@ -103,6 +104,7 @@ def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
+@on(PUBLIC)
 @router.get("/liveness", include_in_schema=False)
 @router.get("/liveness/")
 async def get_liveness(gateway: GatewayDep) -> models.GetLiveness:
@@ -118,6 +120,7 @@ async def get_liveness(gateway: GatewayDep) -> models.GetLiveness:
     )
 
 
+@on(PUBLIC)
 @router.get("/readiness", responses={503: {"description": "Not ready: send requests elsewhere for now."}})
 async def get_readiness(gateway: GatewayDep) -> models.GetReadiness:
     """Say whether requests can be served: the identity provider's keys are here. For load balancers; no token."""

@@ -10,7 +10,7 @@ import structlog
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from hpcgate.errors import BadRequest, GatewayError, TimedOut, TooLarge
+from hpcgate.errors import BadRequest, GatewayError, TooLarge
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -70,30 +70,21 @@ class Cut(Exception):
     """An answer that has begun cannot be finished. The server closes the connection."""
 
 
-async def body_of(request: Request, *, stall: float, limit: int | None) -> AsyncIterator[bytes]:
+async def body_of(request: Request, *, limit: int | None) -> AsyncIterator[bytes]:
     """Yield the body of a request.
 
     Args:
         request: The request.
-        stall: Seconds that the client may send nothing.
         limit: The most bytes, or None.
 
     Raises:
-        TimedOut: The client has sent nothing for too long.
+        TimedOut: The client sends too slowly, or nothing.
         TooLarge: The body is over the limit.
         ClientDisconnect: The client went away before it was whole.
     """
     received = 0
     async with aclosing(request.stream()) as stream:
-        blocks = aiter(stream)
-        while True:
-            try:
-                async with asyncio.timeout(stall):
-                    block = await anext(blocks, None)
-            except TimeoutError:
-                raise TimedOut(f"The client sent nothing for {stall:g} s.") from None
-            if block is None:
-                return
+        async for block in stream:
             received += len(block)
             if limit is not None and received > limit:
                 raise TooLarge(f"The upload is larger than {limit} bytes.")

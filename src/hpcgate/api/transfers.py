@@ -6,14 +6,14 @@ from typing import Annotated, TypeVar
 from fastapi import APIRouter, Query
 
 from hpcgate.api import transfer_models as models
-from hpcgate.api.bodies import BodyRoute
+from hpcgate.api.bodies import json_body
 from hpcgate.api.dependencies import Access, AccessDep
 from hpcgate.filesystem.base import Path
 from hpcgate.filesystem.confinement import Reach
 from hpcgate.transfers import jobs
 from hpcgate.transfers.base import Download, Script, Started, Upload
 
-router = APIRouter(prefix="/filesystem/{system_name}/transfer", tags=["filesystem"], route_class=BodyRoute)
+router = APIRouter(prefix="/filesystem/{system_name}/transfer", tags=["filesystem"])
 
 Answer = TypeVar("Answer", models.UploadFileResponse, models.DownloadFileResponse)
 
@@ -35,7 +35,9 @@ def _wire(model: type[Answer], started: Started) -> Answer:
 
 
 @router.post("/mv", status_code=201)
-async def post_mv(access: AccessDep, request: models.MoveRequest) -> models.MoveResponse:
+async def post_mv(
+    access: AccessDep, request: Annotated[models.MoveRequest, json_body(models.MoveRequest)]
+) -> models.MoveResponse:
     """Move a file or a directory."""
     source, target = request.source_path, request.target_path
     job = await _run(access, jobs.mv(source, target), request.account, source, target, _within(source, target))
@@ -43,7 +45,9 @@ async def post_mv(access: AccessDep, request: models.MoveRequest) -> models.Move
 
 
 @router.post("/cp", status_code=201)
-async def post_cp(access: AccessDep, request: models.CopyRequest) -> models.CopyResponse:
+async def post_cp(
+    access: AccessDep, request: Annotated[models.CopyRequest, json_body(models.CopyRequest)]
+) -> models.CopyResponse:
     """Copy a file or a directory."""
     source, target = request.source_path, request.target_path
     script = jobs.cp(source, target, dereference=request.dereference)
@@ -61,7 +65,9 @@ async def delete_rm(
 
 
 @router.post("/compress", status_code=201)
-async def post_compress(access: AccessDep, request: models.CompressRequest) -> models.CompressResponse:
+async def post_compress(
+    access: AccessDep, request: Annotated[models.CompressRequest, json_body(models.CompressRequest)]
+) -> models.CompressResponse:
     """Put a file or a directory into an archive."""
     source, target = request.source_path, request.target_path
     script = jobs.compress(
@@ -77,7 +83,9 @@ async def post_compress(access: AccessDep, request: models.CompressRequest) -> m
 
 
 @router.post("/extract", status_code=201)
-async def post_extract(access: AccessDep, request: models.ExtractRequest) -> models.ExtractResponse:
+async def post_extract(
+    access: AccessDep, request: Annotated[models.ExtractRequest, json_body(models.ExtractRequest)]
+) -> models.ExtractResponse:
     """Unpack an archive into a directory."""
     source, target = request.source_path, request.target_path
     script = jobs.extract(source, target, compression=request.compression.value)
@@ -86,7 +94,9 @@ async def post_extract(access: AccessDep, request: models.ExtractRequest) -> mod
 
 
 @router.post("/upload", status_code=201)
-async def post_upload(access: AccessDep, request: models.PostFileUploadRequest) -> models.UploadFileResponse:
+async def post_upload(
+    access: AccessDep, request: Annotated[models.PostFileUploadRequest, json_body(models.PostFileUploadRequest)]
+) -> models.UploadFileResponse:
     """Begin to bring a file in: a job waits for it, and the answer says how to send it."""
     directives = request.transfer_directives
     transfer = access.system.transfer(directives.transfer_method)
@@ -103,7 +113,9 @@ async def post_upload(access: AccessDep, request: models.PostFileUploadRequest) 
 
 
 @router.post("/download", status_code=201)
-async def post_download(access: AccessDep, request: models.PostFileDownloadRequest) -> models.DownloadFileResponse:
+async def post_download(
+    access: AccessDep, request: Annotated[models.PostFileDownloadRequest, json_body(models.PostFileDownloadRequest)]
+) -> models.DownloadFileResponse:
     """Begin to bring a file out: a job hands it out, and the answer says how to get it."""
     transfer = access.system.transfer(request.transfer_directives.transfer_method)
     await access.admit(request.source_path)

@@ -24,7 +24,7 @@ class MultipartFile:
         filename: The file name that the client gave, or None.
     """
 
-    def __init__(self, request: Request, boundary: bytes, limit: int, stall: float) -> None:
+    def __init__(self, request: Request, boundary: bytes, limit: int) -> None:
         self.filename: bytes | None = None
         self._limit = limit
         self._received = 0
@@ -36,7 +36,7 @@ class MultipartFile:
         self._header_name = b""
         self._header_value = b""
         self._headers: dict[bytes, bytes] = {}
-        self._stream = body_of(request, stall=stall, limit=None)
+        self._stream = body_of(request, limit=None)
         self._parser = MultipartParser(
             boundary,
             {
@@ -52,23 +52,22 @@ class MultipartFile:
         )
 
     @classmethod
-    async def open(cls, request: Request, *, limit: int, stall: float) -> Self:
+    async def open(cls, request: Request, *, limit: int) -> Self:
         """Read up to the headers of the file's part.
 
         Args:
             request: The request, its body unread.
             limit: The most bytes that the file may have.
-            stall: Seconds that the client may send nothing, here and in `content`.
 
         Raises:
-            TimedOut: The client has sent nothing for too long.
+            TimedOut: The client sends too slowly, or nothing.
             BadRequest: The body is no multipart/form-data, or has no part named ``file``.
         """
         kind, options = parse_options_header(request.headers.get("content-type"))
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
             raise BadRequest("The body must be multipart/form-data with a boundary.")
-        part = cls(request, boundary, limit, stall)
+        part = cls(request, boundary, limit)
         while not part._found:
             if not await part._read():
                 raise BadRequest("The body has no part named 'file'.")
@@ -79,7 +78,7 @@ class MultipartFile:
 
         Raises:
             TooLarge: It has more than the limit.
-            TimedOut: The client has sent nothing for too long.
+            TimedOut: The client sends too slowly, or nothing.
             BadRequest: The body ended before the file did.
         """
         while True:

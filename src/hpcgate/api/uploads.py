@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from hpcgate.api.dependencies import Access, GatewayDep, enter
 from hpcgate.api.filesystem import query_of
 from hpcgate.api.streaming import announced_size, body_of
+from hpcgate.api.terms import PUBLIC, Kind, Terms, on
 from hpcgate.errors import BadRequest, GatewayError, PreconditionFailed, TooLarge, UnsupportedMediaType
 from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.conditions import http_date
@@ -26,6 +27,8 @@ VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,creation-defer-length,checksum,termination,expiration,concatenation"
 CHUNK = "application/offset+octet-stream"
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+
+TUS = Terms(body=Kind.STREAM, headers={"Tus-Resumable": VERSION})
 
 router = APIRouter(prefix="/filesystem/{system_name}/files/uploads", tags=["filesystem"])
 
@@ -76,6 +79,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+@on(PUBLIC)
 @router.options("", status_code=204)
 async def options_uploads(gateway: GatewayDep, system_name: str) -> Response:
     """Say what of tus is offered, of any system, for a browser asks without a token."""
@@ -90,6 +94,7 @@ async def options_uploads(gateway: GatewayDep, system_name: str) -> Response:
     return Response(status_code=204, headers=headers)
 
 
+@on(PUBLIC)
 @router.options("/{upload_id}", status_code=204)
 async def options_upload(gateway: GatewayDep, system_name: str, upload_id: UploadId) -> Response:
     """Say what of tus is offered, of any system, for a browser asks without a token."""
@@ -150,6 +155,7 @@ async def _at(
         yield streams, uploads
 
 
+@on(TUS)
 @router.post("", status_code=201, response_class=Response, responses=_RESPONSES, openapi_extra=_CREATION)
 async def post_uploads(
     request: Request,
@@ -263,9 +269,10 @@ def _checksum(request: Request) -> Checksum | None:
 def _body(request: Request, gateway: Gateway, offset: int = 0) -> AsyncIterator[bytes]:
     settings = gateway.settings.streams
     most = settings.max_upload_size
-    return body_of(request, stall=settings.stall_timeout, limit=None if most is None else most - offset)
+    return body_of(request, limit=None if most is None else most - offset)
 
 
+@on(TUS)
 @router.head("/{upload_id}", response_class=Response, responses=_RESPONSES, openapi_extra={"parameters": [_RESUMABLE]})
 async def head_upload(
     request: Request, gateway: GatewayDep, access: Entered, upload_id: UploadId, path: Directory
@@ -290,6 +297,7 @@ async def head_upload(
     return await _speaking(request, work)
 
 
+@on(TUS)
 @router.patch("/{upload_id}", status_code=204, response_class=Response, responses=_RESPONSES, openapi_extra=_APPENDING)
 async def patch_upload(
     request: Request, gateway: GatewayDep, access: Entered, upload_id: UploadId, path: Directory
@@ -298,6 +306,7 @@ async def patch_upload(
     return await _patch(request, gateway, access, upload_id)
 
 
+@on(TUS)
 @router.delete(
     "/{upload_id}",
     status_code=204,
@@ -312,6 +321,7 @@ async def delete_upload(
     return await _delete(request, gateway, access, upload_id)
 
 
+@on(TUS)
 @router.post("/{upload_id}", status_code=204, response_class=Response, include_in_schema=False)
 async def post_upload(
     request: Request, gateway: GatewayDep, access: Entered, upload_id: UploadId, path: Directory

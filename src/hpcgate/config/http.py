@@ -52,6 +52,24 @@ class HttpSettings(Model):
         20, description="Seconds that a client may take for the first line and the headers of a request."
     )
     keep_alive: Pause = Field(5, description="Seconds that a connection may rest between two requests.")
+    body_timeout: Seconds = Field(
+        60, description="Seconds that a request's body may take to arrive, those that stream apart."
+    )
+    min_body_rate: int = Field(
+        512,
+        ge=1,
+        description="Bytes a second that a client must send of a streamed body, on average and beyond "
+        "streams.stall_timeout; time in which the gateway takes nothing does not count.",
+    )
+    max_bodies_per_user: int = Field(
+        256, ge=1, description="Most request bodies of one user that may be arriving at a time; more are told 429."
+    )
+    max_body_memory: int = Field(
+        256 * 1024 * 1024,
+        ge=32 * 1024 * 1024,
+        description="Most bytes of request bodies, those that stream apart, that are kept at a time; a quarter for one "
+        "user.",
+    )
     send_timeout: Seconds = Field(60, description="Seconds that a client may take nothing of an answer.")
     max_requests: int = Field(
         5000,

@@ -1,0 +1,133 @@
+"""The one way to every route: found, its token verified and its request counted, and only then called."""
+
+from collections.abc import Iterable
+
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hpcgate.api import problems
+from hpcgate.api.dependencies import authenticate, gateway
+from hpcgate.api.direct import DirectRoutes
+from hpcgate.api.terms import Terms, terms_of
+from hpcgate.body import Body
+from hpcgate.errors import GatewayError
+
+
+class Door:
+    """Finds the route of each request and lets in who may come, on the terms of the route.
+
+    FastAPI does not look for a route of its own: it serves the one that the door has found, and no other. So a route
+    cannot be reached but through here, whatever it is and whoever has added it.
+
+    Args:
+        inner: FastAPI, behind its middleware.
+        api: The application that has the routes.
+        prefix: What may stand before every path.
+    """
+
+    def __init__(self, inner: ASGIApp, api: FastAPI, prefix: str = "") -> None:
+        if taken := unguarded(api.routes):
+            raise ValueError(f"read their bodies by json_body: {', '.join(taken)}")
+        self._inner = inner
+        self._router = api.router
+        self._direct = DirectRoutes(api.routes, prefix)
+        self._root_path = api.root_path
+        api.router.middleware_stack = self._serve_found
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        found = self._direct.find(scope)
+        if found is None:
+            await self._lead_in(scope, receive, send)
+            return
+        route, terms, parameters = found
+        scope["route"] = route
+        scope["path_params"] = parameters
+        request = Request(scope, receive, send)
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await admit(request, terms)
+            answer = await route.endpoint(request, **parameters)
+            await answer(scope, receive, send if type(answer) is Response else watched_send)
+        except Exception as error:
+            if started:
+                raise  # the server cuts the answer off, so that it cannot pass for a whole one
+            await problems.answer_to(request, error)(scope, receive, send)
+
+    async def _lead_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Admit a request to a route that FastAPI serves."""
+        if self._root_path:
+            # FastAPI sets it, too, but routes are found by it.
+            scope["root_path"] = self._root_path
+        request = Request(scope)
+        try:
+            await admit(request, terms_of(self._find(scope)))
+        except Exception as error:
+            await problems.answer_to(request, error)(scope, receive, send)
+        else:
+            await self._inner(scope, receive, send)
+
+    def _find(self, scope: Scope) -> BaseRoute:
+        """Find the route and note it in the scope.
+
+        Raises:
+            HTTPException: 404, or 405 with the methods that there are.
+        """
+        methods: set[str] = set()
+        for route in self._router.routes:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                scope["route"] = route
+                return route
+            if match is Match.PARTIAL:
+                scope["route"] = route
+                methods.update(getattr(route, "methods", None) or ())
+        if methods:
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(methods))})
+        raise HTTPException(404)
+
+    async def _serve_found(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stand for FastAPI's router."""
+        if scope["type"] != "http":
+            await self._router.app(scope, receive, send)
+            return
+        if not scope["state"].get("admitted"):
+            raise RuntimeError("a request has come past the door")
+        scope["router"] = self._router
+        await scope["route"].handle(scope, receive, send)
+
+
+async def admit(request: Request, terms: Terms) -> None:
+    """Let a request in to a route, or refuse it before anything of its body is read.
+
+    Raises:
+        Unauthenticated, Forbidden, Unavailable, RateLimited: As `authenticate`.
+        TooLarge: Its body is announced to be over the route's limit.
+    """
+    state = request.scope["state"]
+    if not terms.public:
+        try:
+            principal = state["principal"] = await authenticate(request)
+            body: Body | None = state.get("body")
+            if body is not None:
+                opened = gateway(request)
+                body.open(terms.bounds(opened), opened.arrivals, principal.username)
+        except GatewayError as error:
+            error.headers |= terms.headers
+            raise
+    state["admitted"] = True
+
+
+def unguarded(routes: Iterable[BaseRoute]) -> list[str]:
+    """Return the routes whose bodies FastAPI itself would read, of any form and before the policy is asked."""
+    return [route.path for route in routes if isinstance(route, APIRoute) and route.body_field is not None]

@@ -1,0 +1,245 @@
+"""Bodies against a real gateway process: nothing of one is read before its token, and none holds what is others'."""
+
+import contextlib
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from hpcgate.api.terms import terms_of
+from hpcgate.app import create_app
+from hpcgate.config import Settings
+from tests.auth import idp
+from tests.front import Front, serving
+
+MIB = 1024 * 1024
+PREFIX = "/v2"
+AUTH: dict[str, Any] = {"authentication": {"token_url": "http://127.0.0.1:9/token"}}
+CLUSTER = {
+    "name": "demo",
+    "ssh": {"host": "127.0.0.1", "port": 9},
+    "scheduler": {"type": "slurm", "version": "22.05.8", "timeout": 5},
+    "file_systems": [{"path": "/", "data_type": "scratch", "default_work_dir": True}],
+}
+SENDING = {
+    "announced": b"Content-Length: 67108864\r\n\r\n" + b"[" * 1000,
+    "slow": b"Content-Length: 67108864\r\n\r\n",
+    "in chunks": b"Transfer-Encoding: chunked\r\n\r\n3e8\r\n" + b"[" * 1000 + b"\r\n",
+    "slow in chunks": b"Transfer-Encoding: chunked\r\n\r\n",
+    "expecting": b"Content-Length: 67108864\r\nExpect: 100-continue\r\n\r\n",
+    "expecting little": b"Content-Length: 10\r\nExpect: 100-continue\r\n\r\n",
+}
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    directory = tmp_path_factory.mktemp("bodies")
+    keys = directory / "keys.json"
+    keys.write_text(json.dumps({"keys": [idp.jwk("RSA")]}))
+    with serving(
+        directory,
+        apis_root_path=PREFIX,
+        auth={"authentication": {**AUTH["authentication"], "public_certs": [keys.as_uri()]}},
+        clusters=[CLUSTER],
+        metrics={"path": "/metrics"},
+        streams={"stall_timeout": 1},
+        http={"body_timeout": 1, "max_requests": 40, "max_bodies_per_user": 30, "drain": 0},
+    ) as running:
+        deadline = time.monotonic() + 60
+        while httpx.get(f"http://127.0.0.1:{running.port}/status/readiness").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield running
+
+
+def bearer(user: str) -> str:
+    payload = idp.claims(preferred_username=user, exp=int(time.time()) + 3000)
+    return f"Bearer {idp.token(payload=payload)}"
+
+
+ALICE = bearer("alice")
+
+
+def every_request() -> Iterator[tuple[str, str, bool]]:
+    """Yield method, path and whether it is free, for each route, and what stands beside the routes."""
+    general = {
+        "auth": AUTH,
+        "ssh_credentials": {"type": "SSHService", "url": "http://127.0.0.1"},
+        "metrics": {"path": "/metrics"},
+    }
+    routes: Any = create_app(Settings.model_validate(general)).routes
+    for route in routes:
+        path = route.path.format(system_name="demo", job_id="1", upload_id="1")
+        for method in route.methods:
+            yield method, path, terms_of(route).public
+    yield "POST", "/nowhere", True
+    yield "DELETE", "/status/systems", True
+    yield "OPTIONS", "/compute/demo/jobs", True
+
+
+ASKED = sorted(set(every_request()))
+
+
+def ask(front: Front, method: str, path: str, rest: bytes, token: str | None = None) -> bytes:
+    """Send a head and the beginning of a body, and return all that comes until the gateway closes the connection."""
+    with socket.create_connection(("127.0.0.1", front.port), timeout=60) as connection:
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n" + (f"Authorization: {token}\r\n" if token else "")
+        connection.sendall(head.encode() + rest)
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while block := connection.recv(65536):
+                answer += block
+        return answer
+
+
+def body_bytes(front: Front) -> float:
+    """Return how many bytes of bodies have been read."""
+    text = httpx.get(f"http://127.0.0.1:{front.port}/metrics").text
+    return sum(float(line.split()[-1]) for line in re.findall(r"^hpcgate_http_request_body_bytes_total.*", text, re.M))
+
+
+@pytest.mark.parametrize("sending", SENDING)
+def test_nothing_is_read_without_a_token(front: Front, sending: str) -> None:
+    """Every route, with and without a slash at its end and the prefix before it."""
+    before = body_bytes(front)
+    for method, path, free in ASKED:
+        for variant in {path, path.rstrip("/") + "/", PREFIX + path}:
+            for token in (None, "Bearer e.y.J") if variant == path else (None,):
+                answer = ask(front, method, variant, SENDING[sending], token)
+                status = int(answer[9:12])
+                assert b"100 Continue" not in answer, (method, variant)
+                assert re.search(rb"\r\nconnection: close\r\n", answer, re.I), (method, variant)
+                assert (status != 401) if free else (status == 401), (method, variant, answer)
+                if not free and method != "HEAD":
+                    told = json.loads(answer.partition(b"\r\n\r\n")[2])
+                    assert told["errorType"] == "error", (method, variant)
+                    assert b"www-authenticate: Bearer" in answer
+    assert body_bytes(front) == before
+
+
+def test_64_mib_without_a_token_are_hardly_sent(front: Front) -> None:
+    sent = 0
+    with socket.create_connection(("127.0.0.1", front.port), timeout=60) as connection:
+        connection.sendall(b"POST /filesystem/demo/transfer/cp HTTP/1.1\r\nHost: x\r\n" + SENDING["slow"])
+        with contextlib.suppress(OSError):
+            for _ in range(64):
+                connection.sendall(b"[" * MIB)
+                sent += MIB
+    assert sent < 32 * MIB
+
+
+JSON_ROUTES = [(method, path) for method, path, free in ASKED if not free and method in ("POST", "PUT")]
+
+
+def test_too_much_with_a_token_is_refused_early(front: Front) -> None:
+    whole = [(method, path) for method, path in JSON_ROUTES if "/files/" not in path and not path.endswith("/upload")]
+    assert ("POST", "/filesystem/demo/transfer/cp") in whole
+    assert ("POST", "/compute/demo/jobs") in whole
+    for method, path in whole:
+        for rest in (SENDING["announced"], SENDING["expecting"]):
+            answer = ask(front, method, path, rest, ALICE)
+            assert answer.startswith(b"HTTP/1.1 413 "), (method, path, answer)
+
+
+def test_a_continue_comes_after_the_token(front: Front) -> None:
+    with socket.create_connection(("127.0.0.1", front.port), timeout=60) as connection:
+        head = f"PUT /filesystem/demo/ops/chmod HTTP/1.1\r\nHost: x\r\nAuthorization: {ALICE}\r\n"
+        connection.sendall(head.encode() + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"{}")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+
+
+BAD = {
+    "not JSON": (b"x" * 900_000, "not JSON"),
+    "half": (b'{"path": "' + b"x" * 900_000, "not JSON"),
+    "deep": (b"[" * 20_000, "nested too deeply"),
+    "deep and whole": (b"[" * 100 + b"]" * 100, "nested too deeply"),
+    "many": (b"[" + b"[]," * 300_000, "too many values"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_json_with_a_token(front: Front, name: str) -> None:
+    content, words = BAD[name]
+    json_routes = [
+        ("POST", "/compute/demo/jobs"),
+        ("POST", "/filesystem/demo/transfer/mv"),
+        ("PUT", "/filesystem/demo/ops/chmod"),
+    ]
+    with httpx.Client(base_url=f"http://127.0.0.1:{front.port}", headers={"Authorization": ALICE}) as client:
+        for method, path in json_routes:
+            answer = client.request(method, path, content=content, headers={"Content-Type": "application/json"})
+            assert answer.status_code == 400
+            assert words in answer.json()["message"]
+
+
+def resident(front: Front) -> int:
+    """Return the bytes of memory that the gateway takes."""
+    status = Path(f"/proc/{front.process.pid}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
+
+
+FAILING = {
+    "not JSON": b"x" * (7 * MIB),
+    "not JSON at the end": b'{"job": {"script": "' + b"x" * (7 * MIB),
+    "of the wrong form": b'{"job": ["' + b"x" * (7 * MIB) + b'"]}',
+    "many mistakes": b'{"job": {"workingDirectory": "/", "env": [' + b"[1]," * 10_000 + b"1]}}",
+    "a script in vain": b'{"job": {"workingDirectory": "/", "scriptPath": "/x", "script": "'
+    + b"x" * (7 * MIB)
+    + b'"}}',
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_what_a_failed_body_took_is_given_back(front: Front, name: str) -> None:
+    """Twenty after a few others take no more: the C library may keep the room of one body, never of all."""
+    url = f"http://127.0.0.1:{front.port}/compute/demo/jobs"
+    headers = {"Authorization": ALICE, "Content-Type": "application/json"}
+    taken = []
+    with httpx.Client(timeout=60, headers=headers) as client:
+        for _ in range(25):
+            assert client.post(url, content=FAILING[name]).status_code == 400
+            taken.append(resident(front))
+    assert min(taken[-5:]) - min(taken[:5]) < 32 * MIB, taken
+
+
+def test_slow_bodies_with_a_token_end_and_shut_nobody_out(front: Front) -> None:
+    """As many as there may be requests at all, of one user: they have their share, and others are served meanwhile."""
+    statuses = []
+    head = f"POST /compute/demo/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: {ALICE}\r\n"
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", front.port), timeout=60)) for _ in range(60)]
+        for connection in slow:
+            connection.sendall(head.encode() + b"Content-Length: 9000\r\n\r\n[")
+        with httpx.Client(base_url=f"http://127.0.0.1:{front.port}", headers={"Authorization": bearer("bob")}) as bob:
+            for _ in range(10):
+                assert bob.get("/status/systems").status_code == 200
+                assert bob.put("/filesystem/demo/ops/chmod", content=b"{}").status_code == 400
+        with ThreadPoolExecutor(20) as pool:
+            for answer in pool.map(lambda connection: connection.recv(65536), slow):
+                statuses.append(int(answer[9:12]))
+    assert set(statuses) <= {408, 429, 503}
+    assert statuses.count(408) >= 1
+    assert statuses.count(408) <= 30
+
+
+STREAMS = {
+    "PUT /filesystem/demo/ops/chmod": b"Content-Length: 100\r\n\r\n{",
+    "POST /filesystem/demo/transfer/mv": b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+    "POST /filesystem/demo/ops/upload?path=/tmp": b"Content-Type: multipart/form-data; boundary=B\r\n"
+    b"Content-Length: 1000\r\n\r\n--B\r\n",
+}
+
+
+@pytest.mark.parametrize("route", STREAMS)
+def test_a_body_that_does_not_come(front: Front, route: str) -> None:
+    answer = ask(front, *route.split(), STREAMS[route], ALICE)
+    assert answer.startswith(b"HTTP/1.1 408 ")
