@@ -297,7 +297,15 @@ class PoolExhausted(Unavailable):
 
 
 class SchedulerUnavailable(Unavailable):
-    """The scheduler's controller does not answer."""
+    """The scheduler, or the part of it that is needed, does not answer, or takes nothing now.
+
+    Args:
+        message: What the user reads.
+        retry_after: Seconds until the same request may be sent again; None where it may have been carried out.
+    """
+
+    def __init__(self, message: str, *, retry_after: int | None = 5) -> None:
+        super().__init__(message, headers=None if retry_after is None else {"Retry-After": str(retry_after)})
 
 
 class NoSpace(GatewayError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from hpcgate.demo.slurm import LIMITED_QOS, Slurm
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import BadRequest, Forbidden, JobNotFound, SchedulerUnavailable, SubmissionRefused, TimedOut
 from hpcgate.schedulers.base import Account, JobDescription, JobQuery, Scheduler
+from hpcgate.ssh.process import Process
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
 
@@ -495,13 +498,29 @@ class _Counting:
         self._seen.append(argv[0])
         return await self._session.run(argv, **options)  # type: ignore[arg-type]
 
+    def process(self, argv: list[str], **options: Any) -> AbstractAsyncContextManager[Process]:
+        self._seen.append(argv[0])
+        return self._session.process(argv, **options)
+
+
+async def test_the_sites_own_variables_reach_each_command(
+    cluster: Cluster, plain: tuple[Slurm, Sshd], alice: Principal, home: str
+) -> None:
+    """The commands of one cluster's login node turn to another cluster."""
+    async with system(cluster, scheduler={"environment": dict(plain[0].environment)}) as made:
+        job_id = await made.scheduler.submit(alice, JobDescription(home, script=SLEEP, name="by-environment"))
+        (job,) = (await made.scheduler.job(alice, job_id)).jobs
+        assert (job.name, job.cluster) == ("by-environment", "plain")
+        await made.scheduler.cancel(alice, job_id)
+        await until(made.scheduler, alice, job_id, "CANCELLED")
+
 
 async def test_submission_is_not_tried_twice(cluster: Cluster, alice: Principal, home: str) -> None:
     async with system(cluster) as made:
         commands = _commands_of(made.pool)
         with pytest.raises(SubmissionRefused):
             await made.scheduler.submit(alice, JobDescription(home, script="no"))
-        assert commands == ["bash"]
+        assert commands == ["sh"]
 
 
 async def test_controller_down(cluster: Cluster, alice: Principal, home: str) -> None:

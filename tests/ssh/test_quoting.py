@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shlex
+import shutil
 import subprocess
 
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hpcgate.errors import BadRequest
-from hpcgate.ssh.quoting import MAX_LINE, opening, shell_line
+from hpcgate.ssh.quoting import MAX_LINE, Steering, opening, shell_line
 
 AWKWARD = st.text(alphabet="'\"\\ $`!*?~{}()<>|&;#%^\n\r\ta-=é\U0001f600\udcff[]@:/").map(
     lambda text: text.encode("utf-8", "surrogateescape")
@@ -76,3 +78,34 @@ def test_what_no_command_can_carry_is_refused(argv: list[str | bytes], env: dict
 def test_what_start_up_files_print_is_told_apart() -> None:
     assert opening(b"Welcome!\n:hpcgate:") is None
     assert opening(b"Welcome, no newline:hpcgate:123:\nout") == (33, 123)
+
+
+STEERING = Steering(("TOOL_", "OTHER"), kept=("TOOL_CONF",))
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "dash", "bash --posix", "busybox sh", "mksh", "ksh93"])
+def test_steering_variables_are_unset_and_all_else_is_kept(shell: str) -> None:
+    """Names and values that a word-splitting shell could trip over included."""
+    words = shell.split()
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"{words[0]} is not installed")
+    kept = {
+        "PATH": "/usr/bin:/bin",
+        "TOOL_CONF": "/etc/tool.conf",
+        "A_TOOL_": "x",
+        "GLOB": "TOOL_* OTHER_?",
+        "QUOTED": "a 'TOOL_b c' \"TOOL_d=\n TOOL_CONF=e\\",
+        "IFS": ":",
+        "v": "1",
+    }
+    unset = {"TOOL_A": "1", "TOOL_": "2", "OTHER": "x y\nz", "TOOL_lower9": "", "TOOL_SPACED": " TOOL_CONF "}
+    line = shell_line(["env", "-0"], {"SET": "1", "TOOL_SET": "2"}, STEERING).decode()
+    script = shlex.split(line)[3]
+    done = subprocess.run([*words, "-c", script], env=kept | unset, capture_output=True, check=True)
+    begin = opening(done.stdout)
+    assert begin is not None
+    seen = dict(pair.split(b"=", 1) for pair in done.stdout[begin[0] :].split(b"\0") if pair)
+    wanted = {name.encode(): value.encode() for name, value in (kept | {"SET": "1", "TOOL_SET": "2"}).items()}
+    wanted.pop(b"IFS")
+    assert {name: seen.get(name) for name in wanted} == wanted
+    assert not [name for name in unset if name.encode() in seen]

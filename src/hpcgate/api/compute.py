@@ -51,7 +51,10 @@ def description(job: models.JobDescriptionModel) -> JobDescription:
     if (job.script is None) == (job.script_path is None):
         raise BadRequest("Exactly one of script and scriptPath is required.")
     fields = job.model_dump(exclude={"env"})
-    return JobDescription(**fields, environment=environment(job.env))
+    variables = environment(job.env)
+    if "env" in job.model_fields_set:
+        return JobDescription(**fields, environment=variables)
+    return JobDescription(**fields, default_environment=variables)
 
 
 class _Encodings:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType, NoneType
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,8 @@ from hpcgate.config.values import Pause, Seconds
 
 FROZEN = (AfterValidator(lambda value: MappingProxyType(dict(value))), PlainSerializer(dict))
 """Annotations of a mapping that cannot be changed."""
+
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Model(BaseModel):
@@ -80,6 +82,11 @@ class SchedulerSettings(PluginSettings):
     timeout: Seconds = Field(10, description="Seconds that a scheduler command or request may take.")
     read_cache: Pause = Field(
         0, description="Seconds for which answers about jobs may be given out again; 0 shares only those under way."
+    )
+    environment: Annotated[Mapping[EnvironmentName, str], *FROZEN] = Field(
+        {},
+        description="Environment variables for the scheduler's commands on the login node, such as SLURM_CONF."
+        " Variables of the users' own that steer these commands are unset before.",
     )
 
 

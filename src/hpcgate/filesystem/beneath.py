@@ -22,6 +22,7 @@ from hpcgate.ssh.files import Attributes, Entry, RemoteFiles, refuse_root, tempo
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.process import Process
+from hpcgate.ssh.quoting import Steering
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, Streams
@@ -176,6 +177,7 @@ class Confined(Session):
         limit: int | None = None,
         timeout: float | None = None,
         env: dict[str, str] | None = None,
+        without: Steering | None = None,
     ) -> Completed:
         """Do what one of the gateway's own commands does, beneath the paths; any other is denied."""
         handler = _COMMANDS.get(argv[2]) if list(argv[:2]) == ["sh", "-c"] and isinstance(argv[2], str) else None

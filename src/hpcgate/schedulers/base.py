@@ -90,7 +90,12 @@ class JobMetadata:
 
 @dataclass(frozen=True, slots=True)
 class JobDescription:
-    """What to submit. Exactly one of `script` and `script_path` is set."""
+    """What to submit. Exactly one of `script` and `script_path` is set.
+
+    Attributes:
+        environment: Variables that were asked for: the job has them whatever its script says of its environment.
+        default_environment: Variables that nobody asked for: the job has them if its script lets it.
+    """
 
     working_directory: str
     script: str | None = None
@@ -104,6 +109,7 @@ class JobDescription:
     standard_output: str | None = None
     standard_error: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    default_environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

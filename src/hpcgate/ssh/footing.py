@@ -21,6 +21,7 @@ from time import monotonic
 
 from hpcgate.errors import PermissionDenied
 from hpcgate.ssh.process import Process
+from hpcgate.ssh.quoting import Steering
 from hpcgate.ssh.runner import Completed, Runner
 from hpcgate.ssh.streams import StreamRunner
 from hpcgate.ssh.words import told
@@ -290,9 +291,12 @@ class Pinned:
         limit: int | None = None,
         timeout: float | None = None,
         env: dict[str, str] | None = None,
+        without: Steering | None = None,
     ) -> Completed:
         """Run a command to its end."""
-        return await self._runner.run([*self._prefix, *argv], stdin=stdin, limit=limit, timeout=timeout, env=env)
+        return await self._runner.run(
+            [*self._prefix, *argv], stdin=stdin, limit=limit, timeout=timeout, env=env, without=without
+        )
 
     def process(
         self, argv: Sequence[str | bytes], *, stall: float, env: dict[str, str] | None = None

@@ -13,6 +13,7 @@ told apart from what the command prints, and a process group can be ended even w
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from hpcgate.errors import BadRequest
 
@@ -29,8 +30,38 @@ _MISLEADING = "unset POSIXLY_CORRECT BLOCK_SIZE LS_BLOCK_SIZE TAR_OPTIONS;"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def shell_line(argv: Sequence[str | bytes], env: Mapping[str, str] | None = None) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """The environment variables that steer a family of tools, and that a command is to run without.
+
+    Attributes:
+        prefixes: How their names begin: capital letters, digits and underscores.
+        kept: Those that are left as they are all the same, by their whole names.
+    """
+
+    prefixes: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+
+    def unsetting(self) -> str:
+        """Return the line of POSIX shell that unsets them; it starts no other program.
+
+        A word of a variable's value may look like a name, too: then a variable of that name, if there is one, begins
+        with one of the prefixes itself.
+        """
+        keep = "|".join(("*[!A-Za-z0-9_]*", *self.kept))
+        drop = "|".join(f"{prefix}*" for prefix in self.prefixes)
+        return (
+            "set -f;for _hpcgate in $(export -p);do _hpcgate=${_hpcgate%%=*};"
+            f"case $_hpcgate in {keep}) ;;{drop}) unset $_hpcgate;;esac;done;unset _hpcgate;set +f;"
+        )
+
+
+def shell_line(
+    argv: Sequence[str | bytes], env: Mapping[str, str] | None = None, without: Steering | None = None
+) -> bytes:
     """Return the line that makes any login shell run `argv` with ``LC_ALL=C.UTF-8`` and `env` on top.
+
+    Variables of the user's own that are among those of `without` are unset before.
 
     Raises:
         BadRequest: An argument holds a NUL byte, no argument at all, a name in `env` is none, or all is too long.
@@ -44,7 +75,8 @@ def shell_line(argv: Sequence[str | bytes], env: Mapping[str, str] | None = None
             raise BadRequest(f"Not the name of an environment variable: {name!r}")
     exports = " ".join(f"{name}={shlex.quote(_text(value))}" for name, value in settings)
     words = " ".join(shlex.quote(_text(argument)) for argument in argv)
-    script = f"{_ANNOUNCE}{_MISLEADING}export {exports};exec {words}"
+    unset = _MISLEADING + ("" if without is None else without.unsetting())
+    script = f"{_ANNOUNCE}{unset}export {exports};exec {words}"
     if not _SAFE_IN_ALL_SHELLS.fullmatch(script) or "!" in script or "\\" in script:
         script = f'eval "$(printf %b "{_octal(script.encode("utf-8", "surrogateescape"))}")"'
     line = f"exec /bin/sh -c {shlex.quote(script)}".encode()

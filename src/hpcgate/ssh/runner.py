@@ -4,6 +4,8 @@ from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from hpcgate.ssh.quoting import Steering
+
 
 @dataclass(frozen=True, slots=True)
 class Completed:
@@ -43,6 +45,7 @@ class Runner(Protocol):
         limit: int | None = None,
         timeout: float | None = None,
         env: dict[str, str] | None = None,
+        without: Steering | None = None,
     ) -> Completed:
         """Run a command to its end."""
 

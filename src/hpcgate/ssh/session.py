@@ -23,7 +23,7 @@ from hpcgate.ssh.helped_files import HelpedFiles
 from hpcgate.ssh.helper import Helper
 from hpcgate.ssh.login_node import LoginNode
 from hpcgate.ssh.process import Process
-from hpcgate.ssh.quoting import shell_line
+from hpcgate.ssh.quoting import Steering, shell_line
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.sftp_bulk import BulkSftp
 from hpcgate.ssh.sftp_files import SftpFiles
@@ -112,6 +112,7 @@ class Session:
         limit: int | None = None,
         timeout: float | None = None,
         env: dict[str, str] | None = None,
+        without: Steering | None = None,
     ) -> Completed:
         """Run a command under ``LC_ALL=C.UTF-8`` and return how it ended, whatever its exit status.
 
@@ -123,6 +124,7 @@ class Session:
             limit: The most bytes of standard output taken; None is the system's default (32 MiB).
             timeout: Seconds; None is the system's ``command_execution``.
             env: Further environment variables, set on the command line.
+            without: Variables of the user's own that the command is not to see.
 
         Raises:
             BadRequest: An argument cannot be one: it holds a NUL byte, or all of them are too long.
@@ -133,7 +135,7 @@ class Session:
             PoolExhausted: The login node allows no more commands at a time, and none ended in time.
         """
         with self._connection.telemetry.stage("command", self.system, _name(argv)):
-            return await self._run(argv, stdin, limit, timeout, env)
+            return await self._run(argv, stdin, limit, timeout, env, without)
 
     async def _run(
         self,
@@ -142,8 +144,9 @@ class Session:
         limit: int | None,
         timeout: float | None,
         env: dict[str, str] | None,
+        without: Steering | None,
     ) -> Completed:
-        line = shell_line(argv, env)
+        line = shell_line(argv, env, without)
         settings = self._connection.settings
         seconds = settings.timeout.command_execution if timeout is None else timeout
         most = settings.max_output_size if limit is None else limit

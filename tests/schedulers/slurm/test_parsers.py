@@ -22,6 +22,7 @@ from .recordings import RELEASES, recordings
 
 MARK = "qzvkwxjyghqzvkwx"
 ROW, COLUMN = MARK + ";", MARK + ","
+TAG = sbatch.Tag(MARK, "hpcgate:1")
 
 every_release = pytest.mark.parametrize("release", RELEASES)
 
@@ -403,21 +404,6 @@ def test_a_line_of_any_values_costs_at_most_itself(
 
 
 @every_release
-def test_a_real_submission(release: str) -> None:
-    recorded = recordings(release)["sbatch-parsable"]
-    assert sbatch.parse(recorded.stdout) == recorded.stdout.strip()
-    refused = recordings(release)["sbatch-bad-partition"]
-    assert sbatch.parse(refused.stdout) is None
-    assert sbatch.refusal(refused.stderr) == refused.stderr
-
-
-@given(numbers, st.text(), st.text(st.characters(exclude_categories=["Z", "C"]), max_size=9))
-def test_the_job_id_is_found_after_what_a_plugin_prints(job_id: str, words: str, cluster: str) -> None:
-    assert sbatch.parse(f"{words}\n{job_id}\n") == job_id
-    assert sbatch.parse(f"{words}\n{job_id};{cluster}\n") == job_id
-
-
-@every_release
 @pytest.mark.parametrize(
     ("label", "outcome"),
     [
@@ -480,8 +466,8 @@ marked = st.lists(st.one_of(st.text(), st.sampled_from([MARK, ROW, COLUMN, "\n",
         scontrol.parse_reservations,
         scontrol.parse_ping,
         scontrol.parse_cluster,
-        sbatch.parse,
-        sbatch.refusal,
+        lambda text: sbatch.parse(text, TAG),
+        lambda text: sbatch.parse_queue(text, MARK),
         sacctmgr.parse,
         lambda text: scancel.parse(0, text),
         lambda text: scancel.parse(1, text),

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcgate.errors import BadRequest, CommandFailed, Forbidden, GatewayError, JobNotFound, SchedulerUnavailable
-from hpcgate.schedulers.base import JobDescription
-from hpcgate.schedulers.slurm import sacct, sbatch, scancel, scontrol, squeue, srun, values
+from hpcgate.schedulers.slurm import sacct, scancel, scontrol, squeue, srun, values
 from hpcgate.schedulers.slurm.failures import NO_ACCOUNTING, UNKNOWN_JOB, UNREACHABLE, failure, says
 from hpcgate.schedulers.slurm.job_ids import JobId, task_ranges
 from hpcgate.schedulers.slurm.records import Selection
@@ -267,43 +266,3 @@ def test_which_jobs_are_asked_for() -> None:
     assert not any(argument.startswith("--user") for argument in squeue.command(Selection(), "m"))
     assert "--all" in scontrol.partitions_command(show_hidden=True)
     assert "--all" not in scontrol.partitions_command(show_hidden=False)
-
-
-plain = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
-
-
-@given(st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True), plain), plain)
-def test_variables_and_script_come_back_from_the_input(environment: dict[str, str], script: str) -> None:
-    job = JobDescription("/d", script=script, environment=environment)
-    head, _, rest = sbatch.stdin(job).partition(b"\0\0") if environment else (b"", b"", sbatch.stdin(job)[1:])
-    assert dict(pair.split("=", 1) for pair in head.decode().split("\0") if pair) == environment
-    assert rest.decode() == script
-    assert ("--export=ALL" in sbatch.command(job)) is bool(environment)
-
-
-@given(plain, plain, plain)
-def test_no_value_of_a_submission_becomes_an_option(name: str, account: str, path: str) -> None:
-    argv = sbatch.command(JobDescription("/d", script_path=path, name=name, account=account))
-    assert argv[-2:] == ["--", path]
-    assert argv[4:6] == ["/d", "--parsable"]
-    assert all(argument.startswith("--") for argument in argv[5:-2])
-
-
-@pytest.mark.parametrize(
-    "job",
-    [
-        JobDescription("/d", script="", environment={"A=B": "x"}),
-        JobDescription("/d", script="", environment={"": "x"}),
-        JobDescription("/d", script="", environment={"A\n": "x"}),
-        JobDescription("/d", script="", environment={"A": "\0"}),
-        JobDescription("/d", script="\udc80"),
-    ],
-)
-def test_input_that_cannot_be_submitted(job: JobDescription) -> None:
-    with pytest.raises(BadRequest):
-        sbatch.stdin(job)
-
-
-def test_a_nul_cannot_be_an_argument() -> None:
-    with pytest.raises(BadRequest):
-        sbatch.command(JobDescription("/d", script="", name="a\0b"))

@@ -55,6 +55,25 @@ def test_an_environment_is_never_empty_and_the_jobs_own_wins() -> None:
     assert "PATH=/x" in submission.environment({"PATH": "/x"}, "alice", NEW)
 
 
+@pytest.mark.parametrize(
+    ("directive", "wanted"),
+    [
+        ("#SBATCH --export=NONE", {"A_ASKED": "1"}),
+        ("#SBATCH --export=nil", {"A_ASKED": "1"}),
+        ("#SBATCH --export=ALL", {"A_ASKED": "1", "A_DEFAULT": "1"}),
+        ("", {"A_ASKED": "1", "A_DEFAULT": "1"}),
+    ],
+)
+def test_a_default_variable_gives_way_to_the_scripts_export(directive: str, wanted: dict[str, str]) -> None:
+    asked = job(f"#!/bin/sh\n{directive}\n", environment={"A_ASKED": "1"}, default_environment={"A_DEFAULT": "1"})
+    environment = submission.body(asked, "alice", OLD)["job"]["environment"]
+    assert {name: value for name, value in environment.items() if name.startswith("A_")} == wanted
+
+
+def test_nobody_waits_for_the_end_of_a_job() -> None:
+    assert fields("#SBATCH --wait") == fields("#SBATCH -W") == {}
+
+
 @pytest.mark.parametrize("name", ["", "A B", "A=B", "1A", "A-B", "é"])
 def test_names_of_variables_that_are_none(name: str) -> None:
     with pytest.raises(BadRequest, match="environment variable"):
@@ -173,7 +192,7 @@ def test_directives_that_differ(option: str) -> None:
 
 
 def test_what_a_request_cannot_carry_is_refused_by_name() -> None:
-    for option in ("--uid=3", "--wait", "-X", "hetjob", "--export=A,B", "--get-user-env", "--wrap=x"):
+    for option in ("--uid=3", "-X", "hetjob", "--export=A,B", "--get-user-env", "--wrap=x"):
         with pytest.raises(NotSupported, match=option.removeprefix("--").partition("=")[0]):
             fields(f"#SBATCH {option}")
     with pytest.raises(NotSupported, match=r"--begin=now\+1hour .* v0\.0\.45"):

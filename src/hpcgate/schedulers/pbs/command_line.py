@@ -20,6 +20,7 @@ from hpcgate.schedulers.pbs.failures import (
 )
 from hpcgate.schedulers.pbs.job_ids import JobId
 from hpcgate.schedulers.pbs.settings import PbsSettings
+from hpcgate.schedulers.pbs.variables import STEERING
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
@@ -50,9 +51,11 @@ class CommandLine:
         retry: bool = True,
         limit: int | None = None,
     ) -> Completed:
+        variables = {**self.settings.environment, **(env or {})}
+
         async def work(session: Session) -> Completed:
             return await session.run(
-                argv, stdin=stdin, timeout=self.settings.timeout, env=dict(env) if env else None, limit=limit
+                argv, stdin=stdin, timeout=self.settings.timeout, env=variables, limit=limit, without=STEERING
             )
 
         return await self.pool.perform(principal, work, retry=retry)

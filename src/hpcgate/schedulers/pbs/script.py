@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import JobDescription
+from hpcgate.schedulers.variables import check_variable
 
 MAX_SIZE = 4 * 1024 * 1024
 """Bytes of a script."""
@@ -23,7 +24,6 @@ _SHELLS = frozenset({b"sh", b"bash", b"dash", b"ash", b"ksh", b"ksh93", b"mksh",
 _DIRECTIVE = re.compile(rb"\s*#PBS(?:\s|$)")
 _NAME_OPTION = re.compile(rb"\s-N")
 _SHELL_OPTION = re.compile(rb"\s-S\s*([^\s,@:]+)")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
 _OCTAL = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _./=:,@%+-#$(){}[]"|&;<>*?~^')
 
@@ -67,12 +67,12 @@ def composed(script: bytes, job: JobDescription) -> bytes:
         job: The rest of it: environment, standard input.
 
     Raises:
-        BadRequest: A variable's name is no identifier, its value holds a NUL, or a text is not Unicode.
+        BadRequest: A job cannot have one of the variables, or a text holds a NUL or is not Unicode.
     """
     head = 'cd -- "$PBS_O_WORKDIR" || exit\n'
     if job.standard_input:
         head += _assignment("_hpcgate_stdin", job.standard_input) + '\nexec <"$_hpcgate_stdin" || exit\n'
-    exports = _exports(job.environment)
+    exports = _exports({**job.default_environment, **job.environment})
     marked = directives(script)
     shell = _interpreter(script, marked)
     end = _head_end(script)
@@ -118,8 +118,7 @@ def _head_end(script: bytes) -> int:
 def _exports(environment: Mapping[str, str]) -> str:
     lines = []
     for name, value in environment.items():
-        if not _NAME.fullmatch(name):
-            raise BadRequest(f"Not a valid name of an environment variable: {name!r}")
+        check_variable(name, value)
         lines.append(f"{_assignment(name, value)}; export {name}\n")
     return "".join(lines)
 

@@ -1,7 +1,8 @@
 """Slurm by its commands on the login node, run as the user."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -9,7 +10,9 @@ from hpcgate.auth import Principal
 from hpcgate.errors import (
     BadRequest,
     CommandFailed,
+    Conflict,
     Forbidden,
+    GatewayError,
     JobNotFound,
     SchedulerUnavailable,
     SubmissionRefused,
@@ -18,11 +21,14 @@ from hpcgate.errors import (
 from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
 from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
 from hpcgate.schedulers.slurm.failures import (
+    BUSY,
     DENIED,
     NO_ACCOUNTING,
+    NOT_RUN,
     OVER_LIMIT,
     UNKNOWN_JOB,
     UNREACHABLE,
+    UNSURE,
     failure,
     says,
 )
@@ -31,7 +37,9 @@ from hpcgate.schedulers.slurm.marks import new_mark
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.settings import SlurmSettings
 from hpcgate.schedulers.slurm.streams import StreamNames, expanded, first_node
+from hpcgate.schedulers.slurm.variables import ASKING
 from hpcgate.schedulers.slurm.version import release, version
+from hpcgate.schedulers.submitting import Printed, run_submission
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
@@ -47,6 +55,12 @@ DOUBT = 30.0
 
 Other commands try for as long as slurm.conf's MessageTimeout, 10 s by default, before they give up.
 """
+
+
+_LINGER = 1.0
+"""Seconds for sbatch to end once it has printed the id: after that it waits for the job (``--wait``)."""
+
+Ran = TypeVar("Ran", Completed, Printed)
 
 
 class NoHistory(Exception):
@@ -89,9 +103,22 @@ class CommandLine:
             SchedulerUnavailable: The controller was silent a moment ago and still is.
         """
 
-        async def work(session: Session) -> Completed:
-            return await session.run(argv, stdin=stdin, timeout=self.settings.timeout, env=dict(env) if env else None)
+        variables = {**self.settings.environment, **(env or {})}
 
+        async def work(session: Session) -> Completed:
+            return await session.run(argv, stdin=stdin, timeout=self.settings.timeout, env=variables, without=ASKING)
+
+        return await self._perform(principal, work, retry=retry, controller=controller)
+
+    async def _perform(
+        self,
+        principal: Principal,
+        work: Callable[[Session], Awaitable[Ran]],
+        *,
+        retry: bool,
+        controller: bool = True,
+    ) -> Ran:
+        """Do the work on a session, and remember for `DOUBT` that slurmctld was silent."""
         clock = asyncio.get_running_loop().time
         if controller and clock() < self._doubt_until:
             await self.ping(principal)
@@ -102,7 +129,9 @@ class CommandLine:
                 self._doubt_until = clock() + DOUBT
             raise
         if controller:
-            silent = not done.ok and says(done.words, UNREACHABLE)
+            words = done.words if isinstance(done, Completed) else done.text
+            timed_out = isinstance(done, Printed) and done.timed_out
+            silent = timed_out or (done.exit_status != 0 and says(words, UNREACHABLE))
             self._doubt_until = clock() + DOUBT if silent else 0.0
         return done
 
@@ -113,20 +142,88 @@ class CommandLine:
         return done.stdout.decode("utf-8", "replace")
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
-        """Submit a job and return its id."""
-        done = await self._run(principal, sbatch.command(job), stdin=sbatch.stdin(job), retry=False)
-        output = done.stdout.decode("utf-8", "replace")
-        if done.ok:
-            job_id = sbatch.parse(output)
-            if job_id is None:
-                raise CommandFailed(f"sbatch printed no job id: {output.strip() or done.words}")
-            return job_id
-        words = sbatch.refusal(done.words)
-        if done.exit_status in (126, 127) or done.exit_status < 0 or says(words, UNREACHABLE):
-            raise failure(done)
-        if says(words, OVER_LIMIT):
-            raise Forbidden(words)
-        raise SubmissionRefused(words or output.strip() or f"sbatch ended with exit status {done.exit_status}")
+        """Submit a job and return its id.
+
+        Raises:
+            SubmissionRefused: With what was printed.
+            SchedulerUnavailable: Nothing was submitted: the controller is down, or takes no more jobs now.
+            TimedOut: Nobody knows whether the job was submitted.
+            Conflict: It was submitted, and its id cannot be told.
+        """
+        tag = sbatch.Tag.new()
+        argv, stdin = sbatch.command(job, tag, tagged=self.settings.tag_jobs), sbatch.stdin(job)
+        printed = await self._run_submission(principal, argv, stdin, tag)
+        said = sbatch.parse(printed.text, tag)
+        foreign = await self._elsewhere(principal, said)
+        if not foreign and said.program and printed.exit_status in (0, None) and len(said.jobs) == 1:
+            return said.jobs[0][0]
+        refusal = _refusal(printed, said)
+        certain = isinstance(refusal, BadRequest | Forbidden | SchedulerUnavailable) and printed.exit_status is not None
+        if refusal is not None and certain and not foreign and not said.jobs:
+            raise refusal
+        found = await self._tagged(principal, job, said, tag)
+        if isinstance(found, str):
+            return found
+        if foreign:
+            raise await self._refused_elsewhere(principal, *foreign)
+        if isinstance(found, GatewayError) and len(said.jobs) == 1 and printed.exit_status in (0, None):
+            return said.jobs[0][0]
+        if refusal is not None:
+            raise refusal
+        words = said.words or "sbatch printed nothing"
+        if isinstance(found, GatewayError) or said.jobs or "submitted" in words.lower():
+            raise Conflict(f"The job may have been submitted, but its id cannot be told; look at your jobs: {words}")
+        raise SubmissionRefused(words)
+
+    async def _run_submission(
+        self, principal: Principal, argv: Sequence[str], stdin: bytes, tag: sbatch.Tag
+    ) -> Printed:
+        """Run sbatch until it has ended or said enough."""
+
+        def patience(text: str) -> float | None:
+            said = sbatch.parse(text, tag)
+            if said.program and says(said.words, BUSY):
+                return 0
+            return None if not said.jobs else _LINGER if said.program else self.settings.timeout / 2
+
+        async def work(session: Session) -> Printed:
+            return await run_submission(
+                session,
+                argv,
+                stdin,
+                env=self.settings.environment,
+                seconds=self.settings.timeout,
+                patience=patience,
+            )
+
+        return await self._perform(principal, work, retry=False)
+
+    async def _elsewhere(self, principal: Principal, said: sbatch.Said) -> tuple[str, str] | None:
+        """Return id and cluster of a job that went to another cluster than this one."""
+        clusters = [(job_id, cluster) for job_id, cluster in said.jobs if cluster is not None]
+        if not clusters:
+            return None
+        here = await self.cluster(principal)
+        return next(((job_id, cluster) for job_id, cluster in clusters if cluster != here), None)
+
+    async def _refused_elsewhere(self, principal: Principal, job_id: str, cluster: str) -> SubmissionRefused:
+        """Cancel a job that went to another cluster, and return the refusal."""
+        done = await self._run(principal, scancel.elsewhere(job_id, cluster), controller=False, retry=False)
+        became = "it was cancelled there" if done.ok else f"it could not be cancelled there: {done.words}"
+        return SubmissionRefused(
+            f"The job was submitted to another cluster, {cluster}, as {job_id}; {became}. A request goes to one cluster"
+        )
+
+    async def _tagged(
+        self, principal: Principal, job: JobDescription, said: sbatch.Said, tag: sbatch.Tag
+    ) -> str | GatewayError | None:
+        """Return the id of a job just submitted as the controller knows it, None for none, or why it did not tell."""
+        mark = new_mark()
+        try:
+            text = await self._read(principal, sbatch.queue_command(principal.username, mark), squeue.ENVIRONMENT)
+        except GatewayError as error:
+            return error
+        return sbatch.chosen(sbatch.parse_queue(text, mark), said, tag, job)
 
     async def live(self, principal: Principal, selection: Selection) -> list[Record]:
         """Return the selected jobs that the controller knows, ended ones that it still remembers included."""
@@ -310,3 +407,23 @@ class CommandLine:
             raise failure(done)
         # ``slurm 22.05.8``, or ``slurm-wlm 22.05.8`` where Debian made it.
         return release(done.stdout.decode("utf-8", "replace").strip().rpartition(" ")[2])
+
+
+def _refusal(printed: Printed, said: sbatch.Said) -> GatewayError | None:
+    """Return what a submission that gave no job is answered with; None if nothing says that it gave none."""
+    words = said.words
+    if printed.timed_out:
+        return TimedOut(f"Command sbatch timed out; the job may have been submitted all the same: {words}".rstrip(": "))
+    if says(words, BUSY):
+        return SchedulerUnavailable(words)
+    if printed.exit_status in (0, None):
+        return None
+    if says(words, UNSURE):
+        return TimedOut(f"The job may have been submitted all the same: {words}")
+    if "Argument list too long" in words:
+        return BadRequest(f"The environment of the job is too large: {words}")
+    if printed.exit_status in NOT_RUN or printed.exit_status < 0 or says(words, UNREACHABLE):
+        return SchedulerUnavailable(words or f"sbatch ended with exit status {printed.exit_status}")
+    if says(words, OVER_LIMIT):
+        return Forbidden(words)
+    return SubmissionRefused(words or f"sbatch ended with exit status {printed.exit_status}")

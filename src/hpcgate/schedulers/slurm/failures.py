@@ -20,6 +20,26 @@ UNREACHABLE = (
 )
 """slurmctld or slurmdbd does not answer."""
 
+BUSY = (
+    "sleeping and retrying",
+    "temporarily unable to accept job",
+    "Job creation temporarily disabled",
+    "Slurm job queue full",
+    "Resource temporarily unavailable",
+)
+"""slurmctld takes no more jobs now (MaxJobCount, its start, a reconfiguration); sbatch tries again for minutes."""
+
+UNSURE = (
+    "Socket timed out on send/recv operation",
+    "Zero Bytes were transmitted or received",
+    "receive failure",
+    "shutdown failure",
+    "Unexpected message received",
+    "Connection reset by peer",
+    "Broken pipe",
+)
+"""slurmctld may have taken the job, and could not say so."""
+
 NO_ACCOUNTING = ("accounting storage is disabled", "not running a supported accounting_storage plugin")
 """The site has no slurmdbd."""
 
@@ -27,6 +47,9 @@ UNKNOWN_JOB = ("Invalid job id specified",)
 
 OVER_LIMIT = ("violates accounting/QOS policy",)
 """https://slurm.schedmd.com/resource_limits.html"""
+
+NOT_RUN = (126, 127)
+"""Exit statuses of a shell that cannot run a command, or does not find it."""
 
 DENIED = ("Access/permission denied", "Invalid user id")
 
@@ -43,8 +66,10 @@ def failure(done: Completed) -> GatewayError:
         (str(word) for word in done.argv if not str(word).startswith(("env", "-")) and "=" not in str(word)), ""
     )
     message = words or f"{tool} ended with exit status {done.exit_status}"
-    if says(words, UNREACHABLE):
+    if says(words, (*UNREACHABLE, *BUSY)):
         return SchedulerUnavailable(message)
+    if done.exit_status in NOT_RUN:
+        return SchedulerUnavailable(f"{tool} cannot be run on the login node: {message}")
     if says(words, DENIED):
         return Forbidden(message)
     return CommandFailed(message)

@@ -1,15 +1,26 @@
 """sbatch: submission.
 
 The script and the environment go through standard input: ``--export`` cannot carry a comma, and a command line shows in
-the process list and has a limit of 128 KiB. So a line of bash reads the variables, sets them for sbatch alone, and
-leaves the rest of the input, the script, to it. https://slurm.schedmd.com/sbatch.html
+the process list and has a limit of 128 KiB. So a few lines of shell read the variables, set them for sbatch alone, and
+leave the rest of the input, the script, to it.
+
+What is called sbatch may be a site's wrapper, which prints what it likes around the job's id, or instead of it. So the
+job gets a tag in its comment by which the controller itself can say what its id is. https://slurm.schedmd.com/sbatch.html
 """
 
 import re
-from collections.abc import Mapping
+import secrets
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import JobDescription
+from hpcgate.schedulers.slurm import values
+from hpcgate.schedulers.slurm.job_ids import JobId
+from hpcgate.schedulers.slurm.marks import parse_rows
+from hpcgate.schedulers.slurm.variables import SUBMITTING
+from hpcgate.schedulers.variables import check_variable
 
 _OPTIONS: Mapping[str, str] = {
     "name": "job-name",
@@ -23,23 +34,63 @@ _OPTIONS: Mapping[str, str] = {
     "standard_error": "error",
 }
 
+NO_DIRECTORY = 66
+"""Exit status if the working directory cannot be entered."""
+
+_LOGIN = ("OLDPWD", "SSH_CLIENT", "SSH_CONNECTION", "SSH_ORIGINAL_COMMAND", "SSH_TTY")
+"""Variables of the login, none of the job's business."""
+
 _READER = (
-    '(cd -- "$1" >/dev/null) || exit 66; shift; tool=$(type -P sbatch) || tool=sbatch; pairs=(); '
-    'while IFS= read -r -d "" pair && [ -n "$pair" ]; do pairs+=("$pair"); done; '
-    'exec env -u LC_ALL "${pairs[@]}" "$tool" "$@"'
+    # Not every shell says why it cannot enter a directory; ls does.
+    'exec 2>&1; cd -- "$1" >/dev/null 2>&1 || { _hpcgate_why=$(ls -d -- "$1/." 2>&1 >/dev/null); '
+    'printf "cd: %s: %s\\n" "$1" "${_hpcgate_why##*: }"; exit ' + str(NO_DIRECTORY) + "; }; "
+    f"unset {' '.join((*_LOGIN, *SUBMITTING))}; "
+    "unset -f sbatch; _hpcgate_tool=$(command -v sbatch) || _hpcgate_tool=sbatch; "
+    "_hpcgate_kind=wrapper; _hpcgate_magic=; "
+    'case $_hpcgate_tool in (/*) { IFS= read -r _hpcgate_magic <"$_hpcgate_tool"; } 2>/dev/null; '
+    "case $_hpcgate_magic in (\"$(printf '\\177')ELF\"*) _hpcgate_kind=program;; esac;; esac; "
+    "_hpcgate_since=; test $_hpcgate_kind = program || _hpcgate_since=$(date +%s); "
+    'printf "%s %s %s\\n" "$2" "$_hpcgate_kind" "$_hpcgate_since"; _hpcgate_comment=$3; '
+    'if [ -n "$4" ] && grep -q "^#SBATCH.*--com[a-z]*[= ]" -- "$4"; then _hpcgate_comment=; fi 2>/dev/null; shift 4; '
+    'if [ -n "$_hpcgate_comment" ]; then set -- "--comment=$_hpcgate_comment" "$@"; fi; '
+    'set -- "$_hpcgate_tool" "$@"; '
+    'while IFS= read -r _hpcgate_pair && [ -n "$_hpcgate_pair" ]; do '
+    '_hpcgate_value=$(printf "%b_" "${_hpcgate_pair#*=}"); '
+    'set -- "${_hpcgate_pair%%=*}=${_hpcgate_value%_}" "$@"; done; '
+    'exec env -u LC_ALL -u LANGUAGE "$@"'
 )
 """sbatch itself takes a working directory that does not exist, and the job then dies without a word.
 
-LC_ALL is the gateway's own, for messages that can be matched, and none of the job's business. ``sbatch`` is looked up
-before a PATH of the job can hide it.
+``sbatch`` is looked up before a PATH of the job can hide it. A comment that a script at a path asks for stays as it is.
+LC_ALL and LANGUAGE are the gateway's own, for messages that can be matched. The shell's variables have names that no
+user exports: an exported variable that is set here would reach the job.
 """
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_JOB_ID = re.compile(r"^(\d{1,10})(?:;\S*)?$", re.MULTILINE)
-_SHELL = re.compile(r"^sbatch: line \d+: ", re.MULTILINE)
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _./=:,@%+-")
 
 
-def command(job: JobDescription) -> list[str]:
+_TAGGED = "hpcgate:"
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """What a submission is known by.
+
+    Attributes:
+        header: Stands before all that sbatch prints.
+        comment: Is in the job's comment, if jobs are tagged.
+    """
+
+    header: str
+    comment: str
+
+    @classmethod
+    def new(cls) -> "Tag":
+        """Return one that was never used."""
+        return cls(f"sbatch-{secrets.token_hex(8)}", f"{_TAGGED}{secrets.token_hex(8)}")
+
+
+def command(job: JobDescription, tag: Tag, *, tagged: bool = True) -> list[str]:
     """Return the command that submits a job; its standard input is `stdin`.
 
     Each value is one argument together with its option's name, so that none can become an option.
@@ -47,7 +98,10 @@ def command(job: JobDescription) -> list[str]:
     Raises:
         BadRequest: A value holds a NUL.
     """
-    arguments = ["bash", "-c", _READER, "sbatch", job.working_directory, "--parsable"]
+    own = _own_comment(job.script or "")
+    comment = f"{own} {tag.comment}" if own else tag.comment
+    arguments = ["sh", "-c", _READER, "sbatch", job.working_directory, tag.header]
+    arguments += [comment if tagged else "", job.script_path or "", "--parsable"]
     for attribute, option in _OPTIONS.items():
         value = getattr(job, attribute)
         if value:
@@ -63,31 +117,148 @@ def command(job: JobDescription) -> list[str]:
     return arguments
 
 
+_DIRECTIVE = re.compile(r"#SBATCH\s+(.*)")
+
+
+def _own_comment(script: str) -> str:
+    """Return the comment that a script asks for, or an empty text."""
+    comment = ""
+    for line in script.split("\n")[1:]:
+        if line.strip() and not line.startswith("#"):
+            break
+        match = _DIRECTIVE.match(line)
+        if match is None or "--com" not in line:
+            continue
+        try:
+            words = iter(shlex.split(match[1], comments=True))
+        except ValueError:
+            continue
+        for word in words:
+            option, equals, value = word.partition("=")
+            if len(option) >= len("--com") and "--comment".startswith(option):
+                comment = value if equals else next(words, "")
+    return comment
+
+
 def stdin(job: JobDescription) -> bytes:
-    """Return what `command` reads: the variables, each ended by NUL, an empty one, the script.
+    """Return what `command` reads: the variables, a line each in the escapes of printf's %b, an empty line, the script.
 
     Raises:
-        BadRequest: A variable's name is no identifier, its value holds a NUL, or a text is not Unicode.
+        BadRequest: A job cannot have one of the variables, or the script is not Unicode.
     """
-    parts = []
-    for name, value in job.environment.items():
-        if not _NAME.fullmatch(name):
-            raise BadRequest(f"Not a valid name of an environment variable: {name!r}")
-        if "\0" in value:
-            raise BadRequest(f"The value of the environment variable {name} contains a NUL character")
-        parts.append(f"{name}={value}\0")
+    lines = []
+    for name, value in {**job.default_environment, **job.environment}.items():
+        check_variable(name, value)
+        lines.append(f"{name}={_octal(value.encode())}\n")
     try:
-        return "".join([*parts, "\0", job.script or ""]).encode()
+        return "".join([*lines, "\n", job.script or ""]).encode()
     except UnicodeEncodeError as error:
-        raise BadRequest(f"The script or a variable is not valid Unicode: {error.reason}") from error
+        raise BadRequest(f"The script is not valid Unicode: {error.reason}") from error
 
 
-def parse(output: str) -> str | None:
-    """Return the job id that ``--parsable`` printed, without the cluster's name, or None if there is none."""
-    found = _JOB_ID.findall(output)
-    return found[-1] if found else None
+def _octal(value: bytes) -> str:
+    return "".join(chr(byte) if byte in _PLAIN else f"\\0{byte:03o}" for byte in value)
 
 
-def refusal(words: str) -> str:
-    """Return sbatch's own words about a refused submission."""
-    return _SHELL.sub("", words)
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What was printed about a submission.
+
+    Attributes:
+        program: Whether it was Slurm's own sbatch that printed it, and not a script in its place.
+        since: The login node's clock before a script in its place was started, in Unix seconds.
+        words: All of it.
+        jobs: What may be a job's id, with the name of another cluster if one stands with it; each once, in order.
+    """
+
+    program: bool
+    since: int | None
+    words: str
+    jobs: tuple[tuple[str, str | None], ...]
+
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_PARSABLE = re.compile(r"\s*([0-9]{1,10})(?:;([^\s;]+))?\s*")
+_SENTENCE = re.compile(r"Submitted batch job ([0-9]{1,10})(?: on cluster (\S+))?")
+_SHELL = re.compile(r"^(?:sbatch|sh): (?:line )?\d+: ", re.MULTILINE)
+
+
+def parse(output: str, tag: Tag) -> Said:
+    """Return what was printed, colours and whatever stands before the header left out."""
+    before, header, after = output.partition(tag.header)
+    head, _, printed = after.partition("\n")
+    kind, _, since = head.strip().partition(" ")
+    words = _ESCAPES.sub("", (printed if header else before).replace("\r", "\n")).strip()
+    found: dict[tuple[str, str | None], None] = {}
+    for line in words.split("\n"):
+        match = _PARSABLE.fullmatch(line) or _SENTENCE.search(line)
+        if match is not None and match[1].strip("0"):
+            found[match[1].lstrip("0"), match[2]] = None
+    return Said(kind == "program", values.integer(since), _SHELL.sub("", words), tuple(found))
+
+
+# Finding out from the controller.
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A job of the user's in the queue.
+
+    Attributes:
+        base: The id that a submission gives.
+        submitted: Unix seconds.
+        directory: Its working directory.
+        comment: Its comment.
+    """
+
+    base: str
+    submitted: int
+    directory: str
+    comment: str
+
+
+_COLUMNS = ("%i", "%V", "%Z", "%k")
+
+
+def queue_command(username: str, mark: str) -> list[str]:
+    """Return the command that lists what is needed to find a job by its tag, of all jobs of a user."""
+    columns = f"{mark};" + f"{mark},".join(_COLUMNS)
+    return ["squeue", "--noheader", "--all", "--states=all", f"--user={username}", f"--format={columns}"]
+
+
+def parse_queue(text: str, mark: str) -> list[Candidate]:
+    """Return what `queue_command` printed."""
+
+    def candidate(row: Sequence[str]) -> Candidate:
+        job_id = JobId.read(row[0])
+        if job_id is None:
+            raise ValueError("no job")
+        return Candidate(job_id.base, values.integer(row[1]) or 0, row[2], row[3])
+
+    rows = (chunk.removesuffix("\n").split(f"{mark},") for chunk in text.split(f"{mark};")[1:])
+    return parse_rows("squeue", rows, len(_COLUMNS), candidate)
+
+
+CLOCKS = 2
+"""Seconds by which the clocks of a login node and of the controller may differ."""
+
+
+def chosen(queue: Iterable[Candidate], said: Said, tag: Tag, job: JobDescription) -> str | None:
+    """Return the id of the job that was submitted, None if it is not in the queue or cannot be told from others.
+
+    It is the one with the tag. A wrapper may drop the comment: then, of those without any tag, it is the one whose id
+    was printed and that was submitted since; and if no id was printed, but that something was submitted, the only one
+    since in its directory.
+    """
+    jobs = list(queue)
+    printed = {job_id for job_id, cluster in said.jobs if cluster is None}
+    tagged = list(dict.fromkeys(found.base for found in jobs if tag.comment in found.comment))
+    if tagged:
+        return next((base for base in tagged if base in printed), tagged[0])
+    if said.since is None:
+        return None
+    recent = [found for found in jobs if found.submitted >= said.since - CLOCKS and _TAGGED not in found.comment]
+    named = {found.base for found in recent if found.base in printed}
+    if not named and re.search("submitted|queued", said.words, re.IGNORECASE):
+        named = {found.base for found in recent if found.directory == job.working_directory}
+    return named.pop() if len(named) == 1 else None

@@ -40,6 +40,11 @@ def command(job_id: JobId) -> list[str]:
     return ["scancel", "--verbose", target]
 
 
+def elsewhere(job_id: str, cluster: str) -> list[str]:
+    """Return the command that cancels a job on another cluster."""
+    return ["scancel", f"--clusters={cluster}", "--", job_id]
+
+
 def _numbers(tasks: range) -> str:
     """Return the numbers of array tasks as scancel takes them: it knows ranges, but no steps."""
     if tasks.step == 1:

@@ -25,6 +25,11 @@ class SlurmSettings(SchedulerSettings):
     api_version: str | None = Field(
         None, pattern=r"^v?0\.0\.\d+$", description="The data version of slurmrestd's API, such as 0.0.42."
     )
+    tag_jobs: bool = Field(
+        True,
+        description="Whether each job that sbatch submits gets a word in its comment, after the script's own, by which"
+        " it is found if what was printed does not tell its id.",
+    )
     history_cache: Pause = Field(
         2,
         description="Seconds for which what the accounting database said of a list of jobs is used again, as long as"

@@ -169,7 +169,7 @@ class RestClient:
         except aiohttp.ClientError as error:
             # Not the error itself: it may show the request, and with it the token.
             _log.warning("slurm.rest_failed", system=self.system, path=path, error=type(error).__name__)
-            raise SchedulerUnavailable(_told(error, method)) from None
+            raise _broken(error, method) from None
         except OSError:
             raise SchedulerUnavailable("slurmrestd cannot be reached") from None
 
@@ -261,7 +261,8 @@ def _decoded(content: bytes) -> Any:
         return content.decode("utf-8", "replace")
 
 
-def _told(error: aiohttp.ClientError, method: Method) -> str:
+def _broken(error: aiohttp.ClientError, method: Method) -> SchedulerUnavailable:
     if method == "POST" and not isinstance(error, aiohttp.ClientConnectorError):
-        return "slurmrestd broke off the connection; the job may have been submitted all the same"
-    return "slurmrestd cannot be reached"
+        words = "slurmrestd broke off the connection; the job may have been submitted all the same"
+        return SchedulerUnavailable(words, retry_after=None)
+    return SchedulerUnavailable("slurmrestd cannot be reached")

@@ -23,8 +23,8 @@ FLAGS = frozenset({"hold", "requeue", "no-requeue", "quiet", "verbose", "parsabl
 OPTIONAL = frozenset({"exclusive", "nice"})
 """Options whose value may be left out, and then can only stand after an equals sign."""
 
-ABOUT_SBATCH = frozenset({"quiet", "verbose", "parsable"})
-"""Options that change what sbatch prints, and nothing else."""
+ABOUT_SBATCH = frozenset({"quiet", "verbose", "parsable", "wait"})
+"""Options that change what sbatch prints and when it ends, and nothing else."""
 
 VALUED = frozenset(
     {
@@ -61,7 +61,7 @@ def directives(script: str) -> dict[str, str]:
         except ValueError as error:
             raise SubmissionRefused(f"Cannot read the directive {line[:200]!r}: {error}") from error
         for name, value in _options(words):
-            if name == "hetjob" or name not in FLAGS | OPTIONAL | VALUED or name == "wait":
+            if name == "hetjob" or name not in FLAGS | OPTIONAL | VALUED:
                 raise NotSupported(f"The directive #SBATCH --{name} is not supported over slurmrestd")
             found[name] = value
     return {name: value for name, value in found.items() if name not in ABOUT_SBATCH}

@@ -15,10 +15,9 @@ from hpcgate.schedulers.slurm.rest import values
 from hpcgate.schedulers.slurm.rest.directives import directives
 from hpcgate.schedulers.slurm.rest.problems import Unclear, failure, numbers, problems, words
 from hpcgate.schedulers.slurm.rest.versions import ApiVersion
+from hpcgate.schedulers.variables import check_variable
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _TEXTS: Mapping[str, str] = MappingProxyType(
     {
@@ -60,6 +59,9 @@ _ASKED: Mapping[str, str] = MappingProxyType(
 """Attributes of a `JobDescription` and fields of a request. They outweigh the script's directives."""
 
 
+_NO_EXPORT = ("NONE", "NIL")
+
+
 def body(job: JobDescription, username: str, version: ApiVersion) -> dict[str, Any]:
     """Return the body of a submission.
 
@@ -75,13 +77,15 @@ def body(job: JobDescription, username: str, version: ApiVersion) -> dict[str, A
         raise NotSupported("Submitting a script from a path (scriptPath) is not supported over slurmrestd")
     script = job.script
     _check_script(script)
-    fields: dict[str, Any] = {"name": "sbatch"} | _fields(directives(script), version)
+    options = directives(script)
+    fields: dict[str, Any] = {"name": "sbatch"} | _fields(options, version)
     for attribute, field in _ASKED.items():
         value = getattr(job, attribute)
         if value:
             fields[field] = value
     fields["current_working_directory"] = job.working_directory
-    fields["environment"] = environment(job.environment, username, version)
+    default = {} if options.get("export", "").upper() in _NO_EXPORT else job.default_environment
+    fields["environment"] = environment({**default, **job.environment}, username, version)
     for name, value in fields.items():
         if isinstance(value, str) and "\0" in value:
             raise BadRequest(f"A NUL character cannot be submitted: {name}")
@@ -107,13 +111,10 @@ def environment(asked: Mapping[str, str], username: str, version: ApiVersion) ->
     """Return the environment of a job as the version wants it.
 
     Raises:
-        BadRequest: A variable's name is no identifier, or its value holds a NUL.
+        BadRequest: A job cannot have one of the variables.
     """
     for name, value in asked.items():
-        if not _NAME.fullmatch(name):
-            raise BadRequest(f"Not a valid name of an environment variable: {name!r}")
-        if "\0" in value:
-            raise BadRequest(f"The value of the environment variable {name} contains a NUL character")
+        check_variable(name, value)
     whole = {"PATH": DEFAULT_PATH, "USER": username, "LOGNAME": username, **asked}
     return [f"{name}={value}" for name, value in whole.items()] if version.environment_list else whole
 
@@ -141,7 +142,7 @@ def _either(option: str, value: str) -> dict[str, Any] | None:
         case "nice":
             return {"nice": _whole(option, value or "100")}
         case "export":
-            if value.upper() not in ("ALL", "NONE", "NIL"):
+            if value.upper() not in ("ALL", *_NO_EXPORT):
                 raise NotSupported(f"The directive #SBATCH --export={value} is not supported over slurmrestd")
             return {}
     return None

@@ -1,0 +1,106 @@
+"""Running a command that submits a job, and reading what it prints while it runs.
+
+Some submit and then wait for the job's end (``sbatch --wait``, ``qsub -W block=true``), some try for minutes to get a
+job in. Both have said by then what is to be known.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hpcgate.errors import TimedOut
+from hpcgate.ssh.process import Process
+from hpcgate.ssh.session import Session
+
+MOST = 1024 * 1024
+"""Bytes of output that are kept, of more the first and the last half."""
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """What the command printed on both outputs.
+
+    Attributes:
+        text: What it printed.
+        exit_status: As of `Completed`; None if it was ended because it had said enough, or because its time was up.
+        timed_out: Whether its time was up.
+    """
+
+    text: str
+    exit_status: int | None
+    timed_out: bool = False
+
+
+async def run_submission(
+    session: Session,
+    argv: Sequence[str],
+    stdin: bytes,
+    *,
+    env: Mapping[str, str],
+    seconds: float,
+    patience: Callable[[str], float | None],
+) -> Printed:
+    """Run a command, whose standard error goes where its standard output goes.
+
+    Args:
+        session: Where.
+        argv: The command.
+        stdin: What it reads.
+        env: Environment variables for it.
+        seconds: How long it may take in all.
+        patience: For what has been printed so far: how many seconds more are to be waited for the command's own end,
+            None for as long as there is.
+    """
+    clock = asyncio.get_running_loop().time
+    printed = _Output()
+    deadline = clock() + seconds
+    enough = False
+    try:
+        async with asyncio.timeout_at(deadline) as limit:
+            async with session.process(argv, stall=seconds, env=dict(env)) as process:
+                feeding = asyncio.create_task(_feed(process, stdin))
+                try:
+                    async for block in process.output():
+                        printed.add(block)
+                        wait = None if enough else patience(printed.text)
+                        if wait is not None:
+                            enough = True
+                            limit.reschedule(min(deadline, clock() + wait))
+                    status = await process.ended()
+                finally:
+                    feeding.cancel()
+                    await asyncio.gather(feeding, return_exceptions=True)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        return Printed(printed.text, None, timed_out=not enough)
+    except TimedOut:
+        return Printed(printed.text, None, timed_out=not enough)
+    return Printed(printed.text, status)
+
+
+class _Output:
+    """The text of an output, of which what is over `MOST` is dropped from the middle."""
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._tail = bytearray()
+
+    def add(self, block: bytes) -> None:
+        room = MOST // 2 - len(self._head)
+        self._head += block[:room]
+        self._tail += block[room:]
+        del self._tail[: -MOST // 2]
+
+    @property
+    def text(self) -> str:
+        return bytes(self._head + self._tail).decode("utf-8", "replace")
+
+
+async def _feed(process: Process, stdin: bytes) -> None:
+    """Write the input; what becomes of a command that does not take it is told by its output."""
+    try:
+        if not stdin or await process.feed_block(stdin):
+            process.feed_end()
+    except TimedOut:
+        return

@@ -1,0 +1,370 @@
+"""Sites as they are: users' own variables and the wrappers around Slurm's commands, by HTTP on the real Slurm.
+
+A new case is a line of a table. What a user has stands in the start-up file of the account; wrappers stand in a
+directory that the start-up file puts before the tools, or that the login node's PATH begins with.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from hpcgate.demo.cluster import Cluster
+from hpcgate.demo.packages import program
+from tests.people import Person
+from tests.schedulers.slurm.test_variables import PAGES, TOOLS, input_variables
+
+SLEEP = "#!/bin/bash\nexec sleep 300\n"
+
+
+class Site:
+    """An account's start-up file and wrappers, and requests of its user's."""
+
+    def __init__(self, cluster: Cluster, person: Person, directory: Path) -> None:
+        self.cluster = cluster
+        self.person = person
+        self.http = person.http
+        self.directory = directory
+        self.home = str(person.user.home)
+
+    def start_up(self, variables: Mapping[str, str] | None = None, **wrappers: str) -> None:
+        """Write the start-up file: variables and wrappers, whose text has ``{real}`` for the real program."""
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in (variables or {}).items()]
+        for name, text in wrappers.items():
+            wrapper = self.directory / name
+            wrapper.write_text("#!/bin/sh\n" + text.replace("{real}", program(name)) + "\n")
+            wrapper.chmod(0o755)
+        if wrappers:
+            lines.append(f"PATH={self.directory}:$PATH")
+        self.cluster.as_user(self.person.user, ["tee", ".bashrc"], input="\n".join([*lines, ""]))
+
+    def clear(self) -> None:
+        self.cluster.as_user(self.person.user, ["rm", "-f", ".bashrc"])
+        for wrapper in self.directory.iterdir():
+            wrapper.unlink()
+
+    def submit(self, script: str = SLEEP, *, system: str = "demo", **job: Any) -> httpx.Response:
+        body = {"script": script, "workingDirectory": self.home, **job}
+        if "scriptPath" in job:
+            del body["script"]
+        return self.http.post(f"/compute/{system}/jobs", json={"job": body})
+
+    def job(self, job_id: str, system: str = "demo") -> dict[str, Any]:
+        answer = self.http.get(f"/compute/{system}/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text
+        (job,) = answer.json()["jobs"]
+        return job
+
+    def cancel(self, job_id: str, system: str = "demo") -> None:
+        answer = self.http.delete(f"/compute/{system}/jobs/{job_id}")
+        assert answer.status_code == 204, answer.text
+
+    def ids(self) -> set[str]:
+        """Return the ids of all of the user's jobs, by Slurm itself."""
+        argv = ["squeue", "-h", "-a", "-t", "all", "-o", "%F", "-u", self.person.user.name]
+        return set(self.cluster.slurm.run(argv).split())
+
+    @contextmanager
+    def submits(self, count: int = 1) -> Iterator[list[str]]:
+        """Check that so many jobs were submitted within, whose ids are then in the list; they are cancelled."""
+        before = self.ids()
+        new: list[str] = []
+        yield new
+        new += sorted(self.ids() - before, key=int)
+        for job_id in new:
+            self.cluster.slurm.run(["scancel", job_id])
+        assert len(new) == count
+
+
+@pytest.fixture
+def site(cluster: Cluster, alice: Person) -> Iterator[Site]:
+    directory = cluster.scratch / "wrappers"
+    directory.mkdir(exist_ok=True)
+    directory.chmod(0o755)
+    made = Site(cluster, alice, directory)
+    made.clear()
+    yield made
+    made.clear()
+
+
+def everything(value: str) -> dict[str, str]:
+    """Return a value for each variable of the manual pages but those that say where the cluster is."""
+    kept = {"SLURM_CONF"}
+    return {name: value for tool in TOOLS for name in input_variables(tool) - kept if not name.startswith("SBATCH_")}
+
+
+VARIABLES = {
+    "a clause of squeue": {"SQUEUE_PARTITION": "debug", "SQUEUE_STATES": "CG", "SQUEUE_USERS": "root"},
+    "a format of squeue": {"SQUEUE_FORMAT": "%i", "SQUEUE_FORMAT2": "jobid", "SQUEUE_SORT": "x", "SQUEUE_NAMES": "n"},
+    "arrays apart": {"SQUEUE_ARRAY": "1", "SQUEUE_LOCAL": "1", "SQUEUE_FEDERATION": "1"},
+    "what scancel is to spare": {"SCANCEL_STATE": "PENDING", "SCANCEL_NAME": "other", "SCANCEL_PARTITION": "debug"},
+    "a scancel that asks": {"SCANCEL_INTERACTIVE": "1", "SCANCEL_VERBOSE": "1"},
+    "a signal for the batch shell alone": {"SCANCEL_BATCH": "1", "SCANCEL_HURRY": "1", "SCANCEL_CTLD": "1"},
+    "another cluster": {"SLURM_CLUSTERS": "x", "SBATCH_CLUSTERS": "x"},
+    "times in words": {"SLURM_TIME_FORMAT": "relative", "SLURM_BITSTR_LEN": "3", "TZ": "Asia/Kathmandu"},
+    "chatter": {"SLURM_DEBUG_FLAGS": "all", "SBATCH_DEBUG": "2", "SLURM_DEBUG": "3"},
+    "scontrol": {"SCONTROL_ALL": "1", "SCONTROL_FUTURE": "1", "SCONTROL_LOCAL": "1", "SCONTROL_SIBLING": "1"},
+    "json": {"SLURM_JSON": "compact", "SLURM_YAML": "compact"},
+    "all of them, as words": {},
+    "all of them, as numbers": {},
+}
+
+
+@pytest.mark.parametrize("case", VARIABLES)
+def test_the_users_own_variables_change_nothing(site: Site, case: str) -> None:
+    variables = VARIABLES[case]
+    if not variables:
+        if not (PAGES / "squeue.1.gz").exists():
+            pytest.skip("no manual pages here")
+        variables = everything("x" if case.endswith("words") else "1")
+    before = site.submit(name="before")
+    assert before.status_code == 201, before.text
+    site.start_up(variables)
+    ids = {before.json()["jobId"]}
+    if VARIABLES[case]:
+        answer = site.submit(name="within")
+        assert answer.status_code == 201, answer.text
+        ids.add(answer.json()["jobId"])
+    listed = {job["jobId"]: job for job in site.http.get("/compute/demo/jobs").json()["jobs"]}
+    assert ids <= set(listed)
+    for job_id in ids:
+        job = site.job(job_id)
+        assert job["name"] in ("before", "within")
+        assert abs(job["time"]["start"] - time.time()) < 3600 if job["time"]["start"] else True
+        (metadata,) = site.http.get(f"/compute/demo/jobs/{job_id}/metadata").json()["jobs"]
+        assert metadata["script"] == SLEEP
+        site.cancel(job_id)
+        assert site.job(job_id)["status"]["state"] in ("CANCELLED", "COMPLETING")
+    for path in ("nodes", "partitions", "reservations", "userinfo"):
+        answer = site.http.get(f"/status/demo/{path}")
+        assert answer.status_code == 200, answer.text
+
+
+def test_variables_of_a_submission_count(site: Site) -> None:
+    site.start_up({"SBATCH_PARTITION": "debug", "SBATCH_TIMELIMIT": "7", "SLURM_MPI_TYPE": "none"})
+    output = f"{site.home}/variables.out"
+    script = f"#!/bin/sh\nenv >{output}.new && mv {output}.new {output}\nsleep 300\n"
+    with site.submits() as new:
+        answer = site.submit(script)
+        assert answer.status_code == 201, answer.text
+        job = site.job(answer.json()["jobId"])
+        assert (job["partition"], job["time"]["limit"]) == ("debug", 420)
+        assert "SLURM_MPI_TYPE=none" in read(site, output)
+    assert new == [answer.json()["jobId"]]
+
+
+def read(site: Site, path: str, seconds: float = 60) -> str:
+    """Return the text of a file of the user's, once there is one."""
+    deadline = time.monotonic() + seconds
+    while True:
+        done = site.cluster.as_user(site.person.user, ["cat", path], check=False)
+        if done.returncode == 0:
+            site.cluster.as_user(site.person.user, ["rm", path])
+            return done.stdout
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.1)
+
+
+WRAPPERS = {
+    "a banner before": 'echo "Welcome, 4711 users"; exec {real} "$@"',
+    "a number before": 'echo 4711; exec {real} "$@"',
+    "a number behind": '{real} "$@"; echo 4711',
+    "a number with a cluster before": 'echo "4711;other"; exec {real} "$@"',
+    "a sentence before": 'echo "Submitted batch job 4711 last time"; exec {real} "$@"',
+    "numbers all around": 'printf "1\\n2\\n3\\n"; {real} "$@"; printf "4\\n5\\n"',
+    "a cost on standard error": '{real} "$@"; echo "cost: 12.50 CHF" >&2; echo 1250 >&2',
+    "colours": 'id=$({real} "$@") && printf "\\033[1;32m%s\\033[0m\\n" "$id"',
+    "a carriage return": 'id=$({real} "$@") && printf "%s\\r\\n" "$id"',
+    "blanks": 'id=$({real} "$@") && printf "   %s   \\n" "$id"',
+    "no --parsable": 'for a; do shift; [ "$a" = --parsable ] || set -- "$@" "$a"; done; exec {real} "$@"',
+    "a sentence of its own": 'id=$({real} "$@") && echo "Job $id was submitted. Cost: 4711"',
+    "no word of the id": '{real} "$@" >/dev/null && echo "Your job was submitted"',
+    "no word at all": '{real} "$@" >/dev/null',
+    "another number for it": '{real} "$@" >/dev/null && echo 4711',
+    "a comment of its own": 'exec {real} --comment=site "$@"',
+    "no comment": 'for a; do shift; case $a in --comment=*) ;; *) set -- "$@" "$a";; esac; done; exec {real} "$@"',
+    "no comment and a number": (
+        'echo 4711; for a; do shift; case $a in --comment=*) ;; *) set -- "$@" "$a";; esac; done; exec {real} "$@"'
+    ),
+    "no comment and no id": (
+        'for a; do shift; case $a in --comment=*) ;; *) set -- "$@" "$a";; esac; done; '
+        '{real} "$@" >/dev/null && echo "The job was submitted"'
+    ),
+    "a failure of its own behind": '{real} "$@"; echo "cannot write the log" >&2; exit 1',
+    "an exit status of its own": '{real} "$@"; exit 7',
+    "one that goes on for long": '{real} "$@"; sleep 4714',
+    "a flood": 'head -c 3000000 /dev/zero | tr "\\0" x; echo; {real} "$@"; yes | head -c 3000000',
+    "a flood of numbers": 'seq 1000; exec {real} "$@"',
+    "one that reads the script itself": 'cat >"$HOME/.wrapped"; {real} "$@" <"$HOME/.wrapped"; rm "$HOME/.wrapped"',
+}
+"""Text of a script named sbatch."""
+
+
+@pytest.mark.parametrize("case", WRAPPERS)
+def test_the_id_is_found_in_whatever_a_wrapper_prints(site: Site, case: str) -> None:
+    site.start_up(sbatch=WRAPPERS[case])
+    directory = site.cluster.as_user(site.person.user, ["mktemp", "-d", "-p", site.home]).stdout.strip()
+    with site.submits() as new:
+        answer = site.submit(workingDirectory=directory)
+        assert answer.status_code == 201, answer.text
+    assert new == [answer.json()["jobId"]]
+
+
+REFUSALS = {
+    "a wrapper that refuses": ('echo "Your quota is spent: 4711" >&2; exit 1', "Your quota is spent: 4711"),
+    "a wrapper that refuses and ends well": ('echo "No budget left"', "No budget left"),
+    "numbers and then a refusal": ('echo 4711; exec {real} --partition=nosuch "$@"', "invalid partition"),
+    "a wrapper that shows usage": ("exec {real} --usage", "Usage: sbatch"),
+    "a wrapper that shows the version": ("exec {real} --version", "slurm"),
+    "a dry run": ('exec {real} --test-only "$@"', "to start at"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_submits_nothing_is_refused_in_its_words(site: Site, case: str) -> None:
+    text, words = REFUSALS[case]
+    site.start_up(sbatch=text)
+    with site.submits(0):
+        answer = site.submit()
+    assert answer.status_code == 400, answer.text
+    assert words in answer.json()["message"]
+
+
+def test_a_dry_run_in_the_script_is_refused(site: Site) -> None:
+    with site.submits(0):
+        answer = site.submit("#!/bin/sh\n#SBATCH --test-only\nsleep 1\n")
+    assert answer.status_code == 400, answer.text
+    assert "to start at" in answer.json()["message"]
+
+
+WAITS: dict[str, Callable[[Site], httpx.Response]] = {
+    "in the script": lambda site: site.submit("#!/bin/sh\n#SBATCH --wait\nsleep 4713\n"),
+    "in the environment": lambda site: (site.start_up({"SBATCH_WAIT": "1"}), site.submit())[1],
+    "in the request": lambda site: site.submit(env={"SBATCH_WAIT": "1"}),
+    "by a wrapper": lambda site: (site.start_up(sbatch='exec {real} --wait "$@"'), site.submit())[1],
+    "by a wrapper that keeps the id": (
+        lambda site: (site.start_up(sbatch='id=$({real} --wait "$@"); echo "$id"'), site.submit())[1]
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WAITS)
+def test_a_submission_that_waits_is_answered_with_the_id(site: Site, case: str) -> None:
+    with site.submits() as new:
+        answer = WAITS[case](site)
+        assert answer.status_code == 201, answer.text
+        assert site.job(answer.json()["jobId"])["status"]["state"] in ("RUNNING", "PENDING", "CONFIGURING")
+    assert new == [answer.json()["jobId"]]
+
+
+def test_a_job_of_another_cluster_is_refused_and_cancelled_there(site: Site, cluster: Cluster) -> None:
+    """What reaches the other cluster is what its scancel is told; the job of that number here lives on."""
+    mine = site.submit().json()["jobId"]
+    said = f"{site.home}/scancel.said"
+    scancel = f'case " $* " in (*" --clusters=c5 "*) echo "$@" >{said}; exit 0;; esac; exec {{real}} "$@"'
+    site.start_up(sbatch=f'cat >/dev/null; echo "{mine};c5"', scancel=scancel)
+    with site.submits(0):
+        answer = site.submit()
+    assert answer.status_code == 400, answer.text
+    assert re.search(r"another cluster, c5\b.*cancelled there", answer.json()["message"])
+    assert read(site, said).split() == ["--clusters=c5", "--", mine]
+    assert site.job(mine)["status"]["state"] in ("RUNNING", "PENDING", "CONFIGURING")
+    site.clear()
+    site.cancel(mine)
+
+
+def test_a_job_of_this_cluster_by_name_is_no_other(site: Site) -> None:
+    site.start_up(sbatch='id=$({real} "$@") && echo "$id;demo"')
+    with site.submits() as new:
+        answer = site.submit()
+        assert answer.status_code == 201, answer.text
+    assert new == [answer.json()["jobId"]]
+
+
+BUSY = {
+    "MaxJobCount": "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
+    "a reconfiguration": "sbatch: Job creation temporarily disabled, retrying",
+    "a backup that stands by": ("sbatch: error: Batch job submission failed: Slurm backup controller in standby mode"),
+    "nobody there": "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
+}
+
+
+@pytest.mark.parametrize("case", BUSY)
+def test_a_controller_that_takes_no_jobs_is_503(site: Site, case: str) -> None:
+    site.start_up(sbatch=f'cat >/dev/null; echo "{BUSY[case]}" >&2; exit 1')
+    with site.submits(0):
+        answer = site.submit()
+    assert answer.status_code == 503, answer.text
+    assert BUSY[case] in answer.json()["message"]
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+EXPORTS = {
+    "NONE": ("#SBATCH --export=NONE", {"A_OWN": None, "F7T_version": None}),
+    "some": ("#SBATCH --export=A_OWN,B_SET=2", {"A_OWN": "1", "B_SET": "2", "F7T_version": None}),
+    "nothing said": ("", {"A_OWN": "1", "tool": "mine", "value": "mine", "F7T_version": "v2.0.0"}),
+}
+
+
+@pytest.mark.parametrize("case", EXPORTS)
+def test_the_scripts_own_export_holds_without_env(site: Site, case: str) -> None:
+    directive, wanted = EXPORTS[case]
+    site.start_up({"A_OWN": "1", "tool": "mine", "value": "mine"})
+    output = f"{site.home}/export.out"
+    script = f"#!/bin/sh\n{directive}\nenv >{output}.new && mv {output}.new {output}\n"
+    answer = site.submit(script, name="export")
+    assert answer.status_code == 201, answer.text
+    lines = read(site, output).splitlines()
+    seen = dict(line.split("=", 1) for line in lines if "=" in line)
+    assert {name: seen.get(name) for name in wanted} == wanted
+    assert not [name for name in seen if name in ("LANGUAGE", "LC_ALL", "OLDPWD") or name.startswith("SSH_")]
+
+
+COMMENTS = {
+    "of the script's": ("#SBATCH --comment='mine, \"too\"'", 'mine, "too" hpcgate:'),
+    "in two words": ("#SBATCH --comment two", "two hpcgate:"),
+    "none": ("", "hpcgate:"),
+}
+
+
+@pytest.mark.parametrize("case", COMMENTS)
+@pytest.mark.parametrize("as_path", [False, True])
+def test_the_users_own_comment_stays(site: Site, case: str, as_path: bool) -> None:
+    directive, wanted = COMMENTS[case]
+    script = f"#!/bin/sh\n{directive}\nsleep 300\n"
+    job: dict[str, Any] = {}
+    if as_path:
+        path = f"{site.home}/commented.sh"
+        site.cluster.as_user(site.person.user, ["tee", path], input=script)
+        job["scriptPath"] = path
+    with site.submits():
+        answer = site.submit(script, **job)
+        assert answer.status_code == 201, answer.text
+        comment = site.cluster.slurm.run(["squeue", "-h", "-o", "%k", "-j", answer.json()["jobId"]]).strip()
+    if as_path and directive:
+        assert comment == wanted.removesuffix(" hpcgate:")
+    else:
+        assert comment.startswith(wanted)
+
+
+LARGE = {
+    "one variable of 128 KiB": ({"BIG": "x" * 128 * 1024}, "BIG"),
+    "more than the login node can pass on": ({f"BIG{n}": "x" * 100_000 for n in range(40)}, "too large"),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_an_environment_that_nothing_can_start_with_is_400(site: Site, case: str) -> None:
+    env, words = LARGE[case]
+    with site.submits(0):
+        answer = site.submit(env=env)
+    assert answer.status_code == 400, answer.text
+    assert words in answer.json()["message"]
