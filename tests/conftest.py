@@ -5,11 +5,17 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as effort
 
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.slurm import Slurm
 from hpcgate.demo.sshd import Sshd
 from tests.people import Person
+
+# No example fails for the machine's being slow or busy.
+effort.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+effort.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
