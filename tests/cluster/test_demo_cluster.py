@@ -273,11 +273,13 @@ def test_an_independent_slurm_without_accounting(cluster: Cluster, alice: User) 
 def test_slurmrestd_takes_the_tokens_of_the_provider(cluster: Cluster, alice: User) -> None:
     slurm = cluster.start_slurm(SlurmOptions(name="rest", rest=True, nodes=1))
     try:
-        assert cluster.cluster_settings(slurm=slurm)["scheduler"]["api_url"] == slurm.rest_url
+        settings = cluster.cluster_settings(slurm=slurm)["scheduler"]
+        assert settings["api_url"] == slurm.rest_url
+        version = settings["api_version"]
 
         def ask(token: str) -> httpx.Response:
             headers = {"X-SLURM-USER-NAME": alice.name, "X-SLURM-USER-TOKEN": token}
-            return httpx.get(f"{slurm.rest_url}/slurm/v0.0.38/nodes", headers=headers, timeout=10, trust_env=False)
+            return httpx.get(f"{slurm.rest_url}/slurm/v{version}/nodes", headers=headers, timeout=10, trust_env=False)
 
         answer = ask(cluster.token(alice, typ="JWT"))
         assert [node["name"] for node in answer.json()["nodes"]] == ["rest-n1"]

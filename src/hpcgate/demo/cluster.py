@@ -34,6 +34,7 @@ from hpcgate.demo.processes import SYSTEM_PATH, Daemon, Keeper
 from hpcgate.demo.slurm import Slurm, SlurmOptions
 from hpcgate.demo.sshd import Sshd, SshdFactory, SshdOptions
 from hpcgate.demo.users import User, make_users
+from hpcgate.schedulers.slurm.rest.versions import NEWEST, OLDEST
 
 
 def silent(_: str) -> None:
@@ -381,7 +382,10 @@ class Cluster:
             },
         }
         if scheduler.rest_url is not None:
-            settings["scheduler"] |= {"api_url": scheduler.rest_url, "api_version": "0.0.38"}
+            known = [number for number in scheduler.rest_versions() if OLDEST <= number <= NEWEST]
+            if not known:
+                raise DemoError("the installed slurmrestd offers no version that hpcgate knows")
+            settings["scheduler"] |= {"api_url": scheduler.rest_url, "api_version": f"0.0.{max(known)}"}
         return merged(settings, overrides)
 
     def gateway_settings(

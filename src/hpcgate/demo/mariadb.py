@@ -24,12 +24,17 @@ _TUNING = (
 class MariaDb:
     """One mariadbd whose data directory and socket only this user can reach; no passwords."""
 
-    def __init__(self, keeper: Keeper, directory: Path) -> None:
-        """Prepare it in ``directory``, a new directory."""
+    def __init__(self, keeper: Keeper, directory: Path, database: str) -> None:
+        """Prepare it in ``directory``, a new directory. A database of the name ``database`` is made at the start.
+
+        slurmdbd would make its own, but that of 24.11 ends when it does so on MariaDB 11.8.
+        """
         directory.mkdir(mode=0o700)
         self._keeper = keeper
         self._directory = directory
         self._data = directory / "data"
+        self._first_statements = directory / "init.sql"
+        self._first_statements.write_text(f"CREATE DATABASE IF NOT EXISTS `{database}`;\n")
         self.socket = directory / "mariadb.socket"
         self.user = pwd.getpwuid(os.geteuid()).pw_name
         """The database's user that may do everything."""
@@ -45,6 +50,7 @@ class MariaDb:
                 f"--pid-file={directory / 'mariadbd.pid'}",
                 f"--tmpdir={directory}",
                 f"--secure-file-priv={directory}",
+                f"--init-file={self._first_statements}",
                 "--skip-networking",
                 "--skip-log-bin",
                 "--performance-schema=off",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ DEFAULT_ACCOUNT = "demo"
 OTHER_ACCOUNT = "extra"
 LIMITED_QOS = "single"
 """A quality of service that refuses a user's second job."""
+_DATABASE = "slurm_acct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Slurm:
         for private in ("state", *(f"spool-{node}" for node in self.nodes)):
             (directory / private).mkdir(mode=0o755)
         if options.accounting:
-            self.mariadb = MariaDb(keeper, directory / "mariadb")
+            self.mariadb = MariaDb(keeper, directory / "mariadb", _DATABASE)
             self.slurmdbd = self._daemon(
                 keeper,
                 "slurmdbd",
@@ -156,6 +158,35 @@ class Slurm:
             raise DemoError(f"{' '.join(argv)}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
 
+    def rest_versions(self) -> tuple[int, ...]:
+        """The data versions that the installed slurmrestd offers, ascending; 38 stands for ``v0.0.38``.
+
+        Raises DemoError if it names none.
+        """
+        identity = _rest_identity()
+        said = ""
+        # Data versions are plugins of their own from 23.02 on, before that they belong to those of the interface.
+        for option in ("-d", "-s"):
+            done = subprocess.run(
+                [program("slurmrestd"), option, "list"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="surrogateescape",
+                timeout=30.0,
+                check=False,
+                env=self._environment,
+                user=identity.uid if identity else None,
+                group=identity.gid if identity else None,
+                extra_groups=[] if identity else None,
+            )
+            found = {int(number) for number in re.findall(r"/v0\.0\.(\d+)\b", done.stdout)}
+            if found:
+                return tuple(sorted(found))
+            said += done.stdout
+        raise DemoError(f"slurmrestd names no version of its interface: {said.strip()}")
+
     def scontrol(self, *arguments: str) -> str:
         """Run scontrol with Slurm's administrator rights and return its output; DemoError if it fails."""
         return self.run(["scontrol", *arguments])
@@ -208,15 +239,12 @@ class Slurm:
         )
 
     def _rest_daemon(self, keeper: Keeper, port: int) -> Daemon:
-        # slurmrestd refuses to be root or SlurmUser.
-        nobody = pwd.getpwnam("nobody")
-        identity = Identity(nobody.pw_uid, nobody.pw_gid) if os.geteuid() == 0 else None
         return self._daemon(
             keeper,
             "slurmrestd",
             ["-a", "rest_auth/jwt", f"{HOST}:{port}"],
             lambda _: listens(port),
-            identity=identity,
+            identity=_rest_identity(),
             SLURM_JWT="daemon",
         )
 
@@ -264,7 +292,7 @@ PidFile={self.directory / "slurmdbd.pid"}
 StorageType=accounting_storage/mysql
 StorageHost=localhost
 StorageUser={mariadb.user}
-StorageLoc=slurm_acct
+StorageLoc={_DATABASE}
 DebugLevel=info
 """
 
@@ -337,6 +365,14 @@ PartitionName=debug Nodes=ALL MaxTime=00:30:00 DefaultTime=00:05:00 State=UP
 PartitionName=hidden Nodes=ALL Hidden=YES MaxTime=UNLIMITED State=UP
 {options.extra}
 """
+
+
+def _rest_identity() -> Identity | None:
+    # slurmrestd refuses to be root or SlurmUser.
+    if os.geteuid() != 0:
+        return None
+    nobody = pwd.getpwnam("nobody")
+    return Identity(nobody.pw_uid, nobody.pw_gid)
 
 
 def _user_name() -> str:
