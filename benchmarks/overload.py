@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -25,8 +24,9 @@ from rich.console import Console
 from benchmarks import open_loop, strangers
 from benchmarks.machine import description
 from benchmarks.measure import Measurement
+from benchmarks.processes import cpu_seconds, resident, started
 from benchmarks.scaling import balanced
-from benchmarks.throughput import Bench, resident
+from benchmarks.throughput import Bench
 from hpcgate.demo.cluster import Cluster, Gateway, Options
 
 RESULTS = Path(__file__).with_name("overload.md")
@@ -41,21 +41,27 @@ MEMORY = 100
 TIMES = 5
 OPEN_CONNECTIONS = 6000
 BUSY_LOOPS = 3
+SHARED_TIMES = 3
+"""So many times as long a row is on a shared core, for taking the same connections takes longer there."""
 STRANGERS = (600, 1000, 3000)
 BESIDE = 20
 """Users beside the strangers."""
-COLUMNS = ("where", "load", "good/s", "of the best", "refused or failed", "p50 ms", "p99 ms", "MiB more", "reached")
+COLUMNS = (
+    "where", "load", "good/s", "of the best", "refused or failed", "p50 ms", "p99 ms", "cpu µs each", "MiB more",
+    "reached",
+)  # fmt: skip
 STRANGER_COLUMNS = ("strangers", "connections", "users served", "p50 ms", "times alone", "reached")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the first table."""
+    """A line of the first table; `cpu` is the gateway's own, in seconds."""
 
     where: str
     load: str
     clients: int
     found: Measurement
+    cpu: float
     memory: float
     share: float = 0.0
 
@@ -69,9 +75,10 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """The line as text."""
         found = self.found
+        each = f"{self.cpu / max(1, found.done) * 1e6:.0f}"
         return (
             self.where, self.load, f"{found.rate:,.0f}", f"{self.share:.0%}", str(found.errors), f"{found.p50:.0f}",
-            f"{found.p99:.0f}", f"{self.memory:.0f}", "yes" if self.reached else "**no**",
+            f"{found.p99:.0f}", each, f"{self.memory:.0f}", "yes" if self.reached else "**no**",
         )  # fmt: skip
 
 
@@ -104,19 +111,25 @@ def _pin(pid: int, cores: set[int]) -> None:
 
 
 class Watch:
-    """The most memory that processes hold while something goes on."""
+    """The most memory that processes hold while something goes on, and the CPU seconds that they take."""
 
     def __init__(self, gateways: Sequence[Gateway]) -> None:
         self._gateways = gateways
         self._over = threading.Event()
         self.most = 0
+        self.cpu = 0.0
+
+    def _cpu(self) -> float:
+        return sum(cpu_seconds(one.pid) for one in self._gateways)
 
     def __enter__(self) -> "Watch":
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+        self.cpu = -self._cpu()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.cpu += self._cpu()
         self._over.set()
         self._thread.join()
 
@@ -132,14 +145,18 @@ class Overload:
         url: Where requests go.
         gateways: The processes that serve them.
         where: What the arrangement is called.
+        times: By how much rows are longer.
     """
 
-    def __init__(self, bench: Bench, url: str, gateways: Sequence[Gateway], where: str, console: Console) -> None:
+    def __init__(
+        self, bench: Bench, url: str, gateways: Sequence[Gateway], where: str, console: Console, times: float = 1
+    ) -> None:
         self.bench = bench
         self.url = url
         self.gateways = gateways
         self.where = where
         self.console = console
+        self.seconds = bench.seconds * times
         self._at_rest = 0
 
     def rows(self, clients: Sequence[int], *, cold: int = 0) -> list[Row]:
@@ -159,45 +176,38 @@ class Overload:
 
     def _closed(self, clients: int, times: float = 1.0) -> Row:
         bench = self.bench
-        seconds = bench.seconds * times
+        seconds = self.seconds * times
         with Watch(self.gateways) as watch:
             found = bench.load.measure_mix(self.url, bench.asked, clients, seconds)
-        return self._told(Row(self.where, f"{clients:,} clients", clients, found, self._more(watch)))
+        return self._told(Row(self.where, f"{clients:,} clients", clients, found, watch.cpu, self._more(watch)))
 
     def _open(self, rate: float) -> Row:
         with Watch(self.gateways) as watch:
-            found = sent(self.url, self.bench.asked, rate, self.bench.seconds, OPEN_CONNECTIONS)
-        return self._told(Row(self.where, f"{TIMES} times the best rate, open loop", 0, found, self._more(watch)))
+            found, cpu = sent(self.gateways, self.url, self.bench.asked, rate, self.seconds, OPEN_CONNECTIONS)
+        load = f"{TIMES} times the best rate, open loop"
+        return self._told(Row(self.where, load, 0, found, cpu, self._more(watch)))
 
     def _more(self, watch: Watch) -> float:
         return (watch.most - self._at_rest) / 2**20
 
     def _told(self, row: Row) -> Row:
-        self.console.print("  ".join(row.cells))
+        # What share of the best it is is not known yet.
+        self.console.print(f"{row.where}, {row.load}: {row.found.rate:,.0f}/s, {row.found.errors} refused or failed")
         return row
 
 
-def program(module: Any, asked: dict[str, Any]) -> "subprocess.Popen[str]":
-    """Start one of the load generators."""
-    process = subprocess.Popen(
-        [sys.executable, cast("str", module.__file__)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(asked))
-    process.stdin.close()
-    process.stdin = None
-    return process
-
-
 def sent(
-    url: str, asked: Sequence[tuple[str, str]], rate: float, seconds: float, connections: int, patience: float = 0
-) -> Measurement:
-    """Send requests at a rate; the answers of the time of sending count."""
+    gateways: Sequence[Gateway],
+    url: str,
+    asked: Sequence[tuple[str, str]],
+    rate: float,
+    seconds: float,
+    connections: int,
+    patience: float = 0,
+) -> tuple[Measurement, float]:
+    """Send requests at a rate; the answers of the time of sending count, and the CPU seconds of the gateways."""
     parts = urlsplit(url)
-    process = program(
+    process = started(
         open_loop,
         {
             "host": parts.hostname,
@@ -207,12 +217,13 @@ def sent(
             "rate": rate,
             "seconds": seconds,
             "patience": patience,
+            "pids": [one.pid for one in gateways],
         },
     )
     found = json.loads(process.communicate(timeout=seconds + patience + 60)[0])
     good = found["statuses"].get("200", {"count": 0, "p50": 0, "p99": 0})
     bad = sum(of["count"] for status, of in found["statuses"].items() if status != "200")
-    return Measurement(good["count"], bad, seconds, good["p50"] * 1000, good["p99"] * 1000)
+    return Measurement(good["count"], bad, seconds, good["p50"] * 1000, good["p99"] * 1000), found["cpu"]
 
 
 def beside_strangers(bench: Bench, counts: Sequence[int], console: Console) -> list[tuple[str, ...]]:
@@ -225,13 +236,13 @@ def beside_strangers(bench: Bench, counts: Sequence[int], console: Console) -> l
     rate, seconds = best / 4, bench.seconds
 
     def measure() -> Measurement:
-        return sent(bench.gateway.url, asked, rate, seconds, BESIDE, patience=10)
+        return sent([bench.gateway], bench.gateway.url, asked, rate, seconds, BESIDE, patience=10)[0]
 
     alone = measure()
     rows = []
     for kind in strangers.KINDS:
         for count in counts:
-            crowd = program(
+            crowd = started(
                 strangers,
                 {
                     "host": parts.hostname,
@@ -239,10 +250,11 @@ def beside_strangers(bench: Bench, counts: Sequence[int], console: Console) -> l
                     "kind": kind,
                     "token": bench.tokens[users[0]],
                     "connections": count,
-                    "seconds": seconds + 3,
+                    "seconds": seconds + 5,
                 },
             )
-            time.sleep(2)
+            assert crowd.stdout is not None
+            crowd.stdout.readline()
             found = measure()
             crowd.communicate(timeout=60)
             served = found.done / max(1, rate * seconds)
@@ -268,15 +280,18 @@ def markdown(rows: Sequence[Row], beside: Sequence[tuple[str, ...]], machine: Se
         "# More than can be served",
         "",
         "Made by `python -m benchmarks.overload`, in `make bench`: the mix of [the throughput table](results.md) by",
-        f"{USERS} users, {seconds:g} s a row. A shared core is one that the gateway shares with {BUSY_LOOPS} busy",
-        "loops, each in a session of its own, for the kernel shares a core among sessions first.",
+        f"{USERS} users, {seconds:g} s a row, {SHARED_TIMES} times as long on a shared core. That is one that the",
+        f"gateway shares with {BUSY_LOOPS} busy loops, each in a session of its own, for the kernel shares a core",
+        "among sessions first.",
         f"To reach: {KEPT:.0%} of the best rate in the same place, nobody refused of up to {UNREFUSED:,} clients, and",
-        f"{MEMORY} MiB of memory more for a closed loop.",
+        f"{MEMORY} MiB of memory more for a closed loop. CPU time is the gateway's, by good answers; that of new",
+        "connections is part of it, and of open loops, which have thousands, it is left out. The load, sshd and Slurm",
+        "share the other core, or what the gateway leaves.",
         "",
         *(f"- {line}" for line in machine),
         "",
         "| " + " | ".join(COLUMNS) + " |",
-        "|---|---|" + "---:|" * 6 + "---|",
+        "|---|---|" + "---:|" * 7 + "---|",
         *("| " + " | ".join(row.cells) + " |" for row in rows),
         "",
         f"{BESIDE} users at a quarter of what they could ask for, beside connections without a valid token. To reach:",
@@ -297,7 +312,7 @@ def measure(bench: Bench, chosen: argparse.Namespace, console: Console) -> list[
         rows += Overload(bench, bench.gateway.url, one, "a core", console).rows(chosen.clients, cold=1000)
     if "shared" in chosen.where:
         with shared_core(one):
-            rows += Overload(bench, bench.gateway.url, one, "a shared core", console).rows(chosen.clients)
+            rows += Overload(bench, bench.gateway.url, one, "a shared core", console, SHARED_TIMES).rows(chosen.clients)
     if "two" in chosen.where:
         second = bench.cluster.start_gateway(bench.gateway.configuration)
         both = [bench.gateway, second]

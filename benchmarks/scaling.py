@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.machine import description
-from benchmarks.throughput import WARM_UP, Bench, accepts, cpu_seconds, metric, resident
+from benchmarks.processes import cpu_seconds, resident
+from benchmarks.throughput import WARM_UP, Bench, accepts, metric
 from hpcgate.demo.cluster import Cluster, Gateway, Options
 from hpcgate.demo.packages import ensure_installed, program
 from hpcgate.demo.ports import HOST

@@ -1,7 +1,8 @@
-"""Connections without a valid token, as many as are asked for: `python strangers.py`, what to do as JSON on stdin.
+"""Connections without a valid token, as many as are asked for: `python -m benchmarks.strangers < JSON`.
 
 A process of its own. Each connection sends what its kind sends, and another one follows when it has ended, a little
-later, so that no kind asks for more than a few connections a second each.
+later, so that no kind asks for more than a few connections a second each. It says "there" once each has tried to
+connect.
 """
 
 import asyncio
@@ -39,6 +40,7 @@ class Strangers:
         self._payload = token.split(".")[1]
         self._addresses = addresses
         self.statuses: Counter[str] = Counter()
+        self._missing = 0
 
     def request(self) -> bytes:
         """Return what one of them sends."""
@@ -55,6 +57,7 @@ class Strangers:
 
     async def run(self, connections: int, seconds: float) -> None:
         """Keep so many going for so long."""
+        self._missing = connections
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
                 for number in range(connections):
@@ -64,10 +67,17 @@ class Strangers:
         local = (f"127.0.1.{1 + number % self._addresses}", 0) if self._addresses > 1 else None
         # They come over a second: a thousand at once are another matter.
         await asyncio.sleep(number / connections)
+        first = True
         while True:
             writer: asyncio.StreamWriter | None = None
             try:
-                reader, writer = await asyncio.open_connection(*self._where, local_addr=local)
+                try:
+                    reader, writer = await asyncio.open_connection(*self._where, local_addr=local)
+                finally:
+                    self._missing -= first
+                    if first and not self._missing:
+                        print("there", flush=True)
+                    first = False
                 await self._talk(reader, writer)
             except (OSError, ValueError, asyncio.IncompleteReadError) as error:
                 self.statuses[type(error).__name__] += 1

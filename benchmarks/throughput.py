@@ -31,6 +31,7 @@ from rich.table import Table
 from benchmarks.http_load import Wrk
 from benchmarks.machine import description
 from benchmarks.measure import Measurement
+from benchmarks.processes import cpu_seconds, resident
 from benchmarks.raw_ssh import RawMix, RawSsh
 from hpcgate.demo.cluster import Cluster, Gateway, Options
 from hpcgate.demo.keys import Key
@@ -90,20 +91,6 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """The line as text."""
         return (self.load, *self.figures, self.goal, "yes" if self.reached else "**no**", self.yardstick)
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the processor time that a process has taken, user's and system's."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident(pid: int) -> int:
-    """Return the bytes of memory that a process holds for itself."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no Pss")
 
 
 def metric(url: str, name: str) -> float:

@@ -46,7 +46,7 @@ class Caller:
 
 
 def look(admission: Admission, *, idle: float = 0.9, running: int = 0, done: int = 0) -> None:
-    admission.look(idle=idle, seconds=TICK, running=running, done=done)
+    admission.look(idle=idle, seconds=TICK, had=TICK, running=running, done=done)
 
 
 def looks(admission: Admission, seconds: float, *, idle: float = 0.9, running: int = 0, done: int = 0) -> None:
@@ -59,9 +59,13 @@ def stranger(number: int = 1, *, bearer: bool = True) -> Stranger:
 
 
 class Loop:
-    """An event loop that does so many requests a second, whatever the machine, under a closed loop of clients."""
+    """An event loop that does so many requests a second, whatever the machine, under a closed loop of clients.
 
-    def __init__(self, admission: Admission, rate: float) -> None:
+    It has a share of a core to itself.
+    """
+
+    def __init__(self, admission: Admission, rate: float, core: float = 1.0) -> None:
+        self.core = core
         self.admission = admission
         self.rate = rate
         self.running: list[tuple[SimulatedCaller, object]] = []
@@ -88,7 +92,7 @@ class Loop:
             done += 1
             caller, turn = self.running.pop(0)
             self.good[caller.asker] += 1
-            self.admission.end(turn, 1 / self.rate)  # type: ignore[arg-type]
+            self.admission.end(turn, self.core / self.rate)  # type: ignore[arg-type]
             self.admission.feed(len(self.running))
             if caller.again:
                 self.ask(caller.asker)
@@ -97,6 +101,7 @@ class Loop:
         self.admission.look(
             idle=(0.9 if had_time else 0.0) if idle is None else idle,
             seconds=TICK,
+            had=self.core * TICK,
             running=len(self.running),
             done=done,
         )
@@ -383,9 +388,12 @@ def test_one_caller_gets_more_at_a_time_while_the_loop_has_ample_time() -> None:
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("connections", [600, 3000])
 @pytest.mark.parametrize("addresses", [1, 200])
-def test_strangers_get_a_tenth_of_the_time_while_users_are_there(rate: float, connections: int, addresses: int) -> None:
+@pytest.mark.parametrize("core", [1.0, 0.25])
+def test_strangers_get_a_tenth_of_the_time_while_users_are_there(
+    rate: float, connections: int, addresses: int, core: float
+) -> None:
     admission = Admission(5000, 10.0)
-    loop = Loop(admission, rate)
+    loop = Loop(admission, rate, core)
     users = [User(f"u{number}") for number in range(20)]
     for number in range(connections):
         loop.ask(stranger(number % addresses))
@@ -519,5 +527,5 @@ def test_requests_that_wait_for_slow_login_nodes_do_not_take_the_rate_down(slow:
                 ask(entry[1])
             ready = [entry for entry in running if entry[0] <= now][: int(rate * TICK) - done]
         done_in_all += done if tick >= 50 else 0
-        admission.look(idle=1 - done / (rate * TICK), seconds=TICK, running=len(running), done=done)
+        admission.look(idle=1 - done / (rate * TICK), seconds=TICK, had=TICK, running=len(running), done=done)
     assert done_in_all >= 0.8 * rate * 15

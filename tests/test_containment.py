@@ -15,6 +15,7 @@ import uvicorn
 
 import hpcgate
 from hpcgate.admission import Admission
+from hpcgate.idleness import Rest
 from hpcgate.refusals import Lobby, Refusals
 from hpcgate.server import Server, _Look
 from hpcgate.serving import Http
@@ -238,7 +239,7 @@ def overloaded(server: Server, **parts: Any) -> Server:
     server.config.app = cast("Any", SimpleNamespace(state=state))
     server._last_look = _Look(0.0, 0)
     server._lobby, server._refusals = Lobby(0), Refusals(0)
-    server._idleness = cast("Any", SimpleNamespace(since=lambda *_, **__: 0.0))
+    server._idleness = cast("Any", SimpleNamespace(since=lambda *_, **__: Rest(0.0, 0.1)))
     return server
 
 

@@ -42,7 +42,7 @@ def test_a_loop_that_sleeps_is_idle_and_one_that_is_kept_from_its_core_is_not() 
         idleness.since(0.0, lag=0.0)
         began = time.monotonic()
         time.sleep(0.3)
-        assert idleness.since(time.monotonic() - began, lag=0.0) > 0.5
+        assert idleness.since(time.monotonic() - began, lag=0.0).idle > 0.5
         if idleness._file is None:
             pytest.skip("this kernel does not say how long a thread waited")
         with crowded_core():
@@ -50,7 +50,9 @@ def test_a_loop_that_sleeps_is_idle_and_one_that_is_kept_from_its_core_is_not() 
             began = time.monotonic()
             spin(0.3)
             seconds = time.monotonic() - began
-            assert idleness.since(seconds, lag=0.0) < 0.1
+            rest = idleness.since(seconds, lag=0.0)
+            assert rest.idle < 0.1
+            assert 0.2 < rest.had < 0.6 * seconds, "what others had of the core was not its own"
     finally:
         idleness.close()
 
@@ -64,6 +66,12 @@ def test_without_the_kernel_a_late_timer_says_it(monkeypatch: pytest.MonkeyPatch
     now = [0.0]
     monkeypatch.setattr(time, "thread_time", lambda: now[0])
     idleness.since(0.0, lag=0.0)
-    for used, lag, idle in ((0.02, 0.0, 0.8), (0.05, 0.1, 0.0), (0.01, 0.1, 0.9), (0.2, 0.0, 0.0)):
+    for used, lag, idle, had in (
+        (0.02, 0.0, 0.8, 0.1),
+        (0.05, 0.1, 0.0, 0.05),
+        (0.01, 0.1, 0.9, 0.1),
+        (0.2, 0.0, 0.0, 0.1),
+    ):
         now[0] += used
-        assert idleness.since(0.1, lag=lag) == pytest.approx(idle)
+        rest = idleness.since(0.1, lag=lag)
+        assert (rest.idle, rest.had) == (pytest.approx(idle), pytest.approx(had))

@@ -47,24 +47,25 @@ def test_a_refusal_is_held_back_and_one_that_has_waited_is_not(clock: Clock) -> 
     new, late = One(clock), One(clock)
     refusals.add(new)
     refusals.add(late, HOLD)
-    refusals.look(0.1)
+    refusals.look(0.1, 0.1)
     assert (new.fate, late.fate) == ("", "said")
-    refusals.look(HOLD)
+    refusals.look(HOLD, HOLD)
     assert (new.fate, refusals.said, len(refusals)) == ("said", 2, 0)
 
 
-def test_refusals_take_their_share_of_the_time_and_what_is_left_is_closed(clock: Clock) -> None:
+@pytest.mark.parametrize("core", [1.0, 0.25])
+def test_refusals_take_their_share_of_the_time_and_what_is_left_is_closed(clock: Clock, core: float) -> None:
     refusals = Refusals(100_000, clock)
     many = [One(clock) for _ in range(10_000)]
     for one in many:
         refusals.add(one)
-    refusals.look(HOLD)
+    refusals.look(HOLD, core * HOLD)
     for _ in range(50):
         before = clock.now
-        refusals.look(0.1)
-        assert clock.now - before <= SHARE * 0.1 + COST
+        refusals.look(0.1, core * 0.1)
+        assert clock.now - before <= SHARE * core * 0.1 + COST
     assert many[-1].fate == ""
-    refusals.look(LONGEST)
+    refusals.look(LONGEST, LONGEST)
     assert {one.fate for one in many} == {"said", "dropped"}
     assert len(refusals) == 0
 

@@ -435,12 +435,13 @@ class Admission:
         """Say whether who waits since then has waited for as long as anybody may, and for `least` seconds."""
         return self.now - since > max(self._max_delay, least)
 
-    def look(self, *, idle: float, seconds: float, running: int, done: int) -> None:
+    def look(self, *, idle: float, seconds: float, had: float, running: int, done: int) -> None:
         """Take note of what went on since the last look, and let in or refuse those who wait.
 
         Args:
             idle: For which share of the time the event loop had nothing to do.
             seconds: How long ago the last look was.
+            had: Seconds of these that were the event loop's own: others may use the core as well.
             running: How many requests are served now, those aside included.
             done: How many were answered, those refused apart.
         """
@@ -455,7 +456,7 @@ class Admission:
             self._set_most(line, self.most if line is self._strangers else self.most - self.running)
         self._set_limit(done / seconds, seconds, settling=settling)
         # Credit that was not asked for is not kept for long, and neither is a debt.
-        self._credit = max(-STRANGERS, min(self._credit + STRANGERS * seconds, STRANGERS * 2 * seconds))
+        self._credit = max(-STRANGERS, min(self._credit + STRANGERS * had, STRANGERS * 2 * had))
         # What has not ended by now waits for something else than the loop.
         self._held.clear()
         self._generation += 1

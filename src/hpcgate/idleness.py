@@ -1,8 +1,9 @@
-"""How much of its time the event loop rests, whatever share of a core it gets."""
+"""How much time the event loop has, and how much of it it rests, whatever share of a core it gets."""
 
 import os
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 
 LATE = 0.05
 """Seconds by which an event loop with too much to do is late."""
@@ -10,8 +11,21 @@ HARD = 0.3
 """The share of a core below which a late event loop slept, or was kept from the core."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What an event loop did with some time.
+
+    Attributes:
+        idle: The share of the time for which it slept, between 0 and 1.
+        had: Seconds that were its own: it ran or slept, and was not kept from the core.
+    """
+
+    idle: float
+    had: float
+
+
 class Idleness:
-    """Tells for which share of the time the thread that asks has slept since it last asked.
+    """Tells how the thread that asks has spent the time since it last asked.
 
     A thread that wants to run and is not let by others, or by a quota, does not sleep: the kernel says how long it ran
     and how long it waited for a core (`/proc/<pid>/schedstat`, Documentation/scheduler/sched-stats). Without that the
@@ -21,7 +35,7 @@ class Idleness:
     def __init__(self) -> None:
         self._file: int | None = None
         self._pid = 0
-        self._then = 0.0
+        self._then = (0.0, 0.0)
 
     def close(self) -> None:
         """Close the kernel's file."""
@@ -30,22 +44,22 @@ class Idleness:
         self._file = None
         self._pid = 0
 
-    def since(self, seconds: float, *, lag: float) -> float:
-        """Return the share, between 0 and 1.
+    def since(self, seconds: float, *, lag: float) -> Rest:
+        """Return how it was spent.
 
         Args:
             seconds: How long ago it last was asked.
             lag: By how many seconds a timer of the event loop was late.
         """
-        wanted, exact = self._wanted()
-        then, self._then = self._then, wanted
-        share = min(1.0, (wanted - then) / seconds) if seconds > 0 else 0.0
-        if not exact and lag > LATE and share > HARD:
-            return 0.0
-        return 1.0 - max(0.0, share)
+        then, self._then = self._then, self._spent()
+        ran, waited = self._then[0] - then[0], self._then[1] - then[1]
+        share = min(1.0, max(0.0, (ran + waited) / seconds)) if seconds > 0 else 0.0
+        if self._file is None and lag > LATE and share > HARD:
+            return Rest(0.0, ran)
+        return Rest(1.0 - share, min(seconds, max(0.0, seconds - waited)))
 
-    def _wanted(self) -> tuple[float, bool]:
-        """Return the seconds for which the thread ran or wanted to, and whether waiting is part of it."""
+    def _spent(self) -> tuple[float, float]:
+        """Return the seconds for which the thread ran, and for which it waited for a core as far as that is known."""
         if self._pid != os.getpid():
             self.close()
             self._pid = os.getpid()
@@ -55,5 +69,8 @@ class Idleness:
             with suppress(OSError, ValueError):
                 ran, waited, _ = os.pread(self._file, 100, 0).split()
                 if int(ran):
-                    return (int(ran) + int(waited)) / 1e9, True
-        return time.thread_time(), False
+                    return int(ran) / 1e9, int(waited) / 1e9
+            # A kernel that does not count says nothing but noughts.
+            os.close(self._file)
+            self._file = None
+        return time.thread_time(), 0.0

@@ -53,12 +53,17 @@ class Refusals:
         while len(self._held) > self._most:
             self.said += heappop(self._held)[2].say()
 
-    def look(self, seconds: float) -> None:
-        """Say those whose time has come, as far as there is time to; at least one."""
+    def look(self, seconds: float, had: float) -> None:
+        """Say those whose time has come, as far as there is time to; at least one.
+
+        Args:
+            seconds: How long ago the last look was.
+            had: Seconds of these that were the event loop's own.
+        """
         self._now += seconds
         while self._held and self._held[0][0] <= self._now - LONGEST:
             heappop(self._held)[2].drop()
-        until = self._clock() + SHARE * seconds
+        until = self._clock() + SHARE * had
         while self._held and self._held[0][0] <= self._now:
             self.said += heappop(self._held)[2].say()
             if self._clock() >= until:
@@ -115,9 +120,14 @@ class Lobby:
         self._bytes += unread.size
         self._unread.append(unread)
 
-    def look(self, seconds: float, filled: Callable[[], bool]) -> None:
-        """Read as many as may wait, and of those to be refused as many as there is time for."""
-        until = self._clock() + SHARE * seconds
+    def look(self, had: float, filled: Callable[[], bool]) -> None:
+        """Read as many as may wait, and of those to be refused as many as there is time for.
+
+        Args:
+            had: Seconds that the event loop had since the last look.
+            filled: Says whether no more may wait.
+        """
+        until = self._clock() + SHARE * had
         while self._unread:
             late = self._unread[0].late
             if (late or filled()) and not (late and self._clock() < until):

@@ -180,17 +180,17 @@ class Server(uvicorn.Server):
         seconds = now.moment - then.moment
         # uvicorn rests for a tick between two calls.
         self._lag = max(0.0, seconds - _TICK)
-        idle = self._idleness.since(seconds, lag=self._lag)
+        rest = self._idleness.since(seconds, lag=self._lag)
         running, done = len(self.server_state.tasks), now.answered - then.answered
         with _ADMISSION:
-            admission.look(idle=idle, seconds=seconds, running=running, done=done)
+            admission.look(idle=rest.idle, seconds=seconds, had=rest.had, running=running, done=done)
         with _LOBBY:
-            self._lobby.look(seconds, lambda: admission.filled)
+            self._lobby.look(rest.had, lambda: admission.filled)
         with _REFUSALS:
-            self._refusals.look(seconds)
+            self._refusals.look(seconds, rest.had)
         if admission.busy:
             with _DOOR:
-                self._accept(_ACCEPTING * seconds)
+                self._accept(_ACCEPTING * rest.had)
         if counter % _TICKS_BETWEEN_NEWS == 0:
             self._tell_of_overload()
 
