@@ -30,6 +30,7 @@ GatewayError                 500
     HostKeyRefused           424
     LoginNodeUnreachable     424
     ConnectionLost           424
+    BadAnswer                424
   RateLimited                429
   ChecksumMismatch           460
   CommandFailed              500
@@ -233,6 +234,10 @@ class ConnectionLost(LoginNodeError):
     """An established connection broke; the operation may or may not have been carried out."""
 
     transient = True
+
+
+class BadAnswer(LoginNodeError):
+    """A program or a server on the login node answered what makes no sense, or more than it was asked for."""
 
 
 class RateLimited(GatewayError):

@@ -11,6 +11,7 @@ import pytest
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.demo.sshd import Sshd
 from hpcgate.ssh.pool import Pool
+from hpcgate.telemetry.base import SILENT, Telemetry
 from tests.ssh.nodes import LoginNodes, connections, login_nodes, settings
 
 MakePool = Callable[..., Pool]
@@ -34,8 +35,10 @@ async def make_pool(nodes: LoginNodes) -> AsyncIterator[MakePool]:
     tasks, sockets = asyncio.all_tasks(), connections()
     pools: list[Pool] = []
 
-    def make(sshd: Sshd, credentials: CredentialSource | None = None, **changes: Any) -> Pool:
-        pool = Pool("demo", settings(sshd, **changes), credentials or nodes.keys())
+    def make(
+        sshd: Sshd, credentials: CredentialSource | None = None, telemetry: Telemetry = SILENT, **changes: Any
+    ) -> Pool:
+        pool = Pool("demo", settings(sshd, **changes), credentials or nodes.keys(), telemetry)
         pools.append(pool)
         return pool
 

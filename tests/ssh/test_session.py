@@ -114,6 +114,17 @@ async def test_standard_error_is_bounded(make_pool: MakePool, sshd: Sshd, nodes:
         assert done.stderr == bytes(64 * 1024)
 
 
+async def test_standard_error_without_end_is_cut_off(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    flood = ["sh", "-c", "exec yes 0816 >&2"]
+    async with make_pool(sshd).lease(principal(nodes.alice)) as session:
+        with pytest.raises(TooLarge, match="standard error"):
+            await session.run(flood, timeout=300)
+        async with session.process(flood, stall=300) as process:
+            with pytest.raises(TooLarge, match="standard error"):
+                await anext(process.output())
+        assert await gone(nodes.alice, "0816")
+
+
 LONG = {
     "plain": ["sleep", "4712"],
     "with children": ["sh", "-c", "sleep 4712 & sleep 4712 & wait"],

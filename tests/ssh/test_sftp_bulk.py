@@ -48,7 +48,7 @@ class Channel:
 async def client(extensions: bytes = b"") -> tuple[BulkSftp, Channel]:
     """Return a client that has agreed with its server."""
     channels = Channels(None, lambda: None)
-    made, channel = BulkSftp(await channels.acquire()), Channel()
+    made, channel = BulkSftp(await channels.acquire(), lambda _: None), Channel()
     made.connection_made(cast(Any, channel))
     starting = asyncio.create_task(made.start())
     await asyncio.sleep(0)
@@ -155,6 +155,9 @@ async def test_the_end_of_a_file_is_no_content() -> None:
         pytest.param(struct.pack(">IB", 0, STATUS), id="an-empty-message"),
         pytest.param(struct.pack(">IBII", 100, DATA, 1, 50), id="data-of-two-lengths"),
         pytest.param(struct.pack(">IBII", 9, DATA, 1, 0xFFFFFFFF), id="data-longer-than-its-message"),
+        pytest.param(data(1, bytes(11)), id="more-data-than-asked-for"),
+        pytest.param(struct.pack(">IBII", 9 + (1 << 31), DATA, 1, 1 << 31), id="data-without-end"),
+        pytest.param(message(2, struct.pack(">I", 3)), id="a-second-version"),
     ],
 )
 async def test_an_answer_that_makes_no_sense_ends_the_channel(answer: bytes) -> None:
@@ -175,6 +178,16 @@ async def test_an_answer_of_the_wrong_kind_or_cut_short(kind: int) -> None:
     made.data_received(message(kind, struct.pack(">I", channel.requests()[0][1])), None)
     with pytest.raises(asyncssh.SFTPBadMessage):
         made.content(await asked)
+
+
+async def test_attributes_cut_short() -> None:
+    made, channel = await client()
+    asked = asyncio.create_task(made.stat_file(b"handle"))
+    await asyncio.sleep(0)
+    number = channel.requests()[0][1]
+    made.data_received(message(ATTRS, struct.pack(">II", number, 0b1111) + bytes(20)), None)
+    with pytest.raises(asyncssh.SFTPBadMessage):
+        await asked
 
 
 async def test_a_server_that_goes_away() -> None:

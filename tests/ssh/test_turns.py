@@ -4,11 +4,13 @@ import asyncio
 import socket
 import threading
 import time
+from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import uvloop
 
-from hpcgate.ssh.connection import _LONG, _take_turns
+from hpcgate.ssh.connection import _IDLE_BYTES, _LONG, _PORTION, _take_turns
 
 SENT = 16 * 1024 * 1024
 
@@ -16,12 +18,14 @@ SENT = 16 * 1024 * 1024
 class Connection(asyncio.Protocol):
     """Stands in for asyncssh's: busy with what it gets for a while."""
 
-    def __init__(self, ended: "asyncio.Future[None]") -> None:
+    def __init__(self, ended: "asyncio.Future[None]", busy: float = 0.002) -> None:
         self.ended = ended
+        self.busy = busy
         self.sizes: list[int] = []
         self.turns: list[int] = []
         self.turn = 0
         self.eof = False
+        self._recv_seq = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -29,7 +33,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.sizes.append(len(data))
         self.turns.append(self.turn)
-        time.sleep(0.002)
+        time.sleep(self.busy)
 
     def eof_received(self) -> None:
         self.eof = True
@@ -48,7 +52,7 @@ async def flood(guarded: bool) -> Connection:
     await loop.create_connection(lambda: connection, sock=near)
     if guarded:
         ssh: Any = connection
-        _take_turns(ssh)
+        _take_turns(ssh, lambda: None)
 
     def send() -> None:
         with far:
@@ -68,20 +72,54 @@ async def flood(guarded: bool) -> Connection:
 
 
 def at_once(connection: Connection) -> int:
-    """Return the most long reads of one turn."""
-    long = [turn for turn, size in zip(connection.turns, connection.sizes, strict=True) if size >= _LONG]
-    return max(long.count(turn) for turn in set(long))
+    """Return the most bytes of one turn."""
+    turns = Counter[int]()
+    for turn, size in zip(connection.turns, connection.sizes, strict=True):
+        turns[turn] += size
+    return max(turns.values())
 
 
-def test_one_long_read_a_turn() -> None:
+def test_no_more_a_turn_than_the_time_of_one_allows() -> None:
     connection = uvloop.run(flood(guarded=True))
     assert sum(connection.sizes) == SENT
     assert connection.eof
-    assert at_once(connection) == 1
+    # Each portion takes longer than a turn may.
+    assert at_once(connection) < _LONG
 
 
 def test_a_loop_left_alone_reads_on() -> None:
-    assert at_once(uvloop.run(flood(guarded=False))) > 1
+    assert at_once(uvloop.run(flood(guarded=False))) > _LONG
+
+
+async def spoken_to(resting: bool) -> tuple[int, bool]:
+    """Have a connection that nobody asks for anything bring more than it may; return how much it took, and its end."""
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    connection = Connection(loop.create_future(), busy=0)
+    transport, _ = await loop.create_connection(lambda: connection, sock=near)
+    ssh: Any = connection
+    turns = _take_turns(ssh, transport.abort)
+    assert turns is not None
+    if resting:
+        turns.rest()
+
+    def send() -> None:
+        with far, suppress(OSError):
+            far.sendall(bytes(2 * _IDLE_BYTES))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    async with asyncio.timeout(30):
+        await connection.ended
+    sender.join()
+    return sum(connection.sizes), connection.eof
+
+
+def test_a_flood_that_nobody_asked_for_ends_the_connection() -> None:
+    taken, ended_by_itself = uvloop.run(spoken_to(resting=True))
+    assert taken <= _IDLE_BYTES
+    assert not ended_by_itself
+    assert uvloop.run(spoken_to(resting=False)) == (2 * _IDLE_BYTES, True)
 
 
 async def closed_meanwhile() -> list[dict[str, Any]]:
@@ -101,15 +139,15 @@ async def closed_meanwhile() -> list[dict[str, Any]]:
     far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT)
     with far:
         far.setblocking(False)
-        far.send(bytes(2 * _LONG))
-        connection = Closing(loop.create_future())
+        connection = Closing(loop.create_future(), busy=0)
         await loop.create_connection(lambda: connection, sock=near)
         ssh: Any = connection
-        _take_turns(ssh)
+        _take_turns(ssh, lambda: None)
+        far.send(bytes(2 * _LONG))
         async with asyncio.timeout(10):
             await connection.ended
         await asyncio.sleep(0.01)
-    assert connection.sizes[0] >= _LONG
+    assert connection.sizes == [_PORTION]
     return complaints
 
 
@@ -120,7 +158,8 @@ def test_a_connection_that_closes_on_what_comes_is_left_alone() -> None:
 async def test_a_connection_through_a_jump_host_stays_as_it_is() -> None:
     class Tunnelled:
         _transport = object()
+        _recv_seq = 0
 
     ssh: Any = Tunnelled()
-    _take_turns(ssh)
+    assert _take_turns(ssh, lambda: None) is None
     assert type(ssh._transport) is object

@@ -16,14 +16,14 @@ from hpcgate.auth import Principal
 from hpcgate.auth.policy import Grant
 from hpcgate.errors import ConnectionLost, Denied, GatewayError, NotSupported, TooLarge
 from hpcgate.filesystem import checksum, compress, extract, file_type, tus, unpacking
-from hpcgate.ssh.command_files import unwritable
-from hpcgate.ssh.command_streams import CommandStreams, OpenByCommand
+from hpcgate.ssh.command_files import parse_stat, size_in, unwritable
+from hpcgate.ssh.command_streams import CommandStreams, OpenByCommand, said_in
 from hpcgate.ssh.files import Attributes, Entry, RemoteFiles, refuse_root, temporary_name
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.quoting import Steering
-from hpcgate.ssh.runner import Completed
+from hpcgate.ssh.runner import Completed, understanding
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, Streams
 from hpcgate.ssh.words import NOT_REGULAR, not_regular, number_in, quote, said, shown, told, unreadable
@@ -223,9 +223,12 @@ class Confined(Session):
         """Lend the files beneath the paths for what streams."""
         yield ConfinedFiles(self._beneath, self.node.view(self.username))
 
-    async def ask(self, argv: Sequence[str], request: bytes) -> bytes:
+    async def ask(self, argv: Sequence[str], request: bytes, *, limit: int | None = None) -> bytes:
         """Deny: no long-lived process is confined."""
         raise self._denial(argv)
+
+    def dismiss(self, argv: Sequence[str]) -> None:
+        """Do nothing: there is no long-lived process."""
 
     def _denial(self, argv: Sequence[str | bytes]) -> Denied:
         return Denied(self._beneath.grant.rule, f"what {_bytes(argv[0]).decode(errors='replace')} does is not checked")
@@ -333,22 +336,13 @@ class ConfinedFiles(CommandStreams):
     async def entry(self, path: bytes) -> Entry:
         """Return one file."""
         said = await self._beneath.do("entry", f"ls: cannot access {quote(path)}", path=path)
-        return (await self._shown(said, names=True))[0]
+        with understanding("python3"):
+            (entry,) = await self._shown(said, names=True)
+        return entry
 
     async def _shown(self, rows: bytes, *, names: bool) -> list[Entry]:
-        entries = [
-            Entry(
-                name=os.fsencode(name),
-                mode=mode,
-                uid=uid,
-                gid=gid,
-                size=size,
-                mtime=mtime,
-                link_target=None if link is None else os.fsencode(link),
-                mark=mark,
-            )
-            for name, mode, uid, gid, size, mtime, link, mark in json.loads(rows)
-        ]
+        with understanding("python3"):
+            entries = [_entry(*row) for row in json.loads(rows)]
         if not names:
             return entries
         view = self._names
@@ -361,8 +355,8 @@ class ConfinedFiles(CommandStreams):
     async def stat(self, path: bytes, *, follow: bool = True) -> Attributes:
         """Return attributes."""
         said = await self._beneath.do("stat", f"stat: cannot statx {quote(path)}", path=path, follow=follow)
-        mode, *numbers = said.split()
-        return Attributes.of(int(mode, 16), numbers)
+        with understanding("python3"):
+            return parse_stat(said)
 
     async def realpath(self, path: bytes) -> bytes:
         """Resolve links."""
@@ -409,15 +403,12 @@ class ConfinedFiles(CommandStreams):
         """Open, in a process that lives as long as the file is open."""
         started = self._beneath.process("open", f"cat: {shown(path)}", stall=PATIENCE, path=path)
         async with started as process, aclosing(process.output()) as output:
-            line = b""
-            async for block in output:
-                line += block
-                if b"\n" in line:
-                    break
-            else:
+            line = await said_in(process, output, until=b"\n")
+            if b"\n" not in line:
                 raise _unread(await self._beneath.ended(process), path, "cat")
-            mode, *numbers = line.split()
-            yield OpenByCommand(process, output, path, Attributes.of(int(mode, 16), numbers))
+            with understanding("python3"):
+                attributes = parse_stat(line)
+            yield OpenByCommand(process, output, path, attributes)
 
     async def replace(
         self,
@@ -457,20 +448,17 @@ class ConfinedFiles(CommandStreams):
             await _feed(process, content)
             said = b""
             if ready is not None:
-                async for block in output:
-                    said += block
-                    if said.endswith(b"\0"):
-                        break
+                said = await said_in(process, output, until=b"\0")
                 if said.endswith(b"\0"):
                     await ready(said[:-1])
                     await process.feed_block(b"go\n")
                     said = b""
             process.feed_end()
-            said += b"".join([block async for block in output])
+            said += await said_in(process, output)
             done = await self._beneath.ended(process)
         if not done.ok:
             raise unwritable(path, done)
-        return int(said)
+        return size_in(said, "python3")
 
     async def extend(self, path: bytes, content: AsyncIterable[bytes], *, offset: int) -> int:
         """Write in place; what came before a failure stays."""
@@ -488,13 +476,13 @@ class ConfinedFiles(CommandStreams):
         async with started as process, aclosing(process.output()) as output:
             await _feed(process, until_failure())
             process.feed_end()
-            said = b"".join([block async for block in output])
+            said = await said_in(process, output)
             done = await self._beneath.ended(process)
         if failed:
             raise failed[0]
         if not done.ok:
             raise unwritable(path, done)
-        return int(said)
+        return size_in(said, "python3")
 
     async def create(self, path: bytes, *, private: bool = False) -> None:
         """Make an empty file."""
@@ -519,6 +507,13 @@ class ConfinedFiles(CommandStreams):
         raise Denied(self._beneath.grant.rule, f"what {tool} does is not checked")
 
 
+def _entry(name: str, mode: int, uid: int, gid: int, size: int, mtime: int, link: str | None, mark: str) -> Entry:
+    if not all(isinstance(number, int) and abs(number) < 1 << 64 for number in (mode, uid, gid, size, mtime)):
+        raise ValueError("not numbers of stat(2)")
+    target = None if link is None else os.fsencode(link)
+    return Entry(os.fsencode(name), mode, uid, gid, size, mtime, link_target=target, mark=str(mark))
+
+
 class _NoRunner:
     """Runs nothing: what of `CommandStreams` has been forgotten here is denied."""
 
@@ -528,8 +523,11 @@ class _NoRunner:
     async def run(self, argv: Sequence[str | bytes], **_: Any) -> Completed:
         raise Denied(self._grant.rule, "it is not checked")
 
-    async def ask(self, argv: Sequence[str], request: bytes) -> bytes:
+    async def ask(self, argv: Sequence[str], request: bytes, *, limit: int | None = None) -> bytes:
         raise Denied(self._grant.rule, "it is not checked")
+
+    def dismiss(self, argv: Sequence[str]) -> None:
+        pass
 
     def process(self, argv: Sequence[str | bytes], **_: Any) -> AbstractAsyncContextManager[Process]:
         raise Denied(self._grant.rule, "it is not checked")

@@ -12,6 +12,10 @@ from hpcgate.ssh.quoting import opening
 MAX_STDERR = 64 * 1024
 _NOISE_KEPT = 4096
 """Bytes of what start-up files print that are kept: more than the mark takes, enough to tell what went wrong."""
+MOST_NOISE = 16 * 1024 * 1024
+"""Bytes that start-up files may print before the command begins: more than a banner, or than a mistake in a loop."""
+MOST_ERRORS = 16 * 1024 * 1024
+"""Bytes that a command may write on standard error, of which the beginning is kept."""
 _BLOCK = 256 * 1024
 
 
@@ -23,19 +27,25 @@ class Output:
     Attributes:
         content: What the command has written; before it began, the end of what others have.
         started: Whether the command has begun, on this output.
+        drowned: Whether so much came before that it is not waited for any more.
+        total: Bytes that have come, kept or not.
     """
 
-    __slots__ = ("content", "limit", "overflown", "pid", "started")
+    __slots__ = ("_noise", "content", "drowned", "limit", "overflown", "pid", "started", "total")
 
     def __init__(self, limit: int) -> None:
         self.content = bytearray()
         self.limit = limit
         self.overflown = False
         self.started = False
+        self.drowned = False
         self.pid: int | None = None
+        self._noise = 0
+        self.total = 0
 
     def feed(self, data: bytes) -> None:
         """Take what came; beyond the limit nothing more is kept."""
+        self.total += len(data)
         if self.overflown:
             return
         self.content += data
@@ -43,6 +53,8 @@ class Output:
             begin = opening(self.content)
             if begin is None:
                 del self.content[:-_NOISE_KEPT]
+                self._noise += len(data)
+                self.drowned = self._noise > MOST_NOISE
                 return
             self.started = True
             self.pid = begin[1]
@@ -50,6 +62,11 @@ class Output:
         if len(self.content) > self.limit:
             self.overflown = True
             del self.content[self.limit :]
+
+    @staticmethod
+    def flood() -> LoginNodeError:
+        """Return the error for what was drowned."""
+        return LoginNodeError("The login shell's start-up files print without end, and the command never began")
 
     @property
     def written(self) -> bytes:
@@ -64,6 +81,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
         done: Resolved when the channel has closed or the output went over its limit.
         closed: Whether the channel has closed.
         error: Why the connection ended, if it did.
+        complains: Whether it was given up for what it writes on standard error.
     """
 
     def __init__(self, slot: Slot, limit: int) -> None:
@@ -71,7 +89,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
         self.stderr = Output(MAX_STDERR)
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed = False
-        self.abandoned = False
+        self.complains = False
         self.error: Exception | None = None
         self.channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._slot = slot
@@ -86,10 +104,10 @@ class Command(asyncssh.SSHClientSession[bytes]):
         """Take output as it comes."""
         if datatype is None:
             self.stdout.feed(data)
-            if self.stdout.overflown:
+            if self.stdout.overflown or self.stdout.drowned:
                 self._finish()
         else:
-            self.stderr.feed(data)
+            self._complain(data)
 
     def eof_received(self) -> bool:
         """Leave the input open: the command may still read."""
@@ -127,6 +145,8 @@ class Command(asyncssh.SSHClientSession[bytes]):
 
     def check_begun(self) -> None:
         """Raise LoginNodeError for a command that has ended and never began, so that nothing passes for its answer."""
+        if self.stdout.drowned:
+            raise Output.flood()
         if not self.stdout.started:
             said = bytes(self.stderr.content).decode("utf-8", "replace").split("\n")
             words = next((line.strip() for line in reversed(said) if line.strip()), "no reason given")
@@ -153,6 +173,16 @@ class Command(asyncssh.SSHClientSession[bytes]):
         channel.write(block)
         if self._resumed is not None:
             await asyncio.wait((self._resumed, self.done), return_when=asyncio.FIRST_COMPLETED)
+
+    def _complain(self, data: bytes) -> None:
+        """Take standard error, and end the wait where it has no end."""
+        self.stderr.feed(data)
+        if self.stderr.drowned and not self.stdout.started:
+            self.stdout.drowned = True
+            self._finish()
+        elif self.stderr.total > MOST_ERRORS:
+            self.complains = True
+            self._finish()
 
     def _finish(self) -> None:
         if not self.done.done():

@@ -10,7 +10,7 @@ from hpcgate.errors import CommandFailed, GatewayError
 from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
 from hpcgate.ssh.footing import ENTER, guarded, parent, untrusted
 from hpcgate.ssh.login_node import View
-from hpcgate.ssh.runner import Completed, Runner
+from hpcgate.ssh.runner import Completed, Runner, understanding
 from hpcgate.ssh.words import NOT_REGULAR, failure, not_regular, number_in, quote, said, told, unreadable
 
 BLOCK = 4 * 1024 * 1024
@@ -102,6 +102,9 @@ dd if=/dev/zero bs=65536 count=16 status=none >&4
 """
 )
 _STAT = "--printf=%f %i %d %h %u %g %s %X %Z %.3Y"
+_STAT_FIELDS = 10
+_MODE_DIGITS = 8
+_SIZE_DIGITS = 24
 _LS = ("ls", "-lnU", "--quoting-style=c", "--time-style=+%s")
 
 # ls(1) with the options above. A device has "major, minor" for its size; a file that cannot be read has "?".
@@ -183,6 +186,30 @@ def parse_listing(output: bytes, top: bytes) -> tuple[list[Entry], list[bytes]]:
     return entries, unknown
 
 
+def parse_stat(output: bytes) -> Attributes:
+    """Parse what ``stat`` printed as it is asked to here.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    mode, *numbers = output.split(maxsplit=_STAT_FIELDS)
+    if len(mode) > _MODE_DIGITS:
+        raise ValueError("not a mode")
+    return Attributes.of(int(mode, 16), numbers)
+
+
+def size_in(output: bytes, tool: str) -> int:
+    """Return the number of bytes that a command printed.
+
+    Raises:
+        BadAnswer: It printed something else.
+    """
+    with understanding(tool):
+        if len(output) > _SIZE_DIGITS:
+            raise ValueError("not a size")
+        return int(output)
+
+
 class CommandFiles:
     """`hpcgate.ssh.files.RemoteFiles` by commands of a POSIX shell and GNU coreutils."""
 
@@ -207,10 +234,11 @@ class CommandFiles:
         # It also fails for a file below that it could not reach, having told of all others.
         if done.exit_status not in (0, 1, 2) or (not done.ok and not done.stdout):
             raise told(done.stderr, "ls")
-        if len(done.stdout) > LARGE:
-            entries, unknown = await asyncio.to_thread(parse_listing, done.stdout, path)
-        else:
-            entries, unknown = parse_listing(done.stdout, path)
+        with understanding("ls"):
+            if len(done.stdout) > LARGE:
+                entries, unknown = await asyncio.to_thread(parse_listing, done.stdout, path)
+            else:
+                entries, unknown = parse_listing(done.stdout, path)
         if unknown:
             entries += await self._links(path, unknown)
         return await self._named(entries) if names else entries
@@ -218,7 +246,8 @@ class CommandFiles:
     async def entry(self, path: bytes) -> Entry:
         """Return one file, by ``ls -d``."""
         done = await self._runner.run([*_LS, "-d", "--", path])
-        entries, _ = parse_listing(done.stdout, path)
+        with understanding("ls"):
+            entries, _ = parse_listing(done.stdout, path)
         if not done.ok or len(entries) != 1:
             raise told(done.stderr, "ls")
         return (await self._named(entries))[0]
@@ -228,8 +257,8 @@ class CommandFiles:
         done = await self._runner.run(["stat", *(["-L"] if follow else []), _STAT, "--", path])
         if not done.ok:
             raise told(done.stderr, "stat")
-        mode, *numbers = done.stdout.split()
-        return Attributes.of(int(mode, 16), numbers)
+        with understanding("stat"):
+            return parse_stat(done.stdout)
 
     async def realpath(self, path: bytes) -> bytes:
         """Resolve links, by ``realpath``."""
@@ -286,7 +315,7 @@ class CommandFiles:
         )
         if not done.ok:
             raise unwritable(path, done)
-        return int(done.stdout)
+        return size_in(done.stdout, "stat")
 
     async def rename(self, source: bytes, target: bytes) -> None:
         """Rename, by ``mv -T``."""
@@ -347,7 +376,9 @@ class CommandFiles:
         found: list[Entry] = []
         for paths in _portions([root + name for name in names]):
             done = await self._runner.run([*_LS, "-d", "--", *paths])
-            for entry in parse_listing(done.stdout, top)[0]:
+            with understanding("ls"):
+                links, _ = parse_listing(done.stdout, top)
+            for entry in links:
                 entry.name = entry.name.removeprefix(root)
                 found.append(entry)
         return found

@@ -6,13 +6,13 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
-from hpcgate.errors import AlreadyExists, ConnectionLost, GatewayError
-from hpcgate.ssh.command_files import REGULAR, TAKE, TRAILER, CommandFiles, unwritable
+from hpcgate.errors import AlreadyExists, BadAnswer, ConnectionLost, GatewayError, TimedOut
+from hpcgate.ssh.command_files import REGULAR, TAKE, TRAILER, CommandFiles, parse_stat, size_in, unwritable
 from hpcgate.ssh.files import Attributes, temporary_name
 from hpcgate.ssh.footing import Pinned
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.process import Process
-from hpcgate.ssh.runner import Completed, Runner
+from hpcgate.ssh.runner import Completed, Runner, understanding
 from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
 from hpcgate.ssh.words import NOT_REGULAR, failure, not_regular, number_in, quote, said, told, unreadable
 
@@ -48,6 +48,8 @@ dd of="$1" bs=262144 seek="$2" iflag=fullblock oflag=seek_bytes,nofollow conv=no
 wait "$!" || exit 1
 stat -c %s -- "$1"
 """
+_MOST_SAID = 64 * 1024
+"""Bytes that a command says before or after a file's content: attributes, a size, two paths."""
 _CREATE = '[ -z "$2" ] || umask 077; set -C; : > "$1"'
 
 
@@ -66,15 +68,12 @@ class CommandStreams(CommandFiles):
                 self._starter.process(["sh", "-c", _OPEN, "sh", path], stall=PATIENCE)
             )
             output = await stack.enter_async_context(aclosing(process.output()))
-            line = b""
-            async for block in output:
-                line += block
-                if b"\n" in line:
-                    break
-            else:
+            line = await said_in(process, output, until=b"\n")
+            if b"\n" not in line:
                 raise _unreadable(process, path)
-            mode, *numbers = line.split()
-            yield OpenByCommand(process, output, path, Attributes.of(int(mode, 16), numbers))
+            with understanding("stat"):
+                attributes = parse_stat(line)
+            yield OpenByCommand(process, output, path, attributes)
 
     async def replace(
         self,
@@ -104,7 +103,9 @@ class CommandStreams(CommandFiles):
         done = await self._feed(argv, content, trailer.encode(), patience=SYNC_PATIENCE if sync else PATIENCE)
         if not done.ok:
             raise unwritable(path, done)
-        size, home, base = done.stdout.split(b"\0")
+        with understanding("dd"):
+            written, home, base = done.stdout.split(b"\0", 3)
+        size = size_in(written, "stat")
         # Neither may the directory have been swapped meanwhile.
         there = CommandStreams(Pinned(self._starter, home), self._view)
         temporary = b"./" + name
@@ -115,7 +116,7 @@ class CommandStreams(CommandFiles):
         except BaseException:
             await asyncio.shield(there._runner.run(["rm", "-f", "--", temporary]))
             raise
-        return int(size)
+        return size
 
     async def extend(self, path: bytes, content: AsyncIterable[bytes], *, offset: int) -> int:
         """Write in place, by ``dd``, which ends with what it got."""
@@ -133,7 +134,7 @@ class CommandStreams(CommandFiles):
             raise failed[0]
         if not done.ok:
             raise unwritable(path, done)
-        return int(done.stdout)
+        return size_in(done.stdout, "stat")
 
     async def create(self, path: bytes, *, private: bool = False) -> None:
         """Make an empty file, by ``set -C``."""
@@ -167,9 +168,30 @@ class CommandStreams(CommandFiles):
                     break
             await process.feed_block(end)
             process.feed_end()
-            stdout = b"".join([block async for block in process.output()])
+            stdout = await said_in(process, process.output())
             status = await process.ended()
             return Completed(tuple(argv), status, stdout, bytes(process.stderr.content))
+
+
+async def said_in(process: Process, output: AsyncIterable[bytes], *, until: bytes | None = None) -> bytes:
+    """Return the little that a command has to say beside a file's content, up to a mark or to its end.
+
+    Raises:
+        BadAnswer: It says more and more.
+        TimedOut: It takes longer with all of it than it may with a part.
+    """
+    said = b""
+    try:
+        async with asyncio.timeout(process.stall):
+            async for block in output:
+                said += block
+                if until is not None and until in said:
+                    break
+                if len(said) > _MOST_SAID:
+                    raise BadAnswer("A command on the login node that moves a file says more than it was asked")
+    except TimeoutError:
+        raise TimedOut(f"A command that moves a file did not end within {process.stall:g} s") from None
+    return said
 
 
 async def create_by_command(runner: Runner, path: bytes, *, private: bool = False) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from hpcgate.ssh.command import Command
 from hpcgate.ssh.errors import connect_error, reason
 from hpcgate.ssh.host_keys import HostKeys, Trusted
 from hpcgate.ssh.nodes import Nodes, reach
-from hpcgate.telemetry.base import Telemetry
+from hpcgate.telemetry.base import Source, Telemetry
 from hpcgate.telemetry.containment import contained
 
 log = structlog.stdlib.get_logger(__name__)
@@ -52,6 +53,17 @@ _ROOM_PAUSES = (0.02, 0.05, 0.1)
 """Seconds between attempts to open a second channel, for the same reason."""
 _LONG = 64 * 1024
 """Bytes of one read after which a connection waits for its next turn."""
+_PORTION = 16 * 1024
+"""Bytes that are handed on at a time within a turn."""
+_TURN = 0.001
+"""Seconds after which a connection's turn is over, if there is more; the portion under way is finished."""
+_CRUMB = 256
+"""Bytes of a packet, on the average of a turn, below which the sender is not helped to be fast."""
+_IDLE_BYTES = 16 * 1024 * 1024
+"""Bytes that may come while nobody has the connection: what the windows of channels that end still let through."""
+_IDLE_READS = 1000
+_IDLE_READS_PER_SECOND = 10
+"""How often something may come meanwhile: keep-alives, a new key exchange now and then."""
 _REFUSED_PATIENCE = 1.0
 """Seconds after which a refused channel is tried again although no other one has closed."""
 
@@ -150,7 +162,7 @@ class Connection:
         self.make_room: Callable[[], None] | None = None
         self._ssh = ssh
         _send_no_ignore(ssh)
-        _take_turns(ssh)
+        self._turns = _take_turns(ssh, self._flooded)
         self._alive = True
         self._tasks: set[asyncio.Task[Any]] = set()
         client.on_lost = self._lost
@@ -179,7 +191,7 @@ class Connection:
                 credential,
                 None,
             )
-            _take_turns(proxy)
+            _take_turns(proxy, proxy.abort)
         try:
             node, ssh, client = await _first_node(target, username, credential, proxy)
         except BaseException:
@@ -207,6 +219,21 @@ class Connection:
     def lost(self) -> ConnectionLost:
         """Return the error for what was under way when the connection ended."""
         return ConnectionLost(f"The SSH connection to {self.system} was lost")
+
+    def rest(self) -> None:
+        """Nobody has the connection now: the login node has next to nothing to say until somebody does."""
+        if self._turns is not None:
+            self._turns.rest()
+
+    def wake(self) -> None:
+        """Somebody has the connection again."""
+        if self._turns is not None:
+            self._turns.wake()
+
+    def distrust(self, source: Source, why: str) -> None:
+        """Take note that something was ended for what it said."""
+        self.telemetry.distrusted(self.system, source)
+        log.warning("ssh.distrusted", system=self.system, user=self.username, source=source, why=why)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         """Run a coroutine in a task that this connection owns and ends."""
@@ -393,6 +420,10 @@ class Connection:
         if self.make_room is not None:
             self.make_room()
 
+    def _flooded(self) -> None:
+        self.distrust("connection", "the login node sends what nobody asked for")
+        self._ssh.abort()
+
     def _lost(self) -> None:
         if not self._alive:
             return
@@ -416,39 +447,123 @@ def _send_no_ignore(ssh: asyncssh.SSHClientConnection) -> None:
     ssh.send_packet = without_ignore  # type: ignore[method-assign]
 
 
-def _take_turns(ssh: asyncssh.SSHClientConnection) -> None:
+def _take_turns(ssh: asyncssh.SSHClientConnection, flooded: Callable[[], None]) -> "_Turns | None":
     """Have a connection that brings much leave the event loop to the others after each read.
 
     libuv reads on for as long as a socket has more, up to 32 times, and everybody waits while megabytes are decrypted.
     """
     transport: Any = getattr(ssh, "_transport", None)
-    if hasattr(transport, "set_protocol"):
-        transport.set_protocol(_Turns(ssh, transport))
+    if not hasattr(transport, "set_protocol"):
+        return None
+    turns = _Turns(ssh, transport, flooded)
+    transport.set_protocol(turns)
+    return turns
 
 
 class _Turns(asyncio.Protocol):
-    """Hands on what comes, and pauses where there is more."""
+    """Hands on what comes, in portions, and pauses where there is more.
 
-    def __init__(self, ssh: asyncssh.SSHClientConnection, transport: Any) -> None:
-        self._ssh = ssh
+    What a portion costs depends on the packets in it: one of 32 KiB is decrypted in a fraction of the time that a
+    thousand packets of 32 bytes take, and a program that writes byte by byte makes sshd send those. So the connection
+    has its turn for so long, not for so many bytes, and waits for as long in between if it brings crumbs.
+
+    Args:
+        ssh: The connection.
+        transport: Its transport.
+        flooded: Called when the other side, which has nothing to say at the time, goes on and on.
+    """
+
+    def __init__(self, ssh: asyncssh.SSHClientConnection, transport: Any, flooded: Callable[[], None]) -> None:
+        self._ssh: Any = ssh
         self._transport = transport
         self._loop = asyncio.get_running_loop()
+        self._flooded = flooded
+        self._rest: deque[memoryview] = deque()
+        self._ended: Callable[[], None] | None = None
+        self._paused = False
+        self._resting_since: float | None = None
+        self._idle_bytes = self._idle_reads = 0
+
+    def rest(self) -> None:
+        """Count what comes from now on against an allowance."""
+        self._resting_since = self._loop.time()
+        self._idle_bytes = self._idle_reads = 0
+
+    def wake(self) -> None:
+        """Count nothing: somebody asks."""
+        self._resting_since = None
 
     def data_received(self, data: bytes) -> None:
-        self._ssh.data_received(data)
-        if len(data) >= _LONG:
-            self._transport.pause_reading()
-            self._loop.call_soon(self._go_on)
+        since = self._resting_since
+        if since is not None:
+            self._idle_bytes += len(data)
+            self._idle_reads += 1
+            reads = _IDLE_READS + _IDLE_READS_PER_SECOND * (self._loop.time() - since)
+            if self._idle_bytes > _IDLE_BYTES or self._idle_reads > reads:
+                self._flooded()
+                return
+        if self._paused:
+            # libuv has read on before it took notice of the pause.
+            self._rest.append(memoryview(data))
+        elif len(data) <= _PORTION:
+            self._ssh.data_received(data)
+        else:
+            self._rest.append(memoryview(data))
+            self._turn()
+
+    def _turn(self) -> None:
+        """Hand on portions until the turn is over, and go on in a moment if there may be more."""
+        began = now = time.perf_counter()
+        first, size = self._ssh._recv_seq, 0
+        while self._rest and now - began < _TURN and not self._transport.is_closing():
+            portion = self._rest[0][:_PORTION]
+            if len(portion) == len(self._rest[0]):
+                self._rest.popleft()
+            else:
+                self._rest[0] = self._rest[0][_PORTION:]
+            size += len(portion)
+            self._ssh.data_received(bytes(portion))
+            now = time.perf_counter()
+        if self._transport.is_closing():
+            self._rest.clear()
+        elif self._rest or size >= _LONG:
+            if not self._paused:
+                self._paused = True
+                self._transport.pause_reading()
+            packets = self._ssh._recv_seq - first
+            if packets * _CRUMB > size:
+                self._loop.call_later(now - began, self._go_on)
+            else:
+                self._loop.call_soon(self._go_on)
+            return
+        self._open()
 
     @contained("ssh.connection.resume")
     def _go_on(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        if self._rest:
+            self._turn()
+        else:
+            self._open()
+
+    def _open(self) -> None:
+        """All has been handed on."""
+        if self._ended is not None:
+            ended, self._ended = self._ended, None
+            ended()
+        if self._paused:
+            self._paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def eof_received(self) -> None:
-        self._ssh.eof_received()
+        if self._rest:
+            self._ended = self._ssh.eof_received
+        else:
+            self._ssh.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._rest.clear()
+        self._ended = None
         self._ssh.connection_lost(exc)
 
 

@@ -26,6 +26,10 @@ def without_group(mode: int) -> int:
     return mode & ~0o2070 | (mode & 0o7) << 3
 
 
+_MOST_DIGITS = 25
+"""Characters of a number of stat(2): 64 bits, a sign, and mtime's three decimals."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attributes:
     """What stat(2) says of a file. Times are Unix seconds, sizes bytes; `fraction` is mtime's, in milliseconds."""
@@ -44,8 +48,14 @@ class Attributes:
 
     @classmethod
     def of(cls, mode: int, numbers: Sequence[bytes]) -> Self:
-        """Return them of the mode and the other fields as text, mtime as milliseconds or with three decimals."""
+        """Return them of the mode and the other fields as text, mtime as milliseconds or with three decimals.
+
+        Raises:
+            ValueError: They are none: there are too few or too many, or one is not a number that stat(2) has.
+        """
         *others, modified = numbers
+        if len(modified) > _MOST_DIGITS or any(len(number) > _MOST_DIGITS for number in others):
+            raise ValueError("not numbers of stat(2)")
         ino, dev, nlink, uid, gid, size, atime, ctime = map(int, others)
         mtime, fraction = divmod(int(modified.replace(b".", b"")), 1000)
         return cls(mode, ino, dev, nlink, uid, gid, size, atime, ctime, mtime, fraction)

@@ -304,6 +304,10 @@ class Pinned:
         """Start a command to feed and read while it runs."""
         return self._runner.process([*self._prefix, *argv], stall=stall, env=env)
 
-    async def ask(self, argv: Sequence[str], request: bytes) -> bytes:
+    async def ask(self, argv: Sequence[str], request: bytes, *, limit: int | None = None) -> bytes:
         """Ask a long-lived process, which does not stand there."""
-        return await self._runner.ask(argv, request)
+        return await self._runner.ask(argv, request, limit=limit)
+
+    def dismiss(self, argv: Sequence[str]) -> None:
+        """End a long-lived process, whatever is under way."""
+        self._runner.dismiss(argv)

@@ -6,10 +6,13 @@ settings do not want it, everything goes by SFTP or by commands; and whatever it
 that way, which says in its own words why it fails. So nothing depends on it but speed.
 """
 
-from hpcgate.errors import NotSupported
+import re
+import time
+
+from hpcgate.errors import BadAnswer, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.files import Attributes, Entry
 from hpcgate.ssh.login_node import View
-from hpcgate.ssh.runner import Runner
+from hpcgate.ssh.runner import Runner, understanding
 from hpcgate.ssh.words import failure, quote
 
 MOST_ENTRIES = 1000
@@ -17,7 +20,17 @@ MOST_ENTRIES = 1000
 MOST_BYTES = 512 * 1024
 """Bytes of a file, for the same reason."""
 
+MOST_ANSWER = 16 * 1024 * 1024
+"""Bytes of an answer: so many entries with the longest names and link targets, each byte of which takes two."""
+ABSENT_PAUSE = 300.0
+"""Seconds for which the helper is not tried again where there is no perl."""
+LYING_PAUSE = 60.0
+"""Seconds for which it is not where something else than the helper answered: a PATH of the user's, soon mended."""
+
 _FIELDS = 9
+_MOST_DIGITS = 80
+"""Characters of all the numbers of a row."""
+_ERRNO = re.compile(rb"E[0-9]{1,5}")
 
 # No backslash and no exclamation mark, so that it stays readable on the command line (see `quoting`). $^E is errno.
 # 2048 is O_NONBLOCK: what has become a FIFO since the look at it must not block. Time::HiRes, which some sites install
@@ -107,50 +120,97 @@ class Helper:
         answer = await self._ask((b"S" if follow else b"L") + path)
         if answer is None:
             return None
-        if answer.startswith(b"E"):
+        if _ERRNO.fullmatch(answer):
             raise failure(f"stat: cannot statx {quote(path)}", int(answer[1:]))
-        mode, *numbers = answer.split()
-        return Attributes.of(int(mode), numbers)
+        try:
+            with understanding("perl"):
+                mode, *numbers = answer.split(b" ", _FIELDS)
+                if len(mode) > 6:
+                    raise ValueError("not a mode")
+                return Attributes.of(int(mode), numbers)
+        except BadAnswer:
+            self._give_up(LYING_PAUSE)
+            return None
 
     async def listing(self, path: bytes, *, hidden: bool) -> list[Entry] | None:
         """Return what a directory holds, or the one file."""
         content = await self._content(b"D%d %d %b" % (hidden, MOST_ENTRIES, path))
         if not content:
             return None if content is None else []
-        fields = content.split(b"\0")
-        names: dict[bytes, str] = {}
-        entries = []
-        for start in range(0, len(fields), _FIELDS):
-            name, mode, uid, gid, size, mtime, user, group, target = fields[start : start + _FIELDS]
-            if user not in names:
-                names[user] = user.decode("utf-8", "replace")
-            if group not in names:
-                names[group] = group.decode("utf-8", "replace")
-            entry = Entry(name, int(mode), int(uid), int(gid), int(size), int(mtime), names[user], names[group])
-            if entry.is_link:
-                entry.link_target = target
-            entries.append(entry)
-        return entries
+        try:
+            with understanding("perl"):
+                return _entries(content)
+        except BadAnswer:
+            self._give_up(LYING_PAUSE)
+            return None
 
     async def read(self, path: bytes, *, offset: int, size: int) -> bytes | None:
         """Return up to `size` bytes of a regular file from `offset`."""
         if size > MOST_BYTES:
             return None
-        return await self._content(b"R%d %d %b" % (offset, size, path))
+        content = await self._content(b"R%d %d %b" % (offset, size, path))
+        if content is not None and len(content) > size:
+            self._give_up(LYING_PAUSE)
+            return None
+        return content
 
     async def _content(self, request: bytes) -> bytes | None:
         answer = await self._ask(request)
-        return answer[1:] if answer is not None and answer.startswith(b"=") else None
+        if answer is None or _ERRNO.fullmatch(answer):
+            return None
+        if not answer.startswith(b"="):
+            self._give_up(LYING_PAUSE)
+            return None
+        return answer[1:]
 
     async def _ask(self, request: bytes) -> bytes | None:
         view = self._view
-        if view.helper is False:
+        if view.helper is False and time.monotonic() < view.helper_pause:
             return None
         try:
-            answer = await self._runner.ask(HELPER, request)
+            answer = await self._runner.ask(HELPER, request, limit=MOST_ANSWER)
         except NotSupported:
-            view.helper = False
+            self._give_up(ABSENT_PAUSE)
             return None
+        except (BadAnswer, TooLarge):
+            self._give_up(LYING_PAUSE)
+            return None
+        except TimedOut:
+            self._give_up(LYING_PAUSE)
+            raise
         view.helper = True
         # Answers end with a NUL byte, so those within are written otherwise.
         return answer.replace(b"\1B", b"\0").replace(b"\1A", b"\1") if b"\1" in answer else answer
+
+    def _give_up(self, pause: float) -> None:
+        """Do without for a while: it cannot be run, or what answers is not the helper."""
+        self._view.helper = False
+        self._view.helper_pause = time.monotonic() + pause
+        self._runner.dismiss(HELPER)
+
+
+def _entries(content: bytes) -> list[Entry]:
+    """Parse a listing.
+
+    Raises:
+        ValueError: It is none.
+    """
+    count = content.count(b"\0") + 1
+    if count % _FIELDS or count > _FIELDS * (MOST_ENTRIES + 1):
+        raise ValueError("not rows of a listing")
+    fields = content.split(b"\0")
+    names: dict[bytes, str] = {}
+    entries = []
+    for start in range(0, count, _FIELDS):
+        name, mode, uid, gid, size, mtime, user, group, target = fields[start : start + _FIELDS]
+        if len(mode) + len(uid) + len(gid) + len(size) + len(mtime) > _MOST_DIGITS:
+            raise ValueError("not numbers of stat(2)")
+        if user not in names:
+            names[user] = user.decode("utf-8", "replace")
+        if group not in names:
+            names[group] = group.decode("utf-8", "replace")
+        entry = Entry(name, int(mode), int(uid), int(gid), int(size), int(mtime), names[user], names[group])
+        if entry.is_link:
+            entry.link_target = target
+        entries.append(entry)
+    return entries

@@ -5,6 +5,7 @@ It is kept per user, not shared: everything that a session answers may be the us
 """
 
 import io
+import re
 import struct
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -20,6 +21,8 @@ MAX_USERS = 10_000
 """How many users' views are remembered."""
 MAX_NAMES = 20_000
 """How many names of users, and of groups, are remembered for each."""
+MAX_NAME = 256
+"""Characters of a name that are kept."""
 MAX_ASKED = 2000
 """How many names are asked for at once."""
 
@@ -40,6 +43,7 @@ u=; while [ "$n" -gt 0 ]; do u="$u $1"; n=$((n - 1)); shift; done
 echo
 [ $# -eq 0 ] || getent group "$@"
 """
+_NUMBER = re.compile(r"[0-9]{1,10}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -53,6 +57,7 @@ class View:
         zone: The time zone, None until it is asked for.
         helper: Whether the helper works there, None until it was tried.
         footings: What is known of the directories that were written in.
+        helper_pause: Until when it is not tried, by the monotonic clock; then the user may have mended what was wrong.
     """
 
     users: dict[int, str] = field(default_factory=dict)
@@ -60,6 +65,7 @@ class View:
     zone: tzinfo | None = None
     helper: bool | None = None
     footings: Footings = field(default_factory=Footings)
+    helper_pause: float = 0.0
 
     async def resolve(self, runner: Runner, uids: Iterable[int], gids: Iterable[int]) -> None:
         """Learn the names of users and groups that are not known yet, by one command; without a name, the number."""
@@ -96,8 +102,8 @@ def _learn(known: dict[int, str], numbers: Iterable[int], lines: str) -> None:
         known[number] = str(number)
     for line in lines.splitlines():
         fields = line.split(":")
-        if len(fields) > 2 and fields[0] and fields[2].isdecimal() and int(fields[2]) in known:
-            known[int(fields[2])] = fields[0]
+        if len(fields) > 2 and fields[0] and _NUMBER.fullmatch(fields[2]) and int(fields[2]) in known:
+            known[int(fields[2])] = fields[0][:MAX_NAME]
 
 
 def parse_zone(setting: str, data: bytes) -> tzinfo:
@@ -141,13 +147,14 @@ class LoginNode:
 
     def __init__(self, *, helper: bool = True) -> None:
         self._helper = None if helper else False
+        self._helper_pause = 0.0 if helper else float("inf")
         self._views: OrderedDict[str, View] = OrderedDict()
 
     def view(self, username: str) -> View:
         """Return what is known of the login node from this user's sessions."""
         view = self._views.get(username)
         if view is None:
-            view = self._views[username] = View(helper=self._helper)
+            view = self._views[username] = View(helper=self._helper, helper_pause=self._helper_pause)
             if len(self._views) > MAX_USERS:
                 self._views.popitem(last=False)
         else:

@@ -135,6 +135,7 @@ class Places:
             return None
         if not place.leases:
             self.idle.pop(place, None)
+            connection.wake()
         place.leases += 1
         return place
 
@@ -589,6 +590,8 @@ class Pool:
         """Keep a connection that nobody uses, until it has been idle too long or somebody needs the room."""
         now = asyncio.get_running_loop().time()
         place.idle_since = now
+        if place.connection is not None:
+            place.connection.rest()
         self._places.idle[place] = None
         if self._places.queue:
             self._evict()

@@ -4,9 +4,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from hpcgate.errors import GatewayError, TimedOut
+from hpcgate.errors import GatewayError, TimedOut, TooLarge
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.command import Command
+from hpcgate.ssh.command import MOST_ERRORS, Command
 
 _MOST_WAITING = 1024 * 1024
 """Bytes of output that are kept for a reader; then the login node has to wait, and the command with it."""
@@ -26,7 +26,7 @@ class Process(Command):
     def __init__(self, slot: Slot, name: str, stall: float, lost: Callable[[], GatewayError]) -> None:
         super().__init__(slot, _NO_LIMIT)
         self._name = name
-        self._stall = stall
+        self.stall = stall
         self._lost = lost
         self._blocks: deque[bytes] = deque()
         self._waiting = 0
@@ -43,7 +43,9 @@ class Process(Command):
     def data_received(self, data: bytes, datatype: int | None) -> None:
         """Keep output for the reader; have the login node wait if there is much."""
         if datatype is not None:
-            self.stderr.feed(data)
+            self._complain(data)
+            if self.done.done():
+                self._arrived.set()
             if self._sought and not self.said:
                 self._searched += data
                 self.said = self._sought in self._searched
@@ -51,6 +53,10 @@ class Process(Command):
             return
         if not self.stdout.started:
             self.stdout.feed(data)
+            if self.stdout.drowned:
+                self._finish()
+                self._arrived.set()
+                return
             data = self._begin()
         if data:
             self._blocks.append(data)
@@ -75,6 +81,8 @@ class Process(Command):
 
         Raises:
             TimedOut: It wrote nothing for too long.
+            LoginNodeError: Start-up files print without end in its place.
+            TooLarge: It writes on standard error without end.
         """
         while True:
             while self._blocks:
@@ -84,6 +92,7 @@ class Process(Command):
             self._take_more()
             if self._blocks:
                 continue
+            self._check_flood()
             if self.closed:
                 return
             self._arrived.clear()
@@ -112,13 +121,21 @@ class Process(Command):
             TimedOut: It did not end.
             ConnectionLost: The connection broke first.
             LoginNodeError: The user's login shell ended before it came to the command.
+            TooLarge: It writes on standard error without end.
         """
         await self._within(asyncio.shield(self.done))
+        self._check_flood()
         status = self.exit_status
         if status is None:
             raise self._lost() from self.error
         self.check_begun()
         return status
+
+    def _check_flood(self) -> None:
+        if self.stdout.drowned:
+            raise self.stdout.flood()
+        if self.complains:
+            raise TooLarge(f"Command {self._name} wrote more than {MOST_ERRORS} bytes on standard error")
 
     def _hold_back(self) -> None:
         if self._waiting >= _MOST_WAITING and self.channel is not None and not self._taking:
@@ -147,7 +164,7 @@ class Process(Command):
 
     async def _within(self, waiting: Awaitable[object]) -> None:
         try:
-            async with asyncio.timeout(self._stall):
+            async with asyncio.timeout(self.stall):
                 await waiting
         except TimeoutError:
-            raise TimedOut(f"Command {self._name} made no progress for {self._stall:g} s") from None
+            raise TimedOut(f"Command {self._name} made no progress for {self.stall:g} s") from None

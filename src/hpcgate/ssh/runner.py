@@ -1,10 +1,37 @@
 """Commands on a login node: what a session gives to those that it is built of."""
 
-from collections.abc import AsyncIterable, Sequence
+import struct
+from collections.abc import AsyncIterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
+from hpcgate.errors import BadAnswer
 from hpcgate.ssh.quoting import Steering
+
+SENSELESS: Final = (
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+    TypeError,
+    AttributeError,
+    struct.error,
+)
+"""What parsers raise for what they cannot read; UnicodeError, JSONDecodeError and asyncssh's PacketDecodeError too."""
+
+
+@contextmanager
+def understanding(tool: str) -> Iterator[None]:
+    """Have what a program on the login node has written parsed within: the program may be the user's own doing.
+
+    Raises:
+        BadAnswer: It cannot be parsed.
+    """
+    try:
+        yield
+    except SENSELESS as error:
+        raise BadAnswer(f"{tool}: the login node's answer makes no sense") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,5 +76,8 @@ class Runner(Protocol):
     ) -> Completed:
         """Run a command to its end."""
 
-    async def ask(self, argv: Sequence[str], request: bytes) -> bytes:
+    async def ask(self, argv: Sequence[str], request: bytes, *, limit: int | None = None) -> bytes:
         """Ask a long-lived process."""
+
+    def dismiss(self, argv: Sequence[str]) -> None:
+        """End a long-lived process, whatever is under way."""

@@ -1,7 +1,7 @@
 """One user's hold on one system: the only way to touch a login node."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from asyncssh.stream import SSHClientStreamSession, SSHReader, SSHWriter
 
 from hpcgate.errors import BadRequest, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.channels import Slot
+from hpcgate.ssh.command import MOST_ERRORS, MOST_NOISE
 from hpcgate.ssh.command_files import CommandFiles
 from hpcgate.ssh.command_streams import CommandStreams
 from hpcgate.ssh.connection import ChannelRefused, Connection
@@ -25,7 +26,7 @@ from hpcgate.ssh.login_node import LoginNode
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.quoting import Steering, shell_line
 from hpcgate.ssh.runner import Completed
-from hpcgate.ssh.sftp_bulk import BulkSftp
+from hpcgate.ssh.sftp_bulk import MOST_BLOCK, BulkSftp
 from hpcgate.ssh.sftp_files import SftpFiles
 from hpcgate.ssh.sftp_streams import SftpStreams
 from hpcgate.ssh.streams import Streams
@@ -34,6 +35,9 @@ from hpcgate.telemetry.journal import note_command
 
 _LEAST_FOR_BULK = 4
 """Channels that a login node must allow before streams get one of their own."""
+_LEAST_ANSWER = 5
+_MOST_ANSWER = MOST_BLOCK + 1024
+"""Bytes of an answer of an SFTP server: OpenSSH's are up to 256 KiB long."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -128,7 +132,7 @@ class Session:
 
         Raises:
             BadRequest: An argument cannot be one: it holds a NUL byte, or all of them are too long.
-            TooLarge: Standard output went over `limit`; the command was ended.
+            TooLarge: Standard output went over `limit`, or standard error has no end; the command was ended.
             TimedOut: The command was ended.
             ConnectionLost: The connection broke meanwhile.
             LoginNodeError: The user's login shell ended before it came to the command.
@@ -169,6 +173,10 @@ class Session:
             if command is not None and not command.closed:
                 await self._connection.end(command)
             note_command(argv, None if command is None else command.exit_status)
+        if command.stdout.drowned:
+            raise command.stdout.flood()
+        if command.complains:
+            raise TooLarge(f"Command {_name(argv)} wrote more than {MOST_ERRORS} bytes on standard error")
         if command.stdout.overflown:
             raise TooLarge(f"Command {_name(argv)} wrote more than {most} bytes")
         status = command.exit_status
@@ -253,30 +261,42 @@ class Session:
             return None
         return self._bulk
 
-    async def ask(self, argv: Sequence[str], request: bytes) -> bytes:
+    async def ask(self, argv: Sequence[str], request: bytes, *, limit: int | None = None) -> bytes:
         """Send one request to a long-lived process of this connection and return its answer.
 
         The process is started by the first request for `argv` and lives as long as the connection. It reads requests
         and writes answers, one each, in order, every one ended by a NUL byte, which is added and taken off here.
         Requests may be sent before earlier ones are answered.
 
+        Args:
+            argv: The process.
+            request: What to ask it.
+            limit: The most bytes of one answer, if this request starts it; None is the system's ``max_output_size``.
+
         Raises:
             BadRequest: The request holds a NUL byte.
             NotSupported: The process cannot be started or has ended at once (no such program on the login node).
             TimedOut: No answer in time; the process was ended.
             ConnectionLost: The process or the connection ended before the answer.
-            TooLarge: The answer went over the system's ``max_output_size``.
+            TooLarge: The answer went over the limit.
+            BadAnswer: It said more than it was asked; it was ended.
         """
         if b"\0" in request:
             raise BadRequest("A request holds a NUL byte")
         key = tuple(argv)
-        worker = await self._worker(key)
+        worker = await self._worker(key, limit)
         while worker.leaving:
-            worker = await self._worker(key)
+            worker = await self._worker(key, limit)
         with self._connection.telemetry.stage("resident", self.system, argv[0]):
             return await worker.ask(request)
 
-    async def _worker(self, key: tuple[str, ...]) -> Worker:
+    def dismiss(self, argv: Sequence[str]) -> None:
+        """End a long-lived process, whatever is under way."""
+        starting = self._workers.pop(tuple(argv), None)
+        if starting is not None and starting.done() and not starting.cancelled() and starting.exception() is None:
+            starting.result().abandon()
+
+    async def _worker(self, key: tuple[str, ...], most: int | None) -> Worker:
         starting = self._workers.get(key)
         if starting is not None and starting.done():
             if not starting.cancelled() and starting.exception() is None:
@@ -285,16 +305,23 @@ class Session:
                     return worker
             starting = None
         if starting is None:
-            starting = self._workers[key] = self._connection.spawn(self._start_worker(key))
+            starting = self._workers[key] = self._connection.spawn(self._start_worker(key, most))
         return await asyncio.shield(starting)
 
-    async def _start_worker(self, key: tuple[str, ...]) -> Worker:
+    async def _start_worker(self, key: tuple[str, ...], most: int | None) -> Worker:
         line = shell_line(key)
         slot = await self._connection.channels.acquire()
         channels = self._connection.channels
         seconds = self._connection.settings.timeout.command_execution
-        limit = self._connection.settings.max_output_size
-        worker = Worker(slot, key[0], limit, seconds, lambda: channels.waiting > 0)
+        limit = self._connection.settings.max_output_size if most is None else most
+        worker = Worker(
+            slot,
+            key[0],
+            limit,
+            seconds,
+            crowded=lambda: channels.waiting > 0,
+            refused=lambda error: self._connection.distrust("resident", error.message),
+        )
         try:
             await self._connection.open_channel(slot, worker, seconds, command=line)
         except TimeoutError:
@@ -325,7 +352,7 @@ class Session:
         found = access.way if access.mode == "auto" else access.mode
         if found != "commands" and not self._cramped and not (self._refused and access.mode == "auto"):
             try:
-                client, channel = await self._open_sftp()
+                client, stream, channel = await self._open_sftp()
                 self._sftp = channel
                 timeout = self._connection.settings.timeout.command_execution
                 return SftpFiles(
@@ -334,6 +361,7 @@ class Session:
                     self.node.view(self.username),
                     timeout=timeout,
                     abandon=channel.close,
+                    refuse=stream.refuse,
                     stage=partial(self._connection.telemetry.stage, "sftp", self.system),
                 )
             except _Cramped:
@@ -346,7 +374,7 @@ class Session:
 
     async def _open_bulk(self) -> BulkSftp:
         connection = self._connection
-        bulk = BulkSftp(await connection.channels.acquire())
+        bulk = BulkSftp(await connection.channels.acquire(), partial(connection.distrust, "sftp"))
         patience = connection.settings.timeout.command_execution
         try:
             await connection.open_channel(bulk.slot, bulk, patience, subsystem="sftp")
@@ -360,7 +388,7 @@ class Session:
             raise connection.lost() from error
         return bulk
 
-    async def _open_sftp(self) -> tuple[asyncssh.SFTPClient, SSHChannel[Any]]:
+    async def _open_sftp(self) -> "tuple[asyncssh.SFTPClient, _SftpStream, SSHChannel[Any]]":
         """Open the SFTP channel.
 
         Raises:
@@ -371,7 +399,7 @@ class Session:
             self._cramped = True
             raise _Cramped
         slot = await connection.channels.acquire()
-        stream = _SftpStream(slot)
+        stream = _SftpStream(slot, partial(connection.distrust, "sftp"))
         try:
             patience = connection.settings.timeout.command_execution
             channel = await connection.open_channel(slot, stream, patience, subsystem="sftp")
@@ -407,7 +435,7 @@ class Session:
             stream.close()
             raise
         self._access.way = "sftp"
-        return client, channel
+        return client, stream, channel
 
 
 class _Cramped(Exception):
@@ -415,11 +443,20 @@ class _Cramped(Exception):
 
 
 class _SftpStream(SSHClientStreamSession[bytes]):
-    """SFTP's channel, which takes one of those that the login node allows."""
+    """SFTP's channel, which takes one of those that the login node allows.
 
-    def __init__(self, slot: Slot) -> None:
+    Args:
+        slot: The channel's place.
+        refused: Is told why the channel was closed, if it was for what the server said.
+    """
+
+    def __init__(self, slot: Slot, refused: Callable[[str], None]) -> None:
         super().__init__()
         self._slot = slot
+        self._refused = refused
+        self._head = bytearray()
+        self._left = 0
+        self._aside = 0
         self._channel: SSHChannel[Any] | None = None
 
     def connection_made(self, chan: SSHChannel[Any]) -> None:
@@ -430,6 +467,37 @@ class _SftpStream(SSHClientStreamSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._slot.release()
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        """Hand on answers that are no longer than any that the gateway asks for; standard error is of no use."""
+        if datatype is not None:
+            self._aside += len(data)
+            if self._aside > MOST_NOISE:
+                self.refuse("the SFTP server writes errors without end")
+            return
+        position, end = 0, len(data)
+        while position < end:
+            if self._left:
+                taken = min(self._left, end - position)
+                self._left -= taken
+                position += taken
+                continue
+            taken = min(4 - len(self._head), end - position)
+            self._head += data[position : position + taken]
+            position += taken
+            if len(self._head) == 4:
+                self._left = int.from_bytes(self._head, "big")
+                self._head.clear()
+                if not _LEAST_ANSWER <= self._left <= _MOST_ANSWER:
+                    self.refuse("the SFTP server's answer makes no sense")
+                    return
+        super().data_received(data, datatype)
+
+    def refuse(self, why: str) -> None:
+        """Close the channel for what the server said."""
+        if self._channel is not None and not self._channel.is_closing():
+            self._refused(why)
+            self._channel.close()
 
     def close(self) -> None:
         """Close the channel if it was opened."""

@@ -14,16 +14,19 @@ from typing import Any, cast
 import asyncssh
 
 from hpcgate.ssh.channels import Slot
+from hpcgate.ssh.command import MOST_NOISE
 
 _INIT, _VERSION = 1, 2
 _OPEN, _CLOSE, _READ, _WRITE, _FSTAT, _FSETSTAT = 3, 4, 5, 6, 8, 10
 _STATUS, _HANDLE, _DATA, _ATTRS = 101, 102, 103, 105
 _EXTENDED, _EXTENDED_REPLY = 200, 201
 _ATTR_SIZE, _ATTR_OWNERS, _ATTR_PERMISSIONS, _ATTR_TIMES = 1, 2, 4, 8
+_ATTR_SIZES = ((_ATTR_SIZE, 8), (_ATTR_OWNERS, 8), (_ATTR_PERMISSIONS, 4), (_ATTR_TIMES, 8))
 
 _DEFAULT_BLOCK = 32768
 """Bytes of a READ or WRITE that every server takes."""
-_MOST_BLOCK = 256 * 1024
+MOST_BLOCK = 256 * 1024
+"""Bytes of a READ or WRITE at most, whatever the server takes."""
 _MOST_MESSAGE = 256 * 1024
 """Bytes of an answer that is no file's content."""
 _PACKET = 32768
@@ -55,11 +58,13 @@ class _Request:
 
     Attributes:
         answer: The kind and the payload of the answer; of a READ, its content.
+        most: Bytes of content asked for.
     """
 
-    __slots__ = ("answer", "pieces")
+    __slots__ = ("answer", "most", "pieces")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self.most = most
         self.answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
         self.pieces: list[bytes] = []
 
@@ -69,12 +74,15 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
 
     Args:
         slot: The channel's place.
+        refused: Is told why the channel was closed, if it was for what the server said.
     """
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, slot: Slot, refused: Callable[[str], None]) -> None:
         self.read_block = self.write_block = _DEFAULT_BLOCK
         self.closed = False
         self.slot = slot
+        self._refused = refused
+        self._aside = 0
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._requests: dict[int, _Request] = {}
         self._next = 0
@@ -97,6 +105,9 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
     def data_received(self, data: bytes, datatype: int | None) -> None:
         """Take answers apart; the content of files is not copied."""
         if datatype is not None:
+            self._aside += len(data)
+            if self._aside > MOST_NOISE:
+                self._give_up()
             return
         position, end = 0, len(data)
         while position < end:
@@ -131,7 +142,7 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
         if kind == _DATA:
             size = int.from_bytes(message[9:13], "big")
             reader = self._requests.get(int.from_bytes(message[5:9], "big"))
-            if reader is None or length != size + 9:
+            if reader is None or length != size + 9 or size > reader.most:
                 return self._give_up()
             del self._requests[int.from_bytes(message[5:9], "big")]
             self._reading, self._left = reader, size
@@ -142,8 +153,9 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
         payload = bytes(message[5:])
         self._start_over()
         if kind == _VERSION:
-            if not self._version.done():
-                self._version.set_result(_extensions(payload[4:]))
+            if self._version.done():
+                return self._give_up()
+            self._version.set_result(_extensions(payload[4:]))
             return True
         request = self._requests.pop(int.from_bytes(payload[:4], "big"), None)
         if request is None:
@@ -164,7 +176,7 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
 
     def _give_up(self) -> bool:
         self._fail(lambda: asyncssh.SFTPBadMessage("The SFTP server's answer makes no sense"))
-        self.close()
+        self.refuse()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -194,6 +206,12 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
         """Whether nothing is under way."""
         return not self._requests and self._reading is None
 
+    def refuse(self) -> None:
+        """Close the channel of a server whose answers make no sense."""
+        if self.usable:
+            self._refused("the SFTP server's answer makes no sense")
+        self.close()
+
     def close(self) -> None:
         """Close the channel."""
         if self._channel is not None:
@@ -208,8 +226,8 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
         kind, payload = await self._ask(_EXTENDED, _string(b"limits@openssh.com"))
         if kind == _EXTENDED_REPLY and len(payload) >= 24:
             _, read, write = struct.unpack(">QQQ", payload[:24])
-            self.read_block = min(read, _MOST_BLOCK) or _DEFAULT_BLOCK
-            self.write_block = min(write, _MOST_BLOCK) or _DEFAULT_BLOCK
+            self.read_block = min(read, MOST_BLOCK) or _DEFAULT_BLOCK
+            self.write_block = min(write, MOST_BLOCK) or _DEFAULT_BLOCK
 
     async def open(self, path: bytes, flags: int, mode: int | None = None) -> bytes:
         """Open a file and return its handle (`asyncssh.FXF_READ` and so on); a new one gets `mode` less the umask."""
@@ -229,6 +247,8 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
         """Return what is known of an open file."""
         payload = await self._answer(_ATTRS, _FSTAT, _string(handle))
         flags, position = int.from_bytes(payload[:4], "big"), 4
+        if len(payload) < 4 + sum(size for flag, size in _ATTR_SIZES if flags & flag):
+            raise asyncssh.SFTPBadMessage("The SFTP server's attributes are too short")
         size = mtime = uid = gid = 0
         if flags & _ATTR_SIZE:
             size = int.from_bytes(payload[position : position + 8], "big")
@@ -265,7 +285,7 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
 
     def read(self, handle: bytes, offset: int, size: int) -> "asyncio.Future[tuple[int, bytes]]":
         """Ask for a part of a file; see `content`."""
-        return self._send(_READ, _string(handle), struct.pack(">QI", offset, size))
+        return self._send(_READ, _string(handle), struct.pack(">QI", offset, size), most=size)
 
     def write(self, handle: bytes, offset: int, data: bytes | memoryview) -> "asyncio.Future[tuple[int, bytes]]":
         """Send a part of a file, at most `write_block` bytes; see `written`."""
@@ -307,15 +327,15 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
     async def _ask(self, kind: int, *parts: bytes) -> tuple[int, bytes]:
         return await self._send(kind, *parts)
 
-    def _begin(self) -> _Request:
+    def _begin(self, most: int = 0) -> _Request:
         if not self.usable:
             raise asyncssh.SFTPConnectionLost("The SFTP server has gone")
         self._next = (self._next + 1) & 0xFFFFFFFF
-        request = self._requests[self._next] = _Request()
+        request = self._requests[self._next] = _Request(most)
         return request
 
-    def _send(self, kind: int, *parts: bytes) -> "asyncio.Future[tuple[int, bytes]]":
-        request = self._begin()
+    def _send(self, kind: int, *parts: bytes, most: int = 0) -> "asyncio.Future[tuple[int, bytes]]":
+        request = self._begin(most)
         body = b"".join(parts)
         self._write(_HEAD.pack(5 + len(body), kind, self._next) + body)
         return request.answer

@@ -32,7 +32,8 @@ from hpcgate.ssh.files import PRIVATE, Attributes, Counter, Entry, refuse_root, 
 from hpcgate.ssh.footing import Footing, Self, Step, ancestors, parent, resolve
 from hpcgate.ssh.helper import Helper
 from hpcgate.ssh.login_node import View
-from hpcgate.ssh.runner import Runner
+from hpcgate.ssh.runner import SENSELESS, Runner
+from hpcgate.ssh.sftp_bulk import MOST_BLOCK
 from hpcgate.ssh.words import failure, not_regular, quote
 
 P = ParamSpec("P")
@@ -66,6 +67,7 @@ class SftpFiles:
         session: For what SFTP cannot do.
         timeout: Seconds that any single answer of the SFTP server may take.
         abandon: Closes the channel of a server that did not answer in time.
+        refuse: Closes the channel of a server whose answers make no sense.
         stage: Returns the context of the request that it is given the name of.
     """
 
@@ -77,6 +79,7 @@ class SftpFiles:
         *,
         timeout: float,
         abandon: Callable[[], None],
+        refuse: Callable[[str], None],
         stage: Callable[[str], AbstractContextManager[Any]],
     ) -> None:
         self._sftp = sftp
@@ -84,12 +87,13 @@ class SftpFiles:
         self._view = view
         self._timeout = timeout
         self._abandon = abandon
+        self._refuse = refuse
         self._stage = stage
         self._abandoned = False
         self._commands = CommandFiles(runner, view)
         self._helper = Helper(runner, view)
-        self._block = sftp.limits.max_read_len or 32768
-        self._write_block = sftp.limits.max_write_len or 32768
+        self._block = min(sftp.limits.max_read_len, MOST_BLOCK) or 32768
+        self._write_block = min(sftp.limits.max_write_len, MOST_BLOCK) or 32768
 
     async def listing(
         self,
@@ -248,8 +252,14 @@ class SftpFiles:
             with self._stage(_REQUESTS.get(ask.__name__, ask.__name__)):
                 async with deadline:
                     return await ask(*args, **kwargs)
+        except asyncssh.SFTPBadMessage as error:
+            self._refuse(f"SFTP: {reason(error)}")
+            raise
         except asyncssh.SFTPError:
             raise
+        except SENSELESS as error:
+            self._refuse(f"SFTP: {reason(error)}")
+            raise asyncssh.SFTPBadMessage("The SFTP server's answer makes no sense") from error
         except (asyncssh.Error, OSError) as error:
             if not deadline.expired():
                 # asyncssh passes on as it is what ended the connection: EPIPE, ECONNRESET, ETIMEDOUT.
@@ -420,7 +430,13 @@ class SftpFiles:
         return cast(bytes, content)
 
     async def _read_once(self, file: asyncssh.SFTPClientFile, offset: int, size: int) -> bytes:
-        return cast(bytes, await self._patiently(file.read, size, offset)) if size else b""
+        if not size:
+            return b""
+        content = cast(bytes, await self._patiently(file.read, size, offset))
+        if len(content) > size:
+            self._refuse("SFTP: more than was asked for")
+            raise asyncssh.SFTPBadMessage("The SFTP server sent more than it was asked for")
+        return content
 
     @asynccontextmanager
     async def _open(self, path: bytes, flags: int, mode: int | None = None) -> AsyncIterator[asyncssh.SFTPClientFile]:

@@ -51,10 +51,16 @@ class SftpStreams(SftpFiles):
             files._view,
             timeout=files._timeout,
             abandon=files._abandon,
+            refuse=files._refuse,
             stage=files._stage,
         )
         self._bulk = bulk
         self._starter = runner
+
+    def _connected(self, error: asyncssh.SFTPError, path: bytes) -> None:
+        if isinstance(error, asyncssh.SFTPBadMessage):
+            self._bulk.refuse()
+        super()._connected(error, path)
 
     @asynccontextmanager
     async def open(self, path: bytes) -> AsyncIterator[OpenFile]:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import asyncssh
 
-from hpcgate.errors import ConnectionLost, GatewayError, NotSupported, TimedOut, TooLarge
+from hpcgate.errors import BadAnswer, ConnectionLost, GatewayError, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.command import Output
+from hpcgate.ssh.command import MOST_NOISE, Output
 from hpcgate.telemetry.containment import contained
 
 _END = b"\0"
+_MOST_ASIDE = 256 * 1024
+"""Bytes that the process may write on standard error once it runs: a complaint about a locale, not a flood."""
 
 
 class Worker(asyncssh.SSHClientSession[bytes]):
@@ -23,9 +25,19 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         limit: The most bytes of one answer.
         patience: Seconds that one answer may take.
         crowded: Says whether others wait for the channel.
+        refused: Is told why the process was ended, if it was for what it said.
     """
 
-    def __init__(self, slot: Slot, name: str, limit: int, patience: float, crowded: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        slot: Slot,
+        name: str,
+        limit: int,
+        patience: float,
+        *,
+        crowded: Callable[[], bool],
+        refused: Callable[[GatewayError], None],
+    ) -> None:
         self.leaving = False
         self.closed = False
         self.channel: asyncssh.SSHClientChannel[bytes] | None = None
@@ -34,7 +46,9 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         self._limit = limit
         self._patience = patience
         self._crowded = crowded
+        self._refused = refused
         self._noise: Output | None = Output(limit)
+        self._aside = 0
         self._buffer = bytearray()
         self._answered = 0
         self._loop = asyncio.get_running_loop()
@@ -54,7 +68,8 @@ class Worker(asyncssh.SSHClientSession[bytes]):
             NotSupported: The process ended without answering anything.
             ConnectionLost: It ended, or the connection did.
             TimedOut: The answer took too long; the process was killed.
-            TooLarge: The answer went over the limit.
+            TooLarge: The answer went over the limit; the process was killed.
+            BadAnswer: It said more than it was asked; the process was killed.
         """
         if self.channel is None or self.closed or self.channel.is_closing():
             raise self._gone()
@@ -111,25 +126,39 @@ class Worker(asyncssh.SSHClientSession[bytes]):
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         """Take what the process writes; its standard error is of no use."""
-        if datatype is not None or self.channel is None or self.channel.is_closing():
+        if self.leaving and self.idle:
+            return
+        if datatype is not None:
+            self._aside += len(data)
+            if self._aside > (_MOST_ASIDE if self._noise is None else MOST_NOISE):
+                self._refuse(BadAnswer(f"{self._name} on the login node writes errors without end"))
             return
         if self._noise is not None:
             self._noise.feed(data)
             if not self._noise.started:
+                if self._noise.drowned:
+                    self._refuse(self._noise.flood())
                 return
             data = bytes(self._noise.content)
             self._noise = None
-        *answers, rest = data.split(_END)
-        if answers and self._buffer:
-            answers[0] = bytes(self._buffer) + answers[0]
-            self._buffer.clear()
-        self._buffer += rest
-        for answer in answers:
-            self._answer(answer)
+            self._aside = 0
+        # Counted before they are taken apart: 64 KiB of NUL bytes would be as many answers.
+        count = data.count(_END)
+        if count > len(self._pending) or (count == len(self._pending) and data and not data.endswith(_END)):
+            self._refuse(BadAnswer(f"{self._name} on the login node says more than it was asked"))
+            return
+        if count:
+            *answers, rest = data.split(_END)
+            if self._buffer:
+                answers[0] = bytes(self._buffer) + answers[0]
+                self._buffer.clear()
+            self._buffer += rest
+            for answer in answers:
+                self._answer(answer)
+        else:
+            self._buffer += data
         if len(self._buffer) > self._limit:
-            self._fail(TooLarge(f"{self._name}: the answer is over {self._limit} bytes"))
-            self.leaving = True
-            self.channel.close()
+            self._refuse(TooLarge(f"{self._name}: the answer is over {self._limit} bytes"))
         elif self.leaving or (self.idle and self._crowded()):
             self.leave()
 
@@ -144,6 +173,13 @@ class Worker(asyncssh.SSHClientSession[bytes]):
             self._timer.cancel()
         self._slot.release()
         self._fail(self._gone())
+
+    def _refuse(self, error: GatewayError) -> None:
+        """End a process that is not what it should be, on the login node too."""
+        self._buffer.clear()
+        self._fail(error)
+        self._refused(error)
+        self.abandon()
 
     def _answer(self, answer: bytes) -> None:
         self._answered += 1

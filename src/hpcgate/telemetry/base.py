@@ -12,6 +12,9 @@ credential: getting the user's SSH credential. connect: TCP connection, key exch
 the login node. resident: one question to a process kept there. sftp: one SFTP request. scheduler: one query or change.
 """
 
+Source = Literal["resident", "sftp", "connection"]
+"""What can say too much: a process kept on the login node, its SFTP server, its sshd."""
+
 _NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
@@ -30,6 +33,9 @@ class Telemetry:
 
     def login(self, system: str, outcome: str) -> None:
         """Tell how a login ended: ``ok``, or why not."""
+
+    def distrusted(self, system: str, source: Source) -> None:
+        """Tell that something on a login node was ended for what it said: unasked for, without end, or nonsense."""
 
     def waited(self, system: str, reason: Literal["connection", "login"], seconds: float) -> None:
         """Tell that a login waited: for room in the pool, or for others that log in."""

@@ -59,6 +59,12 @@ class Metrics:
             ("system", "outcome"),
             registry=registry,
         )
+        self.distrusted = Counter(
+            "hpcgate_ssh_distrusted",
+            "What was ended on login nodes for what it said, by source: resident, sftp, connection.",
+            ("system", "source"),
+            registry=registry,
+        )
         self.waits = Histogram(
             "hpcgate_ssh_pool_wait_seconds",
             "Seconds that a login waited for room in the pool (connection) or for others that log in (login).",

@@ -6,7 +6,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpcgate.telemetry.base import Stage, Telemetry
+from hpcgate.telemetry.base import Source, Stage, Telemetry
 from hpcgate.telemetry.metrics import Metrics
 from hpcgate.telemetry.tally import Count, Histogram, Tally
 
@@ -54,6 +54,11 @@ class Recorder(Telemetry):
         """Count a login."""
         if self.metrics is not None:
             self.metrics.logins.labels(system, outcome).inc()
+
+    def distrusted(self, system: str, source: Source) -> None:
+        """Count what was ended for what it said."""
+        if self.metrics is not None:
+            self.metrics.distrusted.labels(system, source).inc()
 
     def waited(self, system: str, reason: Literal["connection", "login"], seconds: float) -> None:
         """Take down a wait."""
