@@ -1,6 +1,7 @@
 """Ids, headers, slashes and hang-ups, on bare ASGI."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -10,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpcgate.body import body_in
 from hpcgate.middleware import Envelope, HangUp, TrailingSlash, accepted_id
+from hpcgate.telemetry.containment import FAULTS
 
 
 def scope(path: str = "/", headers: list[tuple[bytes, bytes]] | None = None) -> Scope:
@@ -57,6 +59,22 @@ async def test_every_answer_has_its_headers() -> None:
     UUID(headers["x-request-id"])
     UUID(headers["x-correlation-id"])
     assert headers["x-request-id"] != headers["x-correlation-id"]
+
+
+@pytest.mark.parametrize("value", [b"a\r\nSet-Cookie: x", b"a\nb", b"a\rb", b"a\0b", b"\x7f", b"\x1b[2J"])
+async def test_what_no_header_may_hold_is_replaced_and_counted(value: bytes) -> None:
+    """The server would drop the connection without an answer."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-odd", value), (b"x-fine", b"a\tb")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    before = FAULTS.counts["http.header"]
+    status, headers = await call(Envelope(app, app_version="2.5.7"), scope())
+    assert status == 200
+    assert not re.search("[\x00-\x1f\x7f]", headers["x-odd"])
+    assert headers["x-fine"] == "a\tb"
+    assert FAULTS.counts["http.header"] == before + 1
 
 
 async def test_user_name_once_authenticated() -> None:

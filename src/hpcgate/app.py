@@ -15,6 +15,7 @@ from hpcgate import __version__
 from hpcgate.api import archive, compute, content, filesystem, pages, problems, schemas, status, transfers, uploads
 from hpcgate.api.bodies import models_of
 from hpcgate.api.door import Door
+from hpcgate.api.paths import PlainPaths
 from hpcgate.api.terms import PUBLIC, on
 from hpcgate.body import Bodies
 from hpcgate.config import Settings
@@ -108,7 +109,7 @@ def create_app(settings: Settings) -> Application:
         ],
     )
     app.add_middleware(problems.LastResort)
-    app.chain = Door(app.chain, app, settings.apis_root_path.rstrip("/"))
+    app.chain = PlainPaths(Door(app.chain, app, settings.apis_root_path.rstrip("/")))
     # Each is around the one before.
     if telemetry.metrics is not None:
         app.chain = Measured(app.chain, metrics=telemetry.metrics)

@@ -369,10 +369,11 @@ class Gateway:
         Raises:
             SystemNotFound: There is none.
         """
-        try:
-            return self.systems[name.casefold()]
-        except KeyError:
-            raise SystemNotFound from None
+        system = self.systems.get(name.casefold())
+        # Case folding finds "ss" in a sharp s, and other letters in more: no rule of a proxy's thinks of that.
+        if system is None or name.isascii() != system.name.isascii():
+            raise SystemNotFound
+        return system
 
 
 def _prober(system: System, settings: Settings, credentials: CredentialSource, tokens: TokenVerifier) -> Prober:

@@ -6,6 +6,7 @@ Pure ASGI, so that bodies stream through untouched.
 import asyncio
 import os
 import random
+import re
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpcgate.auth.groups import Group, group_of
-from hpcgate.telemetry.containment import contained, reaped
+from hpcgate.telemetry.containment import FAULTS, contained, reaped
 from hpcgate.telemetry.journal import Journal, current
 
 log = structlog.get_logger("hpcgate.access")
@@ -104,6 +105,10 @@ class Envelope:
                     headers.append((b"f7t-authusername", state["username"].encode("latin-1", "replace")))
                 if "rate_headers" in state:
                     headers += [(name.encode(), value.encode()) for name, value in state["rate_headers"].items()]
+                if _UNSAFE.search(b"".join([value for _, value in headers])):
+                    FAULTS.count("http.header")
+                    log.error("http.header_replaced", path=scope["path"], request_id=request_id)
+                    headers = [(name, _UNSAFE.sub(b"?", value)) for name, value in headers]
                 if self._extra:
                     _add(headers, self._extra, scope)
                 message = {**message, "headers": headers}
@@ -116,6 +121,11 @@ class Envelope:
         finally:
             ended = Ended(scope, asked, status or CLIENT_GONE, time.perf_counter() - started, whole=whole)
             self.lines.end(notes, ended)
+
+
+_UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""What no header may hold (RFC 9110, section 5.5): the server would drop the connection without an answer."""
+FAULTS.register("http.header")
 
 
 def _add(present: list[tuple[bytes, bytes]], extra: Headers, scope: Scope) -> None:

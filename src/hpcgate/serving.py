@@ -10,12 +10,13 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import httptools
 import structlog
 import uvicorn
 from starlette.types import Scope
@@ -30,11 +31,12 @@ from hpcgate.askers import Headers, address_of, forwarded_in, path_in, token_in,
 from hpcgate.body import has_long_body
 from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
+from hpcgate.heads import Refusal, refusal
 from hpcgate.logs import LOG_CONFIG, configure_logging, take_over_libraries
 from hpcgate.middleware import accepted_id, new_id, security_headers
 from hpcgate.refusals import HOLD, Lobby, Refusals
 from hpcgate.server import Server
-from hpcgate.telemetry.containment import contained
+from hpcgate.telemetry.containment import FAULTS, contained
 from hpcgate.tls import Tls, Unusable
 
 log = structlog.get_logger(__name__)
@@ -45,6 +47,16 @@ ACCEPTORS = 16
 libuv accepts one connection a socket each time round its loop. Under load one round takes long, and with one socket
 the last of a hundred clients that connect at once would wait for a hundred rounds.
 """
+
+MOST_PIPELINED = 1000
+"""Requests of one connection that wait for an earlier one of it."""
+LINGER = 2.0
+"""Seconds for which a refused client may go on sending, so that it comes to read the answer: a socket that is closed
+with something unread resets the connection, and the answer may be lost."""
+LINGER_BYTES = 1024 * 1024
+"""Bytes that it may send meanwhile."""
+OVERHEAD = 16
+"""Bytes of a chunk's frame for each byte in it; more is padding. A chunk of one byte has five."""
 
 GARBAGE = (20_000, 20, 50)
 """New objects before the youngest are looked through for garbage, and how often before the older ones are."""
@@ -151,6 +163,14 @@ class _Metered:
                 thrown = error
 
 
+class _Refused(Exception):
+    """Raised within the parser, which has no other way out."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
 class Http(HttpToolsProtocol):
     """uvicorn's HTTP, with bounds on heads and on slow clients, and with refusals in the shape of all others."""
 
@@ -170,8 +190,14 @@ class Http(HttpToolsProtocol):
     _in_head = False
     _head = 0
     _much = False
-    _much_head = False
-    _odd = ""
+    _in_body = False
+    _received = 0
+    _body = 0
+    _deaf = False
+    _discarded = 0
+    _last_words = b""
+    _active: RequestResponseCycle | None = None
+    _linger_timer: asyncio.TimerHandle | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
     _unsent = 0
@@ -185,20 +211,27 @@ class Http(HttpToolsProtocol):
         super().connection_made(transport)
         self._head_timer = self.loop.call_later(self.settings.header_timeout, self._head_is_late)
 
+    @contained("http.lost")
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         self._stop_head_timer()
-        if self._send_timer is not None:
-            self._send_timer.cancel()
-        if self._waiting is not None and self.admission is not None:
-            self.admission.leave(self._waiting)
-            self._waiting = None
+        for timer in (self._send_timer, self._linger_timer):
+            if timer is not None:
+                timer.cancel()
+        self._wait_no_more()
         super().connection_lost(exc)
+        # uvicorn tells the request that came last; others may be before it.
+        for cycle in (self._active, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                _disconnect(cycle)
+        self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless it would be refused: then it is left as it is for a while."""
         admission = self.admission
-        if self._unread is not None:
+        if self._deaf:
+            self._discard(data)
+        elif self._unread is not None:
             self._unread.data += data
         elif admission is not None and admission.filled and self.resting() and self._stays_out(data):
             self._stop_head_timer()
@@ -209,6 +242,20 @@ class Http(HttpToolsProtocol):
         else:
             self._parse(data)
 
+    @contained("http.eof")
+    def eof_received(self) -> None:
+        """The client sends no more, and the connection is about to be closed: tell it if that came too early."""
+        if self._in_head or self._in_body:
+            self._refuse(BROKEN_OFF)
+
+    def _discard(self, data: bytes) -> None:
+        self._discarded += len(data)
+        if self._discarded > LINGER_BYTES:
+            if self._awaited():
+                self.flow.pause_reading()
+            else:
+                self.transport.close()
+
     def _stays_out(self, data: bytes) -> bool:
         """Say whether the request that begins here would only be refused, as far as a glance tells."""
         if path_in(data) in self.always:
@@ -217,25 +264,59 @@ class Http(HttpToolsProtocol):
         return self.admission.crowded(self._asker(token_in(data), forwarded_in(data)))
 
     def _parse(self, data: bytes) -> None:
+        """Parse what came. Whatever goes wrong with it is this connection's alone, which gets an answer."""
+        try:
+            self._take(data)
+        except Exception as error:
+            FAULTS.note("http.connection", error)
+            self._refuse(CRASHED)
+
+    def _take(self, data: bytes) -> None:
         """Parse what came, unless a head has become too long."""
         most = self.settings.max_header_size
         begun = self._in_head
         if begun:
             self._head += len(data)
             if self._head > most:
-                self._refuse_head()
+                self._refuse(self._too_long())
                 return
         self._much = len(data) > most
-        super().data_received(data)
+        self._received += len(data)
+        # Only a request stops the timer, and it does so when its head begins.
+        if not self._feed(data):
+            return
         if self._in_head and not begun:
             self._head = len(data)
             if self._much:
-                self._refuse_head()
+                self._refuse(self._too_long())
                 return
+        if self._in_body and self._received - self._body > 2 * most + OVERHEAD * self._body:
+            self._refuse(PADDED)
+            return
         # Most heads come whole, and need no timer. What is no part of a request must not stop the keep-alive timer.
         waiting = self._in_head or self.cycle is None or self.cycle.response_complete
         if waiting and self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self.loop.call_later(self.settings.header_timeout, self._head_is_late)
+
+    def _feed(self, data: bytes) -> bool:
+        """Hand on what came, and say whether there may be more of it."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Another protocol would follow, which is not spoken here: the request is answered as if none were offered.
+            self._deaf = True
+        except httptools.HttpParserError as error:
+            match error.__context__:
+                case _Refused() as refused:
+                    self._refuse(refused.refusal)
+                case None | httptools.HttpParserError() | UnicodeError():
+                    self._refuse(NO_HTTP)
+                case fault:
+                    raise fault from None
+        else:
+            return not self._deaf
+        return False
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -244,33 +325,49 @@ class Http(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of the head is whole. Those after the body are left out: nobody asked for any."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """A head is whole."""
         self._in_head = False
         self._stop_head_timer()
-        if (
-            self._much
-            and sum(len(name) + len(value) + 4 for name, value in self.headers) > self.settings.max_header_size
-        ):
-            self._much_head = True
-            raise ValueError("too long")  # which the parser turns into what `send_400_response` is called for
-        self._odd = ambiguity(self.headers, self.parser.get_http_version())
-        if self._odd:
-            raise ValueError(self._odd)  # as above
+        most = self.settings.max_header_size
+        if self._much and sum(len(name) + len(value) + 4 for name, value in self.headers) > most:
+            raise _Refused(self._too_long())
+        refused = refusal(self.parser.get_http_version(), self.url, self.headers)
+        if refused is not None:
+            raise _Refused(refused)
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise _Refused(PIPELINED)
+        self._in_body, self._received, self._body = True, 0, 0
         super().on_headers_complete()
-        if self.stopping:
+        if self.stopping or self.parser.should_upgrade():
             self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        self._in_body = False
+        super().on_message_complete()
 
     @contained("http.response_complete")
     def on_response_complete(self) -> None:
         """An answer is out: somebody else may be let in."""
         super().on_response_complete()
+        if self.pipeline and not self.transport.is_closing():
+            # Enough is here already.
+            self.flow.pause_reading()
+        elif self._last_words and not self._awaited():
+            self._bow_out()
         if self.admission is not None and self.admission.waiting:
             # The task of this request is about to end.
             self.admission.feed(len(self.tasks) - 1)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Serve a request, or have it wait, or refuse it at the price of its parsing alone."""
+        self._active = cycle
         admission = self.admission
         if (
             admission is None
@@ -302,10 +399,16 @@ class Http(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body; of one whose request waits not more than has come already."""
+        self._body += len(body)
         super().on_body(body)
         if self._waiting is not None and self.admission is not None:
             self.flow.pause_reading()
             self.admission.grow(self._waiting, len(body))
+
+    def _wait_no_more(self) -> None:
+        if self._waiting is not None and self.admission is not None:
+            self.admission.leave(self._waiting)
+            self._waiting = None
 
     def _serve(self, caller: _Caller) -> None:
         admission = self.admission
@@ -387,16 +490,14 @@ class Http(HttpToolsProtocol):
         """Close the connection."""
         self.transport.close()
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, and heads that came too long in one piece."""
-        if self._much_head:
-            self._refuse_head()
-        else:
-            self._refuse(400, "Bad Request", self._odd or msg)
-
-    def _refuse_head(self) -> None:
+    def _too_long(self) -> Refusal:
         most = self.settings.max_header_size
-        self._refuse(431, "Request Header Fields Too Large", f"The headers take more than {most} bytes.")
+        return Refusal(431, "Request Header Fields Too Large", f"The headers take more than {most} bytes.")
+
+    def _awaited(self) -> bool:
+        """Say whether an earlier request has not been answered."""
+        active = self._active
+        return bool(self.pipeline) or (active is not None and not (active.response_complete or active.disconnected))
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -408,7 +509,7 @@ class Http(HttpToolsProtocol):
         self._head_timer = None
         seconds = self.settings.header_timeout
         if self._in_head:
-            self._refuse(408, "Request Timeout", f"The headers did not arrive within {seconds:g} s.")
+            self._refuse(Refusal(408, "Request Timeout", f"The headers did not arrive within {seconds:g} s."))
         else:
             self.transport.close()
 
@@ -424,13 +525,54 @@ class Http(HttpToolsProtocol):
             log.warning("http.client_takes_nothing", client=self.client and self.client[0], unsent=self._unsent)
             self.transport.abort()
 
-    def _refuse(self, status: int, phrase: str, message: str) -> None:
+    def _refuse(self, refused: Refusal) -> None:
+        """Answer what cannot be served, after all that came before it, and close the connection."""
+        if self._deaf or self.transport.is_closing():
+            return
+        self._deaf = True
+        self._stop_head_timer()
+        self._unset_keepalive_if_required()
+        client = self.client and self.client[0]
+        log.info("http.refused", status=refused.status, reason=refused.message, client=client)
+        if self._in_body and not self._give_up_body():
+            self.transport.close()
+            return
+        content = _problem(refused.message)
+        head = self._head_of(refused.status, refused.phrase, len(content))
+        self._last_words = head + b"Connection: close\r\n\r\n" + content
+        if not self._awaited():
+            self._bow_out()
+
+    def _give_up_body(self) -> bool:
+        """Take the request whose body is broken off the list; False if its answer has begun."""
+        cycle = self.cycle
+        if cycle.response_started:
+            return False
+        _disconnect(cycle)
+        if self._waiting is not None and self._waiting.cycle is cycle:
+            self._wait_no_more()
+        waiting = [(one, app) for one, app in self.pipeline if one is not cycle]
+        self.pipeline.clear()
+        self.pipeline.extend(waiting)
+        return True
+
+    def _bow_out(self) -> None:
+        """Send the last words, and close the connection once the client has had the time to read them."""
+        self._unset_keepalive_if_required()
         if self.transport.is_closing():
             return
-        log.info("http.refused", status=status, reason=message, client=self.client and self.client[0])
-        content = _problem(message)
-        head = self._head_of(status, phrase, len(content))
-        self.transport.write(head + b"Connection: close\r\n\r\n" + content)
+        self.transport.write(self._last_words)
+        self._last_words = b""
+        if not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self._discarded = 0
+        self.flow.resume_reading()
+        self._linger_timer = self.loop.call_later(LINGER, self._leave)
+
+    @contained("http.leave")
+    def _leave(self) -> None:
         self.transport.close()
 
     def _head_of(
@@ -445,24 +587,10 @@ class Http(HttpToolsProtocol):
         ).encode() + self.extra
 
 
-def ambiguity(headers: Iterable[tuple[bytes, bytes]], version: str) -> str:
-    """Return why a head could mean one thing to a proxy and another here, or nothing.
-
-    Args:
-        headers: Names, in lower case, and values.
-        version: The version of HTTP, as ``1.1``.
-    """
-    hosts = authorizations = 0
-    for name, _ in headers:
-        if name == b"host":
-            hosts += 1
-        elif name == b"authorization":
-            authorizations += 1
-    if hosts > 1 or (hosts == 0 and version != "1.0"):
-        return "A request needs exactly one Host header (RFC 9112, section 3.2)."
-    if authorizations > 1:
-        return "A request may have one Authorization header."
-    return ""
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    """Have a request notice that its client has gone."""
+    cycle.disconnected = True
+    cycle.message_event.set()
 
 
 def _client(found: Callable[[str], tuple[str, int]], forwarded_for: str) -> str:
@@ -474,6 +602,13 @@ def _problem(message: str, data: dict[str, str] | None = None) -> bytes:
     body = {"errorType": "error", "message": message, "causedBy": None, "data": data, "user": None}
     return json.dumps(body).encode()
 
+
+NO_HTTP = Refusal(400, "Bad Request", "Invalid HTTP request received.")
+BROKEN_OFF = Refusal(400, "Bad Request", "The request broke off.")
+PADDED = Refusal(400, "Bad Request", "The body's chunks hold more padding than content.")
+PIPELINED = Refusal(400, "Bad Request", f"More than {MOST_PIPELINED} requests wait on this connection.")
+CRASHED = Refusal(500, "Internal Server Error", "Internal server error")
+FAULTS.register("http.connection")
 
 OVERLOADED = _problem("The gateway has more requests than it can serve.", {"reason": "overload"})
 

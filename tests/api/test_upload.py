@@ -113,6 +113,13 @@ async def test_a_body_that_breaks_off() -> None:
         (b"{}", "application/json"),
         (b"--X\r\n", "multipart/form-data"),
         (b"nonsense" * 100, KIND),
+        (b"", "multipart/form-data; boundary=" + "X" * 257),
+        (b"", "multipart/form-data; boundary=" + "X" * 20_000),
+        (b"", 'multipart/form-data; boundary=""'),
+        (b"", 'multipart/form-data; boundary="'),
+        (b"", "multipart/form-data; boundary*=utf-8''%ff"),
+        (b"", "multipart/form-data; boundary*0=X; boundary*1=Y"),
+        (b"", "multipart/form-data; ;;=;\xe9=\xff"),
         (multipart((b'Content-Disposition: form-data; name="other"', b"x" * 70_000), (FILE, b"")), KIND),
     ],
 )
@@ -125,6 +132,14 @@ async def test_bodies_that_are_refused(body: bytes, kind: str) -> None:
 async def test_noise_is_refused_and_nothing_else(body: bytes, block: int) -> None:
     with pytest.raises(BadRequest):
         await read(request(b"--X\r\n" + body, KIND, block), 50)
+
+
+@given(st.text(st.characters(codec="latin-1"), max_size=80), st.binary(max_size=60))
+async def test_any_content_type_is_refused_and_nothing_else(options: str, body: bytes) -> None:
+    asked = request(body, "")
+    asked.scope["headers"] = [(b"content-type", b"multipart/form-data;" + options.encode("latin-1"))]
+    with pytest.raises(BadRequest):
+        await read(asked)
 
 
 async def blocks(*content: bytes) -> AsyncIterator[bytes]:

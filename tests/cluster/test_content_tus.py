@@ -226,6 +226,9 @@ def test_refusals(alice: Person, place: Path) -> None:
         {"Upload-Length": "1", "Upload-Metadata": ""},
         {"Upload-Length": "1", "Upload-Metadata": metadata(filename="..")},
         {"Upload-Length": "1", "Upload-Metadata": metadata(filename="a\0b")},
+        {"Upload-Length": "1", "Upload-Metadata": metadata(filename="x", note="n" * 20_000)},
+        {"Upload-Length": "1", "Upload-Metadata": metadata(filename="x").encode() + b",\xff \xff"},
+        {"Upload-Length": "1", "Upload-Concat": "final;http://["},
     ):
         answer = alice.http.post(url, params=where, headers={**TUS, **named, **headers})
         assert answer.status_code == 400, headers
@@ -294,6 +297,12 @@ def hidden(place: Path, suffix: str) -> Path:
         {"name": base64.b64encode(b"..").decode()},
         {"name": "?"},
         {"length": -5},
+        {"length": 10**400},
+        {"metadata": "filename \u20ac"},
+        {"metadata": "filename eA==\r\nSet-Cookie: x"},
+        {"metadata": "filename eA==\n"},
+        {"metadata": "\ud800"},
+        {"metadata": "a" * 20_000},
         {"more": 1},
         None,
     ],
@@ -304,6 +313,7 @@ def test_state_that_somebody_has_changed(alice: Person, place: Path, changes: di
     changed = b"no json" if changes is None else json.dumps({**json.loads(state.read_bytes()), **changes}).encode()
     make(alice, state, changed)
     assert_problem(patch(alice, location, 0, b"12345"), 400, "damaged")
+    assert alice.http.head(location, headers=TUS).status_code == 400
     assert not (place.parent.parent / "escaped").exists()
     assert not [name for name in names(place) if not name.startswith(".hpcgate-upload-")]
 

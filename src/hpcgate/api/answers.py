@@ -1,5 +1,6 @@
 """JSON answers, serialised once and not validated again on the way out."""
 
+import re
 from collections.abc import Mapping
 
 from fastapi import Response
@@ -18,4 +19,16 @@ def encoded(body: BaseModel) -> bytes:
 
 def json_bytes(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return JSON text as an answer."""
-    return Response(body, status, headers=headers, media_type="application/json")
+    return Response(body, status, headers=fields(headers or {}), media_type="application/json")
+
+
+_UNFIT = re.compile(r"[^\t\x20-\x7e\u00a0-\u00ff]")
+
+
+def fields(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers whose values HTTP can carry (RFC 9110, section 5.5); a question mark takes the place of the rest.
+
+    Every answer's headers come through here: what a request, a login node or a file of a user's puts into one must be
+    neither an error nor a second header.
+    """
+    return {name: _UNFIT.sub("?", value) for name, value in headers.items()}

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from hpcgate.api.answers import fields
 from hpcgate.api.dependencies import Access, AccessDep, GatewayDep
 from hpcgate.api.filesystem import query_of
 from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, announced_size, attachment, body_of, whole
@@ -171,7 +172,7 @@ async def put_content(request: Request, gateway: GatewayDep, access: AccessDep, 
     with gateway.streams.hold(access.principal.username):
         async with access.pool.lease_bulk(access.principal, size) as session:
             stored = await put(session, name, digests.watch(content), Conditions.of(request.headers), gateway.locks)
-    return Response(status_code=201 if stored.created else 204, headers=stored.validator.headers)
+    return Response(status_code=201 if stored.created else 204, headers=fields(stored.validator.headers))
 
 
 def _refuse_unusable(request: Request) -> None:

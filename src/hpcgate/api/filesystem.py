@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, TypeAdapter, create_model
 
-from hpcgate.api.answers import json_bytes
+from hpcgate.api.answers import fields, json_bytes
 from hpcgate.api.bodies import read_json, validated
 from hpcgate.api.dependencies import Access, AccessDep, GatewayDep, enter, gateway
 from hpcgate.api.direct import DirectRoute, described, read_query
@@ -144,7 +144,7 @@ async def get_download(request: Request, system_name: str) -> Response:
     content = await access.pool.perform(access.principal, lambda session: read_small(session, name, limits), retry=True)
     if content is None:
         return _large_file(access, name, gateway(request).settings.streams.stall_timeout)
-    return Response(content, headers=_named(name))
+    return Response(content, headers=fields(_named(name)))
 
 
 router.add_api_route(

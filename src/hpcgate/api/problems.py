@@ -1,5 +1,6 @@
 """Errors to JSON: the one place that knows the error body of the contract."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hpcgate.api.answers import fields
 from hpcgate.api.models import ApiResponseError, ApResponseErrorType
 from hpcgate.errors import GatewayError
 from hpcgate.telemetry.containment import FAULTS
@@ -37,7 +39,19 @@ def problem(
         data=dict(data) if data is not None else None,
         user=request.scope.get("state", {}).get("username"),
     )
-    return JSONResponse(body.model_dump(mode="json", by_alias=True), status, headers=dict(headers or {}))
+    return _Problem(body.model_dump(mode="json", by_alias=True), status, headers=fields(headers or {}))
+
+
+class _Problem(JSONResponse):
+    """JSON whatever the text in it: lone surrogates, which a client may send in JSON, become U+FFFD."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        try:
+            return super().render(content)
+        except UnicodeEncodeError:
+            text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 class InvalidParameters(Exception):
@@ -69,7 +83,10 @@ def _first(error: ValidationError) -> list[Any]:
 
 def _readable(text: str) -> str:
     """Return text that JSON can carry: lone surrogates, which stand for bytes that are no UTF-8, are replaced."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:  # others stand for nothing: the answer's own encoding replaces them
+        return text
 
 
 def answer_to(request: Request, error: Exception) -> JSONResponse:

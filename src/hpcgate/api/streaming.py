@@ -10,6 +10,7 @@ import structlog
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
+from hpcgate.api.answers import fields
 from hpcgate.errors import BadRequest, GatewayError, TooLarge
 
 log = structlog.stdlib.get_logger(__name__)
@@ -52,7 +53,8 @@ class StreamingAnswer(Response):
         """Open, and send."""
         async with self._opening as answer:
             headers = [
-                (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()
+                (name.lower().encode("latin-1"), value.encode("latin-1"))
+                for name, value in fields(answer.headers).items()
             ]
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             if answer.body is not None and scope["method"] != "HEAD":

@@ -67,7 +67,10 @@ class MultipartFile:
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
             raise BadRequest("The body must be multipart/form-data with a boundary.")
-        part = cls(request, boundary, limit)
+        try:
+            part = cls(request, boundary, limit)
+        except FormParserError as error:
+            raise BadRequest("The boundary of the body cannot be used.", caused_by=[str(error)]) from None
         while not part._found:
             if not await part._read():
                 raise BadRequest("The body has no part named 'file'.")

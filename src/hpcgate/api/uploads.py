@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
+from hpcgate.api.answers import fields
 from hpcgate.api.dependencies import Access, GatewayDep, enter
 from hpcgate.api.filesystem import query_of
 from hpcgate.api.streaming import announced_size, body_of
@@ -91,7 +92,7 @@ async def options_uploads(gateway: GatewayDep, system_name: str) -> Response:
     }
     if gateway.settings.streams.max_upload_size is not None:
         headers["Tus-Max-Size"] = str(gateway.settings.streams.max_upload_size)
-    return Response(status_code=204, headers=headers)
+    return Response(status_code=204, headers=fields(headers))
 
 
 @on(PUBLIC)
@@ -103,7 +104,9 @@ async def options_upload(gateway: GatewayDep, system_name: str, upload_id: Uploa
 
 def _answer(status: int, **headers: str | int | None) -> Response:
     named = {name.replace("_", "-"): str(value) for name, value in headers.items() if value is not None}
-    return Response(status_code=status, headers={"Tus-Resumable": VERSION, "Cache-Control": "no-store", **named})
+    return Response(
+        status_code=status, headers=fields({"Tus-Resumable": VERSION, "Cache-Control": "no-store", **named})
+    )
 
 
 async def _speaking(request: Request, work: Callable[[], Awaitable[T]]) -> T:
@@ -249,7 +252,10 @@ def _parts(concat: str, access: Access) -> list[tuple[bytes, str]]:
     prefix = f"/filesystem/{access.system.name}/files/uploads/".casefold()
     found: list[tuple[bytes, str]] = []
     for location in concat.removeprefix("final;").split():
-        url = urlsplit(location)
+        try:
+            url = urlsplit(location)
+        except ValueError:
+            raise BadRequest("Upload-Concat: a location is not a URL.") from None
         path = unquote_to_bytes(url.path).decode("utf-8", "replace")
         before, separator, upload_id = path.rpartition("/")
         directories = parse_qs(url.query, errors="surrogateescape").get("path", [])

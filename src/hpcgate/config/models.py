@@ -49,7 +49,9 @@ class DataOperation(Model):
 class Cluster(Model):
     """One HPC system."""
 
-    name: str = Field(min_length=1, pattern=r"^[^/]+$", description="The name that requests use, in any case.")
+    name: str = Field(
+        min_length=1, pattern=r"^[^/\\%\x00-\x1f\x7f]+$", description="The name that requests use, in any case."
+    )
     ssh: SshSettings = Field(description="Its login node.")
     scheduler: Annotated[SchedulerSettings, Plugin("hpcgate.schedulers", "type")] = Field(
         description="Its scheduler, chosen by the key type."

@@ -48,6 +48,8 @@ CHECKSUMS = tuple(name for name in ("sha1", "sha256", "sha512", "md5") if name i
 """The algorithms of the checksum extension; sha1 is the one that every server has to know."""
 MOST_STATE = 64 * 1024
 """Bytes of a state file."""
+MOST_METADATA = 16 * 1024
+"""Characters of a client's metadata."""
 MOST_PARTS = 1000
 """Uploads that one file may be made of."""
 LOOK = 1.0
@@ -60,6 +62,8 @@ REMEMBERED = 10_000
 """Uploads just completed that are remembered, for clients that did not get the answer."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
+_HEADER_TEXT = r"^[\t\x20-\x7e\u00a0-\u00ff]*$"
+"""What a header can carry: the metadata is told in one."""
 _PREFIX = b".hpcgate-upload-"
 # $1 the directory, $2 minutes. Uploads that have rested for too long, and state without content, which a process left
 # that ended between two steps.
@@ -95,10 +99,10 @@ class State(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(max_length=400)
-    length: int | None = Field(default=None, ge=0)
-    metadata: str = Field(default="", max_length=16 * 1024)
+    length: int | None = Field(default=None, ge=0, lt=2**63)
+    metadata: str = Field(default="", max_length=MOST_METADATA, pattern=_HEADER_TEXT)
     partial: bool = False
-    unverified: int | None = Field(default=None, ge=0)
+    unverified: int | None = Field(default=None, ge=0, lt=2**63)
 
     @classmethod
     def of(cls, name: bytes, length: int | None, metadata: str, *, partial: bool) -> "State":
@@ -177,6 +181,8 @@ def parse_metadata(header: str) -> dict[str, bytes]:
     Raises:
         BadRequest: It is malformed.
     """
+    if len(header) > MOST_METADATA:
+        raise BadRequest(f"Upload-Metadata: more than {MOST_METADATA} characters.")
     found: dict[str, bytes] = {}
     for pair in header.split(",") if header.strip() else ():
         key, _, text = pair.strip().partition(" ")
