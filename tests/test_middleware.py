@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hpcgate import middleware
 from hpcgate.body import body_in
 from hpcgate.middleware import Envelope, HangUp, TrailingSlash, accepted_id
 from hpcgate.telemetry.containment import FAULTS
@@ -174,6 +175,29 @@ async def test_a_body_is_read_by_the_application_alone() -> None:
     asked["state"]["body"] = body_in(asked, receive)
     await HangUp(app)(asked, receive, send)
     assert body == [b"one", b"two"]
+
+
+async def test_who_has_read_of_the_hang_up_may_put_away_what_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "WATCH_AFTER", 0.01)
+    parts: list[Message] = [{"type": "http.request", "body": b"one", "more_body": True}]
+    kept: list[bytes] = []
+
+    async def receive() -> Message:
+        return parts.pop(0) if parts else {"type": "http.disconnect"}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.1)  # longer than the watch takes to begin
+        body = (await receive())["body"]
+        assert (await receive())["type"] == "http.disconnect"
+        await asyncio.sleep(0.1)
+        kept.append(body)
+
+    async def send(message: Message) -> None: ...
+
+    asked = scope(headers=[(b"content-length", b"6")])
+    asked["state"]["body"] = body_in(asked, receive)
+    await HangUp(app)(asked, receive, send)
+    assert kept == [b"one"]
 
 
 async def test_an_empty_body_is_still_there_when_it_is_read_late() -> None:

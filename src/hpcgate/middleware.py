@@ -385,7 +385,10 @@ class _Watch:
             await asyncio.shield(self._watcher)
             return {"type": "http.disconnect"}
         message = await self._receive()
-        if message["type"] != "http.request" or not message.get("more_body", False):
+        if message["type"] != "http.request":
+            # The application knows now, and may still have to put away what it was sent: it is not cut off.
+            return message
+        if not message.get("more_body", False):
             self._body_read = True
             if self._waiter is not None:
                 self._waiter.set()
