@@ -38,6 +38,7 @@ TASKS = {
     "auth/introspection.py:claims": "reaped",
     "auth/jwks.py:_fetch": "reaped",
     "auth/jwks.py:_refresh": "a group of a task that is reaped",
+    "auth/jwks.py:_read_in_thread": "reaped",
     "auth/jwks.py:open": "kept",
     "auth/openfga.py:_shared": "reaped",
     "credentials/kept.py:credential": "reaped",

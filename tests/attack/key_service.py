@@ -19,10 +19,12 @@ class KeyService:
 
     Attributes:
         issued: How many certificates each user got.
+        asked_by: How often a client's tokens asked for one.
     """
 
     def __init__(self, authority: str, lifetime: int) -> None:
         self.issued: Counter[str] = Counter()
+        self.asked_by: Counter[str] = Counter()
         self._authority = asyncssh.import_private_key(authority)
         self._lifetime = lifetime
         service = self
@@ -36,6 +38,7 @@ class KeyService:
                 payload = token.split(".")[1]
                 claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
                 user = claims["preferred_username"]
+                service.asked_by[claims["client_id"]] += 1
                 if signs:
                     body = service.certify(asyncssh.import_public_key(sent["PublicKey"]), user).encode()
                 else:

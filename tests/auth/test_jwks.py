@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 from cryptography import x509
@@ -198,7 +197,8 @@ async def test_a_redirect_from_https_to_http_is_refused(idp: Idp, settings: Make
     port = runner.addresses[0][1]
     try:
         jwks = Jwks(settings(public_certs=(f"https://127.0.0.1:{port}/jwks",), jwks_cooldown=60))
-        jwks._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=untrusting))
+        (http,) = jwks._http.values()
+        http.trust = untrusting
         async with jwks:
             await eventually(lambda: bool(failures(logs)))
             assert not jwks.ready

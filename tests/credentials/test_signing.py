@@ -70,7 +70,8 @@ class Authority:
         if (special := await self.take(request)) is not None:
             return special
         key = asyncssh.import_public_key(self.requests[-1][2]["PublicKey"])
-        return web.Response(text=self.certify(key, "alice"))
+        user = {ALICE.token: "alice", "other": "bob"}[self.requests[-1][2]["OTT"]]
+        return web.Response(text=self.certify(key, user))
 
 
 @pytest.fixture

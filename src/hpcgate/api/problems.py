@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hpcgate.api.answers import fields
 from hpcgate.api.models import ApiResponseError, ApResponseErrorType
 from hpcgate.errors import GatewayError
+from hpcgate.outbound.wording import without
 from hpcgate.telemetry.containment import FAULTS
 
 log = structlog.get_logger("hpcgate.api")
@@ -93,13 +94,16 @@ def answer_to(request: Request, error: Exception) -> JSONResponse:
     """Return the answer to an error that a route has raised, whichever it is; what nobody foresaw is a 500, logged."""
     match error:
         case GatewayError():
+            # Whoever was asked with the user's token may have put it into what it says.
+            token = request.headers.get("Authorization", "").rpartition(" ")[2]
+            message = without(error.message, token)
             if error.status >= 500:
-                log.warning("request.failed", status=error.status, message=error.message, exc_info=error.__cause__)
+                log.warning("request.failed", status=error.status, message=message, exc_info=error.__cause__)
             return problem(
                 request,
                 error.status,
-                _readable(error.message),
-                caused_by=[_readable(line) for line in error.caused_by],
+                _readable(message),
+                caused_by=[_readable(without(line, token)) for line in error.caused_by],
                 data=error.data,
                 headers=error.headers,
             )

@@ -1,7 +1,14 @@
 """What a token's claims say."""
 
+import json
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
+
+PASSING = frozenset(
+    {"exp", "nbf", "iat", "jti", "uti", "auth_time", "sid", "session_state", "at_hash", "nonce", "aio", "rh"}
+)
+"""Claims that name or date a token or a session and give no right: RFC 7519, OpenID Connect, Keycloak, Entra ID."""
 
 
 def claim(claims: Mapping[str, Any], name: str) -> Any:
@@ -38,3 +45,28 @@ def texts(claims: Mapping[str, Any], name: str) -> frozenset[str]:
 def scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     """Return the scopes of a token: ``scope`` (RFC 8693 section 4.2) or ``scp``, each a string or a list."""
     return frozenset(scope for name in ("scope", "scp") for item in texts(claims, name) for scope in item.split())
+
+
+def standing(token: str, claims: Mapping[str, Any]) -> str:
+    """Return a digest of all claims but the `PASSING` ones; of the token itself if there are no claims.
+
+    The order of a list's items does not count, nor that of scopes: identity providers keep them in sets.
+    """
+    if not claims:
+        return sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+    lasting = {name: _orderless(name, value) for name, value in claims.items() if name not in PASSING}
+    return sha256(_text(lasting).encode()).hexdigest()
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
+
+
+def _orderless(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _orderless("", item) for key, item in value.items()}
+    if isinstance(value, list):
+        return sorted((_orderless("", item) for item in value), key=_text)
+    if name in ("scope", "scp") and isinstance(value, str):
+        return sorted(set(value.split()))
+    return value

@@ -1,15 +1,21 @@
 """Access tokens by the client credentials grant (RFC 6749, section 4.4)."""
 
-import asyncio
 import base64
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote_plus
 
-import aiohttp
+from hpcgate.outbound.client import BadAddress, HttpClient, ServiceError, TooSlow
+from hpcgate.outbound.wording import clipped, one_line
 
 TIMEOUT = 10.0
 """Seconds that the token endpoint may take."""
+MAX_ANSWER = 256 * 1024
+"""Most bytes of its answer."""
+MAX_WORDS = 300
+"""Most characters of what it says of a refusal."""
+MAX_LIFE = 10 * 365 * 86400.0
+"""Seconds; a token of which more is said is not believed to have that long."""
 
 
 class TokenRefused(Exception):
@@ -47,37 +53,37 @@ async def fetch_token(
         headers["Authorization"] = f"Basic {pair.decode()}"
     else:
         form |= {"client_id": client_id, "client_secret": client_secret}
+    # By the proxy of the environment, if one is named, as the IdP's keys. A redirect would carry the secret along.
+    http = HttpClient(connections=1, by_proxy=True, reuse=False)
     try:
-        async with (
-            asyncio.timeout(TIMEOUT),
-            # By the proxy of the environment, if one is named, as the IdP's keys.
-            aiohttp.ClientSession(trust_env=True) as http,
-            http.post(token_url, data=form, headers=headers) as answer,
-        ):
-            status, reason = answer.status, answer.reason
-            try:
-                body = await answer.json(content_type=None)
-            except ValueError:
-                body = None
-    except TimeoutError:
+        answer = await http.ask("POST", token_url, seconds=TIMEOUT, most=MAX_ANSWER, headers=headers, form=form)
+    except TooSlow:
         raise TokenRefused(f"The token endpoint did not answer within {TIMEOUT:g} s.") from None
-    except aiohttp.InvalidURL as error:
+    except BadAddress as error:
         raise TokenRefused("The address of the token endpoint is no URL.") from error
-    except aiohttp.ClientError as error:
-        raise TokenRefused(f"The token endpoint could not be used: {_words(error)}") from error
-    answered = body if isinstance(body, dict) else {}
-    if status != 200:
-        words = answered.get("error_description") or answered.get("error") or reason
-        raise TokenRefused(f"The token endpoint answered {status}: {words}")
+    except ServiceError as error:
+        raise TokenRefused(f"The token endpoint could not be used: {error}") from error
+    finally:
+        await http.close()
+    try:
+        said = answer.json()
+    except ValueError:
+        said = None
+    answered = said if isinstance(said, dict) else {}
+    if answer.status != 200:
+        words = answered.get("error_description") or answered.get("error") or answer.reason
+        words = clipped(one_line(words if isinstance(words, str) else ""), MAX_WORDS, client_secret)
+        raise TokenRefused(f"The token endpoint answered {answer.status}: {words}")
     token = answered.get("access_token")
     if not isinstance(token, str):
         raise TokenRefused("What answered is no token endpoint: there is no access_token in it.")
-    return AccessToken(token, answered.get("expires_in"))
+    return AccessToken(token, _seconds(answered.get("expires_in")))
 
 
-def _words(error: aiohttp.ClientError) -> str:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return str(error.certificate_error)
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error.os_error)
-    return type(error).__name__
+def _seconds(value: object) -> float | None:
+    """Return for how long a token is valid, None where that is not said in seconds (some IdPs send a string)."""
+    try:
+        seconds = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
+    except (ValueError, OverflowError):
+        return None
+    return seconds if seconds is not None and 0 <= seconds <= MAX_LIFE else None

@@ -11,12 +11,11 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote_plus
 
-import aiohttp
 import structlog
 
-from hpcgate.auth.keys import decode_json
 from hpcgate.config import IntrospectionSettings
 from hpcgate.errors import Unavailable
+from hpcgate.outbound.client import HttpClient, ServiceError
 from hpcgate.telemetry.base import trace_headers
 from hpcgate.telemetry.containment import contained, reaped
 
@@ -44,7 +43,7 @@ class Introspection:
     def __init__(self, settings: IntrospectionSettings) -> None:
         """Keep the settings; connections are opened at the first question."""
         self._settings = settings
-        self._session: aiohttp.ClientSession | None = None
+        self._http = HttpClient(connections=settings.max_connections, by_proxy=True)
         self._asking: dict[bytes, asyncio.Task[_Answer]] = {}
         self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
         self._closed = False
@@ -83,17 +82,14 @@ class Introspection:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._http.close()
 
     async def _ask(self, digest: bytes, token: str) -> _Answer:
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self._settings.timeout):
-                claims = await self._post(token)
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            reason = str(error) if type(error) is _Unusable else type(error).__name__
+            claims = await self._post(token)
+        except (ServiceError, _Unusable) as error:
+            reason = str(error)
             log.warning("introspection.failed", reason=reason, seconds=round(time.monotonic() - started, 3))
             raise _unavailable() from None
         finally:
@@ -113,11 +109,6 @@ class Introspection:
 
     async def _post(self, token: str) -> Mapping[str, Any] | None:
         settings = self._settings
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=settings.max_connections)
-            self._session = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=True
-            )
         form = {"token": token, "token_type_hint": "access_token"}
         headers = {"Accept": "application/json"}
         secret = settings.client_secret.get_secret_value()
@@ -129,16 +120,15 @@ class Introspection:
             form |= {"client_id": settings.client_id, "client_secret": secret}
         trace_headers(headers)
         # A redirect would carry the token and the secret to wherever it points.
-        request = self._session.post(settings.url, data=form, headers=headers, allow_redirects=False)
-        async with request as response:
-            if response.status != 200:
-                raise _Unusable(f"HTTP status {response.status}")
-            body = bytearray()
-            async for chunk in response.content.iter_chunked(8192):
-                body += chunk
-                if len(body) > MAX_ANSWER:
-                    raise _Unusable(f"more than {MAX_ANSWER} bytes")
-        claims = decode_json(bytes(body))
+        answer = await self._http.ask(
+            "POST", settings.url, seconds=settings.timeout, most=MAX_ANSWER, headers=headers, form=form
+        )
+        if answer.status != 200:
+            raise _Unusable(f"HTTP status {answer.status}")
+        try:
+            claims = answer.json()
+        except ValueError:
+            raise _Unusable("the answer is not JSON") from None
         if not isinstance(claims, dict) or not isinstance(claims.get("active"), bool):
             raise _Unusable("the answer does not say whether the token is active")
         return MappingProxyType(claims) if claims["active"] else None

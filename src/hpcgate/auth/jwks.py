@@ -6,20 +6,22 @@ import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-import aiohttp
 import structlog
 
 from hpcgate.auth.keys import VerificationKey, parse_keys
 from hpcgate.config import OidcSettings
-from hpcgate.telemetry.containment import kept, reaped
+from hpcgate.outbound.client import BadAddress, HttpClient, TooSlow
+from hpcgate.telemetry.containment import contained, kept, reaped
 
 MAX_DOCUMENT = 512 * 1024
 """Most bytes of a key document."""
 MAX_REDIRECTS = 5
+"""Most redirects, all on one host."""
 
 log = structlog.get_logger()
 
@@ -58,7 +60,9 @@ class Jwks:
         self._sources = tuple(Source(url) for url in settings.public_certs)
         self._by_kid: Mapping[str | None, tuple[VerificationKey, ...]] = {}
         self._identities: frozenset[str] = frozenset()
-        self._session: aiohttp.ClientSession | None = None
+        # One client for each, so that a source that hangs holds no other.
+        self._http = {source.url: HttpClient(connections=2, by_proxy=True) for source in self._sources}
+        self._reading: dict[str, asyncio.Future[bytes]] = {}
         self._refresher: asyncio.Task[None] | None = None
         self._flight: asyncio.Task[None] | None = None
         self._last_start = -float("inf")
@@ -95,9 +99,8 @@ class Jwks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._refresher = self._flight = None
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for http in self._http.values():
+            await http.close()
 
     @property
     def ready(self) -> bool:
@@ -227,27 +230,36 @@ class Jwks:
         scheme, _, rest = url.partition("://")
         match scheme.lower():
             case "file":
-                return await asyncio.to_thread(_read_file, "/" + unquote(rest.partition("/")[2]))
+                return await self._read_in_thread("/" + unquote(rest.partition("/")[2]))
             case "http" | "https":
                 return await self._get(url)
         raise SourceError("only file://, http:// and https:// are understood")
 
+    async def _read_in_thread(self, path: str) -> bytes:
+        """Read a file. One on a file system that hangs holds one thread, however often it is tried."""
+        reading = self._reading.get(path)
+        if reading is None:
+            reading = self._reading[path] = asyncio.ensure_future(asyncio.to_thread(_read_file, path))
+            reading.add_done_callback(partial(self._have_read, path))
+        return await asyncio.shield(reading)
+
+    @contained("jwks")
+    def _have_read(self, path: str, done: "asyncio.Future[bytes]") -> None:
+        self._reading.pop(path, None)
+        reaped(done, "jwks", OSError, SourceError)
+
     async def _get(self, url: str) -> bytes:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=True)
-        headers = {"Accept": "application/jwk-set+json, application/json, */*;q=0.5"}
-        async with self._session.get(url, headers=headers, max_redirects=MAX_REDIRECTS) as response:
-            hops = [hop.url for hop in (*response.history, response)]
-            if hops[0].scheme == "https" and any(hop.scheme != "https" for hop in hops):
-                raise SourceError("redirected from https to http")
-            if response.status != 200:
-                raise SourceError(f"HTTP status {response.status}")
-            document = bytearray()
-            async for chunk in response.content.iter_chunked(65536):
-                document += chunk
-                if len(document) > MAX_DOCUMENT:
-                    raise SourceError(f"more than {MAX_DOCUMENT} bytes")
-            return bytes(document)
+        answer = await self._http[url].ask(
+            "GET",
+            url,
+            seconds=self._settings.jwks_timeout,
+            most=MAX_DOCUMENT,
+            headers={"Accept": "application/jwk-set+json, application/json, */*;q=0.5"},
+            redirects=MAX_REDIRECTS,
+        )
+        if answer.status != 200:
+            raise SourceError(f"HTTP status {answer.status}")
+        return answer.content
 
 
 def _read_file(path: str) -> bytes:
@@ -262,10 +274,8 @@ def _read_file(path: str) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientResponseError):
-        return f"HTTP status {error.status}"  # its text holds the URL, which may hold a password
-    if isinstance(error, TimeoutError):
+    if isinstance(error, (TimeoutError, TooSlow)):
         return "no answer within jwks_timeout"
-    if isinstance(error, aiohttp.InvalidURL | aiohttp.TooManyRedirects):
+    if isinstance(error, BadAddress):
         return "no usable URL"
     return str(error)

@@ -18,6 +18,8 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
+from hpcgate.outbound.documents import decoded
+
 FAMILIES: Mapping[tuple[str, str], frozenset[str]] = {
     ("RSA", ""): frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}),
     ("EC", "P-256"): frozenset({"ES256"}),
@@ -106,15 +108,11 @@ def decode_base64url(text: str) -> bytes | None:
 
 
 def decode_json(data: bytes) -> Any:
-    """Decode strict JSON in UTF-8; None for what is neither. NaN and the infinities are not JSON."""
+    """Decode JSON as `documents.decoded` does; None for what that refuses."""
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        return decoded(data)
+    except ValueError:
         return None
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
 
 
 def _jwks(document: bytes) -> list[Any]:

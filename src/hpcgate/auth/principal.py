@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hpcgate.auth.claims import standing
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -15,6 +17,8 @@ class Principal:
         claims: The verified claims.
         expires_at: When the token ends, Unix seconds, or None if it never does.
         request_id: The ``X-Request-ID`` of the request at hand, for the services further on.
+        correlation_id: Its ``X-Correlation-ID``.
+        known_standing: What `standing` returns, worked out once; None to work it out anew.
     """
 
     username: str
@@ -23,6 +27,16 @@ class Principal:
     expires_at: float | None = None
     request_id: str | None = field(default=None, compare=False)
     correlation_id: str | None = field(default=None, compare=False)
+    known_standing: str | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def standing(self) -> str:
+        """What the token stands for beside the user's name, as a digest.
+
+        Tokens of one user have the same if they say the same but for their times and ids; then what was found out or
+        opened for one may serve the other. A token of which nothing is known stands for itself.
+        """
+        return self.known_standing or standing(self.token, self.claims)
 
     @property
     def client_id(self) -> str | None:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
 
-from hpcgate.auth.claims import holds, scopes
+from hpcgate.auth.claims import holds, scopes, standing
 from hpcgate.auth.introspection import Introspection
 from hpcgate.auth.jwks import Jwks
 from hpcgate.auth.keys import ALGORITHMS, VerificationKey, decode_base64url, decode_json
@@ -304,6 +304,7 @@ def _principal(username: str, token: str, claims: Mapping[str, Any], expires_at:
         token=token,
         claims=MappingProxyType(dict(claims)),
         expires_at=None if math.isinf(expires_at) else expires_at,
+        known_standing=standing(token, claims),
     )
 
 

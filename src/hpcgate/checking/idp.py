@@ -3,11 +3,11 @@
 import time
 from urllib.parse import urlsplit
 
-import aiohttp
-
-from hpcgate.auth.jwks import Jwks, Source
+from hpcgate.auth.client_credentials import MAX_ANSWER
+from hpcgate.auth.jwks import MAX_DOCUMENT, MAX_REDIRECTS, Jwks, Source
 from hpcgate.checking import clocks
 from hpcgate.config import OidcSettings
+from hpcgate.outbound.client import HttpClient, ServiceError, TooSlow
 from hpcgate.ssh.survey import Finding
 
 TIMEOUT = 10.0
@@ -20,7 +20,8 @@ async def look_at_idp(settings: OidcSettings, jwks: Jwks) -> list[Finding]:
     found = [_keys(source) for source in jwks.sources]
     if not found:
         found = [_no_keys(settings)]
-    async with aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=TIMEOUT)) as http:
+    http = HttpClient(connections=1, by_proxy=True, reuse=False)
+    try:
         found += await _token_endpoint(http, settings)
         seen = {urlsplit(settings.token_url).netloc}
         for source in jwks.sources:
@@ -28,6 +29,8 @@ async def look_at_idp(settings: OidcSettings, jwks: Jwks) -> list[Finding]:
             if parts.scheme in ("http", "https") and source.failure is None and parts.netloc not in seen:
                 seen.add(parts.netloc)
                 found += await _key_server(http, source, settings.leeway)
+    finally:
+        await http.close()
     return found
 
 
@@ -51,27 +54,26 @@ def _keys(source: Source) -> Finding:
     return Finding(True, f"{count} key{'s' if count > 1 else ''} from {source.name}, for {algorithms}", check="keys")
 
 
-async def _token_endpoint(http: aiohttp.ClientSession, settings: OidcSettings) -> list[Finding]:
+async def _token_endpoint(http: HttpClient, settings: OidcSettings) -> list[Finding]:
     parts = urlsplit(settings.token_url)
     name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     advice = "compare auth.authentication.token_url with token_endpoint of the IdP's .well-known/openid-configuration"
     check = "token endpoint"
     asked = time.time()
     try:
-        async with http.post(
-            settings.token_url, data={"grant_type": "client_credentials"}, allow_redirects=False
-        ) as answer:
-            answered = time.time()
-            status = answer.status
-            date = answer.headers.get("Date")
-            try:
-                body = await answer.json(content_type=None)
-            except (ValueError, aiohttp.ClientError):
-                body = None
-    except TimeoutError:
+        answer = await http.ask(
+            "POST", settings.token_url, seconds=TIMEOUT, most=MAX_ANSWER, form={"grant_type": "client_credentials"}
+        )
+    except TooSlow:
         return [Finding(False, f"the token endpoint {name} does not answer within {TIMEOUT:g} s", advice, check)]
-    except (aiohttp.ClientError, OSError) as error:
-        return [Finding(False, f"the token endpoint {name} does not answer: {_words(error)}", advice, check)]
+    except ServiceError as error:
+        return [Finding(False, f"the token endpoint {name} does not answer: {error}", advice, check)]
+    answered = time.time()
+    status, date = answer.status, answer.headers.get("Date")
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
     # RFC 6749, section 5.2: who shows no client is told so, in JSON.
     error_name = body.get("error") if isinstance(body, dict) else None
     if isinstance(error_name, str) and status in (400, 401):
@@ -85,20 +87,14 @@ async def _token_endpoint(http: aiohttp.ClientSession, settings: OidcSettings) -
     return found
 
 
-async def _key_server(http: aiohttp.ClientSession, source: Source, leeway: float) -> list[Finding]:
+async def _key_server(http: HttpClient, source: Source, leeway: float) -> list[Finding]:
     asked = time.time()
     try:
-        async with http.get(source.url) as answer:
-            date = answer.headers.get("Date")
-            stored = "Age" in answer.headers
-    except (aiohttp.ClientError, OSError):
+        answer = await http.ask("GET", source.url, seconds=TIMEOUT, most=MAX_DOCUMENT, redirects=MAX_REDIRECTS)
+        date = answer.headers.get("Date")
+        stored = "Age" in answer.headers
+    except ServiceError:
         return []  # it gave its keys a moment ago; its clock stays unknown
     reading = clocks.of_date(date, asked, time.time()) if date and not stored else None
     name = urlsplit(source.url).hostname or source.name
     return [] if reading is None else [clocks.of_idp(name, reading, leeway)]
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return str(error.os_error.strerror or error.os_error)
-    return str(error) or type(error).__name__

@@ -13,6 +13,7 @@ from hpcgate.checking import clocks
 from hpcgate.config import Cluster, SshSettings, plugin
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import CommandFailed, CredentialRefused, Forbidden, GatewayError, HostKeyRefused, TimedOut
+from hpcgate.outbound.wording import clipped
 from hpcgate.ssh import rehearsal
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.survey import Finding, survey
@@ -225,7 +226,9 @@ class _Walk:
         try:
             reading = clocks.Reading(float(there) - (asked + answered) / 2, (answered - asked) / 2)
         except ValueError:
-            return [Finding(None, f"the login node's clock is unknown: date prints {there[:40]!r}", check="clock")]
+            return [
+                Finding(None, f"the login node's clock is unknown: date prints {clipped(there, 40)!r}", check="clock")
+            ]
         return [clocks.of_node(reading)]
 
     async def _startups(self) -> list[Finding]:

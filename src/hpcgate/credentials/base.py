@@ -1,6 +1,7 @@
 """What logs a user in on a login node, and where it comes from."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -44,6 +45,21 @@ class CredentialSource(ABC):
         Raises:
             CredentialRefused: There is none for this user, or the service said no.
         """
+
+    @property
+    def judges_tokens(self) -> bool:
+        """Whether a token is seen where the credential comes from, so that another of the same user may fare otherwise.
+
+        Then a kept credential is for one token, and one token's refusal is not another's.
+        """
+        return True
+
+    def standing(self, principal: Principal) -> Hashable:
+        """Return what of the principal shapes the credential, beside the user name; the empty tuple for nothing.
+
+        Requests of one user share a connection if it is equal. By default it is all that the token stands for.
+        """
+        return principal.standing
 
     async def close(self) -> None:  # noqa: B027 (a source with nothing open has nothing to close)
         """Close what is open."""

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from hpcgate.auth import Principal
 from hpcgate.credentials.base import Credential
-from hpcgate.credentials.certificates import expiry, user_certificate
 from hpcgate.credentials.signing import SigningService, SigningSettings
 
 
@@ -29,5 +28,4 @@ class DeicCa(SigningService):
         key = await asyncio.to_thread(asyncssh.generate_private_key, "ssh-ed25519")
         public = key.export_public_key("openssh").decode("ascii").strip()
         text = await self.post("/sign", {"PublicKey": public, "OTT": principal.token}, principal, {})
-        certificate = user_certificate(text, key, f"The certificate of the {self.service} for {principal.username}")
-        return Credential(key, certificate, expiry(certificate))
+        return self.certified(text, key, principal)

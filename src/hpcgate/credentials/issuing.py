@@ -7,6 +7,7 @@ import asyncio
 import base64
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import asyncssh
@@ -36,8 +37,14 @@ class Request:
     extensions: Sequence[str] = ()
 
 
-async def issue(request: Request, authority: asyncssh.SSHKeyPair) -> str:
-    """Return the certificate as a line of OpenSSH's format, signed by the authority's key."""
+async def issue(request: Request, authority: asyncssh.SSHKeyPair, thread: Executor | None = None) -> str:
+    """Return the certificate as a line of OpenSSH's format, signed by the authority's key.
+
+    Args:
+        request: What it says.
+        authority: Whose key signs.
+        thread: Where a key that is not an agent's signs; one of the event loop's if None.
+    """
     # The public key of an Ed25519 key is a type and 32 bytes, each with its length before it.
     public = request.key.public_data[-32:]
     options = [
@@ -64,7 +71,7 @@ async def issue(request: Request, authority: asyncssh.SSHKeyPair) -> str:
     if isinstance(authority, SSHAgentKeyPair):
         signature = await authority.sign_async(unsigned)
     else:
-        signature = await asyncio.to_thread(authority.sign, unsigned)
+        signature = await asyncio.get_running_loop().run_in_executor(thread, authority.sign, unsigned)
     return f"{_TYPE.decode()} {base64.b64encode(unsigned + _string(signature)).decode()}"
 
 

@@ -3,7 +3,10 @@
 import asyncio
 import time
 from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Hashable
 from functools import partial
+from hashlib import sha256
 from typing import Final
 
 import structlog
@@ -13,6 +16,9 @@ from hpcgate.credentials.base import Credential, CredentialSource
 from hpcgate.credentials.certificates import contents
 from hpcgate.errors import CredentialRefused, Unavailable
 from hpcgate.telemetry.containment import contained, reaped
+
+_Key = tuple[str, Hashable, bytes]
+"""User name, standing, and SHA-256 of the token where it is judged."""
 
 audit = structlog.get_logger("hpcgate.audit")
 
@@ -25,15 +31,16 @@ _MAX_KEPT: Final = 10_000
 class CertificateSource(CredentialSource):
     """Gets a certificate for a user and keeps it until shortly before it ends.
 
-    However many ask for one user's credential at a time, it is signed once.
+    However many ask for one user's credential at a time, it is signed once; but each token that is judged elsewhere has
+    its own, and so has each `standing`.
     """
 
     service: str
     """What to call in messages what signs."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[float, Credential]] = {}
-        self._asking: dict[str, asyncio.Task[Credential]] = {}
+        self._kept: OrderedDict[_Key, tuple[float, Credential]] = OrderedDict()
+        self._asking: dict[_Key, asyncio.Task[Credential]] = {}
 
     @abstractmethod
     async def sign(self, principal: Principal) -> Credential:
@@ -46,15 +53,15 @@ class CertificateSource(CredentialSource):
             CredentialRefused: The service said no, or gave something that is none.
             Unavailable: The service cannot be reached, or does not answer in time.
         """
-        name = principal.username
-        kept = self._kept.get(name)
+        key = self._key(principal)
+        kept = self._kept.get(key)
         if kept is not None and kept[0] > time.time():
             return kept[1]
-        asking = self._asking.get(name)
+        asking = self._asking.get(key)
         if asking is None:
-            asking = asyncio.get_running_loop().create_task(self._ask(principal))
-            self._asking[name] = asking
-            asking.add_done_callback(partial(self._asked, name))
+            asking = asyncio.get_running_loop().create_task(self._ask(key, principal))
+            self._asking[key] = asking
+            asking.add_done_callback(partial(self._asked, key))
         try:
             return await asyncio.shield(asking)
         except (CredentialRefused, Unavailable) as error:
@@ -67,7 +74,12 @@ class CertificateSource(CredentialSource):
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
 
-    async def _ask(self, principal: Principal) -> Credential:
+    def _key(self, principal: Principal) -> "_Key":
+        """Return what a credential is kept by: all that had a say in it."""
+        token = sha256(principal.token.encode()).digest() if self.judges_tokens else b""
+        return principal.username, self.standing(principal), token
+
+    async def _ask(self, key: "_Key", principal: Principal) -> Credential:
         credential = await self.sign(principal)
         if credential.certificate is not None:
             said = contents(credential.certificate)
@@ -81,20 +93,21 @@ class CertificateSource(CredentialSource):
                 key_id=said.key_id,
                 principals=said.principals,
                 valid_before=said.valid_before,
+                options=dict(said.options),
                 request_id=principal.request_id,
                 correlation_id=principal.correlation_id,
             )
         now = time.time()
         until = now + _KEEP_ENDLESS if credential.expires_at is None else credential.expires_at - RENEW_BEFORE
-        if len(self._kept) >= _MAX_KEPT:
-            self._kept = {name: kept for name, kept in self._kept.items() if kept[0] > now}
-        self._kept.pop(principal.username, None)
-        if until > now and len(self._kept) < _MAX_KEPT:
-            self._kept[principal.username] = (until, credential)
+        self._kept.pop(key, None)
+        if until > now:
+            self._kept[key] = (until, credential)
+            if len(self._kept) > _MAX_KEPT:
+                self._kept.popitem(last=False)
         return credential
 
     @contained("credentials")
-    def _asked(self, name: str, task: "asyncio.Task[Credential]") -> None:
-        if self._asking.get(name) is task:
-            del self._asking[name]
+    def _asked(self, key: "_Key", task: "asyncio.Task[Credential]") -> None:
+        if self._asking.get(key) is task:
+            del self._asking[key]
         reaped(task, "credentials")

@@ -8,12 +8,13 @@ from pydantic import Field
 
 from hpcgate.auth import Principal
 from hpcgate.credentials.base import Credential
-from hpcgate.credentials.certificates import expiry, user_certificate
 from hpcgate.credentials.signing import SigningService, SigningSettings, field_of
 from hpcgate.errors import CredentialRefused
 
 DURATION = "1min"
 """How long the certificates that are asked for hold."""
+_MAX_KEY = 8192
+"""Characters of a private key: RSA with 8192 bits has 6,400. Checking a larger one takes seconds."""
 
 
 class KeygenServiceSettings(SigningSettings):
@@ -42,12 +43,13 @@ class KeygenService(SigningService):
             private, public = field_of(text, "sshKey", "privateKey"), field_of(text, "sshKey", "publicKey")
         except ValueError:
             raise CredentialRefused(f"The {self.service} gave no usable key for {principal.username}") from None
-        return await asyncio.to_thread(self._read, private, public, principal.username)
+        return await asyncio.to_thread(self._read, private, public, principal)
 
-    def _read(self, private: str, public: str, username: str) -> Credential:
+    def _read(self, private: str, public: str, principal: Principal) -> Credential:
         try:
+            if len(private) > _MAX_KEY:
+                raise ValueError("too long")
             key = asyncssh.import_private_key(private.strip() + "\n")
         except (asyncssh.KeyImportError, ValueError):
-            raise CredentialRefused(f"The {self.service} gave no usable key for {username}") from None
-        certificate = user_certificate(public, key, f"The certificate of the {self.service} for {username}")
-        return Credential(key, certificate, expiry(certificate))
+            raise CredentialRefused(f"The {self.service} gave no usable key for {principal.username}") from None
+        return self.certified(public, key, principal)

@@ -4,6 +4,8 @@ import asyncio
 import re
 import secrets
 import time
+from collections.abc import Hashable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Literal
 
@@ -15,7 +17,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import PluginSettings, Secret
 from hpcgate.config.values import AbsolutePath, HostKey
 from hpcgate.credentials.base import Credential
-from hpcgate.credentials.certificates import user_certificate
+from hpcgate.credentials.certificates import Expectation, checked, user_certificate
 from hpcgate.credentials.issuing import Request, issue
 from hpcgate.credentials.kept import CertificateSource
 from hpcgate.errors import CredentialRefused, Unavailable
@@ -30,6 +32,8 @@ _PATIENCE = 10.0
 """Seconds that an agent or a token may take."""
 
 
+_MOST_PRINCIPALS = 256
+"""Names in a certificate; sshd takes no more (SSHKEY_CERT_MAX_PRINCIPALS)."""
 _MOST_OF_A_NAME = 128
 """Characters of a token's or a request's id that go into a key id."""
 
@@ -91,6 +95,22 @@ class LocalCa(CertificateSource):
         self._agent: asyncssh.SSHAgentClient | None = None
         self._pair: asyncssh.SSHKeyPair | None = None
         self._opening = asyncio.Lock()
+        # One thread: a token that hangs holds it, and none of those that serve everybody else.
+        self._thread = ThreadPoolExecutor(1, "local-ca")
+
+    @property
+    def judges_tokens(self) -> bool:
+        """No: of a token only the names in a claim count, which `standing` tells."""
+        return False
+
+    def standing(self, principal: Principal) -> Hashable:
+        """Return the names that the certificate is for, if they are the token's; without any there is none."""
+        if self._settings.principals_claim is None:
+            return ()
+        try:
+            return tuple(sorted(self._principals(principal)))
+        except CredentialRefused:
+            return None
 
     async def sign(self, principal: Principal) -> Credential:
         """Make a key and sign its certificate."""
@@ -113,13 +133,17 @@ class LocalCa(CertificateSource):
             extensions=("permit-port-forwarding",) if settings.port_forwarding else (),
         )
         text = await self._signed(request)
-        certificate = user_certificate(text, key, f"The certificate of the {self.service}")
+        what = f"The certificate of the {self.service}"
+        certificate = user_certificate(text, key, what)
+        # An agent or a token may lie, too.
+        checked(certificate, Expectation(tuple(request.principals)), what)
         return Credential(key, certificate, float(request.valid_before))
 
     async def close(self) -> None:
         """End what is under way and leave the agent."""
         await super().close()
         self._leave()
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _principals(self, principal: Principal) -> list[str]:
         claim = self._settings.principals_claim
@@ -129,6 +153,10 @@ class LocalCa(CertificateSource):
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
             raise CredentialRefused(f"The token of {principal.username} has no names in its claim {claim}")
+        if len(names) > _MOST_PRINCIPALS:
+            raise CredentialRefused(
+                f"The token of {principal.username} has more than {_MOST_PRINCIPALS} names in its claim {claim}"
+            )
         return names
 
     async def _signed(self, request: Request) -> str:
@@ -152,7 +180,7 @@ class LocalCa(CertificateSource):
         try:
             if self._pair is None:
                 self._pair = await self._open()
-            return await issue(request, self._pair)
+            return await issue(request, self._pair, self._thread)
         except (CredentialRefused, Unavailable):
             raise
         except BaseException:
@@ -174,12 +202,14 @@ class LocalCa(CertificateSource):
             else:
                 pin = None if settings.pkcs11_pin is None else settings.pkcs11_pin.get_secret_value()
                 pairs = list(
-                    await asyncio.to_thread(
-                        asyncssh.load_pkcs11_keys,
-                        str(settings.pkcs11_provider),
-                        pin,
-                        load_certs=False,
-                        token_label=settings.pkcs11_token,
+                    await asyncio.get_running_loop().run_in_executor(
+                        self._thread,
+                        lambda: asyncssh.load_pkcs11_keys(
+                            str(settings.pkcs11_provider),
+                            pin,
+                            load_certs=False,
+                            token_label=settings.pkcs11_token,
+                        ),
                     )
                 )
         except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:

@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-import aiohttp
+import asyncssh
 from pydantic import Field
 
 from hpcgate import __version__
 from hpcgate.auth import Principal
 from hpcgate.config import PluginSettings
+from hpcgate.config.values import HostKey, Pause, Seconds
+from hpcgate.credentials.base import Credential
+from hpcgate.credentials.certificates import Expectation, checked, user_certificate
 from hpcgate.credentials.kept import CertificateSource
 from hpcgate.errors import CredentialRefused, Unavailable
+from hpcgate.outbound.client import Answer, BrokenOff, HttpClient, ServiceError, TooSlow, Unreachable, Unusable
+from hpcgate.outbound.documents import decoded, string_at
+from hpcgate.outbound.wording import clipped, one_line
 from hpcgate.telemetry.base import trace_headers
 from hpcgate.telemetry.journal import note_exchange
 
@@ -24,11 +30,26 @@ _ATTEMPTS: Final = 3
 
 
 class SigningSettings(PluginSettings):
-    """How the service is reached."""
+    """How the service is reached, and what its certificates have to be."""
 
     url: str = Field(pattern=r"^https?://", description="The base URL of the service.")
     max_connections: int = Field(100, ge=0, description="Most connections to the service; 0 is no limit.")
     timeout: float = Field(5, gt=0, description="Seconds that one answer may take.")
+    accepted_principals: tuple[str, ...] = Field(
+        ("{username}",),
+        min_length=1,
+        description="A certificate is used if one of these is among its principals; {username} is filled in, and * is"
+        " any principal, or none.",
+    )
+    ca_public_keys: tuple[HostKey, ...] = Field(
+        (), description="The public keys of the authorities that certificates may be signed by; any if empty."
+    )
+    max_lifetime: Seconds | None = Field(
+        7 * 86400, description="Most seconds that a certificate may hold; null takes any, even one without end."
+    )
+    leeway: Pause = Field(
+        60, description="Seconds that a certificate may begin after now, for clocks that differ; it is used at once."
+    )
 
 
 class SigningService(CertificateSource):
@@ -37,21 +58,37 @@ class SigningService(CertificateSource):
     def __init__(self, settings: SigningSettings) -> None:
         super().__init__()
         self._settings = settings
-        self._http: aiohttp.ClientSession | None = None
+        self._authorities = frozenset(asyncssh.import_public_key(key).public_data for key in settings.ca_public_keys)
+        self._http = HttpClient(
+            connections=settings.max_connections,
+            headers={
+                "x-client-type": "api",
+                "x-client-name": "hpcgate",
+                "x-client-version": __version__,
+                "User-Agent": f"hpcgate/{__version__}",
+            },
+        )
 
     async def close(self) -> None:
         """End what is under way and close the connections."""
         await super().close()
-        if self._http is not None:
-            await self._http.close()
-            self._http = None
+        await self._http.close()
 
-    async def post(self, path: str, body: Mapping[str, Any], principal: Principal, headers: Mapping[str, str]) -> str:
+    async def post(
+        self, path: str, body: Mapping[str, Any], principal: Principal, headers: Mapping[str, str], *secrets: str
+    ) -> str:
         """Send a request to the service and return the text of its answer.
+
+        Args:
+            path: Below the service's URL.
+            body: What is sent as JSON.
+            principal: For whom.
+            headers: What is sent beside the ids of the request.
+            secrets: What of it, beside the user's token, must not show when the service echoes it.
 
         Raises:
             CredentialRefused: It answered with anything but success; its own words are in the message.
-            Unavailable: It did not answer.
+            Unavailable: It did not answer, or with something that is too large or compressed.
         """
         sent = dict(headers)
         if principal.request_id is not None:
@@ -59,51 +96,55 @@ class SigningService(CertificateSource):
         if principal.correlation_id is not None:
             sent["X-Correlation-ID"] = principal.correlation_id
         trace_headers(sent)
-        status, text = await self._exchange(self._settings.url.rstrip("/") + path, body, sent)
-        if status not in (200, 201):
-            words = _words(text).replace(principal.token, "***") if principal.token else _words(text)
-            raise CredentialRefused(
-                f"The {self.service} gave no credential for {principal.username}: {words or f'status {status}'}"
-            )
-        return text
+        answer = await self._exchange(self._settings.url.rstrip("/") + path, body, sent)
+        if answer.status not in (200, 201):
+            words = clipped(one_line(_words(answer.text)), _MAX_WORDS, principal.token, *secrets)
+            words = words or f"status {answer.status}"
+            raise CredentialRefused(f"The {self.service} gave no credential for {principal.username}: {words}")
+        return answer.text
 
-    async def _exchange(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, str]:
-        http = self._session()
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(random.uniform(0.05, 0.2) * attempt)  # noqa: S311 (jitter, no secret)
-            try:
-                async with (
-                    asyncio.timeout(self._settings.timeout),
-                    http.post(url, json=body, headers=headers, allow_redirects=False) as answer,
-                ):
+    def certified(self, text: str, key: asyncssh.SSHKey, principal: Principal) -> Credential:
+        """Return the credential of a key and the certificate of it that the service gave.
+
+        Raises:
+            CredentialRefused: The certificate is not one to log this user in with.
+        """
+        what = f"The certificate of the {self.service} for {principal.username}"
+        certificate = user_certificate(text, key, what)
+        expected = Expectation(
+            principals=tuple(
+                name.replace("{username}", principal.username) for name in self._settings.accepted_principals
+            ),
+            authorities=self._authorities,
+            max_lifetime=self._settings.max_lifetime,
+            leeway=self._settings.leeway,
+        )
+        return Credential(key, certificate, checked(certificate, expected, what).valid_before)
+
+    async def _exchange(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Answer:
+        seconds = self._settings.timeout
+        try:
+            # A connection that breaks off may be tried again, all within the time of one answer.
+            async with asyncio.timeout(seconds):
+                for attempt in range(_ATTEMPTS):
+                    if attempt:
+                        await asyncio.sleep(random.uniform(0.05, 0.2) * attempt)  # noqa: S311 (jitter, no secret)
+                    try:
+                        answer = await self._http.ask(
+                            "POST", url, seconds=seconds, most=_MAX_ANSWER, headers=headers, json=body
+                        )
+                    except (Unreachable, BrokenOff) as error:
+                        cause: ServiceError = error
+                        continue
                     note_exchange(url, answer.status)
-                    data = await answer.content.read(_MAX_ANSWER)
-                    while not answer.content.at_eof() and len(data) < _MAX_ANSWER:
-                        data += await answer.content.read(_MAX_ANSWER - len(data))
-                    return answer.status, data.decode("utf-8", "replace")
-            except TimeoutError as error:
-                raise Unavailable(f"The {self.service} did not answer in time", headers={"Retry-After": "5"}) from error
-            except aiohttp.ClientConnectionError as error:
-                cause: Exception = error
-            except aiohttp.ClientError as error:
-                raise Unavailable(f"The {self.service} gave no usable answer") from error
+                    return answer
+        except (TimeoutError, TooSlow) as error:
+            raise Unavailable(f"The {self.service} did not answer in time", headers={"Retry-After": "5"}) from error
+        except Unusable as error:
+            raise Unavailable(f"The {self.service} gave no usable answer: {error}") from error
+        except ServiceError as error:
+            raise Unavailable(f"The {self.service} gave no usable answer") from error
         raise Unavailable(f"The {self.service} cannot be reached", headers={"Retry-After": "5"}) from cause
-
-    def _session(self) -> aiohttp.ClientSession:
-        if self._http is None or self._http.closed:
-            self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._settings.max_connections),
-                timeout=aiohttp.ClientTimeout(total=None),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={
-                    "x-client-type": "api",
-                    "x-client-name": "hpcgate",
-                    "x-client-version": __version__,
-                    "User-Agent": f"hpcgate/{__version__}",
-                },
-            )
-        return self._http
 
 
 def field_of(text: str, *path: str) -> str:
@@ -112,26 +153,16 @@ def field_of(text: str, *path: str) -> str:
     Raises:
         ValueError: There is none, or the text is no JSON.
     """
-    value: Any = json.loads(text)
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(value, str):
-        raise ValueError(f"no {'.'.join(path)}")
-    return value
+    return string_at(decoded(text.encode()), *path)
 
 
 def _words(text: str) -> str:
-    """Return what an error answer says to a person, on one line and not too long."""
-    words = text
-    with suppress(ValueError):  # Vault's errors are a list
-        listed = json.loads(text)
-        if isinstance(listed, dict) and isinstance(listed.get("errors"), list):
-            words = "; ".join(str(one) for one in listed["errors"])
-    for key in ("message", "detail", "error", "description"):
-        try:
-            words = field_of(text, key)
-        except ValueError:
-            continue
-        break
-    words = " ".join("".join(character if character.isprintable() else " " for character in words).split())
-    return words if len(words) <= _MAX_WORDS else words[:_MAX_WORDS] + "..."
+    """Return what an error answer says to a person."""
+    with suppress(ValueError):
+        said = decoded(text.encode())
+        if isinstance(said, dict) and isinstance(said.get("errors"), list):  # as Vault has it
+            return "; ".join(one if isinstance(one, str) else json.dumps(one) for one in said["errors"])
+        for key in ("message", "detail", "error", "description"):
+            with suppress(ValueError):
+                return string_at(said, key)
+    return text

@@ -1,6 +1,7 @@
 """Keys that stand in the configuration: for tests and for sites with a handful of users."""
 
 import asyncio
+from collections.abc import Hashable
 from typing import Literal
 
 import asyncssh
@@ -39,6 +40,15 @@ class StaticKeys(CredentialSource):
     def __init__(self, settings: StaticKeysSettings) -> None:
         self._keys = settings.keys
         self._loading: dict[str, asyncio.Task[Credential]] = {}
+
+    @property
+    def judges_tokens(self) -> bool:
+        """No: the name is all that counts."""
+        return False
+
+    def standing(self, principal: Principal) -> Hashable:
+        """Nothing but the name counts."""
+        return ()
 
     async def credential(self, principal: Principal) -> Credential:
         """Return the configured key of the user, decrypted.

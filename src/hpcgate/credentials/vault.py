@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 from hpcgate.auth import Principal
 from hpcgate.config import Secret
 from hpcgate.credentials.base import Credential
-from hpcgate.credentials.certificates import expiry, user_certificate
 from hpcgate.credentials.signing import SigningService, SigningSettings, field_of
 from hpcgate.errors import CredentialRefused
 
@@ -38,6 +37,8 @@ class VaultSettings(SigningSettings):
     def _one_way_in(self) -> "VaultSettings":
         if (self.token is None) == (self.auth_role is None):
             raise ValueError("exactly one of token and auth_role says how Vault knows who asks")
+        if self.max_lifetime is not None and self.lifetime > self.max_lifetime:
+            raise ValueError("lifetime is more than max_lifetime, so no certificate would be used")
         return self
 
 
@@ -50,6 +51,11 @@ class Vault(SigningService):
     def __init__(self, settings: VaultSettings) -> None:
         super().__init__(settings)
         self._vault = settings
+
+    @property
+    def judges_tokens(self) -> bool:
+        """Whether Vault sees the user's token; with one of hpcgate's own it is told the name alone."""
+        return self._vault.auth_role is not None
 
     async def sign(self, principal: Principal) -> Credential:
         """Make a key and have it signed."""
@@ -68,10 +74,9 @@ class Vault(SigningService):
             "ttl": f"{settings.lifetime}s",
         }
         path = f"/v1/{settings.mount}/sign/{settings.role}"
-        text = await self.post(path, body, principal, headers | {"X-Vault-Token": token})
+        text = await self.post(path, body, principal, headers | {"X-Vault-Token": token}, token)
         signed = self._field(text, principal, "data", "signed_key")
-        certificate = user_certificate(signed, key, f"The certificate of {self.service} for {principal.username}")
-        return Credential(key, certificate, expiry(certificate))
+        return self.certified(signed, key, principal)
 
     def _field(self, text: str, principal: Principal, *names: str) -> str:
         try:

@@ -1,6 +1,7 @@
 """Buckets in Redis, for replicas that count together. Needs the extra ``redis``."""
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from typing import Final, cast
@@ -73,7 +74,8 @@ class RedisCounter:
         if time.monotonic() >= self._down_until:
             try:
                 held = await self._ask(buckets)
-            except (RedisError, OSError, TimeoutError) as error:
+            except (RedisError, OSError, TimeoutError, ValueError, TypeError) as error:
+                # The last two: it answered with something else than our numbers.
                 self._fails(error)
             else:
                 self._answers()
@@ -87,7 +89,10 @@ class RedisCounter:
         numbers = [number for bucket in buckets for number in (bucket.rate.rate, bucket.rate.burst)]
         async with asyncio.timeout(self._settings.timeout):
             answer = await self._take(keys=keys, args=numbers)
-        return [float(text) for text in cast("list[str]", answer)]
+        held = [float(text) for text in cast("list[str]", answer)]
+        if len(held) != len(buckets) or not all(map(math.isfinite, held)):
+            raise ValueError("not the answer to what was asked")
+        return held
 
     def _fails(self, error: Exception) -> None:
         self._down_until = time.monotonic() + PAUSE

@@ -6,7 +6,8 @@
   new generation begins, and nobody reads a state older than their own last write.
 - For `read_cache` seconds an answer may be given out again; none by default.
 
-Users share nothing: what one may see, another may not.
+Users share nothing: what one may see, another may not. Nor do a user's tokens that stand for different things: the
+scheduler may answer them differently. A write by any of them counts for all.
 """
 
 import asyncio
@@ -79,8 +80,8 @@ class _Generation:
     """What one user has read since the last write."""
 
     flights: dict[Hashable, _Flight[Any]] = field(default_factory=dict)
-    gathering: _Batch | None = None
-    leaving: _Batch | None = None
+    gathering: dict[str, _Batch] = field(default_factory=dict)
+    leaving: dict[str, _Batch] = field(default_factory=dict)
 
 
 class SharedReads(Scheduler):
@@ -206,7 +207,7 @@ class SharedReads(Scheduler):
     def _join(self, principal: Principal, key: Hashable, ask: Callable[[], Awaitable[T]], keep: float) -> _Flight[T]:
         """Return the flight that answers the read: one under way, one whose answer is kept, or a new one."""
         self.stats.asked += 1
-        user = principal.username
+        user, key = principal.username, (principal.standing, key)
         generation = self._users.setdefault(user, _Generation())
         flight = generation.flights.get(key)
         if flight is None:
@@ -238,6 +239,7 @@ class SharedReads(Scheduler):
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
                 generation = self._users.get(principal.username)
+                key = (principal.standing, key)
                 if generation is not None and generation.flights.get(key) is flight:
                     self._forget(principal.username, generation, key)
                 flight.task.cancel()
@@ -261,9 +263,9 @@ class SharedReads(Scheduler):
     async def _gather(self, principal: Principal, job_id: str) -> Jobs:
         """Ask for one job along with whatever other jobs of the user are wanted."""
         generation = self._users.setdefault(principal.username, _Generation())
-        batch = generation.gathering
+        batch = generation.gathering.get(principal.standing)
         if batch is None or len(batch.wanted) >= MAX_GATHERED:
-            batch = generation.gathering = _Batch()
+            batch = generation.gathering[principal.standing] = _Batch()
             batch.task = self._spawn(self._depart(principal, generation, batch))
         future: asyncio.Future[Jobs] = asyncio.get_running_loop().create_future()
         batch.wanted[job_id] = future
@@ -276,14 +278,15 @@ class SharedReads(Scheduler):
 
     async def _depart(self, principal: Principal, generation: _Generation, batch: _Batch) -> None:
         """Gather while a query is under way, then ask for all at once."""
-        ahead = generation.leaving
+        standing = principal.standing
+        ahead = generation.leaving.get(standing)
         if ahead is not None and ahead.task is not None and not ahead.task.done():
             await asyncio.wait({ahead.task}, timeout=PATIENCE)
         else:
             await asyncio.sleep(0)
-        if generation.gathering is batch:
-            generation.gathering = None
-        generation.leaving = batch
+        if generation.gathering.get(standing) is batch:
+            del generation.gathering[standing]
+        generation.leaving[standing] = batch
         try:
             found = await self.several(principal, tuple(batch.wanted))
         except GatewayError as error:
@@ -294,8 +297,8 @@ class SharedReads(Scheduler):
                     future.set_exception(error)
             return
         finally:
-            if generation.leaving is batch:
-                generation.leaving = None
+            if generation.leaving.get(standing) is batch:
+                del generation.leaving[standing]
             for future in batch.wanted.values():
                 if not future.done() and batch.task is not None and batch.task.cancelling():
                     future.cancel()

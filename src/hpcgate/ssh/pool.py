@@ -1,4 +1,8 @@
-"""Connections to the login nodes, one a user and another for what is large, kept while they are used."""
+"""Connections to the login nodes, one a user and another for what is large, kept while they are used.
+
+Where a user's tokens may be given different credentials, requests share a connection only if their tokens stand for the
+same (`CredentialSource.standing`).
+"""
 
 import asyncio
 import time
@@ -6,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -44,6 +49,8 @@ _LOGIN_QUEUE = 60.0
 _MAX_REFUSALS = 10_000
 _BULK = "\0bulk"
 """Ends the key of a user's second place; no user name has a NUL in it."""
+_MOST_STANDINGS = 8
+"""Places of a kind that one user has at a time, by tokens that stand for different things."""
 _BULK_PATIENCE = 5.0
 """Seconds that a stream waits at most for a second connection: it can do without."""
 _BULK_PAUSE = 60.0
@@ -80,8 +87,10 @@ class Place:
     """A user's place in the pool: a connection, or the login that will make one.
 
     Attributes:
-        key: What it is found by: the user's name, and whether it is for what is large.
+        key: What it is found by: the user's name, what else shaped the credential, and whether it is for what is large.
         username: Whose it is.
+        token: SHA-256 of the token that the credential was asked for with.
+        ungranted: Whether the login failed for want of a credential for that token.
         session: The session, once logged in.
         connection: Its connection.
         leases: How many have it now.
@@ -93,6 +102,8 @@ class Place:
 
     key: str
     username: str
+    token: bytes = b""
+    ungranted: bool = False
     session: Session | None = None
     connection: Connection | None = None
     leases: int = 0
@@ -104,7 +115,7 @@ class Place:
     @property
     def bulk(self) -> bool:
         """Whether it is for what is large."""
-        return self.key != self.username
+        return self.key.endswith(_BULK)
 
 
 class Places:
@@ -325,7 +336,7 @@ class Pool:
         Raises:
             GatewayError: As `lease`.
         """
-        place = self._warm_bulk(principal)
+        place = self._warm_bulk(self._key(principal))
         if place is None:
             async with self.lease(principal) as session:
                 if self.is_bulk(size):
@@ -344,10 +355,15 @@ class Pool:
         least = self.settings.bulk_from
         return size is not None and least is not None and size >= least
 
-    def _warm_bulk(self, principal: Principal) -> Place | None:
+    def _key(self, principal: Principal) -> str:
+        """Return what a place is found by: all that shapes the credential that opens its connection."""
+        standing = self._credentials.standing(principal)
+        return principal.username if standing == () else f"{principal.username}\0{standing!r}"
+
+    def _warm_bulk(self, key: str) -> Place | None:
         """Return a lease of the user's place for what is large if it is there, and where the user's other one is."""
-        place = self._places.warm(principal.username + _BULK)
-        if place is None or place.connection is None or not self._elsewhere(principal.username, place.connection):
+        place = self._places.warm(key + _BULK)
+        if place is None or place.connection is None or not self._elsewhere(key, place.connection):
             return place
         self._release(place)
         self._retire(place, "elsewhere")
@@ -355,7 +371,7 @@ class Pool:
 
     async def _bulk_place(self, principal: Principal) -> Place | None:
         """Return a lease of the user's place for what is large, made if need be, or None if it cannot be had."""
-        places, key = self._places, principal.username + _BULK
+        places, key = self._places, self._key(principal) + _BULK
         place = places.current.get(key)
         under_way = place is not None and place.connection is None
         if not (places.plenty or under_way) or self._refusals.get(key) is not None:
@@ -374,18 +390,18 @@ class Pool:
         log.warning("ssh.bulk.refused", system=self.system, user=username, error=error.message)
         self._refusals.add(key, error, least=_BULK_PAUSE)
 
-    def _elsewhere(self, username: str, connection: Connection) -> bool:
+    def _elsewhere(self, key: str, connection: Connection) -> bool:
         """Say whether a connection is to another login node than the user's first one: each has files of its own."""
-        first = self._places.current.get(username)
+        first = self._places.current.get(key)
         return first is not None and first.connection is not None and first.connection.node != connection.node
 
-    async def _rehearse(self, username: str, connection: Connection, session: Session) -> None:
+    async def _rehearse(self, key: str, connection: Connection, session: Session) -> None:
         """Find out whether streams can go by a second connection, before something is sent that cannot be sent again.
 
         Raises:
             GatewayError: They cannot.
         """
-        if self._elsewhere(username, connection):
+        if self._elsewhere(key, connection):
             raise LoginNodeUnreachable(f"The second connection is to another login node, {connection.node}")
         async with session.bulk() as streams:
             # Where PAM refuses the session, sshd opens channels all the same and ends each command at once.
@@ -426,7 +442,7 @@ class Pool:
 
     async def _join(self, principal: Principal, key: str) -> Place:
         """Return a user's place with one lease more, waiting for the login."""
-        places = self._places
+        places, token = self._places, _digest(principal)
         while True:
             if self._closed:
                 raise Unavailable(f"The connections to {self.system} are being closed")
@@ -438,13 +454,42 @@ class Pool:
                 self._retire(place)
                 place = None
             if place is None:
-                refusal = self._refusals.get(key)
+                refusal = self._refusals.get(key) or self._refusals.get(_ungranted(key, token))
                 if refusal is not None:
                     raise again(refusal)
-                place = places.current[key] = Place(key, principal.username)
+                self._make_room_for_standing(principal.username, key)
+                place = places.current[key] = Place(key, principal.username, token)
                 place.login = self._spawn(self._login(place, principal))
-            if await self._wait_for(place):
-                return place
+            try:
+                if await self._wait_for(place):
+                    return place
+            except GatewayError:
+                # What became of another token says nothing of this one.
+                if not place.ungranted or place.token == token:
+                    raise
+
+    def _make_room_for_standing(self, username: str, key: str) -> None:
+        """Keep one user's many kinds of tokens from taking the pool: close the longest idle connection of them.
+
+        Raises:
+            PoolExhausted: All are in use.
+        """
+        bulk = key.endswith(_BULK)
+        others = [
+            place
+            for place in (*self._places.current.values(), *self._places.retired)
+            if place.username == username and place.bulk == bulk and place.key != key
+        ]
+        if len(others) < _MOST_STANDINGS:
+            return
+        for place in self._places.idle:
+            if place in others:
+                self._close(place, "evicted")
+                return
+        raise PoolExhausted(
+            f"The user {username} has connections to {self.system} in use by {_MOST_STANDINGS} kinds of tokens",
+            headers={"Retry-After": "1"},
+        )
 
     async def _wait_for(self, place: Place) -> bool:
         """Wait for a login under way. True: it succeeded, and one lease of the place is the caller's."""
@@ -476,7 +521,7 @@ class Pool:
         started = time.monotonic()
         try:
             await self._admit(place)
-            connection = await self._connect(principal)
+            connection = await self._connect(place, principal)
         except BaseException as error:
             self._places.remove(place)
             self._free(place)
@@ -486,7 +531,7 @@ class Pool:
                 if place.bulk and not isinstance(error, PoolExhausted):
                     self._refusals.add(place.key, error, least=_BULK_PAUSE)
                 elif isinstance(error, CredentialRefused):
-                    self._refusals.add(place.key, error)
+                    self._refusals.add(_ungranted(place.key, place.token) if place.ungranted else place.key, error)
                 log.warning(
                     "ssh.connect_failed",
                     system=self.system,
@@ -509,7 +554,7 @@ class Pool:
         session = Session(connection, self.node, self._access, apart=place.bulk)
         if place.bulk:
             try:
-                await self._rehearse(place.username, connection, session)
+                await self._rehearse(place.key.removesuffix(_BULK), connection, session)
             except BaseException as error:
                 place.connection = connection
                 self._close(place, "refused")
@@ -549,8 +594,8 @@ class Pool:
             self._places.leave(place, waiter)
             self._telemetry.waited(self.system, "connection", time.monotonic() - started)
 
-    async def _connect(self, principal: Principal) -> Connection:
-        credential = await self._credential(principal)
+    async def _connect(self, place: Place, principal: Principal) -> Connection:
+        credential = await self._credential(place, principal)
         started = time.monotonic()
         try:
             async with asyncio.timeout(_LOGIN_QUEUE):
@@ -563,15 +608,19 @@ class Pool:
             self._telemetry.waited(self.system, "login", time.monotonic() - started)
         try:
             if _expired(credential):
-                credential = await self._credential(principal)
+                credential = await self._credential(place, principal)
             with self._telemetry.stage("connect", self.system, ""):
                 return await Connection.open(self._target, principal.username, credential)
         finally:
             self._gate.release()
 
-    async def _credential(self, principal: Principal) -> Credential:
+    async def _credential(self, place: Place, principal: Principal) -> Credential:
         with self._telemetry.stage("credential", self.system, ""):
-            return await self._credentials.credential(principal)
+            try:
+                return await self._credentials.credential(principal)
+            except GatewayError:
+                place.ungranted = self._credentials.judges_tokens
+                raise
 
     def _release(self, place: Place) -> None:
         """End a lease."""
@@ -688,9 +737,10 @@ class _Lease:
 
     async def __aenter__(self) -> Session:
         pool = self._pool
-        place = pool._places.warm(self._principal.username)
+        key = pool._key(self._principal)
+        place = pool._places.warm(key)
         if place is None:
-            place = await pool._join(self._principal, self._principal.username)
+            place = await pool._join(self._principal, key)
         self._place = place
         assert place.session is not None  # noqa: S101 (a place with a connection has a session)
         return place.session
@@ -701,6 +751,15 @@ class _Lease:
         if self._place is not None:
             self._pool._release(self._place)
             self._place = None
+
+
+def _digest(principal: Principal) -> bytes:
+    return sha256(principal.token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _ungranted(key: str, token: bytes) -> str:
+    """Return what the refusal of a credential is kept by."""
+    return f"{key}\0{token.hex()}"
 
 
 def _expired(credential: Credential) -> bool:

@@ -54,7 +54,7 @@ async def logins(pool: Pool, principal: Principal, count: int) -> int:
         GatewayError: One was not dropped, but failed all the same.
     """
     target = pool._target
-    credential = await pool._credential(principal)
+    credential = await pool._credentials.credential(principal)
     host, port = pool.settings.nodes[0]
 
     async def log_in() -> bool:

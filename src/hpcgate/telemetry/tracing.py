@@ -136,6 +136,24 @@ def _marked(span: Span) -> Iterator[None]:
         raise
 
 
+def _unread() -> Any:
+    """Return a session of requests that reads no body: the status is all that counts, and a body may have no end."""
+    from requests import PreparedRequest, Response, Session
+    from requests.adapters import HTTPAdapter
+
+    class Unread(HTTPAdapter):
+        def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
+            response = super().send(request, *args, **{**kwargs, "stream": True})
+            response.close()
+            response._content = b""
+            return response
+
+    session = Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, Unread())
+    return session
+
+
 def by_otlp(endpoint: str, headers: Mapping[str, str], *, service: str, version: str, ratio: float) -> Tracing:
     """Return tracing that sends spans to a collector by OTLP over HTTP.
 
@@ -148,5 +166,5 @@ def by_otlp(endpoint: str, headers: Mapping[str, str], *, service: str, version:
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    exporter = OTLPSpanExporter(endpoint=endpoint, headers=dict(headers), timeout=5)
+    exporter = OTLPSpanExporter(endpoint=endpoint, headers=dict(headers), timeout=5, session=_unread())
     return Tracing(exporter, service=service, version=version, ratio=ratio)

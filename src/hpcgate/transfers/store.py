@@ -3,10 +3,12 @@
 import asyncio
 import ssl
 import time
+from collections import OrderedDict
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
+import aiohttp
 import structlog
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # it has no stubs of its own
 from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
@@ -15,12 +17,23 @@ from botocore import handlers  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError, ClientError, SSLError  # type: ignore[import-untyped]
 
 from hpcgate.errors import Unavailable
+from hpcgate.outbound.client import MAX_HEADERS
+from hpcgate.outbound.wording import clipped, one_line
 from hpcgate.transfers.s3_settings import S3Settings
 
 log = structlog.stdlib.get_logger(__name__)
 
 RECHECK = 3600.0
 """Seconds for which a bucket is taken to exist, and between sweeps of a bucket."""
+
+MAX_ANSWER = 16 * 1024 * 1024
+"""Most bytes of an answer; a list of 1,000 uploads, which is one page, has half a MiB."""
+MAX_SWEPT = 100
+"""Most uploads that one sweep aborts; a user waits for it."""
+MAX_CODE = 64
+"""Characters of an error's code."""
+MAX_BUCKETS = 10_000
+"""Most buckets that are remembered to exist."""
 
 _TAKEN = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
@@ -34,7 +47,7 @@ class Store:
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
         self._opened: Any = None
-        self._checked: dict[str, float] = {}
+        self._checked: OrderedDict[str, float] = OrderedDict()
 
     async def ping(self) -> None:
         """Return if the store answers and accepts the key, else raise `Unavailable`."""
@@ -49,14 +62,19 @@ class Store:
         now = time.monotonic()
         if now - self._checked.get(bucket, -RECHECK) >= RECHECK:
             await self._prepare(bucket)
+            self._checked.pop(bucket, None)
             self._checked[bucket] = now
+            if len(self._checked) > MAX_BUCKETS:
+                self._checked.popitem(last=False)
         try:
             answer = await self._call("create_multipart_upload", Bucket=bucket, Key=key)
         except _NoBucket:
             # Somebody removed it since it was last looked for.
             await self._prepare(bucket)
             answer = await self._call("create_multipart_upload", Bucket=bucket, Key=key)
-        upload_id: str = answer["UploadId"]
+        upload_id = answer.get("UploadId")
+        if not isinstance(upload_id, str) or not upload_id:
+            raise Unavailable(f"The object store {self._settings.name} gave no id for an upload.")
         return upload_id
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
@@ -106,14 +124,15 @@ class Store:
 
     async def _sweep(self, bucket: str) -> None:
         """Abort the multipart uploads whose URLs have expired: nobody can complete them any more."""
-        oldest = datetime.now(UTC) - timedelta(seconds=self._settings.ttl)
+        oldest = time.time() - self._settings.ttl
         try:
             answer = await self._call("list_multipart_uploads", Bucket=bucket)
         except Unavailable:
             return  # some stores answer so when there is none
-        for upload in answer.get("Uploads", []):
-            if upload["Initiated"] < oldest:
-                await self.abort_upload(bucket, upload["Key"], upload["UploadId"])
+        for upload in answer.get("Uploads", [])[:MAX_SWEPT]:
+            begun, key, upload_id = upload.get("Initiated"), upload.get("Key"), upload.get("UploadId")
+            if isinstance(begun, datetime) and begun.timestamp() < oldest and key and upload_id:
+                await self.abort_upload(bucket, key, upload_id)
 
     async def _client(self) -> Any:
         async with self._opening:
@@ -151,23 +170,70 @@ class Store:
             async with asyncio.timeout(self._settings.timeout):
                 return await getattr(await self._client(), operation)(**parameters)
         except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", "unknown"))
+            code = clipped(one_line(str(error.response.get("Error", {}).get("Code", "unknown"))), MAX_CODE)
             kind = _NoBucket if code in ("404", "NoSuchBucket") else _Refused
             raise kind(self._settings.name, operation, code) from error
         except SSLError as error:
             raise Unavailable(
                 f"The object store {self._settings.name} shows no certificate that is trusted here."
             ) from error
-        except (BotoCoreError, OSError) as error:
-            # TimeoutError is an OSError. The words of botocore name the private URL.
+        except (BotoCoreError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            # The last four: botocore's parsers take an answer for what it should be. TimeoutError is an OSError.
+            # The words of botocore name the private URL.
             raise Unavailable(f"The object store {self._settings.name} does not answer.") from error
 
 
 class _Session(AIOHTTPSession):  # type: ignore[misc]
-    """HTTP that trusts whom this machine trusts, as all else here does; botocore has a list of its own."""
+    """HTTP that trusts whom this machine trusts, as all else here does; botocore has a list of its own.
+
+    Answers are bounded, and redirects are not followed.
+    """
 
     def _get_ssl_context(self) -> ssl.SSLContext:
         return ssl.create_default_context()
+
+    async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
+        async with self._sessions_lock:
+            session: aiohttp.ClientSession | None = self._sessions.get(proxy_url)
+            if session is None:
+                session = await self._exit_stack.enter_async_context(
+                    aiohttp.ClientSession(
+                        connector=await self._create_connector(proxy_url),
+                        timeout=self._timeout,
+                        skip_auto_headers={"Content-Type"},
+                        auto_decompress=False,
+                        cookie_jar=aiohttp.DummyCookieJar(),
+                        response_class=_Bounded,
+                        middlewares=(_stay,),
+                        max_headers=MAX_HEADERS,
+                    )
+                )
+                self._sessions[proxy_url] = session
+            return session
+
+
+class _Bounded(aiohttp.ClientResponse):
+    """An answer that is read to its bound and no further."""
+
+    async def read(self) -> bytes:
+        if self._body is None:
+            content = bytearray()
+            async for block in self.content.iter_chunked(65536):
+                content += block
+                if len(content) > MAX_ANSWER:
+                    self.close()
+                    raise aiohttp.ClientPayloadError(f"more than {MAX_ANSWER} bytes")
+            self._body = bytes(content)
+        return self._body
+
+
+async def _stay(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Take no redirect: it would carry a signed request to wherever it points."""
+    response = await handler(request)
+    if 300 <= response.status < 400 and "Location" in response.headers:
+        response.close()
+        raise aiohttp.ClientPayloadError("redirected")
+    return response
 
 
 class _Refused(Unavailable):

@@ -4,6 +4,7 @@ import re
 
 import structlog
 
+from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Reservation
 from hpcgate.schedulers.pbs import values
 from hpcgate.schedulers.pbs.documents import blocks
@@ -22,7 +23,7 @@ def parse(output: str) -> tuple[Reservation, ...]:
         try:
             found.append(_reservation(name, attributes))
         except ValueError as error:
-            _log.warning("pbs.row_skipped", tool="pbs_rstat", row=name[:100], error=str(error))
+            _log.warning("pbs.row_skipped", tool="pbs_rstat", row=clipped(name, 100), error=str(error))
     return tuple(found)
 
 

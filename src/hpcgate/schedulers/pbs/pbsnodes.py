@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Node
 from hpcgate.schedulers.pbs import values
 from hpcgate.schedulers.pbs.documents import Attributes, items, text
@@ -39,7 +40,7 @@ def parse(output: str) -> tuple[Node, ...]:
         try:
             nodes.append(_node(name, attributes))
         except ValueError as error:
-            _log.warning("pbs.row_skipped", tool="pbsnodes", row=name[:100], error=str(error))
+            _log.warning("pbs.row_skipped", tool="pbsnodes", row=clipped(name, 100), error=str(error))
     return tuple(nodes)
 
 

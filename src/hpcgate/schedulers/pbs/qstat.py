@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import structlog
 
+from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Job, JobMetadata, JobStatus, JobTime, Partition
 from hpcgate.schedulers.pbs import exits, values
 from hpcgate.schedulers.pbs.documents import Attributes, items, text, timestamp
@@ -142,7 +143,7 @@ def _rows(
         try:
             parsed.append(parse(name, attributes))
         except ValueError as error:
-            _log.warning("pbs.row_skipped", tool=tool, row=name[:100], error=str(error))
+            _log.warning("pbs.row_skipped", tool=tool, row=clipped(name, 100), error=str(error))
     return parsed
 
 

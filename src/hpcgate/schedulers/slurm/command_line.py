@@ -18,6 +18,7 @@ from hpcgate.errors import (
     SubmissionRefused,
     TimedOut,
 )
+from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
 from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
 from hpcgate.schedulers.slurm.failures import (
@@ -389,7 +390,7 @@ class CommandLine:
         if says(words, NO_ACCOUNTING):
             return None
         if says(words, UNREACHABLE):
-            _log.warning("slurm.accounts_unavailable", system=self.system, words=words[:400])
+            _log.warning("slurm.accounts_unavailable", system=self.system, words=clipped(words, 400))
             return None
         raise failure(done)
 

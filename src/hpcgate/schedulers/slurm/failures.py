@@ -1,6 +1,7 @@
 """What a failed Slurm command means, told by its own words."""
 
 from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
+from hpcgate.outbound.wording import clipped
 from hpcgate.ssh.runner import Completed
 
 UNREACHABLE = (
@@ -61,7 +62,7 @@ def says(words: str, phrases: tuple[str, ...]) -> bool:
 
 def failure(done: Completed) -> GatewayError:
     """Return the error for a command that failed, with its own words."""
-    words = done.words or done.stdout.decode("utf-8", "replace").strip()[:2000]
+    words = done.words or clipped(done.stdout.decode("utf-8", "replace").strip(), 2000)
     tool = next(
         (str(word) for word in done.argv if not str(word).startswith(("env", "-")) and "=" not in str(word)), ""
     )

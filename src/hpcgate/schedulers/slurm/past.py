@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hpcgate.auth import Principal
 from hpcgate.schedulers.slurm.records import Record, Selection
 
 MOST = 500
@@ -32,6 +33,11 @@ def agree(live: Sequence[Record], past: Sequence[Record]) -> bool:
     )
 
 
+def who(principal: Principal) -> str:
+    """Return for whom an answer is kept: a user, and what the token stands for, since other tokens may see less."""
+    return f"{principal.username}\0{principal.standing}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
     queue: Queue
@@ -40,7 +46,7 @@ class _Kept:
 
 
 class Past:
-    """The answers that are kept, by user and selection.
+    """The answers that are kept, by who asks (`who`) and selection.
 
     Args:
         seconds: For how long at most.
@@ -53,35 +59,35 @@ class Past:
     def __repr__(self) -> str:
         return f"<Past of {len(self._kept)} lists, {self._seconds:g} s each>"
 
-    def known(self, username: str, selection: Selection) -> bool:
+    def known(self, asker: str, selection: Selection) -> bool:
         """Return whether there is an answer, which may hold."""
-        kept = self._kept.get((username, selection))
+        kept = self._kept.get((asker, selection))
         return kept is not None and time.monotonic() - kept.since < self._seconds
 
-    def get(self, username: str, selection: Selection, live: Sequence[Record]) -> tuple[list[Record], float] | None:
+    def get(self, asker: str, selection: Selection, live: Sequence[Record]) -> tuple[list[Record], float] | None:
         """Return the answer and its age in seconds, if the queue is what it was; else forget it."""
-        kept = self._kept.get((username, selection))
+        kept = self._kept.get((asker, selection))
         if kept is None:
             return None
         age = time.monotonic() - kept.since
         if age < self._seconds and kept.queue == queue_of(live):
             return kept.records, age
-        del self._kept[username, selection]
+        del self._kept[asker, selection]
         return None
 
-    def put(self, username: str, selection: Selection, live: Sequence[Record], records: list[Record]) -> None:
+    def put(self, asker: str, selection: Selection, live: Sequence[Record], records: list[Record]) -> None:
         """Keep an answer that agrees with the queue. A selection of single jobs is not worth it."""
         if not self._seconds or selection.ids is not None or not agree(live, records):
             return
         now = time.monotonic()
         while self._kept and (len(self._kept) >= MOST or self._oldest() + self._seconds < now):
             self._kept.popitem(last=False)
-        self._kept.pop((username, selection), None)
-        self._kept[username, selection] = _Kept(queue_of(live), records, now)
+        self._kept.pop((asker, selection), None)
+        self._kept[asker, selection] = _Kept(queue_of(live), records, now)
 
     def forget(self, username: str) -> None:
         """Forget all of a user, who has just changed something."""
-        for key in [key for key in self._kept if key[0] == username]:
+        for key in [key for key in self._kept if key[0].partition("\0")[0] == username]:
             del self._kept[key]
 
     def _oldest(self) -> float:

@@ -32,7 +32,7 @@ from hpcgate.schedulers.base import (
 from hpcgate.schedulers.slurm.client import client
 from hpcgate.schedulers.slurm.command_line import NoHistory
 from hpcgate.schedulers.slurm.job_ids import JobId
-from hpcgate.schedulers.slurm.past import Past
+from hpcgate.schedulers.slurm.past import Past, who
 from hpcgate.schedulers.slurm.records import Record, Selection, merged
 from hpcgate.schedulers.slurm.rest.backend import Rest
 from hpcgate.schedulers.slurm.scancel import Outcome
@@ -217,11 +217,11 @@ class Slurm(Scheduler):
         self, principal: Principal, selection: Selection
     ) -> tuple[list[Record] | GatewayError | NoHistory, list[Record] | GatewayError | NoHistory, float]:
         """Ask the controller, and the database at the same time unless what it said last may hold."""
-        user = principal.username
+        asker = who(principal)
         asking_live = _answer(self._commands.live(principal, selection))
-        if self._past.known(user, selection):
+        if self._past.known(asker, selection):
             live = await asking_live
-            if isinstance(live, list) and (kept := self._past.get(user, selection, live)) is not None:
+            if isinstance(live, list) and (kept := self._past.get(asker, selection, live)) is not None:
                 return live, *kept
             history = await _answer(self._commands.history(principal, selection))
         else:
@@ -230,7 +230,7 @@ class Slurm(Scheduler):
                 second = group.create_task(_answer(self._commands.history(principal, selection)))
             live, history = first.result(), second.result()
         if isinstance(live, list) and isinstance(history, list):
-            self._past.put(user, selection, live, history)
+            self._past.put(asker, selection, live, history)
         return live, history, 0.0
 
     async def _settled(self, principal: Principal, live: list[Record], past: list[Record]) -> list[Record]:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import structlog
 
+from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Node, Partition, Reservation
 from hpcgate.schedulers.slurm import values
 from hpcgate.schedulers.slurm.states import node_state
@@ -82,7 +83,7 @@ def _lines(text: str, first: str, parse: Callable[[Mapping[str, str]], Parsed]) 
         try:
             found.append(parse(pairs))
         except (KeyError, ValueError) as error:
-            _log.warning("slurm.row_skipped", tool="scontrol", row=line[:400], error=repr(error))
+            _log.warning("slurm.row_skipped", tool="scontrol", row=clipped(line, 400), error=repr(error))
     return tuple(found)
 
 

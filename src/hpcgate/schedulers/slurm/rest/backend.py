@@ -16,6 +16,7 @@ from hpcgate.errors import (
     SchedulerUnavailable,
     TimedOut,
 )
+from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
 from hpcgate.schedulers.slurm.command_line import NO_ACCOUNTING_REMEMBERED, CommandLine, NoHistory
 from hpcgate.schedulers.slurm.failures import NO_ACCOUNTING, says
@@ -197,7 +198,7 @@ class Rest:
         try:
             return await self.client.database(principal, "associations", parse, query={"user": principal.username})
         except (SchedulerUnavailable, TimedOut) as error:
-            _log.warning("slurm.accounts_unavailable", system=self.system, words=error.message[:400])
+            _log.warning("slurm.accounts_unavailable", system=self.system, words=clipped(error.message, 400))
             return None
 
     async def ping(self, principal: Principal) -> None:
@@ -295,7 +296,7 @@ def _checked(status: int, answer: Any, name: str, fine: frozenset[int] = frozens
     if status == 200 and not met and isinstance(values.row(answer).get(name), list):
         return answer
     if status == 404 and not met:
-        raise CommandFailed(f"slurmrestd does not know the path; check api_version: {str(answer)[:200]}")
+        raise CommandFailed(f"slurmrestd does not know the path; check api_version: {clipped(str(answer), 200)}")
     raise failure(status, answer)
 
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, Literal, TypeVar
 
-import aiohttp
 import structlog
 from yarl import URL
 
 from hpcgate.auth import Principal
 from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnavailable, TimedOut
+from hpcgate.outbound.client import HttpClient, ServiceError, TooSlow, Unreachable, Unusable
+from hpcgate.outbound.wording import masked
 from hpcgate.schedulers.slurm.rest import cluster
 from hpcgate.schedulers.slurm.rest.problems import REFUSED_TOKEN, DaemonDown, Unclear, numbers, problems
 from hpcgate.schedulers.slurm.rest.versions import ApiVersion
@@ -24,6 +25,8 @@ MAX_ANSWER: Final = 512 * 1024 * 1024
 """Most bytes of an answer: some 80,000 jobs."""
 LARGE: Final = 256 * 1024
 """Bytes from which on an answer is read in a thread, so that the event loop serves others meanwhile."""
+LARGE_AT_A_TIME: Final = 2
+"""Large answers of one slurmrestd that are read at a time: each takes a thread, and many times its size in memory."""
 DIAGNOSIS: Final = 3.0
 """Seconds for finding out what an unclear error means."""
 ALIVE: Final = 1.0
@@ -53,15 +56,14 @@ class RestClient:
         self.version = version
         self._url = url.rstrip("/")
         self._timeout = timeout
-        self._session: aiohttp.ClientSession | None = None
+        self._http = HttpClient(connections=MAX_CONNECTIONS, reuse=False)
+        self._reading = asyncio.Semaphore(LARGE_AT_A_TIME)
         self._doubt_until = 0.0
         self._next_ping = 0.0
 
     async def close(self) -> None:
         """Close the connections."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._http.close()
 
     async def controller(
         self,
@@ -162,16 +164,23 @@ class RestClient:
                 status, content = await self._exchange(principal, method, url, body)
                 if len(content) < LARGE:
                     return parse(status, _decoded(content))
-                return await asyncio.to_thread(lambda: parse(status, _decoded(content)))
-        except TimeoutError:
+                async with self._reading:
+                    return await asyncio.to_thread(lambda: parse(status, _decoded(content)))
+        except GatewayError as error:
+            # The daemon's own words are in it, and may be of the token.
+            error.message = masked(error.message, principal.token)
+            error.args = (error.message,)
+            error.caused_by = tuple(masked(line, principal.token) for line in error.caused_by)
+            raise
+        except (TimeoutError, TooSlow):
             unsure = "; the job may have been submitted all the same" if method == "POST" else ""
             raise TimedOut(f"slurmrestd did not answer within {self._timeout:g} s{unsure}") from None
-        except aiohttp.ClientError as error:
-            # Not the error itself: it may show the request, and with it the token.
-            _log.warning("slurm.rest_failed", system=self.system, path=path, error=type(error).__name__)
+        except ServiceError as error:
+            _log.warning("slurm.rest_failed", system=self.system, path=path, error=str(error))
+            if isinstance(error, Unusable):
+                unsure = "; the job may have been submitted all the same" if method == "POST" else ""
+                raise CommandFailed(f"The answer of slurmrestd is of no use: {error}{unsure}") from None
             raise _broken(error, method) from None
-        except OSError:
-            raise SchedulerUnavailable("slurmrestd cannot be reached") from None
 
     async def _exchange(self, principal: Principal, method: Method, url: URL, body: Any) -> tuple[int, bytes]:
         headers = {"X-SLURM-USER-NAME": principal.username, "X-SLURM-USER-TOKEN": principal.token}
@@ -184,24 +193,9 @@ class RestClient:
         # Asked to close the connection, slurmrestd 22.05 sends a header after the body; so it is closed from here.
         headers["Connection"] = "keep-alive"
         # A redirect would carry the user's token to wherever it points.
-        request = self._connections().request(method, url, json=body, headers=headers, allow_redirects=False)
-        async with request as response:
-            note_exchange(str(url), response.status)
-            content = bytearray()
-            async for chunk in response.content.iter_any():
-                content += chunk
-                if len(content) > MAX_ANSWER:
-                    raise CommandFailed(f"The answer of slurmrestd is longer than {MAX_ANSWER} bytes")
-            return response.status, bytes(content)
-
-    def _connections(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=True),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None),
-            )
-        return self._session
+        answer = await self._http.ask(method, url, seconds=self._timeout, most=MAX_ANSWER, headers=headers, json=body)
+        note_exchange(str(url), answer.status)
+        return answer.status, answer.content
 
     async def _explained(self, principal: Principal, unclear: Unclear) -> GatewayError:
         """Find out whether an error that says nothing comes from a controller that is down or from a refused token."""
@@ -261,8 +255,8 @@ def _decoded(content: bytes) -> Any:
         return content.decode("utf-8", "replace")
 
 
-def _broken(error: aiohttp.ClientError, method: Method) -> SchedulerUnavailable:
-    if method == "POST" and not isinstance(error, aiohttp.ClientConnectorError):
+def _broken(error: ServiceError, method: Method) -> SchedulerUnavailable:
+    if method == "POST" and not isinstance(error, Unreachable):
         words = "slurmrestd broke off the connection; the job may have been submitted all the same"
         return SchedulerUnavailable(words, retry_after=None)
     return SchedulerUnavailable("slurmrestd cannot be reached")

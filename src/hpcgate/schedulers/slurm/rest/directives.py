@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from hpcgate.errors import NotSupported, SubmissionRefused
+from hpcgate.outbound.wording import clipped
 
 _SHORT: Mapping[str, str] = {
     "A": "account", "a": "array", "b": "begin", "C": "constraint", "c": "cpus-per-task", "D": "chdir",
@@ -59,7 +60,7 @@ def directives(script: str) -> dict[str, str]:
         try:
             words = shlex.split(match[1], comments=True)
         except ValueError as error:
-            raise SubmissionRefused(f"Cannot read the directive {line[:200]!r}: {error}") from error
+            raise SubmissionRefused(f"Cannot read the directive {clipped(line, 200)!r}: {error}") from error
         for name, value in _options(words):
             if name == "hetjob" or name not in FLAGS | OPTIONAL | VALUED:
                 raise NotSupported(f"The directive #SBATCH --{name} is not supported over slurmrestd")

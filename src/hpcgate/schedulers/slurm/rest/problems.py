@@ -8,9 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
+from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.slurm.failures import DENIED, OVER_LIMIT, UNREACHABLE, says
 from hpcgate.schedulers.slurm.rest import values
 
+MOST_WORDS = 2000
+"""Characters of what slurmrestd says that a user is told."""
 REFUSED_TOKEN = frozenset({1007})
 """Protocol authentication error."""
 UNKNOWN_JOB = frozenset({2017, 9000, 9002})
@@ -60,7 +63,7 @@ def _problem(row: values.Row) -> Problem:
 
 def words(found: Iterable[Problem]) -> str:
     """Return what problems say, each once."""
-    return "; ".join(dict.fromkeys(problem.words for problem in found if problem.words))[:2000]
+    return clipped("; ".join(dict.fromkeys(problem.words for problem in found if problem.words)), MOST_WORDS)
 
 
 def numbers(found: Iterable[Problem]) -> frozenset[int]:
@@ -85,4 +88,4 @@ def failure(status: int, answer: object) -> GatewayError:
         return Unclear(said)
     if status in (502, 503, 504) and not found:
         return SchedulerUnavailable(f"slurmrestd cannot be reached: {status}")
-    return CommandFailed(said[:2000])
+    return CommandFailed(clipped(said, MOST_WORDS))

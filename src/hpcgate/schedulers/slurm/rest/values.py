@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.slurm.values import NOTHING
 
 _log = structlog.get_logger(__name__)
@@ -88,7 +89,7 @@ def parse_rows(answer: object, name: str, parse: Callable[[Row], Parsed]) -> lis
         try:
             parsed.append(parse(item))
         except ValueError as error:
-            _log.warning("slurm.row_skipped", tool="slurmrestd", row=repr(item)[:400], error=str(error))
+            _log.warning("slurm.row_skipped", tool="slurmrestd", row=clipped(repr(item), 400), error=str(error))
     return parsed
 
 
