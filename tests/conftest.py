@@ -1,5 +1,6 @@
 """One real demo cluster and one gateway before it, for all tests that need them."""
 
+import signal
 import socket
 from collections.abc import Callable, Iterator
 
@@ -12,6 +13,9 @@ from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.slurm import Slurm
 from hpcgate.demo.sshd import Sshd
 from tests.people import Person
+
+# A shell that starts this in the background has SIGINT ignored, which the programs under test would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No example fails for the machine's being slow or busy.
 effort.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -23,6 +23,9 @@ WAYS = {
     "commands": {"files": "commands", "helper": False},
 }
 
+# In seconds: nothing here is about time, on however busy a machine.
+UNHURRIED = {"connection": 60, "login": 60, "command_execution": 60}
+
 
 @dataclass(frozen=True)
 class Place:
@@ -87,7 +90,7 @@ def place(nodes: LoginNodes) -> Iterator[Place]:
 
 @pytest.fixture(params=WAYS)
 async def session(request, nodes: LoginNodes, sshd, keys) -> AsyncIterator[Session]:
-    pool = Pool("demo", settings(sshd, **WAYS[request.param]), keys)
+    pool = Pool("demo", settings(sshd, timeout=UNHURRIED, **WAYS[request.param]), keys)
     try:
         async with pool.lease(principal(nodes.alice)) as leased:
             yield leased
