@@ -47,7 +47,7 @@ def job_reach(job: JobDescription, grant: Grant) -> Reach:
     for variable in job.environment:
         if variable.startswith(_GUIDES):
             raise Denied(grant.rule, f"the environment variable {variable!r} may lead elsewhere")
-    return Reach(tuple(paths))
+    return Reach(tuple(paths), strict=True)
 
 
 def _stream(path: str, job: JobDescription, grant: Grant) -> str:

@@ -369,8 +369,10 @@ class Request:
         for path in self.get("paths"):
             try:
                 self.box.locate(raw(path)).close()
-            except OSError:
-                pass  # It is for the operation to say.
+            except OSError as error:
+                # It is for the operation to say, unless others carry it out, elsewhere and later.
+                if self.get("strict") and error.errno != errno.ENOENT:
+                    raise Denied("the path %r cannot be checked: %s" % (path, os.strerror(error.errno))) from None
         for path in self.get("links"):
             try:
                 self.box.entry(raw(path)).close()

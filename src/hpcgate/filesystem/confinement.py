@@ -20,11 +20,13 @@ class Reach:
         paths: What it acts on, symbolic links followed.
         links: What it acts on without following a link in the path's last place.
         trees: Directories below which it follows links.
+        strict: Whether a path that cannot be resolved is denied, unless nothing is there: the gateway hands it on.
     """
 
     paths: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     trees: tuple[str, ...] = ()
+    strict: bool = False
 
 
 async def confine(session: Session, grant: Grant, reach: Reach) -> None:
@@ -36,4 +38,4 @@ async def confine(session: Session, grant: Grant, reach: Reach) -> None:
         NotSupported: The login node lacks what checks paths.
     """
     paths, links, trees = ([encode_path(path) for path in group] for group in (reach.paths, reach.links, reach.trees))
-    await Beneath(session, grant).do("admit", "hpcgate", paths=paths, links=links, trees=trees)
+    await Beneath(session, grant).do("admit", "hpcgate", paths=paths, links=links, trees=trees, strict=reach.strict)
