@@ -3,8 +3,11 @@
 import contextlib
 import json
 import re
+import resource
+import select
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,11 +55,16 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
         streams={"stall_timeout": 1},
         http={"body_timeout": 1, "max_requests": 40, "max_bodies_per_user": 30, "drain": 0},
     ) as running:
-        deadline = time.monotonic() + 60
-        while httpx.get(f"http://127.0.0.1:{running.port}/status/readiness").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        ready(running)
         yield running
+
+
+def ready(front: Front) -> None:
+    """Wait until a gateway has its keys."""
+    deadline = time.monotonic() + 60
+    while httpx.get(f"http://127.0.0.1:{front.port}/status/readiness").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def bearer(user: str) -> str:
@@ -229,6 +237,89 @@ def test_slow_bodies_with_a_token_end_and_shut_nobody_out(front: Front) -> None:
     assert set(statuses) <= {408, 429, 503}
     assert statuses.count(408) >= 1
     assert statuses.count(408) <= 30
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """A gateway with bounds as they come, which waits for bodies for longer than a test takes."""
+    directory = tmp_path_factory.mktemp("patient")
+    (directory / "keys.json").write_text(json.dumps({"keys": [idp.jwk("RSA")]}))
+    keys = (directory / "keys.json").as_uri()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        with serving(
+            directory,
+            auth={"authentication": {**AUTH["authentication"], "public_certs": [keys]}},
+            clusters=[CLUSTER],
+            streams={"stall_timeout": 600},
+            http={"body_timeout": 600, "drain": 0, "graceful_stop": 0},
+        ) as running:
+            ready(running)
+            yield running
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+MANY = 2000
+JOBS = "POST /compute/demo/jobs"
+FORM = b"Content-Type: multipart/form-data; boundary=B\r\n"
+CROWDS: dict[str, tuple[list[str | None], str, bytes, set[int]]] = {
+    "no token": ([None], JOBS, SENDING["slow"], {401, 503}),
+    "bad tokens": ([f"Bearer e.y.J{number}" for number in range(MANY)], JOBS, SENDING["slow in chunks"], {401, 503}),
+    "one user": ([ALICE], JOBS, b"Content-Length: 9000\r\n\r\n[", {429}),
+    "one user in chunks": ([ALICE], "PUT /filesystem/demo/ops/chmod", SENDING["in chunks"], {429}),
+    "one user's files": (
+        [ALICE],
+        "POST /filesystem/demo/ops/upload?path=/tmp",
+        FORM + b"Content-Length: 9000\r\n\r\n--B\r\n",
+        {429},
+    ),
+    "twenty users": ([bearer(f"user{number}") for number in range(20)], JOBS, b"Content-Length: 9000\r\n\r\n[", set()),
+}
+
+
+def answered(connections: list[socket.socket], most_left: int) -> list[int]:
+    """Wait until no more than so many are without an answer, and return the statuses. The rest must wait on."""
+    statuses = []
+    poll = select.poll()
+    left = {connection.fileno(): connection for connection in connections}
+    for number in left:
+        poll.register(number, select.POLLIN)
+    deadline = time.monotonic() + 120
+    while len(left) > most_left:
+        assert time.monotonic() < deadline, f"{len(left)} wait, {Counter(statuses)}"
+        for number, _ in poll.poll(1000):
+            poll.unregister(number)
+            statuses.append(int(left.pop(number).recv(1000)[9:12]))
+    assert len(left) == most_left
+    assert not poll.poll(0)
+    return statuses
+
+
+@pytest.mark.parametrize("name", CROWDS)
+def test_2000_slow_bodies_shut_nobody_out(patient: Front, name: str) -> None:
+    """Those that may wait for their bodies wait, the rest is told so, and others are served as if nobody were there."""
+    tokens, route, rest, refused = CROWDS[name]
+    method, path = route.split()
+    base = f"http://127.0.0.1:{patient.port}"
+    with contextlib.ExitStack() as stack:
+        bob = stack.enter_context(httpx.Client(base_url=base, headers={"Authorization": bearer("bob")}, timeout=60))
+        assert bob.get("/status/systems").status_code == 200
+        crowd = []
+        for number in range(MANY):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", patient.port), timeout=60))
+            token = tokens[number % len(tokens)]
+            head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n" + (f"Authorization: {token}\r\n" if token else "")
+            connection.sendall(head.encode() + rest)
+            crowd.append(connection)
+        for number in range(5):
+            assert bob.get("/status/systems").status_code == 200
+            assert bob.put("/filesystem/demo/ops/chmod", content=b"{}").status_code == 400
+            newcomer = {"Authorization": bearer(f"newcomer{number}")}
+            assert httpx.get(f"{base}/status/systems", headers=newcomer, timeout=60).status_code == 200
+        waiting = {frozenset({401, 503}): 0, frozenset({429}): 256, frozenset(): MANY}[frozenset(refused)]
+        assert set(answered(crowd, waiting)) <= refused
 
 
 STREAMS = {

@@ -17,6 +17,7 @@ import uvicorn
 from hpcgate.admission import BYTES_EACH
 from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
+from hpcgate.garbage import Garbage
 from hpcgate.gateway import Gateway
 from hpcgate.idleness import Idleness
 from hpcgate.refusals import Lobby, Refusals
@@ -46,6 +47,7 @@ _ADMISSION = contained("tick.admission")
 _LOBBY = contained("tick.lobby")
 _REFUSALS = contained("tick.refusals")
 _DOOR = contained("tick.door")
+_GARBAGE = contained("tick.garbage")
 _CERTIFICATE = contained("tick.certificate")
 _RELOAD = contained("tick.reload")
 _STOP = contained("tick.stop")
@@ -94,6 +96,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._idleness = Idleness()
+        self._garbage = Garbage()
         self._door: socket.socket | None = None
         self._adopting: set[asyncio.Task[None]] = set()
         self.reloader = Reloader(self._reload)
@@ -133,6 +136,8 @@ class Server(uvicorn.Server):
         """
         with _LOAD:
             self._look_at_load(counter)
+        with _GARBAGE:
+            self._garbage.tick()
         if self.tls is not None and counter % _TICKS_BETWEEN_LOOKS == 0:
             with _CERTIFICATE:
                 self.tls.renew()

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import json
 import os
 import random
@@ -25,6 +24,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from yaml import YAMLError
 
+from hpcgate import garbage
 from hpcgate.admission import Admission, Asker, Stranger, User
 from hpcgate.app import create_app
 from hpcgate.askers import Headers, address_of, forwarded_in, path_in, token_in, token_of
@@ -57,10 +57,6 @@ LINGER_BYTES = 1024 * 1024
 """Bytes that it may send meanwhile."""
 OVERHEAD = 16
 """Bytes of a chunk's frame for each byte in it; more is padding. A chunk of one byte has five."""
-
-GARBAGE = (20_000, 20, 50)
-"""New objects before the youngest are looked through for garbage, and how often before the older ones are."""
-
 
 _TURN = contained("http.turn")
 
@@ -687,10 +683,7 @@ def serve(
         # uvicorn has told why, but not where.
         log.error("server.cannot_listen", host=host, port=port)
         raise
-    # What has been loaded stays: to look through it again and again costs time.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GARBAGE)
+    garbage.set_up()
     server = Server(config)
     server.tls, server.settings, server.load = tls, settings.http, load
     signal.signal(signal.SIGHUP, lambda *_: server.reloader.ask())

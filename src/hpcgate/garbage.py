@@ -1,0 +1,38 @@
+"""Reference cycles: looked for often enough that none stands, and for no more than a share of the time.
+
+Python looks for them as objects grow in number, and for old ones seldom; but a cycle of a dozen old objects may hold
+megabytes. So all are looked through from time to time as well (docs/decisions/garbage.md).
+"""
+
+import gc
+import time
+
+REST = 100
+"""Seconds between two looks at everything, for each second that the first one took."""
+
+SOONEST = 2.0
+"""Seconds between two looks, at least."""
+
+
+def set_up() -> None:
+    """Begin, once everything is loaded: what is there stays, and to look through it again and again costs time."""
+    gc.collect()
+    gc.freeze()
+    # Python looks at the oldest when a quarter as many have come as there were at the last look: now there are none.
+    gc.collect()
+
+
+class Garbage:
+    """Looks through all objects for garbage, from time to time."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    def tick(self) -> None:
+        """Look, if it is time. Until it is done nothing else goes on."""
+        began = time.monotonic()
+        if began < self._due:
+            return
+        busy = time.thread_time()
+        gc.collect()
+        self._due = began + max(SOONEST, REST * (time.thread_time() - busy))
