@@ -121,6 +121,19 @@ async def test_answers_that_mean_no(
     assert caught.value.message == "The user alice is not authorized for the system daint"
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"allowed": fal', b' {"allowed": true', b'{"allowed": NaN}', b"{" * 9999, b'{"\xff": 1}']
+)
+async def test_an_answer_that_was_to_say_it_and_cannot_be_read_is_neither(
+    service: Service, openfga: Callable[..., OpenFga], body: bytes
+) -> None:
+    service.body = body
+    with pytest.raises(Unavailable):
+        await openfga(cache=60).authorize(ALICE, "daint")
+    service.body = b'{"allowed": true}'
+    await openfga(cache=60).authorize(ALICE, "daint")
+
+
 @pytest.mark.parametrize("status", [201, 204, 301, 307, 400, 404, 422, 429, 500, 502, 503])
 async def test_answers_that_mean_neither(
     service: Service, openfga: Callable[..., OpenFga], logs: Logs, status: int

@@ -355,6 +355,19 @@ async def test_what_is_kept_is_kept_for_so_long() -> None:
     await reads.close()
 
 
+async def test_no_more_is_kept_than_so_many_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpcgate.schedulers.reads.MAX_KEPT", 5)
+    backend = Backend()
+    reads = SharedReads(backend, read_cache=600)
+    for _ in range(2):
+        for name in "abcd":
+            await reads.jobs(ALICE, JobQuery(name=name))
+    # Two lists of one job each, and what it takes to keep them, have room.
+    assert len(backend.queries) == 6
+    assert len(reads._users["alice"].flights) == 2
+    await reads.close()
+
+
 async def test_all_other_reads_are_shared_too(reads: SharedReads, backend: Backend) -> None:
     backend.hold.clear()
     asked = [

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-PASSING = frozenset(
-    {"exp", "nbf", "iat", "jti", "uti", "auth_time", "sid", "session_state", "at_hash", "nonce", "aio", "rh"}
-)
-"""Claims that name or date a token or a session and give no right: RFC 7519, OpenID Connect, Keycloak, Entra ID."""
+PASSING = frozenset({"exp", "nbf", "iat", "jti", "uti", "at_hash", "nonce", "aio", "rh"})
+"""Claims that name or date one token and give no right: RFC 7519, OpenID Connect, Entra ID.
+
+Those of the session (``sid``, ``session_state``, ``auth_time``) are not among them: a service may judge by how, and how
+long ago, somebody logged in.
+"""
 
 
 def claim(claims: Mapping[str, Any], name: str) -> Any:

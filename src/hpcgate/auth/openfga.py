@@ -145,6 +145,9 @@ class OpenFga:
         try:
             said = answer.json()
         except ValueError:
+            if answer.content.lstrip()[:1] == b"{":
+                # It was to say what is allowed.
+                return Decision.UNKNOWN, "an answer that cannot be read"
             said = None
         return _decision(said), None
 

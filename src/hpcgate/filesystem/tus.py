@@ -323,7 +323,7 @@ class Uploads:
         try:
             state = await self._load(upload_id)
         except PathNotFound:
-            completed = self._desk.completed(self._key(upload_id))
+            completed = self._desk.completed((self._root, self._key(upload_id)))
             if completed is None:
                 raise NotFound("There is no such upload.") from None
             return completed
@@ -451,7 +451,7 @@ class Uploads:
         except BaseException:
             await self.discard(upload_id)
             raise
-        self._desk.remember(self._key(upload_id), upload)
+        self._desk.remember((self._root, self._key(upload_id)), upload)
         for uploads, part_id in parts:
             await uploads._forget(part_id)
         return upload
@@ -493,7 +493,7 @@ class Uploads:
             raise interruption.error
         await self._publish(upload)
         upload = replace(upload, expires=None)
-        self._desk.remember(self._key(upload.id), upload)
+        self._desk.remember((self._root, self._key(upload.id)), upload)
         return upload
 
     async def _publish(self, upload: Upload) -> None:

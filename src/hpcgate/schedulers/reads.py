@@ -37,6 +37,8 @@ PATIENCE = 0.2
 """Seconds that jobs are gathered for the next query while one is under way; then they no longer wait for it."""
 MAX_GATHERED = 100
 """Most jobs in one query."""
+MAX_KEPT = 50_000
+"""Most jobs in all answers that are kept for `read_cache`; one takes some 2 KiB."""
 
 T = TypeVar("T")
 
@@ -103,6 +105,7 @@ class SharedReads(Scheduler):
         self.stats = ReadStats()
         self._cache = read_cache
         self._users: dict[str, _Generation] = {}
+        self._kept = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
@@ -251,8 +254,18 @@ class SharedReads(Scheduler):
         loop = asyncio.get_running_loop()
         rest = flight.since + keep - loop.time()
         if rest > 0 and not flight.task.cancelled() and flight.task.exception() is None:
-            loop.call_later(rest, self._landed, user, generation, key, flight, 0)
-        else:
+            size = 1 + len(flight.task.result().jobs)
+            # The largest list is worth most; it is kept if it is the only one.
+            if not self._kept or self._kept + size <= MAX_KEPT:
+                self._kept += size
+                loop.call_later(rest, self._expire, user, generation, key, flight, size)
+                return
+        self._forget(user, generation, key)
+
+    @contained("schedulers.expire")
+    def _expire(self, user: str, generation: _Generation, key: Hashable, flight: _Flight[Jobs], size: int) -> None:
+        self._kept -= size
+        if generation.flights.get(key) is flight:
             self._forget(user, generation, key)
 
     def _forget(self, user: str, generation: _Generation, key: Hashable) -> None:

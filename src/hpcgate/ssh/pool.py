@@ -6,7 +6,7 @@ same (`CredentialSource.standing`).
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -210,15 +210,15 @@ class _Refusals:
     """Places whose login was refused a moment ago, with what their users were told."""
 
     pause: float
-    _known: dict[str, tuple[float, GatewayError]] = field(default_factory=dict)
+    _known: OrderedDict[str, tuple[float, GatewayError]] = field(default_factory=OrderedDict)
 
     def add(self, key: str, error: GatewayError, *, least: float = 0.0) -> None:
         pause = max(self.pause, least)
         if pause > 0:
-            now = time.monotonic()
-            if len(self._known) >= _MAX_REFUSALS:
-                self._known = {name: known for name, known in self._known.items() if known[0] > now}
-            self._known[key] = (now + pause, error)
+            self._known[key] = (time.monotonic() + pause, error)
+            self._known.move_to_end(key)
+            if len(self._known) > _MAX_REFUSALS:
+                self._known.popitem(last=False)
 
     def get(self, key: str) -> GatewayError | None:
         known = self._known.get(key)
@@ -261,6 +261,7 @@ class Pool:
         self._refusals = _Refusals(settings.failed_login_pause)
         self._gate = asyncio.Semaphore(settings.max_logins)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._crowd: set[asyncio.Future[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
         self._logins = 0
@@ -443,6 +444,7 @@ class Pool:
     async def _join(self, principal: Principal, key: str) -> Place:
         """Return a user's place with one lease more, waiting for the login."""
         places, token = self._places, _digest(principal)
+        deadline = asyncio.get_running_loop().time() + self.settings.pool_wait
         while True:
             if self._closed:
                 raise Unavailable(f"The connections to {self.system} are being closed")
@@ -457,7 +459,9 @@ class Pool:
                 refusal = self._refusals.get(key) or self._refusals.get(_ungranted(key, token))
                 if refusal is not None:
                     raise again(refusal)
-                self._make_room_for_standing(principal.username, key)
+                if not self._make_room_for_standing(principal.username, key):
+                    await self._wait_in_crowd(principal.username, key, deadline)
+                    continue
                 place = places.current[key] = Place(key, principal.username, token)
                 place.login = self._spawn(self._login(place, principal))
             try:
@@ -468,11 +472,11 @@ class Pool:
                 if not place.ungranted or place.token == token:
                     raise
 
-    def _make_room_for_standing(self, username: str, key: str) -> None:
+    def _make_room_for_standing(self, username: str, key: str) -> bool:
         """Keep one user's many kinds of tokens from taking the pool: close the longest idle connection of them.
 
-        Raises:
-            PoolExhausted: All are in use.
+        Returns:
+            Whether there is room; if not, all are in use.
         """
         bulk = key.endswith(_BULK)
         others = [
@@ -481,15 +485,36 @@ class Pool:
             if place.username == username and place.bulk == bulk and place.key != key
         ]
         if len(others) < _MOST_STANDINGS:
-            return
+            return True
         for place in self._places.idle:
             if place in others:
                 self._close(place, "evicted")
-                return
-        raise PoolExhausted(
-            f"The user {username} has connections to {self.system} in use by {_MOST_STANDINGS} kinds of tokens",
-            headers={"Retry-After": "1"},
-        )
+                return True
+        return False
+
+    async def _wait_in_crowd(self, username: str, key: str, deadline: float) -> None:
+        """Wait until one of the pool's connections rests or ends.
+
+        Raises:
+            PoolExhausted: None did in time. What is large does not wait: it can do without a connection of its own.
+        """
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._crowd.add(waiter)
+        try:
+            async with asyncio.timeout_at(0 if key.endswith(_BULK) else deadline):
+                await waiter
+        except TimeoutError:
+            raise PoolExhausted(
+                f"The user {username} has connections to {self.system} in use by {_MOST_STANDINGS} kinds of tokens",
+                headers={"Retry-After": "1"},
+            ) from None
+        finally:
+            self._crowd.discard(waiter)
+
+    def _wake_crowd(self) -> None:
+        for waiter in self._crowd:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def _wait_for(self, place: Place) -> bool:
         """Wait for a login under way. True: it succeeded, and one lease of the place is the caller's."""
@@ -642,6 +667,7 @@ class Pool:
         if place.connection is not None:
             place.connection.rest()
         self._places.idle[place] = None
+        self._wake_crowd()
         if self._places.queue:
             self._evict()
         if self._sweep is None:
@@ -699,6 +725,7 @@ class Pool:
 
     def _free(self, place: Place) -> None:
         self._places.free(place)
+        self._wake_crowd()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(coroutine)
