@@ -283,10 +283,10 @@ def test_method_override(alice: Person, place: Path) -> None:
     assert names(place) == []
 
 
-def hidden(place: Path, suffix: str) -> Path:
-    """Return the one file of an upload that ends so."""
-    (found,) = (path for path in place.iterdir() if path.name.startswith(".hpcgate-upload-") and path.suffix == suffix)
-    return found
+def hidden(place: Path, name: str) -> Path:
+    """Return a file of the one upload in a directory."""
+    (found,) = place.glob(".hpcgate-upload-*")
+    return found / f".hpcgate-{name}"
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def hidden(place: Path, suffix: str) -> Path:
 )
 def test_state_that_somebody_has_changed(alice: Person, place: Path, changes: dict[str, Any] | None) -> None:
     location = begin(alice, place, 5)
-    state = hidden(place, ".json")
+    state = hidden(place, "state")
     changed = b"no json" if changes is None else json.dumps({**json.loads(state.read_bytes()), **changes}).encode()
     make(alice, state, changed)
     assert_problem(patch(alice, location, 0, b"12345"), 400, "damaged")
@@ -320,7 +320,7 @@ def test_state_that_somebody_has_changed(alice: Person, place: Path, changes: di
 
 def test_a_link_in_the_place_of_the_content(alice: Person, place: Path) -> None:
     location = begin(alice, place, 5)
-    content = hidden(place, "")
+    content = hidden(place, "content")
     make(alice, place / "precious", b"precious")
     alice.run("ln", "-sf", "precious", str(content))
     assert patch(alice, location, 0, b"12345").status_code == 404
@@ -334,7 +334,7 @@ def test_a_client_that_vanishes_goes_on_where_it_was(gateway: Gateway, alice: Pe
     with begun(gateway, alice, "PATCH", location, f"{head}Content-Length: {len(LARGE)}\r\n") as raw:
         raw.sendall(LARGE[:7_000_000])
     assert wait_until(lambda: offset_of(alice, location) > 6_000_000)
-    assert wait_until(lambda: not [name for name in names(place) if name.endswith(".lock")])
+    assert wait_until(lambda: not hidden(place, "lock").exists())
     offset = offset_of(alice, location)
     assert patch(alice, location, offset, LARGE[offset:]).status_code == 204
     assert (place / "file").read_bytes() == LARGE
@@ -367,7 +367,7 @@ def test_another_replica_goes_on_after_a_crash(cluster: Cluster, alice: Person, 
         head += f"Upload-Checksum: {sha(chunk)}\r\nContent-Length: {len(chunk)}\r\n"
         with begun(first, alice, "PATCH", location, head) as raw:
             raw.sendall(chunk[:5_000_000])
-            assert wait_until(lambda: hidden(place, "").stat().st_size > 4_000_000)
+            assert wait_until(lambda: hidden(place, "content").stat().st_size > 4_000_000)
             os.kill(first.pid, signal.SIGKILL)
         # What a checksum was to vouch for, and did not, does not count.
         found = httpx.head(second.url + location, headers={**headers, **TUS})
@@ -406,7 +406,7 @@ def test_two_replicas_write_at_once(cluster: Cluster, gateway: Gateway, alice: P
     writing.start()
     try:
         headers = {"Authorization": token(alice), **CHUNK}
-        assert wait_until(lambda: hidden(place, "").stat().st_size > 2_000_000)
+        assert wait_until(lambda: hidden(place, "content").stat().st_size > 2_000_000)
         offset = int(httpx.head(second.url + location, headers=headers).headers["upload-offset"])
         answer = httpx.patch(
             second.url + location,
@@ -474,11 +474,11 @@ def test_two_replicas_begin_at_once(
 def test_what_will_replace_a_file_is_for_nobody_else_to_read(alice: Person, place: Path, system: str) -> None:
     make(alice, place / "file", b"secret").chmod(0o640)
     location = begin(alice, place, 5, system)
-    assert hidden(place, "").stat().st_mode & 0o777 == 0o600
+    assert hidden(place, "content").stat().st_mode & 0o777 == 0o600
     assert patch(alice, location, 0, b"12345").status_code == 204
     assert (place / "file").stat().st_mode & 0o777 == 0o640
     part = begin(alice, place, 5, system, upload_concat="partial")
-    assert hidden(place, "").stat().st_mode & 0o777 == 0o600
+    assert hidden(place, "content").stat().st_mode & 0o777 == 0o600
     assert patch(alice, part, 0, b"12345").status_code == 204
     assert create(alice, place, "new", system, upload_concat=f"final;{part}").status_code == 201
     assert (place / "new").stat().st_mode & 0o777 == 0o644
@@ -498,7 +498,7 @@ def test_what_replaces_a_file_is_for_the_same_group(alice: Person, place: Path, 
 
 def test_state_without_content(alice: Person, place: Path) -> None:
     location = begin(alice, place, 5)
-    hidden(place, "").unlink()
+    hidden(place, "content").unlink()
     assert alice.http.head(location, headers=TUS).status_code == 404
     make(alice, place / "file", b"12345")  # as if it had got its name, and the process had ended there
     assert offset_of(alice, location) == 5
@@ -559,7 +559,7 @@ def test_a_full_disk(cluster: Cluster, alice: Person, system: str) -> None:
     assert_problem(patch(alice, location, 0, LARGE), 507, "No space left on device")
     offset = offset_of(alice, location)
     assert 0 < offset <= 8 * 1024 * 1024
-    content = hidden(disk, "")
+    content = hidden(disk, "content")
     assert content.read_bytes() == LARGE[:offset]
     assert alice.http.delete(location, headers=TUS).status_code == 204
     assert names(disk) == []
@@ -568,7 +568,7 @@ def test_a_full_disk(cluster: Cluster, alice: Person, system: str) -> None:
 def test_expiry(alice: Person, place: Path) -> None:
     first, second = begin(alice, place, 10), begin(alice, place, 10)
     long_ago = time.time() - 8 * 24 * 3600
-    for path in place.iterdir():
+    for path in place.glob(".hpcgate-upload-*/*"):
         os.utime(path, (long_ago, long_ago))
     assert alice.http.head(first, headers=TUS).status_code == 410
     assert alice.http.head(first, headers=TUS).status_code == 404
@@ -581,7 +581,7 @@ def test_expiry(alice: Person, place: Path) -> None:
 
 def test_a_crash_before_the_file_had_its_name(alice: Person, place: Path) -> None:
     location = begin(alice, place, 5)
-    make(alice, hidden(place, ""), b"12345")
+    make(alice, hidden(place, "content"), b"12345")
     assert offset_of(alice, location) == 5
     assert (place / "file").read_bytes() == b"12345"
     assert names(place) == ["file"]

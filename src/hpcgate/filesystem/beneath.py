@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 
 from hpcgate.auth import Principal
 from hpcgate.auth.policy import Grant
-from hpcgate.errors import ConnectionLost, Denied, GatewayError, NotSupported, TooLarge
+from hpcgate.errors import ConnectionLost, Denied, GatewayError, NotSupported, PathNotFound, TooLarge
 from hpcgate.filesystem import checksum, compress, extract, file_type, tus, unpacking
 from hpcgate.ssh.command_files import parse_stat, size_in, unwritable
 from hpcgate.ssh.command_streams import CommandStreams, OpenByCommand, said_in
 from hpcgate.ssh.files import Attributes, Entry, RemoteFiles, refuse_root, temporary_name
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.pool import Pool
+from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.quoting import Steering
 from hpcgate.ssh.runner import Completed, understanding
@@ -216,12 +217,12 @@ class Confined(Session):
 
     async def files(self) -> RemoteFiles:
         """Return the files beneath the paths."""
-        return ConfinedFiles(self._beneath, self.node.view(self.username))
+        return ConfinedFiles(self._beneath, self.node.view(self.username), self)
 
     @asynccontextmanager
     async def bulk(self) -> AsyncIterator[Streams]:
         """Lend the files beneath the paths for what streams."""
-        yield ConfinedFiles(self._beneath, self.node.view(self.username))
+        yield ConfinedFiles(self._beneath, self.node.view(self.username), self)
 
     async def ask(self, argv: Sequence[str], request: bytes, *, limit: int | None = None) -> bytes:
         """Deny: no long-lived process is confined."""
@@ -277,7 +278,9 @@ async def _sweep(beneath: Beneath, words: list[bytes]) -> Completed:
 
 
 async def _join(beneath: Beneath, words: list[bytes]) -> Completed:
-    private, target, *parts = words
+    private, target, *places = words
+    pairs = zip(places[::2], places[1::2], strict=True)
+    parts = [directory.rstrip(b"/") + b"/" + name + b"/.hpcgate-content" for directory, name in pairs]
     return await beneath.run(
         "join", f"cat: {shown(target)}", private=bool(private), path=target, parts=parts, timeout=SYNC_PATIENCE
     )
@@ -302,9 +305,10 @@ _COMMANDS: dict[str, Callable[[Beneath, list[bytes]], Awaitable[Completed]]] = {
 class ConfinedFiles(CommandStreams):
     """`hpcgate.ssh.streams.Streams` by the program: nothing of `CommandStreams` that runs a command is left."""
 
-    def __init__(self, beneath: Beneath, view: View) -> None:
+    def __init__(self, beneath: Beneath, view: View, session: Confined) -> None:
         super().__init__(_NoRunner(beneath.grant), view)
         self._beneath = beneath
+        self._session = session
         self._names = view
 
     async def listing(
@@ -501,6 +505,32 @@ class ConfinedFiles(CommandStreams):
         """Rename, or fail if there is a target."""
         words = f"mv: cannot move {quote(source)} to {quote(target)}"
         await self._beneath.do("rename", words, path=source, target=target, exclusive=exclusive)
+
+    async def resolve(self, path: bytes) -> bytes:
+        """Follow links that stay beneath the paths."""
+        return await self._beneath.do("realpath", f"realpath: {shown(path)}", path=path, writing=True)
+
+    async def make_private(self, directory: bytes, name: bytes) -> PrivateDirectory:
+        """Make a directory of the user's alone."""
+        path = directory.rstrip(b"/") + b"/" + name
+        words = f"mkdir: cannot create directory {quote(path)}"
+        await self._beneath.do("mkdir", words, path=path, parents=False, mode=PRIVATE_MODE)
+        try:
+            return await self.private(directory, name)
+        except PathNotFound:
+            await self.remove_private(directory, name)
+            raise not_private(path) from None
+
+    async def private(self, directory: bytes, name: bytes) -> PrivateDirectory:
+        """Look at a directory. The program does so again whenever it walks through one of that name."""
+        path = directory.rstrip(b"/") + b"/" + name
+        await self._beneath.do("private", f"stat: cannot statx {quote(path)}", path=path)
+        return PrivateDirectory.by_path(self, self._session, directory, name)
+
+    async def remove_private(self, directory: bytes, name: bytes) -> None:
+        """Remove a directory if it is empty."""
+        path = directory.rstrip(b"/") + b"/" + name
+        await self._beneath.run("rmdir", f"rmdir: failed to remove {quote(path)}", path=path)
 
     async def command(self, tool: str, *arguments: str | bytes, otherwise: type[GatewayError] = GatewayError) -> None:
         """Deny: nothing here is done by commands."""

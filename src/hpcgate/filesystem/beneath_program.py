@@ -36,7 +36,9 @@ MOST_LINKS = 40
 MOST_SWAPS = 100
 BLOCK = 256 * 1024
 HIDDEN = b".hpcgate-"
+PRIVATE = re.compile(rb"\.hpcgate-upload-[0-9a-f]{32}\Z")
 NOT_REGULAR = "Not a regular file"
+UNTRUSTED = "is a symbolic link of somebody else's where others may write; it is not followed for writing"
 
 
 class Denied(Exception):
@@ -142,13 +144,14 @@ class Box:
         """Deny a path."""
         raise Denied("the path %r is, or leads, outside of where it allows" % text(path))
 
-    def locate(self, path, follow=True, least=False):
+    def locate(self, path, follow=True, least=False, writing=False):
         """Walk a path and return its place.
 
         Args:
             path: An absolute path.
             follow: Follow a link in the last place, too.
             least: A missing directory on the way is no error: its place is returned, with the names that are left.
+            writing: Follow no link of somebody else's where others may write.
         """
         todo = path.split(b"/")[::-1]
         slashed = todo[0] in (b"", b".", b"..")
@@ -183,6 +186,11 @@ class Box:
                     links += 1
                     target = os.readlink(b"", dir_fd=fd)
                     os.close(fd)
+                    if writing and not trusted(info, os.fstat(held[-1])):
+                        raise Failed("%s %s: %s" % (text(real(here)), UNTRUSTED, os.strerror(errno.EACCES)))
+                    if PRIVATE.match(name):
+                        self._missed(path, here, todo)
+                        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
                     if links > MOST_LINKS:
                         self._missed(path, here, todo)
                         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -207,6 +215,10 @@ class Box:
                     os.close(fd)
                     self._missed(path, here, todo)
                     raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+                if PRIVATE.match(name) and not private(info):
+                    os.close(fd)
+                    self._missed(path, here, todo)
+                    raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
                 held.append(fd)
                 names.append(name)
             if not self.covers(names):
@@ -234,7 +246,7 @@ class Box:
 
     def entry(self, path, follow=False):
         """Return the place of a name that is to be made, replaced or removed: its directory must be allowed, too."""
-        place = self.locate(path, follow)
+        place = self.locate(path, follow, writing=True)
         if not self.covers(place.above):
             raise Denied("the directory of %r lies outside of where it allows" % text(path))
         return place
@@ -260,6 +272,21 @@ class Box:
             raise Denied("the link %r would lead out of where it allows" % text(shown)) from None
         except OSError:
             pass  # It leads nowhere yet, but would stay inside.
+
+
+def trusted(link, holder):
+    """Tell whether a link in a directory is followed for writing; one with several names may be anybody's.
+
+    As hpcgate.ssh.footing has it, and the kernel's fs.protected_symlinks.
+    """
+    if not holder.st_mode & 0o022 or link.st_uid == holder.st_uid:
+        return True
+    return link.st_nlink == 1 and link.st_uid in (0, os.geteuid())
+
+
+def private(info):
+    """Tell whether these are the attributes of a directory that is the user's alone."""
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o022
 
 
 def reopen(fd, flags):
@@ -406,7 +433,7 @@ class Request:
 
     def realpath(self):
         """Say the real path."""
-        self.say(real(self.box.locate(self.path()).parts))
+        self.say(real(self.box.locate(self.path(), writing=bool(self.get("writing"))).parts))
 
     def entry(self):
         """Say one entry of a listing."""
@@ -539,15 +566,15 @@ class Request:
 
     def chmod(self):
         """Set permission bits."""
-        os.chmod("/proc/self/fd/%d" % present(self.box.locate(self.path())).fd, self.get("mode"))
+        os.chmod("/proc/self/fd/%d" % present(self.box.locate(self.path(), writing=True)).fd, self.get("mode"))
 
     def change(self):
         """Run chmod or chown."""
-        self._tool(present(self.box.locate(self.path())), [self.get("tool"), "--", self.get("to")])
+        self._tool(present(self.box.locate(self.path(), writing=True)), [self.get("tool"), "--", self.get("to")])
 
     def mkdir(self):
         """Make a directory, and those above it if asked."""
-        place, rest = self.box.locate(self.path(), True, True)
+        place, rest = self.box.locate(self.path(), True, True, writing=True)
         if place.info is not None:
             if self.get("parents"):
                 return
@@ -563,11 +590,21 @@ class Request:
             if not self.box.covers(parts):
                 self.box.refuse(self.path())
             try:
-                os.mkdir(name, dir_fd=directory)
+                os.mkdir(name, 0o777 if self.get("mode") is None else self.get("mode"), dir_fd=directory)
             except FileExistsError:
                 if not self.get("parents"):
                     raise
             directory = os.open(name, DIRECTORY, dir_fd=directory)
+
+    def private(self):
+        """Fail unless a path is that of a directory of the user's alone."""
+        if not private(present(self.box.locate(self.path(), False, writing=True)).info):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def rmdir(self):
+        """Remove an empty directory."""
+        place = present(self.box.entry(self.path()))
+        os.rmdir(place.name, dir_fd=place.directory)
 
     def symlink(self):
         """Make a symbolic link."""
@@ -612,7 +649,7 @@ class Request:
         os.fsync(self._writable())
 
     def _writable(self):
-        place = present(self.box.locate(self.path()))
+        place = present(self.box.locate(self.path(), writing=True))
         if place.kind == stat.S_IFDIR:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if place.kind != stat.S_IFREG:
@@ -681,35 +718,56 @@ class Request:
 
     def adopt(self):
         """Give a new file the group and the mode of the one that it replaces."""
-        old = present(self.box.locate(self.path("old")))
-        new = present(self.box.locate(self.path(), False))
+        old = present(self.box.locate(self.path("old"), False))
+        if old.kind != stat.S_IFREG:
+            return
+        new = present(self.box.locate(self.path(), False, writing=True))
         if new.kind != stat.S_IFREG:
             raise Failed(NOT_REGULAR)
         adopt("/proc/self/fd/%d" % new.fd, old.info)
 
     def sweep(self):
-        """Remove uploads that have rested for too long, and state without content."""
-        place = present(self.box.locate(self.path()))
-        names = set(children(place.fd))
-        old, hour = time.time() - 60 * self.get("minutes"), time.time() - 3600
-        for name in names:
-            match = re.match(rb"(\.hpcgate-upload-[0-9a-f]{32})(\.json)?$", name)
-            if match is None:
+        """Remove uploads that have rested for too long, and those without content."""
+        place = present(self.box.locate(self.path(), writing=True))
+        for name in children(place.fd):
+            if not name.startswith(HIDDEN + b"upload-"):
                 continue
-            info = os.stat(name, dir_fd=place.fd, follow_symlinks=False)
-            if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid():
+            try:
+                self._sweep_file(place.fd, name)
+            except OSError:
                 continue
-            if match.group(2) is None and info.st_mtime < old:
-                gone = [name + b".json", name, name + b".lock"]
-            elif match.group(2) is not None and match.group(1) not in names and info.st_mtime < hour:
-                gone = [name]
-            else:
+            if not PRIVATE.match(name):
                 continue
-            for each in gone:
-                try:
-                    os.unlink(each, dir_fd=place.fd)
-                except OSError:
-                    pass
+            try:
+                fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.fd)
+            except OSError:
+                continue
+            try:
+                if private(os.fstat(fd)) and self._rested(fd):
+                    for inner in children(fd):
+                        if inner.startswith(HIDDEN):
+                            os.unlink(inner, dir_fd=fd)
+                    os.rmdir(name, dir_fd=place.fd)
+            except OSError:
+                pass
+            finally:
+                os.close(fd)
+
+    def _sweep_file(self, directory, name):
+        """Remove an old file of an upload that an earlier version has begun."""
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISREG(info.st_mode) and info.st_uid == os.geteuid() and info.st_mtime < self._threshold():
+            os.unlink(name, dir_fd=directory)
+
+    def _threshold(self):
+        """Return the time before which what has rested since is old."""
+        return time.time() - 60 * self.get("minutes")
+
+    def _rested(self, fd):
+        try:
+            return os.stat(HIDDEN + b"content", dir_fd=fd).st_mtime < self._threshold()
+        except FileNotFoundError:
+            return os.fstat(fd).st_mtime < time.time() - 3600
 
     # Trees and archives
 
@@ -838,7 +896,7 @@ class Request:
     def extract(self):
         """Unpack an archive into a directory."""
         source = regular(self.box.locate(self.path()))
-        target = present(self.box.locate(self.path("target")))
+        target = present(self.box.locate(self.path("target"), writing=True))
         if target.kind != stat.S_IFDIR:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         with os.fdopen(source, "rb", BLOCK) as stream:
@@ -855,7 +913,7 @@ class Request:
 
     def unpack(self):
         """Unpack an archive that comes, checked, from the gateway: all of it, or nothing."""
-        place = self.box.locate(self.path())
+        place = self.box.locate(self.path(), writing=True)
         fresh = place.info is None
         if fresh:
             place = self.box.entry(self.path())
@@ -930,7 +988,7 @@ class Request:
 
     def _destination(self, source, follow):
         path = self.path("target")
-        target = self.box.locate(path)
+        target = self.box.locate(path, writing=True)
         if path.endswith(b"/") and target.info is None:
             if source.kind != stat.S_IFDIR:
                 raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -974,6 +1032,8 @@ OPERATIONS = {
         "chmod",
         "change",
         "mkdir",
+        "private",
+        "rmdir",
         "symlink",
         "remove",
         "rename",
@@ -1126,7 +1186,8 @@ def remove(directory, name):
 
 def adopt(new, old):
     """Give a new file (a descriptor or a path) the group and the mode of an old one."""
-    mode = stat.S_IMODE(old.st_mode)
+    # Of somebody else's file nothing comes along that would let others act as the user.
+    mode = stat.S_IMODE(old.st_mode) & (0o7777 if old.st_uid == os.geteuid() else 0o777)
     try:
         os.chown(new, -1, old.st_gid)
     except OSError:

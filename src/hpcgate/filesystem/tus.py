@@ -1,12 +1,14 @@
 """Resumable uploads: the tus protocol 1.0 (https://tus.io/protocols/resumable-upload), without its HTTP.
 
-All state lies on the login node beside the file that is to be: the content so far in ``.hpcgate-upload-<id>``, what
-the client said of it in ``.hpcgate-upload-<id>.json``. So any process can go on with any upload, and the offset is
-what the login node says that the file's size is. Who writes has made ``.hpcgate-upload-<id>.lock`` with its token in it
-and looks now and then whether it is still there: another process that finds the lock taken and wants to write
-overwrites it and waits until that has been noticed.
+All state lies on the login node beside the file that is to be, in the directory ``.hpcgate-upload-<id>``: the content
+so far in ``.hpcgate-content``, what the client said of it in ``.hpcgate-state``. So any process can go on with any
+upload, and the offset is what the login node says that the file's size is. Who writes has made ``.hpcgate-lock`` with
+its token in it and looks now and then whether it is still there: another process that finds the lock taken and wants to
+write overwrites it and waits until that has been noticed.
 
-The files are the user's, who may write anything into them: nothing in them is a path.
+The directory is the user's alone (`hpcgate.ssh.private_directory`), for the one that it lies in may be one that others
+write, who would plant links there. The files are the user's, who may write anything into them: nothing in them is a
+path.
 """
 
 import asyncio
@@ -40,6 +42,8 @@ from hpcgate.errors import (
     TooLarge,
 )
 from hpcgate.ssh.command_files import ADOPT
+from hpcgate.ssh.footing import OWN, untrusted
+from hpcgate.ssh.private_directory import PrivateDirectory
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.streams import SYNC_PATIENCE, Streams
 from hpcgate.ssh.words import quote, told
@@ -65,21 +69,43 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _HEADER_TEXT = r"^[\t\x20-\x7e\u00a0-\u00ff]*$"
 """What a header can carry: the metadata is told in one."""
 _PREFIX = b".hpcgate-upload-"
-# $1 the directory, $2 minutes. Uploads that have rested for too long, and state without content, which a process left
-# that ended between two steps.
-SWEEP = """\
-for f in "$1"/.hpcgate-upload-????????????????????????????????; do
-  [ -f "$f" ] && [ -O "$f" ] && [ -n "$(find "$f" -mmin "+$2")" ] && rm -f -- "$f.json" "$f" "$f.lock"
-done
-for f in "$1"/.hpcgate-upload-????????????????????????????????.json; do
-  [ -f "$f" ] && [ -O "$f" ] && [ ! -e "${f%.json}" ] && [ -n "$(find "$f" -mmin +60)" ] && rm -f -- "$f"
-done
+_CONTENT = b".hpcgate-content"
+_STATE = b".hpcgate-state"
+_LOCK = b".hpcgate-lock"
+# $1 the directory, $2 minutes. Uploads that have rested for too long, and those without content, which a process left
+# that ended between two steps. Earlier versions kept an upload in files of that name, not in a directory.
+SWEEP = (
+    OWN
+    + """\
+follow "$1"; enter "$real"
+for d in .hpcgate-upload-????????????????????????????????; do
+  [ -d "$d" ] && [ ! -L "$d" ] && [ -O "$d" ] || continue
+  if [ -f "$d/.hpcgate-content" ]; then old=$(find "$d/.hpcgate-content" -mmin "+$2")
+  else old=$(find "$d" -prune -mmin +60)
+  fi
+  if [ -n "$old" ]; then ( own . "$d"; rm -f -- ./.hpcgate-* ) && rmdir -- "$d"; fi
+done 2>/dev/null
+find . -maxdepth 1 -type f -user "$(id -u)" -name '.hpcgate-upload-*' -mmin "+$2" -exec rm -f -- {} + 2>/dev/null
 exit 0
 """
-# $1 whether it is for nobody else to read yet, $2 the new file, then its parts; what the disk does not take is not left
-# there.
+)
+# $1 whether it is for nobody else to read yet, $2 the new file, then the parts, each as the directory and the name of a
+# directory in it; what the disk does not take is not left there.
 JOIN = (
-    '[ -z "$1" ] || umask 077; t=$2; shift 2; set -C; cat -- "$@" > "$t" && sync -- "$t" || { rm -f -- "$t"; exit 1; }'
+    OWN
+    + """\
+[ -z "$1" ] || umask 077
+new=$2
+shift 2
+parts() {
+  while [ $# -gt 0 ]; do
+    ( own "$1" "$2"; exec cat -- ./.hpcgate-content ) || return
+    shift 2
+  done
+}
+set -C
+parts "$@" >"$new" && sync -- "$new" || { rm -f -- "$new"; exit 1; }
+"""
 )
 
 ADOPT_NEW = f'{ADOPT}adopt "$@"'
@@ -289,6 +315,7 @@ class Uploads:
     def __init__(self, session: Session, streams: Streams, directory: bytes, desk: UploadDesk, lifetime: float) -> None:
         self._session = session
         self._streams = streams
+        self._directory = directory
         self._root = directory.rstrip(b"/") + b"/"
         self._desk = desk
         self._lifetime = lifetime
@@ -305,11 +332,12 @@ class Uploads:
         private = partial or await self._exists(self._root + name)
         upload_id = secrets.token_hex(16)
         state = State.of(name, length, metadata, partial=partial)
-        await self._save(upload_id, state)
         try:
-            await self._streams.create(self._content(upload_id), private=private)
+            place = await self._streams.make_private(self._directory, self._name(upload_id))
+            await self._save(place, state)
+            await place.streams.create(place.inside + _CONTENT, private=private)
         except BaseException:
-            await self._forget(upload_id)
+            await self.discard(upload_id)
             raise
         return Upload(upload_id, state, 0, int(time.time() + self._lifetime))
 
@@ -320,15 +348,32 @@ class Uploads:
             NotFound: There is none.
             Gone: It has expired.
         """
+        return (await self._find(upload_id))[0]
+
+    async def _find(self, upload_id: str) -> tuple[Upload, PrivateDirectory | None]:
+        """Return an upload, and where it lies unless it is complete."""
         try:
-            state = await self._load(upload_id)
+            place = await self._streams.private(self._directory, self._name(upload_id))
+            return await self._look_at(upload_id, place), place
         except PathNotFound:
             completed = self._desk.completed((self._root, self._key(upload_id)))
-            if completed is None:
-                raise NotFound("There is no such upload.") from None
-            return completed
+            if completed is not None:
+                return completed, None
+            if await self._outdated(upload_id):
+                raise Gone("The upload was begun with an earlier version of the gateway; begin it anew.") from None
+            raise NotFound("There is no such upload.") from None
+
+    async def _outdated(self, upload_id: str) -> bool:
+        """Say whether an upload lies there as files, as earlier versions had it; they are swept once they are old."""
         try:
-            content = await self._streams.stat(self._content(upload_id), follow=False)
+            return stat.S_ISREG((await self._streams.stat(self._root + self._name(upload_id), follow=False)).mode)
+        except PathNotFound:
+            return False
+
+    async def _look_at(self, upload_id: str, place: PrivateDirectory) -> Upload:
+        state = await self._load(place)
+        try:
+            content = await place.streams.stat(place.inside + _CONTENT, follow=False)
         except PathNotFound:
             # A process ended between the last two steps of `_publish`, or the content was removed.
             if state.length is None or state.partial or not await self._published(state):
@@ -338,7 +383,7 @@ class Uploads:
             raise NotFound("There is no such upload.")
         expires = int(content.mtime + self._lifetime)
         if expires < time.time():
-            await self._forget(upload_id)
+            await self._forget(upload_id, place)
             raise Gone("The upload has expired.")
         offset = content.size if state.unverified is None else min(content.size, state.unverified)
         return Upload(upload_id, state, offset, expires)
@@ -380,33 +425,33 @@ class Uploads:
             ChecksumMismatch: The content does not have the checksum; the upload is as it was.
             Locked: Somebody else writes, or has taken over.
         """
-        async with self._writing(upload_id) as interruption:
+        async with self._writing(upload_id) as writer:
+            place, interruption = writer.place, writer.interruption
             upload = await self.find(upload_id)
             state = upload.state
             if offset != upload.offset:
                 raise Conflict(f"The upload stands at {upload.offset}, not at {offset}.")
             if upload.complete:
-                return await self._finish(upload, interruption)
+                return await self._finish(upload, writer)
             if length is not None and length != state.length:
                 if state.length is not None or length < offset:
                     raise BadRequest("Upload-Length cannot be changed.")
                 state = state.model_copy(update={"length": length})
-                await self._save(upload_id, state)
+                await self._save(place, state)
             room = None if state.length is None else state.length - offset
             if room is not None and size is not None and size > room:
                 raise TooLarge(f"The upload has room for {room} more bytes.")
             if state.unverified is not None or checksum is not None:
-                state = await self._unverified(upload_id, state, offset, checksum)
+                state = await self._unverified(place, state, offset, checksum)
             watched = interruption.watch(_within(content, room))
-            path = self._content(upload_id)
             if checksum is None:
-                end = await self._streams.extend(path, watched, offset=offset)
+                end = await place.streams.extend(place.inside + _CONTENT, watched, offset=offset)
             else:
-                end = await self._verified(path, watched, offset, checksum, interruption)
+                end = await self._verified(place, watched, offset, checksum, interruption)
                 state = state.model_copy(update={"unverified": None})
-                await self._save(upload_id, state)
+                await self._save(place, state)
             upload = replace(upload, state=state, offset=end, expires=int(time.time() + self._lifetime))
-            return await self._finish(upload, interruption) if upload.complete else upload
+            return await self._finish(upload, writer) if upload.complete else upload
 
     async def terminate(self, upload_id: str) -> None:
         """Remove an upload and all of its state.
@@ -414,14 +459,18 @@ class Uploads:
         Raises:
             NotFound: There is none.
         """
-        async with self._writing(upload_id):
+        async with self._writing(upload_id) as writer:
             await self.find(upload_id)
-            await self._forget(upload_id)
+            await self._forget(upload_id, writer.place)
+            writer.over = True
 
     async def discard(self, upload_id: str) -> None:
         """Remove an upload that nobody has been told of, as far as that is possible, even if cancelled meanwhile."""
         with suppress(GatewayError):
-            await asyncio.shield(self._forget(upload_id))
+            await asyncio.shield(self._discard(upload_id))
+
+    async def _discard(self, upload_id: str) -> None:
+        await self._forget(upload_id, await self._streams.private(self._directory, self._name(upload_id)))
 
     async def join(self, name: bytes, metadata: str, parts: Sequence[tuple["Uploads", str]]) -> Upload:
         """Make a file of several partial uploads, which are gone then.
@@ -433,43 +482,53 @@ class Uploads:
             raise BadRequest(f"A file may be made of {MOST_PARTS} uploads.")
         private = "private" if await self._exists(self._root + name) else ""
         length = 0
-        paths: list[bytes] = []
-        for uploads, upload_id in parts:
-            part = await uploads.find(upload_id)
-            if not part.state.partial or not part.complete:
-                raise BadRequest(f"Upload-Concat: {upload_id} is no complete partial upload.")
+        words: list[str | bytes] = []
+        found: list[tuple[Uploads, str, PrivateDirectory]] = []
+        for uploads, part_id in parts:
+            part, there = await uploads._find(part_id)
+            if there is None or not part.state.partial or not part.complete:
+                raise BadRequest(f"Upload-Concat: {part_id} is no complete partial upload.")
             length += part.offset
-            paths.append(uploads._content(upload_id))
+            words += (uploads._directory, uploads._name(part_id))
+            found.append((uploads, part_id, there))
         upload_id = secrets.token_hex(16)
-        path = self._content(upload_id)
         upload = Upload(upload_id, State.of(name, length, metadata, partial=False), length, None)
         try:
-            done = await self._session.run(["sh", "-c", JOIN, "sh", private, path, *paths], timeout=SYNC_PATIENCE)
+            place = await self._streams.make_private(self._directory, self._name(upload_id))
+            argv = ["sh", "-c", JOIN, "sh", private, place.inside + _CONTENT, *words]
+            done = await place.runner.run(argv, timeout=SYNC_PATIENCE)
             if not done.ok:
-                raise told(done.stderr, "cat")
-            await self._publish(upload)
+                raise untrusted(done.stderr) or told(done.stderr, "cat")
+            await self._publish(upload, place)
+            await self._forget(upload_id, place, ())
         except BaseException:
             await self.discard(upload_id)
             raise
         self._desk.remember((self._root, self._key(upload_id)), upload)
-        for uploads, part_id in parts:
-            await uploads._forget(part_id)
+        for uploads, part_id, there in found:
+            await uploads._forget(part_id, there)
         return upload
 
     # The steps
 
-    async def _unverified(self, upload_id: str, state: State, offset: int, checksum: Checksum | None) -> State:
+    async def _unverified(self, place: PrivateDirectory, state: State, offset: int, checksum: Checksum | None) -> State:
         """Drop what an earlier request left unverified, and note what this one may."""
         if state.unverified is not None:
-            await self._streams.truncate(self._content(upload_id), offset)
+            await place.streams.truncate(place.inside + _CONTENT, offset)
         state = state.model_copy(update={"unverified": None if checksum is None else offset})
-        await self._save(upload_id, state)
+        await self._save(place, state)
         return state
 
     async def _verified(
-        self, path: bytes, content: AsyncIterable[bytes], offset: int, checksum: Checksum, interruption: Interruption
+        self,
+        place: PrivateDirectory,
+        content: AsyncIterable[bytes],
+        offset: int,
+        checksum: Checksum,
+        interruption: Interruption,
     ) -> int:
         digest = hashlib.new(checksum.algorithm, usedforsecurity=False)
+        path = place.inside + _CONTENT
 
         async def hashed() -> AsyncIterator[bytes]:
             async for block in content:
@@ -479,36 +538,37 @@ class Uploads:
                 raise ChecksumMismatch("The chunk does not have the checksum that was sent with it.")
 
         try:
-            return await self._streams.extend(path, hashed(), offset=offset)
+            return await place.streams.extend(path, hashed(), offset=offset)
         except Exception:
             if interruption.error is None:
-                await self._streams.truncate(path, offset)
+                await place.streams.truncate(path, offset)
             raise
 
-    async def _finish(self, upload: Upload, interruption: Interruption) -> Upload:
+    async def _finish(self, upload: Upload, writer: "_Writer") -> Upload:
         if upload.state.partial or upload.expires is None:
             return upload
-        await self._streams.sync(self._content(upload.id))
-        if interruption.error is not None:
-            raise interruption.error
-        await self._publish(upload)
+        await writer.place.streams.sync(writer.place.inside + _CONTENT)
+        if writer.interruption.error is not None:
+            raise writer.interruption.error
+        await self._publish(upload, writer.place)
+        await self._forget(upload.id, writer.place, (_STATE, _LOCK))
+        writer.over = True
         upload = replace(upload, expires=None)
         self._desk.remember((self._root, self._key(upload.id)), upload)
         return upload
 
-    async def _publish(self, upload: Upload) -> None:
+    async def _publish(self, upload: Upload, place: PrivateDirectory) -> None:
         """Give the content its name. With that the upload is complete, whatever becomes of the rest."""
-        path = self._content(upload.id)
-        target = self._root + upload.state.filename
+        path = place.inside + _CONTENT
+        target = place.beside + upload.state.filename
         with suppress(PathNotFound):
-            old = await self._streams.stat(target)
-            if stat.S_ISDIR(old.mode):
-                raise IsADirectory(f"cp: cannot create regular file {quote(target)}: Is a directory")
-            done = await self._session.run(["sh", "-c", ADOPT_NEW, "sh", target, path])
+            if stat.S_ISDIR((await place.streams.stat(target)).mode):
+                shown = quote(self._root + upload.state.filename)
+                raise IsADirectory(f"cp: cannot create regular file {shown}: Is a directory")
+            done = await place.runner.run(["sh", "-c", ADOPT_NEW, "sh", target, path])
             if not done.ok:
                 raise told(done.stderr, "chmod")
-        await self._streams.move(path, target)
-        await self._remove(self._info(upload.id))
+        await place.streams.move(path, target)
 
     async def _published(self, state: State) -> bool:
         try:
@@ -529,89 +589,104 @@ class Uploads:
         return True
 
     @asynccontextmanager
-    async def _writing(self, upload_id: str) -> AsyncIterator[Interruption]:
+    async def _writing(self, upload_id: str) -> AsyncIterator["_Writer"]:
         """Be the only one who writes to an upload, here and, as far as that can be, anywhere."""
         async with self._desk.write(self._key(upload_id)) as interruption:
-            await self.find(upload_id)
-            lock = self._lock(upload_id)
+            _, place = await self._find(upload_id)
+            if place is None:
+                raise NotFound("There is no such upload.")
             token = secrets.token_hex(16).encode()
-            if not await self._first(lock, token):
-                await self._streams.write(lock, _once(token))
+            if not await self._first(place, token):
+                await place.streams.write(place.inside + _LOCK, _once(token))
                 await asyncio.sleep(GRACE)
-                if await self._token(lock) != token:
+                if await self._token(place) != token:
                     raise Locked("Another request took over the upload.", headers={"Retry-After": "2"})
-            looking = asyncio.create_task(self._look(lock, token, interruption))
+            writer = _Writer(place, interruption)
+            looking = asyncio.create_task(self._look(place, token, interruption))
             try:
-                yield interruption
+                yield writer
             finally:
                 looking.cancel()
                 await asyncio.gather(looking, return_exceptions=True)
-                with suppress(GatewayError):
-                    if interruption.error is None or await self._token(lock) == token:
-                        await self._remove(lock)
+                if not writer.over:
+                    with suppress(GatewayError):
+                        if interruption.error is None or await self._token(place) == token:
+                            await _remove(place, _LOCK)
 
-    async def _first(self, lock: bytes, token: bytes) -> bool:
+    async def _first(self, place: PrivateDirectory, token: bytes) -> bool:
         """Make the lock and return True, or return False if there is one: the login node says which of two is first."""
         try:
-            await self._streams.replace(lock, _once(token), exclusive=True)
+            await place.streams.replace(place.inside + _LOCK, _once(token), exclusive=True)
         except AlreadyExists:
             return False
         return True
 
-    async def _look(self, lock: bytes, token: bytes, interruption: Interruption) -> None:
+    async def _look(self, place: PrivateDirectory, token: bytes, interruption: Interruption) -> None:
         while True:
             await asyncio.sleep(LOOK)
-            if await self._token(lock) != token:
+            if await self._token(place) != token:
                 interruption.interrupt(Locked("Another request took over the upload."))
                 return
 
-    async def _token(self, lock: bytes) -> bytes | None:
+    async def _token(self, place: PrivateDirectory) -> bytes | None:
         try:
-            await self._streams.stat(lock, follow=False)
-            files = await self._session.files()
-            return await files.read(lock, size=100)
+            return await self._read(place, _LOCK, 100)
         except PathNotFound:
             return None
 
-    async def _load(self, upload_id: str) -> State:
-        if not _ID.fullmatch(upload_id):
-            raise NotFound("There is no such upload.")
-        files = await self._session.files()
-        content = await files.read(self._info(upload_id), size=MOST_STATE)
+    async def _read(self, place: PrivateDirectory, name: bytes, size: int) -> bytes:
+        # The helper reads in one exchange, but knows whole paths only.
+        files = await self._session.files() if place.has_path else place.streams
+        return await files.read(place.inside + name, size=size)
+
+    async def _load(self, place: PrivateDirectory) -> State:
         try:
-            return State.model_validate_json(content)
+            return State.model_validate_json(await self._read(place, _STATE, MOST_STATE))
         except ValidationError:
             raise BadRequest("The state of the upload is damaged.") from None
 
-    async def _save(self, upload_id: str, state: State) -> None:
-        await self._streams.write(self._info(upload_id), _once(state.model_dump_json().encode()))
+    async def _save(self, place: PrivateDirectory, state: State) -> None:
+        await place.streams.write(place.inside + _STATE, _once(state.model_dump_json().encode()))
 
-    async def _forget(self, upload_id: str) -> None:
+    async def _forget(
+        self, upload_id: str, place: PrivateDirectory, names: Sequence[bytes] = (_STATE, _CONTENT, _LOCK)
+    ) -> None:
         # State without content is that of an upload which has got its name: the state goes first.
-        for path in (self._info(upload_id), self._content(upload_id), self._lock(upload_id)):
-            await self._remove(path)
-
-    async def _remove(self, path: bytes) -> None:
-        with suppress(PathNotFound):
-            await self._streams.remove(path)
+        for name in names:
+            await _remove(place, name)
+        await self._streams.remove_private(self._directory, self._name(upload_id))
 
     async def _sweep(self) -> None:
         minutes = max(1, round(self._lifetime / 60))
-        await self._session.run(["sh", "-c", SWEEP, "sh", self._root.rstrip(b"/") or b"/", str(minutes)])
+        await self._session.run(["sh", "-c", SWEEP, "sh", self._directory, str(minutes)])
 
     def _key(self, upload_id: str) -> Hashable:
         return (self._session.system, self._session.username, upload_id)
 
-    def _content(self, upload_id: str) -> bytes:
+    def _name(self, upload_id: str) -> bytes:
         if not _ID.fullmatch(upload_id):
             raise NotFound("There is no such upload.")
-        return self._root + _PREFIX + upload_id.encode()
+        return _PREFIX + upload_id.encode()
 
-    def _info(self, upload_id: str) -> bytes:
-        return self._content(upload_id) + b".json"
 
-    def _lock(self, upload_id: str) -> bytes:
-        return self._content(upload_id) + b".lock"
+@dataclass(slots=True)
+class _Writer:
+    """Who writes to an upload.
+
+    Attributes:
+        place: Where it lies.
+        interruption: Ends the writing.
+        over: Whether nothing is left of the upload.
+    """
+
+    place: PrivateDirectory
+    interruption: Interruption
+    over: bool = False
+
+
+async def _remove(place: PrivateDirectory, name: bytes) -> None:
+    with suppress(PathNotFound):
+        await place.streams.remove(place.inside + name)
 
 
 async def place(streams: Streams, target: bytes, admit: Callable[[bytes], None]) -> tuple[bytes, bytes]:
@@ -622,7 +697,7 @@ async def place(streams: Streams, target: bytes, admit: Callable[[bytes], None])
     """
     try:
         if stat.S_ISLNK((await streams.stat(target, follow=False)).mode):
-            target = await streams.realpath(target)
+            target = await streams.resolve(target)
             admit(target)
     except PathNotFound:
         pass

@@ -40,14 +40,18 @@ exec dd if="$1" bs=65536 iflag=fullblock,skip_bytes skip="$2" status=none
 )
 # adopt OLD NEW: the new file, which replaces the old one, gets its group and mode. Where the user is not in that group,
 # those in the new file's group get no more than all others have. Of somebody else's file nothing comes along that would
-# let others act as the user: setuid and setgid.
+# let others act as the user: setuid and setgid. What has become a link meanwhile says nothing.
 ADOPT = """\
 adopt() {
-  m=$(stat -c '%a %u' -- "$1") || return
+  m=$(stat -c '%f %u %g' -- "$1") || return
+  g=${m##* }
+  m=${m% *}
   u=${m#* }
-  m=$((0${m% *}))
+  m=$((0x${m% *}))
+  [ $((m & 0170000)) -eq $((0100000)) ] || return 0
+  m=$((m & 07777))
   [ "$u" = "$(stat -L -c %u -- "$2")" ] || m=$((m & 0777))
-  chgrp --reference="$1" -- "$2" 2>/dev/null || m=$((m & ~02070 | (m & 07) << 3))
+  chgrp "$g" -- "$2" 2>/dev/null || m=$((m & ~02070 | (m & 07) << 3))
   chmod "$(printf %04o "$m")" -- "$2"
 }
 """
@@ -77,7 +81,7 @@ dd bs=262144 iflag=fullblock status=none <&3 >&4 & wait "$!" || exit 1
 n=$(($(stat -L -c %s /dev/fd/4) - $4))
 [ "$n" -ge 0 ] && [ "$(tail -c "$4" /dev/fd/4 | tr -d '\\0')" = "$3" ] || exit 97
 truncate -s "$n" /dev/fd/4 || exit 1
-if [ -f "$t" ] && [ ! -L "$t" ]; then old=yes; adopt "$t" /dev/fd/4 || exit 1; fi
+if [ -e "$t" ]; then old=yes; adopt "$t" /dev/fd/4 || exit 1; fi
 """
 )
 # $5 the mode of a new file, or nothing.

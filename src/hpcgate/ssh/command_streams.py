@@ -6,11 +6,12 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
-from hpcgate.errors import AlreadyExists, BadAnswer, ConnectionLost, GatewayError, TimedOut
+from hpcgate.errors import AlreadyExists, BadAnswer, ConnectionLost, GatewayError, PathNotFound, TimedOut
 from hpcgate.ssh.command_files import REGULAR, TAKE, TRAILER, CommandFiles, parse_stat, size_in, unwritable
 from hpcgate.ssh.files import Attributes, temporary_name
-from hpcgate.ssh.footing import Pinned
+from hpcgate.ssh.footing import Pinned, resolve, untrusted
 from hpcgate.ssh.login_node import View
+from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.runner import Completed, Runner, understanding
 from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
@@ -106,8 +107,8 @@ class CommandStreams(CommandFiles):
         with understanding("dd"):
             written, home, base = done.stdout.split(b"\0", 3)
         size = size_in(written, "stat")
-        # Neither may the directory have been swapped meanwhile.
-        there = CommandStreams(Pinned(self._starter, home), self._view)
+        # Neither may the directory have been swapped meanwhile, unless it is where the commands stand anyway.
+        there = self if home == b"." else CommandStreams(Pinned(self._starter, home), self._view)
         temporary = b"./" + name
         try:
             if ready is not None:
@@ -158,6 +159,34 @@ class CommandStreams(CommandFiles):
         # -P: of a link, if there is one by now, not what it leads to.
         await self.command("ln", "-PT", "--", source, target, otherwise=AlreadyExists)
         await self.command("rm", "-f", "--", source)
+
+    async def resolve(self, path: bytes) -> bytes:
+        """Follow links, in a shell."""
+        return await resolve(self._runner, path)
+
+    async def make_private(self, directory: bytes, name: bytes) -> PrivateDirectory:
+        """Make a directory, by ``mkdir -m``."""
+        mode = f"{PRIVATE_MODE:o}"
+        done = await Pinned(self._starter, directory).run(["mkdir", "-m", mode, "--", b"./" + name])
+        if not done.ok:
+            raise untrusted(done.stderr) or told(done.stderr, "mkdir")
+        try:
+            return await self.private(directory, name)
+        except PathNotFound:
+            await self.remove_private(directory, name)
+            raise not_private(directory.rstrip(b"/") + b"/" + name) from None
+
+    async def private(self, directory: bytes, name: bytes) -> PrivateDirectory:
+        """Look at a directory, standing in it."""
+        inside = Pinned(self._starter, directory, name)
+        done = await inside.run(["true"])
+        if not done.ok:
+            raise untrusted(done.stderr) or told(done.stderr, "stat")
+        return PrivateDirectory(CommandStreams(inside, self._view), inside, b"./", b"../")
+
+    async def remove_private(self, directory: bytes, name: bytes) -> None:
+        """Remove a directory, by ``rmdir``."""
+        await Pinned(self._starter, directory).run(["rmdir", "--", b"./" + name])
 
     async def _feed(
         self, argv: list[str | bytes], content: AsyncIterable[bytes], end: bytes, *, patience: float

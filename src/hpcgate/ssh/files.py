@@ -19,6 +19,8 @@ from hpcgate.errors import BadRequest, TooLarge
 
 PRIVATE = 0o600
 """The mode of a file whose content may be for nobody else."""
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+"""The bits of a mode that let others write."""
 
 
 def without_group(mode: int) -> int:

@@ -20,6 +20,7 @@ from itertools import pairwise
 from time import monotonic
 
 from hpcgate.errors import PermissionDenied
+from hpcgate.ssh.files import OTHERS_WRITE
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.quoting import Steering
 from hpcgate.ssh.runner import Completed, Runner
@@ -30,7 +31,6 @@ UNTRUSTED = "is a symbolic link of somebody else's where others may write; it is
 """What is said of a link that is refused, behind its path."""
 MOVED = "has just been put somewhere else"
 """What is said of a directory that another one has taken the place of."""
-OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LASTS = 10.0
 """Seconds that a directory is taken for as safe as it was: only its owner and root could change that."""
 MOST_REMEMBERED = 256
@@ -86,6 +86,10 @@ enter() {{
 x" ] || refuse "$1 {MOVED}"
 }}
 settle() {{
+  case $1 in
+    ./*/* | ./ | ./. | ./..) ;;
+    ./*) if [ ! -L "$1" ]; then home=. base=${{1#./}}; return; fi ;;
+  esac
   follow "$1"
   base=${{real##*/}}
   home=${{real%/*}}
@@ -95,24 +99,30 @@ settle() {{
 """
 )
 """``enter DIRECTORY`` goes to a directory whose path has no links. ``settle PATH`` follows a path and goes to the
-directory, `home`, that its last component, `base`, lies in. From then on nobody can lead bare names astray.
+directory, `home`, that its last component, `base`, lies in; of ``./NAME`` that is the one where the shell stands
+already. From then on nobody can lead bare names astray.
 """
 
-_PINNED = ENTER + 'follow "$1"; enter "$real"; shift\nexec "$@"\n'
-# $2 is a directory in $1 that is the user's alone.
-_OWNED = (
+OWN = (
     ENTER
     + """\
-follow "$1"; enter "$real/$2"
-mine=$(stat -c '0%a %u' .) && [ $((${mine% *} & 022)) -eq 0 ] && [ "${mine#* }" = "$(id -u)" ] || {
-  printf '%s\\n' "$real/$2: No such file or directory" >&2; exit 1; }
-shift 2
-exec "$@"
+strange() { printf '%s\\n' "${real%/}/$1: No such file or directory" >&2; exit 1; }
+own() {
+  follow "$1"
+  [ -d "${real%/}/$2" ] || strange "$2"
+  enter "${real%/}/$2"
+  mine=$(stat -c '0%a %u' .) && [ $((${mine% *} & 022)) -eq 0 ] && [ "${mine#* }" = "$(id -u)" ] || strange "$2"
+}
 """
 )
+"""``own DIRECTORY NAME`` goes to a directory in it that is the user's alone: `hpcgate.ssh.private_directory`."""
+
+_PINNED = ENTER + 'follow "$1"; enter "$real"; shift\nexec "$@"\n'
+_OWNED = OWN + 'own "$1" "$2"; shift 2\nexec "$@"\n'
 _GUARDED = FOLLOW + 'while [ "$1" != -- ]; do follow "$1"; shift; done\nshift\nexec "$@"\n'
 _RESOLVE = FOLLOW + 'follow "$1"\nprintf %s "$real"\n'
-_WHO = "id -u && id -g && id -un && id -gn"
+# A user or a group without a name is no failure; `id` says its number then.
+_WHO = "id -u && id -g || exit; id -un; id -gn; exit 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +194,8 @@ class Footings:
             done = await runner.run(["sh", "-c", _WHO])
             words = done.stdout.decode("utf-8", "replace").split("\n")
             if done.ok and len(words) == 5 and words[0].isdecimal() and words[1].isdecimal():
-                self.self = Self(int(words[0]), int(words[1]) if words[2] == words[3] else None)
+                named = words[2] == words[3] and not words[2].isdecimal()
+                self.self = Self(int(words[0]), int(words[1]) if named else None)
             self._asked = True
         return self.self or Self()
 

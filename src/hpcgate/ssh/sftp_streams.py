@@ -11,11 +11,13 @@ from typing import TypeVar
 
 import asyncssh
 
-from hpcgate.errors import AlreadyExists, CommandFailed, GatewayError, TimedOut
+from hpcgate.errors import AlreadyExists, CommandFailed, GatewayError, PathNotFound, TimedOut
 from hpcgate.ssh.command_streams import CommandStreams, create_by_command
 from hpcgate.ssh.errors import translate
 from hpcgate.ssh.files import PRIVATE, Attributes, temporary_name, without_group
+from hpcgate.ssh.footing import resolve
 from hpcgate.ssh.pace import PACE
+from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, is_private, not_private
 from hpcgate.ssh.sftp_bulk import BulkSftp
 from hpcgate.ssh.sftp_files import CLEANING, SftpFiles, adopted
 from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
@@ -176,8 +178,7 @@ class SftpStreams(SftpFiles):
         """Write atomically, by WRITEs side by side, fsync@openssh.com and posix-rename@openssh.com."""
         place = await self._target(path)
         if place is None:
-            by_command = CommandStreams(self._starter, self._view)
-            return await by_command.replace(path, content, sync=sync, exclusive=exclusive, ready=ready)
+            return await self._by_command().replace(path, content, sync=sync, exclusive=exclusive, ready=ready)
         target, old = place
         if exclusive and old is not None:
             raise failure(f"cp: cannot create regular file {quote(path)}", errno.EEXIST)
@@ -286,6 +287,66 @@ class SftpStreams(SftpFiles):
                 raise failure(f"cp: cannot create regular file {quote(target)}", errno.EEXIST) from error
             await self._commands.command("ln", "-PT", "--", source, target, otherwise=AlreadyExists)
             await self._sweep(source)
+
+    async def resolve(self, path: bytes) -> bytes:
+        """Follow links, by a command."""
+        return await resolve(self._runner, path)
+
+    async def make_private(self, directory: bytes, name: bytes) -> PrivateDirectory:
+        """Make a directory, by MKDIR where nobody else can move it."""
+        real = await self._kept(directory)
+        if real is None:
+            return await self._by_command().make_private(directory, name)
+        path = real + b"/" + name
+        try:
+            await self._patiently(self._sftp.mkdir, path, asyncssh.SFTPAttrs(permissions=PRIVATE_MODE))
+        except asyncssh.SFTPError as error:
+            self._connected(error, path)
+            await self._commands.command("mkdir", "-m", f"{PRIVATE_MODE:o}", "--", path)
+        try:
+            return await self._private_at(real, name)
+        except PathNotFound:
+            await self.remove_private(directory, name)
+            raise not_private(path) from None
+
+    async def private(self, directory: bytes, name: bytes) -> PrivateDirectory:
+        """Look at a directory, by LSTAT where nobody else can move it."""
+        real = await self._kept(directory)
+        if real is None:
+            return await self._by_command().private(directory, name)
+        return await self._private_at(real, name)
+
+    async def remove_private(self, directory: bytes, name: bytes) -> None:
+        """Remove a directory, by RMDIR where nobody else can move it."""
+        real = await self._kept(directory)
+        if real is None:
+            await self._by_command().remove_private(directory, name)
+            return
+        try:
+            await self._patiently(self._sftp.rmdir, real + b"/" + name)
+        except asyncssh.SFTPError as error:
+            self._connected(error, real)
+
+    async def _kept(self, directory: bytes) -> bytes | None:
+        """Return the real path of a directory if what the user makes in it stays where it is, else None."""
+        footing = await self.footing(directory)
+        return footing.real.rstrip(b"/") if footing is not None and footing.kept else None
+
+    async def _private_at(self, real: bytes, name: bytes) -> PrivateDirectory:
+        path = real + b"/" + name
+        user = (await self._view.footings.who(self._runner)).uid
+        try:
+            found = await self._patiently(self._sftp.lstat, path)
+        except asyncssh.SFTPError as error:
+            self._connected(error, path)
+            await self._commands.stat(path, follow=False)
+            raise translate(error, f"stat: {quote(path)}") from error
+        if not is_private(found.permissions or 0, found.uid, user):
+            raise failure(f"stat: cannot statx {quote(path)}", errno.ENOENT)
+        return PrivateDirectory.by_path(self, self._starter, real, name)
+
+    def _by_command(self) -> CommandStreams:
+        return CommandStreams(self._starter, self._view)
 
 
 class _Width:

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from hpcgate.ssh.files import Attributes, RemoteFiles
+from hpcgate.ssh.private_directory import PrivateDirectory
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.runner import Runner
 
@@ -87,6 +88,31 @@ class Streams(RemoteFiles, Protocol):
         Raises:
             AlreadyExists: There is a target, and `exclusive` is set.
         """
+
+    async def resolve(self, path: bytes) -> bytes:
+        """Return a path with its links followed as far as they are for writing.
+
+        Raises:
+            PermissionDenied: A link on it is not followed for writing.
+        """
+
+    async def make_private(self, directory: bytes, name: bytes) -> PrivateDirectory:
+        """Make a directory of the user's alone in another one.
+
+        Raises:
+            AlreadyExists: The name is taken.
+            PermissionDenied: The user may not, or the file system keeps no owners.
+        """
+
+    async def private(self, directory: bytes, name: bytes) -> PrivateDirectory:
+        """Return a directory that `make_private` has made.
+
+        Raises:
+            PathNotFound: There is none, or it is not the user's alone.
+        """
+
+    async def remove_private(self, directory: bytes, name: bytes) -> None:
+        """Remove a directory that `make_private` has made, if it is empty, else leave it."""
 
 
 class StreamRunner(Runner, Protocol):
