@@ -372,6 +372,25 @@ def unavailable(who: Person, system: str) -> None:
 
 
 @both
+def test_a_job_that_only_the_database_could_know(site: Cluster, alice: Person, system: str) -> None:
+    """It is unknown, and not to be looked up while the database is down."""
+    assert site.slurm.slurmdbd is not None
+    get(alice, f"/compute/{system}/jobs/999999", expected=404)
+    site.slurm.slurmdbd.stop()
+    try:
+        for answer in (
+            alice.http.get(f"/compute/{system}/jobs/999999"),
+            alice.http.get(f"/compute/{system}/jobs/999999/metadata"),
+            alice.http.delete(f"/compute/{system}/jobs/999999"),
+        ):
+            assert answer.status_code == 503, answer.text
+            assert int(answer.headers["Retry-After"]) > 0
+    finally:
+        site.slurm.slurmdbd.start()
+    get(alice, f"/compute/{system}/jobs/999999", expected=404)
+
+
+@both
 def test_slurmrestd_down(site: Cluster, alice: Person, system: str) -> None:
     assert site.slurm.slurmrestd is not None
     site.slurm.slurmrestd.stop()

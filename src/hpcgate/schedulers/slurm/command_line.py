@@ -1,7 +1,7 @@
 """Slurm by its commands on the login node, run as the user."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
@@ -241,7 +241,7 @@ class CommandLine:
         if not self._cluster:
             try:
                 self._cluster = scontrol.parse_cluster(await self._read(principal, scontrol.CONFIG))
-            except (CommandFailed, SchedulerUnavailable):
+            except (CommandFailed, SchedulerUnavailable, TimedOut):
                 return self.system
         return self._cluster or self.system
 
@@ -262,7 +262,8 @@ class CommandLine:
         mark = new_mark()
         done = await self._run(principal, sacct.command(selection, mark), env=sacct.ENVIRONMENT, controller=False)
         if not done.ok:
-            if says(done.words, NO_ACCOUNTING):
+            none = done.exit_status in NOT_RUN and not await self._keeps_history(principal)
+            if none or says(done.words, NO_ACCOUNTING):
                 self._no_history_until = clock() + NO_ACCOUNTING_REMEMBERED
                 raise NoHistory
             raise failure(done)
@@ -270,6 +271,13 @@ class CommandLine:
         if records:
             self._cluster = records[0].job.cluster or self._cluster
         return await self._with_quoted_names(principal, records)
+
+    async def _keeps_history(self, principal: Principal) -> bool:
+        """Return whether the controller has a database to write to, where sacct cannot be asked."""
+        try:
+            return scontrol.parse_accounting(await self._read(principal, scontrol.CONFIG))
+        except (CommandFailed, SchedulerUnavailable, TimedOut):
+            return True
 
     async def _with_quoted_names(self, principal: Principal, records: list[Record]) -> list[Record]:
         """Give jobs the double quotes back that the database stores as backticks."""
@@ -286,15 +294,19 @@ class CommandLine:
         return [sacct.renamed(record, lines.get(record.raw, "")) for record in records]
 
     async def metadata(self, principal: Principal, records: Sequence[Record]) -> tuple[JobMetadata, ...]:
-        """Return what was submitted, of the jobs given."""
-        streams = await self._streams(principal, records)
+        """Return what was submitted, of the jobs given.
+
+        Raises:
+            SchedulerUnavailable: The one source that could know the script did not answer.
+        """
+        streams, alive = await self._streams(principal, records)
         scripts: dict[str, str | None] = {}
         found = []
         for record in records:
             job = record.job
             parsed = JobId.read(job.job_id) or JobId(record.raw)
             if parsed.base not in scripts:
-                scripts[parsed.base] = await self._script(principal, record.raw)
+                scripts[parsed.base] = await self._script(principal, record.raw, alive=record.raw in alive)
             names = StreamNames(
                 raw=record.raw,
                 array=parsed.base if parsed.tasks is not None else None,
@@ -310,32 +322,57 @@ class CommandLine:
 
     async def _streams(
         self, principal: Principal, records: Sequence[Record]
-    ) -> dict[str, tuple[str | None, str | None, str | None]]:
-        """Return the paths of the standard streams by raw id: the controller's, else the database's."""
-        selection = Selection(ids=tuple(JobId(record.raw) for record in records))
+    ) -> tuple[dict[str, tuple[str | None, str | None, str | None]], frozenset[str]]:
+        """Return the paths of the standard streams by raw id, and of which jobs the controller knows.
+
+        They are the controller's; the database is asked only for those that it does not know.
+        """
         mark = new_mark()
         streams: dict[str, tuple[str | None, str | None, str | None]] = {}
-        fields = sacct.stream_fields(self.version)
-        if fields and asyncio.get_running_loop().time() >= self._no_history_until:
-            done = await self._run(principal, sacct.command(selection, mark, fields, steps=False), controller=False)
-            if done.ok:
-                for row in sacct.parse_streams(done.stdout.decode("utf-8", "replace"), mark):
-                    streams[row.raw] = (row.stdin, row.stdout, row.stderr or row.stdout)
-        done = await self._run(principal, squeue.streams_command(selection, mark))
+        done = await self._run(principal, squeue.streams_command(_these(record.raw for record in records), mark))
         if done.ok:
             for live in squeue.parse_streams(done.stdout.decode("utf-8", "replace"), mark):
                 streams[live.raw] = (live.stdin, live.stdout, live.stderr or live.stdout)
-        return streams
+        alive = frozenset(streams)
+        rest = [record.raw for record in records if record.raw not in alive]
+        fields = sacct.stream_fields(self.version)
+        if fields and rest:
+            argv = sacct.command(_these(rest), mark, fields, steps=False)
+            done_past = await self._ask_database(principal, argv)
+            if done_past is not None and done_past.ok:
+                for row in sacct.parse_streams(done_past.stdout.decode("utf-8", "replace"), mark):
+                    streams[row.raw] = (row.stdin, row.stdout, row.stderr or row.stdout)
+        return streams, alive
 
-    async def _script(self, principal: Principal, raw: str) -> str | None:
+    async def _script(self, principal: Principal, raw: str, *, alive: bool) -> str | None:
+        """Return a job's script, None if there is none to be had.
+
+        Raises:
+            SchedulerUnavailable: Somebody who could have it did not answer.
+        """
         done = await self._run(principal, scontrol.script_command(raw))
         if done.ok and done.stdout:
             return done.stdout.decode("utf-8", "replace")
+        silent = says(done.words, UNREACHABLE)
+        past = await self._ask_database(principal, sacct.script_command(raw))
+        script = sacct.parse_script(past.stdout) if past is not None and past.ok else None
+        if script is not None:
+            return script.decode("utf-8", "replace")
+        # The controller has the script of each batch job that it knows.
+        if silent:
+            raise failure(done)
+        if past is not None and not past.ok and not alive and not says(past.words, NO_ACCOUNTING):
+            raise SchedulerUnavailable(f"The script cannot be looked up now: {past.words}")
+        return None
+
+    async def _ask_database(self, principal: Principal, argv: Sequence[str]) -> Completed | None:
+        """Run a command that asks the database; None where there is none."""
         if asyncio.get_running_loop().time() < self._no_history_until:
             return None
-        done = await self._run(principal, sacct.script_command(raw), controller=False)
-        script = sacct.parse_script(done.stdout) if done.ok else None
-        return None if script is None else script.decode("utf-8", "replace")
+        try:
+            return await self._run(principal, argv, controller=False)
+        except TimedOut as error:
+            return Completed(tuple(argv), -1, b"", error.message.encode())
 
     async def cancel(self, principal: Principal, job_id: JobId) -> scancel.Outcome:
         """Cancel a job and return what became of it.
@@ -408,6 +445,10 @@ class CommandLine:
             raise failure(done)
         # ``slurm 22.05.8``, or ``slurm-wlm 22.05.8`` where Debian made it.
         return release(done.stdout.decode("utf-8", "replace").strip().rpartition(" ")[2])
+
+
+def _these(raws: Iterable[str]) -> Selection:
+    return Selection(ids=tuple(map(JobId, raws)))
 
 
 def _refusal(printed: Printed, said: sbatch.Said) -> GatewayError | None:

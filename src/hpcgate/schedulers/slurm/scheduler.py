@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
-from dataclasses import replace
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import structlog
@@ -16,6 +16,7 @@ from hpcgate.errors import (
     JobNotFound,
     SchedulerUnavailable,
     TimedOut,
+    TooLarge,
 )
 from hpcgate.schedulers.base import (
     WINDOW_SECONDS,
@@ -37,6 +38,7 @@ from hpcgate.schedulers.slurm.records import Record, Selection, merged
 from hpcgate.schedulers.slurm.rest.backend import Rest
 from hpcgate.schedulers.slurm.scancel import Outcome
 from hpcgate.schedulers.slurm.settings import SlurmSettings
+from hpcgate.schedulers.slurm.silence import Silence
 from hpcgate.ssh.pool import Pool
 
 _log = structlog.get_logger(__name__)
@@ -45,6 +47,50 @@ _DEGRADES = (SchedulerUnavailable, TimedOut, CommandFailed)
 """What one of two sources may raise without the answer failing."""
 
 Answer = TypeVar("Answer")
+
+_Told = list[Record] | GatewayError | NoHistory
+"""What a source said, or why it said nothing."""
+
+_SMALL = Selection(ids=(JobId("1"),))
+"""A question that costs the database next to nothing."""
+
+SILENT = "slurmdbd does not answer"
+
+
+@dataclass(slots=True)
+class _Absent:
+    """What is missing from an answer.
+
+    Attributes:
+        sources: The sources that did not answer, with the reason.
+        partial: Jobs of which the database has been told only a part.
+    """
+
+    sources: dict[str, str] = field(default_factory=dict)
+    partial: Sequence[Record] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of `Jobs.missing`."""
+        return tuple(dict.fromkeys([*self.sources, *(["history"] if self.partial else [])]))
+
+    def of(self, job_id: JobId, shown: str) -> GatewayError:
+        """Return the error for a job that is in no answer: unknown only if everybody who could know it answered."""
+        reasons = list(self.sources.values())
+        if any(job_id.matches(record.job.job_id, record.raw) for record in self.partial):
+            reasons.append("the accounting database has been told only a part of it")
+        if reasons:
+            return SchedulerUnavailable(f"Job {shown} cannot be looked up now: {'; '.join(reasons)}")
+        return JobNotFound(shown)
+
+
+@dataclass(frozen=True, slots=True)
+class _Both:
+    """What both sources say together."""
+
+    records: list[Record]
+    absent: _Absent
+    age: float
 
 
 class Slurm(Scheduler):
@@ -62,6 +108,9 @@ class Slurm(Scheduler):
         self.system = system
         self._commands = client(system, settings, pool)
         self._past = Past(settings.history_cache)
+        self._silence = Silence()
+        # A third of it for an answer, the rest for something small.
+        self._patience = min(settings.history_timeout, settings.timeout) / 3
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job by sbatch, or by slurmrestd: https://slurm.schedmd.com/sbatch.html"""
@@ -78,23 +127,24 @@ class Slurm(Scheduler):
             account=query.account if _plain(query.account) else None,
             window=window,
         )
-        jobs, missing, age = await self._both(principal, selection)
+        both = await self._both(principal, selection)
         since = time.time() - window
         chosen = tuple(
             job
-            for job in (record.job for record in jobs)
+            for job in (record.job for record in both.records)
             if (query.name is None or job.name == query.name)
             and (query.account is None or job.account == query.account)
             and (job.time.end is None or job.time.end >= since)
         )
-        return Jobs(chosen, missing, age)
+        return Jobs(chosen, both.absent.names, both.age)
 
     async def job(self, principal: Principal, job_id: str) -> Jobs:
         """Return a job, the tasks of an array or the components of a heterogeneous job, whoever owns them."""
-        records, missing = await self._find(principal, JobId.parse(job_id))
+        parsed = JobId.parse(job_id)
+        records, absent = await self._find(principal, parsed)
         if not records:
-            raise JobNotFound(job_id)
-        return Jobs(tuple(record.job for record in records), missing)
+            raise absent.of(parsed, job_id)
+        return Jobs(tuple(record.job for record in records), absent.names)
 
     async def several(self, principal: Principal, job_ids: tuple[str, ...]) -> Mapping[str, Jobs | GatewayError]:
         """Return several jobs, asked for in one go of each source."""
@@ -106,10 +156,24 @@ class Slurm(Scheduler):
             except JobNotFound as error:
                 found[job_id] = error
         if parsed:
-            records, missing, _ = await self._both(principal, Selection(ids=tuple(parsed.values())))
-            for job_id, wanted in parsed.items():
-                its = tuple(record.job for record in records if wanted.matches(record.job.job_id, record.raw))
-                found[job_id] = Jobs(its, missing) if its else JobNotFound(job_id)
+            found |= await self._look_up(principal, parsed)
+        return found
+
+    async def _look_up(self, principal: Principal, wanted: Mapping[str, JobId]) -> dict[str, Jobs | GatewayError]:
+        """Return jobs by the ids as they were asked for; where that is too much at once, in two halves."""
+        try:
+            both = await self._both(principal, Selection(ids=tuple(wanted.values())))
+        except TooLarge:
+            if len(wanted) == 1:
+                raise
+            pairs = list(wanted.items())
+            half = len(pairs) // 2
+            first = await self._look_up(principal, dict(pairs[:half]))
+            return first | await self._look_up(principal, dict(pairs[half:]))
+        found: dict[str, Jobs | GatewayError] = {}
+        for shown, job_id in wanted.items():
+            its = tuple(record.job for record in both.records if job_id.matches(record.job.job_id, record.raw))
+            found[shown] = Jobs(its, both.absent.names) if its else both.absent.of(job_id, shown)
         return found
 
     async def metadata(self, principal: Principal, job_id: str) -> tuple[JobMetadata, ...]:
@@ -119,9 +183,10 @@ class Slurm(Scheduler):
         (``AccountingStoreFlags=job_script``). The paths of a job that the controller has forgotten are known from 24.05
         on. What is not known is None.
         """
-        records, _ = await self._find(principal, JobId.parse(job_id))
+        parsed = JobId.parse(job_id)
+        records, absent = await self._find(principal, parsed)
         if not records:
-            raise JobNotFound(job_id)
+            raise absent.of(parsed, job_id)
         return await self._commands.metadata(principal, records)
 
     async def cancel(self, principal: Principal, job_id: str) -> None:
@@ -134,9 +199,9 @@ class Slurm(Scheduler):
         self._past.forget(principal.username)
         if await self._commands.cancel(principal, parsed) is not Outcome.UNKNOWN:
             return
-        records, _ = await self._find(principal, parsed)
+        records, absent = await self._find(principal, parsed)
         if not records:
-            raise JobNotFound(job_id)
+            raise absent.of(parsed, job_id)
         if all(record.job.user not in (None, principal.username) for record in records):
             raise Forbidden(f"Access/permission denied: job {job_id} is another user's")
 
@@ -171,7 +236,17 @@ class Slurm(Scheduler):
 
     async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
         """List the user's accounts; None where there is no accounting database, or where it does not answer."""
-        return await self._commands.accounts(principal)
+        if self._silence.on:
+            with self._silence.turn(needed=False) as mine:
+                if not mine or not await self._speaks(principal):
+                    return None
+        accounts = await self._patiently(principal, self._commands.accounts(principal))
+        if isinstance(accounts, TimedOut):
+            _log.warning("slurm.accounts_unavailable", system=self.system, words=accounts.message)
+            return None
+        if isinstance(accounts, GatewayError | NoHistory):
+            raise accounts
+        return accounts
 
     async def ping(self, principal: Principal) -> None:
         """Ask the controllers."""
@@ -186,52 +261,92 @@ class Slurm(Scheduler):
         if isinstance(self._commands, Rest):
             await self._commands.close()
 
-    async def _find(self, principal: Principal, job_id: JobId) -> tuple[list[Record], tuple[str, ...]]:
-        records, missing, _ = await self._both(principal, Selection(ids=(job_id,)))
-        return [record for record in records if job_id.matches(record.job.job_id, record.raw)], missing
+    async def _find(self, principal: Principal, job_id: JobId) -> tuple[list[Record], "_Absent"]:
+        both = await self._both(principal, Selection(ids=(job_id,)))
+        return [record for record in both.records if job_id.matches(record.job.job_id, record.raw)], both.absent
 
-    async def _both(self, principal: Principal, selection: Selection) -> tuple[list[Record], tuple[str, ...], float]:
-        """Return the selected jobs of both sources, the names of those that did not answer, and the age of the answer.
+    async def _both(self, principal: Principal, selection: Selection) -> "_Both":
+        """Return the selected jobs of both sources.
 
         Raises:
             GatewayError: Neither answered; the controller's own error.
+            TooLarge: One source has more to say of several single jobs than is read.
         """
         live, history, age = await self._ask_both(principal, selection)
-        if isinstance(live, GatewayError) and not isinstance(live, _DEGRADES):
+        ids = selection.ids or ()
+        if len(ids) > 1 and (large := next((one for one in (live, history) if isinstance(one, TooLarge)), None)):
+            raise large
+        degrades = (*_DEGRADES, TooLarge) if ids else _DEGRADES
+        if isinstance(live, GatewayError) and not isinstance(live, degrades):
             raise live
-        missing = []
+        absent = _Absent()
         if isinstance(live, GatewayError):
             if isinstance(history, GatewayError | NoHistory):
                 raise live
             _log.warning("slurm.degraded", system=self.system, missing="live", error=live.message)
-            missing.append("live")
+            absent.sources["live"] = f"the controller did not answer: {live.message}"
             live = []
         if isinstance(history, GatewayError):
             _log.warning("slurm.degraded", system=self.system, missing="history", error=history.message)
-            missing.append("history")
-        past = history if isinstance(history, list) else []
-        now = await self._settled(principal, live if isinstance(live, list) else [], past)
-        return merged(now, past), tuple(missing), age
+            absent.sources["history"] = f"the accounting database did not answer: {history.message}"
+        now = live if isinstance(live, list) else []
+        past, absent.partial = _known_whole(now, history if isinstance(history, list) else [])
+        now = await self._settled(principal, now, past)
+        return _Both(merged(now, past), absent, age)
 
-    async def _ask_both(
-        self, principal: Principal, selection: Selection
-    ) -> tuple[list[Record] | GatewayError | NoHistory, list[Record] | GatewayError | NoHistory, float]:
-        """Ask the controller, and the database at the same time unless what it said last may hold."""
+    async def _ask_both(self, principal: Principal, selection: Selection) -> tuple[_Told, _Told, float]:
+        """Ask the controller, and the database at the same time unless what it said last may hold, or it is silent."""
         asker = who(principal)
         asking_live = _answer(self._commands.live(principal, selection))
-        if self._past.known(asker, selection):
+        if self._past.known(asker, selection) or self._silence.on:
             live = await asking_live
             if isinstance(live, list) and (kept := self._past.get(asker, selection, live)) is not None:
                 return live, *kept
-            history = await _answer(self._commands.history(principal, selection))
+            history = await self._ask_history(principal, selection, needed=_needs_history(live, selection))
         else:
             async with asyncio.TaskGroup() as group:
                 first = group.create_task(asking_live)
-                second = group.create_task(_answer(self._commands.history(principal, selection)))
+                second = group.create_task(self._ask_history(principal, selection, needed=False))
             live, history = first.result(), second.result()
         if isinstance(live, list) and isinstance(history, list):
             self._past.put(asker, selection, live, history)
         return live, history, 0.0
+
+    async def _ask_history(self, principal: Principal, selection: Selection, *, needed: bool) -> _Told:
+        """Ask the database; one that was silent only if it is this request's turn."""
+        if self._silence.on:
+            with self._silence.turn(needed=needed) as mine:
+                if not mine or not await self._speaks(principal):
+                    return SchedulerUnavailable(SILENT)
+        return await self._patiently(principal, self._commands.history(principal, selection))
+
+    async def _patiently(
+        self, principal: Principal, asked: Coroutine[Any, Any, Answer]
+    ) -> Answer | GatewayError | NoHistory:
+        """Return what the database answers, or `TimedOut` as soon as it is found silent.
+
+        While it takes long it is asked something small, by which a slow answer is told from none.
+        """
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(_answer(asked))
+            await asyncio.wait({asking}, timeout=self._patience)
+            if not asking.done() and not await self._speaks(principal) and not asking.done():
+                asking.cancel()
+                return TimedOut(SILENT)
+            return await asking
+
+    async def _speaks(self, principal: Principal) -> bool:
+        """Return whether the database answers something small, and remember it."""
+        try:
+            async with asyncio.timeout(2 * self._patience):
+                answer = await _answer(self._commands.history(principal, _SMALL))
+        except TimeoutError:
+            answer = TimedOut(SILENT)
+        if isinstance(answer, TimedOut):
+            self._silence.begin()
+            return False
+        self._silence.end()
+        return True
 
     async def _settled(self, principal: Principal, live: list[Record], past: list[Record]) -> list[Record]:
         """Complete what the controller says, where the history does not say it: exit status, name of the cluster."""
@@ -259,6 +374,24 @@ async def _answer(asked: Coroutine[Any, Any, Answer]) -> Answer | GatewayError |
         return await asked
     except (GatewayError, NoHistory) as error:
         return error
+
+
+def _needs_history(live: _Told, selection: Selection) -> bool:
+    """Return whether the database may know what the controller did not say."""
+    if not isinstance(live, list):
+        return True
+    return any(not any(job_id.matches(job.job.job_id, job.raw) for job in live) for job_id in selection.ids or ())
+
+
+def _known_whole(live: Sequence[Record], past: list[Record]) -> tuple[list[Record], list[Record]]:
+    """Tell apart what the database knows whole, and jobs of which it has only a part and the controller nothing.
+
+    It has been told of a step or of the end before it was told of the start, and makes up the rest: the name
+    ``allocation``, the state PENDING.
+    """
+    alive = {record.raw for record in live}
+    partial = [record for record in past if not record.whole and record.raw not in alive]
+    return [record for record in past if record.whole or record.raw in alive], partial
 
 
 def _plain(account: str | None) -> bool:

@@ -71,6 +71,15 @@ def parse_cluster(text: str) -> str:
     return match[1] if match else ""
 
 
+_STORAGE = re.compile(r"^AccountingStorageType\s*=\s*(\S+)", re.MULTILINE)
+
+
+def parse_accounting(text: str) -> bool:
+    """Return whether there is a database for accounting, as far as ``show config`` tells."""
+    match = _STORAGE.search(text)
+    return match is None or match[1] == "accounting_storage/slurmdbd"
+
+
 def _lines(text: str, first: str, parse: Callable[[Mapping[str, str]], Parsed]) -> tuple[Parsed, ...]:
     found = []
     for line in text.split("\n"):

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from hpcgate.config import SchedulerSettings
-from hpcgate.config.values import Pause
+from hpcgate.config.values import Pause, Seconds
 from hpcgate.schedulers.slurm.rest.versions import api_version
 
 ConnectionMode = Literal["ssh", "rest", "hybrid"]
@@ -34,6 +34,11 @@ class SlurmSettings(SchedulerSettings):
         2,
         description="Seconds for which what the accounting database said of a list of jobs is used again, as long as"
         " the queue shows no change; 0 asks it each time.",
+    )
+    history_timeout: Seconds = Field(
+        5,
+        description="Seconds within which the accounting database must have answered a small question. If it did not,"
+        " answers are given without it, and it is asked again after a pause.",
     )
 
     @model_validator(mode="after")
