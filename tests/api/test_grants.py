@@ -8,24 +8,36 @@ from hpcgate.api.grants import job_reach
 from hpcgate.auth.policy import Grant
 from hpcgate.errors import Denied
 from hpcgate.schedulers.base import JobDescription
+from hpcgate.schedulers.slurm.options import OPTIONS
 
 GRANT = Grant("tree", (b"/tree",))
 
 
 def reach(**changes: Any) -> tuple[str, ...]:
-    return job_reach(JobDescription(**{"working_directory": "/tree/sub", **changes}), GRANT).paths
+    return job_reach(JobDescription(**{"working_directory": "/tree/sub", **changes}), GRANT, OPTIONS).paths
 
 
 def test_every_file_counts() -> None:
     assert reach(script="x") == ("/tree/sub",)
     streams = {"standard_input": "in", "standard_output": "/elsewhere/out-%j", "standard_error": "../err"}
-    assert reach(script_path="/x/job.sh", **streams) == (
+    assert reach(script="x", **streams) == ("/tree/sub", "/tree/sub/in", "/elsewhere/out-%j", "/tree/sub/../err")
+
+
+def test_directives_count() -> None:
+    assert reach(script="#!/bin/sh\n#SBATCH -o /x -e err\n") == ("/tree/sub", "/x", "/tree/sub/err")
+    # Whichever directory counts, for whichever part of the job.
+    assert reach(script="#!/bin/sh\n#SBATCH -D /y\n#SBATCH hetjob\n#SBATCH -o out\n", standard_error="/e") == (
         "/tree/sub",
-        "/x/job.sh",
-        "/tree/sub/in",
-        "/elsewhere/out-%j",
-        "/tree/sub/../err",
+        "/y",
+        "/e",
+        "/tree/sub/out",
+        "/y/out",
     )
+
+
+def test_a_scheduler_of_which_nothing_is_known() -> None:
+    with pytest.raises(Denied):
+        job_reach(JobDescription("/tree", script="true\n"), GRANT, None)
 
 
 def test_the_name_of_the_job_in_a_path() -> None:
@@ -40,7 +52,13 @@ def test_what_needs_no_look() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"script_path": "job.sh"},
+        {"script": "#SBATCH --wrap=x"},
+        {"script": "#SBATCH -D x"},
+        {"script": "#SBATCH -D /tree/%j"},
+        {"script": "#SBATCH -o %x"},
+        {"script": "#SBATCH -o a:b"},
+        {"script": "#SBATCH -o ~/x"},
+        {"partition": "queue@elsewhere"},
         {"standard_output": "a\\b"},
         {"standard_error": "host:/etc/x"},
         {"standard_output": "%u/x"},
@@ -48,7 +66,10 @@ def test_what_needs_no_look() -> None:
         {"standard_output": "^array_index^/x"},
         {"standard_output": "%x"},
         {"environment": {"SBATCH_CHDIR": "/"}},
+        {"default_environment": {"SBATCH_OUTPUT": "/x"}},
         {"environment": {"LD_PRELOAD": "/x.so"}},
+        {"environment": {"GCONV_PATH": "/x"}},
+        {"environment": {"OPENSSL_CONF": "/x"}},
         {"environment": {"PBS_CONF_FILE": "/x"}},
     ],
 )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +24,7 @@ from tests.people import Person
 SYSTEMS = ("demo", "commands")
 SECRET = b"nobody may read this"
 ONLY = "name-of-the-outside"
-OPERATIONS = ["fs:read", "fs:write", "compute:submit", "transfer"]
+OPERATIONS = ["fs:read", "fs:write", "compute:submit", "compute:read", "transfer"]
 SWAPPER = Path(__file__).with_name("swapper.py")
 MOST_SECONDS = 900
 """Seconds after which a swapper ends by itself."""
@@ -324,3 +325,91 @@ def test_no_upload_is_led_out_by_a_swap(held: httpx.Client, ready: Path, alice: 
             answer = ask()
             assert answer.status_code < 500, answer.text
     assert fingerprint(outside) == before
+
+
+def submit(held: httpx.Client, box: Path, *directives: str, **changes: Any) -> httpx.Response:
+    script = "\n".join(["#!/bin/sh", *(line.replace("{box}", str(box)) for line in directives), "echo $0", ""])
+    job = {"workingDirectory": str(box / "sub"), "script": script, **changes}
+    return held.post("/compute/demo/jobs", json={"job": job})
+
+
+JOBS: dict[str, dict[str, Any]] = {
+    "output": {"directives": ["#SBATCH --output={box}/../outside/new"]},
+    "error": {"directives": ["#SBATCH -e{box}/relative/new"]},
+    "input": {"directives": ["#SBATCH -i ../relative/secret"]},
+    "directory": {"directives": ["#SBATCH -D {box}/../outside"]},
+    "part": {"directives": ["#SBATCH -n1", "#SBATCH hetjob", "#SBATCH -n1 -o ../../outside/new"]},
+    "abbreviation": {"directives": ["#SBATCH --outp ../../outside/new"]},
+    "letters": {"directives": ["#SBATCH -Ho ../../outside/new"]},
+    "quotes": {"directives": ["#SBATCH \"--output\"='../../outside/new'"]},
+    "other scheduler": {"directives": ["#PBS -o ../../outside/new"]},
+    "blank": {"directives": ["#SBATCH -J a\x0b-o ../../outside/new"]},
+    "late": {"directives": [":", "#SBATCH -o ../../outside/new"]},
+    "link": {"directives": ["#SBATCH -o {box}/leaf-link"]},
+    "nothing yet": {"directives": ["#SBATCH -o {box}/dangling"]},
+    "loop": {"directives": ["#SBATCH -o {box}/loop/x"]},
+    "variable": {"directives": [], "env": {"SBATCH_OUTPUT": "/tmp/new"}},
+    "library": {"directives": [], "env": ["GCONV_PATH=/tmp"]},
+    "name": {"directives": ["#SBATCH -o %x"], "name": "../../outside/new"},
+}
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_no_job_names_what_lies_outside(held: httpx.Client, box: Path, alice: Person, kind: str) -> None:
+    before = fingerprint(box.parent / "outside")
+    changes = dict(JOBS[kind])
+    directives = changes.pop("directives")
+    assert_denied(submit(held, box, *directives, **changes), "box")
+    if directives:
+        lines = "\n".join(["#!/bin/sh", *(line.replace("{box}", str(box)) for line in directives), ""])
+        alice.run("sh", "-c", 'printf %s "$1" >"$2"', "sh", lines, f"{box}/job.sh")
+        at_path = submit(held, box, script=None, scriptPath=f"{box}/job.sh", **changes)
+        assert_denied(at_path, "box")
+    assert fingerprint(box.parent / "outside") == before
+
+
+def test_a_script_at_a_path_runs_as_it_was_checked(held: httpx.Client, box: Path, alice: Person) -> None:
+    """Its directives count, and what a link leads to outside is not read."""
+    alice.run("sh", "-c", 'printf "#!/bin/sh\\n#SBATCH -o out-%%j\\necho done\\n" >"$1"', "sh", f"{box}/job.sh")
+    answer = submit(held, box, script=None, scriptPath=f"{box}/job.sh")
+    assert answer.status_code == 201, answer.text
+    output = box / "sub" / f"out-{answer.json()['jobId']}"
+    assert wait_until(lambda: output.exists() and output.read_text() == "done\n", 120)
+    job = held.get(f"/compute/demo/jobs/{answer.json()['jobId']}").json()["jobs"][0]
+    assert job["name"] == "job.sh"
+    assert_denied(submit(held, box, script=None, scriptPath=f"{box}/leaf-link"), "box")
+
+
+def test_no_transfer_job_is_led_out_by_a_swap(held: httpx.Client, ready: Path) -> None:
+    outside = ready.parent / "outside"
+    before = fingerprint(outside)
+    asked = [
+        ("cp", {"path": f"{ready}/good", "targetPath": f"{ready}/way/new"}),
+        ("cp", {"path": f"{ready}/way", "targetPath": f"{ready}/copied", "dereference": True}),
+        ("cp", {"path": f"{ready}/leaf", "targetPath": f"{ready}/leaf-copied"}),
+        ("compress", {"path": f"{ready}/way", "targetPath": f"{ready}/packed.tar.gz"}),
+        ("compress", {"path": f"{ready}/still", "targetPath": f"{ready}/way/packed.tar.gz"}),
+        ("extract", {"path": f"{ready}/good.tar.gz", "targetPath": f"{ready}/way"}),
+        ("mv", {"path": f"{ready}/way/dir", "targetPath": f"{ready}/moved"}),
+    ]
+    jobs = []
+
+    def accepted(name: str, body: dict[str, Any]) -> bool:
+        """At submission each path is looked at, too: it has to be the directory just then."""
+        answer = held.post(f"/filesystem/demo/transfer/{name}", json={**body, "account": "demo"})
+        assert answer.status_code in (201, 403), answer.text
+        if answer.status_code == 201:
+            jobs.append(answer.json()["transferJob"]["jobId"])
+        return answer.status_code == 201
+
+    def ended() -> bool:
+        found = [held.get(f"/compute/demo/jobs/{job}").json()["jobs"][0]["status"]["state"] for job in jobs]
+        return not {"PENDING", "RUNNING", "COMPLETING"} & set(found)
+
+    with swapping(ready):
+        for name, body in asked:
+            assert wait_until(lambda name=name, body=body: accepted(name, body), 60)  # type: ignore[misc]
+        assert wait_until(ended, 180)
+    assert fingerprint(outside) == before
+    assert_nothing_taken(ready)
+    assert_nothing_taken(ready.parent / "aside")

@@ -104,7 +104,7 @@ async def post_job_submit(
     access.system.admit(job.working_directory)
     if job.script_path is not None:
         access.system.admit(job.script_path)
-    await admit_job(access, job)
+    job = await admit_job(access, job)
     return models.PostJobSubmissionResponse(job_id=await access.system.scheduler.submit(access.principal, job))
 
 

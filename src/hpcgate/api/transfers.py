@@ -7,7 +7,9 @@ from fastapi import APIRouter, Query
 
 from hpcgate.api import transfer_models as models
 from hpcgate.api.bodies import json_body
+from hpcgate.api.confined_jobs import confined
 from hpcgate.api.dependencies import Access, AccessDep
+from hpcgate.errors import Denied
 from hpcgate.filesystem.base import Path
 from hpcgate.filesystem.confinement import Reach
 from hpcgate.transfers import jobs
@@ -21,8 +23,22 @@ Answer = TypeVar("Answer", models.UploadFileResponse, models.DownloadFileRespons
 async def _run(
     access: Access, script: Script, account: str | None, *paths: str, trees: tuple[str, ...] = ()
 ) -> models.TransferJob:
+    try:
+        script = confined(script, access.grant)
+    except Denied as denial:
+        access.denied(denial, *paths)
+        raise
     await access.reach(Reach(paths, trees=trees))
     return models.TransferJob.model_validate(await access.system.jobs.run(access.principal, script, account))
+
+
+def _refuse_confined(access: Access, method: str, path: str) -> None:
+    """Refuse what a job would do by a path, hours later and unchecked, under a rule that has paths."""
+    if access.grant.paths is None:
+        return
+    denial = Denied(access.grant.rule, f"transfers by {method} are not checked; use /files or /ops")
+    access.denied(denial, path)
+    raise denial
 
 
 def _within(source: str, target: str) -> str:
@@ -101,6 +117,7 @@ async def post_upload(
     directives = request.transfer_directives
     transfer = access.system.transfer(directives.transfer_method)
     await access.admit(request.source_path)
+    _refuse_confined(access, transfer.method, request.source_path)
     upload = Upload(
         path=request.source_path,
         account=request.account,
@@ -119,6 +136,7 @@ async def post_download(
     """Begin to bring a file out: a job hands it out, and the answer says how to get it."""
     transfer = access.system.transfer(request.transfer_directives.transfer_method)
     await access.admit(request.source_path)
+    _refuse_confined(access, transfer.method, request.source_path)
     download = Download(path=request.source_path, account=request.account)
     started = await transfer.download(access.principal, download)
     access.system.telemetry.transfer(access.system.name, transfer.method, "out", None)

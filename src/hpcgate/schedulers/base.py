@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from hpcgate.auth import Principal
 from hpcgate.config import SchedulerSettings
 from hpcgate.errors import GatewayError
+from hpcgate.schedulers.directives import Directives
 from hpcgate.ssh.pool import Pool
 
 TimeWindow = Literal["1h", "8h", "24h", "3d", "7d"]
@@ -265,6 +266,13 @@ class Scheduler(ABC):
     @abstractmethod
     async def ping(self, principal: Principal) -> None:
         """Return if the scheduler answers; raise `SchedulerUnavailable` if not. A backup that is down is fine."""
+
+    def directives(self) -> Directives | None:
+        """Return which options a job's script may hold, and which of them name files.
+
+        None, the default, says that it is not known: users who may reach some paths only can submit nothing.
+        """
+        return None
 
     async def installed_version(self, principal: Principal) -> str | None:
         """Return the version that the scheduler itself names, or None where it cannot be asked."""

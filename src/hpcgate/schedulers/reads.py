@@ -28,6 +28,7 @@ from hpcgate.schedulers.base import (
     Reservation,
     Scheduler,
 )
+from hpcgate.schedulers.directives import Directives
 from hpcgate.ssh.errors import again
 from hpcgate.telemetry.base import SILENT, Telemetry
 from hpcgate.telemetry.containment import contained, reaped
@@ -110,6 +111,10 @@ class SharedReads(Scheduler):
 
     def __repr__(self) -> str:
         return f"<SharedReads of {self.backend!r} {self.stats}>"
+
+    def directives(self) -> Directives | None:
+        """Return what the backend's scripts may hold."""
+        return self.backend.directives()
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job by the backend."""

@@ -17,8 +17,10 @@ from hpcgate.schedulers.base import (
     Reservation,
     Scheduler,
 )
+from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.pbs.command_line import CommandLine
 from hpcgate.schedulers.pbs.job_ids import JobId
+from hpcgate.schedulers.pbs.options import OPTIONS
 from hpcgate.schedulers.pbs.settings import PbsSettings
 from hpcgate.ssh.pool import Pool
 
@@ -36,6 +38,10 @@ class Pbs(Scheduler):
     def __init__(self, system: str, settings: PbsSettings, pool: Pool) -> None:
         self.system = system
         self._commands = CommandLine(system, settings, pool)
+
+    def directives(self) -> Directives:
+        """Return which options a job's script may hold, and which of them name files."""
+        return OPTIONS
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job by qsub.

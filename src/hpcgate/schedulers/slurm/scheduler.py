@@ -30,9 +30,11 @@ from hpcgate.schedulers.base import (
     Reservation,
     Scheduler,
 )
+from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.slurm.client import client
 from hpcgate.schedulers.slurm.command_line import NoHistory
 from hpcgate.schedulers.slurm.job_ids import JobId
+from hpcgate.schedulers.slurm.options import OPTIONS
 from hpcgate.schedulers.slurm.past import Past, who
 from hpcgate.schedulers.slurm.records import Record, Selection, merged
 from hpcgate.schedulers.slurm.rest.backend import Rest
@@ -111,6 +113,10 @@ class Slurm(Scheduler):
         self._silence = Silence()
         # A third of it for an answer, the rest for something small.
         self._patience = min(settings.history_timeout, settings.timeout) / 3
+
+    def directives(self) -> Directives:
+        """Return which options a job's script may hold, and which of them name files."""
+        return OPTIONS
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job by sbatch, or by slurmrestd: https://slurm.schedmd.com/sbatch.html"""

@@ -1,0 +1,16 @@
+"""The options of qsub that a script may hold where its user may reach some paths only.
+
+qsub(1B) of OpenPBS; ``-k`` (files left in the home), ``-S`` and ``-v`` (which may say where a job began), ``-W``
+(staging) and others that name files are left out.
+"""
+
+from hpcgate.schedulers.directives import Directives
+
+OPTIONS = Directives(
+    mark="PBS",
+    naming="N",
+    flags=frozenset("Vhz"),
+    harmless=frozenset("AaJjlMmNPpqr"),
+    streams=frozenset("eo"),
+    local=frozenset("q"),
+)
