@@ -310,7 +310,7 @@ def test_no_upload_is_led_out_by_a_swap(held: httpx.Client, ready: Path, alice: 
     started = held.post(uploads, params={"path": str(way)}, headers=begin)
     assert started.status_code == 201, started.text
     # The same upload lies outside, too: whoever is led there finds all that is needed.
-    alice.run("sh", "-c", 'cp -p "$1"/.hpcgate-upload-* "$2"', "sh", str(way), str(outside))
+    alice.run("sh", "-c", 'cp -rp "$1"/.hpcgate-upload-* "$2"', "sh", str(way), str(outside))
     before = fingerprint(outside)
     url = started.headers["location"]
     asks: list[Callable[[], httpx.Response]] = [

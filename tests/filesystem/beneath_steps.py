@@ -22,6 +22,7 @@ import traceback
 AT_FDCWD = -100
 EXCHANGE = 2
 UPLOAD = ".hpcgate-upload-" + "a" * 32
+FORMER = ".hpcgate-upload-" + "b" * 32
 SECRET = b"nobody may read this"
 ONLY = "name-of-the-outside"
 INSIDE = "box/tree"
@@ -64,8 +65,10 @@ def archive(*names):
 
 def fill(directory, content):
     """Make what is inside and outside alike, but for the content."""
-    os.makedirs(f"{directory}/dir")
-    for name in ("file", "dir/file", UPLOAD, UPLOAD + ".json", UPLOAD + ".lock"):
+    for name in ("dir", "empty", UPLOAD):
+        os.makedirs(f"{directory}/{name}", 0o700)
+    of_upload = [f"{UPLOAD}/.hpcgate-{name}" for name in ("content", "state", "lock")]
+    for name in ("file", "dir/file", FORMER, FORMER + ".json", *of_upload):
         with open(f"{directory}/{name}", "wb") as file:
             file.write(content)
         os.utime(f"{directory}/{name}", (10**9, 10**9))

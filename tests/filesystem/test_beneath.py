@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hpcgate.filesystem import beneath_program
-from tests.filesystem.beneath_steps import archive
+from tests.filesystem.beneath_steps import UPLOAD, archive
 
 PROGRAM = beneath_program.__file__
 STEPS = Path(__file__).with_name("beneath_steps.py")
@@ -57,6 +57,13 @@ def cases(top: str) -> Iterator[tuple[str, dict[str, Any], bytes]]:
     for parents in (False, True):
         yield "mkdir", {"path": into, "parents": parents}, b""
     yield "mkdir", {"path": f"{way}/dir/a/b", "parents": True}, b""
+    yield "mkdir", {"path": into, "parents": False, "mode": 0o700}, b""
+    for do in ("truncate", "extend", "sync", "remove"):
+        yield (
+            do,
+            {"path": f"{way}/{UPLOAD}/.hpcgate-content", "size": 1, "offset": 1},
+            CONTENT if do == "extend" else b"",
+        )
     yield "symlink", {"path": into, "target": f"{still}/file"}, b""
     yield "symlink", {"path": out, "target": file}, b""
     for exclusive in (False, True):
@@ -67,6 +74,8 @@ def cases(top: str) -> Iterator[tuple[str, dict[str, Any], bytes]]:
             yield "replace", {"path": path, **more}, CONTENT + b"go\n"
     yield "create", {"path": into}, b""
     yield "join", {"path": into, "parts": [f"{still}/file"]}, b""
+    yield "private", {"path": f"{way}/{UPLOAD}"}, b""
+    yield "rmdir", {"path": f"{way}/empty"}, b""
     yield "sweep", {"path": way, "minutes": 1}, b""
     for path in (way, tree, file):
         yield "pack", {"path": path, "compression": "gzip"}, b""
