@@ -3,20 +3,26 @@
 import asyncio
 import io
 import json
+import re
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import asyncssh
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
+from structlog.processors import TimeStamper, add_log_level
 
 from hpcgate.auth import Principal
 from hpcgate.config import LoggerSettings
 from hpcgate.config.audit import AuditSettings
 from hpcgate.credentials.base import Credential
-from hpcgate.logs import Lines, configure_logging
+from hpcgate.logs import _RENDERERS, Lines, PlainLines, configure_logging
 from hpcgate.telemetry import journal
 from hpcgate.telemetry.audit import AuditFile
 from hpcgate.telemetry.journal import Journal
@@ -174,3 +180,32 @@ async def test_lines_of_one_turn_of_the_loop_go_out_together_and_warnings_at_onc
     assert file.getvalue() == "one\ntwo\nthree\nfour\n"
     await asyncio.to_thread(lines.info, "five")
     assert file.getvalue().endswith("five\n")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["path", "user", "status", "seconds"]),
+        st.one_of(
+            st.text(st.characters()), st.integers(), st.floats(), st.none(), st.booleans(), st.lists(st.integers())
+        ),
+    )
+)
+def test_a_line_of_the_access_log_is_what_the_processors_make(fields: dict[str, Any]) -> None:
+    lines: list[str] = []
+    PlainLines(lines.append).info("http.request", **fields)
+    slow = structlog.wrap_logger(
+        SimpleNamespace(info=lines.append),
+        [add_log_level, TimeStamper(fmt="iso", utc=True), *_RENDERERS["json"]],
+    )
+    slow.info("http.request", **fields)
+    plain, expected = (line.rpartition(', "timestamp": "') for line in lines)
+    assert plain[0] == expected[0]
+    assert abs(datetime.fromisoformat(expected[2][:-2]) - datetime.fromisoformat(plain[2][:-2])) < timedelta(minutes=1)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\"}", plain[2])
+
+
+@pytest.mark.parametrize(("level", "there"), [("debug", True), ("info", True), ("warning", False)])
+def test_the_access_log_has_the_level_info(level: str, there: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LoggerSettings.model_validate({"level": level}))
+    structlog.get_logger("hpcgate.access").info("http.request", path="/a")
+    assert ('"http.request"' in capsys.readouterr().out) is there

@@ -8,10 +8,14 @@ import asyncio
 import atexit
 import json
 import logging
+import math
 import os
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO, cast
@@ -52,8 +56,12 @@ def configure_logging(settings: LoggerSettings, audit: AuditSettings | None = No
     rendered = _STANDARD if standard else _RENDERERS[settings.format]
     stamped = (structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), *rendered)
 
+    plain = settings.format == "json" and not standard and level <= logging.INFO
+
     def bound(logger: Any, processors: Any, context: Any) -> Any:
         if isinstance(logger, AccessLines):
+            if plain:
+                return PlainLines(logger.info)
             # Its lines have their ids, and nothing that must not be read.
             return filtering(logger, stamped, context)
         if audited is not None and isinstance(logger, AuditLogger):
@@ -147,6 +155,41 @@ class AccessLines:
 
     def __init__(self, lines: Lines) -> None:
         self.info = lines.msg
+
+
+class PlainLines:
+    """Makes the lines of the access log, which are all alike, as the processors would in a third of their time.
+
+    Args:
+        write: Where they go.
+    """
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._second = 0
+        self._until_second = ""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Write a line."""
+        values = [f'"{name}": {_plain(value)}, ' for name, value in fields.items()]
+        end = f'"event": {_plain(event)}, "level": "info", "timestamp": "{self._timestamp()}"}}'
+        self._write(f"{{{''.join(values)}{end}")
+
+    def _timestamp(self) -> str:
+        second, microsecond = divmod(time.time_ns() // 1000, 1_000_000)
+        if second != self._second:
+            self._second, self._until_second = second, f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
+        return f"{self._until_second}.{microsecond:06d}Z"
+
+
+def _plain(value: Any) -> str:
+    """Return a value of the access log as JSON."""
+    kind = type(value)
+    if kind is str:
+        return encode_basestring_ascii(value)
+    if kind is int or (kind is float and math.isfinite(value)):
+        return repr(value)
+    return "null" if value is None else _encode(value)
 
 
 def _factory(audit: AuditSettings | None, *, standard: bool) -> Any:

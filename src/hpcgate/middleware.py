@@ -219,7 +219,7 @@ class RequestLines:
                 method=scope["method"],
                 path=scope["path"],
                 status=ended.status,
-                seconds=round(ended.seconds, 6),
+                seconds=round(ended.seconds * 1e6) / 1e6,
                 user=state["username"],
                 client=scope["client"][0] if scope.get("client") else None,
                 request_id=notes.request_id,
