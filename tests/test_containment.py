@@ -54,6 +54,7 @@ TASKS = {
     "schedulers/reads.py:_spawn": "reaped",
     "schedulers/slurm/rest/backend.py:_each": "a group of the request",
     "schedulers/slurm/scheduler.py:_ask_both": "a group of the request",
+    "schedulers/slurm/scheduler.py:_patiently": "a group of the request",
     "schedulers/submitting.py:run_submission": "awaited by the request",
     "server.py:_accept": "reaped",
     "ssh/connection.py:spawn": "awaited by who asks, or reaped",

@@ -41,6 +41,7 @@ BOOKKEEPING = {
     "outbound/client.py:HttpClient._headers": "what each request to one service carries",
     "reloading.py:Gateways._retiring": "gateways of before a reload, until they are closed",
     "schedulers/reads.py:_Batch.wanted": "who waits for one query, by job; within `_Generation`",
+    "schedulers/slurm/scheduler.py:_Absent.sources": "which sources answered one request",
     "ssh/pool.py:Places.idle": "those of `Places.current` that nobody uses",
     "ssh/sftp_bulk.py:BulkSftp._extensions": "what one server says it can do",
     "ssh/sftp_bulk.py:BulkSftp._requests": "requests under way on one channel",

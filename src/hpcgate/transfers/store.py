@@ -26,8 +26,8 @@ log = structlog.stdlib.get_logger(__name__)
 RECHECK = 3600.0
 """Seconds for which a bucket is taken to exist, and between sweeps of a bucket."""
 
-MAX_ANSWER = 16 * 1024 * 1024
-"""Most bytes of an answer; a list of 1,000 uploads, which is one page, has half a MiB."""
+MAX_ANSWER = 1024 * 1024
+"""Most bytes of an answer, which is parsed in the event loop; a page of 1,000 uploads has half of that."""
 MAX_SWEPT = 100
 """Most uploads that one sweep aborts; a user waits for it."""
 MAX_CODE = 64
@@ -170,7 +170,8 @@ class Store:
             async with asyncio.timeout(self._settings.timeout):
                 return await getattr(await self._client(), operation)(**parameters)
         except ClientError as error:
-            code = clipped(one_line(str(error.response.get("Error", {}).get("Code", "unknown"))), MAX_CODE)
+            said = str(error.response.get("Error", {}).get("Code", "unknown"))
+            code = clipped(one_line(said), MAX_CODE, self._settings.secret_access_key.get_secret_value())
             kind = _NoBucket if code in ("404", "NoSuchBucket") else _Refused
             raise kind(self._settings.name, operation, code) from error
         except SSLError as error:
