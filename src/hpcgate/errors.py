@@ -30,6 +30,8 @@ GatewayError                 500
     HostKeyRefused           424
     LoginNodeUnreachable     424
     ConnectionLost           424
+    NeverBegan               424
+      NeverReached           424
     BadAnswer                424
   RateLimited                429
   ChecksumMismatch           460
@@ -234,6 +236,14 @@ class ConnectionLost(LoginNodeError):
     """An established connection broke; the operation may or may not have been carried out."""
 
     transient = True
+
+
+class NeverBegan(LoginNodeError):
+    """The user's login shell ended and never came to the gateway's command, or came to something else."""
+
+
+class NeverReached(NeverBegan):
+    """The user's login shell hangs, or prints without end, in its start-up files."""
 
 
 class BadAnswer(LoginNodeError):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from hpcgate.config.base import Model
-from hpcgate.config.values import HostKey, Pause, Port, ReadableFile, Seconds, node_address, nodes
+from hpcgate.config.values import HostKey, Pause, Port, ReadableFile, SearchedDirectory, Seconds, node_address, nodes
 
 
 class SshTimeouts(Model):
@@ -13,7 +13,10 @@ class SshTimeouts(Model):
 
     connection: Seconds = Field(5, description="To open the TCP connection and exchange keys.")
     login: Seconds = Field(5, description="To log in.")
-    command_execution: Seconds = Field(5, description="For one command or file operation.")
+    start_up: Seconds = Field(
+        10, description="For a user's login shell to come through its start-up files to a command, or to SFTP."
+    )
+    command_execution: Seconds = Field(5, description="For one command or file operation, from there on.")
     idle_timeout: Seconds = Field(60, description="After which an unused connection is closed.")
     keep_alive: Seconds = Field(5, description="Between keep-alive messages; three lost ones end a connection.")
 
@@ -42,6 +45,11 @@ class SshSettings(Model):
     )
     files: Literal["auto", "sftp", "commands"] = Field(
         "auto", description="How files are reached: SFTP, plain commands, or SFTP wherever the login node offers it."
+    )
+    path: tuple[SearchedDirectory, ...] = Field(
+        (),
+        description="Directories on the login node in which programs are looked for before the user's PATH, for sites "
+        "whose tools are found by login shells only (/etc/profile.d, modules).",
     )
     helper: bool = Field(
         True,

@@ -72,6 +72,17 @@ def absolute_path(value: str) -> str:
     return value
 
 
+def searched_directory(value: str) -> str:
+    """Return a directory that may be in a PATH.
+
+    Raises:
+        ValueError: It is relative, or holds a colon or a control character.
+    """
+    if not value.startswith("/") or ":" in value or not value.isprintable():
+        raise ValueError("must be an absolute path without a colon")
+    return value
+
+
 def readable_file(value: str) -> str:
     """Return the path, with a leading ``~`` expanded.
 
@@ -196,6 +207,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 HttpUrl = Annotated[str, AfterValidator(http_url)]
 KeyUrl = Annotated[str, AfterValidator(key_url)]
 AbsolutePath = Annotated[str, AfterValidator(absolute_path)]
+SearchedDirectory = Annotated[str, AfterValidator(searched_directory)]
 ReadableFile = Annotated[str, AfterValidator(readable_file)]
 RegularExpression = Annotated[str, AfterValidator(regular_expression)]
 HostKey = Annotated[str, AfterValidator(host_key)]

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterable
 
 import asyncssh
 
-from hpcgate.errors import LoginNodeError
+from hpcgate.errors import NeverBegan, NeverReached
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.quoting import opening
+from hpcgate.ssh.quoting import WORD, is_robbed, opening
 
 MAX_STDERR = 64 * 1024
 _NOISE_KEPT = 4096
@@ -17,6 +17,9 @@ MOST_NOISE = 16 * 1024 * 1024
 MOST_ERRORS = 16 * 1024 * 1024
 """Bytes that a command may write on standard error, of which the beginning is kept."""
 _BLOCK = 256 * 1024
+_MOST_WORDS = 500
+"""Characters of what start-up files have said last that are told."""
+START_UP_FILES = "A start-up file of the login shell (such as ~/.bashrc, ~/.profile, ~/.zshenv or ~/.cshrc)"
 
 
 class Output:
@@ -31,9 +34,9 @@ class Output:
         total: Bytes that have come, kept or not.
     """
 
-    __slots__ = ("_noise", "content", "drowned", "limit", "overflown", "pid", "started", "total")
+    __slots__ = ("_noise", "_word", "content", "drowned", "limit", "overflown", "pid", "started", "total")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, word: str = WORD) -> None:
         self.content = bytearray()
         self.limit = limit
         self.overflown = False
@@ -41,6 +44,7 @@ class Output:
         self.drowned = False
         self.pid: int | None = None
         self._noise = 0
+        self._word = word
         self.total = 0
 
     def feed(self, data: bytes) -> None:
@@ -50,7 +54,7 @@ class Output:
             return
         self.content += data
         if not self.started:
-            begin = opening(self.content)
+            begin = opening(self.content, self._word)
             if begin is None:
                 del self.content[:-_NOISE_KEPT]
                 self._noise += len(data)
@@ -64,9 +68,9 @@ class Output:
             del self.content[self.limit :]
 
     @staticmethod
-    def flood() -> LoginNodeError:
+    def flood() -> NeverReached:
         """Return the error for what was drowned."""
-        return LoginNodeError("The login shell's start-up files print without end, and the command never began")
+        return NeverReached(f"{START_UP_FILES} prints without end, and the command never began")
 
     @property
     def written(self) -> bytes:
@@ -78,18 +82,22 @@ class Command(asyncssh.SSHClientSession[bytes]):
     """A command under way, as asyncssh's callbacks see it.
 
     Attributes:
+        begun: Resolved when the command has begun, or `done` is.
         done: Resolved when the channel has closed or the output went over its limit.
         closed: Whether the channel has closed.
         error: Why the connection ended, if it did.
         complains: Whether it was given up for what it writes on standard error.
     """
 
-    def __init__(self, slot: Slot, limit: int) -> None:
-        self.stdout = Output(limit)
-        self.stderr = Output(MAX_STDERR)
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(self, slot: Slot, limit: int, word: str = WORD) -> None:
+        loop = asyncio.get_running_loop()
+        self.stdout = Output(limit, word)
+        self.stderr = Output(MAX_STDERR, word)
+        self.begun: asyncio.Future[None] = loop.create_future()
+        self.done: asyncio.Future[None] = loop.create_future()
         self.closed = False
         self.complains = False
+        self.word = word
         self.error: Exception | None = None
         self.channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._slot = slot
@@ -106,6 +114,8 @@ class Command(asyncssh.SSHClientSession[bytes]):
             self.stdout.feed(data)
             if self.stdout.overflown or self.stdout.drowned:
                 self._finish()
+            elif self.stdout.started:
+                self._begin()
         else:
             self._complain(data)
 
@@ -144,18 +154,41 @@ class Command(asyncssh.SSHClientSession[bytes]):
         return None if self.channel is None else self.channel.get_returncode()
 
     def check_begun(self) -> None:
-        """Raise LoginNodeError for a command that has ended and never began, so that nothing passes for its answer."""
+        """Raise NeverBegan for a command that has ended and never began, so that nothing passes for its answer."""
         if self.stdout.drowned:
             raise Output.flood()
         if not self.stdout.started:
-            said = bytes(self.stderr.content).decode("utf-8", "replace").split("\n")
-            words = next((line.strip() for line in reversed(said) if line.strip()), "no reason given")
-            raise LoginNodeError(f"The login shell ended before the command began (exit {self.exit_status}): {words}")
+            raise NeverBegan(ended_early(self.exit_status, last_words(self.stderr, self.stdout)))
+        self.check_input()
+
+    def check_input(self) -> None:
+        """Raise NeverBegan for a command that was not run because its input is not what was sent."""
+        if is_robbed(self.stderr.content, self.word):
+            raise NeverBegan(f"What is sent to commands does not reach them. {START_UP_FILES} may redirect or read it")
+
+    async def reached(self, seconds: float) -> None:
+        """Wait until the command has begun, or ended, and nothing that comes before it can read its input.
+
+        Raises:
+            NeverReached: It takes longer than so many seconds.
+        """
+        if self.begun.done():
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self.begun
+        except TimeoutError:
+            raise NeverReached(out_of_time(seconds, last_words(self.stderr, self.stdout))) from None
 
     async def write(self, stdin: bytes | AsyncIterable[bytes]) -> None:
-        """Write the input and its end; stops when the command has ended or takes no more."""
+        """Write the input and its end; stops when the command has ended or takes no more.
+
+        What there is to write is for a command that has begun, see `reached`: whoever came before would read it.
+        """
         if self.channel is None:
             return
+        if stdin:
+            await self.greet()
         if isinstance(stdin, bytes):
             for start in range(0, len(stdin), _BLOCK):
                 await self._write(self.channel, stdin[start : start + _BLOCK])
@@ -166,6 +199,11 @@ class Command(asyncssh.SSHClientSession[bytes]):
                     return
         if not self.channel.is_closing():
             self.channel.write_eof()
+
+    async def greet(self) -> None:
+        """Write the line by which a command that is fed knows that its input is its own."""
+        if self.channel is not None:
+            await self._write(self.channel, self.word.encode() + b"\n")
 
     async def _write(self, channel: asyncssh.SSHClientChannel[bytes], block: bytes) -> None:
         if self.done.done() or channel.is_closing():
@@ -184,6 +222,41 @@ class Command(asyncssh.SSHClientSession[bytes]):
             self.complains = True
             self._finish()
 
+    def _begin(self) -> None:
+        if not self.begun.done():
+            self.begun.set_result(None)
+
     def _finish(self) -> None:
+        self._begin()
         if not self.done.done():
             self.done.set_result(None)
+
+
+def last_words(*outputs: Output) -> str:
+    """Return the last line that was said on the outputs by what came before the command, of the first that has any."""
+    for output in outputs:
+        if output.started:
+            continue
+        lines = bytes(output.content).decode("utf-8", "replace").splitlines()
+        words = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        if words:
+            return "".join(letter if letter.isprintable() else "?" for letter in words[:_MOST_WORDS])
+    return ""
+
+
+def ended_early(status: int | None, words: str) -> str:
+    """Return what is to be said of a login shell that has ended and never came to the command."""
+    said = words or "no reason given"
+    return (
+        f"The login shell ended before the command began (exit {status}): {said}. {START_UP_FILES} may have ended it "
+        "or run something else instead, or the account may not run commands"
+    )
+
+
+def out_of_time(seconds: float, words: str) -> str:
+    """Return what is to be said of a login shell that does not come to the command."""
+    said = f"; the last it said is: {words}" if words else ""
+    return (
+        f"The login shell did not come to the command within {seconds:g} s, and nothing was sent to it. "
+        f"{START_UP_FILES} may wait for input, run another shell, hang or take too long{said}"
+    )

@@ -6,7 +6,8 @@ import secrets
 import stat
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 
-from hpcgate.errors import CommandFailed, GatewayError
+from hpcgate.errors import CommandFailed, GatewayError, NeverBegan
+from hpcgate.ssh.command import START_UP_FILES
 from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
 from hpcgate.ssh.footing import ENTER, guarded, parent, untrusted
 from hpcgate.ssh.login_node import View
@@ -18,7 +19,9 @@ BLOCK = 4 * 1024 * 1024
 UPLOAD_TIMEOUT = 3600.0
 """Seconds that an upload may take, most of which are the client's."""
 TRAILER = 32
-"""Bytes behind an upload that say that it is whole."""
+"""Bytes behind an upload that say that it is whole: a word, and how long it is."""
+_CUT = 97
+"""Exit status of what has taken an upload that is not whole."""
 LARGE = 64 * 1024
 """Bytes of a listing whose parsing would keep all other requests waiting for longer than a few milliseconds."""
 MAX_NAMED = 16 * 1024
@@ -79,7 +82,8 @@ exec 3<&0 4>"$tmp"
 set +C
 dd bs=262144 iflag=fullblock status=none <&3 >&4 & wait "$!" || exit 1
 n=$(($(stat -L -c %s /dev/fd/4) - $4))
-[ "$n" -ge 0 ] && [ "$(tail -c "$4" /dev/fd/4 | tr -d '\\0')" = "$3" ] || exit 97
+[ "$n" -ge 0 ] || exit 97
+[ "$(tail -c "$4" /dev/fd/4 | tr -d '\\0')" = "$3$(printf %016d "$n")" ] || exit 97
 truncate -s "$n" /dev/fd/4 || exit 1
 if [ -e "$t" ]; then old=yes; adopt "$t" /dev/fd/4 || exit 1; fi
 """
@@ -214,6 +218,27 @@ def size_in(output: bytes, tool: str) -> int:
         return int(output)
 
 
+class Framed:
+    """Content with the end by which the login node can tell that it has all of it, and nothing but it.
+
+    Attributes:
+        word: What the end begins with.
+        size: Bytes of the content that have been sent.
+    """
+
+    def __init__(self, content: AsyncIterable[bytes]) -> None:
+        self.word = secrets.token_hex(TRAILER // 4)
+        self.size = 0
+        self._content = content
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        """Yield the content and its end."""
+        async for block in self._content:
+            self.size += len(block)
+            yield block
+        yield f"{self.word}{self.size:016d}".encode()
+
+
 class CommandFiles:
     """`hpcgate.ssh.files.RemoteFiles` by commands of a POSIX shell and GNU coreutils."""
 
@@ -295,13 +320,7 @@ class CommandFiles:
 
     async def write(self, path: bytes, content: AsyncIterable[bytes], *, mode: int | None = None) -> int:
         """Write atomically, by one ``dd`` and ``mv``."""
-        trailer = secrets.token_hex(TRAILER // 2)
-
-        async def framed() -> AsyncIterator[bytes]:
-            async for block in content:
-                yield block
-            yield trailer.encode()
-
+        framed = Framed(content)
         done = await self._runner.run(
             [
                 "sh",
@@ -310,11 +329,11 @@ class CommandFiles:
                 "sh",
                 path,
                 temporary_name(),
-                trailer,
+                framed.word,
                 str(TRAILER),
                 "" if mode is None else f"{mode:04o}",
             ],
-            stdin=framed(),
+            stdin=framed.blocks(),
             timeout=UPLOAD_TIMEOUT,
         )
         if not done.ok:
@@ -409,10 +428,19 @@ def _reading(done: Completed, path: bytes, tool: str) -> GatewayError:
     return told(done.stderr, "dd") if number is None else unreadable(tool, path, number)
 
 
+def lost(path: bytes) -> NeverBegan:
+    """Return the error for an upload that the login node has not got all of although all was sent."""
+    return NeverBegan(
+        f"cp: {quote(path)}: not all that was sent has arrived. {START_UP_FILES} may have read some of it"
+    )
+
+
 def unwritable(path: bytes, done: Completed) -> GatewayError:
     """Compose the error of an upload that `_WRITE` or a probe of it could not carry out, in cp's words."""
     if (refused := untrusted(done.stderr)) is not None:
         return refused
+    if done.exit_status == _CUT:
+        return lost(path)
     lines = said(done.stderr, "dd")
     if NOT_REGULAR in lines:
         return not_regular("cp", path)

@@ -2,12 +2,21 @@
 
 import asyncio
 import errno
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from hpcgate.errors import AlreadyExists, BadAnswer, ConnectionLost, GatewayError, PathNotFound, TimedOut
-from hpcgate.ssh.command_files import REGULAR, TAKE, TRAILER, CommandFiles, parse_stat, size_in, unwritable
+from hpcgate.ssh.command_files import (
+    REGULAR,
+    TAKE,
+    TRAILER,
+    CommandFiles,
+    Framed,
+    lost,
+    parse_stat,
+    size_in,
+    unwritable,
+)
 from hpcgate.ssh.files import Attributes, temporary_name
 from hpcgate.ssh.footing import Pinned, resolve, untrusted
 from hpcgate.ssh.login_node import View
@@ -71,6 +80,7 @@ class CommandStreams(CommandFiles):
             output = await stack.enter_async_context(aclosing(process.output()))
             line = await said_in(process, output, until=b"\n")
             if b"\n" not in line:
+                await process.ended()
                 raise _unreadable(process, path)
             with understanding("stat"):
                 attributes = parse_stat(line)
@@ -88,7 +98,7 @@ class CommandStreams(CommandFiles):
         """Write atomically, by ``dd`` and ``mv``."""
         if exclusive:
             await _refuse_existing(self._runner, path)
-        trailer = secrets.token_hex(TRAILER // 2)
+        framed = Framed(content)
         name = temporary_name()
         argv: list[str | bytes] = [
             "sh",
@@ -97,11 +107,11 @@ class CommandStreams(CommandFiles):
             "sh",
             path,
             name,
-            trailer,
+            framed.word,
             str(TRAILER),
             "sync" if sync else "",
         ]
-        done = await self._feed(argv, content, trailer.encode(), patience=SYNC_PATIENCE if sync else PATIENCE)
+        done = await self._feed(argv, framed.blocks(), patience=SYNC_PATIENCE if sync else PATIENCE)
         if not done.ok:
             raise unwritable(path, done)
         with understanding("dd"):
@@ -122,20 +132,26 @@ class CommandStreams(CommandFiles):
     async def extend(self, path: bytes, content: AsyncIterable[bytes], *, offset: int) -> int:
         """Write in place, by ``dd``, which ends with what it got."""
         failed: list[Exception] = []
+        end = offset
 
         async def until_failure() -> AsyncIterator[bytes]:
+            nonlocal end
             try:
                 async for block in content:
+                    end += len(block)
                     yield block
             except Exception as error:
                 failed.append(error)
 
-        done = await self._feed(["sh", "-c", _EXTEND, "sh", path, str(offset)], until_failure(), b"", patience=PATIENCE)
+        done = await self._feed(["sh", "-c", _EXTEND, "sh", path, str(offset)], until_failure(), patience=PATIENCE)
         if failed:
             raise failed[0]
         if not done.ok:
             raise unwritable(path, done)
-        return size_in(done.stdout, "stat")
+        size = size_in(done.stdout, "stat")
+        if size < end:
+            raise lost(path)
+        return size
 
     async def create(self, path: bytes, *, private: bool = False) -> None:
         """Make an empty file, by ``set -C``."""
@@ -188,14 +204,11 @@ class CommandStreams(CommandFiles):
         """Remove a directory, by ``rmdir``."""
         await Pinned(self._starter, directory).run(["rmdir", "--", b"./" + name])
 
-    async def _feed(
-        self, argv: list[str | bytes], content: AsyncIterable[bytes], end: bytes, *, patience: float
-    ) -> Completed:
+    async def _feed(self, argv: list[str | bytes], content: AsyncIterable[bytes], *, patience: float) -> Completed:
         async with self._starter.process(argv, stall=patience) as process:
             async for block in content:
                 if not await process.feed_block(block):
                     break
-            await process.feed_block(end)
             process.feed_end()
             stdout = await said_in(process, process.output())
             status = await process.ended()

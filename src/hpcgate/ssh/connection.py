@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import asyncssh
 import structlog
@@ -22,6 +22,7 @@ from hpcgate.ssh.command import Command
 from hpcgate.ssh.errors import connect_error, reason
 from hpcgate.ssh.host_keys import HostKeys, Trusted
 from hpcgate.ssh.nodes import Nodes, reach
+from hpcgate.ssh.quoting import WORD
 from hpcgate.telemetry.base import Source, Telemetry
 from hpcgate.telemetry.containment import contained
 
@@ -89,6 +90,22 @@ class Target:
     nodes: Nodes
 
 
+class Endable(Protocol):
+    """What runs on a channel and can be ended."""
+
+    @property
+    def channel(self) -> asyncssh.SSHClientChannel[bytes] | None:
+        """Its channel, once that is open."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the channel has closed."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id on the login node, once it has begun."""
+
+
 class _KeyPair(SSHLocalKeyPair):
     """A key pair of which exactly one form is offered.
 
@@ -146,6 +163,8 @@ class Connection:
         telemetry: Who is told what takes how long.
         expires_at: When the credential ends that logged in, Unix seconds, or None.
         channels: How many channels are open, and who waits for one.
+        shell_works: Whether the last command that was started has been reached by the login shell.
+        spent: Whether something on it could not be ended, and takes a channel for good: the next lease is another's.
     """
 
     def __init__(
@@ -160,6 +179,8 @@ class Connection:
         self.channels = Channels(target.settings.max_sessions, self._make_room)
         self.on_lost: Callable[[], None] | None = None
         self.make_room: Callable[[], None] | None = None
+        self.shell_works = False
+        self.spent = False
         self._ssh = ssh
         _send_no_ignore(ssh)
         self._turns = _take_turns(ssh, self._flooded)
@@ -242,7 +263,7 @@ class Connection:
         task.add_done_callback(self._reap)
         return task
 
-    async def start(self, slot: Slot, line: bytes, limit: int, patience: float) -> Command:
+    async def start(self, slot: Slot, line: bytes, limit: int, patience: float, word: str = WORD) -> Command:
         """Start a command in a channel's place got from `channels.acquire` and return it.
 
         Raises:
@@ -251,7 +272,7 @@ class Connection:
             LoginNodeError: The login node refuses to run commands.
             PoolExhausted: The login node allows no more channels, and none came free in time.
         """
-        command = Command(slot, limit)
+        command = Command(slot, limit, word)
         await self.open_channel(slot, command, patience, command=line)
         return command
 
@@ -305,7 +326,11 @@ class Connection:
                 slot.release()
                 await asyncio.sleep(pause)
                 continue
-            await probe.done
+            try:
+                await probe.write(b"")
+                await probe.done
+            finally:
+                await self.end(probe)
             return True
         self.channels.learn(1)
         return False
@@ -321,6 +346,11 @@ class Connection:
             return
         task = self.spawn(self._end(command))
         await asyncio.shield(task)
+
+    def kill(self, command: Endable) -> None:
+        """Kill a command on the login node, in a task of the connection's own."""
+        if not command.closed and command.channel is not None:
+            self.spawn(self._end(command, gently=False))
 
     async def close(self) -> None:
         """End the commands that are still under way and close the connection."""
@@ -365,7 +395,7 @@ class Connection:
             raise
         return channel
 
-    async def _end(self, command: Command) -> None:
+    async def _end(self, command: Endable, *, gently: bool = True) -> None:
         channel = command.channel
         if channel is None:
             return
@@ -373,7 +403,7 @@ class Connection:
         deadline = time.monotonic() + _TERM_PATIENCE
         while command.pid is None and not command.closed and time.monotonic() < deadline:  # noqa: ASYNC110 (rare, short)
             await asyncio.sleep(_BEGIN_PAUSE)
-        for name, patience in (("TERM", _TERM_PATIENCE), ("KILL", _KILL_PATIENCE)):
+        for name, patience in (("TERM", _TERM_PATIENCE), ("KILL", _KILL_PATIENCE))[0 if gently else 1 :]:
             if command.closed:
                 return
             channel.send_signal(name)
@@ -382,6 +412,10 @@ class Connection:
         channel.close()
         if command.pid is not None and self._alive:
             await self._kill_group(command.pid)
+        if not await _closes(channel, _KILL_PATIENCE):
+            # It may have hung in a start-up file where sshd passes on no signal: nobody can reach it any more.
+            self.spent = True
+            log.warning("ssh.not_ended", system=self.system, user=self.username, pid=command.pid)
 
     async def _kill_group(self, pid: int) -> None:
         """Kill what is left of a process group, which sshd does not do once its leader is gone."""

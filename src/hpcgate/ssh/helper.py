@@ -9,7 +9,7 @@ that way, which says in its own words why it fails. So nothing depends on it but
 import re
 import time
 
-from hpcgate.errors import BadAnswer, NotSupported, TimedOut, TooLarge
+from hpcgate.errors import BadAnswer, NeverReached, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.files import Attributes, Entry
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.runner import Runner, understanding
@@ -172,6 +172,9 @@ class Helper:
         except NotSupported:
             self._give_up(ABSENT_PAUSE)
             return None
+        except NeverReached:
+            self._give_up(LYING_PAUSE)
+            raise
         except (BadAnswer, TooLarge):
             self._give_up(LYING_PAUSE)
             return None

@@ -140,7 +140,7 @@ class Places:
     def warm(self, key: str) -> Place | None:
         """Return a user's place with one lease more, if there is a live connection whose credential holds."""
         place = self.current.get(key)
-        if place is None or (connection := place.connection) is None or not connection.alive:
+        if place is None or (connection := place.connection) is None or not connection.alive or connection.spent:
             return None
         if connection.expires_at is not None and connection.expires_at <= time.time():
             return None

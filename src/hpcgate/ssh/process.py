@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from hpcgate.errors import GatewayError, TimedOut, TooLarge
 from hpcgate.ssh.channels import Slot
 from hpcgate.ssh.command import MOST_ERRORS, Command
+from hpcgate.ssh.quoting import WORD
 
 _MOST_WAITING = 1024 * 1024
 """Bytes of output that are kept for a reader; then the login node has to wait, and the command with it."""
@@ -21,10 +22,11 @@ class Process(Command):
         name: The program, for messages.
         stall: Seconds that the command may neither write, nor read what it is given, nor end.
         lost: Makes the error for a connection that broke.
+        word: What the command says first.
     """
 
-    def __init__(self, slot: Slot, name: str, stall: float, lost: Callable[[], GatewayError]) -> None:
-        super().__init__(slot, _NO_LIMIT)
+    def __init__(self, slot: Slot, name: str, stall: float, lost: Callable[[], GatewayError], word: str = WORD) -> None:
+        super().__init__(slot, _NO_LIMIT, word)
         self._name = name
         self.stall = stall
         self._lost = lost
@@ -57,7 +59,7 @@ class Process(Command):
                 self._finish()
                 self._arrived.set()
                 return
-            data = self._begin()
+            data = self._take_over()
         if data:
             self._blocks.append(data)
             self._waiting += len(data)
@@ -67,7 +69,7 @@ class Process(Command):
     def connection_lost(self, exc: Exception | None) -> None:
         """The command has ended, or the connection."""
         super().connection_lost(exc)
-        if rest := self._begin():
+        if rest := self._take_over():
             self._blocks.append(rest)
         self._arrived.set()
 
@@ -81,7 +83,8 @@ class Process(Command):
 
         Raises:
             TimedOut: It wrote nothing for too long.
-            LoginNodeError: Start-up files print without end in its place.
+            NeverReached: Start-up files print without end in its place.
+            NeverBegan: Its input is not what is sent to it.
             TooLarge: It writes on standard error without end.
         """
         while True:
@@ -94,6 +97,7 @@ class Process(Command):
                 continue
             self._check_flood()
             if self.closed:
+                self.check_input()
                 return
             self._arrived.clear()
             await self._within(self._arrived.wait())
@@ -154,10 +158,11 @@ class Process(Command):
         self._taking = False
         self._hold_back()
 
-    def _begin(self) -> bytes:
+    def _take_over(self) -> bytes:
         """Take over what came with the mark of the beginning."""
         if not self.stdout.started:
             return b""
+        self._begin()
         content = bytes(self.stdout.content)
         self.stdout.content.clear()
         return content

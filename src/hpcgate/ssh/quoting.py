@@ -6,11 +6,13 @@ takes a backslash inside them as an escape. So the login shell only ever sees ``
 which all that is gone, and `/bin/sh` (POSIX) does the rest; where an argument holds such a byte, the whole script is
 written in octal and decoded by sh's own printf.
 
-The script first says its process id on both outputs, see `opening`: what the user's start-up files print is thereby
-told apart from what the command prints, and a process group can be ended even where sshd refuses to signal it.
+The script first says a word that was never said before, and its process id, on both outputs, see `opening`: what the
+user's start-up files print is thereby told apart from what the command prints, a process group can be ended even where
+sshd refuses to signal it, and nothing need be sent before it is sure who reads it.
 """
 
 import re
+import secrets
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +23,24 @@ LOCALE = "C.UTF-8"
 MAX_LINE = 120 * 1024
 """Bytes that a line may have: Linux allows one argument 128 KiB (execve(2), MAX_ARG_STRLEN)."""
 
-_MARK = re.compile(rb":hpcgate:(\d+):\n")
-_ANNOUNCE = "echo :hpcgate:$$:;echo :hpcgate:$$:>&2;"
+WORD = "hpcgate"
+_MOST_DIGITS = 20
 _SAFE_IN_ALL_SHELLS = re.compile(r"[ -~]*")
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _./=:,@%+-")
 _MISLEADING = "unset POSIXLY_CORRECT BLOCK_SIZE LS_BLOCK_SIZE TAR_OPTIONS;"
 """Variables by which users change what the GNU tools take and print (coreutils manual, 2.3; tar manual, 3.4)."""
+# What every system has is found even where a start-up file leaves no PATH, behind what the user has.
+_FIND = "case :$PATH: in *:/usr/bin:*);;*)PATH=$PATH${PATH:+:}/usr/bin:/bin;export PATH;;esac;"
+# sh reads a line byte by byte, so that the rest is there for the command. The variable is not exported.
+_FEED = (
+    "IFS= read -r _hpcgate||_hpcgate=;case $_hpcgate in {word});;*)echo :{word}:robbed:>&2;exit 1;;esac;unset _hpcgate;"
+)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def new_word() -> str:
+    """Return a word for one command to begin with, which no start-up file can have seen before."""
+    return f"{WORD}-{secrets.token_hex(6)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +70,23 @@ class Steering:
 
 
 def shell_line(
-    argv: Sequence[str | bytes], env: Mapping[str, str] | None = None, without: Steering | None = None
+    argv: Sequence[str | bytes],
+    env: Mapping[str, str] | None = None,
+    without: Steering | None = None,
+    *,
+    word: str = WORD,
+    fed: bool = False,
+    path: Sequence[str] = (),
 ) -> bytes:
     """Return the line that makes any login shell run `argv` with ``LC_ALL=C.UTF-8`` and `env` on top.
 
-    Variables of the user's own that are among those of `without` are unset before.
+    Args:
+        argv: The command and its arguments.
+        env: Further environment variables.
+        without: Variables of the user's own that are unset before.
+        word: What the command is to say first, see `opening`.
+        fed: Whether it has input, of which that word is the first line; otherwise it is not run, see `is_robbed`.
+        path: Directories in which programs are looked for before the user's PATH.
 
     Raises:
         BadRequest: An argument holds a NUL byte, no argument at all, a name in `env` is none, or all is too long.
@@ -76,7 +101,10 @@ def shell_line(
     exports = " ".join(f"{name}={shlex.quote(_text(value))}" for name, value in settings)
     words = " ".join(shlex.quote(_text(argument)) for argument in argv)
     unset = _MISLEADING + ("" if without is None else without.unsetting())
-    script = f"{_ANNOUNCE}{unset}export {exports};exec {words}"
+    first = "".join(f"{_text(directory)}:" for directory in path)
+    find = f"{_FIND}PATH={shlex.quote(first)}$PATH;" if first else _FIND
+    feed = _FEED.format(word=word) if fed else ""
+    script = f"echo :{word}:$$:||exit;echo :{word}:$$:>&2;{feed}{unset}{find}export {exports};exec {words}"
     if not _SAFE_IN_ALL_SHELLS.fullmatch(script) or "!" in script or "\\" in script:
         script = f'eval "$(printf %b "{_octal(script.encode("utf-8", "surrogateescape"))}")"'
     line = f"exec /bin/sh -c {shlex.quote(script)}".encode()
@@ -85,13 +113,26 @@ def shell_line(
     return line
 
 
-def opening(output: bytes | bytearray) -> tuple[int, int] | None:
+def opening(output: bytes | bytearray, word: str = WORD) -> tuple[int, int] | None:
     """Find where the output of a command made by `shell_line` begins.
 
-    Returns the offset of its first byte and its process id, or None if the mark is not there (yet).
+    Returns the offset of its first byte and its process id, or None if the mark is not there (yet). A start-up file
+    that prints the command line prints the word too, but no process id.
     """
-    mark = _MARK.search(output)
-    return None if mark is None else (mark.end(), int(mark.group(1)))
+    head = f":{word}:".encode()
+    at = output.find(head)
+    while at >= 0:
+        begin = at + len(head)
+        end = output.find(b":\n", begin, begin + _MOST_DIGITS + 2)
+        if end > begin and output[begin:end].isdigit():
+            return end + 2, int(output[begin:end])
+        at = output.find(head, begin)
+    return None
+
+
+def is_robbed(errors: bytes | bytearray, word: str) -> bool:
+    """Say whether a command made by `shell_line` was not run because its input is not what was sent to it."""
+    return f":{word}:robbed:\n".encode() in errors
 
 
 def _text(argument: str | bytes) -> str:

@@ -6,7 +6,7 @@ import asyncssh
 from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
 from hpcgate.auth import Principal
-from hpcgate.errors import GatewayError, LoginNodeError, NotSupported
+from hpcgate.errors import GatewayError, LoginNodeError, NeverBegan, NotSupported
 from hpcgate.ssh.connection import _attempt, _Dropped
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
@@ -76,6 +76,6 @@ async def sftp(session: Session) -> str | None:
     """Return None if SFTP works on a session whose settings want nothing else, else why it does not."""
     try:
         files = await session._files_behind()
-    except NotSupported as refusal:
+    except (NotSupported, NeverBegan) as refusal:
         return refusal.message
     return None if isinstance(files, SftpFiles) else NO_ROOM

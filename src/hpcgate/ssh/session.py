@@ -13,9 +13,9 @@ from asyncssh.channel import SSHChannel
 from asyncssh.sftp import start_sftp_client
 from asyncssh.stream import SSHClientStreamSession, SSHReader, SSHWriter
 
-from hpcgate.errors import BadRequest, NotSupported, TimedOut, TooLarge
+from hpcgate.errors import BadRequest, NeverBegan, NeverReached, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.command import MOST_ERRORS, MOST_NOISE
+from hpcgate.ssh.command import MOST_ERRORS, MOST_NOISE, START_UP_FILES, Command
 from hpcgate.ssh.command_files import CommandFiles
 from hpcgate.ssh.command_streams import CommandStreams
 from hpcgate.ssh.connection import ChannelRefused, Connection
@@ -24,7 +24,7 @@ from hpcgate.ssh.helped_files import HelpedFiles
 from hpcgate.ssh.helper import Helper
 from hpcgate.ssh.login_node import LoginNode
 from hpcgate.ssh.process import Process
-from hpcgate.ssh.quoting import Steering, shell_line
+from hpcgate.ssh.quoting import Steering, new_word, shell_line
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.sftp_bulk import MOST_BLOCK, BulkSftp
 from hpcgate.ssh.sftp_files import SftpFiles
@@ -135,7 +135,7 @@ class Session:
             TooLarge: Standard output went over `limit`, or standard error has no end; the command was ended.
             TimedOut: The command was ended.
             ConnectionLost: The connection broke meanwhile.
-            LoginNodeError: The user's login shell ended before it came to the command.
+            NeverBegan: The user's login shell did not come to the command.
             PoolExhausted: The login node allows no more commands at a time, and none ended in time.
         """
         with self._connection.telemetry.stage("command", self.system, _name(argv)):
@@ -150,8 +150,11 @@ class Session:
         env: dict[str, str] | None,
         without: Steering | None,
     ) -> Completed:
-        line = shell_line(argv, env, without)
-        settings = self._connection.settings
+        connection = self._connection
+        settings = connection.settings
+        word = new_word()
+        fed = stdin != b""
+        line = shell_line(argv, env, without, word=word, fed=fed, path=settings.path)
         seconds = settings.timeout.command_execution if timeout is None else timeout
         most = settings.max_output_size if limit is None else limit
         command = deadline = None
@@ -159,11 +162,15 @@ class Session:
         try:
             slot = await self._connection.channels.acquire()
             opening = True
-            command = await self._connection.start(slot, line, most, seconds)
+            command = await connection.start(slot, line, most, seconds, word)
             opening = False
+            if not fed:
+                await command.write(b"")
+            await self._reached(command)
             deadline = asyncio.timeout(seconds)
             async with deadline:
-                await command.write(stdin)
+                if fed:
+                    await command.write(stdin)
                 await command.done
         except TimeoutError:
             if not opening and (deadline is None or not deadline.expired()):
@@ -181,7 +188,7 @@ class Session:
             raise TooLarge(f"Command {_name(argv)} wrote more than {most} bytes")
         status = command.exit_status
         if status is None:
-            raise self._connection.lost() from command.error
+            raise connection.lost() from command.error
         command.check_begun()
         return Completed(tuple(argv), status, command.stdout.written, command.stderr.written)
 
@@ -197,22 +204,36 @@ class Session:
             env: Further environment variables, set on the command line.
 
         Raises:
-            BadRequest, TimedOut, ConnectionLost, PoolExhausted: As `run`.
+            BadRequest, TimedOut, ConnectionLost, NeverBegan, PoolExhausted: As `run`.
         """
         connection = self._connection
-        line = shell_line(argv, env)
+        word = new_word()
+        line = shell_line(argv, env, word=word, fed=True, path=connection.settings.path)
         slot = await connection.channels.acquire()
-        process = Process(slot, _name(argv), stall, connection.lost)
+        process = Process(slot, _name(argv), stall, connection.lost, word)
         try:
             await connection.open_channel(slot, process, connection.settings.timeout.command_execution, command=line)
         except TimeoutError:
             raise TimedOut(f"Command {_name(argv)} could not be started in time") from None
         try:
+            await self._reached(process)
+            await process.greet()
             yield process
         finally:
             if not process.closed:
                 await connection.end(process)
             note_command(argv, process.exit_status)
+
+    async def _reached(self, command: Command) -> None:
+        """Wait until the login shell has come to a command.
+
+        Raises:
+            NeverReached: It does not.
+        """
+        connection = self._connection
+        connection.shell_works = False
+        await command.reached(connection.settings.timeout.start_up)
+        connection.shell_works = command.stdout.started
 
     async def files(self) -> RemoteFiles:
         """Return the files of the system: by the helper, SFTP or commands as the settings and the login node allow."""
@@ -309,24 +330,33 @@ class Session:
         return await asyncio.shield(starting)
 
     async def _start_worker(self, key: tuple[str, ...], most: int | None) -> Worker:
-        line = shell_line(key)
-        slot = await self._connection.channels.acquire()
-        channels = self._connection.channels
-        seconds = self._connection.settings.timeout.command_execution
-        limit = self._connection.settings.max_output_size if most is None else most
+        connection = self._connection
+        settings, channels = connection.settings, connection.channels
+        word = new_word()
+        line = shell_line(key, word=word, path=settings.path)
+        slot = await channels.acquire()
+        seconds = settings.timeout.command_execution
+        limit = settings.max_output_size if most is None else most
         worker = Worker(
             slot,
             key[0],
             limit,
             seconds,
+            start_up=settings.timeout.start_up,
+            word=word,
             crowded=lambda: channels.waiting > 0,
-            refused=lambda error: self._connection.distrust("resident", error.message),
+            began=self._began,
+            kill=connection.kill,
+            refused=lambda error: connection.distrust("resident", error.message),
         )
         try:
-            await self._connection.open_channel(slot, worker, seconds, command=line)
+            await connection.open_channel(slot, worker, seconds, command=line)
         except TimeoutError:
             raise TimedOut(f"Command {key[0]} timed out after {seconds:g} s") from None
         return worker
+
+    def _began(self) -> None:
+        self._connection.shell_works = True
 
     def _make_room(self) -> None:
         """Somebody waits for a channel: end the long-lived processes, each once it has answered.
@@ -366,23 +396,55 @@ class Session:
                 )
             except _Cramped:
                 log.warning("ssh.sftp.no_room", system=self.system, user=self.username)
-            except NotSupported as refusal:
+            except NeverReached:
+                raise
+            except (NotSupported, NeverBegan) as refusal:
                 if access.mode == "sftp":
                     raise
                 log.info("ssh.sftp.refused", system=self.system, user=self.username, reason=refusal.message)
         return CommandFiles(self, self.node.view(self.username))
 
+    async def _try_shell(self) -> None:
+        """See that the login shell comes through its start-up files, unless a command has just shown it.
+
+        An SFTP server may be started by that shell, too, and sshd passes on no signals there: one that hangs would stay
+        on the login node, and keep its channel.
+
+        Raises:
+            NeverReached: It does not.
+        """
+        if self._connection.shell_works:
+            return
+        try:
+            await self._run(["true"], b"", None, None, None, None)
+        except NeverReached:
+            raise
+        except NeverBegan as error:
+            # The account may use SFTP and nothing else.
+            log.info("ssh.sftp.no_shell", system=self.system, user=self.username, reason=error.message)
+
+    def _unstarted(self) -> NeverReached:
+        """Return the error for an SFTP server that does not answer, which may well still be there."""
+        connection = self._connection
+        connection.shell_works = False
+        connection.spent = True
+        return NeverReached(
+            f"SFTP with {self.system} did not start within {connection.settings.timeout.start_up:g} s. "
+            f"{START_UP_FILES} may read what is meant for it, run something else, hang or take too long"
+        )
+
     async def _open_bulk(self) -> BulkSftp:
+        await self._try_shell()
         connection = self._connection
         bulk = BulkSftp(await connection.channels.acquire(), partial(connection.distrust, "sftp"))
-        patience = connection.settings.timeout.command_execution
+        timeouts = connection.settings.timeout
         try:
-            await connection.open_channel(bulk.slot, bulk, patience, subsystem="sftp")
-            async with asyncio.timeout(patience):
+            await connection.open_channel(bulk.slot, bulk, timeouts.command_execution, subsystem="sftp")
+            async with asyncio.timeout(timeouts.start_up):
                 await bulk.start()
         except TimeoutError:
             bulk.close()
-            raise TimedOut(f"SFTP with {self.system} did not start in time") from None
+            raise self._unstarted() from None
         except asyncssh.SFTPError as error:
             bulk.close()
             raise connection.lost() from error
@@ -393,17 +455,20 @@ class Session:
 
         Raises:
             NotSupported: The login node has no SFTP, or no channel to spare for it.
+            NeverBegan: What answers is not an SFTP server.
+            NeverReached: Nothing answers, or the user's start-up files hang.
         """
         connection = self._connection
         if connection.channels.limit == 1:
             self._cramped = True
             raise _Cramped
+        await self._try_shell()
         slot = await connection.channels.acquire()
         stream = _SftpStream(slot, partial(connection.distrust, "sftp"))
         try:
-            patience = connection.settings.timeout.command_execution
-            channel = await connection.open_channel(slot, stream, patience, subsystem="sftp")
-            async with asyncio.timeout(patience):
+            timeouts = connection.settings.timeout
+            channel = await connection.open_channel(slot, stream, timeouts.command_execution, subsystem="sftp")
+            async with asyncio.timeout(timeouts.start_up):
                 client = await start_sftp_client(
                     connection.ssh,
                     asyncio.get_running_loop(),
@@ -425,12 +490,15 @@ class Session:
             raise NotSupported(f"The login node of {self.system} offers no SFTP") from error
         except TimeoutError:
             stream.close()
-            raise TimedOut(f"SFTP with {self.system} did not start in time") from None
+            raise self._unstarted() from None
         except (asyncssh.Error, OSError) as error:
             stream.close()
             if not connection.alive:
                 raise connection.lost() from error
-            raise NotSupported(f"SFTP with {self.system} does not work") from error
+            raise NeverBegan(
+                f"SFTP with {self.system} does not work: its server has ended, or what answers is not one. "
+                f"{START_UP_FILES} may print something or end, or the account may not use SFTP"
+            ) from error
         except BaseException:
             stream.close()
             raise

@@ -6,9 +6,17 @@ from collections.abc import Callable
 
 import asyncssh
 
-from hpcgate.errors import BadAnswer, ConnectionLost, GatewayError, NotSupported, TimedOut, TooLarge
+from hpcgate.errors import (
+    BadAnswer,
+    ConnectionLost,
+    GatewayError,
+    NeverReached,
+    NotSupported,
+    TimedOut,
+    TooLarge,
+)
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.command import MOST_NOISE, Output
+from hpcgate.ssh.command import MAX_STDERR, MOST_NOISE, Output, ended_early, last_words, out_of_time
 from hpcgate.telemetry.containment import contained
 
 _END = b"\0"
@@ -24,7 +32,11 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         name: The program, for messages.
         limit: The most bytes of one answer.
         patience: Seconds that one answer may take.
+        start_up: Seconds until the process must have begun.
+        word: What it says first.
         crowded: Says whether others wait for the channel.
+        began: Is told when the process has begun.
+        kill: Kills it.
         refused: Is told why the process was ended, if it was for what it said.
     """
 
@@ -35,19 +47,28 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         limit: int,
         patience: float,
         *,
+        start_up: float,
+        word: str,
         crowded: Callable[[], bool],
+        began: Callable[[], None],
+        kill: "Callable[[Worker], None]",
         refused: Callable[[GatewayError], None],
     ) -> None:
         self.leaving = False
         self.closed = False
+        self.pid: int | None = None
         self.channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._slot = slot
         self._name = name
         self._limit = limit
         self._patience = patience
+        self._start_up = start_up
         self._crowded = crowded
+        self._began = began
+        self._kill = kill
         self._refused = refused
-        self._noise: Output | None = Output(limit)
+        self._noise: Output | None = Output(limit, word)
+        self._errors = Output(MAX_STDERR, word)
         self._aside = 0
         self._buffer = bytearray()
         self._answered = 0
@@ -65,7 +86,8 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         """Send a request and return its answer, both without the NUL byte.
 
         Raises:
-            NotSupported: The process ended without answering anything.
+            NotSupported: The process, or the login shell before it came to it, ended without answering anything.
+            NeverReached: The user's login shell does not come to it.
             ConnectionLost: It ended, or the connection did.
             TimedOut: The answer took too long; the process was killed.
             TooLarge: The answer went over the limit; the process was killed.
@@ -81,14 +103,31 @@ class Worker(asyncssh.SSHClientSession[bytes]):
             self._loop.call_soon(self._send)
         self._unsent.append(request)
         if self._timer is None:
-            self._timer = self._loop.call_at(now + self._patience, self._look)
+            self._timer = self._loop.call_at(now + self._allowance, self._look)
         return await answer
 
     @contained("ssh.worker.send")
     def _send(self) -> None:
+        if self._noise is not None:
+            return  # until it is sure who reads it
         unsent, self._unsent = self._unsent, []
         if unsent and self.channel is not None and not self.channel.is_closing():
             self.channel.write(_END.join((*unsent, b"")))
+
+    def _go(self) -> None:
+        """The process has begun: what was asked meanwhile is sent, and its time counts from now on."""
+        self._began()
+        now = self._loop.time()
+        self._pending = deque((waiter, now) for waiter, _ in self._pending)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(now + self._patience, self._look)
+        self._send()
+
+    @property
+    def _allowance(self) -> float:
+        """Seconds that the oldest request may take."""
+        return self._patience if self._noise is None else self._start_up
 
     @contained("ssh.worker.look")
     def _look(self) -> None:
@@ -97,12 +136,16 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         if not self._pending:
             return
         oldest, since = self._pending[0]
-        if self._loop.time() >= since + self._patience:
-            if not oldest.done():
-                oldest.set_exception(TimedOut(f"Command {self._name} timed out after {self._patience:g} s"))
+        allowance = self._allowance
+        if self._loop.time() < since + allowance:
+            self._timer = self._loop.call_at(since + allowance, self._look)
+        elif self._noise is not None:
+            self._fail(NeverReached(out_of_time(allowance, last_words(self._errors, self._noise))))
             self.abandon()
         else:
-            self._timer = self._loop.call_at(since + self._patience, self._look)
+            if not oldest.done():
+                oldest.set_exception(TimedOut(f"Command {self._name} timed out after {allowance:g} s"))
+            self.abandon()
 
     def leave(self) -> None:
         """End the process as soon as nothing is under way any more."""
@@ -116,8 +159,7 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         self.leaving = True
         self._fail(self._gone())
         if self.channel is not None and not self.channel.is_closing():
-            self.channel.kill()
-            self.channel.close()
+            self._kill(self)
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         """The login node opened the channel."""
@@ -130,6 +172,8 @@ class Worker(asyncssh.SSHClientSession[bytes]):
             return
         if datatype is not None:
             self._aside += len(data)
+            if self._noise is not None:
+                self._errors.feed(data)
             if self._aside > (_MOST_ASIDE if self._noise is None else MOST_NOISE):
                 self._refuse(BadAnswer(f"{self._name} on the login node writes errors without end"))
             return
@@ -139,9 +183,10 @@ class Worker(asyncssh.SSHClientSession[bytes]):
                 if self._noise.drowned:
                     self._refuse(self._noise.flood())
                 return
-            data = bytes(self._noise.content)
+            data, self.pid = bytes(self._noise.content), self._noise.pid
             self._noise = None
             self._aside = 0
+            self._go()
         # Counted before they are taken apart: 64 KiB of NUL bytes would be as many answers.
         count = data.count(_END)
         if count > len(self._pending) or (count == len(self._pending) and data and not data.endswith(_END)):
@@ -195,6 +240,9 @@ class Worker(asyncssh.SSHClientSession[bytes]):
                 waiter.set_exception(type(error)(error.message))
 
     def _gone(self) -> GatewayError:
-        if self._answered == 0 and self.channel is not None and self.channel.get_exit_status() is not None:
+        status = None if self.channel is None else self.channel.get_exit_status()
+        if self._noise is not None and status is not None:
+            return NotSupported(ended_early(status, last_words(self._errors, self._noise)))
+        if self._answered == 0 and status is not None:
             return NotSupported(f"{self._name} cannot be run on the login node")
         return ConnectionLost(f"{self._name} on the login node has ended")

@@ -1,0 +1,187 @@
+"""Between the login and the gateway's command stands the user's start-up file: whatever it does, nothing is lost.
+
+Each line of the tables is a start-up file; each is crossed with all operations and with each way to reach files. An
+operation comes out right, or it ends with 424 in words that name the start-up file, in one bounded wait; what it stores
+is whole or not there; nothing of it is run by a shell that it was not meant for; nothing stays on the login node; and
+once the file is mended, everything works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcgate.demo.sshd import Sshd
+from hpcgate.errors import GatewayError, NeverBegan
+from hpcgate.ssh.pool import Pool
+from hpcgate.ssh.session import Session
+from tests.sites.operations import OLD, OPERATIONS, STORED
+from tests.ssh.conftest import MakePool, make_pool, nodes, sshd
+from tests.ssh.nodes import LoginNodes, principal, processes
+
+__all__ = ["make_pool", "nodes", "sshd"]
+
+HARMLESS = {
+    "prints a number": "echo 4711",
+    "prints on both outputs": "echo Welcome; echo 'perl: warning: Setting locale failed.' >&2",
+    "prints no newline": "printf 'Welcome, '",
+    "prints a megabyte": "head -c 1000000 /dev/zero | tr '\\0' x",
+    "prints NUL bytes": "head -c 1000 /dev/zero",
+    "prints another command's mark": "echo :hpcgate:4711:; echo :hpcgate:4711: >&2; echo 1",
+    "prints the command line": 'set -v; set -x; echo "$BASH_EXECUTION_STRING"',
+    "unsets PATH": "unset PATH",
+    "empties PATH": "export PATH=",
+    "has another PATH": "export PATH=/nonexistent",
+    "sets options": "set -e -u -f -C -o pipefail; shopt -s nullglob failglob; umask 077",
+    "exports functions": "ls() { echo no; }; stat() { echo no; }; cd() { echo no; }; export -f ls stat cd",
+    "exports variables": "export LANG=de_DE LC_ALL=POSIX CDPATH=/ ENV=~/.second BASH_ENV=~/.second IFS=0",
+    "goes elsewhere": "cd /",
+    "says goodbye": "trap 'echo bye' EXIT; trap '' TERM",
+    "runs on in the background": "sleep 0.5 >/dev/null 2>&1 & disown",
+    "takes a second": "sleep 1",
+    "fails": "false; return 1; if",
+}
+# Where they do not read what is not theirs, they do no harm either; most wait for it until the end.
+HARMFUL = {
+    "runs another shell": "exec sh",
+    "runs its own shell anew": "exec bash",
+    "asks a question": 'read -r -p "Which project? " answer',
+    "asks a question for a while": "read -r -t 0.1 answer",
+    "eats some bytes": "head -c 5 >/dev/null",
+    "eats a byte": "dd bs=1 count=1 of=/dev/null status=none",
+    "eats everything": "cat >/dev/null",
+    "copies its input": "exec cat",
+    "closes its input": "exec <&-",
+    "closes its output": "exec >&-",
+    "has no input": "exec </dev/null",
+    "exits": "exit 3",
+    "ends well": "exec true",
+    "is nologin": "exec /usr/sbin/nologin",
+    "is stopped": "kill -STOP $$",
+    "hangs": "sleep 4711",
+    "hangs and ignores signals": "trap '' TERM HUP INT PIPE; while :; do sleep 4711; done",
+    "never ends": "while :; do :; done",
+    "prints without end": "exec yes",
+    "complains without end": "exec yes >&2",
+}
+WAYS: dict[str, dict[str, Any]] = {
+    "SFTP": {"files": "auto"},
+    "SFTP behind the shell": {"files": "sftp"},
+    "commands": {"files": "commands"},
+}
+
+
+@pytest.fixture(scope="module")
+def behind(nodes: LoginNodes) -> Iterator[Sshd]:
+    """A login node where sshd has the user's shell start the SFTP server."""
+    node = nodes.start(sftp="/usr/lib/openssh/sftp-server")
+    yield node
+    node.stop()
+
+
+class Account:
+    """A user with a start-up file, and a directory to work in."""
+
+    def __init__(self, nodes: LoginNodes) -> None:
+        self.user = nodes.bob
+        self.home = Path(nodes.bob.home)
+        self.place = self.home / "work"
+
+    def __enter__(self) -> Account:
+        self.place.mkdir()
+        shutil.chown(self.place, self.user.uid, self.user.gid)
+        (self.place / "old").write_bytes(OLD)
+        (self.home / ".second").write_text("echo 4712\n")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.mend()
+        (self.home / ".second").unlink()
+        shutil.rmtree(self.place)
+
+    def starts_with(self, text: str) -> None:
+        (self.home / ".bashrc").write_text(text + "\n")
+
+    def mend(self) -> None:
+        (self.home / ".bashrc").unlink(missing_ok=True)
+
+    async def is_alone(self) -> None:
+        """Wait until nothing of the user's is left on the login node."""
+        deadline = time.monotonic() + 60
+        while left := await asyncio.to_thread(processes, self.user):
+            assert time.monotonic() < deadline, left
+            await asyncio.sleep(0.05)
+
+    def has_lost_nothing(self) -> None:
+        """What is stored is whole, and nobody has run what was to be stored."""
+        assert (self.place / "old").read_bytes() == OLD
+        for name, content in STORED.items():
+            if (self.place / name).exists() and (self.place / name).stat().st_size:
+                assert (self.place / name).read_bytes() == content
+        ran = [*self.home.rglob("ran-on-the-login-node"), *Path("/").glob("ran-on-the-login-node")]
+        assert ran == []
+
+
+async def try_all(session: Session, place: Path) -> dict[str, str]:
+    """Do everything, side by side, and return what came of each: "right" or the words."""
+    results = await asyncio.gather(
+        *(operation(session, place) for operation in OPERATIONS.values()), return_exceptions=True
+    )
+    found = {}
+    for name, result in zip(OPERATIONS, results, strict=True):
+        if isinstance(result, BaseException) and not isinstance(result, GatewayError):
+            raise result
+        found[name] = f"{result.status} {result.message}" if isinstance(result, GatewayError) else "right"
+        if isinstance(result, GatewayError):
+            assert isinstance(result, NeverBegan), found
+            assert result.status == 424
+            assert "start-up file" in result.message, found
+    return found
+
+
+def pool_for(way: str, make_pool: MakePool, sshd: Sshd, behind: Sshd, **timeout: float) -> Pool:
+    return make_pool(behind if "behind" in way else sshd, timeout=timeout, **WAYS[way])
+
+
+@pytest.mark.parametrize("way", ["SFTP", "commands"])
+@pytest.mark.parametrize("text", HARMLESS.values(), ids=HARMLESS)
+async def test_a_start_up_file_that_does_no_harm(
+    make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, text: str, way: str
+) -> None:
+    pool = pool_for(way, make_pool, sshd, behind, start_up=60, command_execution=60)
+    with Account(nodes) as account:
+        account.starts_with(text)
+        async with pool.lease(principal(account.user)) as session:
+            assert await try_all(session, account.place) == dict.fromkeys(OPERATIONS, "right")
+        await pool.close()
+        account.has_lost_nothing()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("text", HARMFUL.values(), ids=HARMFUL)
+async def test_a_start_up_file_in_the_way(
+    make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, text: str, way: str
+) -> None:
+    pool = pool_for(way, make_pool, sshd, behind, start_up=0.5, command_execution=60)
+    with Account(nodes) as account:
+        account.starts_with(text)
+        async with pool.lease(principal(account.user)) as session:
+            print(text, await try_all(session, account.place))
+        account.has_lost_nothing()
+        account.mend()
+        deadline = time.monotonic() + 60
+        while True:
+            async with pool.lease(principal(account.user)) as session:
+                found = await try_all(session, account.place)
+            if found == dict.fromkeys(OPERATIONS, "right"):
+                break
+            assert time.monotonic() < deadline, found
+        await pool.close()
+        await account.is_alone()
+        account.has_lost_nothing()
