@@ -17,6 +17,10 @@ SCRIPT = b"#!/bin/sh\ntouch ran-on-the-login-node\necho first\n"
 OLD = b"the file that was there before\n"
 
 
+class Failed(Exception):
+    """A command has ended with an error of its own."""
+
+
 async def blocks() -> AsyncIterator[bytes]:
     """Yield the content in parts."""
     for start in range(0, len(CONTENT), 10_000):
@@ -57,7 +61,9 @@ async def submit(session: Session, place: Path) -> None:
     """Hand a script to a command, as jobs are submitted."""
     target = os.fsencode(place / "script")
     done = await session.run(["sh", "-c", 'cat > "$1" && echo 12', "sh", target], stdin=SCRIPT)
-    assert (done.exit_status, done.stdout) == (0, b"12\n")
+    if not done.ok:
+        raise Failed(f"{done.exit_status}: {done.words}")
+    assert done.stdout == b"12\n"
     assert (place / "script").read_bytes() == SCRIPT
 
 

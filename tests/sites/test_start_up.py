@@ -145,8 +145,9 @@ async def try_all(session: Session, place: Path) -> dict[str, str]:
     return found
 
 
-def pool_for(way: str, make_pool: MakePool, sshd: Sshd, behind: Sshd, **timeout: float) -> Pool:
-    return make_pool(behind if "behind" in way else sshd, timeout=timeout, **WAYS[way])
+def pool_for(way: str, make_pool: MakePool, sshd: Sshd, behind: Sshd, start_up: float) -> Pool:
+    node, timeout = behind if "behind" in way else sshd, {"command_execution": 60}
+    return make_pool(node, start_up_timeout=start_up, timeout=timeout, **WAYS[way])
 
 
 @pytest.mark.parametrize("way", ["SFTP", "commands"])
@@ -154,7 +155,7 @@ def pool_for(way: str, make_pool: MakePool, sshd: Sshd, behind: Sshd, **timeout:
 async def test_a_start_up_file_that_does_no_harm(
     make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, text: str, way: str
 ) -> None:
-    pool = pool_for(way, make_pool, sshd, behind, start_up=60, command_execution=60)
+    pool = pool_for(way, make_pool, sshd, behind, start_up=60)
     with Account(nodes) as account:
         account.starts_with(text)
         async with pool.lease(principal(account.user)) as session:
@@ -168,7 +169,7 @@ async def test_a_start_up_file_that_does_no_harm(
 async def test_a_start_up_file_in_the_way(
     make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, text: str, way: str
 ) -> None:
-    pool = pool_for(way, make_pool, sshd, behind, start_up=0.5, command_execution=60)
+    pool = pool_for(way, make_pool, sshd, behind, start_up=0.5)
     with Account(nodes) as account:
         account.starts_with(text)
         async with pool.lease(principal(account.user)) as session:

@@ -9,10 +9,18 @@ from typing import Any
 
 from hpcgate.auth import Principal
 from hpcgate.auth.authorizer import Authorizer
-from hpcgate.checking import clocks
+from hpcgate.checking import clocks, tools
 from hpcgate.config import Cluster, SshSettings, plugin
 from hpcgate.credentials.base import CredentialSource
-from hpcgate.errors import CommandFailed, CredentialRefused, Forbidden, GatewayError, HostKeyRefused, TimedOut
+from hpcgate.errors import (
+    CommandFailed,
+    CredentialRefused,
+    Forbidden,
+    GatewayError,
+    HostKeyRefused,
+    NeverBegan,
+    TimedOut,
+)
 from hpcgate.outbound.wording import clipped
 from hpcgate.ssh import rehearsal
 from hpcgate.ssh.pool import Pool
@@ -162,6 +170,7 @@ class _Walk:
             found += await self._guarded("MaxSessions", self._channels)
             if not self._opens_channels:
                 return found
+            found += await self._guarded("login shell", self._tools)
             found += await self._guarded("clock", self._clock)
             async with self._turn:
                 found += await self._guarded("MaxStartups", self._startups)
@@ -218,6 +227,12 @@ class _Walk:
         least = "at least " if count == LOOKED_FOR else ""
         more = ", and it was not tried to open more" if count == LOOKED_FOR else ""
         return [Finding(True, f"a connection has {least}{count} channels (MaxSessions){more}", check=check)]
+
+    async def _tools(self) -> list[Finding]:
+        settings = self._settings.scheduler
+        wanted = tools.needed(settings.type, getattr(settings, "connection_mode", "ssh"))
+        async with self._pool.lease(self._principal) as session:
+            return await tools.look_for(session, wanted)
 
     async def _clock(self) -> list[Finding]:
         asked = time.time()
@@ -336,6 +351,8 @@ def _advice(error: Exception) -> str:
             return "see the host key above"
         case CredentialRefused():
             return "see sshd's log, and the page on SSH credentials"
+        case NeverBegan():
+            return "mend the start-up files of the account, or see that it may run commands (sshd, its shell)"
         case TimedOut() | TimeoutError():
             return "see whether the login node is overloaded or a file system of it hangs"
     return "see the login node"

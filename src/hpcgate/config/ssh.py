@@ -13,10 +13,7 @@ class SshTimeouts(Model):
 
     connection: Seconds = Field(5, description="To open the TCP connection and exchange keys.")
     login: Seconds = Field(5, description="To log in.")
-    start_up: Seconds = Field(
-        10, description="For a user's login shell to come through its start-up files to a command, or to SFTP."
-    )
-    command_execution: Seconds = Field(5, description="For one command or file operation, from there on.")
+    command_execution: Seconds = Field(5, description="For one command or file operation.")
     idle_timeout: Seconds = Field(60, description="After which an unused connection is closed.")
     keep_alive: Seconds = Field(5, description="Between keep-alive messages; three lost ones end a connection.")
 
@@ -32,6 +29,11 @@ class SshSettings(Model):
     proxy_port: Port | None = Field(None, description="The jump host's SSH port, 22 if unset; needs proxy_host.")
     max_clients: int = Field(100, ge=1, description="Most connections at a time, all users together.")
     timeout: SshTimeouts = Field(default_factory=lambda: SshTimeouts(), description="Time-outs.")
+    start_up_timeout: Seconds = Field(
+        10,
+        description="Seconds for a user's login shell to come through its start-up files to a command or SFTP; then "
+        "the time-out of the command begins.",
+    )
     host_keys: tuple[HostKey, ...] = Field(
         (), description="Public host keys of the login node to accept, each a line as in a .pub file."
     )

@@ -232,7 +232,7 @@ class Session:
         """
         connection = self._connection
         connection.shell_works = False
-        await command.reached(connection.settings.timeout.start_up)
+        await command.reached(connection.settings.start_up_timeout)
         connection.shell_works = command.stdout.started
 
     async def files(self) -> RemoteFiles:
@@ -342,7 +342,7 @@ class Session:
             key[0],
             limit,
             seconds,
-            start_up=settings.timeout.start_up,
+            start_up=settings.start_up_timeout,
             word=word,
             crowded=lambda: channels.waiting > 0,
             began=self._began,
@@ -429,7 +429,7 @@ class Session:
         connection.shell_works = False
         connection.spent = True
         return NeverReached(
-            f"SFTP with {self.system} did not start within {connection.settings.timeout.start_up:g} s. "
+            f"SFTP with {self.system} did not start within {connection.settings.start_up_timeout:g} s. "
             f"{START_UP_FILES} may read what is meant for it, run something else, hang or take too long"
         )
 
@@ -440,7 +440,7 @@ class Session:
         timeouts = connection.settings.timeout
         try:
             await connection.open_channel(bulk.slot, bulk, timeouts.command_execution, subsystem="sftp")
-            async with asyncio.timeout(timeouts.start_up):
+            async with asyncio.timeout(connection.settings.start_up_timeout):
                 await bulk.start()
         except TimeoutError:
             bulk.close()
@@ -468,7 +468,7 @@ class Session:
         try:
             timeouts = connection.settings.timeout
             channel = await connection.open_channel(slot, stream, timeouts.command_execution, subsystem="sftp")
-            async with asyncio.timeout(timeouts.start_up):
+            async with asyncio.timeout(connection.settings.start_up_timeout):
                 client = await start_sftp_client(
                     connection.ssh,
                     asyncio.get_running_loop(),

@@ -14,6 +14,7 @@ from hpcgate.errors import (
     CommandFailed,
     GatewayError,
     IsADirectory,
+    LoginNodeError,
     NoSpace,
     NotADirectory,
     PathNotFound,
@@ -52,6 +53,9 @@ _REASONS: dict[int, tuple[str, type[GatewayError]]] = {
 }
 _NUMBERS = {text: number for number, (text, _) in _REASONS.items()}
 _ENDING = re.compile("(" + "|".join(re.escape(text) for text in _NUMBERS) + r")\)?$")
+
+# dash; bash and ksh, which say EAGAIN's text; busybox.
+_NO_PROCESS = re.compile(r"[Cc](?:annot|an't) fork|fork: (?:retry: )?Resource temporarily unavailable")
 
 NOT_REGULAR = "Not a regular file"
 """Said of a FIFO, a socket or a device, which are never opened: the first would block, the last may never end."""
@@ -96,6 +100,8 @@ def told(stderr: bytes, tool: str, *, otherwise: type[GatewayError] = CommandFai
     lines = said(stderr, tool)
     number = number_in(lines)
     kind = otherwise if number is None else _REASONS[number][1]
+    if any(_NO_PROCESS.search(line) for line in lines):
+        return LoginNodeError(f"{lines[-1]}: the login node lets this user start no more processes (ulimit -u)")
     return kind("\n".join(lines[:8]) or f"{tool}: failed")
 
 
