@@ -36,6 +36,8 @@ MOST_LINKS = 40
 MOST_SWAPS = 100
 BLOCK = 256 * 1024
 HIDDEN = b".hpcgate-"
+MOST_HEADER = 1024 * 1024
+LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 PRIVATE = re.compile(rb"\.hpcgate-upload-[0-9a-f]{32}\Z")
 NOT_REGULAR = "Not a regular file"
 UNTRUSTED = "is a symbolic link of somebody else's where others may write; it is not followed for writing"
@@ -904,7 +906,7 @@ class Request:
             try:
                 with opened(None, "r|", fileobj=plain) as tar:
                     Unpacking(self.box, target.fd, target.parts).unpack(tar)
-            except (tarfile.TarError, EOFError, ValueError, *damaged) as error:
+            except (tarfile.TarError, EOFError, ValueError, OverflowError, *damaged) as error:
                 raise Failed("tar: %s" % error) from None
             except OSError as error:
                 if error.errno is None:
@@ -929,7 +931,7 @@ class Request:
                 with opened(None, "r|", fileobj=self.source) as tar:
                     # Links are checked for where they will be.
                     Unpacking(self.box, stage, place.parts if fresh else parts).unpack(tar)
-            except (tarfile.TarError, EOFError) as error:
+            except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
                 raise Failed("tar: %s" % error) from None
             try:
                 os.unlink(mark, dir_fd=stage)
@@ -1060,12 +1062,20 @@ def key(info):
     return info.st_dev, info.st_ino
 
 
+class Member(tarfile.TarInfo):
+    """A member of an archive, whose long names and attributes are read only as far as any system would take them."""
+
+    def _proc_member(self, tar):
+        if self.size < 0 or (self.type in LONG and self.size > MOST_HEADER):
+            raise Failed("tar: a header of the archive is too large")
+        return super()._proc_member(tar)
+
+
 def opened(*arguments, **named):
     """Open an archive; names may be any bytes."""
+    how = {"encoding": "utf-8", "errors": "surrogateescape", "format": tarfile.GNU_FORMAT, "bufsize": BLOCK}
     try:
-        return tarfile.open(
-            *arguments, encoding="utf-8", errors="surrogateescape", format=tarfile.GNU_FORMAT, bufsize=BLOCK, **named
-        )
+        return tarfile.open(*arguments, tarinfo=Member, **how, **named)
     except tarfile.CompressionError as error:
         raise Failed("tar: the login node's python3 cannot: %s" % error) from None
 
@@ -1337,12 +1347,19 @@ class Unpacking:
             self._clear(directory, name)
             fd = os.open(name, NEW, 0o600, dir_fd=directory)
             try:
-                content = tar.extractfile(member)
-                while True:
-                    block = content.read(BLOCK)
-                    if not block:
-                        break
-                    write_all(fd, block)
+                # Not the buffer before it, which asks the stream whether it can go back.
+                content = tar.extractfile(member).raw
+                # Holes stay holes: an archive of a few bytes may hold a file of any size.
+                for offset, size in [(0, member.size)] if member.sparse is None else member.sparse:
+                    content.seek(offset)
+                    os.lseek(fd, offset, os.SEEK_SET)
+                    while size > 0:
+                        block = content.read(min(BLOCK, size))
+                        if not block:
+                            break
+                        write_all(fd, block)
+                        size -= len(block)
+                os.ftruncate(fd, member.size)
                 os.fchmod(fd, member.mode & 0o777 & ~self._umask)
                 os.utime(fd, (member.mtime, member.mtime))
             finally:
@@ -1568,6 +1585,9 @@ def main():
         return 1
     except RecursionError:
         sys.stderr.write("%s: the tree is too deep\n" % words)
+        return 1
+    except MemoryError:
+        sys.stderr.write("%s: %s\n" % (words, os.strerror(errno.ENOMEM)))
         return 1
     except Broken:
         sys.stderr.write("%s: the content is not whole\n" % words)
