@@ -1,15 +1,25 @@
 """Reference cycles do not stand in a running gateway, however few and small their objects are."""
 
+import asyncio
 import gc
+import socket
+import struct
 import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import uvicorn
+import uvloop
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from hpcgate import garbage
 from hpcgate.garbage import REST, SOONEST, Garbage
+from hpcgate.middleware import WATCH_AFTER, HangUp
+from hpcgate.serving import Http
 
 
 class Held:
@@ -82,3 +92,69 @@ def test_what_is_loaded_is_not_looked_through_again() -> None:
     program = "import gc; from hpcgate import app, garbage; garbage.set_up(); print(len(gc.get_objects()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1000
+
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+LEFT = {
+    # What a client sends before it leaves by a reset.
+    "nothing": b"",
+    "half a head": GET[:20],
+    "a request": GET,
+    "requests in a row": GET * 3,
+    "what is not HTTP": b"\0\r\n\r\n",
+    "half a body": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nab",
+    "a request that fails": GET.replace(b"/", b"/failing", 1),
+    "a request that waits": GET.replace(b"/", b"/waiting", 1),
+    "a request and one that waits": GET + GET.replace(b"/", b"/waiting", 1) + GET,
+}
+
+
+async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["path"] == "/failing":
+        raise ValueError
+    if scope["path"] == "/waiting":
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.usefixtures("nothing_by_itself")
+@pytest.mark.parametrize("what", LEFT)
+def test_a_connection_that_has_ended_leaves_no_cycle(what: str) -> None:
+    connections: list[weakref.ref[Http]] = []
+    ended: list[bool] = []
+
+    class Noted(Http):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            connections.append(weakref.ref(self))
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            ended.append(True)
+
+    async def come_and_leave() -> None:
+        config = uvicorn.Config(HangUp(answered), http=Noted, log_config=None, timeout_keep_alive=3600)
+        config.load()
+        state = ServerState()
+        serving = await asyncio.get_running_loop().create_server(
+            lambda: Noted(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        )
+        async with serving:
+            for _ in range(2):
+                connection = socket.create_connection(serving.sockets[0].getsockname())
+                connection.sendall(LEFT[what])
+                await asyncio.sleep(2.5 * WATCH_AFTER if "waits" in what else 0.05)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+            while len(ended) < 2 or state.tasks:
+                await asyncio.sleep(0.01)
+            # The last one may still be in the frame of whoever called it.
+            assert len(connections) == 2
+            async with asyncio.timeout(60):
+                while connections[0]() is not None:
+                    await asyncio.sleep(0.01)
+
+    uvloop.run(come_and_leave())

@@ -400,3 +400,5 @@ class _Watch:
             await asyncio.gather(self._watcher, return_exceptions=True)
         elif self._watcher is not None:
             reaped(self._watcher, "http.hang_up")
+        # It leads back here.
+        self._watcher = None

@@ -149,10 +149,11 @@ class _Metered:
             except StopIteration:
                 return
             finally:
+                thrown = None  # its traceback leads here
                 self.cost += time.thread_time() - began
                 if name := self._state.get("username"):
                     self._known(name)
-            sent, thrown = None, None
+            sent = None
             try:
                 sent = yield waits_for
             except BaseException as error:  # which is the request's to deal with
@@ -215,12 +216,16 @@ class Http(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._wait_no_more()
+        # After a reset uvicorn leaves it running.
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
         # uvicorn tells the request that came last; others may be before it.
         for cycle in (self._active, *(cycle for cycle, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 _disconnect(cycle)
         self.pipeline.clear()
+        # Each of them leads back here: nothing is to be left to the collector of garbage.
+        self.cycle, self._active = None, None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless it would be refused: then it is left as it is for a while."""

@@ -73,7 +73,11 @@ class Introspection:
         await asyncio.wait((task,))  # whoever is cancelled leaves the request to the others
         if task.cancelled():
             raise _unavailable()
-        return task.result().claims
+        try:
+            return task.result().claims
+        finally:
+            # An error leads here by its traceback, and from here to the task, which has the error.
+            del task
 
     async def close(self) -> None:
         """End what is under way and close the connections."""
@@ -86,14 +90,17 @@ class Introspection:
 
     async def _ask(self, digest: bytes, token: str) -> _Answer:
         started = time.monotonic()
+        claims, reason = None, None
         try:
             claims = await self._post(token)
         except (ServiceError, _Unusable) as error:
             reason = str(error)
-            log.warning("introspection.failed", reason=reason, seconds=round(time.monotonic() - started, 3))
-            raise _unavailable() from None
         finally:
             self._asking.pop(digest, None)
+        if reason is not None:
+            # Raised here, it does not keep the other error, which leads to this task.
+            log.warning("introspection.failed", reason=reason, seconds=round(time.monotonic() - started, 3))
+            raise _unavailable()
         answer = _Answer(claims, time.monotonic() + self._keep(claims))
         self._answers[digest] = answer
         while len(self._answers) > MAX_CACHED:
