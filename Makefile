@@ -39,8 +39,9 @@ bench: $(READY) ## requests a second, overload, polling and streams, each beside
 	    $(BIN)/python -m $$one || missed=1; \
 	done; exit $$missed
 
-soak: $(READY) ## ten minutes of load with faults, and a report of what they leave behind; SECONDS=60 shortens it
+soak: $(READY) ## ten minutes of load with faults, an hour of clients that break the rules, and reports; SECONDS=60 shortens both
 	$(BIN)/python -m tests.faults.soak --seconds $(or $(SECONDS),600)
+	$(BIN)/python -m tests.faults.fuzz --seconds $(or $(SECONDS),3600)
 
 docs: $(READY) ## the documentation as a site in site/, every link looked at
 	$(BIN)/mkdocs build --strict
