@@ -232,6 +232,12 @@ class LoginNodeUnreachable(LoginNodeError):
     transient = True
 
 
+class LoginNodeShut(LoginNodeUnreachable):
+    """The login node is up, but takes no new logins from the gateway's address for now."""
+
+    status = 503
+
+
 class ConnectionLost(LoginNodeError):
     """An established connection broke; the operation may or may not have been carried out."""
 

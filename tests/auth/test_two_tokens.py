@@ -239,7 +239,7 @@ CACHES: Mapping[tuple[str, ...], Callable[[Site, Claims, Claims], Awaitable[None
             "credentials/kept.py:CertificateSource._kept",
             "credentials/kept.py:CertificateSource._asking",
         ): certified,
-        ("ssh/pool.py:Places.current", "ssh/pool.py:_Refusals._known"): connected,
+        ("ssh/pool.py:Places.current", "ssh/brake.py:Refusals._known"): connected,
         (
             "schedulers/reads.py:SharedReads._users",
             "schedulers/reads.py:_Generation.flights",

@@ -106,7 +106,7 @@ ONE = [
     ("app_version", "two", "app_version", "must be three numbers"),
     ("app_version", "2.0.0", "app_version", "2.2.8 or later"),
     ("apis_root_path", "api", "apis_root_path", "must begin with /"),
-    ("clusters/0/name", "a/b", "clusters[0].name", "must match the regular expression ^[^/]+$"),
+    ("clusters/0/name", "a/b", "clusters[0].name", "must match the regular expression ^[^/"),
     ("clusters/0/service_account/secret", "secret_file:/nowhere/x", "clusters[0].service_account.secret", "/nowhere/x"),
     ("clusters/0/service_account/secret", "secret_file:/tmp", None, "Is a directory"),
     # The older shapes: the key is the one in the file.

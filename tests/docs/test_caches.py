@@ -29,6 +29,7 @@ BOOKKEEPING = {
     "api/direct.py:DirectRoutes._literal": "the routes",
     "api/direct.py:DirectRoutes._open": "the routes",
     "api/upload.py:MultipartFile._headers": "the headers of one part",
+    "checking/system.py:Crowds._known": "how login nodes took a crowd, within one check",
     "config/old_format.py:Translation._origins": "where in one file a setting stood",
     "config/old_format.py:Translation.data": "one file",
     "errors.py:GatewayError.headers": "what one answer carries",

@@ -18,7 +18,7 @@ from hpcgate.config import SshSettings
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import HostKeyRefused, LoginNodeUnreachable
 from hpcgate.ssh import nodes as nodes_module
-from hpcgate.ssh.nodes import STAGGER, Nodes, reach
+from hpcgate.ssh.nodes import STAGGER, Nodes, first_words, reach
 from hpcgate.ssh.pool import Pool
 from tests.ssh.conftest import MakePool
 from tests.ssh.nodes import LoginNodes, principal
@@ -261,6 +261,17 @@ async def test_no_address_answers(monkeypatch: pytest.MonkeyPatch) -> None:
             await reach("login.example.org", unused.getsockname()[1], "alice")
 
 
-async def test_one_address_takes_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_first_words_stay_in_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve_to(monkeypatch, "127.0.0.1", "127.0.0.1")
-    assert await reach("login.example.org", 22, "alice") is None
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-test\r\n")
+        await writer.drain()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    sock = await reach("login.example.org", server.sockets[0].getsockname()[1], "alice")
+    assert first_words(sock) == b"SSH-2.0-test\r\n"
+    assert first_words(sock) == b"SSH-2.0-test\r\n"
+    sock.close()
+    assert first_words(sock) == b""
+    server.close()

@@ -18,11 +18,13 @@ from hpcgate.errors import (
     Forbidden,
     GatewayError,
     HostKeyRefused,
+    LoginNodeShut,
     NeverBegan,
     TimedOut,
 )
 from hpcgate.outbound.wording import clipped
 from hpcgate.ssh import rehearsal
+from hpcgate.ssh.nodes import Node
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.survey import Finding, survey
 from hpcgate.transfers.base import Script, Surroundings, TransferJob
@@ -57,13 +59,36 @@ else echo good; fi
 """
 
 
+class Crowds:
+    """How many of so many logins at once each login node dropped. One is tried at a time, and each only once.
+
+    Several systems may have the same login node, and its sshd may punish an address that comes too often.
+    """
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._known: dict[tuple[Node, int], int] = {}
+
+    async def dropped(self, pool: Pool, principal: Principal, count: int) -> int:
+        """Return how many were dropped.
+
+        Raises:
+            GatewayError: As `rehearsal.logins`.
+        """
+        node = (pool.settings.nodes[0], count)
+        async with self._turn:
+            if node not in self._known:
+                self._known[node] = await rehearsal.logins(pool, principal, count)
+            return self._known[node]
+
+
 async def look_at_system(
     settings: Cluster,
     credentials: CredentialSource,
     who: Who | None,
     authorizer: Authorizer | None = None,
     *,
-    turn: asyncio.Lock,
+    crowds: Crowds,
 ) -> list[tuple[str, Finding]]:
     """Look at a system, at all of it at the same time where that changes no result.
 
@@ -72,7 +97,7 @@ async def look_at_system(
         credentials: Where SSH credentials come from.
         who: Whom to log in as; None if there is nobody, then what needs a login is left out.
         authorizer: The service that says who may use which system, if there is one.
-        turn: Held while many logins are tried at once: several systems may have the same login node.
+        crowds: How each login node took many logins at once, found out by the first system that asks.
 
     Returns:
         What each finding is about, and the finding.
@@ -81,7 +106,7 @@ async def look_at_system(
     try:
         about = settings.name
         found = [(about, finding) for finding in await survey(settings.name, settings.ssh)]
-        found += await _as_somebody(settings, credentials, who, authorizer, turn)
+        found += await _as_somebody(settings, credentials, who, authorizer, crowds)
         found += [(about, finding) for finding in await stores]
     finally:
         stores.cancel()
@@ -94,7 +119,7 @@ async def _as_somebody(
     credentials: CredentialSource,
     who: Who | None,
     authorizer: Authorizer | None,
-    turn: asyncio.Lock,
+    crowds: Crowds,
 ) -> list[tuple[str, Finding]]:
     if who is None:
         return [
@@ -116,7 +141,7 @@ async def _as_somebody(
         return [(settings.name, Finding(False, f"nobody to log in as: {_words(error)}", who.advice, "token"))]
     entries = (settings.ssh.host,) if isinstance(settings.ssh.host, str) else settings.ssh.host
     nodes = [settings.ssh.model_copy(update={"host": entry}) for entry in entries]
-    walked = await asyncio.gather(*(_Walk(settings, ssh, credentials, principal, turn).all() for ssh in nodes))
+    walked = await asyncio.gather(*(_Walk(settings, ssh, credentials, principal, crowds).all() for ssh in nodes))
     several = len(nodes) > 1
     asked = [] if authorizer is None else [(settings.name, await _authorization(settings, principal, authorizer))]
     return asked + [
@@ -149,13 +174,13 @@ class _Walk:
         ssh: SshSettings,
         credentials: CredentialSource,
         principal: Principal,
-        turn: asyncio.Lock,
+        crowds: Crowds,
     ) -> None:
         self._settings = settings
         self._ssh = ssh
         self._credentials = credentials
         self._principal = principal
-        self._turn = turn
+        self._crowds = crowds
         self._opens_channels = False
         own: dict[str, Any] = {"max_clients": 1, "failed_login_pause": 0, "files": "sftp", "max_sessions": None}
         self._pool = Pool(settings.name, ssh.model_copy(update=own), credentials)
@@ -172,8 +197,7 @@ class _Walk:
                 return found
             found += await self._guarded("login shell", self._tools)
             found += await self._guarded("clock", self._clock)
-            async with self._turn:
-                found += await self._guarded("MaxStartups", self._startups)
+            found += await self._guarded("MaxStartups", self._startups)
             found += await self._guarded("SFTP", self._sftp)
             found += await self._guarded("scheduler", self._scheduler)
             paths = [file_system.path for file_system in self._settings.file_systems]
@@ -253,7 +277,7 @@ class _Walk:
             advice = "see that the sshd_config of both machines takes ssh.max_logins logins at once"
             return [Finding(None, text, advice, check)]
         count = min(self._ssh.max_logins, MOST_LOGINS)
-        dropped = await rehearsal.logins(self._pool, self._principal, count)
+        dropped = await self._crowds.dropped(self._pool, self._principal, count)
         if dropped:
             text = f"of {count} logins at once {dropped} were dropped by sshd (MaxStartups, or who else logs in now)"
             advice = f"raise MaxStartups to {3 * self._ssh.max_logins}:30:100 or more, or lower ssh.max_logins"
@@ -353,6 +377,8 @@ def _advice(error: Exception) -> str:
             return "see sshd's log, and the page on SSH credentials"
         case NeverBegan():
             return "mend the start-up files of the account, or see that it may run commands (sshd, its shell)"
+        case LoginNodeShut():
+            return "exempt the gateway's address in sshd_config: PerSourcePenaltyExemptList (operations/sshd.md)"
         case TimedOut() | TimeoutError():
             return "see whether the login node is overloaded or a file system of it hangs"
     return "see the login node"

@@ -8,7 +8,7 @@ from hpcgate.auth.jwks import Jwks
 from hpcgate.auth.openfga import OpenFga
 from hpcgate.auth.tokens import TokenVerifier
 from hpcgate.checking.idp import look_at_idp
-from hpcgate.checking.system import Who, look_at_system
+from hpcgate.checking.system import Crowds, Who, look_at_system
 from hpcgate.config import Cluster, Settings, plugin
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.health.account import ProbeAccount
@@ -54,11 +54,11 @@ async def walk(settings: Settings, token: str | None = None) -> list[tuple[str, 
         authorizer = None if settings.auth.authorization is None else OpenFga(settings.auth.authorization)
         if authorizer is not None:
             stack.push_async_callback(authorizer.close)
-        turn = asyncio.Lock()
+        crowds = Crowds()
         idp, *systems = await asyncio.gather(
             _about_idp(settings, jwks),
             *(
-                look_at_system(cluster, credentials, who(cluster), authorizer, turn=turn)
+                look_at_system(cluster, credentials, who(cluster), authorizer, crowds=crowds)
                 for cluster in settings.clusters
             ),
         )

@@ -71,7 +71,16 @@ class SshSettings(Model):
     dead_node_pause: Seconds = Field(
         30, description="Seconds for which a login node that cannot be reached is the last one to be tried."
     )
-    failed_login_pause: Pause = Field(2, description="Seconds for which a refused login of a user is not tried again.")
+    failed_login_pause: Pause = Field(
+        2, description="Seconds for which a refused login of a user is not tried again; doubled each time."
+    )
+    failed_login_pause_most: Pause = Field(60, description="The longest of these pauses, in seconds.")
+    refused_logins: float | None = Field(
+        10,
+        gt=0,
+        description="Refused logins a minute after which a login node is left alone by those who may be refused again, "
+        "so that sshd's PerSourcePenalties do not shut out everybody; null to turn off.",
+    )
     max_output_size: int = Field(32 * 1024 * 1024, ge=1024, description="Most bytes taken from one command.")
 
     @property

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from hpcgate.demo.keys import Key
@@ -32,6 +35,9 @@ class SshdOptions:
     """Whether the users' plain keys open the door, besides certificates of the cluster's authority."""
     certificates: bool = True
     """Whether certificates of the cluster's user authority open the door."""
+    penalties: str | None = None
+    """What sshd 9.8 and later does to addresses whose logins fail (PerSourcePenalties); None: nothing, as all who come
+    come from one address."""
     extra: str = ""
     """Lines for the global part of the configuration, before all others: sshd takes a keyword's first value."""
     match_extra: str = ""
@@ -148,6 +154,7 @@ class SshdFactory:
                 subsystem = ""
             case command:
                 subsystem = f"Subsystem sftp {command}\n"
+        penalties = f"PerSourcePenalties {options.penalties or 'no'}\n" if punishes() else ""
         startups = f"MaxStartups {options.max_startups}\n" if options.max_startups else ""
         for name, value in environment.items():
             if any(character in value for character in ' \t\n"\\'):
@@ -168,7 +175,7 @@ PrintMotd no
 PrintLastLog no
 # The keys lie outside of the homes, below a temporary directory that anybody may write to.
 StrictModes no
-{subsystem}{startups}
+{subsystem}{startups}{penalties}
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 AuthorizedKeysFile none
@@ -186,3 +193,11 @@ Match Address 127.0.0.0/8
     AllowTcpForwarding {"yes" if options.allow_tcp_forwarding else "no"}
     X11Forwarding no
 """
+
+
+@cache
+def punishes() -> bool:
+    """Say whether the installed sshd knows PerSourcePenalties, which came with OpenSSH 9.8."""
+    said = subprocess.run([program("ssh"), "-V"], capture_output=True, text=True, check=False, timeout=30.0).stderr
+    version = re.match(r"OpenSSH_(\d+)\.(\d+)", said)
+    return version is not None and (int(version[1]), int(version[2])) >= (9, 8)

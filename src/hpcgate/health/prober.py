@@ -13,7 +13,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import Cluster, plugin
 from hpcgate.config.probing import ProbingService
 from hpcgate.credentials.base import CredentialSource
-from hpcgate.errors import CommandFailed, GatewayError
+from hpcgate.errors import CommandFailed, GatewayError, LoginNodeShut
 from hpcgate.health.account import ProbeAccount
 from hpcgate.health.board import RECHECK, HealthBoard, ServiceHealth, ServiceName
 from hpcgate.schedulers.base import Scheduler
@@ -169,6 +169,11 @@ class Prober:
                 await probe.run(principal)
         except TimeoutError:
             message = f"No answer within {probe.seconds:g} s"
+        except LoginNodeShut as error:
+            # The node serves all who are logged in, and says nothing of how it is: what was found before stands.
+            if self._board.failed(error.message):
+                log.warning("health.cannot_probe", system=self._name, service=probe.service, message=error.message)
+            return
         except GatewayError as error:
             message = error.message
         except Exception as error:

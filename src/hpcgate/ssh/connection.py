@@ -16,12 +16,19 @@ from asyncssh.public_key import SSHLocalKeyPair
 
 from hpcgate.config import SshSettings
 from hpcgate.credentials.base import Credential
-from hpcgate.errors import ConnectionLost, GatewayError, HostKeyRefused, LoginNodeError, LoginNodeUnreachable
+from hpcgate.errors import (
+    ConnectionLost,
+    GatewayError,
+    HostKeyRefused,
+    LoginNodeError,
+    LoginNodeShut,
+    LoginNodeUnreachable,
+)
 from hpcgate.ssh.channels import MOST_WAIT, Channels, Slot
 from hpcgate.ssh.command import Command
 from hpcgate.ssh.errors import connect_error, reason
 from hpcgate.ssh.host_keys import HostKeys, Trusted
-from hpcgate.ssh.nodes import Nodes, reach
+from hpcgate.ssh.nodes import Nodes, first_words, reach
 from hpcgate.ssh.quoting import WORD
 from hpcgate.telemetry.base import Source, Telemetry
 from hpcgate.telemetry.containment import contained
@@ -39,6 +46,10 @@ CIPHERS: Final = (
 """In this order: with AES instructions in the CPU, AES-GCM costs half of what ChaCha20 does."""
 
 _LOST_KEEP_ALIVES = 3
+_PENALISED = b"Not allowed at this time"
+"""What sshd says before it drops a connection from an address that it punishes (sshd_config(5), PerSourcePenalties)."""
+_PENALTY = "15"
+"""Seconds of the shortest punishment, by default."""
 _DROPPED_PAUSE = 0.1
 _DROPPED_PAUSE_MOST = 0.8
 """Seconds between attempts to connect where sshd has dropped the connection at once; they double up to the most."""
@@ -696,6 +707,13 @@ async def _attempt(
             client = _Client(policy, trusted, host, port, login_begins)
             made = client
             sock = await reach(host, port, username) if proxy is None else None
+            if sock is not None and first_words(sock).startswith(_PENALISED):
+                sock.close()
+                raise LoginNodeShut(
+                    f"The {policy.role} of {target.system} takes no new logins from this gateway for now: "
+                    "too many were refused",
+                    headers={"Retry-After": _PENALTY},
+                )
             ssh = await asyncssh.connect(
                 host,
                 port,

@@ -16,6 +16,8 @@ log = structlog.stdlib.get_logger(__name__)
 Node = tuple[str, int]
 """A host and a port."""
 
+_WORDS = 255
+"""Bytes of the first line of an SSH server, at most (RFC 4253, section 4.2)."""
 STAGGER = 0.25
 """Seconds that an address has to answer before the next one is tried beside it (RFC 8305, section 5)."""
 
@@ -41,6 +43,10 @@ class Nodes:
     def __repr__(self) -> str:
         return f"<Nodes {self.system} {len(self.nodes) - len(self._dead)}/{len(self.nodes)}>"
 
+    def home(self, username: str) -> Node:
+        """Return the node that this user goes to while none is dead."""
+        return max(self.nodes, key=lambda node: _weight(username, f"{node[0]}:{node[1]}"))
+
     def order(self, username: str) -> list[Node]:
         """Return the nodes as this user is to try them. Of a dead one whose pause is over one user makes trial."""
         order = sorted(self.nodes, key=lambda node: _weight(username, f"{node[0]}:{node[1]}"), reverse=True)
@@ -64,8 +70,8 @@ class Nodes:
             log.info("ssh.node_back", system=self.system, node=f"{node[0]}:{node[1]}")
 
 
-async def reach(host: str, port: int, username: str) -> socket.socket | None:
-    """Connect to the first address of a name that answers; None if it has only one, which takes no choice.
+async def reach(host: str, port: int, username: str) -> socket.socket:
+    """Connect to the first address of a name that answers.
 
     The addresses are tried in the user's order, the next one a moment after the one before or as soon as that fails.
     Only what is said is an answer: the kernel of a machine that hangs may go on to take connections. A server's first
@@ -77,10 +83,16 @@ async def reach(host: str, port: int, username: str) -> socket.socket | None:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
-    if len(addresses) == 1:
-        return None
     addresses.sort(key=lambda address: _weight(username, str(address[1][0])), reverse=True)
     return await _first(addresses)
+
+
+def first_words(sock: socket.socket) -> bytes:
+    """Return what a server has said first, which stays in the socket for who reads it next."""
+    try:
+        return sock.recv(_WORDS, socket.MSG_PEEK)
+    except OSError:
+        return b""
 
 
 async def _first(addresses: Sequence[tuple[int, Any]]) -> socket.socket:

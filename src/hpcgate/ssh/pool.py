@@ -6,10 +6,10 @@ same (`CredentialSource.standing`).
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from types import TracebackType
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ from hpcgate.errors import (
     PoolExhausted,
     Unavailable,
 )
+from hpcgate.ssh.brake import Brake, Refusals, brake_of, later
 from hpcgate.ssh.command_streams import CommandStreams
 from hpcgate.ssh.connection import Connection, Target
 from hpcgate.ssh.errors import again
@@ -46,7 +47,6 @@ T = TypeVar("T")
 
 _LOGIN_QUEUE = 60.0
 """Seconds that a login waits at most while `max_logins` others are under way."""
-_MAX_REFUSALS = 10_000
 _BULK = "\0bulk"
 """Ends the key of a user's second place; no user name has a NUL in it."""
 _MOST_STANDINGS = 8
@@ -205,31 +205,6 @@ class Places:
         self.taken += 1
 
 
-@dataclass(slots=True)
-class _Refusals:
-    """Places whose login was refused a moment ago, with what their users were told."""
-
-    pause: float
-    _known: OrderedDict[str, tuple[float, GatewayError]] = field(default_factory=OrderedDict)
-
-    def add(self, key: str, error: GatewayError, *, least: float = 0.0) -> None:
-        pause = max(self.pause, least)
-        if pause > 0:
-            self._known[key] = (time.monotonic() + pause, error)
-            self._known.move_to_end(key)
-            if len(self._known) > _MAX_REFUSALS:
-                self._known.popitem(last=False)
-
-    def get(self, key: str) -> GatewayError | None:
-        known = self._known.get(key)
-        if known is None:
-            return None
-        if known[0] <= time.monotonic():
-            del self._known[key]
-            return None
-        return known[1]
-
-
 class Pool:
     """The connections of one system.
 
@@ -258,7 +233,8 @@ class Pool:
         )
         self._access = FileAccess(settings.files)
         self._places = Places(settings.max_clients)
-        self._refusals = _Refusals(settings.failed_login_pause)
+        self._refusals = Refusals(settings.failed_login_pause, settings.failed_login_pause_most)
+        self._brakes = {node: brake_of(node, settings.refused_logins) for node in settings.nodes}
         self._gate = asyncio.Semaphore(settings.max_logins)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._crowd: set[asyncio.Future[None]] = set()
@@ -459,6 +435,7 @@ class Pool:
                 refusal = self._refusals.get(key) or self._refusals.get(_ungranted(key, token))
                 if refusal is not None:
                     raise again(refusal)
+                self._brake(principal.username, key)
                 if not self._make_room_for_standing(principal.username, key):
                     await self._wait_in_crowd(principal.username, key, deadline)
                     continue
@@ -471,6 +448,22 @@ class Pool:
                 # What became of another token says nothing of this one.
                 if not place.ungranted or place.token == token:
                     raise
+
+    def _brake(self, username: str, key: str) -> None:
+        """Keep a user who was refused the last time from another try while the login node has refused too many.
+
+        Raises:
+            GatewayError: What was told the last time.
+        """
+        last = self._refusals.last(key)
+        if last is None:
+            return
+        wait = self._brake_of(username).wait(username, refused_before=True)
+        if wait > 0:
+            raise again(later(last, wait))
+
+    def _brake_of(self, username: str) -> Brake:
+        return self._brakes[self._target.nodes.home(username)]
 
     def _make_room_for_standing(self, username: str, key: str) -> bool:
         """Keep one user's many kinds of tokens from taking the pool: close the longest idle connection of them.
@@ -567,6 +560,7 @@ class Pool:
                 )
             raise
         self._logins += 1
+        self._refusals.forget(place.key)
         self._telemetry.login(self.system, "ok")
         log.info(
             "ssh.connect",
@@ -624,6 +618,8 @@ class Pool:
         started = time.monotonic()
         try:
             async with asyncio.timeout(_LOGIN_QUEUE):
+                if place.key not in self._refusals:
+                    await self._brake_of(principal.username).turn(principal.username)
                 await self._gate.acquire()
         except TimeoutError:
             raise PoolExhausted(
@@ -635,9 +631,19 @@ class Pool:
             if _expired(credential):
                 credential = await self._credential(place, principal)
             with self._telemetry.stage("connect", self.system, ""):
-                return await Connection.open(self._target, principal.username, credential)
+                return await self._open(principal.username, credential)
         finally:
             self._gate.release()
+
+    async def _open(self, username: str, credential: Credential) -> Connection:
+        brake = self._brake_of(username)
+        try:
+            connection = await Connection.open(self._target, username, credential)
+        except CredentialRefused:
+            brake.refused(username)
+            raise
+        brake.worked(username)
+        return connection
 
     async def _credential(self, place: Place, principal: Principal) -> Credential:
         with self._telemetry.stage("credential", self.system, ""):

@@ -1,0 +1,179 @@
+"""Refused logins shut out nobody but those who are refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from hpcgate.auth import Principal
+from hpcgate.config import SshSettings
+from hpcgate.demo.sshd import punishes
+from hpcgate.errors import CommandFailed, CredentialRefused, LoginNodeShut
+from hpcgate.health.board import HealthBoard, ServiceHealth
+from hpcgate.ssh.brake import Brake, Refusals, brake_of
+from hpcgate.ssh.pool import Pool
+from tests.health.test_prober import make as make
+from tests.ssh.conftest import MakePool
+from tests.ssh.nodes import Keys, LoginNodes, principal
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def penalties_of(brake: Brake, clock: Clock, steps: list[tuple[float, str, bool]]) -> float:
+    """Let users ask who are all refused; return the most seconds of penalty that sshd's defaults come to."""
+    ends, most = clock.now, 0.0
+    for seconds, user, before in steps:
+        clock.now += seconds
+        if brake.wait(user, refused_before=before) == 0:
+            brake.refused(user)
+            ends = max(ends, clock.now) + 5
+            most = max(most, ends - clock.now)
+    return most
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param([(2.0, "eve", True)] * 300, id="one user every two seconds"),
+        pytest.param([(0.01, "eve", True)] * 3000, id="one user without a pause"),
+        pytest.param([(0.5, f"eve{n % 7}", True) for n in range(600)], id="seven users in turn"),
+        pytest.param([(0.5, f"eve{n}", False) for n in range(600)], id="users never seen before"),
+    ],
+)
+def test_what_is_refused_stays_under_what_sshd_punishes(steps: list[tuple[float, str, bool]]) -> None:
+    clock = Clock()
+    assert penalties_of(Brake(10, clock), clock, steps) <= 15
+
+
+def test_who_got_in_the_last_time_waits_for_nothing() -> None:
+    clock = Clock()
+    brake = Brake(10, clock)
+    brake.worked("alice")
+    for n in range(10):
+        brake.refused(f"eve{n}")
+    assert brake.wait("alice", refused_before=False) == 0
+    assert brake.wait("bob", refused_before=False) == pytest.approx(48, abs=1)
+    brake.refused("alice")
+    assert brake.wait("alice", refused_before=True) > 48
+    assert Brake(None, clock).wait("bob", refused_before=True) == 0
+
+
+def test_one_refusal_leaves_room_for_those_of_whom_nothing_is_known() -> None:
+    clock = Clock()
+    brake = Brake(10, clock)
+    brake.refused("eve")
+    brake.refused("eve")
+    clock.now += 1
+    assert brake.wait("eve", refused_before=True) > 0
+    assert brake.wait("bob", refused_before=False) == 0
+
+
+def test_pools_of_one_node_share_its_brake() -> None:
+    assert brake_of(("login", 22), 10) is brake_of(("login", 22), 10)
+    assert brake_of(("login", 22), 10) is not brake_of(("login", 23), 10)
+
+
+def test_pauses_grow_and_end_with_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("hpcgate.ssh.brake.time.monotonic", clock)
+    refusals = Refusals(2, 10)
+    for pause in (2, 4, 8, 10, 10):
+        refusals.add("eve", CredentialRefused("no"))
+        told = refusals.get("eve")
+        assert told is not None
+        assert told.headers["Retry-After"] == str(pause)
+        clock.now += pause
+        assert refusals.get("eve") is None
+        assert "eve" in refusals
+    refusals.forget("eve")
+    assert "eve" not in refusals
+    refusals.add("eve", CredentialRefused("no"))
+    clock.now += 2
+    assert refusals.get("eve") is None
+
+
+@asynccontextmanager
+async def punishing() -> AsyncIterator[int]:
+    """What an sshd does that punishes this address (recorded from OpenSSH 10.0)."""
+
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"Not allowed at this time\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def test_a_node_that_punishes_is_not_down(nodes: LoginNodes) -> None:
+    async with punishing() as port:
+        pool = Pool("demo", SshSettings(host="127.0.0.1", port=port), nodes.keys())
+        with pytest.raises(LoginNodeShut, match="takes no new logins from this gateway") as told:
+            async with pool.lease(principal(nodes.alice)):
+                pass
+        await pool.close()
+    assert told.value.status == 503
+    assert int(told.value.headers["Retry-After"]) > 0
+
+
+async def test_a_probe_that_is_punished_says_nothing_of_the_node(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Account:
+        async def principal(self) -> Principal:
+            return Principal("probe", "token")
+
+    board = HealthBoard("daint")
+    prober = make(Account(), board, services={"ssh": {}})
+    board.record(ServiceHealth("ssh", True, 0.0))
+
+    monkeypatch.setattr(prober._pool, "lease", lambda _: Entering(LoginNodeShut("takes no new logins")))
+    await prober.round()
+    board.require(("ssh",))
+    assert [(one.service, one.healthy, one.message) for one in board.results] == [
+        ("ssh", True, None),
+        ("exception", False, "takes no new logins"),
+    ]
+    monkeypatch.setattr(prober._pool, "lease", lambda _: Entering(CommandFailed("gone")))
+    await prober.round()
+    assert [(one.service, one.healthy, one.message) for one in board.results] == [("ssh", False, "gone")]
+
+
+class Entering:
+    """A lease that cannot be had."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def __aenter__(self) -> None:
+        raise self.error
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.skipif(not punishes(), reason="the installed sshd has no PerSourcePenalties (OpenSSH 9.8)")
+async def test_one_refused_user_shuts_out_nobody(make_pool: MakePool, nodes: LoginNodes) -> None:
+    node = nodes.start(penalties="yes")
+    keys = nodes.keys()
+    keys.credentials[nodes.bob.name] = Keys((nodes.alice,)).credentials[nodes.alice.name]
+    pool = make_pool(node, keys, timeout={"idle_timeout": 1}, failed_login_pause=0.1)
+    for _ in range(40):
+        with pytest.raises(CredentialRefused):
+            async with pool.lease(principal(nodes.bob)):
+                pass
+        await asyncio.sleep(0.25)
+        fresh = make_pool(node, nodes.keys())
+        async with fresh.lease(principal(nodes.alice)) as session:
+            assert (await session.run(["true"])).ok
+        await fresh.close()
