@@ -31,6 +31,7 @@ from hpcgate.askers import Headers, address_of, forwarded_in, path_in, token_in,
 from hpcgate.body import has_long_body
 from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
+from hpcgate.exchange import Exchange
 from hpcgate.heads import Refusal, refusal
 from hpcgate.logs import LOG_CONFIG, configure_logging, take_over_libraries
 from hpcgate.middleware import accepted_id, new_id, security_headers
@@ -369,6 +370,8 @@ class Http(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Serve a request, or have it wait, or refuse it at the price of its parsing alone."""
         self._active = cycle
+        # uvicorn has made it, and takes no other class for it.
+        cycle.__class__ = Exchange
         admission = self.admission
         if (
             admission is None

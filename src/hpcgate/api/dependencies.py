@@ -1,6 +1,6 @@
 """What every route begins with: who asks, and for which system."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import structlog
@@ -46,7 +46,7 @@ async def authenticate(request: Request) -> Principal:
     state["username"] = verified.username
     if opened.rates.on:
         await _count(request, opened, verified)
-    return replace(verified, request_id=state["request_id"], correlation_id=state["correlation_id"])
+    return verified.asking(state["request_id"], state["correlation_id"])
 
 
 async def _count(request: Request, opened: Gateway, principal: Principal) -> None:

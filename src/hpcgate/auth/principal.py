@@ -29,6 +29,12 @@ class Principal:
     correlation_id: str | None = field(default=None, compare=False)
     known_standing: str | None = field(default=None, repr=False, compare=False)
 
+    def asking(self, request_id: str, correlation_id: str) -> "Principal":
+        """Return the same with a request's ids; `dataclasses.replace` takes three times as long."""
+        return Principal(
+            self.username, self.token, self.claims, self.expires_at, request_id, correlation_id, self.known_standing
+        )
+
     @property
     def standing(self) -> str:
         """What the token stands for beside the user's name, as a digest.
