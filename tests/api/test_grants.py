@@ -8,6 +8,7 @@ from hpcgate.api.grants import job_reach
 from hpcgate.auth.policy import Grant
 from hpcgate.errors import Denied
 from hpcgate.schedulers.base import JobDescription
+from hpcgate.schedulers.pbs.options import OPTIONS as PBS
 from hpcgate.schedulers.slurm.options import OPTIONS
 
 GRANT = Grant("tree", (b"/tree",))
@@ -33,6 +34,13 @@ def test_directives_count() -> None:
         "/tree/sub/out",
         "/y/out",
     )
+
+
+def test_a_name_that_names_a_file() -> None:
+    job = JobDescription("/tree", script="true\n", name="../x")
+    assert job_reach(job, GRANT, OPTIONS).paths == ("/tree",)
+    with pytest.raises(Denied):
+        job_reach(job, GRANT, PBS)
 
 
 def test_a_scheduler_of_which_nothing_is_known() -> None:

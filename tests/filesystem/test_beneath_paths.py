@@ -30,12 +30,14 @@ class Box:
     def outside(self) -> Path:
         return self.path.parent / "outside"
 
-    def do(self, do: str, *, roots: list[str] | None = None, memory: int | None = None, **asked: Any) -> int:
-        """Run an operation, and return how it ended."""
+    def do(
+        self, do: str, *, roots: list[str] | None = None, memory: int | None = None, files: int = 1000, **asked: Any
+    ) -> int:
+        """Run an operation, with so many bytes of memory and open files, and return how it ended."""
         request = {"do": do, "words": do, "roots": roots or [str(self.path)], **asked}
         argv = [sys.executable, "-I", "-S", str(beneath_program.__file__)]
-        if memory is not None:
-            argv = ["sh", "-c", f'ulimit -v {memory // 1024}; exec "$@"', "sh", *argv]
+        limits = f"ulimit -n {files}" if memory is None else f"ulimit -n {files}; ulimit -v {memory // 1024}"
+        argv = ["sh", "-c", f'{limits}; exec "$@"', "sh", *argv]
         line = json.dumps(request).encode() + b"\n"
         done = subprocess.run(argv, input=line, capture_output=True, timeout=120, check=False)
         assert SECRET not in done.stdout + done.stderr
@@ -204,6 +206,30 @@ def test_deep_trees(box: Box, depth: int) -> None:
         assert box.do(do, path=path, **more) in ({0} if depth < 1000 else {0, 1})
     assert set(os.listdir(box.path)) <= {"good", "sub", "deep", "copied"}
     subprocess.run(["rm", "-rf", path, copied], check=True)
+
+
+def test_few_files_are_open_at_a_time(box: Box) -> None:
+    """However many an operation is about; but a tree's depth counts."""
+    (box.path / "many").mkdir()
+    names = [f"{box.path}/many/{number}" for number in range(200)]
+    for name in names:
+        Path(name).touch()
+        os.symlink("../sub", f"{name}-link")
+    members = [(f"a/{number}", {"size": 4}) for number in range(200)]
+    (box.path / "a.tar").write_bytes(_archive(*members))
+    asks: list[tuple[str, dict[str, Any]]] = [
+        ("extract", {"path": f"{box.path}/a.tar", "target": f"{box.path}/sub", "compression": "none"}),
+        ("list", {"path": f"{box.path}/many", "recursive": True, "hidden": True, "follow": True}),
+        ("admit", {"paths": names, "links": names, "trees": [f"{box.path}/sub"]}),
+        ("join", {"path": f"{box.path}/joined", "parts": names}),
+        ("mkdir", {"path": f"{box.path}/new" + "/d" * 200, "parents": True}),
+    ]  # fmt: skip
+    for follow in (False, True):
+        more = {"path": f"{box.path}/many", "dereference": follow}
+        asks.append(("copy", {**more, "target": f"{box.path}/copied-{follow}"}))
+        asks.append(("compress", {**more, "target": f"{box.path}/{follow}.tar", "compression": "none"}))
+    for do, asked in asks:
+        assert box.do(do, files=48, **asked) == 0, do
 
 
 def _archive(*members: tuple[str, dict[str, Any]]) -> bytes:

@@ -102,6 +102,8 @@ def job_reach(job: JobDescription, grant: Grant, known: Directives | None) -> Re
     for variable in (*job.environment, *job.default_environment):
         if variable.startswith(_GUIDES) or variable in _GUIDE:
             raise Denied(grant.rule, f"the environment variable {variable!r} may lead elsewhere")
+    if known is not None and set(job.name or "") & set(known.forbidden.get(known.naming, "")):
+        raise Denied(grant.rule, f"the name {job.name!r} would name a file elsewhere")
     if "@" in (job.partition or ""):
         raise Denied(grant.rule, f"the partition {job.partition!r} may be another server's")
     directories = list(dict.fromkeys((job.working_directory, *marked.directories)))

@@ -313,7 +313,9 @@ def regular(place):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     if place.kind != stat.S_IFREG:
         raise Failed(NOT_REGULAR)
-    return reopen(place.fd, os.O_RDONLY)
+    fd = reopen(place.fd, os.O_RDONLY)
+    place.close()
+    return fd
 
 
 def present(place):
@@ -596,7 +598,9 @@ class Request:
             except FileExistsError:
                 if not self.get("parents"):
                     raise
-            directory = os.open(name, DIRECTORY, dir_fd=directory)
+            inner = os.open(name, DIRECTORY, dir_fd=directory)
+            os.close(directory)
+            directory = inner
 
     def private(self):
         """Fail unless a path is that of a directory of the user's alone."""

@@ -35,7 +35,7 @@ class Directives:
         streams: The names of options whose value is a path of a standard stream.
         directories: The names of options whose value is a directory.
         words: What may stand alone.
-        local: The names of harmless options whose value may send the job to another server behind an ``@``.
+        forbidden: Names of harmless options, with characters that would make their value name a file or another server.
     """
 
     mark: str
@@ -46,7 +46,7 @@ class Directives:
     streams: frozenset[str] = frozenset()
     directories: frozenset[str] = frozenset()
     words: frozenset[str] = frozenset()
-    local: frozenset[str] = frozenset()
+    forbidden: Mapping[str, str] = field(default_factory=dict)
 
 
 class Unchecked(Exception):
@@ -85,9 +85,7 @@ def named(script: str, known: Directives) -> Named:
                 streams[value] = None
             elif option in known.directories and value:
                 directories[value] = None
-            elif (option not in known.flags and option not in known.harmless) or (
-                option in known.local and "@" in value
-            ):
+            elif option not in known.flags | known.harmless or set(value) & set(known.forbidden.get(option, "")):
                 raise Unchecked(_shown(line))
             names |= option == known.naming
     return Named(tuple(streams), tuple(directories), names)

@@ -12,5 +12,6 @@ OPTIONS = Directives(
     flags=frozenset("Vhz"),
     harmless=frozenset("AaJjlMmNPpqr"),
     streams=frozenset("eo"),
-    local=frozenset("q"),
+    # Standard streams without a path of their own are files of the job's name.
+    forbidden={"q": "@", "N": "/"},
 )
