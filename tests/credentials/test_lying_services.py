@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import asyncssh
 import pytest
+from asyncssh.asn1 import der_encode
 from asyncssh.public_key import SSHOpenSSHCertificateV01
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import SSHCertificateBuilder, SSHCertificateType
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -20,6 +24,7 @@ from hpcgate.credentials.certificates import Expectation, checked, contents, use
 from hpcgate.credentials.deic_ca import DeicCa, DeicCaSettings
 from hpcgate.credentials.keygen_service import KeygenService, KeygenServiceSettings
 from hpcgate.credentials.signing import SigningService
+from hpcgate.credentials.static import UserKey, _read
 from hpcgate.credentials.vault import Vault, VaultSettings
 from hpcgate.errors import CredentialRefused, GatewayError, Unavailable
 from tests.outbound.lies import LIES, answer, liar, says
@@ -246,6 +251,29 @@ async def test_a_lie_in_http_is_a_503_in_time(name: str) -> None:
             assert caught.value.status == 503
             await source.close()
         assert time.monotonic() - started < 30
+
+
+RSA = asyncssh.generate_private_key("ssh-rsa", key_size=1024)
+_numbers = cast(RSAPrivateKey, RSA.pyca_key).private_numbers()
+_parts = [_numbers.p, _numbers.q, _numbers.dmp1, _numbers.dmq1, _numbers.iqmp]
+NEGATIVE = der_encode((0, _numbers.public_numbers.n, _numbers.public_numbers.e, -_numbers.d, *_parts))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.binary(max_size=4), st.integers(0, 2**16), st.booleans())
+@example(NEGATIVE, -1, False)
+def test_a_changed_private_key_is_none_or_refused(change: bytes, at: int, cut: bool) -> None:
+    """Whatever the readers of keys stumble over, a negative exponent for one, is no error of the gateway's."""
+    head, *lines, tail = RSA.export_private_key("pkcs1-pem").decode().splitlines()
+    whole = base64.b64decode("".join(lines))
+    place = at % len(whole)
+    changed = change if at < 0 else whole[:place] + change + (b"" if cut else whole[place + len(change) :])
+    text = "\n".join((head, base64.b64encode(changed).decode(), tail))
+    it = KeygenService(KeygenServiceSettings(url="http://127.0.0.1:9"))
+    with pytest.raises(CredentialRefused):
+        it._read(text, "no certificate", ALICE)
+    with suppress(CredentialRefused):
+        _read("alice", UserKey.model_validate({"private_key": text}))
 
 
 @pytest.mark.parametrize("before", [0, 10, 200, 290, 299, 1000])

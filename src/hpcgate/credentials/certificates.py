@@ -1,5 +1,6 @@
 """OpenSSH user certificates: read, and checked before they are used."""
 
+import struct
 import time
 from dataclasses import dataclass
 
@@ -16,6 +17,18 @@ MAX_TEXT = 64 * 1024
 """Characters of a certificate; one with 256 principals, the most that sshd takes, has some 20,000."""
 OPTIONS = frozenset({b"force-command", b"source-address"})
 """The critical options that sshd knows of keys like ours (PROTOCOL.certkeys); it accepts no certificate with others."""
+UNREADABLE = (
+    asyncssh.KeyImportError,
+    UnsupportedAlgorithm,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    struct.error,
+)
+"""What the readers of keys and certificates raise. Those after `ValueError` are of readers that take what they read for
+what it should be, as with a negative exponent."""
 _FOREVER = 2**64 - 1
 """A certificate without end, PROTOCOL.certkeys of OpenSSH."""
 
@@ -45,7 +58,7 @@ def user_certificate(text: str, private_key: asyncssh.SSHKey, what: str) -> asyn
         certificate = asyncssh.import_certificate(line)
         if not isinstance(certificate, SSHOpenSSHCertificate):
             raise ValueError("another kind of certificate")
-    except (asyncssh.KeyImportError, ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise CredentialRefused(f"{what} cannot be read") from None
     if certificate.key.public_data != private_key.public_data:
         raise CredentialRefused(f"{what} belongs to another key")

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from hpcgate.auth import Principal
 from hpcgate.credentials.base import Credential
+from hpcgate.credentials.certificates import UNREADABLE
 from hpcgate.credentials.signing import SigningService, SigningSettings, field_of
 from hpcgate.errors import CredentialRefused
 
@@ -50,6 +51,6 @@ class KeygenService(SigningService):
             if len(private) > _MAX_KEY:
                 raise ValueError("too long")
             key = asyncssh.import_private_key(private.strip() + "\n")
-        except (asyncssh.KeyImportError, ValueError):
+        except UNREADABLE:
             raise CredentialRefused(f"The {self.service} gave no usable key for {principal.username}") from None
         return self.certified(public, key, principal)

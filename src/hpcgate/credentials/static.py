@@ -11,7 +11,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import Model, PluginSettings, Secret
 from hpcgate.config.secrets import FileText
 from hpcgate.credentials.base import Credential, CredentialSource
-from hpcgate.credentials.certificates import expiry, user_certificate
+from hpcgate.credentials.certificates import UNREADABLE, expiry, user_certificate
 from hpcgate.errors import CredentialRefused
 
 
@@ -86,7 +86,7 @@ def _read(name: str, key: UserKey) -> Credential:
         raise CredentialRefused(
             f"The SSH key configured for the user {name} is encrypted and its passphrase does not fit"
         ) from None
-    except (asyncssh.KeyImportError, ValueError):
+    except UNREADABLE:
         wrong = "its passphrase is missing" if _encrypted(key) and passphrase is None else "it cannot be read"
         raise CredentialRefused(f"The SSH key configured for the user {name} is of no use: {wrong}") from None
     if key.public_cert is None:
@@ -100,7 +100,7 @@ def _encrypted(key: UserKey) -> bool:
         asyncssh.import_private_key(_lines(key.private_key.get_secret_value()), "")
     except asyncssh.KeyEncryptionError:
         return True
-    except (asyncssh.KeyImportError, ValueError):
+    except UNREADABLE:
         return False
     return False
 
