@@ -61,7 +61,7 @@ BOOKKEEPING = {
 def finds(tree: ast.Module, path: str) -> Iterator[str]:
     """Return the names of all that a module keeps by keys for longer than a call."""
     for node in tree.body:
-        yield from (f"{path}:{name}" for name in _remembering(node))
+        yield from (f"{path}:{name}" for name in _remembering(node, in_class=False))
         match node:
             case ast.Assign(targets=[ast.Name(id=name)], value=value) if _keyed(value):
                 yield f"{path}:{name}"
@@ -75,7 +75,7 @@ def finds(tree: ast.Module, path: str) -> Iterator[str]:
 
 def _of_class(scope: ast.ClassDef) -> Iterator[str]:
     for node in scope.body:
-        yield from _remembering(node)
+        yield from _remembering(node, in_class=True)
         match node:
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value) if _keyed(value):
                 yield name
@@ -97,11 +97,15 @@ def _of_class(scope: ast.ClassDef) -> Iterator[str]:
     yield from sorted(found)
 
 
-def _remembering(node: ast.stmt) -> Iterator[str]:
+def _remembering(node: ast.stmt, *, in_class: bool) -> Iterator[str]:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         for decorator in node.decorator_list:
-            if _name(decorator.func if isinstance(decorator, ast.Call) else decorator) in MEMORIES:
-                yield node.name
+            called = isinstance(decorator, ast.Call)
+            if _name(decorator.func if called else decorator) not in MEMORIES:
+                continue
+            if called and not in_class and isinstance(node, ast.FunctionDef):
+                continue  # It has a bound, and what it gives is made of what it is asked alone.
+            yield node.name
 
 
 def _keyed(value: ast.expr) -> bool:
@@ -179,6 +183,7 @@ def test_each_cache_that_tokens_do_not_share_has_a_test() -> None:
         "class A:\n @cached_property\n def x(self): ...",
         "class A:\n @lru_cache(10)\n async def x(self): ...",
         "@functools.cache\ndef x(): ...",
+        "@alru_cache(10)\nasync def x(): ...",
         "x = {}",
         "x: dict[str, int] = dict()",
     ],
@@ -187,6 +192,9 @@ def test_caches_are_found(text: str) -> None:
     assert [found.rpartition(":")[2].rpartition(".")[2] for found in finds(ast.parse(text), "a.py")] == ["x"]
 
 
-@pytest.mark.parametrize("text", ["def f():\n x = {}", "x = {1: 2}", "class A:\n def f(self):\n  self.x = []"])
+@pytest.mark.parametrize(
+    "text",
+    ["def f():\n x = {}", "x = {1: 2}", "class A:\n def f(self):\n  self.x = []", "@lru_cache(9)\ndef x(y): ..."],
+)
 def test_tables_and_what_a_call_keeps_are_none(text: str) -> None:
     assert not list(finds(ast.parse(text), "a.py"))
