@@ -355,6 +355,105 @@ def test_the_users_own_comment_stays(site: Site, case: str, as_path: bool) -> No
         assert comment.startswith(wanted)
 
 
+KILL = "scancel: error: Kill job error on job id"
+CANCELLATIONS = {
+    "a job of scrontab": (f'echo "{KILL} $2: Cannot cancel scrontab jobs without --cron." >&2; exit 15', 400, "--cron"),
+    "an error without a name": (f'echo "{KILL} $2: Unknown error 4711" >&2; exit 1', 400, "Unknown error 4711"),
+    "a job in transition": (f'echo "{KILL} $2: Job can not be altered now, try again later" >&2; exit 1', 503, "later"),
+    "a wrapper's refusal": ('echo "no cancelling on Sundays" >&2; exit 1', 400, "on Sundays"),
+    "no scancel": ('echo "sh: 1: scancel: not found" >&2; exit 127', 503, "not found"),
+    "a warning": ('{real} "$@"; status=$?; echo "scancel: error: spank: x.so" >&2; exit $status', 204, ""),
+    "chatter": ('echo "error: denied: 0 jobs of 4711" >&2; exec {real} "$@"', 204, ""),
+}
+
+
+@pytest.mark.parametrize("case", CANCELLATIONS)
+def test_what_scancel_says_is_the_answer(site: Site, case: str) -> None:
+    text, status, words = CANCELLATIONS[case]
+    job_id = site.submit().json()["jobId"]
+    site.start_up(scancel=text)
+    answer = site.http.delete(f"/compute/demo/jobs/{job_id}")
+    assert answer.status_code == status, answer.text
+    assert words in answer.text
+    assert status != 503 or int(answer.headers["Retry-After"]) > 0
+    state = site.job(job_id)["status"]["state"]
+    assert (state in ("CANCELLED", "COMPLETING")) is (status == 204)
+    site.clear()
+    site.cancel(job_id)
+
+
+SACCTMGR = {
+    "missing": "exit 127",
+    "not for users": 'echo "sacctmgr: Permission denied" >&2; exit 126',
+    "denied": 'echo "sacctmgr: error: Access/permission denied" >&2; exit 1',
+    "failing": "exit 1",
+    "of another release": 'echo "sacctmgr: error: Protocol version 9999" >&2; exit 1',
+}
+
+
+@pytest.mark.parametrize("case", SACCTMGR)
+def test_who_one_is_is_told_without_sacctmgr(site: Site, case: str) -> None:
+    site.start_up(sacctmgr=SACCTMGR[case])
+    answer = site.http.get("/status/demo/userinfo")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["accounts"] is None
+    assert answer.json()["user"]["name"] == site.person.user.name
+
+
+@pytest.mark.parametrize("system", ["demo", "plain"])
+def test_names_of_accounts_have_no_case(site: Site, system: str) -> None:
+    job_id = site.submit(system=system, account="DEMO").json()["jobId"]
+    for asked in ("demo", "DEMO", "Demo"):
+        for everybody in ("true", "false"):
+            parameters = {"account": asked, "allusers": everybody}
+            listed = site.http.get(f"/compute/{system}/jobs", params=parameters).json()["jobs"]
+            assert job_id in {job["jobId"] for job in listed}
+    site.cancel(job_id, system)
+
+
+def test_a_requeued_job_has_no_step_of_its_earlier_run(site: Site, cluster: Cluster) -> None:
+    job_id = site.submit().json()["jobId"]
+    until(lambda: any(task["id"].endswith(".batch") for task in site.job(job_id)["tasks"] or []))
+    cluster.slurm.scontrol("requeuehold", job_id)
+    until(lambda: "REQUEUED" in cluster.slurm.run(["sacct", "-D", "-n", "-X", "-j", job_id, "-o", "state"]))
+    until(lambda: site.job(job_id)["status"]["state"] == "PENDING")
+    assert not site.job(job_id)["tasks"]
+    site.cancel(job_id)
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+OUTPUTS = {
+    "one job": "",
+    "an array": "#SBATCH --array=1-2,5\n",
+    "an array with a pattern": "#SBATCH --array=1-2\n#SBATCH --output=of-%A-%a-%j.out\n",
+    "a heterogeneous job": "#SBATCH -n1\n#SBATCH hetjob\n#SBATCH -n1\n",
+    "a heterogeneous job with a pattern": "#SBATCH -n1 -o het-%j.out\n#SBATCH hetjob\n#SBATCH -n1\n",
+}
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_the_metadata_name_the_files_that_exist(site: Site, case: str) -> None:
+    directory = site.cluster.as_user(site.person.user, ["mktemp", "-d", "-p", site.home]).stdout.strip()
+    answer = site.submit(f"#!/bin/sh\n{OUTPUTS[case]}exec true\n", workingDirectory=directory)
+    assert answer.status_code == 201, answer.text
+    job_id = answer.json()["jobId"]
+
+    def jobs() -> list[dict[str, Any]]:
+        return list(site.http.get(f"/compute/demo/jobs/{job_id}").json()["jobs"])
+
+    until(lambda: all(job["status"]["state"] in ("COMPLETED", "FAILED") for job in jobs()))
+    files = set(site.cluster.as_user(site.person.user, ["ls", directory]).stdout.split())
+    metadata = site.http.get(f"/compute/demo/jobs/{job_id}/metadata").json()["jobs"]
+    assert {one["standardOutput"] for one in metadata} == {f"{directory}/{name}" for name in files}
+    assert {one["standardError"] for one in metadata} == {f"{directory}/{name}" for name in files}
+
+
 LARGE = {
     "one variable of 128 KiB": ({"BIG": "x" * 128 * 1024}, "BIG"),
     "more than the login node can pass on": ({f"BIG{n}": "x" * 100_000 for n in range(40)}, "too large"),

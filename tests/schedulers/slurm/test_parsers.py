@@ -431,6 +431,26 @@ def test_scancel_of_tasks_that_cannot_be(words: str) -> None:
     assert scancel.parse(1, f"scancel: error: {words}\n") is scancel.Outcome.UNKNOWN
 
 
+KILL = "scancel: error: Kill job error on job id 5: "
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "outcome"),
+    [
+        (0, "scancel: Terminating job 5\nscancel: error: spank: plugin.so: no such file\n", Outcome.CANCELLED),
+        (0, "WARNING: denied budgets are reported as error: monthly\n", Outcome.CANCELLED),
+        (0, "Invalid job id formats are an error: see the wiki\nscancel: Terminating job 5\n", Outcome.CANCELLED),
+        (1, "error: Access/permission denied by the site\n", Outcome.FORBIDDEN),
+        (0, f"{KILL}Access/permission denied\n", Outcome.FORBIDDEN),
+        (1, f"note\n{KILL}Job can not be altered now, try again later\n", Outcome.FAILED),
+        (1, f"{KILL}Cannot cancel scrontab jobs without --cron flag.\n", Outcome.FAILED),
+        (1, "", Outcome.FAILED),
+    ],
+)
+def test_what_stands_beside_scancels_own_words(status: int, words: str, outcome: Outcome) -> None:
+    assert scancel.parse(status, words) is outcome
+
+
 @given(st.lists(st.text(st.characters(exclude_characters="|\n"), min_size=1), min_size=1, unique=True))
 def test_accounts_come_back(names: list[str]) -> None:
     text = "".join(f"{names[0]}|{name}\n" for name in [*names, names[0]])

@@ -31,6 +31,7 @@ from hpcgate.schedulers.slurm.failures import (
     UNREACHABLE,
     UNSURE,
     failure,
+    refused,
     says,
 )
 from hpcgate.schedulers.slurm.job_ids import JobId
@@ -307,8 +308,9 @@ class CommandLine:
             parsed = JobId.read(job.job_id) or JobId(record.raw)
             if parsed.base not in scripts:
                 scripts[parsed.base] = await self._script(principal, record.raw, alive=record.raw in alive)
+            batch = _batch(record)
             names = StreamNames(
-                raw=record.raw,
+                raw=batch,
                 array=parsed.base if parsed.tasks is not None else None,
                 task=parsed.task,
                 user=job.user or "",
@@ -316,7 +318,7 @@ class CommandLine:
                 node=first_node(job.nodes) if job.allocation_nodes else None,
                 directory=job.working_directory,
             )
-            known = streams.get(record.raw, (None, None, None))
+            known = streams.get(batch, (None, None, None))
             found.append(JobMetadata(job.job_id, scripts[parsed.base], *(expanded(path, names) for path in known)))
         return tuple(found)
 
@@ -329,12 +331,13 @@ class CommandLine:
         """
         mark = new_mark()
         streams: dict[str, tuple[str | None, str | None, str | None]] = {}
-        done = await self._run(principal, squeue.streams_command(_these(record.raw for record in records), mark))
+        asked = tuple(dict.fromkeys(raw for record in records for raw in (record.raw, _batch(record))))
+        done = await self._run(principal, squeue.streams_command(_these(asked), mark))
         if done.ok:
             for live in squeue.parse_streams(done.stdout.decode("utf-8", "replace"), mark):
                 streams[live.raw] = (live.stdin, live.stdout, live.stderr or live.stdout)
         alive = frozenset(streams)
-        rest = [record.raw for record in records if record.raw not in alive]
+        rest = [raw for raw in asked if raw not in alive]
         fields = sacct.stream_fields(self.version)
         if fields and rest:
             argv = sacct.command(_these(rest), mark, fields, steps=False)
@@ -385,7 +388,7 @@ class CommandLine:
         if outcome is scancel.Outcome.FORBIDDEN:
             raise Forbidden(done.words)
         if outcome is scancel.Outcome.FAILED:
-            raise failure(done)
+            raise refused(done)
         return outcome
 
     async def attach(self, principal: Principal, job_id: JobId, shell_command: str) -> None:
@@ -419,17 +422,14 @@ class CommandLine:
         return scontrol.parse_reservations(text)
 
     async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
-        """List the user's accounts; None where there is no slurmdbd, or none that answers."""
+        """List the user's accounts; None where there is no slurmdbd, none that answers, or no sacctmgr for users."""
         done = await self._run(principal, sacctmgr.command(principal.username), controller=False)
         if done.ok:
             return sacctmgr.parse(done.stdout.decode("utf-8", "replace"))
         words = done.words + done.stdout.decode("utf-8", "replace")
-        if says(words, NO_ACCOUNTING):
-            return None
-        if says(words, UNREACHABLE):
+        if not says(words, NO_ACCOUNTING):
             _log.warning("slurm.accounts_unavailable", system=self.system, words=clipped(words, 400))
-            return None
-        raise failure(done)
+        return None
 
     async def ping(self, principal: Principal) -> None:
         """Return if at least one controller is up."""
@@ -445,6 +445,12 @@ class CommandLine:
             raise failure(done)
         # ``slurm 22.05.8``, or ``slurm-wlm 22.05.8`` where Debian made it.
         return release(done.stdout.decode("utf-8", "replace").strip().rpartition(" ")[2])
+
+
+def _batch(record: Record) -> str:
+    """Return the raw id of the job whose batch script writes: of a heterogeneous job its leader's alone does."""
+    parsed = JobId.read(record.job.job_id)
+    return record.raw if parsed is None or parsed.offset is None else parsed.base
 
 
 def _these(raws: Iterable[str]) -> Selection:

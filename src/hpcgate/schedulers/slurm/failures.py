@@ -1,6 +1,6 @@
 """What a failed Slurm command means, told by its own words."""
 
-from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
+from hpcgate.errors import BadRequest, CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
 from hpcgate.outbound.wording import clipped
 from hpcgate.ssh.runner import Completed
 
@@ -29,6 +29,14 @@ BUSY = (
     "Resource temporarily unavailable",
 )
 """slurmctld takes no more jobs now (MaxJobCount, its start, a reconfiguration); sbatch tries again for minutes."""
+
+TRANSIENT = (
+    "try again later",
+    "Requested operation is presently disabled",
+    "transitional state",
+    "transistional state",
+)
+"""What is refused now, and may be done a little later; one of them in Slurm's own spelling."""
 
 UNSURE = (
     "Socket timed out on send/recv operation",
@@ -74,3 +82,14 @@ def failure(done: Completed) -> GatewayError:
     if says(words, DENIED):
         return Forbidden(message)
     return CommandFailed(message)
+
+
+def refused(done: Completed) -> GatewayError:
+    """Return the error for a command that did not do what a user wanted of a job, with its own words."""
+    error = failure(done)
+    if says(error.message, TRANSIENT):
+        return SchedulerUnavailable(error.message)
+    # Of a command that was killed, or that said nothing, nobody knows what became of it.
+    if type(error) is CommandFailed and done.exit_status >= 0 and done.words:
+        return BadRequest(error.message)
+    return error

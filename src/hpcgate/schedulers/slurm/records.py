@@ -67,6 +67,9 @@ def merged(live: Iterable[Record], history: Iterable[Record]) -> list[Record]:
 
 
 def _completed(live: Record, known: Record) -> Record:
+    if live.submitted is not None and known.submitted is not None and known.submitted < live.submitted:
+        # An earlier run of a job that was requeued.
+        return replace(live, job=replace(live.job, cluster=live.job.cluster or known.job.cluster))
     job, past = live.job, known.job
     time = job.time
     job = replace(

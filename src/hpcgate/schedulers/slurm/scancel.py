@@ -23,7 +23,11 @@ class Outcome(Enum):
 
 _MOST_TASKS = 10_000
 """One argument has at most 128 KiB."""
-_ERROR = re.compile(r"error: (?:.*: )?([^\n]+)$", re.MULTILINE)
+_ERROR = re.compile(r"error: (?:Kill job error on job(?: step)? ?id \S+: )?([^\n]+)$", re.MULTILINE)
+_JOBS = re.compile(
+    r"error: (?:Kill job error on job(?: step)? ?id \S+: ([^\n]+)|(Invalid job id [^\n]*))$", re.MULTILINE
+)
+"""What scancel says of a job itself; plug-ins and wrappers say other things that are no failure of its."""
 
 
 def command(job_id: JobId) -> list[str]:
@@ -54,8 +58,9 @@ def _numbers(tasks: range) -> str:
 
 def parse(exit_status: int, words: str) -> Outcome:
     """Return the outcome from the exit status and standard error."""
-    # Of a range that it cannot count it says first why, and then that it is no job id.
-    errors = [error for error in _ERROR.findall(words) if "Too many hosts in range" not in error]
+    errors = [said or invalid for said, invalid in _JOBS.findall(words)]
+    if not errors and exit_status != 0:
+        errors = _ERROR.findall(words)
     if not errors:
         return Outcome.CANCELLED if exit_status == 0 else Outcome.FAILED
     if any("denied" in error or "Invalid user id" in error for error in errors):

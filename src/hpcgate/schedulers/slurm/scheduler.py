@@ -128,9 +128,11 @@ class Slurm(Scheduler):
     async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:
         """List jobs, in the order of their ids."""
         window = WINDOW_SECONDS[query.window]
+        # Slurm makes names of accounts lower case, and squeue compares letter by letter.
+        account = None if query.account is None else query.account.lower()
         selection = Selection(
             user=None if query.all_users else principal.username,
-            account=query.account if _plain(query.account) else None,
+            account=account if _plain(account) else None,
             window=window,
         )
         both = await self._both(principal, selection)
@@ -139,7 +141,7 @@ class Slurm(Scheduler):
             job
             for job in (record.job for record in both.records)
             if (query.name is None or job.name == query.name)
-            and (query.account is None or job.account == query.account)
+            and (account is None or (job.account or "").lower() == account)
             and (job.time.end is None or job.time.end >= since)
         )
         return Jobs(chosen, both.absent.names, both.age)

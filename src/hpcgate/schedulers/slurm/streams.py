@@ -42,6 +42,9 @@ def expanded(path: str | None, names: StreamNames) -> str | None:
         return None
     if "\\" in path:
         return posixpath.join(names.directory, path.replace("\\", ""))
+    if names.array is not None and path == posixpath.join(names.directory, f"slurm-{names.raw}.out"):
+        # squeue shows a single job's default; an array's tasks have another.
+        path = "slurm-%A_%a.out"
     known = {
         "A": names.array or names.raw,
         "a": "4294967294" if names.array is None else _number(names.task),

@@ -197,7 +197,7 @@ class Rest:
 
         try:
             return await self.client.database(principal, "associations", parse, query={"user": principal.username})
-        except (SchedulerUnavailable, TimedOut) as error:
+        except (SchedulerUnavailable, TimedOut, CommandFailed) as error:
             _log.warning("slurm.accounts_unavailable", system=self.system, words=clipped(error.message, 400))
             return None
 

@@ -1,5 +1,7 @@
 """``DELETE /slurm/<version>/job/<id>``: what became of a cancellation."""
 
+from hpcgate.errors import BadRequest, CommandFailed, SchedulerUnavailable
+from hpcgate.schedulers.slurm.failures import TRANSIENT, says
 from hpcgate.schedulers.slurm.rest import values
 from hpcgate.schedulers.slurm.rest.problems import (
     DENIED_NUMBERS,
@@ -33,4 +35,7 @@ def outcome(status: int, answer: object) -> tuple[Outcome, str]:
         return Outcome.CANCELLED, said
     if met and met <= ENDED_JOB | UNKNOWN_JOB:
         return (Outcome.ENDED if met & ENDED_JOB else Outcome.UNKNOWN), said
-    raise failure(status, answer)
+    error = failure(status, answer)
+    if type(error) is CommandFailed and met:
+        raise SchedulerUnavailable(error.message) if says(error.message, TRANSIENT) else BadRequest(error.message)
+    raise error

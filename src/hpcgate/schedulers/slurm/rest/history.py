@@ -18,7 +18,7 @@ def parse(answer: object, selection: Selection) -> list[Record]:
     def record(row: values.Row) -> Record | None:
         if selection.user is not None and row.get("user") != selection.user:
             return None
-        if selection.account is not None and row.get("account") != selection.account:
+        if selection.account is not None and values.string(row.get("account")).lower() != selection.account:
             return None
         return _record(row)
 

@@ -47,7 +47,7 @@ def shown_id(
 def selected(row: values.Row, selection: Selection) -> bool:
     """Return whether a job of a listing is one of the selected user's and account's."""
     return (selection.user is None or row.get("user_name") == selection.user) and (
-        selection.account is None or row.get("account") == selection.account
+        selection.account is None or values.string(row.get("account")).lower() == selection.account
     )
 
 
