@@ -20,6 +20,8 @@ PATH = b"/status/liveness"
 HOST = b"Host: gateway.example.org\r\n"
 GOOD = b"GET " + PATH + b" HTTP/1.1\r\n" + HOST
 POST = b"POST /filesystem/demo/ops/mkdir HTTP/1.1\r\n" + HOST
+LONG = 100_000
+"""Bytes that are more than `http.max_header_size`."""
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
@@ -80,6 +82,19 @@ ODD: dict[str, tuple[int, bytes]] = {
     "a chunk's size and a blank": (400, CHUNKED + b"4 \r\nabcd\r\n0\r\n\r\n"),
     "a chunk's size and LF": (400, CHUNKED + b"4\nabcd\n0\n\n"),
     "a chunk that is longer than it says": (400, CHUNKED + b"4\r\nabcdef\r\n0\r\n\r\n"),
+    "LF in a chunk's extension": (400, CHUNKED + b"4;x=y\nabcd\r\n0\r\n\r\n"),
+    "CR in a chunk's extension": (400, CHUNKED + b"4;x\ry\r\nabcd\r\n0\r\n\r\n"),
+    "NUL in a chunk's extension": (400, CHUNKED + b"4;x=\0\r\nabcd\r\n0\r\n\r\n"),
+    "a chunk's extension with a quote left open": (400, CHUNKED + b'4;x="y\r\nabcd\r\n0\r\n\r\n'),
+    "LF after the last chunk": (400, CHUNKED + b"4\r\nabcd\r\n0\n\n"),
+    "a folded field after the body": (400, CHUNKED + b"0\r\nX: a\r\n b\r\n\r\n"),
+    "a length after the body": (400, CHUNKED + b"0\r\nContent-Length: 9\r\n\r\n"),
+    "a chunk's extension": (401, CHUNKED + b"4;x=y\r\nabcd\r\n0\r\n\r\n"),
+    "a target without end": (431, asked(b"/" + b"a" * LONG)),
+    "a query without end": (431, asked(PATH + b"?" + b"a" * LONG)),
+    "a value without end": (431, head(b"Host: a", b"X: " + b"a" * LONG)),
+    "a name without end": (431, head(b"Host: a", b"a" * LONG + b": x")),
+    "a token without end": (431, head(b"Host: a", b"Authorization: Bearer " + b"a" * LONG)),
     "more fields than anybody sends": (431, head(b"Host: a", *(b"X: y" for _ in range(MOST_FIELDS)))),
     "another host in the target": (400, asked(b"http://other.example.org" + PATH)),
     "a user in the target": (400, asked(b"http://u:p@gateway.example.org" + PATH)),

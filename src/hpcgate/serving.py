@@ -271,7 +271,11 @@ class Http(HttpToolsProtocol):
             self._take(data)
         except Exception as error:
             FAULTS.note("http.connection", error)
-            self._refuse(CRASHED)
+            if self._deaf:
+                # A refusal has failed, and nothing else would end the connection.
+                self.transport.abort()
+            else:
+                self._refuse(CRASHED)
 
     def _take(self, data: bytes) -> None:
         """Parse what came, unless a head has become too long."""
@@ -337,15 +341,16 @@ class Http(HttpToolsProtocol):
         self._in_head = False
         self._stop_head_timer()
         most = self.settings.max_header_size
-        if self._much and sum(len(name) + len(value) + 4 for name, value in self.headers) > most:
+        if self._much and len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > most:
             raise _Refused(self._too_long())
         refused = refusal(self.parser.get_http_version(), self.url, self.headers)
         if refused is not None:
             raise _Refused(refused)
         if len(self.pipeline) >= MOST_PIPELINED:
             raise _Refused(PIPELINED)
-        self._in_body, self._received, self._body = True, 0, 0
         super().on_headers_complete()
+        # From here on there is a request to be given up, if what follows is odd.
+        self._in_body, self._received, self._body = True, 0, 0
         if self.stopping or self.parser.should_upgrade():
             self.cycle.keep_alive = False
 
