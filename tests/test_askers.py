@@ -17,12 +17,20 @@ HEAD = b"GET /a/b/?x=1 HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n"
         (b"Authorization: Bearer ", None),
         (b"Authorization: Bearer \xff", None),
         (b"Accept: */*", None),
+        (b"AUTHORIZATION: BEARER abc", "abc"),
     ],
 )
 def test_the_token_is_found_in_a_head_and_in_headers_alike(line: bytes, token: str | None) -> None:
     assert token_in(HEAD % line) == token
     name, _, value = line.partition(b":")
     assert token_of([(name.lower(), value)]) == token
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"GET / HTTP/1.1\r\nAuthorization: Bearer abc", b"GET / HTTP/1.1\r\nAuthorization: Bearer a b\r\n"]
+)
+def test_half_a_token_is_none(head: bytes) -> None:
+    assert token_in(head) is None
 
 
 @pytest.mark.parametrize(

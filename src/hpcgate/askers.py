@@ -26,14 +26,23 @@ def token_of(headers: Headers) -> str | None:
     return None
 
 
-_AUTHORIZATION = re.compile(rb"(?i)\r\nauthorization:[ \t]*bearer[ \t]+([\x21-\x7e]+)[ \t]*\r\n")
+_AUTHORIZATION = b"\r\nauthorization:"
+_VISIBLE = bytes(range(0x21, 0x7F))
 _FORWARDED = re.compile(rb"(?i)\r\nx-forwarded-for:[ \t]*([^\r\n]*)(?=\r\n)")
 
 
 def token_in(head: bytes) -> str | None:
     """Return what looks like the token of a request that was not parsed yet. It tells who may be read, and no more."""
-    found = _AUTHORIZATION.search(head)
-    return None if found is None else found[1].decode()
+    # An expression that disregards case takes twice as long, and every request that is left unread is looked at.
+    at = head.lower().find(_AUTHORIZATION)
+    end = head.find(b"\r\n", at + 2)
+    if at < 0 or end < 0:
+        return None
+    scheme, _, token = head[at + len(_AUTHORIZATION) : end].strip(b" \t").partition(b" ")
+    token = token.strip(b" \t")
+    if scheme.lower() != b"bearer" or not token or token.translate(None, _VISIBLE):
+        return None
+    return token.decode()
 
 
 def forwarded_in(head: bytes) -> list[tuple[bytes, bytes]]:
