@@ -12,7 +12,7 @@ from hpcgate.auth import Principal
 from hpcgate.credentials.base import Credential
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import CredentialRefused, PoolExhausted
-from hpcgate.ssh.pool import _Refusals
+from hpcgate.ssh.brake import Refusals
 from tests.ssh.conftest import MakePool
 from tests.ssh.nodes import Keys, LoginNodes
 
@@ -126,8 +126,8 @@ async def test_one_user_has_so_many_kinds_of_tokens_at_a_time(
 
 
 def test_refused_logins_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpcgate.ssh.pool._MAX_REFUSALS", 3)
-    refusals = _Refusals(60)
+    monkeypatch.setattr("hpcgate.ssh.brake._MOST_KNOWN", 3)
+    refusals = Refusals(60, 60)
     for number in range(10):
         refusals.add(str(number), CredentialRefused("no"))
     assert [key for key in map(str, range(10)) if refusals.get(key) is not None] == ["7", "8", "9"]
