@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from hpcgate.demo.sshd import Sshd
+from hpcgate.demo.users import User
 from hpcgate.errors import GatewayError, NeverBegan
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
@@ -186,3 +188,33 @@ async def test_a_start_up_file_in_the_way(
         await pool.close()
         await account.is_alone()
         account.has_lost_nothing()
+
+
+@pytest.mark.parametrize("way", ["SFTP", "commands"])
+async def test_what_cannot_be_ended_takes_no_channel_for_good(make_pool: MakePool, nodes: LoginNodes, way: str) -> None:
+    """Sshd passes on no signal to a forced command, nor to a subsystem, and a hanging shell has not said who it is."""
+    node = nodes.start(max_sessions=3, match_extra='ForceCommand eval "$SSH_ORIGINAL_COMMAND"\n')
+    pool = make_pool(node, start_up_timeout=0.3, timeout={"command_execution": 60}, **WAYS[way])
+    with Account(nodes) as account:
+        account.starts_with("sleep 4711")
+        for _ in range(4):
+            async with pool.lease(principal(account.user)) as session:
+                with pytest.raises(NeverBegan):
+                    await OPERATIONS["run"](session, account.place)
+        account.mend()
+        deadline = time.monotonic() + 60
+        while True:
+            async with pool.lease(principal(account.user)) as session:
+                try:
+                    await OPERATIONS["run"](session, account.place)
+                    break
+                except NeverBegan:
+                    assert time.monotonic() < deadline
+        await pool.close()
+        await asyncio.to_thread(end_all, account.user)
+    await asyncio.to_thread(node.stop)
+
+
+def end_all(user: User) -> None:
+    """End what a user left on the login node."""
+    subprocess.run(["pkill", "-KILL", "-x", "-u", user.name, "sleep"], check=False)

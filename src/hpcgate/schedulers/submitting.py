@@ -47,29 +47,37 @@ async def run_submission(
         argv: The command.
         stdin: What it reads.
         env: Environment variables for it.
-        seconds: How long it may take in all.
+        seconds: How long it may take in all, once it has begun.
         patience: For what has been printed so far: how many seconds more are to be waited for the command's own end,
             None for as long as there is.
+
+    Raises:
+        NeverBegan: The user's login shell did not come to the command.
     """
+    # What does not come so far as to read its input has submitted nothing: that is an error of its own.
+    async with session.process(argv, stall=seconds, env=dict(env)) as process:
+        return await _follow(process, stdin, seconds, patience)
+
+
+async def _follow(process: Process, stdin: bytes, seconds: float, patience: Callable[[str], float | None]) -> Printed:
     clock = asyncio.get_running_loop().time
     printed = _Output()
     deadline = clock() + seconds
     enough = False
     try:
         async with asyncio.timeout_at(deadline) as limit:
-            async with session.process(argv, stall=seconds, env=dict(env)) as process:
-                feeding = asyncio.create_task(_feed(process, stdin))
-                try:
-                    async for block in process.output():
-                        printed.add(block)
-                        wait = None if enough else patience(printed.text)
-                        if wait is not None:
-                            enough = True
-                            limit.reschedule(min(deadline, clock() + wait))
-                    status = await process.ended()
-                finally:
-                    feeding.cancel()
-                    await asyncio.gather(feeding, return_exceptions=True)
+            feeding = asyncio.create_task(_feed(process, stdin))
+            try:
+                async for block in process.output():
+                    printed.add(block)
+                    wait = None if enough else patience(printed.text)
+                    if wait is not None:
+                        enough = True
+                        limit.reschedule(min(deadline, clock() + wait))
+                status = await process.ended()
+            finally:
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
     except TimeoutError:
         if not limit.expired():
             raise
