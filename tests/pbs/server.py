@@ -401,7 +401,8 @@ def qselect(arguments):
 
 def no_history(tool, options):
     if "-x" in options and on("nohistory"):
-        leave(19, f"{tool}: job_history_enable is set to false ")
+        # As OpenPBS 23.06.06 and master were seen to do, whose history is off by default.
+        leave(0, f"{tool}: PBS is not configured to maintain job history")
 
 
 def qstat(arguments):

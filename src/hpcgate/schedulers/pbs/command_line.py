@@ -25,6 +25,9 @@ from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
 
+_SENTENCE = 200
+"""Bytes of output in which a sentence may stand in the place of a document."""
+
 NO_HISTORY_REMEMBERED = 600.0
 """Seconds for which a server without history is not asked for it again."""
 
@@ -154,7 +157,7 @@ class CommandLine:
     async def _qstat(self, principal: Principal, command: Callable[[bool], list[str]]) -> Completed:
         """Run qstat with the history, without it if the server keeps none."""
         done = await self._run(principal, command(self._history), env=qstat.ENVIRONMENT)
-        if not done.ok and says(done.words, NO_HISTORY):
+        if says(done.words, NO_HISTORY) or says(decoded(done.stdout[:_SENTENCE]), NO_HISTORY):
             self._no_history_until = asyncio.get_running_loop().time() + NO_HISTORY_REMEMBERED
             done = await self._run(principal, command(False), env=qstat.ENVIRONMENT)
         self._check(done)

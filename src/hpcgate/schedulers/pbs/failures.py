@@ -19,8 +19,8 @@ UNREACHABLE = (
 )
 """The server, or for an operation on a running job its node, does not answer."""
 
-NO_HISTORY = ("job_history_enable",)
-"""The server keeps no history: ``job_history_enable is set to false``."""
+NO_HISTORY = ("PBS is not configured to maintain job history", "job_history_enable")
+"""The server keeps no history, which is its default; qstat's exit status is 0 all the same."""
 
 UNAUTHORIZED = 159
 
