@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from hpcgate.auth import Principal
@@ -46,3 +47,8 @@ def environment_of(dump: bytes) -> Mapping[bytes, bytes]:
     """Return what ``env -0`` printed."""
     pairs: Iterable[bytes] = (item for item in dump.split(b"\0") if item)
     return {name: value for name, _, value in (pair.partition(b"=") for pair in pairs)}
+
+
+def takes_at_jwt() -> bool:
+    """Say whether the installed Slurm takes tokens whose header says ``at+jwt``: libjwt does from 1.16 on."""
+    return bool(list(Path("/usr/lib").glob("*/libjwt.so.2")))

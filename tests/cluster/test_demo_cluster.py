@@ -22,6 +22,7 @@ from hpcgate.demo.slurm import LIMITED_QOS, Slurm, SlurmOptions
 from hpcgate.demo.sshd import Sshd
 from hpcgate.demo.users import User
 from tests.cluster.openssh import command_line, forward, sftp, ssh
+from tests.cluster.scheduler_systems import takes_at_jwt
 
 
 @pytest.fixture(scope="module")
@@ -283,9 +284,10 @@ def test_slurmrestd_takes_the_tokens_of_the_provider(cluster: Cluster, alice: Us
 
         answer = ask(cluster.token(alice, typ="JWT"))
         assert [node["name"] for node in answer.json()["nodes"]] == ["rest-n1"]
-        assert ask(cluster.token("bob", typ="JWT")).json()["nodes"] == []
-        # Why the provider calls its tokens JWT when there is a slurmrestd.
-        assert ask(cluster.token(alice, typ="at+jwt")).json()["nodes"] == []
+        assert not ask(cluster.token("bob", typ="JWT")).json().get("nodes")
+        if not takes_at_jwt():
+            # Why the provider calls its tokens JWT when there is a slurmrestd.
+            assert not ask(cluster.token(alice, typ="at+jwt")).json().get("nodes")
     finally:
         slurm.stop()
 
@@ -326,7 +328,7 @@ def test_a_small_file_system_gets_full(cluster: Cluster, alice: User) -> None:
     with pytest.raises(DemoError, match=os.strerror(errno.ENOSPC)):
         cluster.as_user(alice, ["dd", "if=/dev/zero", f"of={path / 'big'}", "bs=1k", "count=100"])
     assert cluster.mount_tmpfs("64k", "named") == cluster.scratch / "named"
-    with pytest.raises(DemoError, match=r"wrong|bad|unknown|[Ii]nvalid"):
+    with pytest.raises(DemoError, match=r"(?i)wrong|bad|unknown|invalid"):
         cluster.mount_tmpfs("no size")
 
 

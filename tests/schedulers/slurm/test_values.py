@@ -45,6 +45,7 @@ def test_what_is_no_duration(text: str) -> None:
 def test_exit_statuses_come_back(status: int, signal: int) -> None:
     assert values.exit_code(f"{status}:{signal}") == (status, signal)
     assert values.wait_status(str(status << 8 | signal)) == (status, signal)
+    assert values.wait_status(f"{status}:{signal}") == (status, signal)  # squeue 24.11
 
 
 @given(st.text() | st.text("0123456789-:. ٣²"))

@@ -371,7 +371,7 @@ class Slurm(Scheduler):
 
 def _complete(record: Record, cluster: str, exits: tuple[int | None, int | None] | None) -> Record:
     job = record.job
-    if exits is not None:
+    if exits is not None and exits[0] is not None:
         job = replace(job, status=replace(job.status, exit_code=exits[0], interrupt_signal=exits[1]))
     return replace(record, job=replace(job, cluster=job.cluster or cluster))
 

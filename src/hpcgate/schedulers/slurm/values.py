@@ -61,6 +61,6 @@ def exit_code(value: str) -> tuple[int | None, int | None]:
 
 
 def wait_status(value: str) -> tuple[int | None, int | None]:
-    """Return exit status and signal of a status as wait(2) gives it."""
+    """Return exit status and signal of a status as wait(2) gives it, or of ``status:signal`` (squeue from 24.11 on)."""
     found = integer(value)
-    return (None, None) if found is None else (found >> 8 & 0xFF, found & 0x7F)
+    return exit_code(value) if found is None else (found >> 8 & 0xFF, found & 0x7F)
