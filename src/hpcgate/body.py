@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -189,6 +190,13 @@ def body_in(scope: Scope, receive: Receive) -> Body | None:
         elif name == b"expect":
             awaited = True
     return Body(receive, size, awaited=awaited) if found else None
+
+
+def brings_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Say whether a request with these headers has a body."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 ")) for name, value in headers
+    )
 
 
 def has_long_body(scope: Scope) -> bool:

@@ -28,7 +28,7 @@ from hpcgate import garbage
 from hpcgate.admission import Admission, Asker, Stranger, User
 from hpcgate.app import create_app
 from hpcgate.askers import Headers, address_of, forwarded_in, path_in, token_in, token_of
-from hpcgate.body import has_long_body
+from hpcgate.body import brings_body, has_long_body
 from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
 from hpcgate.exchange import Exchange
@@ -51,13 +51,16 @@ the last of a hundred clients that connect at once would wait for a hundred roun
 
 MOST_PIPELINED = 1000
 """Requests of one connection that wait for an earlier one of it."""
-LINGER = 2.0
+LINGER = 10.0
 """Seconds for which a refused client may go on sending, so that it comes to read the answer: a socket that is closed
 with something unread resets the connection, and the answer may be lost."""
 LINGER_BYTES = 1024 * 1024
 """Bytes that it may send meanwhile."""
 OVERHEAD = 16
 """Bytes of a chunk's frame for each byte in it; more is padding. A chunk of one byte has five."""
+
+OFFER = frozenset({b"connection", b"upgrade", b"http2-settings"})
+"""The headers of an offer to speak another protocol (RFC 9110, section 7.8)."""
 
 _TURN = contained("http.turn")
 
@@ -189,6 +192,7 @@ class Http(HttpToolsProtocol):
     _head = 0
     _much = False
     _in_body = False
+    _offered = False
     _received = 0
     _body = 0
     _deaf = False
@@ -221,8 +225,12 @@ class Http(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
         # uvicorn tells the request that came last; others may be before it.
-        for cycle in (self._active, *(cycle for cycle, _ in self.pipeline)):
-            if cycle is not None and not cycle.response_complete:
+        for cycle in (self.cycle, self._active, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is None:
+                continue
+            # A `_Parting` would keep this object and the request alive, by each other.
+            cycle.transport = self.transport
+            if not cycle.response_complete:
                 _disconnect(cycle)
         self.pipeline.clear()
         # Each of them leads back here: nothing is to be left to the collector of garbage.
@@ -309,7 +317,9 @@ class Http(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
+        except httptools.HttpParserUpgrade as stopped:
+            if self._offered:
+                return self._feed(self._without_offer() + data[stopped.args[0] :])
             # Another protocol would follow, which is not spoken here: the request is answered as if none were offered.
             self._deaf = True
         except httptools.HttpParserError as error:
@@ -348,14 +358,34 @@ class Http(HttpToolsProtocol):
             raise _Refused(refused)
         if len(self.pipeline) >= MOST_PIPELINED:
             raise _Refused(PIPELINED)
+        body = brings_body(self.headers)
+        if body and self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            # The parser takes a body for the other protocol.
+            self._offered = True
+            return
         super().on_headers_complete()
         # From here on there is a request to be given up, if what follows is odd.
         self._in_body, self._received, self._body = True, 0, 0
+        if body:
+            self.cycle.transport = cast("asyncio.Transport", _Parting(self))
+        if not body or self.parser.get_http_version() == "1.0":
+            # RFC 9110, section 10.1.1: then nobody waits for it.
+            self.cycle.waiting_for_100_continue = False
         if self.stopping or self.parser.should_upgrade():
             self.cycle.keep_alive = False
 
+    def _without_offer(self) -> bytes:
+        """Return the head of the request once more, for a new parser, without its offer to speak another protocol."""
+        self._offered = False
+        lines = [b"%s %s HTTP/1.1\r\n" % (self.parser.get_method(), self.url), b"connection: close\r\n"]
+        lines += [b"%s: %s\r\n" % field for field in self.headers if field[0] not in OFFER]
+        self.parser = httptools.HttpRequestParser(self)
+        return b"".join(lines) + b"\r\n"
+
     def on_message_complete(self) -> None:
         """A request is whole."""
+        if self._offered:
+            return
         self._in_body = False
         super().on_message_complete()
 
@@ -491,6 +521,8 @@ class Http(HttpToolsProtocol):
 
     def resting(self) -> bool:
         """Say whether no request is under way."""
+        if self._linger_timer is not None:
+            return True
         if self._in_head or self._unread is not None:
             return False
         return self.cycle is None or self.cycle.response_complete
@@ -572,10 +604,23 @@ class Http(HttpToolsProtocol):
             return
         self.transport.write(self._last_words)
         self._last_words = b""
-        if not self.transport.can_write_eof():
+        self._linger()
+
+    def part(self) -> None:
+        """Close the connection; while a body comes, once the client has had the time to read what it was sent."""
+        if not self._in_body or self.pipeline:
             self.transport.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        if self.transport.is_closing() or self._linger_timer is not None:
             return
-        self.transport.write_eof()
+        self._deaf = True
+        self._stop_head_timer()
+        self._unset_keepalive_if_required()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         self._discarded = 0
         self.flow.resume_reading()
         self._linger_timer = self.loop.call_later(LINGER, self._leave)
@@ -594,6 +639,21 @@ class Http(HttpToolsProtocol):
             f"F7T-Timestamp: {time.time()!r}\r\nF7T-AppVersion: {getattr(self.config.app, 'version', '')}\r\n"
             f"X-Request-ID: {fresh}\r\nX-Correlation-ID: {correlation_id or fresh}\r\n"
         ).encode() + self.extra
+
+
+class _Parting:
+    """What a request with a body has of its connection: closed with some of the body unread, it is left in peace."""
+
+    __slots__ = ("_protocol", "is_closing", "write")
+
+    def __init__(self, protocol: Http) -> None:
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+        self._protocol = protocol
+
+    def close(self) -> None:
+        """Close the connection, at once if nothing is to come."""
+        self._protocol.part()
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:

@@ -133,6 +133,17 @@ async def test_bodies_take_so_much_memory_and_no_more() -> None:
         small.keep("one more", 1)
 
 
+@pytest.mark.parametrize(("character", "width"), [("a", 1), ("\u4e2d", 2), ("\U0001f600", 4)])
+async def test_the_memory_of_a_body_is_that_of_its_text(character: str, width: int) -> None:
+    arrivals = Arrivals(99, 10**9)
+    text = json.dumps({"name": "x" * 10**6 + character}, ensure_ascii=False)
+    asked = request(*cut(text.encode(), 65_536), b"", arrivals=arrivals)
+    await read_json(asked)
+    assert width * 10**6 <= arrivals.kept < (width + 0.1) * 10**6
+    asked.scope["state"]["body"].close()
+    assert arrivals.kept == 0
+
+
 class Model(BaseModel):
     name: str
 
@@ -182,11 +193,10 @@ async def test_a_long_script_is_no_structure() -> None:
         assert (await read_json(request(*cut(text, block), b"")))["script"] == script
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text('ab"\\[]{},:ä\ud800', max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('"\\[{,', max_size=4), inner, max_size=4),
-    max_leaves=20,
-)
+LEAVES = st.none() | st.booleans() | st.floats(allow_nan=False) | st.text('ab"\\[]{},:ä\ud800', max_size=8)
+JSON: st.SearchStrategy[Any] = LEAVES
+for _ in range(4):
+    JSON = LEAVES | st.lists(JSON, max_size=4) | st.dictionaries(st.text('"\\[{,', max_size=4), JSON, max_size=4)
 
 
 def shape_of(value: Any) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """JSON bodies: read within their bounds, and never so costly to parse that others wait for it."""
 
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -55,14 +56,14 @@ async def read_body(request: Request) -> bytes | bytearray:
             continue
         if body is None:
             body = bytearray(first)
-            _keep(kept, first)
+            _keep(kept, len(first))
             shape.feed(first)
         body += block
-        _keep(kept, block)
+        _keep(kept, len(block))
         shape.feed(block)
     if body is None:
         if len(first) > _UNCOUNTED:
-            _keep(kept, first)
+            _keep(kept, len(first))
             shape.feed(first)
         elif first.count(b"[") + first.count(b"{") > MAX_DEPTH:
             shape.feed(first)
@@ -70,9 +71,9 @@ async def read_body(request: Request) -> bytes | bytearray:
     return body
 
 
-def _keep(body: Body | None, block: bytes) -> None:
+def _keep(body: Body | None, size: int) -> None:
     if body is not None:
-        body.keep(len(block))
+        body.keep(size)
 
 
 class Shape:
@@ -145,7 +146,11 @@ async def read_json(request: Request) -> Any:
     body = await read_body(request)
     try:
         # By RFC 8259 it is UTF-8; json would take UTF-16, too. Lone surrogates stand for bytes of file names (PEP 383).
-        return _JSON.decode(body.decode("utf-8-sig", "surrogatepass"))
+        text = body.decode("utf-8-sig", "surrogatepass")
+        # One character beyond the basic plane, and each takes four bytes.
+        if (more := sys.getsizeof(text) - len(body)) > _UNCOUNTED:
+            _keep(request.scope["state"].get("body"), more)
+        return _JSON.decode(text)
     except ValueError as error:
         reason = str(error)
     except RecursionError:

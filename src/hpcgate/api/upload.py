@@ -36,7 +36,8 @@ class MultipartFile:
         self._header_name = b""
         self._header_value = b""
         self._headers: dict[bytes, bytes] = {}
-        self._stream = body_of(request, limit=None)
+        # What stands before, between and after the parts counts as well.
+        self._stream = body_of(request, limit=limit + 2 * MAX_OTHER)
         self._parser = MultipartParser(
             boundary,
             {
