@@ -10,6 +10,7 @@ from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
 from hpcgate.filesystem.models import CompressionType
 from hpcgate.ssh.command_files import ADOPT
 from hpcgate.ssh.files import temporary_name
+from hpcgate.ssh.footing import ENTER
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.words import failure, quote_if_needed
 
@@ -19,30 +20,33 @@ from hpcgate.ssh.words import failure, quote_if_needed
 # became shorter, for then tar fills it up with zeros. The work is done in the background because a shell that waits for
 # a command in the foreground takes no notice of a signal.
 SCRIPT = (
-    ADOPT
+    ENTER
+    + ADOPT
     + """\
 source=$1 parent=$2 name=$3 target=$4 new=$5 how=$6 follow=$7 pattern=$8 old=$9
-if [ -L "$target" ]; then
-  target=$(readlink -fn -- "$target" && printf x) || { stat -L -- "$4" >/dev/null; exit 2; }
-  target=${target%x}
-fi
+settle "$target"
+target=./$base
 if [ -d "$target" ]; then echo "tar: $4: Cannot open: Is a directory" >&2; exit 2; fi
 if [ -e "$target" ] && [ ! -f "$target" ]; then echo "Not a regular file" >&2; exit 2; fi
 stat -- "$source" >/dev/null || exit 2
 [ ! -e "$target" ] || umask 077
-temporary=${target%/*}/$new
+temporary=./$new
 trap 'rm -f -- "$temporary"' EXIT
 trap 'rm -f -- "$temporary"; kill -9 0' HUP INT TERM
+set -C
+exec 4>"$temporary"
+set +C
+if [ ! -f /dev/fd/4 ]; then echo "tar: $4: Cannot open: File exists" >&2; exit 2; fi
 pack() {
-  said=$(tar -c $how $follow --force-local -f "$temporary" --no-wildcards --no-anchored --exclude="$new" \
-    --anchored --exclude="$old" --null --verbatim-files-from "$@" -T - 2>&1)
+  said=$(tar -c $how $follow --force-local -f - --no-wildcards --no-anchored --exclude="$new" \
+    --anchored --exclude="$old" --null --verbatim-files-from "$@" -T - 2>&1 >&4)
   status=$?
   [ -z "$said" ] || printf '%s\\n' "$said" >&2
   case $status-$said in 0-*) ;; 1-*': File shrank by '*) return 2 ;; 1-*) ;; *) return "$status" ;; esac
 }
 if [ -n "$pattern" ] && [ -d "$source" ]; then parent=$source; stat -- "$source/." >/dev/null || exit 2; fi
-cd -- "$parent" || exit 2
 work() {
+  cd -- "$parent" || return 2
   if [ -z "$pattern" ]; then printf '%s\\0' "$name" | pack; return; fi
   links=; [ -z "$follow" ] || links=-L
   statuses=$({ { find $links . -type f -regex "$pattern" -print0; echo $? >&3; } |
@@ -50,7 +54,7 @@ work() {
   case $statuses in *[1-9]*) return 2 ;; esac
 }
 work & wait "$!" || exit 2
-if [ -e "$target" ]; then adopt "$target" "$temporary" || exit 2; fi
+if [ -e "$target" ]; then adopt "$target" /dev/fd/4 || exit 2; fi
 mv -fT -- "$temporary" "$target" || exit 2
 trap - EXIT
 """

@@ -17,6 +17,7 @@ from hpcgate.errors import BadRequest, GatewayError, NotADirectory, PathNotFound
 from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.tar_stream import END, Member, TarReader
 from hpcgate.ssh.files import temporary_name
+from hpcgate.ssh.footing import OWN
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
@@ -30,29 +31,36 @@ PIECE = 1024 * 1024
 
 # $1 the directory, $2 the name of the hidden one, $3 the name of a member that says that the archive is whole: a broken
 # connection is an end of file here too.
-UNPACK = """\
-d=$1
-if [ -d "$d" ]; then tmp=$d/$2; else tmp=${d%/*}/$2; fi
-mkdir -- "$tmp" || exit 1
-trap 'rm -rf -- "$tmp"' EXIT
-trap 'kill -9 "$!" 2>/dev/null; rm -rf -- "$tmp"; kill -9 0' HUP INT TERM
+UNPACK = (
+    OWN
+    + """\
+into=
+if [ -d "$1" ]; then into=yes; follow "$1"; home=$real; enter "$home"; else settle "$1"; fi
+(umask 077; mkdir -- "./$2") || exit 1
+own "$home" "$2"
+# Others may have put another directory of the user's there.
+[ -z "$(ls -A)" ] || refuse "$1 $2 was moved"
+hidden=$2
+clear() { find . -mindepth 1 -delete; rmdir -- "../$hidden"; }
+trap clear EXIT
+trap 'kill -9 "$!" 2>/dev/null; clear; kill -9 0' HUP INT TERM
 echo ready
 exec 3<&0
-tar -x --no-unquote --no-same-owner -f - -C "$tmp" <&3 & wait "$!" || exit 1
-[ -f "$tmp/$3" ] || { echo "tar: the archive is not whole" >&2; exit 1; }
-rm -f -- "$tmp/$3"
-if [ ! -d "$d" ]; then
-  mv -T -- "$tmp" "$d" || exit 1
+tar -x --no-unquote --no-same-owner -f - <&3 & wait "$!" || exit 1
+[ -f "./$3" ] || { echo "tar: the archive is not whole" >&2; exit 1; }
+rm -f -- "./$3"
+if [ -z "$into" ]; then
+  chmod "$(printf %04o $((0777 & ~0$(umask))))" . || exit 1
+  mv -T -- "../$hidden" "../$base" || exit 1
   trap - EXIT
   exit 0
 fi
-cd -- "$tmp" || exit 1
 # What cannot be merged is found before anything is.
 find . -mindepth 1 -exec sh -c '
-d=$1; shift
-refuse() { echo "tar: $t: $1" >&2; exit 1; }
+top=$1; shift
+refuse() { echo "tar: $top/${f#./}: $1" >&2; exit 1; }
 for f; do
-  t=$d/$f; p=${t%/*}
+  t=../$f; p=${t%/*}
   if [ -d "$f" ] && [ ! -L "$f" ]; then
     if [ -L "$t" ] || { [ -e "$t" ] && [ ! -d "$t" ]; }; then refuse "Not a directory"; fi
     [ ! -d "$t" ] || continue
@@ -60,17 +68,17 @@ for f; do
     refuse "Is a directory"
   fi
   if [ -d "$p" ] && { [ ! -w "$p" ] || [ ! -x "$p" ]; }; then refuse "Permission denied"; fi
-done' sh "$d" {} + || exit 1
+done' sh "$1" {} + || exit 1
 find . -mindepth 1 -maxdepth 1 -exec sh -c '
-d=$1; shift
 for f; do
-  if [ -d "$f" ] && [ ! -L "$f" ] && { [ -e "$d/$f" ] || [ -L "$d/$f" ]; }; then
-    cp -alT --remove-destination -- "$f" "$d/$f" || exit 1
+  if [ -d "$f" ] && [ ! -L "$f" ] && { [ -e "../$f" ] || [ -L "../$f" ]; }; then
+    cp -alT --remove-destination -- "$f" "../$f" || exit 1
   else
-    mv -fT -- "$f" "$d/$f" || exit 1
+    mv -fT -- "$f" "../$f" || exit 1
   fi
-done' sh "$d" {} +
+done' sh {} +
 """
+)
 
 
 class Gatekeeper:

@@ -59,7 +59,8 @@ adopt() {
 }
 """
 # $1 target, $2 temporary name, $3 trailer, $4 its length. Makes the file and takes its content; from then on it is
-# descriptor 4, for in a directory that others write its name may soon be that of another one. The trailer tells a whole
+# descriptor 4, for in a directory that others write its name may soon be that of another one; and ps shows the name, so
+# that a FIFO may be there before, which noclobber lets pass. The trailer tells a whole
 # upload from one whose connection broke: both are an end of file here. A shell that waits for a command in the
 # foreground takes no notice of a signal, hence the background.
 TAKE = (
@@ -80,6 +81,7 @@ if [ -e "$t" ]; then old=yes; umask 077; fi
 set -C
 exec 3<&0 4>"$tmp"
 set +C
+if [ ! -f /dev/fd/4 ]; then echo "File exists" >&2; exit 1; fi
 dd bs=262144 iflag=fullblock status=none <&3 >&4 & wait "$!" || exit 1
 n=$(($(stat -L -c %s /dev/fd/4) - $4))
 [ "$n" -ge 0 ] || exit 97

@@ -13,7 +13,7 @@ from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, NotSupported
 from hpcgate.ssh.command_files import ADOPT
 from hpcgate.transfers.base import BatchJob, JobLogs, Script, Submit, TransferJob
-from hpcgate.transfers.script import RESOLVE, STAGE, directives_for, job_script
+from hpcgate.transfers.script import STAGE, directives_for, job_script
 
 Compression = Literal["none", "gzip", "bzip2", "xz"]
 
@@ -33,17 +33,17 @@ _MV = f"""\
 tool=mv
 stat -- "$source" >/dev/null || exit
 {_DESTINATION}
-parent=${{destination%/*}}
 from=${{source%"${{source##*[!/]}}"}}
 from=${{from%/*}}
 {STAGE}
+beside "$destination"
 # Only within one mount is mv a rename, which never leaves half a target; else mv would remove the old one first.
-if [ "$(stat -L -c '%d %m' -- "${{from:-/}}")" = "$(stat -L -c '%d %m' -- "${{parent:-/}}")" ]; then
-  mv -f -T -- "$source" "$destination" || exit
+if [ "$(stat -L -c '%d %m' -- "${{from:-/}}")" = "$(stat -L -c '%d %m' .)" ]; then
+  mv -f -T -- "$source" "./$base" || exit
 else
   stage
-  cp -a -T -- "$source" "$stage/new" || exit
-  mv -f -T -- "$stage/new" "$destination" || exit
+  cp -a -T -- "$source" ./new || exit
+  mv -f -T -- ./new "../$base" || exit
   rm -r -f -- "$source" || exit
 fi
 echo 'Files were successfully moved.'
@@ -54,21 +54,20 @@ tool=cp
 stat $follow -- "$source" >/dev/null || exit
 {_DESTINATION}
 {STAGE}
-{RESOLVE}
 if [ "$source" -ef "$destination" ]; then fail "cp: '$source' and '$destination' are the same file"; fi
 # A link in the target's place is written through, unless it is a link that is copied.
 if [ -h "$destination" ] && {{ [ -n "$follow" ] || [ ! -h "$source" ]; }}; then
-  resolve "$destination"
-  destination=$resolved
-fi
-if [ -d "$destination" ]; then
-  cp -a $follow -T -- "$source" "$destination" || exit
+  settle "$destination"
 else
-  if [ -e "$destination" ] && [ ! -f "$destination" ]; then fail "cp: '$destination': Not a regular file"; fi
-  parent=${{destination%/*}}
+  beside "$destination"
+fi
+if [ -d "./$base" ]; then
+  cp -a $follow -T -- "$source" "./$base" || exit
+else
+  if [ -e "./$base" ] && [ ! -f "./$base" ]; then fail "cp: '$destination': Not a regular file"; fi
   stage
-  cp -a $follow -T -- "$source" "$stage/new" || exit
-  mv -f -T -- "$stage/new" "$destination" || exit
+  cp -a $follow -T -- "$source" ./new || exit
+  mv -f -T -- ./new "../$base" || exit
 fi
 echo 'Files were successfully copied.'
 """
@@ -83,36 +82,36 @@ echo 'Files were successfully removed.'
 # words; one that became shorter has been filled up with zeros, and is a failure.
 _COMPRESS = f"""\
 {ADOPT}
-{RESOLVE}
-case $target in */) fail "tar: $target: Cannot open: Is a directory" 2 ;; esac
-if [ -h "$target" ]; then resolve "$target"; target=$resolved; fi
-if [ -d "$target" ]; then fail "tar: $target: Cannot open: Is a directory" 2; fi
-if [ -e "$target" ] && [ ! -f "$target" ]; then fail "tar: $target: Not a regular file" 2; fi
-stat -- "$source" >/dev/null || exit 2
-parent=${{target%/*}}
 {STAGE}
+case $target in */) fail "tar: $target: Cannot open: Is a directory" 2 ;; esac
+settle "$target"
+if [ -d "./$base" ]; then fail "tar: $target: Cannot open: Is a directory" 2; fi
+if [ -e "./$base" ] && [ ! -f "./$base" ]; then fail "tar: $target: Not a regular file" 2; fi
+stat -- "$source" >/dev/null || exit 2
 stage
-hidden=${{stage##*/}}
+exec 4>./new
 pack() {{
-  said=$(tar -c $option $follow --force-local -f "$stage/new" --no-wildcards --no-anchored --exclude="$hidden" \\
-    --anchored --exclude="$member" --null --verbatim-files-from "$@" -T - 2>&1)
+  cd -- "$directory" || return 2
+  said=$(tar -c $option $follow --force-local -f - --no-wildcards --no-anchored --exclude="$hidden" \\
+    --anchored --exclude="$member" --null --verbatim-files-from "$@" -T - 2>&1 >&4)
   status=$?
   [ -z "$said" ] || printf '%s\\n' "$said" >&2
   case $status-$said in 0-*) ;; 1-*': File shrank by '*) return 2 ;; 1-*) ;; *) return "$status" ;; esac
 }}
 if [ -n "$pattern" ]; then
   if [ -d "$source" ]; then directory=$source; fi
-  cd -- "$directory" || exit 2
   links=
   [ -z "$follow" ] || links=-L
-  find $links . -name "$hidden" -prune -o -type f -regex "$pattern" -print0 >"$stage/names" || exit
-  pack --no-recursion <"$stage/names" || exit
+  (
+    cd -- "$directory" || exit 2
+    exec find $links . -name "$hidden" -prune -o -type f -regex "$pattern" -print0
+  ) >./names || exit
+  (pack --no-recursion) <./names || exit
 else
-  cd -- "$directory" || exit 2
-  printf '%s\\0' "$name" | pack || exit
+  printf '%s\\0' "$name" | (pack) || exit
 fi
-if [ -e "$target" ]; then adopt "$target" "$stage/new" || exit; fi
-mv -f -T -- "$stage/new" "$target" || exit
+if [ -e "../$base" ]; then adopt "../$base" ./new || exit; fi
+mv -f -T -- ./new "../$base" || exit
 echo 'Files were successfully compressed.'
 """
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from hpcgate.config import TransferSettings
 from hpcgate.config.values import HttpUrl
-from hpcgate.transfers.script import RESOLVE, STAGE
+from hpcgate.transfers.script import STAGE
 
 
 class PythonSettings(TransferSettings):
@@ -36,10 +36,10 @@ class PythonSettings(TransferSettings):
 
 ENVIRONMENT = """\
 environment=
-stage=
+staged=
 clear_up() {
   if [ -n "$environment" ]; then rm -rf -- "$environment"; fi
-  if [ -n "$stage" ]; then rm -rf -- "$stage"; fi
+  if [ -n "$staged" ]; then unstage; fi
 }
 trap clear_up EXIT
 # The log is to say what goes on while it goes on.
@@ -61,14 +61,12 @@ fi
 
 RECEIVE = f"""\
 {STAGE}
-{RESOLVE}
-if [ -h "$target" ]; then resolve "$target"; target=$resolved; fi
-if [ -d "$target" ]; then fail "$target: Is a directory"; fi
-parent=${{target%/*}}
+settle "$target"
+if [ -d "./$base" ]; then fail "$target: Is a directory"; fi
 stage
 trap clear_up EXIT
 """
-"""After `ENVIRONMENT`: makes the directory `stage` beside the target."""
+"""After `ENVIRONMENT`: goes to a directory beside the target, where ``./new`` is to become ``../$base``."""
 
 
 def run(program: str) -> str:

@@ -4,7 +4,7 @@ No URL is on a command line, where ps would show its signature: curl reads each 
 """
 
 from hpcgate.ssh.command_files import ADOPT
-from hpcgate.transfers.script import RESOLVE, STAGE
+from hpcgate.transfers.script import STAGE
 
 # A request is tried again with pauses of 1, 2, 4 and 8 seconds. A request that stalls for a minute has failed.
 _COMMON = """\
@@ -71,7 +71,6 @@ INGRESS = f"""\
 {_COMMON}
 {VERIFY}
 {STAGE}
-{RESOLVE}
 status_of() {{ ask "$@" --output /dev/null --write-out '%{{http_code}}' --max-time 60; }}
 fetch() {{
   bytes_of "$1"
@@ -85,7 +84,7 @@ fetch() {{
     ask "$get_url" --fail --dump-header "$scratch/head.$1" ${{range:+--range "$range"}}
     echo $? >"$scratch/status.$1"
   }} | tee "$scratch/fifo.$1" |
-    dd of="$stage/new" bs=1M iflag=fullblock oflag=seek_bytes seek="$from" conv=notrunc status=none || {{
+    dd of=./new bs=1M iflag=fullblock oflag=seek_bytes seek="$from" conv=notrunc status=none || {{
     touch "$scratch/failed"
     return 1
   }}
@@ -100,13 +99,13 @@ worker() {{
     part=$((part + parallel))
   done
 }}
-if [ -h "$target" ]; then resolve "$target"; target=$resolved; fi
-if [ -d "$target" ]; then fail "$target: Is a directory"; fi
+settle "$target"
+if [ -d "./$base" ]; then fail "$target: Is a directory"; fi
 scratch=$(mktemp -d) || exit
-stage=
 arrived=
 clear_up() {{
-  rm -rf -- "$scratch" ${{stage:+"$stage"}}
+  rm -rf -- "$scratch"
+  unstage
   # Both, as the user may complete the upload between the last look for it and its end.
   if [ -z "$arrived" ]; then status_of "$abort_url" --request DELETE >/dev/null 2>&1; fi
   status_of "$delete_url" --request DELETE >/dev/null 2>&1
@@ -126,17 +125,16 @@ ask "$head_url" --head >"$scratch/object" || fail 'The object store does not ans
 if [ "$(length "$scratch/object")" != "$size" ]; then
   fail "The uploaded file has $(length "$scratch/object") bytes, not $size."
 fi
-parent=${{target%/*}}
 stage
 trap clear_up EXIT
-: >"$stage/new" || exit
+: >./new || exit
 all_parts || fail 'The file could not be fetched from the object store.'
-if [ "$(stat -c %s -- "$stage/new")" != "$size" ]; then fail 'The file came short from the object store.'; fi
-if [ -n "$check" ] && ! verify "$(etag "$scratch/object")" "$stage/new"; then
+if [ "$(stat -c %s -- ./new)" != "$size" ]; then fail 'The file came short from the object store.'; fi
+if [ -n "$check" ] && ! verify "$(etag "$scratch/object")" ./new; then
   fail 'The file does not have the checksum that the object store states.'
 fi
-if [ -e "$target" ]; then adopt "$target" "$stage/new" || exit; fi
-mv -f -T -- "$stage/new" "$target" || exit
+if [ -e "../$base" ]; then adopt "../$base" ./new || exit; fi
+mv -f -T -- ./new "../$base" || exit
 echo 'File was successfully transferred.'
 """
 """Waits for an object and makes it a file; takes the object away whatever comes of it."""

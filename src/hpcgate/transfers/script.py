@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from hpcgate.errors import BadRequest
+from hpcgate.ssh.footing import ENTER
 
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
 _ACCOUNT = re.compile(r"[^\s\x00-\x1f\x7f\"'\\`$#]{1,255}")
@@ -22,21 +23,40 @@ trap 'exit 143' TERM
 """The beginning of every body. A script that is cancelled runs its EXIT trap, which clears up."""
 
 
-STAGE = """\
+STAGE = (
+    ENTER
+    + """\
+staged=
+beside() {
+  follow "${1%/*}/"
+  home=$real
+  enter "$home"
+  base=${1##*/}
+}
 stage() {
-  stage=$(mktemp -d -- "${parent%/}/.hpcgate-XXXXXXXX") || exit
-  trap 'rm -rf -- "$stage"' EXIT
+  hidden=$(umask 077; mktemp -d -- .hpcgate-XXXXXXXX) || exit
+  enter "${home%/}/$hidden"
+  if [ $((0$(stat -c %a ..) & 022)) -ne 0 ]; then
+    # Others may have put another directory there.
+    [ -O . ] && [ $((0$(stat -c %a .) & 077)) -eq 0 ] && [ -z "$(ls -A)" ] || fail "$hidden was moved"
+  fi
+  staged=$(stat -c %d:%i .)
+  trap unstage EXIT
+}
+unstage() {
+  if [ -n "$staged" ] && [ "$(stat -c %d:%i .)" = "$staged" ]; then
+    rm -rf -- ./new ./new.* ./names
+    rmdir -- "../$hidden"
+  fi
 }
 """
-"""Makes the directory `stage` in `parent`; it is gone however the script ends."""
+)
+"""``settle`` (`hpcgate.ssh.footing.ENTER`) goes to the directory of a file, links followed as they may be for writing,
+and sets `base`; ``beside`` does so without following a link in the last place.
 
-RESOLVE = """\
-resolve() {
-  resolved=$(readlink -f -n -- "$1" && printf x) || fail "readlink: $1: No such file or directory"
-  resolved=${resolved%x}
-}
+``stage`` makes a directory there for the user alone and goes to it: ``./new`` is what is to become ``../$base``. Names
+in it cannot be led astray. The script stays there, and the directory is gone however it ends.
 """
-"""Sets `resolved` to where a link leads; the last component need not exist."""
 
 
 def assignment(name: str, value: str) -> str:

@@ -17,6 +17,7 @@ import asyncio
 import hashlib
 import json
 import os
+import stat
 import sys
 import threading
 import time
@@ -140,11 +141,12 @@ def on_disk(temporary, size):
 def put_in_place(temporary, target):
     """Rename a whole file. One that is replaced leaves it its group and mode.
 
-    Where the user is not in that group, those in the new file's group may do no more than all others.
+    Where the user is not in that group, those in the new file's group may do no more than all others. Of somebody
+    else's file nothing comes along that would let others act as the user; what has become a link says nothing.
     """
-    if os.path.exists(target):
-        old = os.stat(target)
-        mode = old.st_mode & 0o7777
+    old = os.lstat(target) if os.path.lexists(target) else None
+    if old is not None and stat.S_ISREG(old.st_mode):
+        mode = old.st_mode & (0o7777 if old.st_uid == os.geteuid() else 0o777)
         try:
             os.chown(temporary, -1, old.st_gid)
         except OSError:

@@ -31,16 +31,14 @@ _UPLOAD = f"""\
 {ENVIRONMENT}
 {RECEIVE}
 {_EXPORT}
-cd -- "$stage" || exit
 """
 
 _RECEIVED = """\
 status=$?
 if [ "$status" -ne 0 ]; then exit "$status"; fi
-cd / || exit
-if [ -h "$stage/new" ] || [ ! -f "$stage/new" ]; then fail 'What came is no file.'; fi
-if [ -e "$target" ]; then adopt "$target" "$stage/new" || exit; fi
-mv -f -T -- "$stage/new" "$target" || exit
+if [ -h ./new ] || [ ! -f ./new ]; then fail 'What came is no file.'; fi
+if [ -e "../$base" ]; then adopt "../$base" ./new || exit; fi
+mv -f -T -- ./new "../$base" || exit
 echo 'File was successfully transferred.'
 """
 
