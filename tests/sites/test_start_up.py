@@ -23,7 +23,7 @@ from hpcgate.demo.users import User
 from hpcgate.errors import GatewayError, NeverBegan
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
-from tests.sites.operations import OLD, OPERATIONS, STORED
+from tests.sites.operations import OLD, OPERATIONS, STORED, Operation
 from tests.ssh.conftest import MakePool, make_pool, nodes, sshd
 from tests.ssh.nodes import LoginNodes, principal, processes
 
@@ -152,6 +152,17 @@ def pool_for(way: str, make_pool: MakePool, sshd: Sshd, behind: Sshd, start_up: 
     return make_pool(node, start_up_timeout=start_up, timeout=timeout, **WAYS[way])
 
 
+async def comes_right(pool: Pool, account: Account, operation: Operation) -> None:
+    """Try until it works: on a busy machine a login shell takes longer than these tests allow, now and then."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            async with pool.lease(principal(account.user)) as session:
+                return await operation(session, account.place)
+        except NeverBegan:
+            assert time.monotonic() < deadline
+
+
 @pytest.mark.parametrize("way", ["SFTP", "commands"])
 @pytest.mark.parametrize("text", HARMLESS.values(), ids=HARMLESS)
 async def test_a_start_up_file_that_does_no_harm(
@@ -178,13 +189,8 @@ async def test_a_start_up_file_in_the_way(
             print(text, await try_all(session, account.place))
         account.has_lost_nothing()
         account.mend()
-        deadline = time.monotonic() + 60
-        while True:
-            async with pool.lease(principal(account.user)) as session:
-                found = await try_all(session, account.place)
-            if found == dict.fromkeys(OPERATIONS, "right"):
-                break
-            assert time.monotonic() < deadline, found
+        for operation in OPERATIONS.values():
+            await comes_right(pool, account, operation)
         await pool.close()
         await account.is_alone()
         account.has_lost_nothing()
@@ -194,7 +200,7 @@ async def test_a_start_up_file_in_the_way(
 async def test_what_cannot_be_ended_takes_no_channel_for_good(make_pool: MakePool, nodes: LoginNodes, way: str) -> None:
     """Sshd passes on no signal to a forced command, nor to a subsystem, and a hanging shell has not said who it is."""
     node = nodes.start(max_sessions=3, match_extra='ForceCommand eval "$SSH_ORIGINAL_COMMAND"\n')
-    pool = make_pool(node, start_up_timeout=0.3, timeout={"command_execution": 60}, **WAYS[way])
+    pool = make_pool(node, start_up_timeout=1, timeout={"command_execution": 60}, **WAYS[way])
     with Account(nodes) as account:
         account.starts_with("sleep 4711")
         for _ in range(4):
@@ -202,14 +208,7 @@ async def test_what_cannot_be_ended_takes_no_channel_for_good(make_pool: MakePoo
                 with pytest.raises(NeverBegan):
                     await OPERATIONS["run"](session, account.place)
         account.mend()
-        deadline = time.monotonic() + 60
-        while True:
-            async with pool.lease(principal(account.user)) as session:
-                try:
-                    await OPERATIONS["run"](session, account.place)
-                    break
-                except NeverBegan:
-                    assert time.monotonic() < deadline
+        await comes_right(pool, account, OPERATIONS["run"])
         await pool.close()
         await asyncio.to_thread(end_all, account.user)
     await asyncio.to_thread(node.stop)
