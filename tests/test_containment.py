@@ -55,7 +55,7 @@ TASKS = {
     "schedulers/slurm/rest/backend.py:_each": "a group of the request",
     "schedulers/slurm/scheduler.py:_ask_both": "a group of the request",
     "schedulers/slurm/scheduler.py:_patiently": "a group of the request",
-    "schedulers/submitting.py:run_submission": "awaited by the request",
+    "schedulers/submitting.py:_follow": "awaited by the request",
     "server.py:_accept": "reaped",
     "ssh/connection.py:spawn": "awaited by who asks, or reaped",
     "ssh/nodes.py:_first": "awaited, or closed",
