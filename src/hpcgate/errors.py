@@ -29,6 +29,7 @@ GatewayError                 500
     CredentialRefused        424
     HostKeyRefused           424
     LoginNodeUnreachable     424
+      LoginNodeShut          503
     ConnectionLost           424
     NeverBegan               424
       NeverReached           424

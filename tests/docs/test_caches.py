@@ -43,6 +43,7 @@ BOOKKEEPING = {
     "reloading.py:Gateways._retiring": "gateways of before a reload, until they are closed",
     "schedulers/reads.py:_Batch.wanted": "who waits for one query, by job; within `_Generation`",
     "schedulers/slurm/scheduler.py:_Absent.sources": "which sources answered one request",
+    "ssh/brake.py:Brake._trying": "who tries to log in; gone with the try",
     "ssh/pool.py:Places.idle": "those of `Places.current` that nobody uses",
     "ssh/sftp_bulk.py:BulkSftp._extensions": "what one server says it can do",
     "ssh/sftp_bulk.py:BulkSftp._requests": "requests under way on one channel",

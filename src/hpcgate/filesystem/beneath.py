@@ -213,7 +213,13 @@ class Confined(Session):
         else:
             raise self._denial(argv)
         async with started as process:
-            yield process
+            try:
+                yield process
+            except GatewayError:
+                # It may be the denial that ended what the gateway's own command would have gone on with.
+                if process.exit_status == DENIED:
+                    await self._beneath.ended(process, argv)
+                raise
 
     async def files(self) -> RemoteFiles:
         """Return the files beneath the paths."""

@@ -9,7 +9,8 @@ be refused share a budget of each node.
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
@@ -37,50 +38,73 @@ class Brake:
         self._left = _DEPTH
         self._as_of = clock()
         self._good: dict[str, None] = {}
+        self._bad: dict[str, None] = {}
+        self._trying: dict[str, asyncio.Future[None]] = {}
 
     def __repr__(self) -> str:
         return f"<Brake {self._left:g}/{_DEPTH:g}, {self.per_minute} a minute>"
 
-    def wait(self, username: str, *, refused_before: bool) -> float:
+    def wait(self, username: str) -> float:
         """Return the seconds for which this user must not try to log in: 0 for who got in the last time.
 
-        Args:
-            username: Who wants to.
-            refused_before: The last login was refused. The last refusal of the budget is for those of whom nothing is
-                known: whoever was refused needs a whole one, they need what is left of it.
+        Whoever was refused the last time needs a whole refusal of the budget, and others what is left of one: the last
+        one is for those of whom nothing is known.
         """
-        if self.per_minute is None or (username in self._good and not refused_before):
+        if self.per_minute is None or username in self._good:
             return 0.0
         self._pay_back()
-        missing = (1.0 if refused_before else _LEAST) - self._left
+        missing = (1.0 if username in self._bad else _LEAST) - self._left
         return max(0.0, missing * 60 / self.per_minute)
+
+    def doubts(self, username: str) -> bool:
+        """Say whether the node refused this user the last time."""
+        return username in self._bad
 
     async def turn(self, username: str) -> None:
         """Wait until a user of whom nothing is known may try."""
-        while True:
-            seconds = self.wait(username, refused_before=False)
+        while not self.doubts(username):
+            seconds = self.wait(username)
             if not seconds:
                 return
             await asyncio.sleep(seconds)
 
+    @asynccontextmanager
+    async def trying(self, username: str) -> AsyncIterator[None]:
+        """Hold while a user tries to log in: others that do so in the same name await what becomes of it."""
+        while username not in self._good and (other := self._trying.get(username)) is not None:
+            await asyncio.wait([other])
+        mine = self._trying[username] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            if self._trying.get(username) is mine:
+                del self._trying[username]
+            mine.set_result(None)
+
     def refused(self, username: str) -> None:
         """The node has refused a login. What is overdrawn is paid back before anybody doubtful gets a turn."""
         self._good.pop(username, None)
+        _note(self._bad, username)
         self._pay_back()
         self._left -= 1
 
     def worked(self, username: str) -> None:
         """A login has worked."""
-        self._good.pop(username, None)
-        self._good[username] = None
-        if len(self._good) > _MOST_KNOWN:
-            del self._good[next(iter(self._good))]
+        self._bad.pop(username, None)
+        _note(self._good, username)
 
     def _pay_back(self) -> None:
         now = self._clock()
         if self.per_minute is not None:
             self._left = min(_DEPTH, self._left + (now - self._as_of) * self.per_minute / 60)
         self._as_of = now
+
+
+def _note(users: dict[str, None], username: str) -> None:
+    users.pop(username, None)
+    users[username] = None
+    if len(users) > _MOST_KNOWN:
+        del users[next(iter(users))]
 
 
 _BRAKES: WeakValueDictionary[tuple[Node, float | None], Brake] = WeakValueDictionary()
@@ -115,10 +139,6 @@ class Refusals:
         self._most = max(pause, most)
         self._known: dict[str, _Refusal] = {}
 
-    def __contains__(self, key: str) -> bool:
-        """Say whether the last login was refused, be it long ago."""
-        return key in self._known
-
     def add(self, key: str, error: GatewayError, *, least: float = 0.0) -> None:
         """Take down that a login was refused."""
         before = self._known.pop(key, None)
@@ -138,11 +158,6 @@ class Refusals:
         if left <= 0:
             return None
         return later(known.error, left)
-
-    def last(self, key: str) -> GatewayError | None:
-        """Return what the user was told the last time."""
-        known = self._known.get(key)
-        return None if known is None else known.error
 
     def forget(self, key: str) -> None:
         """A login has worked."""

@@ -435,7 +435,7 @@ class Pool:
                 refusal = self._refusals.get(key) or self._refusals.get(_ungranted(key, token))
                 if refusal is not None:
                     raise again(refusal)
-                self._brake(principal.username, key)
+                self._brake(principal.username)
                 if not self._make_room_for_standing(principal.username, key):
                     await self._wait_in_crowd(principal.username, key, deadline)
                     continue
@@ -449,18 +449,17 @@ class Pool:
                 if not place.ungranted or place.token == token:
                     raise
 
-    def _brake(self, username: str, key: str) -> None:
+    def _brake(self, username: str) -> None:
         """Keep a user who was refused the last time from another try while the login node has refused too many.
 
         Raises:
-            GatewayError: What was told the last time.
+            CredentialRefused: It has.
         """
-        last = self._refusals.last(key)
-        if last is None:
-            return
-        wait = self._brake_of(username).wait(username, refused_before=True)
-        if wait > 0:
-            raise again(later(last, wait))
+        brake = self._brake_of(username)
+        if brake.doubts(username) and (wait := brake.wait(username)) > 0:
+            raise later(
+                CredentialRefused(f"The login node of {self.system} refused the SSH credential of {username}"), wait
+            )
 
     def _brake_of(self, username: str) -> Brake:
         return self._brakes[self._target.nodes.home(username)]
@@ -618,8 +617,7 @@ class Pool:
         started = time.monotonic()
         try:
             async with asyncio.timeout(_LOGIN_QUEUE):
-                if place.key not in self._refusals:
-                    await self._brake_of(principal.username).turn(principal.username)
+                await self._brake_of(principal.username).turn(principal.username)
                 await self._gate.acquire()
         except TimeoutError:
             raise PoolExhausted(
@@ -637,13 +635,15 @@ class Pool:
 
     async def _open(self, username: str, credential: Credential) -> Connection:
         brake = self._brake_of(username)
-        try:
-            connection = await Connection.open(self._target, username, credential)
-        except CredentialRefused:
-            brake.refused(username)
-            raise
-        brake.worked(username)
-        return connection
+        async with brake.trying(username):
+            self._brake(username)
+            try:
+                connection = await Connection.open(self._target, username, credential)
+            except CredentialRefused:
+                brake.refused(username)
+                raise
+            brake.worked(username)
+            return connection
 
     async def _credential(self, place: Place, principal: Principal) -> Credential:
         with self._telemetry.stage("credential", self.system, ""):
