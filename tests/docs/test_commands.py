@@ -46,7 +46,7 @@ ELSEWHERE = {
     "hpcgate check /etc/hpcgate/config.yaml && systemctl": "needs systemd; tests/faults/test_reload.py sends SIGHUP",
     "AuthAltTypes": "settings of Slurm; tests/cluster/test_slurm_rest.py runs a Slurm with them",
     "# slurm.conf": "settings of Slurm; tests/cluster/test_slurm_rest.py",
-    "SLURM_JWT=daemon slurmrestd -a": "of a Slurm newer than Debian's; tests/cluster/test_slurm_rest.py starts Debian's",
+    "SLURM_JWT=daemon slurmrestd -a": "of a newer Slurm; tests/cluster/test_slurm_rest.py starts Debian's",
     "sshd -t": "would look at this machine's own sshd; test_operations.py does it with a file",
     "cat /etc/ssh": "shows the host keys of whatever machine it is typed on",
 }

@@ -83,7 +83,7 @@ def test_an_id_matches_the_arrays_with_which_it_shares_a_task(one: str, two: str
     assert not first.matches(f"6_[{two}]", "9")
 
 
-@given(st.integers(1, 9999999999), st.integers(0, 99999))
+@given(st.integers(1, 0xFFFFFFFD), st.integers(0, 99999))
 def test_ids_come_back_as_arguments(number: int, part: int) -> None:
     for text in (f"{number}", f"{number}_{part}", f"{number}+{part}"):
         assert JobId.parse(text).argument == text
@@ -92,8 +92,21 @@ def test_ids_come_back_as_arguments(number: int, part: int) -> None:
     assert not JobId.parse(f"{number}_{part}").matches(f"{number}_{part + 1}", "0")
 
 
-@pytest.mark.parametrize("text", ["0", "00", "0_1", "0+1"])
-def test_slurm_counts_from_one(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0",
+        "00",
+        "0_1",
+        "0+1",
+        "4294967294",
+        "9999999999",
+        "1_4294967295",
+        "1_[4294967295]",
+        "1_[2,4294967294-4294967299]",
+    ],
+)
+def test_slurm_counts_from_one_to_what_fits(text: str) -> None:
     with pytest.raises(JobNotFound):
         JobId.parse(text)
 

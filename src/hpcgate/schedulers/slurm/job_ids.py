@@ -13,6 +13,8 @@ from hpcgate.errors import JobNotFound
 _ID = re.compile(
     r"(?P<base>[0-9]{1,10})(?:_(?P<task>[0-9]{1,10})|_\[(?P<tasks>[0-9,:%-]+)\]|\+(?P<offset>[0-9]{1,5}))?"
 )
+_NO_NUMBER = 0xFFFFFFFE
+"""From here on numbers are Slurm's words for none and infinite, and no job or task has them."""
 _LONGEST = 4096
 """Characters of an id that a client may ask for; Slurm itself shows longer ones, for arrays of scattered tasks."""
 _RANGE = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10})(?::([0-9]{1,10}))?)?")
@@ -76,12 +78,16 @@ class JobId:
         if match is None:
             return None
         base = match["base"].lstrip("0")
-        if not base:  # Slurm counts from 1, and scancel refuses 0 in words of its own.
+        # Slurm counts from 1, and scancel refuses 0 in words of its own.
+        if not base or int(base) >= _NO_NUMBER:
             return None
         if match["offset"] is not None:
             return cls(base, offset=int(match["offset"]))
         expression = match["task"] if match["task"] is not None else match["tasks"]
-        return cls(base, None if expression is None else task_ranges(expression))
+        if expression is None:
+            return cls(base)
+        tasks = task_ranges(expression)
+        return None if any(named.start >= _NO_NUMBER for named in tasks) else cls(base, tasks)
 
     @property
     def task(self) -> int | None:
