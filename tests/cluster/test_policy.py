@@ -216,9 +216,16 @@ def test_denials_are_audited(held: httpx.Client, guarded: Gateway, cluster: Clus
     headers = {"Authorization": f"Bearer {token}", "X-Request-ID": "the-request"}
     path = f"{tree}/relative/secret"
     assert_denied(held.get("/filesystem/demo/ops/view", params={"path": path}, headers=headers), "tree")
-    written = (cluster.directory / "guarded-audit.log").read_text()
-    lines = [json.loads(line) for line in written.splitlines()]
-    told, action = [line for line in lines if line["request_id"] == "the-request"]
+
+    audit = cluster.directory / "guarded-audit.log"
+
+    def lines() -> list[dict[str, Any]]:
+        every = map(json.loads, audit.read_text().splitlines())
+        return [line for line in every if line["request_id"] == "the-request"]
+
+    # The request is written down after its answer.
+    assert wait_until(lambda: len(lines()) > 1)
+    told, action = lines()
     assert told["event"] == "denied"
     assert (action["event"], action["outcome"]) == ("action", "denied")
     assert told["rule"] == "tree"
@@ -229,7 +236,7 @@ def test_denials_are_audited(held: httpx.Client, guarded: Gateway, cluster: Clus
     assert told["system"] == "demo"
     assert told["group"] == "fs:read"
     assert told["paths"] == [path]
-    assert token not in written + guarded.log.read_text()
+    assert token not in audit.read_text() + guarded.log.read_text()
 
 
 def test_every_endpoint_with_a_path_is_tried(guarded: Gateway) -> None:

@@ -34,7 +34,12 @@ ALICE = Principal("alice", TOKEN)
 CA = asyncssh.generate_private_key("ssh-ed25519")
 OTHER_CA = asyncssh.generate_private_key("ssh-ed25519")
 OTHER = asyncssh.generate_private_key("ssh-ed25519")
-NOW = int(time.time())
+
+
+def now() -> int:
+    """Return the time, which goes on between the tests' being collected and their turn."""
+    return int(time.time())
+
 
 Make = Callable[[asyncssh.SSHKey], str]
 
@@ -44,7 +49,7 @@ def text(certificate: asyncssh.SSHCertificate) -> str:
 
 
 def user(key: asyncssh.SSHKey, ca: asyncssh.SSHKey = CA, **said: Any) -> str:
-    said = {"principals": ["alice"], "valid_after": NOW - 60, "valid_before": NOW + 3600} | said
+    said = {"principals": ["alice"], "valid_after": now() - 60, "valid_before": now() + 3600} | said
     return text(ca.generate_user_certificate(key, "id", **said))
 
 
@@ -52,7 +57,7 @@ def with_option(key: asyncssh.SSHKey, option: str) -> str:
     """Return a certificate with an option that asyncssh does not make."""
     # asyncssh keeps a key as cryptography has it, private or public.
     public = getattr(key.pyca_key, "public_key", lambda: key.pyca_key)()
-    builder = SSHCertificateBuilder().valid_after(NOW - 60).valid_before(NOW + 3600).public_key(public)
+    builder = SSHCertificateBuilder().valid_after(now() - 60).valid_before(now() + 3600).public_key(public)
     builder = builder.type(SSHCertificateType.USER).valid_principals([b"alice"]).serial(1).key_id(b"id")
     return builder.add_critical_option(option.encode(), b"x").sign(CA.pyca_key).public_bytes().decode()
 
@@ -62,7 +67,7 @@ def backwards(key: asyncssh.SSHKey) -> str:
     algorithm = b"ssh-ed25519-cert-v01@openssh.com"
     return text(
         SSHOpenSSHCertificateV01.generate(
-            CA, algorithm, key, 1, 1, "id", ["alice"], NOW + 30, NOW + 20, {}, b"ssh-ed25519", None
+            CA, algorithm, key, 1, 1, "id", ["alice"], now() + 30, now() + 20, {}, b"ssh-ed25519", None
         )
     )
 
@@ -79,10 +84,10 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "another user": (lambda key: user(key, principals=["bob"]), "alice is not among"),
     "several others": (lambda key: user(key, principals=["bob", "root", "alice2", "Alice"]), "alice is not among"),
     "nobody by name": (lambda key: user(key, principals=[]), "for nobody by name"),
-    "ended": (lambda key: user(key, valid_after=NOW - 3600, valid_before=NOW - 1), "has ended"),
+    "ended": (lambda key: user(key, valid_after=now() - 3600, valid_before=now() - 1), "has ended"),
     "ended before it began": (backwards, "has ended"),
-    "not yet": (lambda key: user(key, valid_after=NOW + 600), "does not hold yet"),
-    "for years": (lambda key: user(key, valid_before=NOW + 400 * 86400), "holds for longer"),
+    "not yet": (lambda key: user(key, valid_after=now() + 600), "does not hold yet"),
+    "for years": (lambda key: user(key, valid_before=now() + 400 * 86400), "holds for longer"),
     "for ever": (lambda key: text(CA.generate_user_certificate(key, "id", principals=["alice"])), "holds for longer"),
     "unknown critical option": (lambda key: with_option(key, "own@example.org"), "critical option"),
     "broken signature": (broken, "cannot be read"),
@@ -143,7 +148,7 @@ async def test_a_certificate_that_is_not_one_for_this_user_now_is_refused(kind: 
 GOOD: dict[str, tuple[Make, dict[str, Any]]] = {
     "plain": (user, {}),
     "one of several": (lambda key: user(key, principals=["staff", "alice"]), {}),
-    "a clock that is ahead": (lambda key: user(key, valid_after=NOW + 30), {}),
+    "a clock that is ahead": (lambda key: user(key, valid_after=now() + 30), {}),
     "another name by the settings": (
         lambda key: user(key, principals=["hpc-alice"]),
         {"accepted_principals": ["{username}", "hpc-{username}"]},

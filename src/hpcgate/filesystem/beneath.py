@@ -191,7 +191,12 @@ class Confined(Session):
 
     @asynccontextmanager
     async def process(
-        self, argv: Sequence[str | bytes], *, stall: float, env: dict[str, str] | None = None
+        self,
+        argv: Sequence[str | bytes],
+        *,
+        stall: float,
+        opening: float | None = None,
+        env: dict[str, str] | None = None,
     ) -> AsyncIterator[Process]:
         """Start what one of the gateway's own commands does, beneath the paths; any other is denied."""
         if list(argv[:2]) == ["sh", "-c"] and argv[2] == unpacking.UNPACK:

@@ -55,7 +55,7 @@ async def run_submission(
         NeverBegan: The user's login shell did not come to the command.
     """
     # What does not come so far as to read its input has submitted nothing: that is an error of its own.
-    async with session.process(argv, stall=seconds, env=dict(env)) as process:
+    async with session.process(argv, stall=seconds, opening=seconds, env=dict(env)) as process:
         return await _follow(process, stdin, seconds, patience)
 
 

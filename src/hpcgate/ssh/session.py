@@ -194,13 +194,19 @@ class Session:
 
     @asynccontextmanager
     async def process(
-        self, argv: Sequence[str | bytes], *, stall: float, env: dict[str, str] | None = None
+        self,
+        argv: Sequence[str | bytes],
+        *,
+        stall: float,
+        opening: float | None = None,
+        env: dict[str, str] | None = None,
     ) -> AsyncIterator[Process]:
         """Start a command to feed and read while it runs; when the context is left, however, it has ended.
 
         Args:
             argv: The command and its arguments.
             stall: Seconds that it may make no progress.
+            opening: Seconds for a channel to be opened, by default as for a command.
             env: Further environment variables, set on the command line.
 
         Raises:
@@ -211,8 +217,9 @@ class Session:
         line = shell_line(argv, env, word=word, fed=True, path=connection.settings.path)
         slot = await connection.channels.acquire()
         process = Process(slot, _name(argv), stall, connection.lost, word)
+        seconds = connection.settings.timeout.command_execution if opening is None else opening
         try:
-            await connection.open_channel(slot, process, connection.settings.timeout.command_execution, command=line)
+            await connection.open_channel(slot, process, seconds, command=line)
         except TimeoutError:
             raise TimedOut(f"Command {_name(argv)} could not be started in time") from None
         try:
@@ -433,13 +440,20 @@ class Session:
             f"{START_UP_FILES} may read what is meant for it, run something else, hang or take too long"
         )
 
+    def _unopened(self) -> TimedOut:
+        return TimedOut(f"SFTP with {self.system} could not be started in time")
+
     async def _open_bulk(self) -> BulkSftp:
         await self._try_shell()
         connection = self._connection
         bulk = BulkSftp(await connection.channels.acquire(), partial(connection.distrust, "sftp"))
         timeouts = connection.settings.timeout
         try:
-            await connection.open_channel(bulk.slot, bulk, timeouts.command_execution, subsystem="sftp")
+            try:
+                await connection.open_channel(bulk.slot, bulk, timeouts.command_execution, subsystem="sftp")
+            except TimeoutError:
+                bulk.close()
+                raise self._unopened() from None
             async with asyncio.timeout(connection.settings.start_up_timeout):
                 await bulk.start()
         except TimeoutError:
@@ -467,7 +481,10 @@ class Session:
         stream = _SftpStream(slot, partial(connection.distrust, "sftp"))
         try:
             timeouts = connection.settings.timeout
-            channel = await connection.open_channel(slot, stream, timeouts.command_execution, subsystem="sftp")
+            try:
+                channel = await connection.open_channel(slot, stream, timeouts.command_execution, subsystem="sftp")
+            except TimeoutError:
+                raise self._unopened() from None
             async with asyncio.timeout(connection.settings.start_up_timeout):
                 client = await start_sftp_client(
                     connection.ssh,
