@@ -132,8 +132,7 @@ def test_five_hundred_requests_of_one_user_do_not_delay_the_single_ones_of_anoth
     where = {
         "host": "127.0.0.1",
         "port": urlsplit(shared.url).port,
-        "path": f"/filesystem/demo/ops/ls?path={quote(str(alice.home))}/many",
-        "token": cluster.token(alice),
+        "asked": [(f"/filesystem/demo/ops/ls?path={quote(str(alice.home))}/many", cluster.token(alice))],
     }
 
     def median(count: int) -> float:
