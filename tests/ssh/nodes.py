@@ -66,7 +66,9 @@ class LoginNodes:
 
 def settings(sshd: Sshd, **changes: Any) -> SshSettings:
     """Return SSH settings for an sshd, its host key pinned."""
-    values = {"host": sshd.host, "port": sshd.port, "host_keys": (sshd.host_public_key,), **changes}
+    # One test's refused logins are not the next one's.
+    own = {"host": sshd.host, "port": sshd.port, "host_keys": (sshd.host_public_key,), "refused_logins": None}
+    values = own | changes
     return SshSettings(**values)
 
 

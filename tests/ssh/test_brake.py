@@ -165,13 +165,13 @@ async def test_one_refused_user_shuts_out_nobody(make_pool: MakePool, nodes: Log
     node = nodes.start(penalties="yes")
     keys = nodes.keys()
     keys.credentials[nodes.bob.name] = Keys((nodes.alice,)).credentials[nodes.alice.name]
-    pool = make_pool(node, keys, timeout={"idle_timeout": 1}, failed_login_pause=0.1)
+    pool = make_pool(node, keys, timeout={"idle_timeout": 1}, failed_login_pause=0.1, refused_logins=10)
     for _ in range(40):
         with pytest.raises(CredentialRefused):
             async with pool.lease(principal(nodes.bob)):
                 pass
         await asyncio.sleep(0.25)
-        fresh = make_pool(node, nodes.keys())
+        fresh = make_pool(node, nodes.keys(), refused_logins=10)
         async with fresh.lease(principal(nodes.alice)) as session:
             assert (await session.run(["true"])).ok
         await fresh.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -136,12 +137,16 @@ class _Client(asyncssh.SSHClient):
     def __init__(self, policy: HostKeys, trusted: Trusted, host: str, port: int, on_auth: Callable[[], None]) -> None:
         self.seen: asyncssh.SSHKey | None = None
         self.authenticating = False
+        self.owns_socket = False
         self.on_lost: Callable[[], None] | None = None
         self._policy = policy
         self._trusted = trusted
         self._host = host
         self._port = port
         self._on_auth = on_auth
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self.owns_socket = True
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         self.seen = key
@@ -698,6 +703,7 @@ async def _attempt(
             deadline.reschedule(loop.time() + timeouts.login)
 
     client: _Client | None = None
+    sock: socket.socket | None = None
     try:
         async with deadline:
             if policy.known_hosts is None:
@@ -753,4 +759,7 @@ async def _attempt(
         raise _Dropped(error) from error
     except (asyncssh.Error, OSError, ValueError) as error:
         raise connect_error(error, target.system, policy.role, username) from error
+    finally:
+        if sock is not None and (client is None or not client.owns_socket):
+            sock.close()
     return ssh, client
