@@ -15,6 +15,7 @@ from hpcgate.demo.sshd import Sshd
 from hpcgate.demo.users import User
 from hpcgate.errors import GatewayError
 from tests.sites.operations import OPERATIONS, Failed
+from tests.sites.shells import shell_program
 from tests.sites.test_start_up import Account, behind
 from tests.ssh.conftest import MakePool, make_pool, nodes, sshd
 from tests.ssh.nodes import LoginNodes, principal
@@ -62,9 +63,7 @@ async def outcomes(
 async def test_any_login_shell_does(
     make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, shell: str, files: str, tmp_path: Path
 ) -> None:
-    program = shutil.which(shell)
-    if program is None:
-        pytest.skip(f"{shell} is not installed")
+    program = shell_program(shell)
     if shell == "busybox":
         # It goes by the name that it is called by.
         (nodes.directory / "sh").unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from hpcgate.errors import BadRequest
 from hpcgate.ssh.quoting import MAX_LINE, Steering, opening, shell_line
+from tests.sites.shells import shell_program
 
 AWKWARD = st.text(alphabet="'\"\\ $`!*?~{}()<>|&;#%^\n\r\ta-=é\U0001f600\udcff[]@:/").map(
     lambda text: text.encode("utf-8", "surrogateescape")
@@ -87,8 +87,7 @@ STEERING = Steering(("TOOL_", "OTHER"), kept=("TOOL_CONF",))
 def test_steering_variables_are_unset_and_all_else_is_kept(shell: str) -> None:
     """Names and values that a word-splitting shell could trip over included."""
     words = shell.split()
-    if shutil.which(words[0]) is None:
-        pytest.skip(f"{words[0]} is not installed")
+    words[0] = shell_program(words[0])
     kept = {
         "PATH": "/usr/bin:/bin",
         "TOOL_CONF": "/etc/tool.conf",
