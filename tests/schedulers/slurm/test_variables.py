@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -12,24 +13,29 @@ import pytest
 from hpcgate.schedulers.slurm.variables import ASKING, SUBMITTING
 
 PAGES = Path("/usr/share/man/man1")
+RECORDED = Path(__file__).parents[2] / "recordings" / "slurm-22.05-variables.json"
 TOOLS = ("squeue", "sacct", "scancel", "sbatch", "srun", "scontrol", "sinfo", "sacctmgr")
 _VARIABLE = re.compile(r"^\\fB\\?&?([A-Z][A-Z0-9_\\-]+)", re.MULTILINE)
 
 
 def input_variables(tool: str) -> set[str]:
-    """Return the variables of a manual page's sections on its environment, those of a job's own left out."""
+    """Return the variables of a manual page's sections on its environment, those of a job's own left out.
+
+    Where there are no pages (images of containers leave them out), those of Slurm 22.05 as they were read once.
+    """
+    recorded = set(json.loads(RECORDED.read_text())[tool])
+    if not (PAGES / f"{tool}.1.gz").exists():
+        return recorded
     with gzip.open(PAGES / f"{tool}.1.gz", "rt") as file:
         page = file.read()
     sections = re.split(r"^\.SH ", page, flags=re.MULTILINE)
     texts = [text for text in sections if re.match(r'"?(INPUT )?ENVIRONMENT', text)]
     assert texts, f"the page of {tool} has no section on the environment"
-    return {name.replace("\\", "") for text in texts for name in _VARIABLE.findall(text) if "_" in name}
+    return recorded | {name.replace("\\", "") for text in texts for name in _VARIABLE.findall(text) if "_" in name}
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_every_variable_of_the_manual_page_is_unset(tool: str) -> None:
-    if not (PAGES / f"{tool}.1.gz").exists():
-        pytest.skip("no manual pages here")
     names = input_variables(tool)
     assert "SLURM_CONF" in names
     environment = dict.fromkeys(names, "x") | {"PATH": "/usr/bin:/bin"}
@@ -41,7 +47,5 @@ def test_every_variable_of_the_manual_page_is_unset(tool: str) -> None:
 
 
 def test_what_sbatch_is_not_to_see_is_on_its_page_or_on_those_of_all() -> None:
-    if not (PAGES / "sbatch.1.gz").exists():
-        pytest.skip("no manual pages here")
     listed = {name for tool in TOOLS for name in input_variables(tool)}
     assert set(SUBMITTING) <= listed
