@@ -63,6 +63,8 @@ class GatewayError(Exception):
     status: ClassVar[int] = 500
     transient: ClassVar[bool] = False
     """Whether the same request may succeed if it is sent again."""
+    reason: ClassVar[str | None] = None
+    """A word for programs that tell this error from others of its status: `reason` at the top of the body."""
 
     def __init__(
         self,
@@ -302,6 +304,8 @@ class UnderMaintenance(Unavailable):
         retry_after: Seconds until then.
     """
 
+    reason: ClassVar[str | None] = "maintenance"
+
     def __init__(
         self, system: str, *, until: str | None = None, reason: str = "", retry_after: int | None = None
     ) -> None:
@@ -309,7 +313,7 @@ class UnderMaintenance(Unavailable):
         words = f": {reason}" if reason else "."
         super().__init__(
             f"The system {system} is under maintenance{end}{words}",
-            data={"reason": "maintenance", "until": until},
+            data={"reason": self.reason, "until": until},
             headers=None if retry_after is None else {"Retry-After": str(retry_after)},
         )
 

@@ -49,10 +49,16 @@ async def test_every_error_has_the_shape(kind: type[errors.GatewayError]) -> Non
     error = made(kind)
     answer = await ask(raising(error))
     assert answer.status_code == kind.status
-    assert shaped(answer.json())
-    assert answer.json()["errorType"] == "error"
-    assert answer.json()["message"] == error.message
+    body = answer.json()
+    assert body.pop("reason", None) == kind.reason
+    assert shaped(body)
+    assert body["errorType"] == "error"
+    assert body["message"] == error.message
     assert "x-request-id" in answer.headers
+
+
+def test_what_tells_itself_by_a_reason() -> None:
+    assert {kind.__name__: kind.reason for kind in KINDS if kind.reason} == {"UnderMaintenance": "maintenance"}
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:

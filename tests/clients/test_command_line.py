@@ -17,7 +17,7 @@ Put = Callable[[Path, bytes], Path]
 
 
 def test_status(cli: CommandLine, cluster: Cluster) -> None:
-    assert cli("server-version").stdout == "2.5.7\n"
+    assert cli("server-version").stdout == "2.6.0\n"
     assert {system["name"] for system in cli.json("systems")} == {"demo", "commands", "plain"}
     assert {node["name"] for node in cli.json("get-nodes")} == set(cluster.slurm.nodes)
     assert {partition["name"] for partition in cli.json("get-partitions", "--system", "plain")} == {"normal", "debug"}

@@ -18,7 +18,7 @@ def test_systems(client: Any, cluster: Cluster) -> None:
 
 
 def test_server_version(client: Any) -> None:
-    assert client.server_version() == "2.5.7"
+    assert client.server_version() == "2.6.0"
 
 
 def test_nodes(client: Any, site: Site) -> None:
@@ -57,6 +57,7 @@ def test_userinfo(client: Any, site: Site, alice: Person) -> None:
     assert {group["name"]: group["id"] for group in answer["groups"]} == {
         name: str(grp.getgrnam(name).gr_gid) for name in user.groups
     }
+    assert [group["name"] for group in answer["groups"] if group["default"]] == [user.groups[0]]
     if site.slurm.options.accounting:
         accounts = {account["name"]: account["default"] for account in answer["accounts"]}
         assert accounts == {"demo": True, "extra": False}

@@ -256,6 +256,7 @@ def test_planned_maintenance(http: httpx.Client) -> None:
     answer = http.get("/compute/planned/jobs")
     assert answer.status_code == 503
     assert answer.json()["data"] == {"reason": "maintenance", "until": "2100-01-01T00:00:00Z"}
+    assert answer.json()["reason"] == "maintenance"
     assert answer.json()["message"].endswith("until 2100-01-01T00:00:00Z: being built")
     assert system(http, "planned")["maintenance"] == [
         {"start": None, "until": "2100-01-01T00:00:00Z", "reason": "being built", "active": True}

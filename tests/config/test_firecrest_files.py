@@ -16,7 +16,7 @@ Example = Callable[[str], Path]
 
 def test_static_keys_and_s3(example: Example) -> None:
     settings = load(example("static-keys-s3.yaml"))
-    assert settings.app_version == "2.5.7"
+    assert settings.app_version == "2.6.0"
     assert settings.apis_root_path == "/hpc/v2"
     assert settings.doc_servers == ({"url": "https://gateway.example.org/hpc/v2", "description": "Production"},)
     oidc = settings.auth.authentication

@@ -44,6 +44,7 @@ class ApiResponseError(Wire):
     caused_by: list[str] | None = None
     data: dict[str, Any] | None = None
     user: str | None = None
+    reason: str | None = Field(None, description="`maintenance` where a system is under maintenance; else not there")
 
 
 # Status
@@ -375,6 +376,12 @@ class PosixIdentified(Wire):
     name: str
 
 
+class Membership(PosixIdentified):
+    """A group of the user's; `default` is the one that new files belong to."""
+
+    default: bool
+
+
 class AccountsModel(Wire):
     """An account that the user may charge."""
 
@@ -387,7 +394,7 @@ class UserInfoResponse(Wire):
 
     user: PosixIdentified
     group: PosixIdentified
-    groups: list[PosixIdentified]
+    groups: list[Membership]
     accounts: list[AccountsModel] | None = None
 
 

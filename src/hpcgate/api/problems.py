@@ -31,6 +31,7 @@ def problem(
     caused_by: Sequence[str] = (),
     data: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
+    reason: str | None = None,
 ) -> JSONResponse:
     """Return the answer to a request that failed."""
     body = ApiResponseError(
@@ -40,7 +41,10 @@ def problem(
         data=dict(data) if data is not None else None,
         user=request.scope.get("state", {}).get("username"),
     )
-    return _Problem(body.model_dump(mode="json", by_alias=True), status, headers=fields(headers or {}))
+    content = body.model_dump(mode="json", by_alias=True, exclude={"reason"})
+    if reason is not None:
+        content["reason"] = reason
+    return _Problem(content, status, headers=fields(headers or {}))
 
 
 class _Problem(JSONResponse):
@@ -106,6 +110,7 @@ def answer_to(request: Request, error: Exception) -> JSONResponse:
                 caused_by=[_readable(without(line, token)) for line in error.caused_by],
                 data=error.data,
                 headers=error.headers,
+                reason=error.reason,
             )
         case RequestValidationError():
             return _invalid(request, _fields(error.errors()))

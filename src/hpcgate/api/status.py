@@ -172,6 +172,6 @@ async def get_userinfo(access: AccessDep) -> models.UserInfoResponse:
     return models.UserInfoResponse(
         user=models.PosixIdentified.model_validate(who.user),
         group=models.PosixIdentified.model_validate(who.group),
-        groups=[models.PosixIdentified.model_validate(item) for item in who.groups],
+        groups=[models.Membership(id=item.id, name=item.name, default=item.id == who.group.id) for item in who.groups],
         accounts=None if charged is None else [models.AccountsModel.model_validate(item) for item in charged],
     )

@@ -25,6 +25,9 @@ from hpcgate.config.secrets import Secret
 from hpcgate.config.ssh import SshSettings, SshTimeouts
 from hpcgate.config.values import AbsolutePath, Seconds
 
+NEWEST = "2.6.0"
+"""The FirecREST API version that is served. pyfirecrest 3.10 asks for what is new in it only where it is named."""
+
 
 class FileSystem(Model):
     """A file system of a system."""
@@ -94,7 +97,7 @@ class Settings(Model):
     """A whole configuration file."""
 
     app_debug: bool = Field(False, description="Accepted for FirecREST's sake; errors never show internals.")
-    app_version: str = Field("2.5.7", description="The FirecREST API version that responses name; 2.x.x is 2.5.7.")
+    app_version: str = Field(NEWEST, description=f"The FirecREST API version that responses name; 2.x.x is {NEWEST}.")
     apis_root_path: str = Field("", description="A path that a proxy puts before every path of the API.")
     doc_servers: tuple[dict[str, Any], ...] | None = Field(None, description="The servers that the OpenAPI names.")
     auth: AuthSettings = Field(description="Authentication and authorisation.")
@@ -123,11 +126,11 @@ class Settings(Model):
     @classmethod
     def _version(cls, value: str) -> str:
         if value == "2.x.x":
-            return "2.5.7"
+            return NEWEST
         numbers = value.split(".")
         # Clients compare it with versions that they support, the lowest of which is this one.
         if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
-            raise ValueError("must be three numbers, such as 2.5.7")
+            raise ValueError("must be three numbers, such as 2.6.0")
         if tuple(map(int, numbers)) < (2, 2, 8):
             raise ValueError("must be 2.2.8 or later, or clients refuse to talk")
         return value

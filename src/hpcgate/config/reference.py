@@ -53,7 +53,7 @@ These shapes of earlier FirecREST releases are read too:
 | `probing: {interval, timeout}` | `probing.services`, each with that `timeout` |
 | `probing` within `data_operation` or `data_transfer` | `probing.services.s3` |
 | services `filesystems`, `storage` | `filesystem`, `s3` |
-| `app_version: 2.x.x` | `2.5.7` |
+| `app_version: 2.x.x` | `2.6.0` |
 
 ## Example
 
