@@ -58,4 +58,4 @@ def serving(directory: Path, *options: str, env: Mapping[str, str] | None = None
         yield Front(port, log, process)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)

@@ -83,7 +83,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
 
 def ready(front: Front) -> None:
     """Wait until a gateway has its keys."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while httpx.get(f"http://127.0.0.1:{front.port}/status/readiness").status_code != 200:
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -69,7 +69,7 @@ def shown_serial(port: int) -> int:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as raw, context.wrap_socket(raw) as tls:
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as raw, context.wrap_socket(raw) as tls:
         shown = tls.getpeercert(binary_form=True)
     assert shown is not None
     return x509.load_der_x509_certificate(shown).serial_number
@@ -120,7 +120,7 @@ def test_https_and_a_renewed_certificate(tmp_path: Path) -> None:
         with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             old.maximum_version = ssl.TLSVersion.TLSv1_1
         with (
-            socket.create_connection(("127.0.0.1", front.port), timeout=10) as raw,
+            socket.create_connection(("127.0.0.1", front.port), timeout=120) as raw,
             pytest.raises((ssl.SSLError, ConnectionError)),
         ):
             old.wrap_socket(raw)

@@ -46,7 +46,7 @@ def settings(tmp_path: Path) -> Callable[..., Settings]:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_so():
             await asyncio.sleep(0.01)
 
@@ -129,7 +129,7 @@ async def test_what_did_not_change_is_handed_on_and_closed_by_the_last(
 
 async def test_what_is_not_taken_up_writes_nothing_on_the_board(settings: Callable[..., Settings]) -> None:
     token_url = {"token_url": "http://127.0.0.1:9/token", "public_certs": settings().auth.authentication.public_certs}
-    async with Gateway.open(settings()) as before, asyncio.timeout(10):
+    async with Gateway.open(settings()) as before, asyncio.timeout(60):
         board = before.systems["daint"].board
         while board.last_round is None:
             await asyncio.sleep(0.01)

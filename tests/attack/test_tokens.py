@@ -59,7 +59,7 @@ def gate(cluster: Cluster, idp: Idp) -> Iterator[Gateway]:
         jwks_cooldown=COOLDOWN,
         jwks_refresh=3600,
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while httpx.get(f"{running.url}/status/readiness").status_code != 200:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -75,7 +75,7 @@ def name(cluster: Cluster) -> str:
 
 def ask(gate: Gateway, token: str) -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}"}
-    return httpx.get(f"{gate.url}/status/demo/userinfo", headers=headers, timeout=30)
+    return httpx.get(f"{gate.url}/status/demo/userinfo", headers=headers, timeout=120)
 
 
 def assert_refused(gate: Gateway, token: str, status: int = 401, words: str = "") -> None:
@@ -290,7 +290,7 @@ def test_a_key_that_is_revoked(cluster: Cluster, name: str) -> None:
 
 
 def until_status(gate: Gateway, token: str, status: int) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while ask(gate, token).status_code != status:
         if time.monotonic() > deadline:
             return False

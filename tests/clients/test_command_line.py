@@ -109,7 +109,7 @@ def test_jobs(cli: CommandLine, cluster: Cluster, place: Path, alice: Person, pu
         script = f"remote://{place}/long.sh"
         long_id = cli.json("submit", "--working-dir", place, "--reservation", name, script)["jobId"]
         assert f"Reservation={name}" in alice.run("scontrol", "show", "job", long_id)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while not (place / "started").exists():
             assert time.monotonic() < end
             time.sleep(0.05)

@@ -396,7 +396,7 @@ def test_two_replicas_write_at_once(cluster: Cluster, gateway: Gateway, alice: P
 
     def body() -> Iterator[bytes]:
         yield LARGE[:3_000_000]
-        go_on.wait(20)
+        go_on.wait(120)
         yield LARGE[3_000_000:]
 
     def write() -> None:
@@ -417,16 +417,16 @@ def test_two_replicas_write_at_once(cluster: Cluster, gateway: Gateway, alice: P
         if answer.status_code == 409:
             offset = int(httpx.head(second.url + location, headers=headers).headers["upload-offset"])
             rest = {**headers, "Upload-Offset": str(offset)}
-            answer = httpx.patch(second.url + location, content=LARGE[offset:], headers=rest, timeout=30)
+            answer = httpx.patch(second.url + location, content=LARGE[offset:], headers=rest, timeout=120)
         assert answer.status_code == 204, answer.text
         go_on.set()
-        writing.join(20)
+        writing.join(120)
         assert statuses == [423]
         assert (place / "file").read_bytes() == LARGE
         assert names(place) == ["file"]
     finally:
         go_on.set()
-        writing.join(20)
+        writing.join(120)
         second.stop()
 
 
@@ -446,7 +446,7 @@ def test_two_replicas_begin_at_once(
 
             def write(url: str, content: bytes, location: str, both: threading.Barrier, said: dict[str, int]) -> None:
                 both.wait()
-                said[url] = httpx.patch(url + location, content=content, headers=headers, timeout=40).status_code
+                said[url] = httpx.patch(url + location, content=content, headers=headers, timeout=120).status_code
 
             writers = [
                 threading.Thread(target=write, args=(url, content, location, both, statuses))

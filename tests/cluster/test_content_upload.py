@@ -121,7 +121,7 @@ def test_racing_uploads(gateway: Gateway, alice: Person, place: Path, system: st
 
     def body(content: bytes) -> Iterator[bytes]:
         yield content[:1_000_000]
-        together.wait(20)
+        together.wait(120)
         yield content[1_000_000:]
 
     def upload(content: bytes) -> None:
@@ -296,11 +296,11 @@ def test_a_login_node_that_dies(cluster: Cluster, alice: Person, place: Path) ->
             yield LARGE[:1_000_000]
 
     try:
-        answer = httpx.put(url, content=body(), headers={"Authorization": token(alice)}, timeout=30)
+        answer = httpx.put(url, content=body(), headers={"Authorization": token(alice)}, timeout=120)
         assert_problem(answer, 424)
         assert path.read_bytes() == b"old"
         sshd.start()
-        answer = httpx.put(url, content=b"new", headers={"Authorization": token(alice)}, timeout=30)
+        answer = httpx.put(url, content=b"new", headers={"Authorization": token(alice)}, timeout=120)
         assert answer.status_code == 204
         assert path.read_bytes() == b"new"
     finally:

@@ -168,7 +168,7 @@ def test_nothing_is_left_of_a_demo_that_is_interrupted(moment: str, number: sign
         assert Path(directory).name.startswith(PREFIX)
         assert traces(directory, users)
         os.killpg(demo.pid, number)
-        demo.communicate(timeout=30)
+        demo.communicate(timeout=120)
         assert demo.returncode != 0
     wait_until(
         lambda: traces(directory, users) == [], "nothing is left", 20, detail=lambda: f": {traces(directory, users)}"
@@ -219,7 +219,7 @@ def test_users_of_a_demo_whose_keeper_was_killed_go_with_the_next_demo() -> None
         with Cluster(SMALL):
             assert traces(directory, users) == []
             assert processes_of(uid) == []
-        assert session.wait(10) == 255
+        assert session.wait(120) == 255
 
 
 def test_the_directory_of_sshd_goes_with_the_last_that_needs_it() -> None:

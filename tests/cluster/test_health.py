@@ -66,7 +66,7 @@ def watched(cluster: Cluster, config: Path) -> Iterator[Gateway]:
 @pytest.fixture(scope="module")
 def http(cluster: Cluster, watched: Gateway) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-    with httpx.Client(base_url=watched.url, headers=headers, timeout=30) as client:
+    with httpx.Client(base_url=watched.url, headers=headers, timeout=120) as client:
         yield client
 
 
@@ -224,7 +224,7 @@ def test_an_identity_provider_that_dies_makes_no_system_sick(http: httpx.Client,
     )
     other = cluster.start_gateway(config)
     try:
-        with httpx.Client(base_url=other.url, headers=http.headers, timeout=30) as client:
+        with httpx.Client(base_url=other.url, headers=http.headers, timeout=120) as client:
             wait_until(lambda: bool(system(client)["servicesHealth"]), "the probes have been tried")
             (result,) = system(client)["servicesHealth"]
             assert (result["serviceType"], result["healthy"]) == ("exception", False)
@@ -274,7 +274,7 @@ def test_an_operator_s_maintenance_reaches_every_replica(
     wait_until(lambda: all_well(http), "everything is healthy")
     replica = cluster.start_gateway(config)
     try:
-        with httpx.Client(base_url=replica.url, headers=http.headers, timeout=30) as other:
+        with httpx.Client(base_url=replica.url, headers=http.headers, timeout=120) as other:
             wait_until(lambda: other.get("/status/watched/nodes").status_code == 200, "the replica serves")
             maintenance("set", "WATCHED", "--until", "4h", "--reason", "new disks")
             for client in (http, other):

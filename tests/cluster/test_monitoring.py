@@ -101,7 +101,7 @@ def watched(
 @pytest.fixture(scope="module")
 def http(cluster: Cluster, watched: Gateway) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-    with httpx.Client(base_url=watched.url, headers=headers, timeout=30) as client:
+    with httpx.Client(base_url=watched.url, headers=headers, timeout=120) as client:
         yield client
 
 
@@ -216,7 +216,7 @@ def test_one_trace_from_the_caller_to_the_login_node(
 ) -> None:
     bob = cluster.user("bob")
     headers = {"Authorization": f"Bearer {cluster.token(bob)}", "traceparent": f"00-{TRACE}-{PARENT}-01"}
-    with httpx.Client(base_url=watched.url, headers=headers, timeout=30) as http:
+    with httpx.Client(base_url=watched.url, headers=headers, timeout=120) as http:
         assert http.get("/filesystem/watched/ops/ls", params={"path": str(bob.home)}).status_code == 200
         assert http.get("/compute/watched/jobs").status_code == 200
     listing, jobs = "GET /filesystem/{system_name}/ops/ls", "GET /compute/{system_name}/jobs"

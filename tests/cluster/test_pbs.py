@@ -376,7 +376,7 @@ def test_over_http_from_submission_to_cancellation_and_a_transfer(
     gateway = cluster.start_gateway(config)
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
     try:
-        with httpx.Client(base_url=gateway.url, headers=headers, timeout=30) as http:
+        with httpx.Client(base_url=gateway.url, headers=headers, timeout=120) as http:
             _over_http(http, cluster, home)
     finally:
         gateway.stop()
@@ -431,7 +431,7 @@ def _transferred(http: httpx.Client, cluster: Cluster, answer: httpx.Response) -
 
 
 def _wait(http: httpx.Client, path: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         (job,) = http.get(path).json()["jobs"]
         if job["status"]["state"] == "F":

@@ -79,7 +79,7 @@ def guarded(cluster: Cluster, alice: Person, bob: Person, tree: Path) -> Iterato
 def held(guarded: Gateway, cluster: Cluster) -> Iterator[httpx.Client]:
     """The first user, held to the tree."""
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-    with httpx.Client(base_url=guarded.url, headers=headers, timeout=30) as client:
+    with httpx.Client(base_url=guarded.url, headers=headers, timeout=120) as client:
         yield client
 
 
@@ -186,7 +186,7 @@ def test_jobs_that_name_what_lies_outside(held: httpx.Client, tree: Path, change
 
 
 def test_rules_by_system_group_and_user(guarded: Gateway, cluster: Cluster, held: httpx.Client) -> None:
-    bob = httpx.Client(base_url=guarded.url, headers={"Authorization": f"Bearer {cluster.token('bob')}"}, timeout=30)
+    bob = httpx.Client(base_url=guarded.url, headers={"Authorization": f"Bearer {cluster.token('bob')}"}, timeout=120)
     with bob:
         assert bob.get("/status/demo/nodes").status_code == 200
         assert bob.get("/compute/demo/jobs").status_code == 200
@@ -204,7 +204,7 @@ def test_rules_by_claims(guarded: Gateway, cluster: Cluster) -> None:
         token = cluster.idp.mint(cluster.user("bob").name, **claims)
         path = str(cluster.user("bob").home)
         headers = {"Authorization": f"Bearer {token}"}
-        return httpx.get(f"{guarded.url}/filesystem/demo/ops/ls", params={"path": path}, headers=headers, timeout=30)
+        return httpx.get(f"{guarded.url}/filesystem/demo/ops/ls", params={"path": path}, headers=headers, timeout=120)
 
     assert asks(client_id="free").status_code == 200
     assert_denied(asks(client_id="free", scope="openid"), "default")

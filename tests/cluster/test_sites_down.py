@@ -174,7 +174,7 @@ def test_who_did_not_answer_may_know_the_job(site: Site, case: str) -> None:
     site.clear()
     assert site.http.delete(f"/compute/demo/jobs/{job_id}").status_code == 204
     # The database may be left alone for a while yet.
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while (answer := site.http.get(f"/compute/demo/jobs/{NOBODYS}")).status_code == 503:
         assert time.monotonic() < deadline, answer.text
         time.sleep(0.2)

@@ -97,7 +97,7 @@ def _wormhole_settings(monkeypatch: pytest.MonkeyPatch, wormholes: WormholeServe
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.1)

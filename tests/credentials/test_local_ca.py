@@ -74,7 +74,7 @@ async def test_an_agent_that_stands_still_for_a_while(tmp_path: Path, monkeypatc
     socket = tmp_path / "agent"
     agent = subprocess.Popen([program("ssh-agent"), "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not socket.exists():
                 await asyncio.sleep(0.01)
         async with await asyncssh.connect_agent(str(socket)) as client:

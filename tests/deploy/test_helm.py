@@ -464,7 +464,7 @@ def test_the_pod_runs_as_it_is_told_and_its_probes_are_answered(tmp_path: Path) 
         assert "hpcgate_ready 0.0" in httpx.get(f"http://127.0.0.1:{metrics}/metrics").text
         process.send_signal(signal.SIGTERM)
         # The end of a process that has stopped in good order tells the signal.
-        assert process.wait(30) in (0, -signal.SIGTERM)
+        assert process.wait(120) in (0, -signal.SIGTERM)
     finally:
         process.kill()
         process.wait()

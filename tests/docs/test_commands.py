@@ -200,7 +200,7 @@ def assert_it_serves(text: str, desk: Path, environment: dict[str, str]) -> None
             stderr=subprocess.STDOUT,
         ) as process:
             try:
-                deadline = time.monotonic() + 20
+                deadline = time.monotonic() + 120
                 while True:
                     try:
                         answer = httpx.get(f"{scheme}://localhost:{found}/status/liveness/", verify=False)
@@ -212,7 +212,7 @@ def assert_it_serves(text: str, desk: Path, environment: dict[str, str]) -> None
                 assert answer.status_code == 200
             finally:
                 process.terminate()
-                process.communicate(timeout=30)
+                process.communicate(timeout=120)
 
 
 def test_the_configuration_of_the_readme_is_whole() -> None:

@@ -512,9 +512,11 @@ def silent() -> Iterator[int]:
     with _Silence(("127.0.0.1", 0), _Silent) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class Link:
         log = file.with_suffix(".log")
         with log.open("wb") as output:
             self._sshd = subprocess.Popen(self._inside(program("sshd"), "-D", "-e", "-f", str(file)), stderr=output)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while f"listening on {self.host}" not in log.read_text():
             assert self._sshd.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()

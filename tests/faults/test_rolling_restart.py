@@ -16,7 +16,7 @@ from tests.faults.load import READS, Load, put_and_get
 def restart_softly(gateway: Gateway) -> None:
     """Restart as an orchestrator does: SIGTERM, wait for the end, start anew."""
     os.kill(gateway.pid, signal.SIGTERM)
-    deadline = time.monotonic() + 45
+    deadline = time.monotonic() + 120
     while gateway.daemon.running:
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -82,7 +82,7 @@ def test_a_start_up_file_in_the_way_is_named_and_takes_nothing(
         assert not submitted.is_success, "a submission has input"
     assert not (home / "ran-by-the-wrong-shell").exists()
     start_up.unlink()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     for system in SYSTEMS:
         url, params = f"/filesystem/{system}/files/content", {"path": str(home / "put")}
         while (put := http.put(url, params=params, content=CONTENT)).status_code == 424:

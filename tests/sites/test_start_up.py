@@ -115,7 +115,7 @@ class Account:
 
     async def is_alone(self) -> None:
         """Wait until nothing of the user's is left on the login node."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while left := await asyncio.to_thread(processes, self.user):
             assert time.monotonic() < deadline, left
             await asyncio.sleep(0.05)

@@ -77,7 +77,7 @@ async def test_a_refused_credential_is_offered_once(
         assert caught.value.status == 424
         assert caught.value.message == f"The login node of demo refused the SSH credential of {nodes.alice.name}"
         assert pool.stats.logins_failed == 1
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while node.log().count("Failed publickey") < 2:
             await asyncio.sleep(0.02)
     assert node.log().count("Connection from") == 2
@@ -228,7 +228,7 @@ async def test_through_a_jump_host(make_pool: MakePool, nodes: LoginNodes) -> No
         assert (await session.run(["id", "-un"])).stdout.decode().strip() == nodes.alice.name
         assert (await (await session.files()).stat(b"/etc")).size
     assert f"Accepted publickey for {nodes.alice.name}" in jump.log()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while jump.log().count("Disconnected from user") < 1:
         assert time.monotonic() < deadline, "the connection to the jump host ends with the one that it carries"
         await asyncio.sleep(0.05)

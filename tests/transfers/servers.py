@@ -22,7 +22,7 @@ def free_port() -> int:
 
 def wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:
     """Return once a server listens."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

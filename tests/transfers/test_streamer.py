@@ -87,7 +87,7 @@ def connected(directives: Any, call: Any, path: Path) -> None:
     """Call the client's own function until the job listens."""
     config = streamer_client.set_coordinates(directives.coordinates)
     config.target = str(path)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     reporter = Reporter()
     while True:
         reporter.errors.clear()
@@ -182,7 +182,7 @@ def test_client_that_vanishes(here: Sh, start: Any) -> None:
     job = Running(here, script)
 
     async def vanish() -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             for port in range(where["ports"][0], where["ports"][1] + 1):
                 try:
@@ -247,7 +247,7 @@ def test_client_that_stalls(here: Sh, start: Any, way: str) -> None:
 
 def listening_port(where: dict[str, Any]) -> int:
     """Wait until the job listens at one of its ports."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for port in range(where["ports"][0], where["ports"][1] + 1):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
@@ -354,7 +354,7 @@ def test_what_replaces_a_file_is_for_the_same_group(here: Sh, start: Any, tmp_pa
 
 
 def wait_until_it_stages(directory: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not list(directory.glob(".hpcgate-*")):
         assert time.monotonic() < deadline, "the job does not begin"
         time.sleep(0.05)
