@@ -319,7 +319,7 @@ class Gateway:
             credentials = holdings.credentials.join(stack)
             holdings.rates.join(stack)
             systems = {name: shared.join(stack) for name, shared in holdings.systems.items()}
-            tokens = TokenVerifier(authentication, jwks)
+            tokens = TokenVerifier(authentication, jwks, settings.http.max_header_size)
             stack.push_async_callback(tokens.close)
             probers = {}
             for name, system in systems.items():

@@ -124,7 +124,6 @@ def test_a_good_one_is_good(gate: Gateway, idp: Idp, name: str, cluster: Cluster
         ({"exp": 1e300}, 401, "Invalid token"),
         ({"exp": True}, 401, "Invalid token"),
         ({"nbf": 4_000_000_000}, 401, "not yet valid"),
-        ({"iat": 4_000_000_000}, 401, "not yet valid"),
         ({"typ": None}, 401, "type"),
         ({"typ": "JWT"}, 401, "type"),
         ({"typ": "dpop+jwt"}, 401, "type"),

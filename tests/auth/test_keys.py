@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcgate.auth.keys import ALGORITHMS, NoKeys, decode_base64url, decode_json, parse_keys
+from hpcgate.auth.keys import ALGORITHMS, NUMBERS, NoKeys, decode_base64url, decode_json, parse_keys
 
 from .idp import KEY_OF_ALGORITHM, b64, b64_int, jwk, private_key, signature
 
@@ -93,7 +94,8 @@ def test_the_configured_algorithm_is_that_of_keys_that_name_none() -> None:
         jwk("RSA", n="!!!"),
         jwk("RSA", e=b64_int(2)),
         jwk("RSA", e=""),
-        jwk("RSA", kid=7),
+        jwk("RSA", kid=True),
+        jwk("RSA", kid=[7]),
         jwk("RSA", key_ops=["encrypt"]),
         jwk("RSA", key_ops="verify"),
         {"kty": "AKP", "kid": "post-quantum", "alg": "ML-DSA-44", "pub": "AAAA"},
@@ -115,6 +117,45 @@ def test_a_key_that_cannot_verify_is_left_out_and_the_others_are_taken(bad: Any)
     assert key.kid == "good"
     with pytest.raises(NoKeys):
         parse(bad)
+
+
+def padded(key: dict[str, Any]) -> dict[str, Any]:
+    return {name: value + "=" * (-len(value) % 4) if name in NUMBERS else value for name, value in key.items()}
+
+
+def plain_base64(key: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.replace("-", "+").replace("_", "/") if name in NUMBERS else value for name, value in key.items()
+    }
+
+
+def with_nulls(key: dict[str, Any]) -> dict[str, Any]:
+    return {**dict.fromkeys(("use", "alg", "key_ops", "x5c", "x5t", "oth", "crv", "y", "d", "k"), None), **key}
+
+
+@pytest.mark.parametrize("kind", ["RSA", "P-256", "P-384", "P-521", "Ed25519", "Ed448"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        padded,
+        plain_base64,
+        lambda key: padded(plain_base64(key)),
+        with_nulls,
+        lambda key: {**key, "use": "sig", "key_ops": ["verify"], "issuer": "https://idp", "ext": True, "nbf": 1.5},
+    ],
+    ids=["padded", "the other alphabet", "both", "nulls", "members that nobody knows"],
+)
+def test_a_key_is_the_same_however_it_is_written(kind: str, written: Callable[[Any], Any]) -> None:
+    assert parse(written(jwk(kind))) == parse(jwk(kind))
+
+
+def test_numbers_for_key_ids_are_their_text() -> None:
+    (key,) = parse(jwk("P-256", kid=7))
+    assert key.kid == "7"
+
+
+def test_a_document_may_begin_with_a_byte_order_mark() -> None:
+    assert parse_keys(b"\xef\xbb\xbf" + json.dumps({"keys": [GOOD], "next": None}).encode(), None) == parse(GOOD)
 
 
 def test_private_members_are_never_read() -> None:

@@ -45,6 +45,28 @@ async def test_an_expression_alone(verifier: Verifier) -> None:
         await name_of(it, "bert")
 
 
+async def test_upper_case_where_the_idp_has_it(verifier: Verifier, tmp_path: Path) -> None:
+    plain = await verifier()
+    lower = await verifier(username_lowercase=True)
+    with pytest.raises(Forbidden):
+        await name_of(plain, "ANNA")
+    for claim in ("ANNA", "Anna", "anna"):
+        assert await name_of(lower, claim) == "anna"
+    file = tmp_path / "names"
+    file.write_text("anna@example.org anna2\n")
+    assert await name_of(await verifier(username_lowercase=True, username_map=str(file)), "Anna@Example.ORG") == "anna2"
+    template = await verifier(username_lowercase=True, username_match="(?P<who>[a-z]+)@X", username_template="{who}")
+    with pytest.raises(Forbidden):
+        await name_of(template, "ANNA@X")
+
+
+@pytest.mark.parametrize("claim", ["\N{KELVIN SIGN}arl", "\N{LATIN SMALL LETTER LONG S}am", "ROOT", "Root"])
+async def test_lower_case_makes_nobody_another(verifier: Verifier, claim: str) -> None:
+    it = await verifier(username_lowercase=True)
+    with pytest.raises(Forbidden):
+        await name_of(it, claim)
+
+
 @pytest.mark.parametrize("made", ["root", "-l", "../x", "a b", "", "Anna"])
 async def test_a_local_name_is_held_to_the_same_rules(verifier: Verifier, tmp_path: Path, made: str) -> None:
     match = {"username_match": "id-(?P<local>.*)", "username_template": "{local}"}

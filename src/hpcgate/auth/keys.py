@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,9 @@ FAMILIES: Mapping[tuple[str, str], frozenset[str]] = {
 ALGORITHMS: frozenset[str] = frozenset().union(*FAMILIES.values())
 """Every algorithm that a token may name. No symmetric one, and not ``none``."""
 
-PUBLIC_MEMBERS = ("kty", "crv", "n", "e", "x", "y")
+NUMBERS = ("n", "e", "x", "y")
+PUBLIC_MEMBERS = ("kty", "crv", *NUMBERS)
+_ALPHABET = str.maketrans("+/", "-_")
 MIN_RSA_BITS = 2048
 """RFC 7518 sections 3.3 and 3.5."""
 MAX_RSA_BITS = 16384
@@ -116,7 +119,7 @@ def decode_json(data: bytes) -> Any:
 
 
 def _jwks(document: bytes) -> list[Any]:
-    data = decode_json(document)
+    data = decode_json(document.removeprefix(BOM_UTF8))
     if isinstance(data, dict) and isinstance(data.get("keys"), list):
         return list(data["keys"])
     if isinstance(data, dict) and "kty" in data:
@@ -135,22 +138,41 @@ def _algorithms(kty: str, curve: str, named: Any, default: str | None) -> frozen
     return family if kty == "OKP" else frozenset({named})
 
 
-def _from_jwk(jwk: Any, default_algorithm: str | None) -> VerificationKey | None:
-    if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig":
+def key_id(value: Any) -> str | None:
+    """Return a key id as text; some libraries write numbers.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None or isinstance(value, str):
+        return value
+    raise ValueError("not a key id")
+
+
+def _from_jwk(given: Any, default_algorithm: str | None) -> VerificationKey | None:
+    if not isinstance(given, dict):
+        return None
+    # A null says no more than a member that is not there: serialisers write them for all that they know.
+    jwk = {name: value for name, value in given.items() if value is not None}
+    if jwk.get("use", "sig") != "sig":
         return None
     operations = jwk.get("key_ops", ["verify"])
     if not isinstance(operations, list) or "verify" not in operations:
         return None
-    kid, kty, curve = jwk.get("kid"), jwk.get("kty"), jwk.get("crv", "")
-    if not isinstance(kty, str) or not isinstance(curve, str) or not (kid is None or isinstance(kid, str)):
+    kty, curve = jwk.get("kty"), jwk.get("crv", "")
+    if not isinstance(kty, str) or not isinstance(curve, str):
         return None
     algorithms = _algorithms(kty, "" if kty == "RSA" else curve, jwk.get("alg"), default_algorithm)
     public: dict[str, Any] = {name: jwk[name] for name in PUBLIC_MEMBERS if name in jwk}
     if not algorithms or not all(isinstance(value, str) for value in public.values()):
         return None
+    public |= {name: _base64url(public[name]) for name in NUMBERS if name in public}
     if kty == "RSA" and not _fair_size(public.get("n", "")):
         return None
     try:
+        kid = key_id(jwk.get("kid"))
         key: PublicKey
         if kty == "RSA":
             key = RSAKey.import_key(public)
@@ -161,6 +183,11 @@ def _from_jwk(jwk: Any, default_algorithm: str | None) -> VerificationKey | None
         return _verification_key(key, kid, algorithms)
     except (JoseError, ValueError, KeyError, TypeError, UnsupportedAlgorithm):
         return None
+
+
+def _base64url(text: str) -> str:
+    """Return base64 of either alphabet, padded or not, as RFC 7515 has it."""
+    return text.rstrip("=").translate(_ALPHABET)
 
 
 def _fair_size(modulus: str) -> bool:

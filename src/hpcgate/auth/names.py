@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 
 import structlog
 
@@ -13,6 +14,8 @@ from hpcgate.config import OidcSettings
 from hpcgate.config.names import MAX_FILE, NoNames, parse_names
 from hpcgate.errors import Forbidden
 
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+"""ASCII alone: by Unicode the Kelvin sign is a k in lower case, and who gets a name with one would be another user."""
 LOOK = 1.0
 """Seconds between looks at the file."""
 
@@ -30,6 +33,7 @@ class LocalNames:
         """Keep the settings; a file is read by the first `refresh`."""
         self._match = None if settings.username_match is None else re.compile(settings.username_match)
         self._template = settings.username_template
+        self._lowercase = settings.username_lowercase
         self._file = None if settings.username_map is None else Path(settings.username_map)
         self._names: Mapping[str, str] = {}
         self._state: tuple[int, ...] = ()
@@ -62,6 +66,8 @@ class LocalNames:
         Raises:
             Forbidden: The file, or the expression, has no name for it.
         """
+        if self._lowercase:
+            value = value.translate(_LOWER)
         if self._file is not None:
             name = self._names.get(value)
             if name is None:

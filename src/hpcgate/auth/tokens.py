@@ -10,20 +10,22 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
 
-from hpcgate.auth.claims import holds, scopes, standing
+from hpcgate.auth.claims import claim, holds, scopes, standing
 from hpcgate.auth.introspection import Introspection
 from hpcgate.auth.jwks import Jwks
-from hpcgate.auth.keys import ALGORITHMS, VerificationKey, decode_base64url, decode_json
+from hpcgate.auth.keys import ALGORITHMS, VerificationKey, decode_base64url, decode_json, key_id
 from hpcgate.auth.names import LocalNames
 from hpcgate.auth.principal import Principal
 from hpcgate.config import OidcSettings
 from hpcgate.errors import Forbidden, Unauthenticated, Unavailable
 
-MAX_TOKEN = 16 * 1024
-"""Most characters of a token."""
+MAX_TOKEN = 64 * 1024
+"""Most characters of a token where nothing else is said: those of a user in hundreds of groups are long."""
 MAX_USERNAME = 256
 MAX_CACHED = 10_000
 """Most verified tokens that are remembered."""
+MAX_CACHED_TEXT = 128 * 1024 * 1024
+"""Most characters of the verified tokens that are remembered."""
 MAX_TRIED = 16
 """Most keys that are tried for a token that does not name its key."""
 
@@ -75,9 +77,16 @@ class TokenVerifier:
     is no longer published.
     """
 
-    def __init__(self, settings: OidcSettings, jwks: Jwks) -> None:
-        """Keep the settings and the keys, which the caller opens and closes."""
+    def __init__(self, settings: OidcSettings, jwks: Jwks, longest: int = MAX_TOKEN) -> None:
+        """Keep the settings and the keys, which the caller opens and closes.
+
+        Args:
+            settings: How tokens are verified.
+            jwks: The IdP's keys.
+            longest: Most characters of a token.
+        """
         self._settings = settings
+        self._longest = longest
         self._jwks = jwks
         self._username = re.compile(settings.username_pattern)
         # Whatever a site lists: nobody becomes root by a token.
@@ -87,6 +96,7 @@ class TokenVerifier:
         self._names = LocalNames(settings)
         self._introspection = None if settings.introspection is None else Introspection(settings.introspection)
         self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._text = 0
         self._asked: OrderedDict[bytes, str] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -143,7 +153,7 @@ class TokenVerifier:
             Forbidden: The user is not served.
             Unavailable: The IdP's keys have not been loaded yet, or it cannot be asked about the token.
         """
-        _check_text(token)
+        self._check_text(token)
         claims, _ = await self._genuine(token)
         expires_at = self._check_times(claims)
         self._check_origin(claims)
@@ -188,17 +198,17 @@ class TokenVerifier:
         Raises:
             Unauthenticated: The token is too long or no ASCII, or has expired since.
         """
-        _check_text(token)
+        self._check_text(token)
         digest = sha256(token.encode()).digest()
         entry = self._verified.get(digest)
         if entry is None:
             return None
         if entry.key not in self._jwks.identities or entry.names != self._names.version:
-            del self._verified[digest]
+            self._forget(digest)
             return None
         now = time.time()
         if now >= entry.refused_from:
-            del self._verified[digest]
+            self._forget(digest)
             self._check_expiry(entry.expires_at, now)
         self._verified.move_to_end(digest)
         return entry.principal
@@ -207,9 +217,15 @@ class TokenVerifier:
         ttl = self._settings.min_token_ttl
         refused_from = expires_at - ttl if ttl else expires_at + self._settings.leeway
         digest = sha256(token.encode()).digest()
+        if digest in self._verified:
+            self._forget(digest)
         self._verified[digest] = _Verified(principal, key.identity, self._names.version, expires_at, refused_from)
-        while len(self._verified) > MAX_CACHED:
-            self._verified.popitem(last=False)
+        self._text += len(token)
+        while len(self._verified) > MAX_CACHED or self._text > MAX_CACHED_TEXT:
+            self._forget(next(iter(self._verified)))
+
+    def _forget(self, digest: bytes) -> None:
+        self._text -= len(self._verified.pop(digest).principal.token)
 
     async def _key(self, jws: _Jws) -> VerificationKey:
         key = self._verifying_key(jws)
@@ -238,7 +254,10 @@ class TokenVerifier:
         return None
 
     def _check_times(self, claims: Mapping[str, Any]) -> float:
-        """Check exp, nbf and iat (RFC 7519 section 4.1) and return exp in Unix seconds, infinite without one."""
+        """Check exp and nbf (RFC 7519 section 4.1) and return exp in Unix seconds, infinite without one.
+
+        iat says when a token was made, not from when it holds: an IdP whose clock is ahead is not a reason to refuse.
+        """
         now = time.time()
         expires_at = _numeric_date(claims, "exp")
         if expires_at is None:
@@ -246,10 +265,9 @@ class TokenVerifier:
                 raise _refusal("Token has no expiry")
             expires_at = math.inf
         self._check_expiry(expires_at, now)
-        for name in ("nbf", "iat"):
-            moment = _numeric_date(claims, name)
-            if moment is not None and moment > now + self._settings.leeway:
-                raise _refusal("Token not yet valid")
+        not_before = _numeric_date(claims, "nbf")
+        if not_before is not None and not_before > now + self._settings.leeway:
+            raise _refusal("Token not yet valid")
         return expires_at
 
     def _check_expiry(self, expires_at: float, now: float) -> None:
@@ -279,10 +297,16 @@ class TokenVerifier:
                 raise Forbidden("The token lacks a required claim")
 
     def _check_username(self, claims: Mapping[str, Any]) -> str:
-        value = claims.get(self._settings.username_claim)
+        value = claim(claims, self._settings.username_claim)
         if not isinstance(value, str):
             raise _refusal("Token has no user name")
         return self._check_local(self._names.local(value))
+
+    def _check_text(self, token: str) -> None:
+        if len(token) > self._longest:
+            raise _refusal("Token too long")
+        if not token.isascii():
+            raise _refusal("Invalid token")
 
     def _check_local(self, username: str) -> str:
         # All but the pattern holds whatever a site configures: the name becomes part of paths and command lines.
@@ -308,13 +332,6 @@ def _principal(username: str, token: str, claims: Mapping[str, Any], expires_at:
     )
 
 
-def _check_text(token: str) -> None:
-    if len(token) > MAX_TOKEN:
-        raise _refusal("Token too long")
-    if not token.isascii():
-        raise _refusal("Invalid token")
-
-
 def _take_apart(token: str) -> _Jws:
     """Split a compact JWS (RFC 7515 section 7.1) and check its header; Unauthenticated if it is none that we take."""
     segments = token.split(".")
@@ -326,9 +343,10 @@ def _take_apart(token: str) -> _Jws:
     header = decode_json(header_bytes)
     if not isinstance(header, dict):
         raise _refusal("Invalid token")
-    algorithm, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
-    if not isinstance(algorithm, str) or not all(value is None or isinstance(value, str) for value in (kid, typ)):
+    algorithm, typ = header.get("alg"), header.get("typ")
+    if not isinstance(algorithm, str) or not (typ is None or isinstance(typ, str)):
         raise _refusal("Invalid token")
+    kid = _key_id(header.get("kid"))
     # crit and b64 change what is signed or meant, enc is a JWE's; none of them is understood here.
     if any(name in header for name in ("crit", "b64", "enc", "zip")):
         raise _refusal("Token header not accepted")
@@ -337,6 +355,14 @@ def _take_apart(token: str) -> _Jws:
     if not signature:
         raise _refusal("Invalid token signature")
     return _Jws(algorithm, kid, typ, token.rpartition(".")[0].encode(), payload, signature)
+
+
+def _key_id(value: Any) -> str | None:
+    try:
+        return key_id(value)
+    except ValueError:
+        pass
+    raise _refusal("Invalid token")
 
 
 def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:

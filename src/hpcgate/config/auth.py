@@ -39,9 +39,15 @@ class OidcSettings(Model):
     jwk_algorithm: Signature | None = Field(
         None, description="The algorithm of keys that do not name theirs in `alg`; otherwise it follows from the key."
     )
-    username_claim: str = Field("preferred_username", min_length=1, description="The claim that holds the user name.")
+    username_claim: str = Field(
+        "preferred_username", min_length=1, description="The claim that holds the user name, a nested one as `a.b`."
+    )
+    username_lowercase: bool = Field(
+        False,
+        description="Take the letters A to Z of that claim as a to z, before all else that makes a local name of it.",
+    )
     min_token_ttl: Pause = Field(0, description="Seconds that a token must still be valid.")
-    leeway: Pause = Field(0, description="Seconds of clock skew allowed for exp, nbf and iat.")
+    leeway: Pause = Field(5, description="Seconds of clock skew allowed for exp and nbf; iat is not judged.")
     require_expiry: bool = Field(True, description="Refuse tokens without an exp claim.")
     issuer: str | None = Field(None, description="The iss claim that tokens must carry; unchecked if unset.")
     audience: str | None = Field(None, description="A value that the aud claim must hold; unchecked if unset.")
