@@ -8,8 +8,6 @@ from typing import Protocol
 
 HOLD = 1.0
 """Seconds for which a refusal is held back: who is refused at once comes back at once."""
-LONGEST = 10.0
-"""Seconds after which a connection is closed instead, if there was no time to refuse it."""
 SHARE = 0.05
 """The share of the event loop's time that refusals take; reading the request took as much again."""
 
@@ -19,9 +17,6 @@ class Refused(Protocol):
 
     def say(self) -> bool:
         """Answer it; False if its client has gone."""
-
-    def drop(self) -> None:
-        """Close its connection unanswered."""
 
 
 class Refusals:
@@ -54,15 +49,13 @@ class Refusals:
             self.said += heappop(self._held)[2].say()
 
     def look(self, seconds: float, had: float) -> None:
-        """Say those whose time has come, as far as there is time to; at least one.
+        """Say those whose time has come, as far as there is time to; at least one. The others wait on.
 
         Args:
             seconds: How long ago the last look was.
             had: Seconds of these that were the event loop's own.
         """
         self._now += seconds
-        while self._held and self._held[0][0] <= self._now - LONGEST:
-            heappop(self._held)[2].drop()
         until = self._clock() + SHARE * had
         while self._held and self._held[0][0] <= self._now:
             self.said += heappop(self._held)[2].say()
@@ -89,8 +82,8 @@ class Unread(Protocol):
     def read(self) -> None:
         """Read it now."""
 
-    def drop(self) -> None:
-        """Close the connection unanswered."""
+    def refuse(self) -> None:
+        """Refuse it as it is: nobody reads it."""
 
 
 class Lobby:
@@ -99,7 +92,7 @@ class Lobby:
     First come, first read: once there is room, or once they have waited for as long as anybody may, to be refused.
 
     Args:
-        most: The bytes that may lie unread; what is more is closed.
+        most: The bytes that may lie unread; what is more is refused, and its connection is closed.
         clock: CPU seconds of the event loop, which is what reading for a refusal must not take.
     """
 
@@ -115,7 +108,7 @@ class Lobby:
     def add(self, unread: Unread) -> None:
         """Leave a connection unread."""
         if self._bytes + unread.size > self._most:
-            unread.drop()
+            unread.refuse()
             return
         self._bytes += unread.size
         self._unread.append(unread)

@@ -100,10 +100,6 @@ class _Caller:
                 return True
         return False
 
-    def drop(self) -> None:
-        if not self.cycle.disconnected:
-            self.protocol.transport.abort()
-
 
 @dataclass(slots=True, eq=False)
 class _Unread:
@@ -129,8 +125,12 @@ class _Unread:
                 protocol._parse(self.data)
         protocol._since = None
 
-    def drop(self) -> None:
-        self.protocol.transport.abort()
+    def refuse(self) -> None:
+        protocol = self.protocol
+        protocol._unread = None
+        with _TURN:
+            if not protocol.transport.is_closing():
+                protocol._turn_away_unread(self.data)
 
 
 class _Metered:
@@ -350,6 +350,9 @@ class Http(HttpToolsProtocol):
         """A head is whole."""
         self._in_head = False
         self._stop_head_timer()
+        if self._deaf:
+            # What came with it was the connection's last request.
+            raise _Refused(NO_HTTP)
         most = self.settings.max_header_size
         if self._much and len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > most:
             raise _Refused(self._too_long())
@@ -366,13 +369,13 @@ class Http(HttpToolsProtocol):
         super().on_headers_complete()
         # From here on there is a request to be given up, if what follows is odd.
         self._in_body, self._received, self._body = True, 0, 0
-        if body:
-            self.cycle.transport = cast("asyncio.Transport", _Parting(self))
         if not body or self.parser.get_http_version() == "1.0":
             # RFC 9110, section 10.1.1: then nobody waits for it.
             self.cycle.waiting_for_100_continue = False
         if self.stopping or self.parser.should_upgrade():
             self.cycle.keep_alive = False
+        if body or not self.cycle.keep_alive:
+            self.cycle.transport = cast("asyncio.Transport", _Parting(self))
 
     def _without_offer(self) -> bytes:
         """Return the head of the request once more, for a new parser, without its offer to speak another protocol."""
@@ -393,6 +396,9 @@ class Http(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer is out: somebody else may be let in."""
         super().on_response_complete()
+        if self._linger_timer is not None:
+            # It has come to an end, and does not rest.
+            self._unset_keepalive_if_required()
         if self.pipeline and not self.transport.is_closing():
             # Enough is here already.
             self.flow.pause_reading()
@@ -485,21 +491,35 @@ class Http(HttpToolsProtocol):
             self.stopping or not cycle.keep_alive or bool(self.pipeline) or has_long_body(cast("Scope", cycle.scope))
         )
         asked = dict(cycle.scope["headers"])
-        head = self._head_of(
-            503,
-            "Service Unavailable",
-            len(OVERLOADED),
-            accepted_id(asked.get(b"x-request-id")),
-            accepted_id(asked.get(b"x-correlation-id")),
+        self.transport.write(
+            self._overloaded(
+                accepted_id(asked.get(b"x-request-id")),
+                accepted_id(asked.get(b"x-correlation-id")),
+                close=close,
+                whole=cycle.scope["method"] != "HEAD",
+            )
         )
+        cycle.response_started = cycle.response_complete = True
+        if close:
+            self.part()
+        self.on_response_complete()
+
+    def _turn_away_unread(self, data: bytes) -> None:
+        """Refuse a request that nobody has read, for there is no room to leave it unread either."""
+        self.transport.write(self._overloaded(close=True, whole=not data.startswith(b"HEAD ")))
+        if self.admission is not None:
+            self.admission.refused += 1
+        self.part()
+
+    def _overloaded(
+        self, request_id: str | None = None, correlation_id: str | None = None, *, close: bool, whole: bool
+    ) -> bytes:
+        """Return the answer that there are too many requests, with its body or without."""
+        head = self._head_of(503, "Service Unavailable", len(OVERLOADED), request_id, correlation_id)
         # Not all of them are to come again at the same time.
         retry = b"Retry-After: %d\r\n" % random.randint(1, 3)  # noqa: S311
         end = b"Connection: close\r\n\r\n" if close else b"\r\n"
-        self.transport.write(head + retry + end + (b"" if cycle.scope["method"] == "HEAD" else OVERLOADED))
-        cycle.response_started = cycle.response_complete = True
-        if close:
-            self.transport.close()
-        self.on_response_complete()
+        return head + retry + end + (OVERLOADED if whole else b"")
 
     def pause_writing(self) -> None:
         """The client does not take what it is sent as fast as it comes: see that it takes anything at all."""
@@ -518,6 +538,7 @@ class Http(HttpToolsProtocol):
         """Have the answer that is under way be the last one, if its head is not out yet."""
         if self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
+            self.cycle.transport = cast("asyncio.Transport", _Parting(self))
 
     def resting(self) -> bool:
         """Say whether no request is under way."""
@@ -576,7 +597,10 @@ class Http(HttpToolsProtocol):
         client = self.client and self.client[0]
         log.info("http.refused", status=refused.status, reason=refused.message, client=client)
         if self._in_body and not self._give_up_body():
-            self.transport.close()
+            if self.cycle.response_complete:
+                self._linger()
+            else:
+                self.transport.close()
             return
         content = _problem(refused.message)
         head = self._head_of(refused.status, refused.phrase, len(content))
@@ -600,18 +624,18 @@ class Http(HttpToolsProtocol):
     def _bow_out(self) -> None:
         """Send the last words, and close the connection once the client has had the time to read them."""
         self._unset_keepalive_if_required()
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._linger_timer is not None:
             return
         self.transport.write(self._last_words)
         self._last_words = b""
         self._linger()
 
     def part(self) -> None:
-        """Close the connection; while a body comes, once the client has had the time to read what it was sent."""
-        if not self._in_body or self.pipeline:
-            self.transport.close()
-        else:
-            self._linger()
+        """Close the connection, once the client has had the time to read what it was sent."""
+        for cycle, _ in self.pipeline:
+            _disconnect(cycle)
+        self.pipeline.clear()
+        self._linger()
 
     def _linger(self) -> None:
         if self.transport.is_closing() or self._linger_timer is not None:
@@ -619,8 +643,11 @@ class Http(HttpToolsProtocol):
         self._deaf = True
         self._stop_head_timer()
         self._unset_keepalive_if_required()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        if not self.transport.can_write_eof():
+            # TLS says that this is the end, and reads on by itself until the other side has said so, too.
+            self.transport.close()
+            return
+        self.transport.write_eof()
         self._discarded = 0
         self.flow.resume_reading()
         self._linger_timer = self.loop.call_later(LINGER, self._leave)

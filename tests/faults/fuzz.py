@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpcgate.demo.cluster import Cluster, Gateway, Options
+from hpcgate.serving import LINGER_BYTES
 from tests.faults.load import Client, Wrong, put_and_get, stat
 from tests.faults.vitals import eventually, vitals
 from tests.test_heads import ODD
@@ -52,6 +53,8 @@ MEMORY = 24e6
 """Bytes by which memory may differ at the end: caches of the allocator and of what was learned."""
 SLACK = 2
 """Tasks and descriptors by which they may: the prober's, and the connection that asks."""
+FAULTY = ("internal.error", "Traceback", "Exception in")
+"""What stands in the log where something has gone wrong within the gateway."""
 ROUND = 1000
 """Scripts of a round."""
 
@@ -266,7 +269,7 @@ def judge(steps: list[Step], received: bytes, end: str, *, full: bool) -> str:
         steps: What it did.
         received: What it was sent.
         end: How it ended.
-        full: Whether the gateway had more requests than may wait: then it closes some connections unanswered.
+        full: Whether the gateway had more requests than may wait, and time for an answer is not sure.
     """
     if received and not received.startswith(b"HTTP/1.1 "):
         return f"not HTTP: {received[:60]!r}"
@@ -280,6 +283,9 @@ def judge(steps: list[Step], received: bytes, end: str, *, full: bool) -> str:
     waits = steps[-1].act == "end" and all(step.act != "half" for step in steps)
     if waits and asked and not received and not full and end != "silent":
         return f"no answer ({end})"
+    # Who sends without end is not read without end.
+    if waits and end == "ConnectionResetError" and len(asked) < LINGER_BYTES:
+        return f"reset after {len(received)} bytes"
     return ""
 
 
@@ -489,8 +495,8 @@ class Scene:
             if re.match(r'hpcgate_internal_errors_total|hpcgate_http_requests_total.*status="500"', line)
             and not line.endswith(" 0.0")
         ]
-        log = self.gateway.log.read_text(errors="replace")
-        return found + [words for words in ("internal.error", "Traceback", "Exception in") if words in log]
+        with self.gateway.log.open(errors="replace") as log:
+            return found + [line for line in log if any(words in line for words in FAULTY)]
 
 
 class _Silent(socketserver.BaseRequestHandler):

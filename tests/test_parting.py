@@ -1,0 +1,165 @@
+"""Whichever way a connection is closed, who goes on sending has its answers whole, and then an end instead of a reset.
+
+A socket that is closed with something unread is reset, and what was sent before may be lost.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import uvicorn
+import uvloop
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from hpcgate.admission import Caller
+from hpcgate.body import Bodies
+from hpcgate.refusals import Lobby, Refusals
+from hpcgate.serving import Http
+from tests.test_front import self_signed
+
+LONG = 700_000
+"""Bytes that are more than the server reads in one go, and less than it reads from who is refused."""
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
+ANNOUNCED = POST + b"Content-Length: %d\r\n\r\n" % LONG + b"x" * LONG
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % LONG + b"x" * LONG + b"\r\n0\r\n\r\n"
+
+
+class Full:
+    """An admission that lets nobody in."""
+
+    waiting, busy, filled, now, refused = 0, True, False, 0.0, 0
+
+    def full(self, running: int) -> bool:
+        return True
+
+    def must_wait(self, asker: object, running: int) -> bool:
+        return True
+
+    def wait(self, caller: Caller, running: int) -> None:
+        # A refusal is held back: by then all has come that was sent with it.
+        asyncio.get_running_loop().call_soon(caller.turn_away)
+
+    def grow(self, caller: Caller, size: int) -> bool:
+        return True
+
+
+class Overflowing(Full):
+    """One who finds that there is no room even to be left unread."""
+
+    filled = True
+
+    def crowded(self, asker: object) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """What a client sends, and the statuses that it is answered.
+
+    Attributes:
+        sent: What the client sends.
+        statuses: Those of the answers, all of which come.
+        admission: Decides who is served.
+        stopping: Whether the process is about to end.
+    """
+
+    sent: bytes
+    statuses: tuple[int, ...]
+    admission: type[Full] | None = None
+    stopping: bool = False
+
+
+PARTINGS = {
+    "overloaded, with a body": Parting(ANNOUNCED, (503,), Full),
+    "overloaded, with a body in chunks": Parting(CHUNKED, (503,), Full),
+    "overloaded, with requests in a row": Parting(GET * 20_000, (503,), Full),
+    "overloaded, and the last request is followed by more": Parting(LAST + b"x" * LONG, (503,), Full),
+    "overloaded, and not even read": Parting(ANNOUNCED, (503,), Overflowing),
+    "stopping, with a body": Parting(ANNOUNCED, (200,), stopping=True),
+    "stopping, with requests in a row": Parting(GET * 20_000, (200,), stopping=True),
+    "the last request is followed by more": Parting(LAST + b"x" * LONG, (200,)),
+    "the last request is followed by others": Parting(LAST + GET * 20_000, (200,)),
+    "HTTP/1.0 is followed by more": Parting(b"GET / HTTP/1.0\r\n\r\n" + b"\r\n" * (LONG // 2), (200,)),
+    "an answer before the body": Parting(ANNOUNCED, (200,)),
+    "an answer before the body in chunks": Parting(CHUNKED, (200,)),
+    "not HTTP": Parting(b"\0" * LONG, (400,)),
+    "not HTTP after a request": Parting(GET + b"\0" * LONG, (200, 400)),
+    "a chunk that is none, after the answer": Parting(
+        POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n" + b"zz" * (LONG // 2), (400,)
+    ),
+    "a head without end": Parting(GET[:-2] + b"X: " + b"x" * LONG, (431,)),
+    "an offer of HTTP/2, and what follows": Parting(
+        GET[:-2] + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + b"x" * LONG, (200,)
+    ),
+}
+
+
+async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@asynccontextmanager
+async def serving(parting: Parting, context: ssl.SSLContext | None) -> AsyncIterator[int]:
+    """Serve in this process and yield the port."""
+    config = uvicorn.Config(Bodies(answering), log_config=None, timeout_keep_alive=3600)
+    config.load()
+    state = ServerState()
+    kind: Any = type("Noted", (Http,), {"refusals": Refusals(0), "lobby": Lobby(0), "stopping": parting.stopping})
+    kind.admission = None if parting.admission is None else parting.admission()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: kind(config=config, server_state=state, app_state={}), "127.0.0.1", 0, ssl=context
+    )
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def told(port: int, sent: bytes, context: ssl.SSLContext | None) -> bytes:
+    """Send all of it, and only then read what comes until the end."""
+    async with asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=context, server_hostname="127.0.0.1" if context else None, limit=2**24
+        )
+        writer.write(sent)
+        await writer.drain()
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+
+def statuses(answer: bytes) -> tuple[int, ...]:
+    return tuple(int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:])
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The server's end, and the client's."""
+    certificate = self_signed(tmp_path_factory.mktemp("tls") / "tls.pem", 1)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    return server, ssl.create_default_context(cafile=certificate)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("name", PARTINGS)
+def test_who_goes_on_sending_has_the_answer_and_an_end(
+    name: str, secure: bool, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    parting = PARTINGS[name]
+    server, client = tls if secure else (None, None)
+
+    async def come() -> bytes:
+        async with serving(parting, server) as port:
+            return await told(port, parting.sent, client)
+
+    answer = uvloop.run(come())
+    assert statuses(answer) == parting.statuses, answer[:1000]
+    assert answer.endswith((b"ok", b"}"))
+    assert b"onnection: close\r\n" in answer
