@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 from hpcgate.auth import Principal
 from hpcgate.demo.cluster import Cluster
 from hpcgate.errors import (
+    Conflict,
     Forbidden,
     GatewayError,
     JobNotFound,
@@ -54,7 +55,7 @@ def servers(cluster: Cluster) -> dict[str, Standin]:
 @pytest.fixture(params=["23.06.06", "master"])
 def server(request: pytest.FixtureRequest, servers: dict[str, Standin]) -> Iterator[Standin]:
     yield servers[request.param]
-    for name in ("down", "hide", "nohistory", "slow"):
+    for name in ("down", "hide", "nohistory", "slow", "inexpress"):
         servers[request.param].switch(name, on=False)
 
 
@@ -177,14 +178,102 @@ async def test_only_ones_own_jobs_unless_all_are_asked_for(
 
 
 async def test_many_jobs_where_qstat_shows_the_first_only(
-    pbs: Scheduler, cluster: Cluster, alice: Principal, home: str, monkeypatch: pytest.MonkeyPatch
+    pbs: Scheduler, server: Standin, cluster: Cluster, alice: Principal, home: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without -E, which asks for all at once, the development head prints the first of several."""
     monkeypatch.setattr("hpcgate.schedulers.pbs.command_line.ONE_BY_ONE", 2)
+    server.switch("inexpress", on=True)
     job = JobDescription(home, script="#!/bin/sh\n", partition="stoppedq", name="many")
     ids = [await pbs.submit(alice, job) for _ in range(4)]
-    assert [job.job_id for job in (await pbs.jobs(alice, JobQuery(name="many"))).jobs] == ids
+    for _ in range(2):
+        assert [job.job_id for job in (await pbs.jobs(alice, JobQuery(name="many"))).jobs] == ids
+        found = await pbs.several(alice, (ids[0], "999999999", ids[2]))
+        assert [isinstance(jobs, Jobs) for jobs in found.values()] == [True, False, True]
     for job_id in ids:
         await pbs.cancel(alice, job_id)
+
+
+UNUSUAL = {
+    "one that waits for its job": "#PBS -W block=true",
+    "one that waits, among other things": "#PBS -W umask=022,block=true -N waiting",
+    "one that says nothing": "#PBS -z",
+    "one that says nothing, among other letters": "#PBS -hz -N quiet\n#PBS -m n",
+    "one that says nothing, in a line that goes on": "#PBS -N quiet \\\n-z",
+}
+"""Directives after which qsub does not print the id and end."""
+
+
+@pytest.mark.parametrize("case", UNUSUAL)
+async def test_a_submission_is_answered_with_the_id_whatever_its_directives(
+    released: Scheduler, alice: Principal, home: str, case: str
+) -> None:
+    before = {job.job_id for job in (await released.jobs(alice, JobQuery())).jobs}
+    job_id = await released.submit(alice, JobDescription(home, script=f"#!/bin/sh\n{UNUSUAL[case]}\nexec sleep 300\n"))
+    after = {job.job_id for job in (await released.jobs(alice, JobQuery())).jobs}
+    assert after - before == {job_id}
+    await released.cancel(alice, job_id)
+
+
+WRAPPERS = {
+    "a banner and a cost": 'echo "Welcome, 4711 users; 12.50 CHF"; {real} "$@"; echo "cost: 12.50"',
+    "colours": 'id=$({real} "$@") && printf "\\033[32m%s\\033[0m\\r\\n" "$id"',
+    "a sentence": 'id=$({real} "$@") && echo "Your job $id was submitted."',
+    "a cost on standard error": '{real} "$@"; echo "1250.5" >&2',
+    "a failure of its own behind": '{real} "$@"; echo "cannot write the log" >&2; exit 1',
+    "one that goes on for long": '{real} "$@"; exec sleep 4714',
+}
+"""Text of a script named qsub."""
+
+
+@pytest.fixture
+def wrapped(servers: dict[str, Standin]) -> Iterator[Callable[[str], None]]:
+    """Return a function that puts a script in the place of qsub, with ``{real}`` for qsub itself."""
+    commands = servers["23.06.06"].directory / "bin"
+    place, real = commands / "qsub", servers["23.06.06"].directory / "qsub"
+    real.symlink_to(commands / "server.py")
+
+    def put(text: str) -> None:
+        place.unlink()
+        place.write_text("#!/bin/sh\n" + text.replace("{real}", str(real)) + "\n")
+        place.chmod(0o755)
+
+    yield put
+    place.unlink()
+    place.symlink_to("server.py")
+    real.unlink()
+
+
+@pytest.mark.parametrize("case", WRAPPERS)
+async def test_the_id_is_found_in_whatever_a_wrapper_prints(
+    cluster: Cluster,
+    servers: dict[str, Standin],
+    wrapped: Callable[[str], None],
+    alice: Principal,
+    home: str,
+    case: str,
+) -> None:
+    wrapped(WRAPPERS[case])
+    async with system(cluster, **servers["23.06.06"].settings(timeout=10)) as made:
+        job_id = await made.scheduler.submit(alice, JobDescription(home, script=SLEEP, partition="stoppedq"))
+        assert (await made.scheduler.job(alice, job_id)).jobs[0].user == alice.username
+        await made.scheduler.cancel(alice, job_id)
+
+
+async def test_a_job_whose_id_cannot_be_told_is_a_conflict(
+    released: Scheduler, wrapped: Callable[[str], None], alice: Principal, home: str
+) -> None:
+    wrapped('cat >/dev/null; echo "Thank you"')
+    with pytest.raises(Conflict, match=r"look at your jobs: Thank you$"):
+        await released.submit(alice, JobDescription(home, script=SLEEP))
+
+
+async def test_a_submission_that_takes_too_long_names_qsub(
+    cluster: Cluster, servers: dict[str, Standin], wrapped: Callable[[str], None], alice: Principal, home: str
+) -> None:
+    wrapped("cat >/dev/null; exec sleep 4715")
+    async with system(cluster, **servers["23.06.06"].settings(timeout=1)) as made:
+        with pytest.raises(TimedOut, match="Command qsub timed out; the job may have been submitted"):
+            await made.scheduler.submit(alice, JobDescription(home, script=SLEEP))
 
 
 async def test_jobs_that_ended_before_the_window_are_left_out(
@@ -229,8 +318,12 @@ async def test_several_jobs_cost_one_query_and_unknown_ones_hurt_nobody(
         }
         assert isinstance(found["999999999"], JobNotFound)
         assert isinstance(found["$(id)"], JobNotFound)
-        # The arrays, with their own option, are one more; so are those that the development head leaves out.
-        assert len(commands) == (2 if server.directory.name == "pbs-released" else 3)
+        # The arrays, with their own option, are one more.
+        assert len(commands) == 2
+        commands.clear()
+        listed = (await pbs.jobs(alice, JobQuery())).jobs
+        assert {*ids, array} <= {job.job_id for job in listed}
+        assert len(commands) == 1
         monkeypatch.undo()
         for job_id in (*ids, array):
             await pbs.cancel(alice, job_id)
@@ -356,8 +449,10 @@ async def test_a_server_that_hangs(cluster: Cluster, servers: dict[str, Standin]
     server.switch("slow", on=True)
     try:
         async with system(cluster, **server.settings(timeout=1)) as made:
-            with pytest.raises(TimedOut):
+            with pytest.raises(TimedOut, match="Command qselect timed out"):
                 await made.scheduler.jobs(alice, JobQuery())
+            with pytest.raises(TimedOut, match="Command qstat timed out"):
+                await made.scheduler.jobs(alice, JobQuery(all_users=True))
             left = await asyncio.to_thread(
                 cluster.as_user, "alice", ["pgrep", "-f", f"{server.directory}/bin/q"], check=False
             )

@@ -3,10 +3,13 @@
 
 One program under the names of PBS's commands. It answers as two real servers were recorded to answer (see
 tests/recordings), the released 23.06.06 with its JSON that is not quite JSON, and the development head; exit statuses
-and messages are theirs. Jobs are real: they run as the user who submits them, in a process of their own that ends with
-the script. State is a directory that all users may write to, ``PBS_STANDIN``; a file of that name there switches on:
-``down`` (the server does not answer), ``hide`` (jobs of others are hidden), ``master`` (the other release),
-``nohistory`` (the server keeps none), ``slow`` (answers take a minute).
+and messages are theirs: tests/pbs/test_standin.py holds them against the recordings. What was not recorded names the
+place in the source that it is taken from.
+
+Jobs are real: they run as the user who submits them, in a process of their own that ends with the script. State is a
+directory that all users may write to, ``PBS_STANDIN``; a file of that name there switches on: ``down`` (the server does
+not answer), ``hide`` (jobs of others are hidden), ``master`` (the other release), ``nohistory`` (the server keeps
+none), ``slow`` (answers take a minute), ``inexpress`` (qstat has no ``-E``).
 
 Only the system's python3 is needed, and nothing outside its standard library.
 """
@@ -32,11 +35,13 @@ QUEUES = {
     "smallq": (True, True, 300, None),
     "closedq": (False, True, None, None),
     "stoppedq": (True, False, None, None),
-    "aclq": (True, True, None, "root"),
+    "aclq": (True, True, None, "somebody else"),
     "R231": (True, False, None, None),
 }
 RESOURCES = {"walltime", "ncpus", "mem", "select", "place", "nodes"}
 USAGE = "\nusage: qsub [-a date_time] [-A account_string] [-c interval]\n\t[-C directive_prefix] [-e path] [-f ] [-h ]"
+FINISHED = "Job has finished, use -x or -H to obtain historical job information"
+QSTAT_USAGE = "usage: \nqstat [-f] [-J] [-p] [-t] [-x] [-E] [-F format | -w] [-D delim]"
 NUMBER = re.compile(r"[+-]?(?:inf|infinity|nan|(?!0\d)(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)", re.IGNORECASE)
 
 
@@ -131,7 +136,8 @@ def qsub(arguments):
     if on("master") and b"\r\n" in script:
         leave(1, "qsub: script contains cr, lf")
     written = []
-    for line in script.decode("utf-8", "surrogateescape").split("\n"):
+    # A directive that ends in a backslash goes on in the next line: User's Guide, "Using directives".
+    for line in script.decode("utf-8", "surrogateescape").replace("\\\n", " ").split("\n"):
         if re.match(r"\s*#PBS(\s|$)", line):
             try:
                 written += getopt.getopt(shlex.split(line.strip()[4:]), options)[0]
@@ -206,7 +212,18 @@ def qsub(arguments):
     save(job)
     if started and job["state"] == "Q":
         run_in_background(number)
-    print(identifier(job))
+    if "-z" not in values:
+        print(identifier(job))
+    if "block=true" in values.get("-W", ""):
+        # qsub.c, main: fflush(stdout), then block(), which waits for the server's word and exits with the job's status.
+        sys.stdout.flush()
+        while load(number)["state"] != "F":
+            time.sleep(0.05)
+        leave_with(load(number).get("status", 0))
+
+
+def leave_with(status):
+    sys.exit(status if 0 <= status < 256 else 3)
 
 
 def array_indices(text):
@@ -330,7 +347,7 @@ def read_id(text):
 
 def qdel(arguments):
     if on("down"):
-        leave(162, f"Couldn't connect to cluster: {SERVER}")
+        leave(162, f"Connection refused\nCouldn't connect to cluster: {SERVER}")
     status = 0
     for text in arguments:
         status = qdel_one(text) or status
@@ -345,7 +362,8 @@ def qdel_one(text):
     with Locked(int(match[1])):
         job = load(int(match[1]))
         if job is None or bool(job["indices"]) != bool(match[2]):
-            print(f"qdel: Unknown Job Id {text}", file=sys.stderr)
+            shown = f"{text.partition('.')[0]}.{SERVER}" if on("master") else text
+            print(f"qdel: Unknown Job Id {shown}", file=sys.stderr)
             return 153
         if match[3] and match[3] not in job["subjobs"]:
             print(f"qdel: Invalid request {text}", file=sys.stderr)
@@ -387,7 +405,8 @@ def server_up(tool, status, document=None):
     if on("down"):
         if document is not None:
             print(document)
-        leave(status, f"{tool}: cannot connect to server {SERVER} (errno=15010)")
+        server = "" if tool == "pbs_rstat" else f" {SERVER}"
+        leave(status, f"Connection refused\n{tool}: cannot connect to server{server} (errno=15010)")
 
 
 def qselect(arguments):
@@ -409,10 +428,12 @@ def qstat(arguments):
     if arguments == ["--version"]:
         print("pbs_version = 23.06.06")
         return
-    options, ids = getopt.getopt(arguments, "xtfF:BQ")
+    options, ids = getopt.getopt(arguments, "xtfF:BQE")
     options = dict(options)
+    if on("inexpress") and "-E" in options:
+        leave(2, "qstat: invalid option -- 'E'")
     if "-f" not in options or options.get("-F") != "json":
-        leave(2, "qstat: conflicting options.")
+        leave(2, f"qstat: conflicting options.\n{QSTAT_USAGE}")
     server_up("qstat", 255, document({}))
     if "-B" in options:
         print(document({"Server": {SERVER: {"server_state": "Active", "server_host": SERVER, "scheduling": "True"}}}))
@@ -426,6 +447,8 @@ def qstat(arguments):
         return
     no_history("qstat", options)
     shown, status = {}, 0
+    if "-E" in options and ids:
+        express(options, ids)
     if not ids:
         for job in all_jobs():
             if "-x" in options or job["state"] != "F":
@@ -440,12 +463,45 @@ def qstat(arguments):
             print(f"qstat: Unknown Job Id {text.partition('.')[0]}.{SERVER}", file=sys.stderr)
             status = 153
         elif job["state"] == "F" and "-x" not in options:
-            print(f"qstat: {identifier(job)} Job has finished, use -x or -H to obtain ...", file=sys.stderr)
+            print(f"qstat: {identifier(job)} {FINISHED}", file=sys.stderr)
             status = 35
         elif not (on("hide") and job["owner"] != me()) and not (on("master") and shown):
             add(shown, job, match[3] or None, "-t" in options)
     print(document({"Jobs": shown} if shown else {}))
     leave(status)
+
+
+def express(options, ids):
+    """Answer for all ids at once, as qstat.c, main (E_opt) and the server's req_stat_job do.
+
+    qstat sorts the ids and reads them one after the other; one that it cannot read, if it is the last, keeps it from
+    asking for the others. The server says an error only if it knows none of them, and qstat names the last.
+    """
+    shown, error, text = {}, 0, ""
+    ids = sorted(ids)
+    for text in ids:
+        match = read_id(text)
+        if match is None:
+            sys.stderr.write(f"qstat: illegally formed job identifier: {text}\n")
+            error = 1
+            continue
+        job = load(int(match[1]))
+        if job is None or bool(job["indices"]) != bool(match[2]) or (match[3] and match[3] not in job["subjobs"]):
+            error = error or 153
+        elif job["state"] == "F" and "-x" not in options:
+            error = error or 35
+        elif not (on("hide") and job["owner"] != me()):
+            add(shown, job, match[3] or None, "-t" in options)
+    if read_id(text) is None:
+        shown = {}
+    elif shown:
+        error = error if error == 1 else 0
+    elif error == 153:
+        sys.stderr.write(f"qstat: Unknown Job Id {text.partition('.')[0]}.{SERVER}\n")
+    elif error == 35:
+        sys.stderr.write(f"qstat: {text.partition('.')[0]}.{SERVER} {FINISHED}\n")
+    print(document({"Jobs": shown} if shown else {}))
+    leave(error)
 
 
 def add(shown, job, index, subjobs):
@@ -506,7 +562,8 @@ def attributes(job, index):
         found |= {"array_id": identifier(job), "array_index": str(index)}
     if record.get("ended"):
         found["history_timestamp"] = str(record["ended"])
-    found |= {"project": "_pbs_project_default", "Submit_Host": SERVER}
+    if not queued:
+        found |= {"project": "_pbs_project_default", "Submit_Host": SERVER}
     return found
 
 
@@ -548,7 +605,7 @@ def released(value, depth, name=""):
 
 def pbsnodes(arguments):
     if on("down"):
-        leave(1, f"pbsnodes: cannot connect to server {SERVER}, error=15010")
+        leave(1, f"Connection refused\npbsnodes: cannot connect to server {SERVER}, error=15010")
     running = [identifier(job) for job in all_jobs() if job["state"] == "R"]
     node = {
         "Mom": SERVER,

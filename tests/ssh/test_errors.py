@@ -10,11 +10,16 @@ import pytest
 from hpcgate.errors import (
     ConnectionLost,
     CredentialRefused,
+    Denied,
     GatewayError,
     HostKeyRefused,
+    JobNotFound,
     LoginNodeError,
     LoginNodeUnreachable,
+    SchedulerUnavailable,
+    SystemNotFound,
     TimedOut,
+    Unhealthy,
 )
 from hpcgate.ssh.errors import BY_CLASS, again, class_of, connect_error, translate
 
@@ -78,6 +83,22 @@ def test_what_a_failed_login_tells(error: Exception, cls: type[GatewayError], wo
     assert words in ours.message
     assert "demo" in ours.message
     assert "10.1.2.3" not in ours.message
+
+
+MADE = (
+    JobNotFound("4711"),
+    SystemNotFound(),
+    SchedulerUnavailable("down", retry_after=None),
+    Unhealthy("scheduler", "demo", retry_after=7),
+    Denied("night", "not at night"),
+)
+
+
+@pytest.mark.parametrize("error", MADE, ids=lambda error: type(error).__name__)
+def test_a_copy_says_the_same_whatever_the_constructor_makes_of_its_arguments(error: GatewayError) -> None:
+    fresh = again(again(error))
+    assert fresh is not error
+    assert (type(fresh), str(fresh), vars(fresh)) == (type(error), str(error), vars(error))
 
 
 def test_a_shared_error_is_copied_for_each() -> None:

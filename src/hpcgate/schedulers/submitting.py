@@ -5,6 +5,7 @@ job in. Both have said by then what is to be known.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,14 @@ from hpcgate.ssh.session import Session
 
 MOST = 1024 * 1024
 """Bytes of output that are kept, of more the first and the last half."""
+
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+
+
+def uncoloured(text: str) -> str:
+    """Return what a terminal would show: without escape sequences, and a line for each carriage return."""
+    return _ESCAPES.sub("", text.replace("\r", "\n"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """asyncssh's errors and the operating system's become ours here and nowhere else."""
 
-import copy
 import errno
 import os
 import socket
@@ -173,7 +172,10 @@ def reason(error: BaseException) -> str:
 
 def again(error: GatewayError) -> GatewayError:
     """Return a fresh copy of an error that several wait for, so that each has a traceback of its own."""
-    fresh = copy.copy(error).with_traceback(None)
+    # Not by copy.copy, which calls the constructor with the message: that of JobNotFound puts words before it.
+    fresh = type(error).__new__(type(error))
+    fresh.__dict__.update(error.__dict__)
+    fresh.args = error.args
     fresh.__cause__ = error.__cause__
     return fresh
 

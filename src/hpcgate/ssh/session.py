@@ -591,5 +591,6 @@ class _SftpStream(SSHClientStreamSession[bytes]):
 
 
 def _name(argv: Sequence[str | bytes]) -> str:
-    first = argv[0]
+    """Return what a command is called: of lines for sh, what they call themselves (``$0``)."""
+    first = argv[3] if list(argv[:2]) == ["sh", "-c"] and len(argv) > 3 else argv[0]
     return first if isinstance(first, str) else first.decode("utf-8", "replace")

@@ -255,5 +255,25 @@ def test_the_reader_enters_the_directory_and_says_why_not(tmp_path: Path) -> Non
     argv = qsub.command(JobDescription("/nonexistent", script=""), b"")
     done = subprocess.run(argv, capture_output=True, env=environment, check=False)
     assert done.returncode == qsub.NO_DIRECTORY
-    assert "/nonexistent" in qsub.refusal(done.stderr.decode())
-    assert not qsub.refusal(done.stderr.decode()).startswith("qsub:")
+    assert "/nonexistent" in qsub.refusal(done.stdout.decode())
+    assert not qsub.refusal(done.stdout.decode()).startswith("qsub:")
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("#PBS -z", "#"),
+        ("#PBS -z -N a", "#PBS  -N a"),
+        ("#PBS -hz", "#PBS -h"),
+        ("#PBS -zN a", "#PBS -N a"),
+        ("#PBS -N -z", "#PBS -N -z"),
+        ("#PBS -A 'a -z b'", "#PBS -A 'a -z b'"),
+        ("#PBS -Az -l nodes=1", "#PBS -Az -l nodes=1"),
+        ("#PBS -l walltime=1 -z\t-m n", "#PBS -l walltime=1 \t-m n"),
+        ("#PBS -N a \\\n-z", "#PBS -N a \\\n"),
+        ("##PBS -z", "##PBS -z"),
+        ("echo\n#PBS -z", "echo\n#PBS -z"),
+    ],
+)
+def test_no_directive_keeps_the_id_from_being_printed(line: str, wanted: str) -> None:
+    assert script.telling(f"#!/bin/sh\n{line}\nexit 1\n".encode()).decode() == f"#!/bin/sh\n{wanted}\nexit 1\n"

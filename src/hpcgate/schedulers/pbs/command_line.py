@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from hpcgate.auth import Principal
-from hpcgate.errors import CommandFailed, Forbidden, JobNotFound, SchedulerUnavailable, SubmissionRefused
+from hpcgate.errors import Conflict, Forbidden, JobNotFound, SchedulerUnavailable, SubmissionRefused, TimedOut
 from hpcgate.schedulers.base import Job, JobDescription, JobMetadata, Node, Partition, Reservation
 from hpcgate.schedulers.pbs import pbs_rstat, pbsnodes, qdel, qstat, qsub, script
 from hpcgate.schedulers.pbs.documents import decoded
@@ -21,6 +21,7 @@ from hpcgate.schedulers.pbs.failures import (
 from hpcgate.schedulers.pbs.job_ids import JobId
 from hpcgate.schedulers.pbs.settings import PbsSettings
 from hpcgate.schedulers.pbs.variables import STEERING
+from hpcgate.schedulers.submitting import Printed, run_submission
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
@@ -32,7 +33,10 @@ NO_HISTORY_REMEMBERED = 600.0
 """Seconds for which a server without history is not asked for it again."""
 
 ONE_BY_ONE = 20
-"""How many jobs are asked for singly where qstat prints only the first of several; for more the whole list is read."""
+"""How many jobs are asked for singly where qstat leaves out some of several; for more the whole list is read."""
+
+_LINGER = 1.0
+"""Seconds for qsub to end once it has printed the id, where it may then wait for the job (``-W block=true``)."""
 
 
 class CommandLine:
@@ -43,6 +47,7 @@ class CommandLine:
         self.settings = settings
         self.pool = pool
         self._no_history_until = 0.0
+        self._express = True
 
     async def _run(
         self,
@@ -64,16 +69,39 @@ class CommandLine:
         return await self.pool.perform(principal, work, retry=retry)
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
-        """Submit a job and return its id."""
+        """Submit a job and return its id.
+
+        Raises:
+            SubmissionRefused: With what was printed.
+            TimedOut: Nobody knows whether the job was submitted.
+            Conflict: It was submitted, and its id cannot be told.
+        """
         content = await self._script(principal, job)
-        argv = qsub.command(job, content)
-        done = await self._run(principal, argv, stdin=script.composed(content, job), retry=False)
-        job_id = qsub.parse(decoded(done.stdout))
+        argv, stdin = qsub.command(job, content), script.composed(content, job)
+
+        linger = _LINGER if script.waits(content) else self.settings.timeout / 2
+
+        def patience(text: str) -> float | None:
+            return None if qsub.parse(text) is None else linger
+
+        async def work(session: Session) -> Printed:
+            env, seconds = self.settings.environment, self.settings.timeout
+            return await run_submission(session, argv, stdin, env=env, seconds=seconds, patience=patience)
+
+        printed = await self.pool.perform(principal, work, retry=False)
+        job_id = qsub.parse(printed.text)
         if job_id is not None:
             return job_id
-        if done.ok:
-            raise CommandFailed(f"qsub printed no job id: {done.words or 'it was told not to (-z)'}")
-        words = qsub.refusal(done.words) or f"qsub ended with exit status {done.exit_status}"
+        words = qsub.refusal(printed.text)
+        if printed.timed_out or printed.exit_status is None:
+            raise TimedOut(
+                f"Command qsub timed out; the job may have been submitted all the same: {words}".rstrip(": ")
+            )
+        if printed.exit_status == 0:
+            said = words or "qsub printed nothing"
+            raise Conflict(f"The job may have been submitted, but its id cannot be told; look at your jobs: {said}")
+        done = Completed(tuple(argv), printed.exit_status, b"", printed.text.encode())
+        words = words or f"qsub ended with exit status {done.exit_status}"
         if done.exit_status in (126, 127) or done.exit_status < 0 or says(words, UNREACHABLE):
             raise failure(done, "qsub")
         if done.exit_status in (UNAUTHORIZED, *OVER_LIMIT) or says(words, OVER_LIMIT_WORDS):
@@ -93,16 +121,20 @@ class CommandLine:
 
     async def own(self, principal: Principal) -> list[Job]:
         """Return the user's jobs, those of the history included."""
-        done = await self._qstat(principal, lambda history: qstat.own_command(principal.username, history=history))
+        done = await self._qstat(
+            principal,
+            lambda history, express: qstat.own_command(principal.username, history=history, express=express),
+        )
         output = decoded(done.stdout)
         found = qstat.parse_jobs(output)
         asked = [job_id for name in qstat.parse_ids(output) if (job_id := JobId.read(name)) is not None]
-        found += await self._left_out(principal, asked, found, subjobs=False)
+        if not self._complete(done):
+            found += await self._left_out(principal, asked, found, subjobs=False)
         return [job for job in found if job.user == principal.username]
 
     async def all(self, principal: Principal) -> list[Job]:
         """Return all jobs that the user may see, those of the history included."""
-        done = await self._qstat(principal, lambda history: qstat.all_command(history=history))
+        done = await self._qstat(principal, lambda history, _: qstat.all_command(history=history))
         return qstat.parse_jobs(decoded(done.stdout))
 
     async def named(self, principal: Principal, ids: Sequence[JobId]) -> list[Job]:
@@ -115,18 +147,24 @@ class CommandLine:
         return sorted({job.job_id: job for job in found}.values(), key=lambda job: JobId.parse(job.job_id).order)
 
     async def _asked(self, principal: Principal, ids: Sequence[JobId], *, subjobs: bool) -> list[Job]:
-        done = await self._qstat(principal, lambda history: qstat.jobs_command(ids, history=history, subjobs=subjobs))
+        done = await self._qstat(
+            principal,
+            lambda history, express: qstat.jobs_command(ids, history=history, express=express, subjobs=subjobs),
+        )
         found = qstat.parse_jobs(decoded(done.stdout))
         unknown = qstat.parse_unknown(done.words)
         left = [job_id for job_id in ids if not any(job_id.matches(other) for other in unknown)]
-        if len(ids) > 1:
+        if len(ids) > 1 and not self._complete(done):
             found += await self._left_out(principal, left, found, subjobs=subjobs)
         return found
 
     async def metadata(self, principal: Principal, job_id: JobId) -> list[JobMetadata]:
         """Return what was submitted; PBS does not give the script to users."""
         done = await self._qstat(
-            principal, lambda history: qstat.jobs_command([job_id], history=history, subjobs=job_id.is_array)
+            principal,
+            lambda history, express: qstat.jobs_command(
+                [job_id], history=history, express=express, subjobs=job_id.is_array
+            ),
         )
         return qstat.parse_metadata(decoded(done.stdout))
 
@@ -154,14 +192,29 @@ class CommandLine:
     def _history(self) -> bool:
         return asyncio.get_running_loop().time() >= self._no_history_until
 
-    async def _qstat(self, principal: Principal, command: Callable[[bool], list[str]]) -> Completed:
-        """Run qstat with the history, without it if the server keeps none."""
-        done = await self._run(principal, command(self._history), env=qstat.ENVIRONMENT)
+    async def _qstat(self, principal: Principal, command: Callable[[bool, bool], list[str]]) -> Completed:
+        """Run qstat.
+
+        Args:
+            principal: Whose.
+            command: Returns the command with or without the history, and with or without `qstat.EXPRESS`.
+        """
+        done = await self._run(principal, command(self._history, self._express), env=qstat.ENVIRONMENT)
+        if done.exit_status == qstat.USAGE and self._express:
+            self._express = False
+            done = await self._run(principal, command(self._history, False), env=qstat.ENVIRONMENT)
         if says(done.words, NO_HISTORY) or says(decoded(done.stdout[:_SENTENCE]), NO_HISTORY):
             self._no_history_until = asyncio.get_running_loop().time() + NO_HISTORY_REMEMBERED
-            done = await self._run(principal, command(False), env=qstat.ENVIRONMENT)
+            done = await self._run(principal, command(False, self._express), env=qstat.ENVIRONMENT)
         self._check(done)
         return done
+
+    def _complete(self, done: Completed) -> bool:
+        """Return whether qstat has shown all that it was asked for and the server knows.
+
+        An id that qstat cannot read ends ``-E`` before the server is asked.
+        """
+        return self._express and not says(done.words, MALFORMED)
 
     def _check(self, done: Completed) -> None:
         if not done.ok and done.exit_status not in qstat.GONE and not says(done.words, MALFORMED):

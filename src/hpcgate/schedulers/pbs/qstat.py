@@ -2,11 +2,16 @@
 
 With ``-u`` it prints a table before its JSON, or refuses, so a user's jobs are found by qselect. ``TZ`` is set for it,
 since it writes times in the zone of whoever runs it. OpenPBS 23.06 Reference Guide, "qstat".
+
+Several ids are asked for by ``-E``: then qstat sends them to the server in one request, which answers for all that it
+knows and says nothing of the others (pbs_statjob(3B); req_stat_job of OpenPBS's server). Without it each id is a
+request of its own, of which the development head prints the first one's answer only:
+https://github.com/openpbs/openpbs/issues/2672
 """
 
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -39,17 +44,23 @@ GONE = (35, 153)
 """Exit statuses that say that one of the jobs asked for has finished or is unknown; the others are printed."""
 
 _OWN = (
-    'set -f; user=$1; shift; ids=$(qselect "$@" -u "$user") || exit; [ -n "$ids" ] || exit 0; '
-    'printf "%s\\n" $ids; exec qstat "$@" -f -F json $ids'
+    'set -f; user=$1; express=$2; shift 2; ids=$(qselect "$@" -u "$user") || exit; [ -n "$ids" ] || exit 0; '
+    'printf "%s\\n" $ids; exec qstat "$@" $express -f -F json $ids'
 )
 _EACH = 'set -f; while read -r id; do qstat "$@" -f -F json "$id"; done'
 
 Parsed = TypeVar("Parsed")
 
 
-def own_command(user: str, *, history: bool) -> list[str]:
+EXPRESS = "-E"
+
+USAGE = 2
+"""Exit status for options that qstat does not know."""
+
+
+def own_command(user: str, *, history: bool, express: bool) -> list[str]:
     """Return the command that lists a user's jobs: first the ids, a line each, then the documents."""
-    return ["sh", "-c", _OWN, "sh", user, *(["-x"] if history else [])]
+    return ["sh", "-c", _OWN, "qselect", user, EXPRESS if express else "", *(["-x"] if history else [])]
 
 
 def all_command(*, history: bool) -> list[str]:
@@ -57,15 +68,16 @@ def all_command(*, history: bool) -> list[str]:
     return ["qstat", *(["-x"] if history else []), "-f", "-F", "json"]
 
 
-def jobs_command(ids: Iterable[JobId], *, history: bool, subjobs: bool = False) -> list[str]:
+def jobs_command(ids: Sequence[JobId], *, history: bool, express: bool, subjobs: bool = False) -> list[str]:
     """Return the command that shows jobs by id."""
     options = [*(["-x"] if history else []), *(["-t"] if subjobs else [])]
+    options += [EXPRESS] if express and len(ids) > 1 else []
     return ["qstat", *options, "-f", "-F", "json", *(job_id.argument for job_id in ids)]
 
 
 def each_command(*, history: bool, subjobs: bool = False) -> list[str]:
     """Return the command that shows jobs one by one; it reads their ids, a line each."""
-    return ["sh", "-c", _EACH, "sh", *(["-x"] if history else []), *(["-t"] if subjobs else [])]
+    return ["sh", "-c", _EACH, "qstat", *(["-x"] if history else []), *(["-t"] if subjobs else [])]
 
 
 _LISTED = re.compile(r"^([0-9]+(?:\[\])?\.\S+)$", re.MULTILINE)

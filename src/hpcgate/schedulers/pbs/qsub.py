@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.pbs import script
+from hpcgate.schedulers.pbs.variables import STEERING
+from hpcgate.schedulers.submitting import uncoloured
 
 NO_DIRECTORY = 66
 """Exit status if the working directory cannot be entered."""
 
 _READER = f'cd -- "$1" >/dev/null || exit {NO_DIRECTORY}; shift; unset LC_ALL; exec "$@"'
 """LC_ALL is the gateway's own, for messages that can be matched, and none of the job's business."""
+
+_SUBMITTER = f"exec 2>&1; {STEERING.unsetting()} {_READER}"
 
 _OPTIONS: Mapping[str, str] = {
     "account": "-A",
@@ -25,7 +29,9 @@ _OPTIONS: Mapping[str, str] = {
 }
 
 _JOB_NAME = re.compile(r"[A-Za-z0-9+_.-]{1,230}")
-_JOB_ID = re.compile(r"^([0-9]{1,12}(?:\[\])?\.[A-Za-z0-9._-]+)\s*$", re.MULTILINE)
+# A number with a point in it is a price.
+_JOB_ID = re.compile(r"^\s*([0-9]{1,12}(?:\[\])?\.(?![0-9.]+\s*$)[A-Za-z0-9._-]+)\s*$", re.MULTILINE)
+_WITHIN = re.compile(r"(?<![\w.\[\]-])([0-9]{1,12}(?:\[\])?\.[A-Za-z][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*)(?![\w\[])")
 _SHELL = re.compile(r"^(?:qsub|cat): (?:line )?\d+: ", re.MULTILINE)
 
 
@@ -42,7 +48,7 @@ def command(job: JobDescription, content: bytes) -> list[str]:
     Raises:
         BadRequest: A value holds a NUL.
     """
-    arguments = ["sh", "-c", _READER, "qsub", job.working_directory, "qsub", "-f"]
+    arguments = ["sh", "-c", _SUBMITTER, "qsub", job.working_directory, "qsub", "-f"]
     name = job.name or _file_name(job, content)
     queue = job.reservation.partition(".")[0] if job.reservation else job.partition
     for option, value in (("-N", name), ("-q", queue)):
@@ -72,11 +78,18 @@ def file_command(job: JobDescription) -> list[str]:
 
 
 def parse(output: str) -> str | None:
-    """Return the job id that was printed, or None. With ``-W block=true`` the exit status is the job's own."""
-    found = _JOB_ID.findall(output)
-    return found[-1] if found else None
+    """Return the job id that was printed, or None. With ``-W block=true`` the exit status is the job's own.
+
+    A site's wrapper may print more, or a sentence around the id: then it counts if there is only one.
+    """
+    text = uncoloured(output)
+    found = _JOB_ID.findall(text)
+    if found:
+        return str(found[-1])
+    within = set(_WITHIN.findall(text))
+    return str(within.pop()) if len(within) == 1 else None
 
 
 def refusal(words: str) -> str:
     """Return qsub's own words about a refused submission, without its usage."""
-    return _SHELL.sub("", words).partition("\nusage:")[0].strip()
+    return _SHELL.sub("", uncoloured(words)).partition("\nusage:")[0].strip()

@@ -54,6 +54,56 @@ def directives(script: bytes) -> list[bytes]:
     return found
 
 
+_TOKEN = re.compile(rb"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
+_WITH_VALUE = frozenset(b"aAcCeJjklmMNopPqrRSuvW")
+
+
+def waits(script: bytes) -> bool:
+    """Return whether a directive may have qsub wait for the job's end (``-W block=true``)."""
+    return any(b"block" in line for line in directives(script))
+
+
+def telling(script: bytes) -> bytes:
+    """Return the script with no directive that keeps qsub from printing the job's id (``-z``).
+
+    It says nothing to the server, and without the id nobody could tell which job it is.
+    """
+    lines, head, continued = [], True, False
+    for line in script.split(b"\n"):
+        if head and (continued or _DIRECTIVE.match(line)):
+            lines.append(_without_z(line, whole=not continued))
+            continued = line.endswith(b"\\")
+            continue
+        head = head and (not line.strip() or line.lstrip().startswith((b"#", b":")))
+        lines.append(line)
+    return b"\n".join(lines)
+
+
+def _without_z(line: bytes, *, whole: bool) -> bytes:
+    """Return a line of directives without ``-z``, alone or among other letters; values stay as they are."""
+    start = line.index(b"#PBS") + len(b"#PBS") if whole else 0
+    parts, place, value = [line[:start]], start, False
+    for match in _TOKEN.finditer(line, start):
+        token = match[0]
+        if value or not token.startswith(b"-") or token.startswith(b"--"):
+            value = False
+            continue
+        kept = bytearray(b"-")
+        for at, letter in enumerate(token[1:], 1):
+            if letter in _WITH_VALUE:
+                kept += token[at:]
+                value = at == len(token) - 1
+                break
+            if letter != ord("z"):
+                kept.append(letter)
+        if bytes(kept) != token:
+            parts += [line[place : match.start()], b"" if kept == b"-" else bytes(kept)]
+            place = match.end()
+    parts.append(line[place:])
+    changed = b"".join(parts)
+    return b"#" if whole and changed.strip() == b"#PBS" and changed != line else changed
+
+
 def names_itself(script: bytes) -> bool:
     """Return whether a directive gives the job its name."""
     return any(_NAME_OPTION.search(line) for line in directives(script))
@@ -69,6 +119,7 @@ def composed(script: bytes, job: JobDescription) -> bytes:
     Raises:
         BadRequest: A job cannot have one of the variables, or a text holds a NUL or is not Unicode.
     """
+    script = telling(script)
     head = 'cd -- "$PBS_O_WORKDIR" || exit\n'
     if job.standard_input:
         head += _assignment("_hpcgate_stdin", job.standard_input) + '\nexec <"$_hpcgate_stdin" || exit\n'

@@ -20,6 +20,7 @@ from hpcgate.schedulers.slurm import values
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.marks import parse_rows
 from hpcgate.schedulers.slurm.variables import SUBMITTING
+from hpcgate.schedulers.submitting import uncoloured
 from hpcgate.schedulers.variables import check_variable
 
 _OPTIONS: Mapping[str, str] = {
@@ -177,7 +178,6 @@ class Said:
     jobs: tuple[tuple[str, str | None], ...]
 
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _PARSABLE = re.compile(r"\s*([0-9]{1,10})(?:;([^\s;]+))?\s*")
 _SENTENCE = re.compile(r"Submitted batch job ([0-9]{1,10})(?: on cluster (\S+))?")
 _SHELL = re.compile(r"^(?:sbatch|sh): (?:line )?\d+: ", re.MULTILINE)
@@ -188,7 +188,7 @@ def parse(output: str, tag: Tag) -> Said:
     before, header, after = output.partition(tag.header)
     head, _, printed = after.partition("\n")
     kind, _, since = head.strip().partition(" ")
-    words = _ESCAPES.sub("", (printed if header else before).replace("\r", "\n")).strip()
+    words = uncoloured(printed if header else before).strip()
     found: dict[tuple[str, str | None], None] = {}
     for line in words.split("\n"):
         match = _PARSABLE.fullmatch(line) or _SENTENCE.search(line)
