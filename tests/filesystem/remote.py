@@ -58,6 +58,11 @@ class Place:
         os.chmod(path, mode)
         return path
 
+    def inside(self, name: str) -> Place:
+        """Make a directory of the user's in it."""
+        self.run("mkdir", "--", name)
+        return Place(self.user, self.path / name)
+
     def names(self) -> list[bytes]:
         """Return what the directory holds."""
         return sorted(os.listdir(os.fsencode(self.path)))

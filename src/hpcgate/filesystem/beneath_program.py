@@ -36,6 +36,7 @@ MOST_LINKS = 40
 MOST_SWAPS = 100
 BLOCK = 256 * 1024
 HIDDEN = b".hpcgate-"
+ACL = "system.posix_acl_access"
 MOST_HEADER = 1024 * 1024
 LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 PRIVATE = re.compile(rb"\.hpcgate-upload-[0-9a-f]{32}\Z")
@@ -354,7 +355,7 @@ def row(directory, fd, info, last, name):
     mark = ""
     try:
         marks = os.listxattr(b"/proc/self/fd/%d/%s" % (directory, last), follow_symlinks=False)
-        mark = "+" if "system.posix_acl_access" in marks else "." if "security.selinux" in marks else ""
+        mark = "+" if ACL in marks else "." if "security.selinux" in marks else ""
     except OSError:
         pass
     kind = stat.S_IFMT(info.st_mode)
@@ -559,7 +560,8 @@ class Request:
                 pass_fds=[place.fd],
             )
         except OSError as error:
-            raise Failed("%s: %s" % (argv[0], os.strerror(error.errno))) from None
+            words = "command not found" if error.errno == errno.ENOENT else os.strerror(error.errno)
+            raise Failed("%s: %s" % (argv[0], words)) from None
         said, complained = done.communicate()
         self.say(said)
         if done.returncode:
@@ -730,7 +732,7 @@ class Request:
         new = present(self.box.locate(self.path(), False, writing=True))
         if new.kind != stat.S_IFREG:
             raise Failed(NOT_REGULAR)
-        adopt("/proc/self/fd/%d" % new.fd, old.info)
+        adopt("/proc/self/fd/%d" % new.fd, old)
 
     def sweep(self):
         """Remove uploads that have rested for too long, and those without content."""
@@ -1198,15 +1200,41 @@ def remove(directory, name):
     os.rmdir(name, dir_fd=directory)
 
 
-def adopt(new, old):
-    """Give a new file (a descriptor or a path) the group and the mode of an old one."""
+def adopt(new, place):
+    """Give a new file (a descriptor or a path) the group, the mode and the access control list of an old one."""
+    old = place.info
     # Of somebody else's file nothing comes along that would let others act as the user.
-    mode = stat.S_IMODE(old.st_mode) & (0o7777 if old.st_uid == os.geteuid() else 0o777)
+    mode = stat.S_IMODE(old.st_mode)
+    try:
+        os.chown(new, old.st_uid, -1)
+    except OSError:
+        mode &= 0o777
     try:
         os.chown(new, -1, old.st_gid)
     except OSError:
         mode = mode & ~0o2070 | (mode & 0o7) << 3
+    if not copied_list("/proc/self/fd/%d" % place.fd, new):
+        mode &= 0o7700
     os.chmod(new, mode)
+
+
+def copied_list(old, new):
+    """Have a new file the access control list of an old one, or none, as that; tell whether it is so."""
+    try:
+        entries = os.getxattr(old, ACL)
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+            return False
+        entries = None
+    try:
+        if entries is None:
+            # It may have inherited one from the directory.
+            os.removexattr(new, ACL)
+        else:
+            os.setxattr(new, ACL, entries)
+    except OSError as error:
+        return entries is None and error.errno in (errno.ENODATA, errno.ENOTSUP)
+    return True
 
 
 class Replacement:
@@ -1230,7 +1258,7 @@ class Replacement:
     def settle(self, mode, sync):
         """Give it the mode, and have it on disk if asked."""
         if self._place.info is not None:
-            adopt(self.fd, self._place.info)
+            adopt(self.fd, self._place)
         elif mode is not None:
             os.fchmod(self.fd, mode)
         if sync:

@@ -41,10 +41,14 @@ fi
 exec dd if="$1" bs=65536 iflag=fullblock,skip_bytes skip="$2" status=none
 """
 )
-# adopt OLD NEW: the new file, which replaces the old one, gets its group and mode. Where the user is not in that group,
-# those in the new file's group get no more than all others have. Of somebody else's file nothing comes along that would
-# let others act as the user: setuid and setgid. What has become a link meanwhile says nothing.
+# adopt OLD NEW: the new file, which replaces the old one, gets its owner if that may be, its group, mode and access
+# control list. Where the user is not in that group, those in the new file's group get no more than all others have. Of
+# somebody else's file nothing comes along that would let others act as the user: setuid and setgid. What has become a
+# link meanwhile says nothing. With a list, the mode's group bits are its mask, the most that anybody named in it may do
+# (acl(5)): on a file without it they would be the group's own, and on one that has inherited another list from the
+# directory, that one's mask. So where a list cannot be copied, the file is for its owner alone.
 ADOPT = """\
+listed() { case $(ls -dlnL -- "$1") in ??????????+*) echo listed ;; esac; }
 adopt() {
   m=$(stat -c '%f %u %g' -- "$1") || return
   g=${m##* }
@@ -53,8 +57,15 @@ adopt() {
   m=$((0x${m% *}))
   [ $((m & 0170000)) -eq $((0100000)) ] || return 0
   m=$((m & 07777))
-  [ "$u" = "$(stat -L -c %u -- "$2")" ] || m=$((m & 0777))
+  s=$((m & 07000))
+  if [ "$u" != "$(stat -L -c %u -- "$2")" ] && ! chown "$u" -- "$2" 2>/dev/null; then m=$((m & 0777)); fi
   chgrp "$g" -- "$2" 2>/dev/null || m=$((m & ~02070 | (m & 07) << 3))
+  a=$(listed "$1")
+  if [ -n "$a$(listed "$2")" ]; then
+    [ "$s" -ne "$((m & 07000))" ] || cp -P --attributes-only --preserve=mode -- "$1" "$2" 2>/dev/null ||
+      { getfacl -cn -- "$1" | setfacl --set-file=- -- "$2"; } 2>/dev/null
+    [ "$a" = "$(listed "$2")" ] || m=$((m & 07700))
+  fi
   chmod "$(printf %04o "$m")" -- "$2"
 }
 """
@@ -87,12 +98,16 @@ n=$(($(stat -L -c %s /dev/fd/4) - $4))
 [ "$n" -ge 0 ] || exit 97
 [ "$(tail -c "$4" /dev/fd/4 | tr -d '\\0')" = "$3$(printf %016d "$n")" ] || exit 97
 truncate -s "$n" /dev/fd/4 || exit 1
-if [ -e "$t" ]; then old=yes; adopt "$t" /dev/fd/4 || exit 1; fi
 """
 )
+# After all that opens the new file once more: what it gets may forbid that.
+LIKE_OLD = """\
+if [ -e "$t" ]; then old=yes; adopt "$t" /dev/fd/4 || exit 1; fi
+"""
 # $5 the mode of a new file, or nothing.
 _WRITE = (
     TAKE
+    + LIKE_OLD
     + """\
 if [ -z "$old" ] && [ -n "$5" ]; then chmod "$5" /dev/fd/4 || exit 1; fi
 mv -fT -- "$tmp" "$t" || exit 1

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from hpcgate.errors import AlreadyExists, BadAnswer, ConnectionLost, GatewayError, PathNotFound, TimedOut
 from hpcgate.ssh.command_files import (
+    LIKE_OLD,
     REGULAR,
     TAKE,
     TRAILER,
@@ -48,6 +49,9 @@ _STAGE = (
     TAKE
     + """\
 if [ -n "$5" ]; then sync /dev/fd/4 || exit 1; fi
+"""
+    + LIKE_OLD
+    + """\
 trap - EXIT
 printf '%s\\0%s\\0%s' "$n" "$home" "$base"
 """

@@ -22,6 +22,7 @@ from hpcgate.errors import (
     CommandFailed,
     ConnectionLost,
     GatewayError,
+    LoginNodeError,
     PathNotFound,
     PermissionDenied,
     TimedOut,
@@ -45,6 +46,8 @@ BATCH = 64
 """Requests for links or directories under way at a time."""
 LAST_SURE = 2**31 - 1
 """The last time, Unix seconds, that is the same in 32 bits with a sign and without."""
+# Says something if one of some files has an access control list; a directory has one, too, that files in it get.
+_LISTED = 'for f; do case $(ls -dlnL -- "$f") in ??????????+*) echo listed ;; esac; done'
 _REQUESTS = {"shield": "open", "_scan": "readdir", "_entry": "stat"}
 """What the requests are called that are sent by functions of other names."""
 CLEANING = 5.0
@@ -548,7 +551,8 @@ class SftpFiles:
     async def _target(self, path: bytes) -> tuple[bytes, asyncssh.SFTPAttrs | None] | None:
         """Return the file that a write replaces, links resolved, and its attributes if it exists.
 
-        None is returned where others can make a path lead elsewhere while it is used: that is for commands.
+        None is returned of what is for commands: where others can make a path lead elsewhere while it is used, and of
+        a file that has more to keep than SFTP knows of, another owner or an access control list.
 
         Raises:
             PermissionDenied: A link on the way is not followed for writing.
@@ -577,8 +581,27 @@ class SftpFiles:
                 raise why
             if footing is None or not footing.fixed or target.endswith(b"/"):
                 return None
-            return footing.real.rstrip(b"/") + b"/" + target.rpartition(b"/")[2], attributes
+            real = footing.real.rstrip(b"/") + b"/" + target.rpartition(b"/")[2]
+            if attributes is None:
+                return real, None
+            kept = await self._keepable(real, footing.real, attributes)
+            return None if kept is None else (real, kept)
         return None
+
+    async def _keepable(self, path: bytes, directory: bytes, found: asyncssh.SFTPAttrs) -> asyncssh.SFTPAttrs | None:
+        """Return what a file that replaces one is to get of it, None if that is more than SFTP knows of."""
+        me = self._view.footings.self
+        if me is None or found.uid != me.uid:
+            return None
+        try:
+            done = await self._runner.run(["sh", "-c", _LISTED, "sh", path, directory])
+        except ConnectionLost:
+            raise
+        except LoginNodeError:
+            # No command runs here. With a list the group's bits would be its mask, maybe more than the group has.
+            found.permissions = without_group(found.permissions or 0)
+            return found
+        return None if done.stdout else found
 
     async def _fill(self, file: asyncssh.SFTPClientFile, content: AsyncIterable[bytes]) -> int:
         window: deque[asyncio.Task[int]] = deque()

@@ -14,6 +14,7 @@ given.
 # Written for other Pythons than the gateway's, with packages that the gateway does not have.
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,8 @@ from streamer.__main__ import cli
 
 WHOLE = []
 """Holds something once the file has gone over whole."""
+ACL = "system.posix_acl_access"
+"""Where Linux keeps a file's access control list (xattr(7))."""
 
 
 def end_of_file(message):
@@ -139,20 +142,48 @@ def on_disk(temporary, size):
 
 
 def put_in_place(temporary, target):
-    """Rename a whole file. One that is replaced leaves it its group and mode.
+    """Rename a whole file. One that is replaced leaves it its group, its mode and its access control list.
 
     Where the user is not in that group, those in the new file's group may do no more than all others. Of somebody
     else's file nothing comes along that would let others act as the user; what has become a link says nothing.
     """
     old = os.lstat(target) if os.path.lexists(target) else None
     if old is not None and stat.S_ISREG(old.st_mode):
-        mode = old.st_mode & (0o7777 if old.st_uid == os.geteuid() else 0o777)
+        mode = stat.S_IMODE(old.st_mode)
+        try:
+            os.chown(temporary, old.st_uid, -1)
+        except OSError:
+            mode &= 0o777
         try:
             os.chown(temporary, -1, old.st_gid)
         except OSError:
             mode = mode & ~0o2070 | (mode & 0o007) << 3
+        if not copied_list(target, temporary):
+            mode &= 0o7700
         os.chmod(temporary, mode)
     os.replace(temporary, target)
+
+
+def copied_list(old, new):
+    """Have a new file the access control list of an old one, or none, as that; tell whether it is so.
+
+    With one, the mode's group bits are its mask, the most that anybody named in it may do (acl(5)): without it they
+    would be the group's own.
+    """
+    try:
+        entries = os.getxattr(old, ACL, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+            return False
+        entries = None
+    try:
+        if entries is None:
+            os.removexattr(new, ACL)
+        else:
+            os.setxattr(new, ACL, entries)
+    except OSError as error:
+        return entries is None and error.errno in (errno.ENODATA, errno.ENOTSUP)
+    return True
 
 
 async def receive(websocket, target, size_limit=None, reporter=None):

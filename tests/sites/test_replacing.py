@@ -1,0 +1,156 @@
+"""A file that is replaced is afterwards what it was before, but for its content: whose, for whom, under which names.
+
+Each line of the tables is a file as sites have them; each is crossed with every way to reach files, the one beneath the
+paths of a rule among them, and with every way to replace one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from hpcgate.auth.policy import Grant
+from hpcgate.demo.packages import ensure_installed
+from hpcgate.filesystem.base import Limits
+from hpcgate.filesystem.beneath import Confined
+from hpcgate.filesystem.compress import Compress
+from hpcgate.filesystem.tus import ADOPT_NEW
+from hpcgate.ssh.pool import Pool
+from hpcgate.ssh.session import Session
+from tests.filesystem.remote import UNHURRIED, WAYS, Place, keys, nodes, place, sshd
+from tests.ssh.nodes import LoginNodes, principal, settings
+
+__all__ = ["keys", "nodes", "place", "sshd"]
+
+OLD, NEW = b"what was there before\n", b"new\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tools() -> None:
+    """Have setfacl and getfacl."""
+    ensure_installed({"setfacl": "acl", "getfacl": "acl"}, lambda _: None)
+
+
+@pytest.fixture
+async def session(request: Any, nodes: LoginNodes, sshd: Any, keys: Any) -> AsyncIterator[Session]:
+    way = WAYS.get(request.param, WAYS["commands"])
+    pool = Pool("demo", settings(sshd, timeout=UNHURRIED, **way), keys)
+    try:
+        async with pool.lease(principal(nodes.alice)) as leased:
+            if request.param == "confined":
+                grant = Grant(rule="test", paths=(b"/home", b"/tmp", b"/var", b"/root"))
+                yield await Confined.of(leased, grant)
+            else:
+                yield leased
+    finally:
+        await pool.close()
+
+
+async def blocks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def write(session: Session, path: bytes) -> None:
+    await (await session.files()).write(path, blocks(NEW))
+
+
+async def replace(session: Session, path: bytes) -> None:
+    async with session.bulk() as streams:
+        await streams.replace(path, blocks(NEW), sync=True)
+
+
+async def adopt(session: Session, path: bytes) -> None:
+    """As a resumable upload gets its name."""
+    new = path + b"-new"
+    async with session.bulk() as streams:
+        await streams.create(new)
+        await streams.extend(new, blocks(NEW), offset=0)
+        done = await session.run(["sh", "-c", ADOPT_NEW, "sh", path, new])
+        assert done.ok, done.words
+        await streams.move(new, path)
+
+
+async def compress(session: Session, path: bytes) -> None:
+    given = {"path": os.fsdecode(path + b"-source"), "targetPath": os.fsdecode(path)}
+    await Compress(Compress.Parameters.model_validate(given), Limits(1024 * 1024)).run(session)
+
+
+REPLACING = {function.__name__: function for function in (write, replace, adopt, compress)}
+
+
+@dataclass(frozen=True)
+class Had:
+    """A file before.
+
+    Attributes:
+        mode: Its mode.
+        entries: Of its access control list, as setfacl takes them.
+        inherited: Of the list that its directory gives to new files.
+    """
+
+    mode: int = 0o640
+    entries: str = ""
+    inherited: str = ""
+
+
+FILES = {
+    "plain": Had(),
+    "for the group": Had(0o664),
+    "nobody's": Had(0o000),
+    "a list whose mask is more than the group has": Had(entries="u:daemon:rw,g::r"),
+    "a list that keeps somebody out": Had(0o644, entries="u:daemon:-"),
+    "a list with a narrow mask": Had(entries="u:daemon:rwx,g:daemon:rw,m::r"),
+    "a list with setgid": Had(0o2750, entries="u:daemon:rx"),
+    "without a list, where new files get one": Had(inherited="d:u:daemon:rw,d:g::rw,d:m::rw"),
+    "another list than new files get": Had(entries="g:daemon:r", inherited="d:u:daemon:rwx"),
+}
+
+
+def acl(path: bytes) -> bytes:
+    """Return mode, owner, group and access control list."""
+    done = subprocess.run(["getfacl", "-npE", "--", path], check=True, capture_output=True)
+    return b"%o\n" % os.stat(path).st_mode + done.stdout
+
+
+def made(place: Place, had: Had) -> bytes:
+    path = place.write("file", OLD, had.mode)
+    place.write("file-source")
+    if had.entries:
+        subprocess.run(["setfacl", "-m", had.entries, "--", path], check=True)
+        os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | had.mode & 0o7000)
+    if had.inherited:
+        subprocess.run(["setfacl", "-m", had.inherited, "--", place / ""], check=True)
+    return path
+
+
+BY_ONE_COMMAND = ("adopt", "compress")
+"""Ways of replacing that are one command however files are reached otherwise."""
+
+
+@pytest.mark.parametrize(
+    ("session", "how"),
+    [
+        (way, how)
+        for way in (*WAYS, "confined")
+        for how in REPLACING
+        if way in ("commands", "confined") or how not in BY_ONE_COMMAND
+    ],
+    indirect=["session"],
+)
+async def test_what_a_file_is_for_whom_stays(session: Session, place: Place, how: str) -> None:
+    for name, had in FILES.items():
+        here = place.inside(name)
+        path = made(here, had)
+        before = acl(path)
+        await REPLACING[how](session, path)
+        assert acl(path) == before, name
+        content = (here.path / "file").read_bytes()
+        assert content == NEW or (how == "compress" and content != OLD), name
+        assert here.names() == [b"file", b"file-source"], name
