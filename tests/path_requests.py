@@ -41,6 +41,8 @@ def requests(system: str, good: str, path: str) -> Iterator[Request]:
     yield "PUT", f"{ops}/chmod", {"json": {"source_path": path, "mode": "777"}}
     yield "PUT", f"{ops}/chown", {"json": {"sourcePath": path, "owner": None, "group": None}}
     yield "POST", f"{ops}/symlink", {"json": {"path": path, "linkPath": f"{good}/link"}}
+    up = "../" * good.rstrip("/").count("/")
+    yield "POST", f"{ops}/symlink", {"json": {"path": up + path.lstrip("/"), "linkPath": f"{good}/link"}}
     yield "POST", f"{ops}/symlink", {"json": {"path": good, "linkPath": f"{path}/link"}}
     for top, more in ((ops, {}), (transfer, {"account": "x"})):
         for name in ("compress", "extract"):

@@ -38,6 +38,7 @@ GatewayError                 500
   ChecksumMismatch           460
   CommandFailed              500
   NotSupported               501
+    ToolMissing              501
   Unavailable                503
     Unhealthy                503
     UnderMaintenance         503
@@ -274,6 +275,20 @@ class NotSupported(GatewayError):
     """The configured scheduler or transfer method cannot do this."""
 
     status = 501
+
+
+class ToolMissing(NotSupported):
+    """A program that the request needs is not on the login node.
+
+    Args:
+        tool: The program's name.
+        operation: What needs it, as in the request's path, if that is known.
+    """
+
+    def __init__(self, tool: str, operation: str = "") -> None:
+        needs = f"{operation} needs {tool}" if operation else f"{tool} is needed"
+        super().__init__(f"{needs}, which the login node does not have, or not in the user's PATH (ssh.path)")
+        self.tool = tool
 
 
 class Unavailable(GatewayError):

@@ -22,7 +22,7 @@ from hpcgate.auth.tokens import TokenVerifier
 from hpcgate.config import Cluster, Settings, plugin
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import BadRequest, SystemNotFound
-from hpcgate.filesystem.base import Limits, Operation
+from hpcgate.filesystem.base import Limits, Operation, naming
 from hpcgate.filesystem.slots import PathLocks, StreamSlots
 from hpcgate.filesystem.tus import UploadDesk
 from hpcgate.health.account import ProbeAccount
@@ -149,7 +149,8 @@ class System:
         """Run a filesystem operation as the user; one that only reads is tried again on a lost connection."""
         for path in operation.paths():
             self.admit(path)
-        return await self.pool.perform(principal, operation.run, retry=not operation.writes)
+        with naming(operation):
+            return await self.pool.perform(principal, operation.run, retry=not operation.writes)
 
     async def close(self) -> None:
         """Close the clients of the transfer methods and of the scheduler, and every connection."""

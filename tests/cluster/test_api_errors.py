@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import shutil
 import socket
 import time
@@ -225,6 +226,8 @@ def test_outside_of_the_file_systems(alice: Person, cluster: Cluster, path: str)
     assert_problem(alice.http.get("/filesystem/demo/ops/ls", params={"path": asked}), 400, "file system")
     body = {"path": str(alice.user.home), "linkPath": asked}
     assert_problem(alice.http.post("/filesystem/demo/ops/symlink", json=body), 400, "file system")
+    relative = {"path": os.path.relpath(asked, alice.user.home), "linkPath": f"{alice.user.home}/link"}
+    assert_problem(alice.http.post("/filesystem/demo/ops/symlink", json=relative), 400, "file system")
 
 
 def test_missing_parameters(alice: Person) -> None:

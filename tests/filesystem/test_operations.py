@@ -400,6 +400,23 @@ async def test_symlink(do, place):
         await do(Symlink, path="/x", link_path=place / "link")
 
 
+@pytest.mark.parametrize("target", ["file", "./file", "../file", "no/where", "a b\n", "-x", "..", "."])
+async def test_symlink_with_a_relative_target(session, place, target):
+    place.run("mkdir", "directory")
+    link = text(place / "directory/link")
+    asked = Symlink(Symlink.Parameters(sourcePath=target, linkPath=link), Limits(MOST))
+    assert asked.paths() == (f"{os.path.dirname(link)}/{target}", link)
+    told = await asked.run(session)
+    assert (told.name, told.link_target) == (link, target)
+    assert os.readlink(link) == target
+
+
+@pytest.mark.parametrize("target", ["", "nul\0", "x" * 4096])
+def test_symlink_refuses_what_no_link_can_hold(target):
+    with pytest.raises(ValidationError):
+        Symlink.Parameters(sourcePath=target, linkPath="/x")
+
+
 async def test_rm(do, place):
     place.run("mkdir", "-p", "tree/a")
     place.write("tree/a/file", b"", 0)

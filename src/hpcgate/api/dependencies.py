@@ -12,7 +12,7 @@ from hpcgate.auth.groups import group_of
 from hpcgate.auth.policy import FREE, Grant, Question
 from hpcgate.auth.tokens import bearer
 from hpcgate.errors import Denied, Forbidden, GatewayError, Unauthenticated
-from hpcgate.filesystem.base import Lender, Operation
+from hpcgate.filesystem.base import Lender, Operation, naming
 from hpcgate.filesystem.beneath import ConfinedPool
 from hpcgate.filesystem.confinement import Reach, confine
 from hpcgate.gateway import Gateway, System
@@ -78,7 +78,8 @@ class Access:
         if self.grant.paths is None:
             return await self.system.perform(self.principal, operation)
         try:
-            return await self.pool.perform(self.principal, operation.run, retry=not operation.writes)
+            with naming(operation):
+                return await self.pool.perform(self.principal, operation.run, retry=not operation.writes)
         except Denied as denial:
             self.denied(denial, *operation.paths())
             raise

@@ -5,8 +5,8 @@ An operation is a class with its HTTP method and name, a pydantic model of its p
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from hpcgate.auth import Principal
-from hpcgate.errors import BadRequest
+from hpcgate.errors import BadRequest, ToolMissing
 from hpcgate.ssh.session import Session
 
 T = TypeVar("T")
@@ -110,6 +110,17 @@ def encode_path(path: str) -> bytes:
     """
     if not path.startswith("/"):
         raise BadRequest("path must be absolute")
+    return encode_link(path)
+
+
+def encode_link(path: str) -> bytes:
+    """Return what a symbolic link is to hold as bytes: a path, which may be relative; as `encode_path`.
+
+    Raises:
+        BadRequest: It is empty, holds a NUL character, or is longer than Linux takes.
+    """
+    if not path:
+        raise BadRequest("path must not be empty")
     if "\0" in path:
         raise BadRequest("path must not hold a NUL character")
     try:
@@ -119,6 +130,15 @@ def encode_path(path: str) -> bytes:
     if len(encoded) >= PATH_MAX:
         raise BadRequest(f"path is too long: File name too long ({len(encoded)} bytes)")
     return encoded
+
+
+@contextmanager
+def naming(operation: Operation) -> Iterator[None]:
+    """Have the error about a program that is not there name the operation that needs it."""
+    try:
+        yield
+    except ToolMissing as error:
+        raise ToolMissing(error.tool, f"ops/{operation.name}") from error
 
 
 PATH_MAX = 4096
@@ -133,14 +153,26 @@ def _checked(path: str) -> str:
     return path
 
 
+def _checked_link(path: str) -> str:
+    try:
+        encode_link(path)
+    except BadRequest as error:
+        raise PydanticCustomError("path", "{reason}", {"reason": error.message}) from None
+    return path
+
+
 Path = Annotated[str, AfterValidator(_checked)]
 """A path to act on: absolute, as it was given."""
 
-SourcePath = Annotated[
-    Path,
-    Field(validation_alias=AliasChoices("sourcePath", "path", "source_path"), serialization_alias="sourcePath"),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}], "nullable": True}),
-]
+_SOURCE_NAMES = Field(
+    validation_alias=AliasChoices("sourcePath", "path", "source_path"), serialization_alias="sourcePath"
+)
+_SOURCE_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}], "nullable": True})
+
+LinkTarget = Annotated[str, AfterValidator(_checked_link), _SOURCE_NAMES, _SOURCE_SCHEMA]
+"""What a symbolic link is to hold: a path, absolute or relative to the link's directory."""
+
+SourcePath = Annotated[Path, _SOURCE_NAMES, _SOURCE_SCHEMA]
 """The path that a request's body is about, which has three names on the wire (contract, Conventions)."""
 
 

@@ -1,6 +1,6 @@
 """symlink: make a symbolic link."""
 
-from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
+from hpcgate.filesystem.base import LinkTarget, Operation, Parameters, Path, raw
 from hpcgate.filesystem.models import File, file_at
 from hpcgate.ssh.session import Session
 
@@ -8,7 +8,7 @@ from hpcgate.ssh.session import Session
 class PostFileSymlinkRequest(Parameters):
     """What the link points to, which need not exist, and where the link is made."""
 
-    source_path: SourcePath
+    source_path: LinkTarget
     link_path: Path
 
 
@@ -24,8 +24,11 @@ class Symlink(Operation):
     parameters: PostFileSymlinkRequest
 
     def paths(self) -> tuple[str, ...]:
-        """Return the link and what it points to."""
-        return (self.parameters.source_path, self.parameters.link_path)
+        """Return where the link leads, from the directory that it lies in, and the link."""
+        link = self.parameters.link_path
+        directory = link.rstrip("/").rpartition("/")[0]
+        target = self.parameters.source_path
+        return (target if target.startswith("/") else f"{directory}/{target}", link)
 
     async def run(self, session: Session) -> File:
         """Make it."""

@@ -19,6 +19,7 @@ from hpcgate.errors import (
     NotADirectory,
     PathNotFound,
     PermissionDenied,
+    ToolMissing,
 )
 
 _REASONS: dict[int, tuple[str, type[GatewayError]]] = {
@@ -54,6 +55,14 @@ _REASONS: dict[int, tuple[str, type[GatewayError]]] = {
 _NUMBERS = {text: number for number, (text, _) in _REASONS.items()}
 _ENDING = re.compile("(" + "|".join(re.escape(text) for text in _NUMBERS) + r")\)?$")
 
+# dash, ksh and busybox, bash, mksh; zsh; env; tar, of what compresses for it.
+_MISSING = re.compile(
+    r"(?:^|: )(?:exec: )?([\w.+-]+): (?:command |inaccessible or )?not found$"
+    r"|command not found: ([\w.+-]+)$"
+    r"|^env: ['\u2018]([\w.+-]+)['\u2019]: No such file or directory$"
+    r"|^tar(?: \(child\))?: ([\w.+-]+): Cannot exec: No such file or directory$"
+    r"|^tar: can't execute '([\w.+-]+)': No such file or directory$"
+)
 # dash; bash and ksh, which say EAGAIN's text; busybox.
 _NO_PROCESS = re.compile(r"[Cc](?:annot|an't) fork|fork: (?:retry: )?Resource temporarily unavailable")
 
@@ -89,6 +98,14 @@ def said(stderr: bytes, tool: str) -> list[str]:
     return own or [line for line in lines if not line.startswith("Try '")]
 
 
+def missing(stderr: bytes) -> str | None:
+    """Return the program that is not on the login node, if standard error tells of one."""
+    for line in stderr.decode("utf-8", "replace").splitlines():
+        if match := _MISSING.search(line):
+            return next(group for group in match.groups() if group is not None)
+    return None
+
+
 def told(stderr: bytes, tool: str, *, otherwise: type[GatewayError] = CommandFailed) -> GatewayError:
     """Return the error that a tool's standard error tells of, in the tool's own words.
 
@@ -97,6 +114,8 @@ def told(stderr: bytes, tool: str, *, otherwise: type[GatewayError] = CommandFai
         tool: The tool's name, which begins its lines.
         otherwise: The class of an error that no errno value is recognised in.
     """
+    if (program := missing(stderr)) is not None:
+        return ToolMissing(program)
     lines = said(stderr, tool)
     number = number_in(lines)
     kind = otherwise if number is None else _REASONS[number][1]
