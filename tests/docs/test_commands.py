@@ -48,6 +48,7 @@ ELSEWHERE = {
     "# slurm.conf": "settings of Slurm; tests/cluster/test_slurm_rest.py",
     "SLURM_JWT=daemon slurmrestd -a": "of a newer Slurm; tests/cluster/test_slurm_rest.py starts Debian's",
     "sshd -t": "would look at this machine's own sshd; test_operations.py does it with a file",
+    "pip install aiida-firecrest": "AiiDA wants a profile with a database; tried by hand",
     "cat /etc/ssh": "shows the host keys of whatever machine it is typed on",
 }
 """How a block begins that is not run here, and why, or where it is."""
@@ -158,6 +159,8 @@ def test_it_works(block: Block, cluster: Cluster, site: Gateway, desk: Path, hom
     environment = os.environ | facts | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "YAML_CONFIG_FILE": str(desk / "config.yaml"),
+        "FIRECREST_URL": site.url, "AUTH_TOKEN_URL": cluster.idp.token_url, "FIRECREST_SYSTEM": "demo",
+        "FIRECREST_CLIENT_ID": alice.client_id, "FIRECREST_CLIENT_SECRET": alice.client_secret,
     }  # fmt: skip
     text = typed(block, cluster, desk, home)
     if block.kind == "python":
