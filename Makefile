@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test unit lint format bench soak docs clean
+.PHONY: help demo test test-debian13 unit lint format bench soak docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml requirements.lock scripts/prepare
 	scripts/prepare "$(PYTHON)" "$(VENV)"
@@ -20,6 +20,10 @@ demo: $(READY) ## a whole cluster and the gateway on this machine, with a tour; 
 
 test: lint ## every test, on a real sshd and a real Slurm
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-debian13: ## the tests of the cluster, of sites and of SSH on a Debian 13 made by debootstrap, as root; FRESH=1 makes it anew
+	scripts/in-debian trixie sh -c 'make .venv/.ready && exec .venv/bin/python -m pytest -n 2 --dist loadfile \
+	    --no-loadscope-reorder $(or $(TESTS),tests/cluster tests/sites tests/ssh)'
 
 unit: $(READY) ## the tests that need nothing running
 	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/clients
