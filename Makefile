@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-debian13 unit lint format bench soak docs clean
+.PHONY: help demo test test-debian13 unit lint format bench soak docs sites clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -49,6 +49,9 @@ soak: $(READY) ## ten minutes of load with faults, an hour of clients that break
 
 docs: $(READY) ## the documentation as a site in site/, every link looked at
 	$(BIN)/mkdocs build --strict
+
+sites: $(READY) ## docs/operations/sites.md from the tables of the tests
+	$(BIN)/python -m tests.sites >$(READY).sites && mv $(READY).sites docs/operations/sites.md
 
 clean: ## remove what make has made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

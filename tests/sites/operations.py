@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
+import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
+from hpcgate.config import plugins
+from hpcgate.filesystem.base import Limits
 from hpcgate.ssh.session import Session
 
 Operation = Callable[[Session, Path], Awaitable[None]]
@@ -77,3 +83,89 @@ OPERATIONS: dict[str, Operation] = {
 }
 STORED = {"written": CONTENT, "replaced": CONTENT, "script": SCRIPT}
 """What is to be there in whole, or not at all."""
+
+
+LIMITS = Limits(max_ops_file_size=5 * 1024 * 1024)
+
+
+async def verb(session: Session, name: str, **parameters: Any) -> Any:
+    """Carry out a filesystem operation of the API."""
+    operation = plugins("hpcgate.operations")[name].load()
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in parameters.items()}
+    return await operation(operation.Parameters(**given), LIMITS).run(session)
+
+
+async def list_all(session: Session, place: Path) -> None:
+    found = await verb(session, "ls", path=place, recursive=True, show_hidden=True)
+    (old,) = (entry for entry in found if entry.name.endswith("old"))
+    assert int(old.size) == len(OLD)
+
+
+async def head(session: Session, place: Path) -> None:
+    assert (await verb(session, "head", path=place / "old", lines=1)).content == OLD.decode()
+
+
+async def tail(session: Session, place: Path) -> None:
+    assert (await verb(session, "tail", path=place / "old", bytes=5)).content == OLD[-5:].decode()
+
+
+async def checksum(session: Session, place: Path) -> None:
+    found = await verb(session, "checksum", path=place / "old")
+    assert found.checksum == hashlib.sha256(OLD).hexdigest()
+
+
+async def file(session: Session, place: Path) -> None:
+    assert (await verb(session, "file", path=place / "old")) == "ASCII text"
+
+
+async def mkdir(session: Session, place: Path) -> None:
+    await verb(session, "mkdir", path=place / "made" / "below", parent=True)
+    assert (place / "made" / "below").is_dir()
+
+
+async def symlink(session: Session, place: Path) -> None:
+    await verb(session, "symlink", source_path=place / "old", link_path=place / "link")
+    assert (place / "link").readlink() == place / "old"
+
+
+async def chmod(session: Session, place: Path) -> None:
+    shutil.chown(place / "old", place.owner(), place.group())
+    await verb(session, "chmod", path=place / "old", mode="600")
+    assert (place / "old").stat().st_mode & 0o777 == 0o600
+    await verb(session, "chmod", path=place / "old", mode="644")
+
+
+async def compress(session: Session, place: Path) -> None:
+    for how in ("gzip", "bzip2", "xz"):
+        target = place / f"old.tar.{how}"
+        await verb(session, "compress", source_path=place / "old", target_path=target, compression=how)
+        with tarfile.open(target, "r:*") as archive:
+            assert archive.getnames() == ["old"]
+
+
+async def extract(session: Session, place: Path) -> None:
+    """Unpack what comes with the account."""
+    (place / "unpacked").mkdir()
+    shutil.chown(place / "unpacked", place.owner(), place.group())
+    packed = place / "packed.tar.gz"
+    with tarfile.open(packed, "w:gz") as archive:
+        archive.add(place / "old", "old")
+    await verb(session, "extract", source_path=packed, target_path=place / "unpacked")
+    assert (place / "unpacked" / "old").read_bytes() == OLD
+
+
+async def rm(session: Session, place: Path) -> None:
+    gone = place / "gone"
+    gone.mkdir()
+    (gone / "file").touch()
+    for path in (gone, gone / "file"):
+        shutil.chown(path, place.owner(), place.group())
+    await verb(session, "rm", path=gone)
+    assert not gone.exists()
+
+
+VERBS: dict[str, Operation] = OPERATIONS | {
+    operation.__name__: operation
+    for operation in (list_all, head, tail, checksum, file, mkdir, symlink, chmod, compress, extract, rm)
+}
+"""All of them: what is asked of each set of variables and tools."""

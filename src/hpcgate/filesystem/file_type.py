@@ -4,8 +4,9 @@ from hpcgate.filesystem.base import Operation, Parameters, Path, raw
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.words import shown, told
 
-# file(1) says "cannot open" as a result, with success; stat(1) says it as an error.
-SCRIPT = 'stat -- "$1" >/dev/null && exec file -b -- "$1"'
+# file(1) says "cannot open" as a result, with success; stat(1) says it as an error. The user's own magic file (file(1),
+# ENVIRONMENT) need not be there.
+SCRIPT = 'unset MAGIC; stat -- "$1" >/dev/null && exec file -b -- "$1"'
 
 
 class FileTypeParameters(Parameters):

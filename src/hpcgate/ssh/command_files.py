@@ -130,7 +130,7 @@ _STAT = "--printf=%f %i %d %h %u %g %s %X %Z %.3Y"
 _STAT_FIELDS = 10
 _MODE_DIGITS = 8
 _SIZE_DIGITS = 24
-_LS = ("ls", "-lnU", "--quoting-style=c", "--time-style=+%s")
+_LS = ("ls", "-lnU", "--quoting-style=c", "--time-style=+%s", "--color=never", "--indicator-style=none")
 
 # ls(1) with the options above. A device has "major, minor" for its size; a file that cannot be read has "?".
 _ROW = re.compile(

@@ -1,0 +1,120 @@
+"""The zoo's table as a page: what was tried, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from tests.cluster import test_sites_scheduler as scheduler
+from tests.sites.operations import OPERATIONS, VERBS
+from tests.sites.surroundings import TOOLS, VARIABLES, Tools
+from tests.sites.test_shells import BY_SFTP, FORCED, REFUSALS, SHELLS
+from tests.sites.test_start_up import HARMFUL, HARMLESS, WAYS
+
+MOST = 60
+"""Characters of a case's text that are shown."""
+INTRODUCTION = f"""\
+# What your site may have
+
+Between the gateway and the work stand things of your users' and of your site's: start-up files, shells, variables,
+wrappers, versions of tools. Each row below is tried by the tests, on a real sshd and a real Slurm. *Right* means that
+all operations give what they give without it. Otherwise the cell says what still does, and all else is answered with
+the status and words that say why: nothing is stored in part, and no job is lost or made twice.
+
+This page is made from the tables in `tests/sites` and `tests/cluster/test_sites_scheduler.py` by `make sites`. A case
+of yours that is missing is one line there. `{{real}}` stands for the real program.
+
+The operations are {", ".join(f"`{name}`" for name in VERBS)}.
+The ways of file access are SFTP, an SFTP server that sshd has the login shell start, and commands (`ssh.files`)."""
+
+
+def page() -> str:
+    """Return the page's text."""
+    return "\n".join([INTRODUCTION, *_start_up(), *_shells(), *_surroundings(), *_scheduler()]) + "\n"
+
+
+def _start_up() -> Iterable[str]:
+    yield from _heading(
+        "Start-up files",
+        "What `~/.bashrc` does before it comes to the command. It has `ssh.start_up_timeout` for that. Where it stands"
+        " in the way, each operation that needs the shell is 424 and names the start-up file; others come right;"
+        " nothing stays on the login node, and once the file is mended, everything works again.",
+    )
+    rows = [(name, _code(text), *["right"] * len(WAYS)) for name, text in HARMLESS.items()]
+    rows += [(name, _code(text), *["right or 424"] * len(WAYS)) for name, text in HARMFUL.items()]
+    yield from _table(("it", "for instance", *WAYS), rows)
+
+
+def _shells() -> Iterable[str]:
+    yield from _heading("Login shells and accounts", "All else is 424, in the words of what refused it.")
+    rows = [(_code(name), "right", "right") for name in SHELLS]
+    rows += [(_code(name), _cell(BY_SFTP), "424") for name in REFUSALS]
+    for command in FORCED:
+        rows.append((_code(f"ForceCommand {command}"), _cell(BY_SFTP if command == "internal-sftp" else ()), "424"))
+    rows.append(("a banner of a megabyte", "right", "right"))
+    rows.append(("a home that is not there", "right", "right"))
+    yield from _table(("login shell, or what sshd runs instead", "SFTP", "commands"), rows)
+
+
+def _surroundings() -> Iterable[str]:
+    yield from _heading("Variables", "Whatever of these a start-up file exports, all operations come right.")
+    yield from _table(
+        ("variables", "for instance"),
+        [(name, _exports(one)) for name, one in VARIABLES.items()],
+    )
+    yield from _heading("Tools", "What stands before the login node's own on the users' PATH.")
+    rows = [(name, " ".join(map(_code, tools.shims)), _outcome(tools)) for name, tools in TOOLS.items()]
+    yield from _table(("tools", "which", "what comes of it"), rows)
+
+
+def _scheduler() -> Iterable[str]:
+    yield from _heading("Slurm: the users' own variables", "They change nothing of what jobs are seen or cancelled.")
+    rows = [(name, _exports(one)) for name, one in scheduler.VARIABLES.items()]
+    yield from _table(("variables", "for instance"), rows)
+    yield from _heading("Slurm: wrappers around sbatch", "What a site has put in sbatch's place.")
+    answers = [(name, _code(text), "201 with the id") for name, text in scheduler.WRAPPERS.items()]
+    answers += [(f"a submission that waits, {name}", "`--wait`", "201 with the id") for name in scheduler.WAITS]
+    answers += [(name, _code(text), "400 in its words") for name, (text, _) in scheduler.REFUSALS.items()]
+    answers += [(name, _code(text), "503, and nothing is submitted") for name, text in scheduler.BUSY.items()]
+    yield from _table(("it", "for instance", "what comes of it"), answers)
+    yield from _heading("Slurm: scancel and sacctmgr", "What a site has put in their place.")
+    answers = [
+        (f"scancel: {name}", _code(text), str(code)) for name, (text, code, _) in scheduler.CANCELLATIONS.items()
+    ]
+    answers += [(f"sacctmgr: {name}", _code(text), "200 without accounts") for name, text in scheduler.SACCTMGR.items()]
+    yield from _table(("it", "for instance", "what comes of it"), answers)
+
+
+def _outcome(tools: Tools) -> str:
+    if not tools.fails:
+        return "right"
+    return ", ".join(f"`{name}`: `{words}`" for name, words in tools.fails.items()) + "; the rest right"
+
+
+def _exports(variables: Mapping[str, str]) -> str:
+    if not variables:
+        return "all that the manual pages list"
+    return _code(" ".join(f"{name}={value}" for name, value in variables.items()))
+
+
+def _heading(title: str, text: str) -> Iterable[str]:
+    yield from ("", f"## {title}", "", *([text, ""] if text else []))
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterable[str]:
+    head = list(head)
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def _cell(right: Iterable[str]) -> str:
+    names = set(right)
+    if names == set(OPERATIONS):
+        return "right"
+    return ", ".join(f"`{name}`" for name in OPERATIONS if name in names) or "424"
+
+
+def _code(text: str) -> str:
+    shown = " ".join(text.replace("`", "'").split())
+    return "`" + (shown if len(shown) <= MOST else shown[:MOST] + " ...").replace("|", "\\|") + "`"

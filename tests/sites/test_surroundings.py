@@ -1,0 +1,82 @@
+"""Variables and tools as users and sites have them: every operation of every case, in both ways of file access."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hpcgate.demo.sshd import Sshd
+from hpcgate.errors import GatewayError
+from hpcgate.ssh.session import Session
+from tests.sites.operations import VERBS, Failed
+from tests.sites.surroundings import TOOLS, VARIABLES
+from tests.sites.test_start_up import Account
+from tests.ssh.conftest import MakePool, make_pool, nodes, sshd
+from tests.ssh.nodes import LoginNodes, principal
+
+__all__ = ["make_pool", "nodes", "sshd"]
+
+WAYS = ("auto", "commands")
+RIGHT = dict.fromkeys(VERBS, "right")
+
+
+async def outcomes(session: Session, place: Path) -> dict[str, str]:
+    """Do everything, one after the other, and return what came of each."""
+    found = {}
+    for name, operation in VERBS.items():
+        try:
+            await operation(session, place)
+            found[name] = "right"
+        except GatewayError as error:
+            found[name] = f"{error.status} {error.message}"
+        except Failed as failed:
+            found[name] = f"exit {failed}"
+        except AssertionError as wrong:
+            found[name] = f"wrong: {wrong}"
+    return found
+
+
+@pytest.mark.parametrize("files", WAYS)
+@pytest.mark.parametrize("case", VARIABLES)
+async def test_variables_of_the_users_own_change_nothing(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, case: str, files: str
+) -> None:
+    with Account(nodes) as account:
+        exports = [shlex.quote(f"{name}={value}") for name, value in VARIABLES[case].items()]
+        # The start-up file becomes another program, as only so a variable can have any name.
+        again = 'exec env HPCGATE_ZOO=1 {} bash -c "$BASH_EXECUTION_STRING"'.format(" ".join(exports))
+        account.starts_with(f'[ -n "$HPCGATE_ZOO" ] || {again}')
+        pool = make_pool(sshd, files=files, start_up_timeout=60, timeout={"command_execution": 60})
+        async with pool.lease(principal(account.user)) as session:
+            assert await outcomes(session, account.place) == RIGHT
+        await pool.close()
+        account.has_lost_nothing()
+
+
+@pytest.mark.parametrize("files", WAYS)
+@pytest.mark.parametrize("case", TOOLS)
+async def test_tools_as_sites_have_them(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, case: str, files: str
+) -> None:
+    tools = TOOLS[case]
+    with Account(nodes) as account:
+        directory = account.place / "site tools"
+        directory.mkdir()
+        for name, text in tools.shims.items():
+            (directory / name).write_text("#!/bin/sh\n" + text.replace("{real}", str(shutil.which(name))) + "\n")
+            (directory / name).chmod(0o755)
+        account.starts_with(f"PATH={shlex.quote(str(directory))}:$PATH")
+        pool = make_pool(sshd, files=files, start_up_timeout=60, timeout={"command_execution": 60})
+        async with pool.lease(principal(account.user)) as session:
+            found = await outcomes(session, account.place)
+        await pool.close()
+        account.has_lost_nothing()
+    for name, outcome in found.items():
+        if name in tools.fails and outcome != "right":
+            assert outcome.startswith(("4", "501")), (name, outcome)
+            assert tools.fails[name] in outcome
+        else:
+            assert outcome == "right", (name, outcome)
