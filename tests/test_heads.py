@@ -191,6 +191,7 @@ GOOD_ONES = {
     "a slash at the end": asked(PATH + b"/"),
     "encoded slashes in the query": asked(PATH + b"?path=%2Fhome%2F..%2F%00%25"),
     "fields as many as allowed": head(b"Host: a", *(b"X: y" for _ in range(MOST_FIELDS - 1))),
+    "HEAD": b"HEAD " + PATH + b" HTTP/1.1\r\nHost: a\r\n\r\n",
     "an upgrade to HTTP/2": head(b"Host: a", b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c"),
     "an upgrade to WebSocket": head(b"Host: a", b"Connection: Upgrade", b"Upgrade: websocket"),
     "100-continue": head(b"Host: a", b"Expect: 100-Continue"),

@@ -109,7 +109,7 @@ def create_app(settings: Settings) -> Application:
         ],
     )
     app.add_middleware(problems.LastResort)
-    app.chain = PlainPaths(Door(app.chain, app, settings.apis_root_path.rstrip("/")))
+    app.chain = PlainPaths(Door(app.chain, app, settings.apis_root_path.rstrip("/")), merge=settings.http.merge_slashes)
     # Each is around the one before.
     if telemetry.metrics is not None:
         app.chain = Measured(app.chain, metrics=telemetry.metrics)

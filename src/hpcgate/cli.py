@@ -14,6 +14,7 @@ from hpcgate import __version__
 from hpcgate.auth.command import TokenFileOption, TokenOption, be_silent, failure, given_token
 from hpcgate.auth.command import token as token_command
 from hpcgate.config import Settings
+from hpcgate.config.loading import ENVIRONMENT_VARIABLES
 from hpcgate.config.monitoring import TracingSettings
 from hpcgate.health.command import app as maintenance_app
 
@@ -29,7 +30,9 @@ app = typer.Typer(
 ConfigOption = Annotated[
     Path | None,
     # readable: what reads it says what is wrong, and that is no mistake of the command line.
-    typer.Option("--config", "-c", envvar="YAML_CONFIG_FILE", readable=False, help="The configuration file (YAML)."),
+    typer.Option(
+        "--config", "-c", envvar=list(ENVIRONMENT_VARIABLES), readable=False, help="The configuration file (YAML)."
+    ),
 ]
 
 

@@ -1,6 +1,9 @@
 """Who asks is found out before anything else, whichever route it is and whoever has added it."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from fastapi import FastAPI, Request, Response
@@ -11,8 +14,11 @@ from starlette.types import Message
 from hpcgate.api import problems
 from hpcgate.api.direct import DirectRoute
 from hpcgate.api.door import Door
+from hpcgate.api.paths import PlainPaths
+from hpcgate.api.streaming import Answer, StreamingAnswer
 from hpcgate.api.terms import PUBLIC, on, terms_of
 from hpcgate.app import create_app
+from hpcgate.auth import Principal
 from hpcgate.body import Bodies, Shut
 from hpcgate.config import Settings
 from hpcgate.errors import PathNotFound, Unauthenticated
@@ -86,6 +92,157 @@ async def careless(request: Request) -> Response:
 
 async def careless_direct(request: Request, system_name: str) -> Response:
     return await careless(request)
+
+
+class Anybody(Nobody):
+    """A gateway to which everybody has a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates = self
+        self.on = False
+
+    async def principal(self, token: str) -> Any:
+        return Principal("alice", token)
+
+
+def serving_content(gateway: Nobody) -> FastAPI:
+    """An application with routes for GET of each kind, and one that has HEAD as well."""
+    app = application()
+    app.state.gateway = gateway
+
+    @app.get("/text")
+    async def text(request: Request) -> Response:
+        return PlainTextResponse("12345", headers={"X-Method": request.method})
+
+    @app.get("/stream")
+    async def stream() -> Response:
+        return StreamingAnswer(content(), stall=1)
+
+    @app.api_route("/both", methods=["GET", "HEAD"])
+    async def both(request: Request) -> Response:
+        return PlainTextResponse("12345", headers={"X-Method": request.method})
+
+    @app.get("/missing")
+    async def missing() -> Response:
+        raise PathNotFound("No such file or directory")
+
+    @app.post("/text")
+    @app.post("/posted")
+    async def posted() -> None: ...
+
+    async def direct(request: Request, system_name: str) -> Response:
+        return PlainTextResponse("12345", headers={"X-Method": request.method})
+
+    app.router.routes.append(DirectRoute("/a/{system_name}/b", direct, methods=["GET"], response_model=None))
+    return app
+
+
+@asynccontextmanager
+async def content() -> AsyncIterator[Answer]:
+    async def blocks() -> AsyncIterator[bytes]:
+        raise AssertionError("the content is read")
+        yield b""
+
+    yield Answer(200, {"Content-Length": "5"}, blocks())
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "length", "method"),
+    [
+        ("/text", 200, b"5", b"GET"),
+        ("/stream", 200, b"5", None),
+        ("/both", 200, b"5", b"HEAD"),
+        ("/a/demo/b", 200, b"5", b"GET"),
+        ("/missing", 404, None, None),
+        ("/posted", 405, None, None),
+        ("/nothing", 404, None, None),
+    ],
+)
+async def test_head_is_get_without_its_content(
+    path: str, status: int, length: bytes | None, method: bytes | None
+) -> None:
+    app = serving_content(Anybody())
+    sent: list[tuple[Message, str]] = []
+    scope = asking(app, path, "HEAD")
+
+    async def send(message: Message) -> None:
+        sent.append((message, scope["method"]))
+
+    await Door(app, app)(scope, nothing, send)
+    (start, _), *rest = sent
+    headers = dict(start["headers"])
+    assert start["status"] == status
+    assert headers.get(b"content-length") == length or length is None
+    assert headers.get(b"x-method") == method
+    if method != b"HEAD" and status == 200:
+        assert not any(message["body"] for message, _ in rest)
+    # The server that sends it must know that no content follows, and so must the logs.
+    assert {seen for _, seen in sent} | {scope["method"]} == {"HEAD"}
+
+
+async def test_head_is_as_little_for_everybody_as_get() -> None:
+    app = serving_content(Nobody())
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    for path in ("/text", "/both", "/a/demo/b", "/stream"):
+        sent.clear()
+        await Door(app, app)(asking(app, path, "HEAD"), nothing, send)
+        assert sent[0]["status"] == 401, path
+
+
+async def test_what_may_be_done_with_get_may_be_done_with_head() -> None:
+    app = serving_content(Anybody())
+    status, headers, _ = await ask(app, "/text", "PUT")
+    assert (status, headers[b"allow"]) == (405, b"GET, HEAD, POST")
+
+
+@pytest.mark.parametrize(
+    ("path", "merge", "status"),
+    [
+        ("/text", True, 200),
+        ("//text", True, 200),
+        ("/a//demo///b", True, 200),
+        ("//a/demo/b", True, 200),
+        ("//free", True, 404),
+        ("/free", True, 200),
+        ("//free", False, 404),
+        ("//text", False, 404),
+        ("//nothing", True, 404),
+        ("//text/../text", True, 404),
+        ("//te%78t", True, 404),
+    ],
+)
+async def test_slashes_in_a_row_are_one_where_a_token_is_needed(path: str, merge: bool, status: int) -> None:
+    app = serving_content(Anybody())
+
+    @app.get("/free")
+    @on(PUBLIC)
+    async def free() -> None: ...
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = asking(app, unquote(path)) | {"raw_path": path.encode()}
+    await PlainPaths(Door(app, app), merge=merge)(scope, nothing, send)
+    assert sent[0]["status"] == status
+
+
+def asking(app: FastAPI, path: str, method: str = "GET") -> dict[str, Any]:
+    """Return the scope of a request with a token and no body."""
+    return {
+        "type": "http", "method": method, "path": path, "headers": [(b"authorization", b"Bearer x")], "app": app,
+        "query_string": b"", "state": {"request_id": "1", "correlation_id": "1"},
+    }  # fmt: skip
+
+
+async def nothing() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 async def test_a_route_that_declares_nothing_is_protected() -> None:

@@ -69,6 +69,17 @@ async def test_what_clients_send_arrives(client: Any, filename: str, content: by
         (b"form-data; name=\"file\"; filename*=utf-8''%e2%82%ac%20x", "€ x".encode()),
         (b'form-data; name="file"; filename="\xc3\xa4 b"', "ä b".encode()),
         (b'form-data; name="file"', None),
+        # What .NET sends: the makeshift of RFC 2047 for those who do not know better, and the name.
+        (b"form-data; name=file; filename=\"=?utf-8?B?w6QudHh0?=\"; filename*=utf-8''%C3%A4.txt", "ä.txt".encode()),
+        (b"form-data; name=file; filename=a.txt; filename*=utf-8''%C3%A4.txt", "ä.txt".encode()),
+        (b"form-data; filename*=UTF-8'de'%C3%A4%27b'.txt; name=file; filename=a", "ä'b'.txt".encode()),
+        (b"form-data; name=file; filename=a; filename* = \"Utf-8''%c3%a4\"", "ä".encode()),
+        (b"form-data; name=file; filename=a; filename*=ISO-8859-1'en'%E4", "ä".encode()),
+        # What cannot be read leaves the other one; what stands in quotes is a name that looks like it.
+        (b"form-data; name=file; filename=a; filename*=utf-16''%00a", b"a"),
+        (b"form-data; name=file; filename=a; filename*=%C3%A4", b"a"),
+        (b'form-data; name="file"; filename="a; filename*=utf-8\'\'b"', b"a; filename*=utf-8''b"),
+        (b'form-data; name="file"; filename="a\\"; filename*=utf-8\'\'b"', b"a\"; filename*=utf-8''b"),
     ],
 )
 def test_file_names(header: bytes, expected: bytes | None) -> None:

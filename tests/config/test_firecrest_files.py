@@ -202,6 +202,19 @@ def test_null_leaves_the_default(config: Writer) -> None:
     assert config.load(document) == config.load(config.base())
 
 
+def test_an_empty_text_leaves_the_default(config: Writer) -> None:
+    document = config.base()
+    document |= {"logger": "", "doc_servers": "", "app_version": "", "state_directory": "", "metrics": ""}
+    document["auth"]["authentication"] |= {
+        "scopes": "", "audience": "", "issuer": "", "username_map": "", "jwk_algorithm": "", "leeway": "",
+        "required_scopes": "", "usernamePattern": "", "introspection": "",
+    }  # fmt: skip
+    document["auth"]["policy"] = ""
+    document["clusters"][0] |= {"file_systems": "", "data_operation": "", "probing": "", "maintenance": ""}
+    document["clusters"][0]["ssh"] |= {"timeout": "", "max_clients": "", "proxy_host": "", "proxyPort": "", "port": ""}
+    assert config.load(document) == config.load(config.base())
+
+
 def test_null_that_means_something_stays(config: Writer) -> None:
     document = config.base()
     document["auth"]["authorization"] = {"url": "http://fga/check", "timeout": None}
@@ -230,6 +243,18 @@ clusters:
 
 def test_the_environment_names_the_file(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
     path = example("directory.yaml")
+    monkeypatch.setenv("YAML_CONFIG_FILE", str(path))
+    assert load() == load(path)
+
+
+def test_the_environment_names_the_file_as_in_firecrests_images(
+    example: Example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = example("directory.yaml")
+    monkeypatch.setenv("YAML_CONFIG_FILE", "")
+    monkeypatch.setenv("INPUT_YAML_CONFIG_FILE", str(path))
+    assert load() == load(path)
+    monkeypatch.setenv("INPUT_YAML_CONFIG_FILE", "/nowhere")
     monkeypatch.setenv("YAML_CONFIG_FILE", str(path))
     assert load() == load(path)
 

@@ -103,6 +103,20 @@ ONE = [
     (TRANSFER, [S3, S3], "clusters[0].data_operation.data_transfer", "has 's3' more than once"),
     (TRANSFER, [S3, {}], "clusters[0].data_operation.data_transfer[1].service_type", "is required but missing"),
     (TRANSFER, {"service_type": "streamer", "port_range": [9, 8]}, None, "the first and the last port"),
+    # Words that are nearly one of those allowed.
+    ("clusters/0/file_systems", [{"path": "/s", "data_type": "scrach"}], None, "; did you mean 'scratch'?"),
+    ("clusters/0/scheduler/type", "slurmm", None, "; did you mean 'slurm'?"),
+    (TRANSFER, S3 | {"service_type": "steamer"}, None, "; did you mean 'streamer'?"),
+    ("auth/authentication/token_endpoint_auth_method", "client_secret_bsic", None, "'client_secret_basic'?"),
+    ("auth/authentication/jwk_algorithm", "RS265", None, "; did you mean 'RS256'?"),
+    ("auth/policy", {"rules": [{"name": "r", "operations": ["fs:raed"]}]}, None, "; did you mean 'fs:read'?"),
+    ("auth/policy", {"rules": [{"name": "r", "effect": "alow"}]}, None, "; did you mean 'allow'?"),
+    ("auth/policy", {"rules": [{"name": "r", "systems": ["alsp"]}]}, None, "no system 'alsp'; did you mean 'alps'?"),
+    ("clusters/0/probing/services", {"schedular": {"timeout": 1}}, None, "; did you mean 'scheduler'?"),
+    # Empty where something must be.
+    ("auth/authentication/token_url", "", "auth.authentication.token_url", "must be a URL"),
+    ("clusters/0/name", "", "clusters[0].name", "must not be empty"),
+    (f"{SSH}/host", "", "clusters[0].ssh.host", "must not be empty"),
     ("app_version", "two", "app_version", "must be three numbers"),
     ("app_version", "2.0.0", "app_version", "2.2.8 or later"),
     ("apis_root_path", "api", "apis_root_path", "must begin with /"),
@@ -256,7 +270,8 @@ def test_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="Is a directory"):
         load(tmp_path)
     monkeypatch.delenv("YAML_CONFIG_FILE", raising=False)
-    with pytest.raises(ConfigError, match=r"YAML_CONFIG_FILE.*is not set"):
+    monkeypatch.setenv("INPUT_YAML_CONFIG_FILE", "")
+    with pytest.raises(ConfigError, match=r"^No configuration: give a file with --config, or .* YAML_CONFIG_FILE$"):
         load()
 
 

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hpcgate.api import problems
 from hpcgate.api.dependencies import authenticate, gateway
 from hpcgate.api.direct import DirectRoutes
+from hpcgate.api.paths import MERGED
 from hpcgate.api.terms import Terms, terms_of
 from hpcgate.body import Body
 from hpcgate.errors import GatewayError
@@ -38,7 +39,35 @@ class Door:
         api.router.middleware_stack = self._serve_found
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
+        """Handle one request. HEAD is served by the route for GET where it has none of its own.
+
+        The content is made and left out, so that its length and all else of the head are those of GET
+        (RFC 9110, section 9.3.2).
+        """
+        if scope["method"] != "HEAD" or self._matches(scope):
+            await self._serve(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            # From here on streams know that there is nothing to read, and the server that nothing follows.
+            scope["method"] = "HEAD"
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        scope["method"] = "GET"
+        try:
+            await self._serve(scope, receive, send_head)
+        finally:
+            scope["method"] = "HEAD"
+
+    def _matches(self, scope: Scope) -> bool:
+        """Say whether a route has the request's own method."""
+        if self._root_path:
+            scope["root_path"] = self._root_path
+        return any(route.matches(scope)[0] is Match.FULL for route in self._router.routes)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._direct.find(scope)
         if found is None:
             await self._lead_in(scope, receive, send)
@@ -93,6 +122,8 @@ class Door:
                 scope["route"] = route
                 methods.update(getattr(route, "methods", None) or ())
         if methods:
+            if "GET" in methods:
+                methods.add("HEAD")
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(methods))})
         raise HTTPException(404)
 
@@ -113,8 +144,12 @@ async def admit(request: Request, terms: Terms) -> None:
     Raises:
         Unauthenticated, Forbidden, Unavailable, RateLimited: As `authenticate`.
         TooLarge: Its body is announced to be over the route's limit.
+        HTTPException: 404, for everybody, where slashes were merged to come to it.
     """
     state = request.scope["state"]
+    if terms.public and state.get(MERGED):
+        # Nothing but a rule of a proxy's may be what keeps others away from here.
+        raise HTTPException(404, "Not Found: The path has an empty segment.")
     if not terms.public:
         try:
             principal = state["principal"] = await authenticate(request)

@@ -148,7 +148,13 @@ class MultipartFile:
             raise BadRequest("The body has too many or too large fields besides the file.")
 
 
-_EXTENDED = re.compile(rb"filename\*=(?:utf-8|UTF-8)'[^';]*'([^;\s]+)")
+_EXTENDED = re.compile(
+    rb"""
+    "(?:[^"\\]|\\.)*"  # in quotes it is part of a value, perhaps of the plain file name
+    | ;\s*filename\*\s*=\s*(?P<quote>"?)(?P<charset>utf-8|iso-8859-1)'[^';"]*'(?P<value>[^";\s]+)(?P=quote)
+    """,
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
 _ESCAPED = re.compile(rb"%(22|0[AaDd])")
 
 
@@ -156,13 +162,23 @@ def disposition(value: bytes) -> tuple[bytes | None, bytes | None]:
     """Return the name and the file name of a part's Content-Disposition header.
 
     Clients write a quote, a line feed and a carriage return in a file name as ``%22``, ``%0A``, ``%0D`` (WHATWG HTML,
-    multipart/form-data encoding algorithm), and some use ``filename*`` (RFC 5987) although RFC 7578 forbids it.
+    multipart/form-data encoding algorithm). Some, .NET among them, use ``filename*`` (RFC 8187) although RFC 7578
+    forbids it; it is then the one to be taken (RFC 6266, section 4.3), for what stands beside it is a makeshift.
     """
     _, options = parse_options_header(value)
-    filename = options.get(b"filename")
-    extended = _EXTENDED.search(value)
-    if filename is not None:
-        filename = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), filename)
-    elif extended is not None:
-        filename = unquote_to_bytes(extended[1])
+    filename = _extended(value)
+    if filename is None and (plain := options.get(b"filename")) is not None:
+        filename = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), plain)
     return options.get(b"name"), filename
+
+
+def _extended(value: bytes) -> bytes | None:
+    """Return the ``filename*`` of a Content-Disposition, None if there is none that can be read."""
+    for match in _EXTENDED.finditer(value):
+        if match["charset"] is None:
+            continue
+        name = unquote_to_bytes(match["value"])
+        if match["charset"].lower() == b"iso-8859-1":
+            return name.decode("latin-1").encode()
+        return name
+    return None

@@ -13,6 +13,7 @@ import typer
 
 from hpcgate.auth.principal import Principal
 from hpcgate.config import ConfigError, OidcSettings, ServiceAccount, Settings, load
+from hpcgate.config.loading import ENVIRONMENT_VARIABLES
 from hpcgate.errors import GatewayError
 
 TokenOption = Annotated[
@@ -51,7 +52,7 @@ def token(
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", "-c", envvar="YAML_CONFIG_FILE", readable=False, help="The configuration file (YAML)."
+            "--config", "-c", envvar=list(ENVIRONMENT_VARIABLES), readable=False, help="The configuration file (YAML)."
         ),
     ] = None,
 ) -> None:

@@ -27,7 +27,8 @@ EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 class Model(BaseModel):
     """The base of all settings: frozen, unknown keys refused, snake_case and camelCase accepted.
 
-    A null where null means nothing else leaves the default, as a key without a value does in a Helm chart.
+    A null where null means nothing else leaves the default, as a key without a value does in a Helm chart; and so does
+    an empty text, as a chart's template makes of a value that is not there.
     """
 
     model_config = ConfigDict(
@@ -50,18 +51,20 @@ class Model(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_unset(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or None not in data.values():
+    def _nothing_is_unset(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not any(value is None or value == "" for value in data.values()):
             return data
         accepted = cls.accepted_names()
-        return {key: value for key, value in data.items() if value is not None or not cls._has_default(accepted, key)}
+        return {key: value for key, value in data.items() if not cls._unset(accepted, key, value)}
 
     @classmethod
-    def _has_default(cls, accepted: Mapping[str, str], key: Any) -> bool:
-        if key not in accepted:
+    def _unset(cls, accepted: Mapping[str, str], key: Any, value: Any) -> bool:
+        if key not in accepted or not (value is None or value == ""):
             return False
         field = cls.model_fields[accepted[key]]
-        return not field.is_required() and NoneType not in get_args(field.annotation)
+        if field.is_required():
+            return False
+        return value == "" or NoneType not in get_args(field.annotation)
 
 
 class PluginSettings(Model):

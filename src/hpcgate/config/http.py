@@ -47,6 +47,11 @@ class HttpSettings(Model):
     hsts_max_age: int = Field(
         0, ge=0, description="Seconds for Strict-Transport-Security on answers over TLS; 0 leaves the header out."
     )
+    merge_slashes: bool = Field(
+        True,
+        description="Take slashes in a row in the path of a request that needs a token for one; else they are answered "
+        "404. A proxy with rules for such paths has to merge them, too.",
+    )
     max_header_size: int = Field(64 * 1024, ge=8192, description="Most bytes of a request's first line and headers.")
     header_timeout: Seconds = Field(
         20, description="Seconds that a client may take for the first line and the headers of a request."

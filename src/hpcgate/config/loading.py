@@ -1,7 +1,7 @@
 """Load the settings from YAML, or say all that is wrong with the files."""
 
-import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -10,14 +10,17 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from hpcgate.config.document import read_document
-from hpcgate.config.mistakes import WHOLE_FILE, ConfigError, Location, Mistake, dotted
+from hpcgate.config.mistakes import WHOLE_FILE, ConfigError, Location, Mistake, did_you_mean, dotted
 from hpcgate.config.models import Model, Settings, repeated_names, unknown_systems
 from hpcgate.config.old_format import Translation
 from hpcgate.config.plugins import Plugin, settings_model
 
-ENVIRONMENT_VARIABLE = "YAML_CONFIG_FILE"
+ENVIRONMENT_VARIABLES = ("YAML_CONFIG_FILE", "INPUT_YAML_CONFIG_FILE")
+"""The first that is not empty names the file. FirecREST's own images set the second."""
+NO_FILE = f"give a file with --config, or name it in the environment variable {ENVIRONMENT_VARIABLES[0]}"
 DIRECTORY_PREFIX = "path:"
 
+_QUOTED = re.compile(r"'([^']*)'")
 _WANTED = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
@@ -40,15 +43,15 @@ _WANTED = {
 
 
 def load(path: Path | None = None) -> Settings:
-    """Return the settings of a file, by default the one that the environment variable YAML_CONFIG_FILE names.
+    """Return the settings of a file, by default the one that an environment variable names.
 
     Raises:
         ConfigError: Something is wrong; it holds every mistake of every file.
     """
     if path is None:
-        name = os.environ.get(ENVIRONMENT_VARIABLE, "")
-        if not name:
-            raise ConfigError([Mistake(ENVIRONMENT_VARIABLE, WHOLE_FILE, "is not set, and no file is given")])
+        name = next(filter(None, map(os.environ.get, ENVIRONMENT_VARIABLES)), None)
+        if name is None:
+            raise ConfigError([Mistake("No configuration", WHOLE_FILE, NO_FILE)])
         path = Path(name)
     settings, mistakes = _read(path)
     # Raised here and not in an except clause, so that no validation error, which holds values, is its context.
@@ -86,7 +89,11 @@ def _read(path: Path) -> tuple[Settings | None, list[Mistake]]:
         ]
     else:
         mistakes += [
-            places.mistake(location, f"there is no system {name!r}") for location, name in unknown_systems(settings)
+            places.mistake(
+                location,
+                f"there is no system {name!r}{did_you_mean(name, [cluster.name for cluster in settings.clusters])}",
+            )
+            for location, name in unknown_systems(settings)
         ]
     return settings, list(dict.fromkeys(mistakes))
 
@@ -152,8 +159,9 @@ def _explained(details: ErrorDetails, data: Any) -> tuple[Location, str]:
     if kind == "string_type":
         quotes = ": put the value in quotes" if isinstance(details["input"], int | float) else ""
         return location, f"must be text{quotes}"
-    if kind == "literal_error":
-        return location, f"must be {context['expected']}"
+    if kind in ("literal_error", "enum"):
+        expected = context["expected"]
+        return location, f"must be {expected}{did_you_mean(details['input'], _QUOTED.findall(expected))}"
     if kind == "string_pattern_mismatch":
         return location, f"must match the regular expression {context['pattern']}"
     if kind == "value_error":
@@ -169,9 +177,8 @@ def _unknown(location: Location, data: Any) -> str:
     accepted = model.accepted_names()
     if name in accepted:
         return f"is given twice, also as {next(other for other in accepted if accepted[other] == accepted[name])}"
-    near = difflib.get_close_matches(name, accepted, 1, 0.5)
-    if near:
-        return f"unknown key {name!r}; did you mean {near[0]!r}?"
+    if hint := did_you_mean(name, accepted, 0.5):
+        return f"unknown key {name!r}{hint}"
     return f"unknown key {name!r}; known here are {', '.join(dict.fromkeys(accepted.values()))}"
 
 

@@ -1,6 +1,5 @@
 """Plug-ins by entry point: schedulers, credential sources, transfer methods and operations."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,8 @@ from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, Vali
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from hpcgate.config.mistakes import did_you_mean
 
 
 @cache  # What is installed stays the same while a process lives, and finding it out takes 10 ms a time.
@@ -79,9 +80,7 @@ class Plugin:
         if name is None:
             raise _mistake(self.key, f"is required but missing; it is one of {', '.join(names)}")
         if name not in names:
-            near = difflib.get_close_matches(str(name), names, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise _mistake(self.key, f"must be one of {', '.join(names)}{hint}")
+            raise _mistake(self.key, f"must be one of {', '.join(names)}{did_you_mean(name, names)}")
         try:
             model = settings_model(self.group, name)
         except ValueError as error:

@@ -20,11 +20,13 @@ INTRODUCTION = """\
 # Configuration
 
 hpcgate reads one YAML file: the one given on the command line (`--config`), or the one that the environment variable
-`YAML_CONFIG_FILE` names. A file for FirecREST v2 works as it is. `hpcgate check FILE` lists every mistake at once, each
-with its file and its key; `hpcgate config schema` prints a JSON Schema for editors.
+`YAML_CONFIG_FILE` names, or else `INPUT_YAML_CONFIG_FILE`, as with FirecREST. A file for FirecREST v2 works as it is.
+`hpcgate check FILE` lists every mistake at once, each with its file and its key; `hpcgate config schema` prints a JSON
+Schema for editors.
 
 - **Keys** may be written in snake_case or in camelCase. An unknown key is a mistake, and so is a key given twice.
-- **Null**, or a key without a value, leaves the default.
+- **Null**, a key without a value, and the empty text `""` leave the default: a Helm chart renders a value that is not
+  there so. What must be given must not be empty.
 - **Secrets** may be given as they are, or as `secret_file:/path/to/file`; blanks around the file's text are dropped.
   They show in no log, no message and no answer.
 - **Systems** stand in the list `clusters`, or as `clusters: path:/directory`, one system in each `*.yaml` file of that

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
+from hpcgate.config.mistakes import did_you_mean
+
 HOST_KEY_TYPES = (
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -119,7 +121,7 @@ def signature(value: str) -> str:
         ValueError: It is none that is verified with a public key.
     """
     if value not in SIGNATURES:
-        raise ValueError(f"must be one of {', '.join(SIGNATURES)}")
+        raise ValueError(f"must be one of {', '.join(SIGNATURES)}{did_you_mean(value, SIGNATURES)}")
     return value
 
 

@@ -10,6 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from hpcgate.config import Cluster, MaintenanceWindow, Settings
+from hpcgate.config.loading import ENVIRONMENT_VARIABLES
 from hpcgate.health.maintenance import Notices, Window, iso
 
 app = typer.Typer(help="Take a system out of service for a while, and back, while the gateways run.")
@@ -17,7 +18,11 @@ app = typer.Typer(help="Take a system out of service for a while, and back, whil
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "--config", "-c", envvar="YAML_CONFIG_FILE", readable=False, help="The gateways' configuration file (YAML)."
+        "--config",
+        "-c",
+        envvar=list(ENVIRONMENT_VARIABLES),
+        readable=False,
+        help="The gateways' configuration file (YAML).",
     ),
 ]
 SystemArgument = Annotated[str, typer.Argument(help="The system's name, in any case.")]
