@@ -64,8 +64,8 @@ def test_each_environment_variable() -> None:
     table = PAGE.partition("| Variable | Option |")[2].partition("\n\n")[0]
     for command in COMMANDS.values():
         for parameter in command.params:
-            variable = parameter.envvar
-            if variable is not None:
+            given = parameter.envvar or []
+            for variable in [given] if isinstance(given, str) else given:
                 assert f"`{variable}`" in table
                 assert f"`{parameter.opts[0]}`" in table
 
