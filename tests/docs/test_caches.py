@@ -47,6 +47,7 @@ BOOKKEEPING = {
     "ssh/pool.py:Places.idle": "those of `Places.current` that nobody uses",
     "ssh/sftp_bulk.py:BulkSftp._extensions": "what one server says it can do",
     "ssh/sftp_bulk.py:BulkSftp._requests": "requests under way on one channel",
+    "ssh/unsent.py:Unsent._held": "channels that wait until a connection has sent what is before them",
     "telemetry/containment.py:Faults._told": "which faults were logged, by places in the source",
     "telemetry/containment.py:Faults.counts": "metrics, by places in the source",
     "telemetry/journal.py:Journal.who": "who made one request",

@@ -68,6 +68,10 @@ PACKETS = {
         "$k == 3 ? pack('CNN/a', 102, $i, 'h') : $k == 5 ? pack('CNN/a', 103, $i, 'x' x 200000)"
         " : $k == 4 ? pack('CNNNN', 101, $i, 0, 0, 0) : pack('CNNQ>N', 105, $i, 5, 150, 0100644)"
     ),
+    "a file, and goes when that is closed": (
+        "$k == 3 ? pack('CNN/a', 102, $i, 'h') : $k == 5 ? pack('CNNNN', 101, $i, 1, 0, 0)"
+        " : $k == 4 ? exit : pack('CNNQ>N', 105, $i, 5, 150, 0100644)"
+    ),
     "a directory without end": (
         "$k == 11 ? pack('CNN/a', 102, $i, 'h') : $k == 12 ? pack('CNNN/aN/aN', 104, $i, 1, 'a' x 90000, 'l', 0)"
         " : pack('CNNN', 105, $i, 4, 040755)"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcgate.ssh.channels import Channels
-from hpcgate.ssh.sftp_bulk import BulkSftp
+from hpcgate.ssh.sftp_bulk import BulkSftp, fair_block
 
 STATUS, HANDLE, DATA, ATTRS, EXTENDED_REPLY = 101, 102, 103, 105, 201
 LIMITS = b"limits@openssh.com"
@@ -88,6 +88,13 @@ async def test_blocks_are_as_large_as_both_sides_take() -> None:
     assert (made.read_block, made.write_block) == (32768, 32768)
     made, _ = await client(string(LIMITS) + string(b"1"))
     assert (made.read_block, made.write_block) == (261_120, 256 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("told", "taken"), [(0, 32768), (1, 32768), (32768, 32768), (100_000, 100_000), (1 << 63, 256 * 1024)]
+)
+def test_no_server_has_a_file_go_byte_by_byte(told: int, taken: int) -> None:
+    assert fair_block(told) == taken
 
 
 @given(

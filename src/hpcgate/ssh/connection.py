@@ -12,7 +12,6 @@ from typing import Any, Final, Protocol
 
 import asyncssh
 import structlog
-from asyncssh.constants import MSG_IGNORE
 from asyncssh.public_key import SSHLocalKeyPair
 
 from hpcgate.config import SshSettings
@@ -31,6 +30,7 @@ from hpcgate.ssh.errors import connect_error, reason
 from hpcgate.ssh.host_keys import HostKeys, Trusted
 from hpcgate.ssh.nodes import Nodes, first_words, reach
 from hpcgate.ssh.quoting import WORD
+from hpcgate.ssh.unsent import LEAST_PACKET, Unsent
 from hpcgate.telemetry.base import Source, Telemetry
 from hpcgate.telemetry.containment import contained
 
@@ -45,6 +45,9 @@ CIPHERS: Final = (
     "aes256-ctr",
 )
 """In this order: with AES instructions in the CPU, AES-GCM costs half of what ChaCha20 does."""
+
+KEY_EXCHANGES: Final = "-diffie-hellman-group-exchange-*"
+"""All that asyncssh knows but those where the login node makes up the numbers to compute with."""
 
 _LOST_KEEP_ALIVES = 3
 _PENALISED = b"Not allowed at this time"
@@ -74,6 +77,8 @@ _CRUMB = 256
 """Bytes of a packet, on the average of a turn, below which the sender is not helped to be fast."""
 _IDLE_BYTES = 16 * 1024 * 1024
 """Bytes that may come while nobody has the connection: what the windows of channels that end still let through."""
+_LOGIN_BYTES = 1024 * 1024
+"""Bytes that may come until somebody is logged in: keys, lists of algorithms, a banner."""
 _IDLE_READS = 1000
 _IDLE_READS_PER_SECOND = 10
 """How often something may come meanwhile: keep-alives, a new key exchange now and then."""
@@ -138,6 +143,9 @@ class _Client(asyncssh.SSHClient):
         self.seen: asyncssh.SSHKey | None = None
         self.authenticating = False
         self.owns_socket = False
+        self.flooded = False
+        self.turns: _Turns | None = None
+        self.on_flood: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
         self._policy = policy
         self._trusted = trusted
@@ -147,6 +155,16 @@ class _Client(asyncssh.SSHClient):
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self.owns_socket = True
+        self.on_flood = conn.abort
+        Unsent(conn, self._flood)
+        self.turns = _take_turns(conn, self._flood)
+        if self.turns is not None:
+            self.turns.rest(_LOGIN_BYTES)
+
+    def _flood(self) -> None:
+        self.flooded = True
+        if self.on_flood is not None:
+            self.on_flood()
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         self.seen = key
@@ -161,6 +179,7 @@ class _Client(asyncssh.SSHClient):
         self._on_auth()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.on_flood = None
         if self.on_lost is not None:
             self.on_lost()
 
@@ -198,11 +217,13 @@ class Connection:
         self.shell_works = False
         self.spent = False
         self._ssh = ssh
-        _send_no_ignore(ssh)
-        self._turns = _take_turns(ssh, self._flooded)
+        # The jump host's beside its own.
+        self._turns = [client.turns] if client.turns is not None else []
         self._alive = True
         self._tasks: set[asyncio.Task[Any]] = set()
         client.on_lost = self._lost
+        client.on_flood = self._flooded
+        self.wake()
 
     def __repr__(self) -> str:
         return f"<Connection {self.username} at {self.system} alive={self._alive} {self.channels!r}>"
@@ -218,8 +239,9 @@ class Connection:
         """
         settings = target.settings
         proxy: asyncssh.SSHClientConnection | None = None
+        jump: _Client | None = None
         if settings.proxy_host is not None:
-            proxy, _ = await _connect(
+            proxy, jump = await _connect(
                 target,
                 target.proxy_host_keys,
                 settings.proxy_host,
@@ -228,7 +250,8 @@ class Connection:
                 credential,
                 None,
             )
-            _take_turns(proxy, proxy.abort)
+            if jump.turns is not None:
+                jump.turns.wake()
         try:
             node, ssh, client = await _first_node(target, username, credential, proxy)
         except BaseException:
@@ -239,6 +262,8 @@ class Connection:
             ssh.set_tunnel(proxy)
         connection = cls(target, username, credential, ssh, client)
         connection.node = node
+        if jump is not None:
+            connection._pass_through(jump)
         if ssh.is_closed():
             connection._lost()
         return connection
@@ -259,13 +284,13 @@ class Connection:
 
     def rest(self) -> None:
         """Nobody has the connection now: the login node has next to nothing to say until somebody does."""
-        if self._turns is not None:
-            self._turns.rest()
+        for turns in self._turns:
+            turns.rest()
 
     def wake(self) -> None:
         """Somebody has the connection again."""
-        if self._turns is not None:
-            self._turns.wake()
+        for turns in self._turns:
+            turns.wake()
 
     def distrust(self, source: Source, why: str) -> None:
         """Take note that something was ended for what it said."""
@@ -406,9 +431,17 @@ class Connection:
         except (asyncssh.Error, OSError) as error:
             slot.release()
             raise self.lost() from error
+        except Exception as error:  # asyncssh takes what a server answers for what it should be
+            slot.release()
+            self._abort(f"an answer about a channel makes no sense: {type(error).__name__}")
+            raise self.lost() from error
         except BaseException:
             slot.release()
             raise
+        if not _is_fair(channel):
+            slot.release()
+            self._abort("the login node takes packets of a few bytes only")
+            raise self.lost()
         return channel
 
     async def _end(self, command: Endable, *, gently: bool = True) -> None:
@@ -471,8 +504,24 @@ class Connection:
             self.make_room()
 
     def _flooded(self) -> None:
-        self.distrust("connection", "the login node sends what nobody asked for")
+        self._abort("the login node sends what nobody asked for, or takes nothing")
+
+    def _abort(self, why: str) -> None:
+        """End the connection for what the login node, or the jump host, does."""
+        self.distrust("connection", why)
         self._ssh.abort()
+
+    def _pass_through(self, jump: _Client) -> None:
+        if jump.turns is not None:
+            self._turns.append(jump.turns)
+        abort = jump.on_flood
+
+        def flooded() -> None:
+            self._flooded()
+            if abort is not None:
+                abort()
+
+        jump.on_flood = flooded
 
     def _lost(self) -> None:
         if not self._alive:
@@ -481,20 +530,6 @@ class Connection:
         self.channels.lose(self.lost())
         if self.on_lost is not None:
             self.on_lost()
-
-
-def _send_no_ignore(ssh: asyncssh.SSHClientConnection) -> None:
-    """Keep asyncssh from sending an SSH_MSG_IGNORE before each packet.
-
-    They protect CBC ciphers (RFC 4251, section 9.3.1), none of which is in `CIPHERS`, and double the packets.
-    """
-    send_packet = ssh.send_packet
-
-    def without_ignore(pkttype: int, *args: bytes, **options: Any) -> None:
-        if pkttype != MSG_IGNORE:
-            send_packet(pkttype, *args, **options)
-
-    ssh.send_packet = without_ignore  # type: ignore[method-assign]
 
 
 def _take_turns(ssh: asyncssh.SSHClientConnection, flooded: Callable[[], None]) -> "_Turns | None":
@@ -532,11 +567,13 @@ class _Turns(asyncio.Protocol):
         self._ended: Callable[[], None] | None = None
         self._paused = False
         self._resting_since: float | None = None
+        self._allowed = _IDLE_BYTES
         self._idle_bytes = self._idle_reads = 0
 
-    def rest(self) -> None:
-        """Count what comes from now on against an allowance."""
+    def rest(self, allowed: int = _IDLE_BYTES) -> None:
+        """Count what comes from now on against an allowance, bytes."""
         self._resting_since = self._loop.time()
+        self._allowed = allowed
         self._idle_bytes = self._idle_reads = 0
 
     def wake(self) -> None:
@@ -549,7 +586,7 @@ class _Turns(asyncio.Protocol):
             self._idle_bytes += len(data)
             self._idle_reads += 1
             reads = _IDLE_READS + _IDLE_READS_PER_SECOND * (self._loop.time() - since)
-            if self._idle_bytes > _IDLE_BYTES or self._idle_reads > reads:
+            if self._idle_bytes > self._allowed or self._idle_reads > reads:
                 self._flooded()
                 return
         if self._paused:
@@ -605,6 +642,12 @@ class _Turns(asyncio.Protocol):
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
+    def pause_writing(self) -> None:
+        self._ssh.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._ssh.resume_writing()
+
     def eof_received(self) -> None:
         if self._rest:
             self._ended = self._ssh.eof_received
@@ -623,6 +666,10 @@ class _Refused(Exception):
 
 class ChannelRefused(LoginNodeError):
     """The login node opened a channel but refused what was asked of it: the command or the subsystem."""
+
+
+def _is_fair(channel: Any) -> bool:
+    return bool(channel._send_pktsize >= LEAST_PACKET)
 
 
 async def _closes(channel: asyncssh.SSHClientChannel[bytes], patience: float) -> bool:
@@ -739,6 +786,7 @@ async def _attempt(
                 server_host_key_algs=trusted.algorithms,
                 x509_trusted_certs=None,
                 x509_trusted_cert_paths=[],
+                kex_algs=KEY_EXCHANGES,
                 encryption_algs=CIPHERS,
                 compression_algs=None,
                 connect_timeout=None,
@@ -747,11 +795,20 @@ async def _attempt(
                 keepalive_count_max=_LOST_KEEP_ALIVES,
                 request_pty=False,
             )
+            # asyncssh takes a connection that was aborted for one that is logged in.
+            if made.flooded:
+                raise LoginNodeError(f"The {policy.role} of {target.system} sends what nobody asked for")
     except asyncssh.HostKeyNotVerifiable as error:
         raise (
             client.refusal() if client is not None else connect_error(error, target.system, policy.role, username)
         ) from error
+    except GatewayError:
+        raise
     except asyncssh.ConnectionLost as error:
+        if client is not None and client.flooded:
+            raise LoginNodeError(
+                f"The {policy.role} of {target.system} sends without end what is not a login"
+            ) from error
         if client is not None and not client.authenticating:
             raise _Dropped(error) from error
         raise connect_error(error, target.system, policy.role, username) from error
@@ -759,6 +816,8 @@ async def _attempt(
         raise _Dropped(error) from error
     except (asyncssh.Error, OSError, ValueError) as error:
         raise connect_error(error, target.system, policy.role, username) from error
+    except Exception as error:  # asyncssh takes what a server sends for what it should be
+        raise LoginNodeError(f"The {policy.role} of {target.system} does not keep to the protocol of SSH") from error
     finally:
         if sock is not None and (client is None or not client.owns_socket):
             sock.close()

@@ -43,6 +43,11 @@ _ERRORS: dict[int, Callable[[str], asyncssh.SFTPError]] = {
 }
 
 
+def fair_block(told: int) -> int:
+    """Return the bytes of a READ or WRITE for a server that says it takes so many; each takes 32 KiB at least."""
+    return max(_DEFAULT_BLOCK, min(told, MOST_BLOCK))
+
+
 @dataclass(frozen=True, slots=True)
 class FileState:
     """What FSTAT says of an open file that matters here: bytes, and Unix seconds."""
@@ -226,8 +231,7 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
         kind, payload = await self._ask(_EXTENDED, _string(b"limits@openssh.com"))
         if kind == _EXTENDED_REPLY and len(payload) >= 24:
             _, read, write = struct.unpack(">QQQ", payload[:24])
-            self.read_block = min(read, MOST_BLOCK) or _DEFAULT_BLOCK
-            self.write_block = min(write, MOST_BLOCK) or _DEFAULT_BLOCK
+            self.read_block, self.write_block = fair_block(read), fair_block(write)
 
     async def open(self, path: bytes, flags: int, mode: int | None = None) -> bytes:
         """Open a file and return its handle (`asyncssh.FXF_READ` and so on); a new one gets `mode` less the umask."""

@@ -34,7 +34,7 @@ from hpcgate.ssh.footing import Footing, Self, Step, ancestors, parent, resolve
 from hpcgate.ssh.helper import Helper
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.runner import SENSELESS, Runner
-from hpcgate.ssh.sftp_bulk import MOST_BLOCK
+from hpcgate.ssh.sftp_bulk import fair_block
 from hpcgate.ssh.words import failure, not_regular, quote
 
 P = ParamSpec("P")
@@ -95,8 +95,8 @@ class SftpFiles:
         self._abandoned = False
         self._commands = CommandFiles(runner, view)
         self._helper = Helper(runner, view)
-        self._block = min(sftp.limits.max_read_len, MOST_BLOCK) or 32768
-        self._write_block = min(sftp.limits.max_write_len, MOST_BLOCK) or 32768
+        self._block = fair_block(sftp.limits.max_read_len)
+        self._write_block = fair_block(sftp.limits.max_write_len)
 
     async def listing(
         self,

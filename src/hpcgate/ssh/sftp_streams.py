@@ -67,12 +67,16 @@ class SftpStreams(SftpFiles):
     @asynccontextmanager
     async def open(self, path: bytes) -> AsyncIterator[OpenFile]:
         """Open, by OPEN and FSTAT, with the inode number from ``stat`` before and after."""
-        async with AsyncExitStack() as stack:
-            try:
-                opened = await self._open_same(path, stack)
-            except asyncssh.SFTPError as error:
-                raise await self._why_not_read(path, error) from error
-            yield opened
+        try:
+            async with AsyncExitStack() as stack:
+                try:
+                    opened = await self._open_same(path, stack)
+                except asyncssh.SFTPError as error:
+                    raise await self._why_not_read(path, error) from error
+                yield opened
+        except asyncssh.SFTPError as error:  # in closing it
+            self._connected(error, path)
+            raise translate(error, f"cat: {quote(path)}") from error
 
     async def _open_same(self, path: bytes, stack: AsyncExitStack) -> "_Open":
         before = await self.stat(path)
