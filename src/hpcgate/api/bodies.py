@@ -145,18 +145,41 @@ async def read_json(request: Request) -> Any:
     """
     body = await read_body(request)
     try:
-        # By RFC 8259 it is UTF-8; json would take UTF-16, too. Lone surrogates stand for bytes of file names (PEP 383).
+        # By RFC 8259 it is UTF-8; json would take UTF-16, too.
         text = body.decode("utf-8-sig", "surrogatepass")
         # One character beyond the basic plane, and each takes four bytes.
         if (more := sys.getsizeof(text) - len(body)) > _UNCOUNTED:
             _keep(request.scope["state"].get("body"), more)
-        return _JSON.decode(text)
+        value = _JSON.decode(text)
+        if "\\u" in text or not text.isascii():
+            _check_text(value)
+        return value
+    except UnicodeEncodeError as error:
+        reason = f"its text is not valid Unicode: {error.reason}"
     except ValueError as error:
         reason = str(error)
     except RecursionError:
         raise _too_deep() from None
     # Not from within: the decoder's error holds the whole body.
     raise BadRequest("The request body is not JSON.", caused_by=[reason])
+
+
+def _check_text(value: Any) -> None:
+    """See that all text can be written as bytes. Some lone surrogates stand for bytes of file names (PEP 383).
+
+    Raises:
+        UnicodeEncodeError: There are others, which stand for nothing.
+    """
+    match value:
+        case str():
+            value.encode("utf-8", "surrogateescape")
+        case dict():
+            for name, inner in value.items():
+                _check_text(name)
+                _check_text(inner)
+        case list():
+            for inner in value:
+                _check_text(inner)
 
 
 def validated(model: type[M], given: Any) -> M:

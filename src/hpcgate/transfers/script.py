@@ -8,7 +8,8 @@ from hpcgate.errors import BadRequest
 from hpcgate.ssh.footing import ENTER
 
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
-_ACCOUNT = re.compile(r"[^\s\x00-\x1f\x7f\"'\\`$#]{1,255}")
+# Lone surrogates, which stand for bytes that are not UTF-8, are in names of files only.
+_ACCOUNT = re.compile(r"[^\s\x00-\x1f\x7f\"'\\`$#\ud800-\udfff]{1,255}")
 _UNSET = re.compile(r"[\x00-\x1f\x7f\\]")
 
 PREAMBLE = """\
