@@ -102,7 +102,13 @@ class System:
             pool,
             scheduler,
             Limits(max_ops_file_size=operation.max_ops_file_size),
-            TransferJobs(settings.name, _work_root(settings), operation.datatransfer_jobs_directives, submit),
+            TransferJobs(
+                settings.name,
+                _work_root(settings),
+                operation.datatransfer_jobs_directives,
+                submit,
+                operation.transfer_log_lifetime,
+            ),
             HealthBoard(
                 settings.name,
                 settings.probing.startup_grace_period,

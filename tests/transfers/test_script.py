@@ -1,6 +1,10 @@
 """Values and directives in job scripts."""
 
+import os
 import subprocess
+import time
+import uuid
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -108,3 +112,36 @@ async def test_script_that_is_too_large() -> None:
             ALICE, Script("x", {"v": "x" * 5_000_000}, ""), None
         )
     assert queue.jobs == []
+
+
+async def test_logs_of_earlier_jobs_are_swept_once_they_are_old(tmp_path: Path) -> None:
+    """Only logs with our mark, of files in that one directory, and with the age that is set."""
+    home = tmp_path / ALICE.username
+    (home / "below").mkdir(parents=True)
+    queue, made = Queue(), {}
+    for lifetime in (7 * 24 * 3600, None):
+        runner = TransferJobs("Demo", str(tmp_path), [], queue.submit, lifetime)
+        made[lifetime] = await runner.run(ALICE, jobs.rm(f"{home}/gone"), None)
+    logs = [Path(path) for job in made.values() for path in (job.logs.output_log, job.logs.error_log)]
+    others = [
+        home / f".f7t_file_handling_job_{uuid.uuid4()}.log",  # FirecREST's
+        home / ".f7t_file_handling_job_notes.log",
+        home / "below" / logs[0].name,
+        home / f"x{logs[0].name}",
+    ]
+    young = home / f".f7t_file_handling_job_{jobs.log_mark()}.log"
+    old = time.time() - 7 * 24 * 3600 - 120
+    for file in (*logs, *others, young):
+        file.write_text("said")
+        os.utime(file, (old, old))
+    os.utime(young, (old + 300, old + 300))
+    link = home / f".f7t_file_handling_job_{jobs.log_mark()}.log"
+    link.symlink_to(young)
+    os.utime(link, (old, old), follow_symlinks=False)
+    for submitted, swept in zip(reversed(queue.jobs), (False, True), strict=True):
+        (home / "gone").write_text("")
+        done = subprocess.run(["sh"], input=submitted.script, text=True, capture_output=True, check=True)
+        assert "Files were successfully" in done.stdout
+        assert [file.exists() for file in logs] == [not swept] * len(logs)
+    assert all(file.exists() for file in (*others, young))
+    assert link.is_symlink()

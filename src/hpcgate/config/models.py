@@ -47,6 +47,11 @@ class DataOperation(Model):
     datatransfer_jobs_directives: tuple[str, ...] = Field(
         (), description="Scheduler directives of transfer jobs; {account} is filled in."
     )
+    transfer_log_lifetime: Seconds | None = Field(
+        7 * 24 * 3600,
+        description="Seconds after which a later transfer job of the user removes the logs of one. More than any "
+        "transfer takes; null keeps them.",
+    )
 
 
 class Cluster(Model):

@@ -77,7 +77,8 @@ rm -r -- "$source" </dev/null || exit
 echo 'Files were successfully removed.'
 """
 
-# Names reach tar through --verbatim-files-from: on its command line a backslash is an escape. Neither the new archive
+# Names reach tar through --null and --verbatim-files-from: on its command line a backslash is an escape; before 1.29 it
+# has only --no-unquote for that, and may take a name that begins with a dash for an option. Neither the new archive
 # nor the old one becomes a member. tar's status 1 tells that a file changed while it was read, and the log has its
 # words; one that became shorter has been filled up with zeros, and is a failure.
 _COMPRESS = f"""\
@@ -90,10 +91,15 @@ if [ -e "./$base" ] && [ ! -f "./$base" ]; then fail "tar: $target: Not a regula
 stat -- "$source" >/dev/null || exit 2
 stage
 exec 4>./new
+verbatim=--verbatim-files-from
+if ! tar "$verbatim" --version >/dev/null 2>&1; then
+  verbatim=
+  case $name in -*) name=./$name ;; esac
+fi
 pack() {{
   cd -- "$directory" || return 2
   said=$(tar -c $option $follow --force-local -f - --no-wildcards --no-anchored --exclude="$hidden" \\
-    --anchored --exclude="$member" --null --verbatim-files-from "$@" -T - 2>&1 >&4)
+    --anchored --exclude="$member" --no-unquote --null $verbatim "$@" -T - 2>&1 >&4)
   status=$?
   [ -z "$said" ] || printf '%s\\n' "$said" >&2
   case $status-$said in 0-*) ;; 1-*': File shrank by '*) return 2 ;; 1-*) ;; *) return "$status" ;; esac
@@ -121,6 +127,23 @@ if [ -e "$source" ] && [ ! -f "$source" ]; then fail "tar: $source: Not a regula
 tar -x --no-unquote $option --force-local -f "$source" -C "$target" </dev/null || exit
 echo 'Files were successfully extracted.'
 """
+
+
+# Logs that hpcgate's jobs have left: regular files of the user's with its mark in their names (see `log_mark`).
+_SWEEP = """\
+find "$log_directory/." -maxdepth 1 -type f -user "$(id -u)" \\
+  -name '.f7t_file_handling_job_*????????-????-8???-????-????????????.log' \\
+  -mmin "+$log_minutes" -exec rm -f -- {} + </dev/null >/dev/null 2>&1
+"""
+
+
+def log_mark() -> uuid.UUID:
+    """Return a new identifier for the logs of a job: a UUID of version 8 (RFC 9562, 5.8), random but for that.
+
+    FirecREST's logs have the same names with UUIDs of version 4, so that ours can be told from them.
+    """
+    number = uuid.uuid4().int & ~(0xF << 76)
+    return uuid.UUID(int=number | 8 << 76)
 
 
 def _name(path: str) -> str:
@@ -198,7 +221,14 @@ def extract(source: str, target: str, *, compression: Compression = "gzip") -> S
 class TransferJobs:
     """Runs scripts as transfer jobs of one system."""
 
-    def __init__(self, system: str, work_root: str | None, directives: Sequence[str], submit: Submit) -> None:
+    def __init__(
+        self,
+        system: str,
+        work_root: str | None,
+        directives: Sequence[str],
+        submit: Submit,
+        log_lifetime: float | None = None,
+    ) -> None:
         """Keep what there is.
 
         Args:
@@ -206,11 +236,13 @@ class TransferJobs:
             work_root: The file system that has ``default_work_dir``; jobs run in its directory of the user.
             directives: The scheduler's directives, ``{account}`` to be filled in.
             submit: How to submit.
+            log_lifetime: Seconds after which the logs of a job are removed by a later one, None to keep them.
         """
         self._system = system
         self._work_root = work_root
         self._directives = tuple(directives)
         self._submit = submit
+        self._log_lifetime = log_lifetime
 
     async def run(self, principal: Principal, script: Script, account: str | None) -> TransferJob:
         """Submit a script as the user. It is asked for once: after a time-out the job may still run.
@@ -225,11 +257,16 @@ class TransferJobs:
                 f"{self._system} has no file system with default_work_dir, in which transfer jobs would run"
             )
         directives, rest = directives_for(self._directives, account)
-        text = job_script(directives, script.values, script.body)
+        directory = f"{self._work_root.rstrip('/')}/{principal.username}"
+        values, body = script.values, script.body
+        if self._log_lifetime is not None:
+            minutes = max(1, int(self._log_lifetime // 60))
+            values = {**values, "log_directory": directory, "log_minutes": str(minutes)}
+            body = _SWEEP + body
+        text = job_script(directives, values, body)
         if len(text.encode()) > MAX_SCRIPT:
             raise BadRequest(f"The transfer's job script would be larger than {MAX_SCRIPT} bytes.")
-        directory = f"{self._work_root.rstrip('/')}/{principal.username}"
-        mark = uuid.uuid4()
+        mark = log_mark()
         logs = JobLogs(
             output_log=f"{directory}/.f7t_file_handling_job_{mark}.log",
             error_log=f"{directory}/.f7t_file_handling_job_error_{mark}.log",
