@@ -30,7 +30,7 @@ def archive_error(done: Completed, path: bytes, otherwise: type[GatewayError]) -
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith(_NOISE)]
     if NOT_REGULAR in lines:
         return not_regular("tar", path)
-    if any(line.startswith("find: failed to compile") for line in lines):
+    if any(line.startswith(("find: failed to compile", "find: bad regex")) for line in lines):
         otherwise = BadRequest
     # A write that is cut short: the next one would have said why.
     lines = [f"{line}: {reason(errno.ENOSPC)}" if _CUT_SHORT.search(line) else line for line in lines]

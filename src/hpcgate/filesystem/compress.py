@@ -15,7 +15,8 @@ from hpcgate.ssh.session import Session
 from hpcgate.ssh.words import failure, quote_if_needed
 
 # The archive grows under a hidden name beside the target and takes the target's only when it is whole. Names reach tar
-# by --verbatim-files-from, as on its command line it takes a backslash for an escape. Neither the archive nor the old
+# by --null and --verbatim-files-from, as on its command line it takes a backslash for an escape; before 1.29 it has
+# only --no-unquote for that, and may take a name that begins with a dash for an option. Neither the archive nor the old
 # one in its place becomes a member. tar's status 1 says that a file changed while it was read: no failure, unless it
 # became shorter, for then tar fills it up with zeros. The work is done in the background because a shell that waits for
 # a command in the foreground takes no notice of a signal.
@@ -37,9 +38,14 @@ set -C
 exec 4>"$temporary"
 set +C
 if [ ! -f /dev/fd/4 ]; then echo "tar: $4: Cannot open: File exists" >&2; exit 2; fi
+verbatim=--verbatim-files-from
+if ! tar "$verbatim" --version >/dev/null 2>&1; then
+  verbatim=
+  case $name in -*) name=./$name ;; esac
+fi
 pack() {
   said=$(tar -c $how $follow --force-local -f - --no-wildcards --no-anchored --exclude="$new" \
-    --anchored --exclude="$old" --null --verbatim-files-from "$@" -T - 2>&1 >&4)
+    --anchored --exclude="$old" --no-unquote --null $verbatim "$@" -T - 2>&1 >&4)
   status=$?
   [ -z "$said" ] || printf '%s\\n' "$said" >&2
   case $status-$said in 0-*) ;; 1-*': File shrank by '*) return 2 ;; 1-*) ;; *) return "$status" ;; esac

@@ -126,7 +126,8 @@ exec 4>"./$2"
 dd if=/dev/zero bs=65536 count=16 status=none >&4
 """
 )
-_STAT = "--printf=%f %i %d %h %u %g %s %X %Z %.3Y"
+# Not --printf, which busybox lacks. It and coreutils before 8.6 have no fractions of seconds, and print none.
+STAT = "%f %i %d %h %u %g %s %X %Z %.3Y"
 _STAT_FIELDS = 10
 _MODE_DIGITS = 8
 _SIZE_DIGITS = 24
@@ -220,6 +221,8 @@ def parse_stat(output: bytes) -> Attributes:
     mode, *numbers = output.split(maxsplit=_STAT_FIELDS)
     if len(mode) > _MODE_DIGITS:
         raise ValueError("not a mode")
+    if numbers and b"." not in numbers[-1]:
+        numbers[-1] += b".000"
     return Attributes.of(int(mode, 16), numbers)
 
 
@@ -300,7 +303,7 @@ class CommandFiles:
 
     async def stat(self, path: bytes, *, follow: bool = True) -> Attributes:
         """Return attributes, by ``stat``."""
-        done = await self._runner.run(["stat", *(["-L"] if follow else []), _STAT, "--", path])
+        done = await self._runner.run(["stat", *(["-L"] if follow else []), "-c", STAT, "--", path])
         if not done.ok:
             raise told(done.stderr, "stat")
         with understanding("stat"):

@@ -9,6 +9,7 @@ from hpcgate.errors import AlreadyExists, BadAnswer, ConnectionLost, GatewayErro
 from hpcgate.ssh.command_files import (
     LIKE_OLD,
     REGULAR,
+    STAT,
     TAKE,
     TRAILER,
     CommandFiles,
@@ -36,7 +37,9 @@ if [ -d "$1" ]; then echo "dd: Is a directory" >&2; exit 1; fi
 exec 3<&0
 dd if="$1" count=0 status=none || exit 1
 exec 4<"$1"
-stat -L --printf='%f %i %d %h %u %g %s %X %Z %.3Y\\n' /dev/fd/4 || exit 1
+"""
+    + f"stat -L -c '{STAT}' /dev/fd/4 || exit 1\n"
+    + """\
 while read -r o n <&3; do
   dd if=/dev/fd/4 bs=262144 iflag=fullblock,skip_bytes,count_bytes skip="$o" ${n:+count="$n"} status=none || exit 1
   [ -n "$n" ] && [ "$(stat -L -c %s /dev/fd/4)" -ge $((o + n)) ] || exit 0
