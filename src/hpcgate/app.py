@@ -148,7 +148,8 @@ def _cross_origin(settings: CorsSettings) -> dict[str, Any]:
 _EXPOSED = (
     "F7T-Timestamp", "F7T-AppVersion", "F7T-AuthUsername", "X-Request-ID", "X-Correlation-ID", "Retry-After",
     "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "Content-Disposition", "Content-Range", "ETag",
-    "Last-Modified", "Location", "Age", "X-Hpcgate-Jobs-Missing", "Tus-Resumable", "Tus-Version", "Tus-Extension",
+    "Last-Modified", "Location", "Age", "X-Hpcgate-Jobs-Missing", "X-Hpcgate-Warning",
+    "Tus-Resumable", "Tus-Version", "Tus-Extension",
     "Tus-Max-Size", "Tus-Checksum-Algorithm", "Upload-Offset", "Upload-Length", "Upload-Defer-Length",
     "Upload-Metadata", "Upload-Concat", "Upload-Expires",
 )  # fmt: skip

@@ -1,15 +1,61 @@
-"""Encodings that are shared."""
+"""Jobs as they come in and go out: fields that nobody knows, and encodings that are shared."""
 
 import json
 from dataclasses import replace
+from typing import Any
 
+import pytest
+from fastapi import Request
+
+from hpcgate.api import problems
+from hpcgate.api.bodies import validated
 from hpcgate.api.compute import _Encodings
+from hpcgate.api.models import PostJobSubmitRequest
+from hpcgate.api.problems import InvalidParameters
 from hpcgate.schedulers.base import Job, JobStatus, JobTime
 
 JOB = Job(
     job_id="1", name="one", status=JobStatus(state="RUNNING"), time=JobTime(), account=None, allocation_nodes=1,
     cluster="c", group="g", nodes="n1", partition="p", priority=1, user="u", working_directory="/",
 )  # fmt: skip
+
+
+NEEDED = {"workingDirectory": "/home", "script": "#!/bin/sh"}
+
+
+@pytest.mark.parametrize(
+    ("job", "beside", "unknown"),
+    [
+        ({"array": "1-3", "dependency": "afterok:7"}, {}, ["job.array", "job.dependency"]),
+        ({"workDir": "/home"}, {}, ["job.workDir"]),
+        ({"time_limit": 0, "nodes": False, "gres": ""}, {}, ["job.gres", "job.nodes", "job.time_limit"]),
+        ({"working_directory": "/tmp"}, {}, ["job.working_directory"]),
+        ({}, {"array": "1-3"}, ["array"]),
+        ({"array": None, "dependency": None}, {"array": None}, []),
+        ({"environment": {"A": "b"}}, {}, []),
+        ({"account": "a", "partition": None, "standard_output": "o", "scriptPath": None}, {}, []),
+    ],
+)
+def test_unknown_fields_of_a_job_are_said(job: Any, beside: Any, unknown: list[str]) -> None:
+    body = {"job": NEEDED | job, **beside}
+    if not unknown:
+        validated(PostJobSubmitRequest, body)
+        return
+    with pytest.raises(InvalidParameters) as caught:
+        validated(PostJobSubmitRequest, body)
+    request = Request({"type": "http", "headers": []})
+    answer = json.loads(bytes(problems.answer_to(request, caught.value).body))
+    assert sorted(field["name"] for field in answer["data"]["fields"]) == unknown
+    assert answer["errorType"] == "validation"
+    assert answer["message"].startswith("Validation error: unknown fields ")
+    assert all(name in answer["message"] for name in unknown)
+
+
+def test_a_body_of_unknown_fields_makes_no_long_message() -> None:
+    with pytest.raises(InvalidParameters) as caught:
+        validated(PostJobSubmitRequest, {"job": NEEDED | {f"{number}{'x' * 10_000}": 1 for number in range(1000)}})
+    answer = json.loads(bytes(problems.answer_to(Request({"type": "http", "headers": []}), caught.value).body))
+    assert len(answer["message"]) < 1000
 
 
 def names(body: bytes) -> list[str]:

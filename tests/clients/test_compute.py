@@ -189,3 +189,16 @@ def test_attach_and_cancel_a_running_job(client: Any, site: Site, submit: Submit
     (job,) = client.wait_for_job(site.name, job_id)
     assert job["status"]["state"].startswith("CANCELLED")
     client.cancel_job(site.name, job_id)
+
+
+def test_what_firecrest_ui_sends_is_taken_and_what_of_it_is_not_used_is_said(alice: Person, place: Path) -> None:
+    # As its app/types/api-compute.ts makes it, `environment` among the rest.
+    job = {
+        "script": "#!/bin/sh\ntrue\n", "working_directory": str(place), "name": "from-the-ui",
+        "standard_output": str(place / "out"), "environment": {"A": "b"},
+    }  # fmt: skip
+    answer = alice.http.post("/compute/demo/jobs", json={"job": job})
+    assert answer.status_code == 201, answer.text
+    assert answer.headers["X-Hpcgate-Warning"].startswith("job.environment is not used")
+    answer = alice.http.post("/compute/demo/jobs", json={"job": job | {"array": "1-3"}})
+    assert (answer.status_code, answer.json()["message"]) == (400, "Validation error: unknown fields job.array")

@@ -21,6 +21,9 @@ router = APIRouter(prefix="/compute/{system_name}/jobs", tags=["compute"])
 MISSING = "X-Hpcgate-Jobs-Missing"
 """The header that names the sources that did not answer: ``history``, ``live``."""
 
+WARNING = "X-Hpcgate-Warning"
+"""The header that says what of a request was passed over."""
+
 AGE = "Age"
 """Seconds since the data were read from the scheduler (RFC 9111, section 5.1)."""
 
@@ -50,7 +53,7 @@ def description(job: models.JobDescriptionModel) -> JobDescription:
     """
     if (job.script is None) == (job.script_path is None):
         raise BadRequest("Exactly one of script and scriptPath is required.")
-    fields = job.model_dump(exclude={"env"})
+    fields = job.model_dump(exclude={"env", "environment"})
     variables = environment(job.env)
     if "env" in job.model_fields_set:
         return JobDescription(**fields, environment=variables)
@@ -97,9 +100,13 @@ def _answer(jobs: Jobs) -> Response:
 @on(JOB)
 @router.post("", status_code=201)
 async def post_job_submit(
-    access: AccessDep, request: Annotated[models.PostJobSubmitRequest, json_body(models.PostJobSubmitRequest)]
+    access: AccessDep,
+    request: Annotated[models.PostJobSubmitRequest, json_body(models.PostJobSubmitRequest)],
+    answer: Response,
 ) -> models.PostJobSubmissionResponse:
     """Submit a job."""
+    if request.job.environment is not None:
+        answer.headers[WARNING] = "job.environment is not used: the job's variables are job.env"
     job = description(request.job)
     access.system.admit(job.working_directory)
     if job.script_path is not None:

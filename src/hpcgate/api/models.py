@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from hpcgate.filesystem.base import Parameters
@@ -481,8 +481,25 @@ class GetJobMetadataResponse(Wire):
     jobs: list[JobMetadataModel] | None = None
 
 
-class JobDescriptionModel(Parameters):
-    """What to submit: exactly one of `script` and `scriptPath`."""
+class KnownParameters(Parameters):
+    """Parameters of which each must be known: what is passed over here would be missed only when the job runs.
+
+    A null says no more than a field that is not there.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_there(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        known = {name for field in cls.model_fields for name in (field, to_camel(field))}
+        return {name: value for name, value in given.items() if value is not None or name in known}
+
+
+class JobDescriptionModel(KnownParameters):
+    """What to submit: exactly one of `script` and `scriptPath`. What else a scheduler can do, a script asks for."""
 
     name: str | None = Field(None, description="Name for the job")
     account: str | None = Field(None, description="Account to charge")
@@ -494,13 +511,14 @@ class JobDescriptionModel(Parameters):
     env: dict[str, str] | list[str] = Field(
         default={"F7T_version": "v2.0.0"}, description="Environment, as an object or as a list of NAME=value"
     )
+    environment: Any = Field(None, description="Not used: firecrest-ui sends it. `env` is the environment")
     constraints: str | None = Field(None, description="Node features required")
     partition: str | None = Field(None, description="Partition or queue")
     script: str | None = Field(None, description="The batch script itself")
     script_path: str | None = Field(None, description="Path of the batch script on the system, absolute")
 
 
-class PostJobSubmitRequest(Parameters):
+class PostJobSubmitRequest(KnownParameters):
     """A job to submit."""
 
     job: JobDescriptionModel

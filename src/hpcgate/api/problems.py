@@ -73,12 +73,22 @@ def _fields(errors: Sequence[Any], location: str | None = None) -> list[dict[str
     for error in errors:
         place = [str(part) for part in error["loc"]]
         where = location or (place.pop(0) if place else "request")
-        fields.append({"location": where, "name": ".".join(place), "message": error["msg"]})
+        message = _UNKNOWN if error["type"] == "extra_forbidden" else error["msg"]
+        fields.append({"location": where, "name": ".".join(place), "message": message})
     return fields
+
+
+_UNKNOWN = "is not a field that is known here"
 
 
 MAX_TOLD = 100
 """Most fields that one answer complains of."""
+
+
+MAX_NAMED = 10
+"""Most unknown fields in a message."""
+MAX_NAME = 64
+"""Most characters of the name of one."""
 
 
 def _first(error: ValidationError) -> list[Any]:
@@ -126,7 +136,12 @@ def answer_to(request: Request, error: Exception) -> JSONResponse:
 
 
 def _invalid(request: Request, fields: list[dict[str, str]]) -> JSONResponse:
-    return problem(request, 400, "Validation error", kind=ApResponseErrorType.validation, data={"fields": fields})
+    unknown = [field["name"] for field in fields if field["message"] == _UNKNOWN]
+    named = [name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..." for name in unknown[:MAX_NAMED]]
+    words = f": unknown fields {', '.join(named)}" if named else ""
+    return problem(
+        request, 400, f"Validation error{words}", kind=ApResponseErrorType.validation, data={"fields": fields}
+    )
 
 
 def install(app: FastAPI) -> None:
