@@ -23,11 +23,12 @@ from tests.transfers.servers import free_port, wait_for_port
 
 MIB = 1024 * 1024
 REGIMES = {
-    "Python's own": "gc.unfreeze(); Garbage.tick = nothing",
-    "Python's own, what is loaded apart": "Garbage.tick = nothing",
+    "Python's own": "gc.unfreeze(); gc.set_threshold(700, 10, 10); Garbage.tick = nothing",
+    "Python's own, what is loaded apart": "gc.set_threshold(700, 10, 10); Garbage.tick = nothing",
     "by large numbers (20,000, 20, 50)": "gc.set_threshold(20_000, 20, 50); Garbage.tick = nothing",
     "by large numbers, and by time": "gc.set_threshold(20_000, 20, 50)",
-    "Python's own, what is loaded apart, and by time": "pass",
+    "Python's own, what is loaded apart, and by time": "gc.set_threshold(700, 10, 10)",
+    "the youngest by number, and by time": "pass",
     "none": "gc.disable(); Garbage.tick = nothing",
 }
 """What is done in the gateway's process after `garbage.set_up`."""

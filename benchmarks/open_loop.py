@@ -180,6 +180,7 @@ def main() -> None:
         "statuses": {
             str(status): {
                 "count": len(times),
+                "least": min(times),
                 "p50": sorted(times)[len(times) // 2],
                 "p99": sorted(times)[int(len(times) * 0.99)],
                 "most": max(times),

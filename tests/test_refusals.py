@@ -9,6 +9,8 @@ COST = 0.001
 
 
 class Clock:
+    """A clock that goes on when it is told to."""
+
     now = 0.0
 
     def __call__(self) -> float:
@@ -42,41 +44,63 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_a_refusal_is_held_back_and_one_that_has_waited_is_not(clock: Clock) -> None:
-    refusals = Refusals(10, clock)
+@pytest.fixture
+def wall() -> Clock:
+    return Clock()
+
+
+def test_a_refusal_is_held_back_and_one_that_has_waited_is_not(clock: Clock, wall: Clock) -> None:
+    refusals = Refusals(10, clock, wall)
+    wall.now = 5.0
     new, late = One(clock), One(clock)
-    refusals.add(new)
-    refusals.add(late, HOLD)
-    refusals.look(0.1, 0.1)
+    refusals.add(new, 5.0)
+    refusals.add(late, 5.0 - HOLD)
+    refusals.look(0.1)
     assert (new.fate, late.fate) == ("", "said")
-    refusals.look(HOLD, HOLD)
+    wall.now += HOLD
+    refusals.look(HOLD)
     assert (new.fate, refusals.said, len(refusals)) == ("said", 2, 0)
 
 
+def test_a_loop_that_comes_round_late_does_not_refuse_early(clock: Clock, wall: Clock) -> None:
+    refusals = Refusals(10, clock, wall)
+    refusals.look(0.1)
+    wall.now = 0.9 * HOLD
+    refusals.add(one := One(clock), wall.now)
+    wall.now = 1.1 * HOLD
+    refusals.look(HOLD)
+    assert one.fate == "", "it came long after the last look"
+
+
 @pytest.mark.parametrize("core", [1.0, 0.25])
-def test_refusals_take_their_share_of_the_time_and_all_are_said_in_the_end(clock: Clock, core: float) -> None:
-    refusals = Refusals(100_000, clock)
+def test_refusals_take_their_share_of_the_time_and_all_are_said_in_the_end(
+    clock: Clock, wall: Clock, core: float
+) -> None:
+    refusals = Refusals(100_000, clock, wall)
     many = [One(clock) for _ in range(10_000)]
     for one in many:
-        refusals.add(one)
-    refusals.look(HOLD, core * HOLD)
+        refusals.add(one, wall.now)
+    wall.now += HOLD
+    refusals.look(core * HOLD)
     for _ in range(50):
         before = clock.now
-        refusals.look(0.1, core * 0.1)
+        wall.now += 0.1
+        refusals.look(core * 0.1)
         assert clock.now - before <= SHARE * core * 0.1 + COST
     assert many[-1].fate == ""
     while len(refusals):
         before = clock.now
-        refusals.look(0.1, core * 0.1)
+        wall.now += 0.1
+        refusals.look(core * 0.1)
         assert clock.now - before <= SHARE * core * 0.1 + COST
     assert {one.fate for one in many} == {"said"}
 
 
 def test_there_is_a_most_of_refusals_held_and_all_are_said_at_the_end(clock: Clock) -> None:
-    refusals = Refusals(2, clock)
+    refusals = Refusals(2, clock, clock)
     many = [One(clock) for _ in range(3)]
     for one in many:
-        refusals.add(one)
+        refusals.add(one, 0.0)
     assert [one.fate for one in many] == ["said", "", ""]
     refusals.clear()
     assert {one.fate for one in many} == {"said"}

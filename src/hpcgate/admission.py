@@ -431,9 +431,9 @@ class Admission:
         line.let_in += 1
         return caller.let_in()
 
-    def too_late(self, since: float, least: float = 0.0) -> bool:
-        """Say whether who waits since then has waited for as long as anybody may, and for `least` seconds."""
-        return self.now - since > max(self._max_delay, least)
+    def too_late(self, since: float) -> bool:
+        """Say whether who waits since then has waited for as long as anybody may."""
+        return self.now - since > self._max_delay
 
     def look(self, *, idle: float, seconds: float, had: float, running: int, done: int) -> None:
         """Take note of what went on since the last look, and let in or refuse those who wait.

@@ -28,36 +28,41 @@ class Refusals:
     Args:
         most: How many may be held; of more the oldest are said early, which costs less than a new connection.
         clock: CPU seconds of the event loop, which is what refusals must not take.
+        now: Seconds of the clock on the wall, which is what a client waits by.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float] = time.thread_time) -> None:
+    def __init__(
+        self,
+        most: int,
+        clock: Callable[[], float] = time.thread_time,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.said = 0
         self._most = most
         self._clock = clock
+        self._now = now
         self._held: list[tuple[float, int, Refused]] = []
         self._count = 0
-        self._now = 0.0
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, refused: Refused, waited: float = 0.0) -> None:
-        """Refuse a request which has waited for so many seconds."""
+    def add(self, refused: Refused, came: float) -> None:
+        """Refuse a request that came at this moment, not before `HOLD` seconds have passed since."""
         self._count += 1
-        heappush(self._held, (self._now + max(0.0, HOLD - waited), self._count, refused))
+        heappush(self._held, (max(self._now(), came + HOLD), self._count, refused))
         while len(self._held) > self._most:
             self.said += heappop(self._held)[2].say()
 
-    def look(self, seconds: float, had: float) -> None:
+    def look(self, had: float) -> None:
         """Say those whose time has come, as far as there is time to; at least one. The others wait on.
 
         Args:
-            seconds: How long ago the last look was.
-            had: Seconds of these that were the event loop's own.
+            had: Seconds that the event loop had since the last look.
         """
-        self._now += seconds
+        now = self._now()
         until = self._clock() + SHARE * had
-        while self._held and self._held[0][0] <= self._now:
+        while self._held and self._held[0][0] <= now:
             self.said += heappop(self._held)[2].say()
             if self._clock() >= until:
                 return

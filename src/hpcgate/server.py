@@ -192,7 +192,7 @@ class Server(uvicorn.Server):
         with _LOBBY:
             self._lobby.look(rest.had, lambda: admission.filled)
         with _REFUSALS:
-            self._refusals.look(seconds, rest.had)
+            self._refusals.look(rest.had)
         if admission.busy:
             with _DOOR:
                 self._accept(_ACCEPTING * rest.had)

@@ -75,6 +75,7 @@ class _Caller:
     asker: Asker
     size: int
     since: float
+    came: float
 
     def let_in(self) -> bool:
         self.protocol._waiting = None
@@ -91,7 +92,7 @@ class _Caller:
         if not self.cycle.disconnected and admission is not None:
             # Nothing is read meanwhile: pressure is felt where it costs nothing.
             self.protocol.flow.pause_reading()
-            self.protocol.refusals.add(self, admission.now - self.since)
+            self.protocol.refusals.add(self, self.came)
 
     def say(self) -> bool:
         with _TURN:
@@ -103,27 +104,33 @@ class _Caller:
 
 @dataclass(slots=True, eq=False)
 class _Unread:
-    """A connection whose request is not read for now."""
+    """A connection whose request is not read for now.
+
+    Attributes:
+        since: When it came, by the clock of the admission, which goes slower at times.
+        came: When it came, in seconds of `time.monotonic`.
+    """
 
     protocol: "Http"
     data: bytes
     size: int
     since: float
+    came: float
 
     @property
     def late(self) -> bool:
         admission = self.protocol.admission
-        return admission is not None and admission.too_late(self.since, HOLD)
+        return admission is not None and admission.too_late(self.since) and time.monotonic() >= self.came + HOLD
 
     def read(self) -> None:
         protocol = self.protocol
         protocol._unread = None
-        protocol._since = self.since
+        protocol._left = self
         with _TURN:
             if not protocol.transport.is_closing():
                 protocol.flow.resume_reading()
                 protocol._parse(self.data)
-        protocol._since = None
+        protocol._left = None
 
     def refuse(self) -> None:
         protocol = self.protocol
@@ -205,8 +212,8 @@ class Http(HttpToolsProtocol):
     _unsent = 0
     _waiting: _Caller | None = None
     _unread: "_Unread | None" = None
-    _since: float | None = None
-    """Since when the request waits that is being read, if it was left unread."""
+    _left: "_Unread | None" = None
+    """What is being read now, if it was left unread."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the client some time for its first request."""
@@ -247,7 +254,7 @@ class Http(HttpToolsProtocol):
             self._stop_head_timer()
             self._unset_keepalive_if_required()
             self.flow.pause_reading()
-            self._unread = _Unread(self, data, len(data), admission.now)
+            self._unread = _Unread(self, data, len(data), admission.now, time.monotonic())
             self.lobby.add(self._unread)
         else:
             self._parse(data)
@@ -423,8 +430,9 @@ class Http(HttpToolsProtocol):
             return
         headers = cycle.scope["headers"]
         size = sum(len(value) for _, value in headers)
-        since = admission.now if self._since is None else self._since
-        caller = _Caller(self, cycle, app, self._asker(token_of(headers), headers), size, since)
+        left = self._left
+        since, came = (admission.now, time.monotonic()) if left is None else (left.since, left.came)
+        caller = _Caller(self, cycle, app, self._asker(token_of(headers), headers), size, since, came)
         if admission.must_wait(caller.asker, len(self.tasks)):
             self._waiting = caller
             admission.wait(caller, len(self.tasks))
