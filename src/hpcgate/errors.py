@@ -9,6 +9,7 @@ GatewayError                 500
     IsADirectory             400
     AlreadyExists            400
     SubmissionRefused        400
+    NoSuchTransfer           400
   Unauthenticated            401
   Forbidden                  403
     Denied                   403
@@ -102,6 +103,25 @@ class AlreadyExists(BadRequest):
 
 class SubmissionRefused(BadRequest):
     """The scheduler refused the job; the message carries the scheduler's own words."""
+
+
+class NoSuchTransfer(BadRequest):
+    """The system does not offer the method of a transfer.
+
+    Args:
+        system: The system's name.
+        methods: Those that it offers.
+        instead: What works in any case, as a sentence, or nothing.
+    """
+
+    def __init__(self, system: str, methods: Sequence[str], instead: str = "") -> None:
+        offered = f"{system} offers {', '.join(methods)}." if methods else f"{system} offers none."
+        super().__init__(
+            " ".join(filter(None, ("Requested transfer method is not available.", offered, instead))),
+            data={"transferMethods": list(methods)},
+        )
+        self.system = system
+        self.methods = tuple(methods)
 
 
 class Unauthenticated(GatewayError):

@@ -21,7 +21,7 @@ from hpcgate.auth.policy import Policy
 from hpcgate.auth.tokens import TokenVerifier
 from hpcgate.config import Cluster, Settings, plugin
 from hpcgate.credentials.base import CredentialSource
-from hpcgate.errors import BadRequest, SystemNotFound
+from hpcgate.errors import BadRequest, NoSuchTransfer, SystemNotFound
 from hpcgate.filesystem.base import Limits, Operation, naming
 from hpcgate.filesystem.slots import PathLocks, StreamSlots
 from hpcgate.filesystem.tus import UploadDesk
@@ -122,13 +122,13 @@ class System:
         """Return a transfer method that the system offers.
 
         Raises:
-            BadRequest: It does not.
+            NoSuchTransfer: It does not.
             Unhealthy: What it stands on is unhealthy.
         """
         try:
             transfer = self.transfers[method]
         except KeyError:
-            raise BadRequest("Requested transfer method is not available.") from None
+            raise NoSuchTransfer(self.name, tuple(self.transfers)) from None
         if method == "s3":
             self.board.require(("s3",))
         return transfer

@@ -14,7 +14,12 @@ from hpcgate.middleware import Envelope
 
 
 def made(kind: type[errors.GatewayError]) -> errors.GatewayError:
-    arguments = {"JobNotFound": ["7"], "SystemNotFound": [], "Unhealthy": ["ssh", "daint"]}
+    arguments = {
+        "JobNotFound": ["7"],
+        "SystemNotFound": [],
+        "Unhealthy": ["ssh", "daint"],
+        "NoSuchTransfer": ["daint", ["s3"]],
+    }
     return kind(*arguments.get(kind.__name__, ["words"]))
 
 

@@ -321,3 +321,24 @@ def test_compress_what_matches(client: Any, system: str, place: Path, tree: Path
     with tarfile.open(archive, f"r:{form}") as contents:
         files = [Path(member.name).name for member in contents if not member.isdir()]
     assert sorted(files) == ["data.txt", "inner.txt"]
+
+
+def test_a_large_file_where_there_is_no_transfer_leads_to_the_request_that_takes_it(
+    client: Any, system: str, place: Path, alice: Person, tmp_path: Path
+) -> None:
+    content = bytes(range(256)) * 24 * 1024  # more than max_ops_file_size
+    (tmp_path / "large").write_bytes(content)
+    with pytest.raises(firecrest.FirecrestException) as caught:
+        client.upload(system, str(tmp_path / "large"), str(place), "large é&b", account="demo")
+    answer = caught.value.responses[-1]
+    assert answer.status_code == 400
+    message = answer.json()["message"]
+    assert message.startswith(f"Requested transfer method is not available. {system} offers none. ")
+    method, _, url = message.rpartition(" as the body of ")[2].partition(" ")
+    assert alice.http.request(method, url, content=content).status_code == 201
+    assert (place / "large é&b").read_bytes() == content
+    with pytest.raises(firecrest.FirecrestException) as caught:
+        client.download(system, f"{place}/large é&b", str(tmp_path / "back"), account="demo")
+    message = caught.value.responses[-1].json()["message"]
+    method, _, url = message.rpartition(" as the body of ")[2].partition(" ")
+    assert alice.http.request(method, url).content == content

@@ -2,6 +2,7 @@
 
 import posixpath
 from typing import Annotated, TypeVar
+from urllib.parse import quote, quote_from_bytes
 
 from fastapi import APIRouter, Query
 
@@ -9,11 +10,11 @@ from hpcgate.api import transfer_models as models
 from hpcgate.api.bodies import json_body
 from hpcgate.api.confined_jobs import confined
 from hpcgate.api.dependencies import Access, AccessDep
-from hpcgate.errors import Denied
-from hpcgate.filesystem.base import Path
+from hpcgate.errors import Denied, NoSuchTransfer
+from hpcgate.filesystem.base import Path, encode_path
 from hpcgate.filesystem.confinement import Reach
 from hpcgate.transfers import jobs
-from hpcgate.transfers.base import Download, Script, Started, Upload
+from hpcgate.transfers.base import Download, Script, Started, Transfer, Upload
 
 router = APIRouter(prefix="/filesystem/{system_name}/transfer", tags=["filesystem"])
 
@@ -39,6 +40,23 @@ def _refuse_confined(access: Access, method: str, path: str) -> None:
     denial = Denied(access.grant.rule, f"transfers by {method} are not checked; use /files or /ops")
     access.denied(denial, path)
     raise denial
+
+
+def _method(access: Access, method: str, verb: str, path: str) -> Transfer:
+    """Return a transfer method of the system.
+
+    Raises:
+        NoSuchTransfer: The system does not offer it; the message names the request that needs none.
+        Unhealthy: What it stands on is unhealthy.
+    """
+    try:
+        return access.system.transfer(method)
+    except NoSuchTransfer as error:
+        root = "" if access.request is None else str(access.request.scope.get("root_path", "")).rstrip("/")
+        place = f"{root}/filesystem/{quote(error.system)}/files/content?path={quote_from_bytes(encode_path(path))}"
+        raise NoSuchTransfer(
+            error.system, error.methods, f"A file of any size goes without one, as the body of {verb} {place}"
+        ) from None
 
 
 def _within(source: str, target: str) -> str:
@@ -115,7 +133,7 @@ async def post_upload(
 ) -> models.UploadFileResponse:
     """Begin to bring a file in: a job waits for it, and the answer says how to send it."""
     directives = request.transfer_directives
-    transfer = access.system.transfer(directives.transfer_method)
+    transfer = _method(access, directives.transfer_method, "PUT", request.source_path)
     await access.admit(request.source_path)
     _refuse_confined(access, transfer.method, request.source_path)
     upload = Upload(
@@ -134,7 +152,7 @@ async def post_download(
     access: AccessDep, request: Annotated[models.PostFileDownloadRequest, json_body(models.PostFileDownloadRequest)]
 ) -> models.DownloadFileResponse:
     """Begin to bring a file out: a job hands it out, and the answer says how to get it."""
-    transfer = access.system.transfer(request.transfer_directives.transfer_method)
+    transfer = _method(access, request.transfer_directives.transfer_method, "GET", request.source_path)
     await access.admit(request.source_path)
     _refuse_confined(access, transfer.method, request.source_path)
     download = Download(path=request.source_path, account=request.account)
