@@ -86,5 +86,7 @@ TOOLS: dict[str, Tools] = {
     "ls in colours": Tools({"ls": 'exec {real} --color=always -F "$@"'}),
     "grep in colours": Tools({"grep": 'exec {real} --color=always "$@"'}),
     "no python3": missing("python3"),
+    "no file": missing("file", file="file"),
+    "no sha256sum": missing("sha256sum", checksum="sha256sum"),
 }
 """Wrappers, versions and gaps of tools."""

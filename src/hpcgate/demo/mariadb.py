@@ -72,6 +72,8 @@ class MariaDb:
                 "--auth-root-authentication-method=socket",
                 f"--auth-root-socket-user={self.user}",
                 "--skip-test-db",
+                # Else the machine's own name must resolve, which a bare chroot has no /etc/hosts for.
+                "--force",
                 *_TUNING,
             ],
             log=self._directory / "mariadb-install-db.log",

@@ -53,6 +53,21 @@ class Ports:
         self._reservations.clear()
 
 
+def own_address() -> str | None:
+    """Return the address that this machine's own name stands for, or None if that is no address of the machine.
+
+    Slurm's daemons, told not to listen on all addresses, listen on that one: 127.0.0.1 on some machines, 127.0.1.1 as
+    Debian is installed, the one of a container. In a bare chroot the name stands for nothing.
+    """
+    try:
+        address = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return None
+    return str(address)
+
+
 def listens(port: int) -> bool:
     """Tell whether something listens on the port, by the kernel's table (proc_net(5)) and so unnoticed by it."""
     wanted = f":{port:04X}"

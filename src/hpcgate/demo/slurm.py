@@ -15,7 +15,7 @@ from hpcgate.demo.keys import write_private
 from hpcgate.demo.mariadb import MariaDb
 from hpcgate.demo.munge import Munge
 from hpcgate.demo.packages import Progress, program
-from hpcgate.demo.ports import HOST, listens
+from hpcgate.demo.ports import HOST, listens, own_address
 from hpcgate.demo.problems import DemoError
 from hpcgate.demo.processes import SYSTEM_PATH, Daemon, Identity, Keeper, wait_until
 
@@ -285,6 +285,7 @@ class Slurm:
         return f"""\
 {self._authentication()}
 DbdHost=localhost
+DbdAddr=127.0.0.1
 DbdAddr={HOST}
 DbdPort={self._ports["slurmdbd"]}
 SlurmUser={_user_name()}
@@ -304,11 +305,11 @@ DebugLevel=info
 
     def _slurm_conf(self) -> str:
         directory, options = self.directory, self.options
-        host = socket.gethostname().partition(".")[0]
+        host, own = socket.gethostname().partition(".")[0], own_address()
         if options.accounting:
             accounting = f"""\
 AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=localhost
+AccountingStorageHost=127.0.0.1
 AccountingStoragePass={self.munge.socket}
 AccountingStoragePort={self._ports["slurmdbd"]}
 AccountingStorageEnforce=associations,limits,qos
@@ -319,14 +320,14 @@ JobAcctGatherType=jobacct_gather/linux
             accounting = "AccountingStorageType=accounting_storage/none\nJobAcctGatherType=jobacct_gather/none\n"
         features = ("fast", "large")
         nodes = "".join(
-            f"NodeName={node} NodeHostname={host} NodeAddr={HOST} Port={self._ports[node]}"
+            f"NodeName={node} NodeHostname={host} NodeAddr={own or HOST} Port={self._ports[node]}"
             f" CPUs={options.cpus_per_node} RealMemory={options.memory_per_node}"
             f" Feature=demo,{features[number % len(features)]} State=UNKNOWN\n"
             for number, node in enumerate(self.nodes)
         )
         return f"""\
 ClusterName={options.name}
-SlurmctldHost={host}({HOST})
+SlurmctldHost={host}({own or HOST})
 SlurmctldPort={self._ports["slurmctld"]}
 {self._authentication()}
 SlurmUser={_user_name()}
@@ -337,7 +338,7 @@ SlurmctldPidFile={directory / "slurmctld.pid"}
 SlurmdPidFile={directory / "slurmd-%n.pid"}
 SlurmctldDebug=info
 SlurmdDebug=info
-CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+{"CommunicationParameters=NoCtldInAddrAny,NoInAddrAny" if own else ""}
 # No cgroups: the demo must run in a container, and beside a Slurm of the machine.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
