@@ -42,6 +42,7 @@ BOOKKEEPING = {
     "outbound/client.py:HttpClient._headers": "what each request to one service carries",
     "reloading.py:Gateways._retiring": "gateways of before a reload, until they are closed",
     "schedulers/reads.py:_Batch.wanted": "who waits for one query, by job; within `_Generation`",
+    "schedulers/reading.py:Reader._users": "whose answer is being read; gone with the reading",
     "schedulers/slurm/scheduler.py:_Absent.sources": "which sources answered one request",
     "ssh/brake.py:Brake._trying": "who tries to log in; gone with the try",
     "ssh/pool.py:Places.idle": "those of `Places.current` that nobody uses",

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from hpcgate.auth import Principal
 from hpcgate.errors import Conflict, Forbidden, JobNotFound, SchedulerUnavailable, SubmissionRefused, TimedOut
@@ -21,6 +23,7 @@ from hpcgate.schedulers.pbs.failures import (
 from hpcgate.schedulers.pbs.job_ids import JobId
 from hpcgate.schedulers.pbs.settings import PbsSettings
 from hpcgate.schedulers.pbs.variables import STEERING
+from hpcgate.schedulers.reading import Findings, Reader
 from hpcgate.schedulers.submitting import Printed, run_submission
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.runner import Completed
@@ -38,6 +41,26 @@ ONE_BY_ONE = 20
 _LINGER = 1.0
 """Seconds for qsub to end once it has printed the id, where it may then wait for the job (``-W block=true``)."""
 
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(slots=True)
+class _Server:
+    """What one user's qstat has said of the server.
+
+    Attributes:
+        express: Whether it knows `qstat.EXPRESS`.
+        no_history_until: Until when there is no history to be asked for, on the event loop's clock.
+    """
+
+    express: bool = True
+    no_history_until: float = 0.0
+
+    @property
+    def history(self) -> bool:
+        """Whether to ask for it."""
+        return asyncio.get_running_loop().time() >= self.no_history_until
+
 
 class CommandLine:
     """The client of one system. Its methods raise what `hpcgate.schedulers.base.Scheduler` says."""
@@ -46,8 +69,8 @@ class CommandLine:
         self.system = system
         self.settings = settings
         self.pool = pool
-        self._no_history_until = 0.0
-        self._express = True
+        self._findings = Findings(_Server)
+        self._reader = Reader()
 
     async def _run(
         self,
@@ -125,17 +148,21 @@ class CommandLine:
             principal,
             lambda history, express: qstat.own_command(principal.username, history=history, express=express),
         )
-        output = decoded(done.stdout)
-        found = qstat.parse_jobs(output)
-        asked = [job_id for name in qstat.parse_ids(output) if (job_id := JobId.read(name)) is not None]
-        if not self._complete(done):
+
+        def parse(output: bytes) -> tuple[list[Job], list[JobId]]:
+            text = decoded(output)
+            asked = (JobId.read(name) for name in qstat.parse_ids(text))
+            return qstat.parse_jobs(text), [job_id for job_id in asked if job_id is not None]
+
+        found, asked = await self._reader.read(principal, "qstat", done.stdout, parse)
+        if not self._complete(principal, done):
             found += await self._left_out(principal, asked, found, subjobs=False)
         return [job for job in found if job.user == principal.username]
 
     async def all(self, principal: Principal) -> list[Job]:
         """Return all jobs that the user may see, those of the history included."""
         done = await self._qstat(principal, lambda history, _: qstat.all_command(history=history))
-        return qstat.parse_jobs(decoded(done.stdout))
+        return await self._jobs(principal, done)
 
     async def named(self, principal: Principal, ids: Sequence[JobId]) -> list[Job]:
         """Return jobs by id, each once, in order; of an array all subjobs, too. Ids that nobody knows are left out."""
@@ -151,10 +178,10 @@ class CommandLine:
             principal,
             lambda history, express: qstat.jobs_command(ids, history=history, express=express, subjobs=subjobs),
         )
-        found = qstat.parse_jobs(decoded(done.stdout))
+        found = await self._jobs(principal, done)
         unknown = qstat.parse_unknown(done.words)
         left = [job_id for job_id in ids if not any(job_id.matches(other) for other in unknown)]
-        if len(ids) > 1 and not self._complete(done):
+        if len(ids) > 1 and not self._complete(principal, done):
             found += await self._left_out(principal, left, found, subjobs=subjobs)
         return found
 
@@ -166,7 +193,9 @@ class CommandLine:
                 [job_id], history=history, express=express, subjobs=job_id.is_array
             ),
         )
-        return qstat.parse_metadata(decoded(done.stdout))
+        return await self._reader.read(
+            principal, "qstat", done.stdout, lambda output: qstat.parse_metadata(decoded(output))
+        )
 
     async def _left_out(
         self, principal: Principal, asked: Sequence[JobId], found: Sequence[Job], *, subjobs: bool
@@ -182,15 +211,16 @@ class CommandLine:
         if len(missing) > ONE_BY_ONE and not subjobs and not any(job_id.indices for job_id in missing):
             wanted = {job_id.key for job_id in missing}
             return [job for job in await self.all(principal) if JobId.parse(job.job_id).key in wanted]
-        argv = qstat.each_command(history=self._history, subjobs=subjobs)
+        argv = qstat.each_command(history=self._findings.of(principal).history, subjobs=subjobs)
         stdin = "".join(f"{job_id.argument}\n" for job_id in missing).encode()
         done = await self._run(principal, argv, stdin=stdin, env=qstat.ENVIRONMENT)
         self._check(done)
-        return qstat.parse_jobs(decoded(done.stdout))
+        return await self._jobs(principal, done)
 
-    @property
-    def _history(self) -> bool:
-        return asyncio.get_running_loop().time() >= self._no_history_until
+    async def _jobs(self, principal: Principal, done: Completed) -> list[Job]:
+        return await self._reader.read(
+            principal, "qstat", done.stdout, lambda output: qstat.parse_jobs(decoded(output))
+        )
 
     async def _qstat(self, principal: Principal, command: Callable[[bool, bool], list[str]]) -> Completed:
         """Run qstat.
@@ -199,22 +229,23 @@ class CommandLine:
             principal: Whose.
             command: Returns the command with or without the history, and with or without `qstat.EXPRESS`.
         """
-        done = await self._run(principal, command(self._history, self._express), env=qstat.ENVIRONMENT)
-        if done.exit_status == qstat.USAGE and self._express:
-            self._express = False
-            done = await self._run(principal, command(self._history, False), env=qstat.ENVIRONMENT)
+        server = self._findings.of(principal)
+        done = await self._run(principal, command(server.history, server.express), env=qstat.ENVIRONMENT)
+        if done.exit_status == qstat.USAGE and server.express:
+            server.express = False
+            done = await self._run(principal, command(server.history, False), env=qstat.ENVIRONMENT)
         if says(done.words, NO_HISTORY) or says(decoded(done.stdout[:_SENTENCE]), NO_HISTORY):
-            self._no_history_until = asyncio.get_running_loop().time() + NO_HISTORY_REMEMBERED
-            done = await self._run(principal, command(False, self._express), env=qstat.ENVIRONMENT)
+            server.no_history_until = asyncio.get_running_loop().time() + NO_HISTORY_REMEMBERED
+            done = await self._run(principal, command(False, server.express), env=qstat.ENVIRONMENT)
         self._check(done)
         return done
 
-    def _complete(self, done: Completed) -> bool:
+    def _complete(self, principal: Principal, done: Completed) -> bool:
         """Return whether qstat has shown all that it was asked for and the server knows.
 
         An id that qstat cannot read ends ``-E`` before the server is asked.
         """
-        return self._express and not says(done.words, MALFORMED)
+        return self._findings.of(principal).express and not says(done.words, MALFORMED)
 
     def _check(self, done: Completed) -> None:
         if not done.ok and done.exit_status not in qstat.GONE and not says(done.words, MALFORMED):
@@ -239,19 +270,21 @@ class CommandLine:
 
     async def nodes(self, principal: Principal) -> tuple[Node, ...]:
         """List the nodes."""
-        return pbsnodes.parse(await self._read(principal, pbsnodes.COMMAND))
+        return await self._parsed(principal, pbsnodes.COMMAND, pbsnodes.parse)
 
     async def partitions(self, principal: Principal, *, show_hidden: bool) -> tuple[Partition, ...]:
         """List the queues."""
-        return qstat.parse_queues(await self._read(principal, qstat.QUEUES), show_hidden=show_hidden)
+        return await self._parsed(
+            principal, qstat.QUEUES, lambda output: qstat.parse_queues(output, show_hidden=show_hidden)
+        )
 
     async def reservations(self, principal: Principal) -> tuple[Reservation, ...]:
         """List the reservations."""
-        return pbs_rstat.parse(await self._read(principal, pbs_rstat.COMMAND))
+        return await self._parsed(principal, pbs_rstat.COMMAND, pbs_rstat.parse)
 
     async def ping(self, principal: Principal) -> None:
         """Return if the server answers."""
-        state = qstat.parse_server(await self._read(principal, qstat.SERVER))
+        state = await self._parsed(principal, qstat.SERVER, qstat.parse_server)
         if state is None:
             raise SchedulerUnavailable("qstat -B shows no server")
 
@@ -259,6 +292,13 @@ class CommandLine:
         """Return the release of the commands: ``qstat --version`` prints ``pbs_version = 23.06.06``."""
         name, _, release = (await self._read(principal, ["qstat", "--version"])).partition("=")
         return release.strip() or None if name.strip() == "pbs_version" else None
+
+    async def _parsed(self, principal: Principal, argv: Sequence[str], parse: Callable[[str], Parsed]) -> Parsed:
+        """Run a command that only reads, and return what `parse` makes of what it printed."""
+        done = await self._run(principal, argv, env=qstat.ENVIRONMENT)
+        if not done.ok:
+            raise failure(done, argv[0])
+        return await self._reader.read(principal, argv[0], done.stdout, lambda output: parse(decoded(output)))
 
     async def _read(self, principal: Principal, argv: Sequence[str]) -> str:
         done = await self._run(principal, argv, env=qstat.ENVIRONMENT)

@@ -2,14 +2,10 @@
 
 import re
 
-import structlog
-
-from hpcgate.outbound.wording import clipped
+from hpcgate.schedulers import reading
 from hpcgate.schedulers.base import Reservation
 from hpcgate.schedulers.pbs import values
 from hpcgate.schedulers.pbs.documents import blocks
-
-_log = structlog.get_logger(__name__)
 
 COMMAND = ("pbs_rstat", "-F")
 
@@ -18,13 +14,10 @@ _VNODE = re.compile(r"[(+]([^:()+]+)")
 
 def parse(output: str) -> tuple[Reservation, ...]:
     """Return the reservations, each under the name of its queue, by which jobs are submitted into it."""
-    found = []
-    for name, attributes in blocks(output, "Resv ID"):
-        try:
-            found.append(_reservation(name, attributes))
-        except ValueError as error:
-            _log.warning("pbs.row_skipped", tool="pbs_rstat", row=clipped(name, 100), error=str(error))
-    return tuple(found)
+    found = blocks(output, "Resv ID")
+    return tuple(
+        reading.rows("pbs.row_skipped", "pbs_rstat", found, lambda one: _reservation(*one), lambda one: one[0])
+    )
 
 
 def _reservation(name: str, attributes: dict[str, str]) -> Reservation:

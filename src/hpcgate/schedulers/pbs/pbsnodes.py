@@ -2,14 +2,10 @@
 
 from collections.abc import Mapping
 
-import structlog
-
-from hpcgate.outbound.wording import clipped
+from hpcgate.schedulers import reading
 from hpcgate.schedulers.base import Node
 from hpcgate.schedulers.pbs import values
 from hpcgate.schedulers.pbs.documents import Attributes, items, text
-
-_log = structlog.get_logger(__name__)
 
 COMMAND = ("pbsnodes", "-a", "-F", "json")
 
@@ -35,13 +31,8 @@ STATES: Mapping[str, str] = {
 
 def parse(output: str) -> tuple[Node, ...]:
     """Return the nodes."""
-    nodes = []
-    for name, attributes in items(output, "nodes"):
-        try:
-            nodes.append(_node(name, attributes))
-        except ValueError as error:
-            _log.warning("pbs.row_skipped", tool="pbsnodes", row=clipped(name, 100), error=str(error))
-    return tuple(nodes)
+    found = items(output, "nodes")
+    return tuple(reading.rows("pbs.row_skipped", "pbsnodes", found, lambda node: _node(*node), lambda node: node[0]))
 
 
 def node_state(state: str, *, in_use: bool) -> tuple[str, ...]:

@@ -15,15 +15,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-import structlog
-
-from hpcgate.outbound.wording import clipped
+from hpcgate.schedulers import reading
 from hpcgate.schedulers.base import Job, JobMetadata, JobStatus, JobTime, Partition
 from hpcgate.schedulers.pbs import exits, values
 from hpcgate.schedulers.pbs.documents import Attributes, items, text, timestamp
 from hpcgate.schedulers.pbs.job_ids import JobId
-
-_log = structlog.get_logger(__name__)
 
 ENVIRONMENT: Mapping[str, str] = {"TZ": "UTC0"}
 """Times come in UTC, so that none falls into an hour that a time zone has twice."""
@@ -150,13 +146,7 @@ def _rows(
     tool: str, entries: Iterable[tuple[str, Attributes]], parse: Callable[[str, Attributes], Parsed]
 ) -> list[Parsed]:
     """Parse each entry; one that cannot be parsed is logged and skipped."""
-    parsed = []
-    for name, attributes in entries:
-        try:
-            parsed.append(parse(name, attributes))
-        except ValueError as error:
-            _log.warning("pbs.row_skipped", tool=tool, row=clipped(name, 100), error=str(error))
-    return parsed
+    return reading.rows("pbs.row_skipped", tool, entries, lambda entry: parse(*entry), lambda entry: entry[0])
 
 
 def _order(job: Job) -> tuple[int, int]:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 
 from hpcgate.auth import Principal
 from hpcgate.errors import (
+    BadAnswer,
     BadRequest,
     CommandFailed,
     Conflict,
@@ -20,6 +22,7 @@ from hpcgate.errors import (
 )
 from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
+from hpcgate.schedulers.reading import Findings, Reader
 from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
 from hpcgate.schedulers.slurm.failures import (
     BUSY,
@@ -65,6 +68,22 @@ _LINGER = 1.0
 Ran = TypeVar("Ran", Completed, Printed)
 
 
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(slots=True)
+class _Cluster:
+    """What one user's commands have said of the cluster.
+
+    Attributes:
+        name: The name of the cluster, empty until it is known.
+        no_history_until: Until when there is no accounting to be asked, on the event loop's clock.
+    """
+
+    name: str = ""
+    no_history_until: float = 0.0
+
+
 class NoHistory(Exception):
     """The site keeps no accounting: nothing is missing, there is just no history."""
 
@@ -77,8 +96,8 @@ class CommandLine:
         self.settings = settings
         self.pool = pool
         self.version = version(settings.version)
-        self._cluster = ""
-        self._no_history_until = 0.0
+        self._reader = Reader()
+        self._findings = Findings(_Cluster)
         self._doubt_until = 0.0
 
     async def _run(
@@ -141,7 +160,21 @@ class CommandLine:
         done = await self._run(principal, argv, env=env)
         if not done.ok:
             raise failure(done)
-        return done.stdout.decode("utf-8", "replace")
+        return _text(done.stdout)
+
+    async def _parsed(
+        self,
+        principal: Principal,
+        argv: Sequence[str],
+        parse: Callable[[str], Parsed],
+        *,
+        env: Mapping[str, str] | None = None,
+    ) -> Parsed:
+        """Run a command that only reads, and return what `parse` makes of what it printed."""
+        done = await self._run(principal, argv, env=env)
+        if not done.ok:
+            raise failure(done)
+        return await self._reader.read(principal, argv[0], done.stdout, lambda output: parse(_text(output)))
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job and return its id.
@@ -235,21 +268,26 @@ class CommandLine:
             if says(done.words, UNKNOWN_JOB):
                 return []
             raise failure(done)
-        return squeue.parse(done.stdout.decode("utf-8", "replace"), mark, self._cluster)
+        cluster = self._findings.of(principal).name
+        return await self._reader.read(
+            principal, "squeue", done.stdout, lambda output: squeue.parse(_text(output), mark, cluster)
+        )
 
     async def cluster(self, principal: Principal) -> str:
         """Return the cluster's name, asked for once; the system's name if it cannot be had."""
-        if not self._cluster:
+        known = self._findings.of(principal)
+        if not known.name:
             try:
-                self._cluster = scontrol.parse_cluster(await self._read(principal, scontrol.CONFIG))
-            except (CommandFailed, SchedulerUnavailable, TimedOut):
+                known.name = await self._parsed(principal, scontrol.CONFIG, scontrol.parse_cluster)
+            except (BadAnswer, CommandFailed, SchedulerUnavailable, TimedOut):
                 return self.system
-        return self._cluster or self.system
+        return known.name or self.system
 
     async def exits(self, principal: Principal, selection: Selection) -> dict[str, tuple[int | None, int | None]]:
         """Return exit status and signal of jobs that have ended but are no history yet, by raw id."""
         mark = new_mark()
-        return squeue.parse_exits(await self._read(principal, squeue.exit_command(selection, mark)), mark)
+        argv = squeue.exit_command(selection, mark)
+        return await self._parsed(principal, argv, lambda text: squeue.parse_exits(text, mark))
 
     async def history(self, principal: Principal, selection: Selection) -> list[Record]:
         """Return the selected jobs of the accounting database.
@@ -258,26 +296,29 @@ class CommandLine:
             NoHistory: The site has none.
         """
         clock = asyncio.get_running_loop().time
-        if clock() < self._no_history_until:
+        known = self._findings.of(principal)
+        if clock() < known.no_history_until:
             raise NoHistory
         mark = new_mark()
         done = await self._run(principal, sacct.command(selection, mark), env=sacct.ENVIRONMENT, controller=False)
         if not done.ok:
             none = done.exit_status in NOT_RUN and not await self._keeps_history(principal)
             if none or says(done.words, NO_ACCOUNTING):
-                self._no_history_until = clock() + NO_ACCOUNTING_REMEMBERED
+                known.no_history_until = clock() + NO_ACCOUNTING_REMEMBERED
                 raise NoHistory
             raise failure(done)
-        records = sacct.parse(done.stdout.decode("utf-8", "replace"), mark)
+        records = await self._reader.read(
+            principal, "sacct", done.stdout, lambda output: sacct.parse(_text(output), mark)
+        )
         if records:
-            self._cluster = records[0].job.cluster or self._cluster
+            known.name = records[0].job.cluster or known.name
         return await self._with_quoted_names(principal, records)
 
     async def _keeps_history(self, principal: Principal) -> bool:
         """Return whether the controller has a database to write to, where sacct cannot be asked."""
         try:
-            return scontrol.parse_accounting(await self._read(principal, scontrol.CONFIG))
-        except (CommandFailed, SchedulerUnavailable, TimedOut):
+            return await self._parsed(principal, scontrol.CONFIG, scontrol.parse_accounting)
+        except (BadAnswer, CommandFailed, SchedulerUnavailable, TimedOut):
             return True
 
     async def _with_quoted_names(self, principal: Principal, records: list[Record]) -> list[Record]:
@@ -291,7 +332,9 @@ class CommandLine:
         done = await self._run(principal, argv, controller=False)
         if not done.ok:
             return records
-        lines = sacct.parse_submit_lines(done.stdout.decode("utf-8", "replace"), mark)
+        lines = await self._reader.read(
+            principal, "sacct", done.stdout, lambda output: sacct.parse_submit_lines(_text(output), mark)
+        )
         return [sacct.renamed(record, lines.get(record.raw, "")) for record in records]
 
     async def metadata(self, principal: Principal, records: Sequence[Record]) -> tuple[JobMetadata, ...]:
@@ -334,7 +377,9 @@ class CommandLine:
         asked = tuple(dict.fromkeys(raw for record in records for raw in (record.raw, _batch(record))))
         done = await self._run(principal, squeue.streams_command(_these(asked), mark))
         if done.ok:
-            for live in squeue.parse_streams(done.stdout.decode("utf-8", "replace"), mark):
+            for live in await self._reader.read(
+                principal, "squeue", done.stdout, lambda output: squeue.parse_streams(_text(output), mark)
+            ):
                 streams[live.raw] = (live.stdin, live.stdout, live.stderr or live.stdout)
         alive = frozenset(streams)
         rest = [raw for raw in asked if raw not in alive]
@@ -343,7 +388,9 @@ class CommandLine:
             argv = sacct.command(_these(rest), mark, fields, steps=False)
             done_past = await self._ask_database(principal, argv)
             if done_past is not None and done_past.ok:
-                for row in sacct.parse_streams(done_past.stdout.decode("utf-8", "replace"), mark):
+                for row in await self._reader.read(
+                    principal, "sacct", done_past.stdout, lambda output: sacct.parse_streams(_text(output), mark)
+                ):
                     streams[row.raw] = (row.stdin, row.stdout, row.stderr or row.stdout)
         return streams, alive
 
@@ -370,7 +417,7 @@ class CommandLine:
 
     async def _ask_database(self, principal: Principal, argv: Sequence[str]) -> Completed | None:
         """Run a command that asks the database; None where there is none."""
-        if asyncio.get_running_loop().time() < self._no_history_until:
+        if asyncio.get_running_loop().time() < self._findings.of(principal).no_history_until:
             return None
         try:
             return await self._run(principal, argv, controller=False)
@@ -409,23 +456,26 @@ class CommandLine:
 
     async def nodes(self, principal: Principal) -> tuple[Node, ...]:
         """List the nodes."""
-        return scontrol.parse_nodes(await self._read(principal, scontrol.NODES))
+        return await self._parsed(principal, scontrol.NODES, scontrol.parse_nodes)
 
     async def partitions(self, principal: Principal, *, show_hidden: bool) -> tuple[Partition, ...]:
         """List the partitions."""
         argv = scontrol.partitions_command(show_hidden=show_hidden)
-        return scontrol.parse_partitions(await self._read(principal, argv))
+        return await self._parsed(principal, argv, scontrol.parse_partitions)
 
     async def reservations(self, principal: Principal) -> tuple[Reservation, ...]:
         """List the reservations."""
-        text = await self._read(principal, scontrol.RESERVATIONS, scontrol.ENVIRONMENT)
-        return scontrol.parse_reservations(text)
+        return await self._parsed(
+            principal, scontrol.RESERVATIONS, scontrol.parse_reservations, env=scontrol.ENVIRONMENT
+        )
 
     async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
         """List the user's accounts; None where there is no slurmdbd, none that answers, or no sacctmgr for users."""
         done = await self._run(principal, sacctmgr.command(principal.username), controller=False)
         if done.ok:
-            return sacctmgr.parse(done.stdout.decode("utf-8", "replace"))
+            return await self._reader.read(
+                principal, "sacctmgr", done.stdout, lambda output: sacctmgr.parse(_text(output))
+            )
         words = done.words + done.stdout.decode("utf-8", "replace")
         if not says(words, NO_ACCOUNTING):
             _log.warning("slurm.accounts_unavailable", system=self.system, words=clipped(words, 400))
@@ -445,6 +495,10 @@ class CommandLine:
             raise failure(done)
         # ``slurm 22.05.8``, or ``slurm-wlm 22.05.8`` where Debian made it.
         return release(done.stdout.decode("utf-8", "replace").strip().rpartition(" ")[2])
+
+
+def _text(output: bytes) -> str:
+    return output.decode("utf-8", "replace")
 
 
 def _batch(record: Record) -> str:

@@ -8,9 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import structlog
-
-_log = structlog.get_logger(__name__)
+from hpcgate.schedulers import reading
 
 Parsed = TypeVar("Parsed")
 
@@ -30,13 +28,16 @@ def parse_rows(
         rows: The columns of each row.
         width: How many columns a row has.
         parse: What makes an object of them; a ValueError means that it cannot.
+
+    Raises:
+        BadAnswer: Hardly any can be parsed.
     """
-    parsed = []
-    for row in rows:
-        try:
-            if len(row) != width:
-                raise ValueError(f"{len(row)} columns instead of {width}")
-            parsed.append(parse(row))
-        except ValueError as error:
-            _log.warning("slurm.row_skipped", tool=tool, row=list(row)[:40], error=str(error))
-    return parsed
+
+    def parsed(row: Sequence[str]) -> Parsed:
+        if len(row) != width:
+            raise ValueError(f"{len(row)} columns instead of {width}")
+        return parse(row)
+
+    return reading.rows(
+        "slurm.row_skipped", tool, rows, parsed, lambda row: repr([column[:400] for column in row[:40]])
+    )

@@ -4,14 +4,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-import structlog
-
-from hpcgate.outbound.wording import clipped
+from hpcgate.schedulers import reading
 from hpcgate.schedulers.base import Node, Partition, Reservation
 from hpcgate.schedulers.slurm import values
 from hpcgate.schedulers.slurm.states import node_state
-
-_log = structlog.get_logger(__name__)
 
 ENVIRONMENT: Mapping[str, str] = {"TZ": "UTC", "SLURM_TIME_FORMAT": "%s"}
 """Times in Unix seconds."""
@@ -21,6 +17,8 @@ RESERVATIONS = ("scontrol", "--all", "--oneliner", "show", "reservations")
 PING = ("scontrol", "ping")
 CONFIG = ("scontrol", "show", "config")
 
+_MOST_LINE = 256 * 1024
+"""Characters of a line; one of a node or a partition has a few thousand."""
 _PAIR = re.compile(r"(?:^|(?<=\s))([A-Za-z][A-Za-z0-9_:/]*)=(\S*)")
 
 Parsed = TypeVar("Parsed")
@@ -81,19 +79,17 @@ def parse_accounting(text: str) -> bool:
 
 
 def _lines(text: str, first: str, parse: Callable[[Mapping[str, str]], Parsed]) -> tuple[Parsed, ...]:
-    found = []
-    for line in text.split("\n"):
-        if not line.startswith(first + "="):
-            continue
+    def parsed(line: str) -> Parsed:
+        if len(line) > _MOST_LINE:
+            raise ValueError("too long")
         # Free text (OS, Reason, Comment, Extra) stands after all that is read here, so the first of a name counts.
         pairs: dict[str, str] = {}
         for name, value in _PAIR.findall(line):
             pairs.setdefault(name, value)
-        try:
-            found.append(parse(pairs))
-        except (KeyError, ValueError) as error:
-            _log.warning("slurm.row_skipped", tool="scontrol", row=clipped(line, 400), error=repr(error))
-    return tuple(found)
+        return parse(pairs)
+
+    lines = (line for line in text.split("\n") if line.startswith(first + "="))
+    return tuple(reading.rows("slurm.row_skipped", "scontrol", lines, parsed, lambda line: line[:1000]))
 
 
 def _node(pairs: Mapping[str, str]) -> Node:

@@ -3,12 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-import structlog
-
-from hpcgate.outbound.wording import clipped
+from hpcgate.schedulers import reading
 from hpcgate.schedulers.slurm.values import NOTHING
-
-_log = structlog.get_logger(__name__)
 
 Parsed = TypeVar("Parsed")
 Row = Mapping[str, Any]
@@ -84,13 +80,7 @@ def parse_rows(answer: object, name: str, parse: Callable[[Row], Parsed]) -> lis
         name: The list's name in it.
         parse: What makes something of an object; a ValueError means that it cannot.
     """
-    parsed = []
-    for item in rows(answer, name):
-        try:
-            parsed.append(parse(item))
-        except ValueError as error:
-            _log.warning("slurm.row_skipped", tool="slurmrestd", row=clipped(repr(item), 400), error=str(error))
-    return parsed
+    return reading.rows("slurm.row_skipped", "slurmrestd", rows(answer, name), parse)
 
 
 def exit_status(value: object) -> tuple[int | None, int | None]:

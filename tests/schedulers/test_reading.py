@@ -1,0 +1,164 @@
+"""What a scheduler's tool prints may be anything: it costs its user an error, in bounded time, memory and log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import structlog
+
+from hpcgate.auth import Principal
+from hpcgate.errors import BadAnswer, CommandFailed
+from hpcgate.schedulers import reading
+from hpcgate.schedulers.pbs import command_line as pbs
+from hpcgate.schedulers.pbs import pbs_rstat, pbsnodes, qstat
+from hpcgate.schedulers.pbs.failures import NO_HISTORY
+from hpcgate.schedulers.pbs.settings import PbsSettings
+from hpcgate.schedulers.reading import LARGE, MOST_SKIPPED, MOST_TOLD, Reader
+from hpcgate.schedulers.slurm import command_line as slurm
+from hpcgate.schedulers.slurm import sacct, sacctmgr, scontrol, squeue
+from hpcgate.schedulers.slurm.failures import NO_ACCOUNTING
+from hpcgate.schedulers.slurm.records import Selection
+from hpcgate.schedulers.slurm.settings import SlurmSettings
+from hpcgate.ssh.runner import Completed
+
+ALICE, BOB = Principal("alice", "a"), Principal("bob", "b")
+MARK = "ghjkqvwxyz"
+MIB = 1024 * 1024
+DEEP = '{"Jobs":' + '{"a":' * 50_000 + "1" + "}" * 50_000 + "}"
+
+LIES: dict[str, tuple[Callable[[str], Any], str]] = {
+    "squeue: rows of nothing": (lambda text: squeue.parse(text, MARK), f"{MARK};" * 100_000),
+    "squeue: one row of columns": (lambda text: squeue.parse(text, MARK), f"{MARK};" + f"{MARK}," * 100_000),
+    "squeue: one huge column": (lambda text: squeue.parse(text, MARK), f"{MARK};" + "x" * MIB),
+    "squeue: no exits": (lambda text: squeue.parse_exits(text, MARK), f"{MARK};1\n" * 100_000),
+    "squeue: no streams": (lambda text: squeue.parse_streams(text, MARK), f"{MARK};1\n" * 100_000),
+    "sacct: marks": (lambda text: sacct.parse(text, MARK), MARK * 100_000),
+    "sacct: rows of ones": (
+        lambda text: sacct.parse(text, MARK),
+        (MARK.join(["1"] * len(sacct.FIELDS)) + "\n") * 5000,
+    ),
+    "sacct: rows of words": (
+        lambda text: sacct.parse(text, MARK),
+        (MARK.join(["x"] * len(sacct.FIELDS)) + "\n") * 5000,
+    ),
+    "sacctmgr: no accounts": (sacctmgr.parse, "x\n" * 100_000),
+    "scontrol: nodes of nothing": (scontrol.parse_nodes, "NodeName=x\n" * 100_000),
+    "scontrol: one node without end": (scontrol.parse_nodes, "NodeName=x " + "a=b " * MIB),
+    "scontrol: no partitions": (scontrol.parse_partitions, "PartitionName=x\n" * 100_000),
+    "scontrol: no reservations": (scontrol.parse_reservations, "ReservationName=x\n" * 100_000),
+    "qstat: a deep document": (qstat.parse_jobs, DEEP),
+    "qstat: documents that are none": (qstat.parse_jobs, "{\n" * 200_000),
+    "qstat: documents cut short": (qstat.parse_metadata, '{\n    "Jobs":{\n' * 100_000),
+    "qstat: jobs of nothing": (
+        qstat.parse_jobs,
+        json.dumps({"Jobs": {str(number): {} for number in range(100_000)}}),
+    ),
+    "qstat: values without end": (qstat.parse_jobs, '{"Jobs":{"1":{"a":[' + "[]," * 3_100_000 + "[]]}}}"),
+    "qstat: one line of backslashes": (qstat.parse_jobs, "{\n" + " " * 12 + '"a":"' + "\\" * MIB),
+    "pbsnodes: nodes of nothing": (
+        pbsnodes.parse,
+        json.dumps({"nodes": {str(number): {} for number in range(100_000)}}),
+    ),
+    "pbs_rstat: reservations of nothing": (pbs_rstat.parse, "Resv ID: x\n" * 100_000),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_a_tool_that_lies_costs_a_typed_error_and_a_few_lines_of_log(lie: str) -> None:
+    parse, text = LIES[lie]
+    with structlog.testing.capture_logs() as logs, contextlib.suppress(BadAnswer):
+        found = await Reader().read(ALICE, "tool", text.encode(), lambda output: parse(output.decode()))
+        assert len(found) <= 5000
+    assert len(logs) <= MOST_TOLD + 1
+    assert all(len(repr(entry)) < 2000 for entry in logs)
+
+
+def test_a_few_odd_rows_among_many_are_skipped_and_counted() -> None:
+    numbers = [str(number) for number in range(2 * MOST_SKIPPED)] + ["x"] * (2 * MOST_SKIPPED - 1)
+    with structlog.testing.capture_logs() as logs:
+        assert len(reading.rows("skipped", "tool", numbers, int)) == 2 * MOST_SKIPPED
+    assert len(logs) == MOST_TOLD + 1
+    assert logs[-1]["more"] == 2 * MOST_SKIPPED - 1 - MOST_TOLD
+    with pytest.raises(BadAnswer), structlog.testing.capture_logs():
+        reading.rows("skipped", "tool", ["x", *numbers, *["x"] * 10], int)
+
+
+async def test_what_is_large_is_read_in_a_thread() -> None:
+    reader = Reader()
+    here = threading.get_ident()
+    assert await reader.read(ALICE, "tool", bytes(LARGE - 1), lambda _: threading.get_ident()) == here
+    assert await reader.read(ALICE, "tool", bytes(LARGE), lambda _: threading.get_ident()) != here
+
+
+async def test_who_has_one_answer_read_holds_no_other_user() -> None:
+    """Nor does somebody who leaves have another one begun meanwhile."""
+    reader, held, begun = Reader(), threading.Event(), threading.Semaphore(0)
+    count = 0
+
+    def hold(_: bytes) -> None:
+        nonlocal count
+        count += 1
+        begun.release()
+        held.wait()
+
+    asking = [asyncio.create_task(reader.read(ALICE, "tool", bytes(LARGE), hold)) for _ in range(3)]
+    try:
+        await asyncio.to_thread(begun.acquire)
+        asking[0].cancel()
+        await asyncio.wait([asking[0]])
+        assert await reader.read(BOB, "tool", bytes(LARGE), len) == LARGE
+        assert count == 1
+    finally:
+        held.set()
+    await asyncio.gather(*asking, return_exceptions=True)
+    assert count == 3
+
+
+def completed(stdout: str = "", stderr: str = "", status: int = 0) -> Completed:
+    return Completed(("tool",), status, stdout.encode(), stderr.encode())
+
+
+async def test_what_one_user_says_of_a_cluster_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    it: Any = slurm.CommandLine("demo", SlurmSettings(type="slurm", version="24.11"), None)  # type: ignore[arg-type]
+
+    async def run(principal: Principal, argv: Any, **_: Any) -> Completed:
+        if principal is BOB:
+            return completed("ClusterName = demo\n") if argv[0] == "scontrol" else completed()
+        if argv[0] == "scontrol":
+            return completed("ClusterName = evil\nAccountingStorageType = accounting_storage/none\n")
+        return completed(stderr=NO_ACCOUNTING[0], status=1)
+
+    monkeypatch.setattr(it, "_run", run)
+    for _ in range(2):
+        with pytest.raises(slurm.NoHistory):
+            await it.history(ALICE, Selection())
+        assert await it.cluster(ALICE) == "evil"
+        assert await it.history(BOB, Selection()) == []
+        assert await it.cluster(BOB) == "demo"
+
+
+async def test_what_one_user_says_of_a_server_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    it: Any = pbs.CommandLine("demo", PbsSettings(type="pbs", version="23.06"), None)  # type: ignore[arg-type]
+    asked: list[tuple[bool, bool]] = []
+
+    async def run(principal: Principal, argv: Any, **_: Any) -> Completed:
+        if principal is BOB:
+            return completed('{"Jobs":{}}')
+        return completed(stderr=NO_HISTORY[0], status=qstat.USAGE)
+
+    def command(history: bool, express: bool) -> list[str]:
+        asked.append((history, express))
+        return ["qstat"]
+
+    monkeypatch.setattr(it, "_run", run)
+    with pytest.raises(CommandFailed):
+        await it._qstat(ALICE, command)
+    asked.clear()
+    await it._qstat(BOB, command)
+    assert asked == [(True, True)]
