@@ -18,6 +18,11 @@ HEAD = b"GET /a/b/?x=1 HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n"
         (b"Authorization: Bearer \xff", None),
         (b"Accept: */*", None),
         (b"AUTHORIZATION: BEARER abc", "abc"),
+        (b"X-API-Key: hpcgate_abc", "hpcgate_abc"),
+        (b"x-api-key:\t hpcgate_abc ", "hpcgate_abc"),
+        (b"X-API-Key: ", None),
+        (b"X-API-Key: \xff", None),
+        (b"X-X-API-Key: abc", None),
     ],
 )
 def test_the_token_is_found_in_a_head_and_in_headers_alike(line: bytes, token: str | None) -> None:

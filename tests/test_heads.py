@@ -43,6 +43,7 @@ ODD: dict[str, tuple[int, bytes]] = {
     "Host with a path": (400, head(b"Host: a/b")),
     "Host with a user": (400, head(b"Host: u@a")),
     "two tokens": (400, head(b"Host: a", b"Authorization: Bearer x", b"Authorization: Bearer y")),
+    "two API keys": (400, head(b"Host: a", b"X-API-Key: x", b"x-api-key: y")),
     "the same token twice": (400, head(b"Host: a", b"authorization: Bearer x", b"Authorization: Bearer x")),
     "length and chunks": (400, POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     "chunks and length": (400, POST + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n"),

@@ -103,6 +103,7 @@ def create_app(settings: Settings) -> Application:
         token_url=settings.auth.authentication.token_url,
         authorization_url=settings.auth.authentication.authorization_url,
         scopes=dict(settings.auth.authentication.scopes or {}),
+        api_keys=bool(settings.auth.api_keys),
         models=[
             *(op.Parameters for op in filesystem.registered() if op.method in ("POST", "PUT")),
             *(model for _, model in models_of(app.routes)),

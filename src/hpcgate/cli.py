@@ -199,6 +199,21 @@ def demo(
 
 
 app.command()(token_command)
+
+
+@app.command("api-key")
+def api_key() -> None:
+    """Make an API key and print it with the hash that a configuration holds (auth.api_keys).
+
+    The key is shown this once. Nothing is stored or sent.
+    """
+    from hpcgate.auth.api_keys import hash_of, new_key
+
+    key = new_key()
+    typer.echo(f"key: {key}")
+    typer.echo(f"hash: {hash_of(key)}")
+
+
 app.add_typer(maintenance_app, name="maintenance", no_args_is_help=True)
 
 config_app = typer.Typer(help="About configuration files.", no_args_is_help=True)

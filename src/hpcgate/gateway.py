@@ -14,6 +14,7 @@ import structlog
 from hpcgate.admission import FLOOR, Admission
 from hpcgate.arrivals import Arrivals
 from hpcgate.auth import Principal
+from hpcgate.auth.api_keys import ApiKeys
 from hpcgate.auth.authorizer import Authorizer, Everyone
 from hpcgate.auth.jwks import Jwks
 from hpcgate.auth.openfga import OpenFga
@@ -265,6 +266,11 @@ class Gateway:
         self.settings = settings = holdings.settings
         self.systems = {name: shared.value for name, shared in holdings.systems.items()}
         self.tokens = tokens
+        self.api_keys = (
+            ApiKeys(settings.auth.api_keys, tokens.local, settings.auth.authentication.required_scopes)
+            if settings.auth.api_keys
+            else None
+        )
         self.jwks = jwks
         self.authorizer = authorizer
         self.policy = Policy(settings.auth.policy)
@@ -281,6 +287,11 @@ class Gateway:
         self.asked_ready_at: float | None = None
         self._background: Iterable[asyncio.Task[None]] = ()
         self._serving = asyncio.Event()
+
+    def caller(self, shown: str) -> str | None:
+        """Return whom a token was last found to speak for, or whose API key it is; None if nobody's."""
+        name = None if self.api_keys is None else self.api_keys.caller(shown)
+        return name or self.tokens.caller(shown)
 
     def settling(self) -> bool:
         """Say whether many users log in at once."""

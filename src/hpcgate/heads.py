@@ -35,6 +35,7 @@ def _bad(message: str) -> Refusal:
 
 HOST = _bad("A request needs exactly one Host header (RFC 9112, section 3.2).")
 TOKENS = _bad("A request may have one Authorization header.")
+KEYS = _bad("A request may have one X-API-Key header.")
 VERSION = _bad("HTTP/1.1 and HTTP/1.0 are spoken here.")
 TARGET = _bad("The request's target must be a path that begins with a slash (RFC 9112, section 3.2).")
 CODING = _bad("Transfer-Encoding must be chunked, in HTTP/1.1.")
@@ -51,7 +52,7 @@ def refusal(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]])
         headers: Names, in lower case, and values.
     """
     host: bytes | None = None
-    token = False
+    token = key = False
     for name, value in headers:
         if name == b"host":
             if host is not None or not _HOST.fullmatch(value):
@@ -61,6 +62,10 @@ def refusal(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]])
             if token:
                 return TOKENS
             token = True
+        elif name == b"x-api-key":
+            if key:
+                return KEYS
+            key = True
         elif name == b"transfer-encoding":
             if value.strip().lower() != b"chunked" or version != "1.1":
                 return CODING

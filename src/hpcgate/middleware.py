@@ -271,7 +271,7 @@ class RequestLines:
 
 
 _READS = frozenset({Group.STATUS_READ, Group.COMPUTE_READ, Group.FS_READ})
-_SECRET_HEADERS = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+_SECRET_HEADERS = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"x-api-key"})
 
 
 def _outcome(ended: Ended) -> str:

@@ -126,7 +126,7 @@ class Server(uvicorn.Server):
             admission = self._gateway.admission
             protocol.refusals = self._refusals = Refusals(admission.most)
             protocol.lobby = self._lobby = Lobby(admission.most * BYTES_EACH)
-            protocol.caller = staticmethod(lambda token: self._gateway.tokens.caller(token))
+            protocol.caller = staticmethod(lambda token: self._gateway.caller(token))
             protocol.admission = admission
 
     async def on_tick(self, counter: int) -> bool:

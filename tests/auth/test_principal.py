@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 from hpcgate.auth import Principal
 
-WHOLE = Principal("alice", "token", {"iss": "idp"}, 17.5, "r-1", "c-1", "standing")
+WHOLE = Principal("alice", "token", {"iss": "idp"}, 17.5, "r-1", "c-1", "standing", "nightly")
 
 
 def test_a_principal_with_a_requests_ids_is_the_same_in_all_else() -> None:

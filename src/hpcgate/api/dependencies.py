@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from hpcgate.api.needs import needs
 from hpcgate.auth import Principal
+from hpcgate.auth.api_keys import HEADER
 from hpcgate.auth.groups import group_of
 from hpcgate.auth.policy import FREE, Grant, Question
 from hpcgate.auth.tokens import bearer
@@ -28,17 +29,17 @@ def gateway(request: Request) -> Gateway:
 
 
 async def authenticate(request: Request) -> Principal:
-    """Verify the request's token, and count the request. The door does, once, before all else.
+    """Verify the request's token or API key, and count the request. The door does, once, before all else.
 
     Raises:
-        Unauthenticated: No token, or one that is not accepted.
+        Unauthenticated: Neither, or one that is not accepted.
         Unavailable: The IdP's keys have not been loaded yet.
         RateLimited: The user or the client has sent too many requests.
     """
     state = request.scope["state"]
     opened = gateway(request)
     try:
-        verified = await opened.tokens.principal(bearer(request.headers.get("authorization")))
+        verified = await _verified(request, opened)
     except GatewayError as error:
         opened.telemetry.token(_outcome(error, request))
         raise
@@ -47,6 +48,15 @@ async def authenticate(request: Request) -> Principal:
     if opened.rates.on:
         await _count(request, opened, verified)
     return verified.asking(state["request_id"], state["correlation_id"])
+
+
+async def _verified(request: Request, opened: Gateway) -> Principal:
+    authorization = request.headers.get("authorization")
+    if opened.api_keys is not None and authorization is None:
+        key = request.headers.get(HEADER)
+        if key is not None:
+            return opened.api_keys.principal(key, _source(request))
+    return await opened.tokens.principal(bearer(authorization))
 
 
 async def _count(request: Request, opened: Gateway, principal: Principal) -> None:
@@ -205,7 +215,8 @@ def _outcome(error: GatewayError, request: Request) -> str:
     """Return the label of a token that was not accepted."""
     match error:
         case Unauthenticated():
-            return "refused" if request.headers.get("authorization") else "missing"
+            shown = request.headers.get("authorization") or request.headers.get(HEADER)
+            return "refused" if shown else "missing"
         case Forbidden():
             return "forbidden"
         case _:

@@ -109,15 +109,15 @@ def answer_to(request: Request, error: Exception) -> JSONResponse:
     match error:
         case GatewayError():
             # Whoever was asked with the user's token may have put it into what it says.
-            token = request.headers.get("Authorization", "").rpartition(" ")[2]
-            message = without(error.message, token)
+            shown = [request.headers.get("Authorization", "").rpartition(" ")[2], request.headers.get("X-API-Key", "")]
+            message = without(error.message, *shown)
             if error.status >= 500:
                 log.warning("request.failed", status=error.status, message=message, exc_info=error.__cause__)
             return problem(
                 request,
                 error.status,
                 _readable(message),
-                caused_by=[_readable(without(line, token)) for line in error.caused_by],
+                caused_by=[_readable(without(line, *shown)) for line in error.caused_by],
                 data=error.data,
                 headers=error.headers,
                 reason=error.reason,

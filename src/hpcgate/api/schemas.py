@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from hpcgate.api.models import ApiResponseError
 
 REF = "#/components/schemas/{model}"
-OPEN_PATHS = ("/status/liveness/",)
+OPEN_PATHS = ("/status/liveness/", "/status/readiness")
 
 
 def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
@@ -50,6 +50,7 @@ def install(
     token_url: str,
     authorization_url: str | None,
     scopes: dict[str, str],
+    api_keys: bool,
     models: Iterable[type[BaseModel]],
 ) -> None:
     """Make the app's OpenAPI complete: errors, security schemes, and the bodies that routes read by themselves."""
@@ -88,6 +89,10 @@ def install(
                 "flows": flows,
             },
         }
+        ways: list[dict[str, Any]] = [{"HTTPBearer": []}, {"APIAuthDependency": list(scopes)}]
+        if api_keys:
+            components["securitySchemes"]["APIKeyHeader"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+            ways.append({"APIKeyHeader": []})
         failure = {"$ref": REF.format(model="ApiResponseError")}
         for path, methods in document["paths"].items():
             for operation in methods.values():
@@ -98,6 +103,6 @@ def install(
                         "content": {"application/json": {"schema": failure}},
                     }
                 if path not in OPEN_PATHS:
-                    operation["security"] = [{"HTTPBearer": []}, {"APIAuthDependency": list(scopes)}]
+                    operation["security"] = ways
 
     app.openapi = openapi  # type: ignore[method-assign]

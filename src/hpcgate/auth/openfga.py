@@ -126,7 +126,7 @@ class OpenFga:
     async def _post(self, question: Question, principal: Principal) -> tuple[Decision, str | None]:
         username, system, _ = question
         body = {"user": f"user:{username}", "relation": "member", "object": f"vcluster:{system}"}
-        headers = {"Authorization": f"Bearer {principal.token}"}
+        headers = {"Authorization": f"Bearer {principal.bearer}"}
         if principal.request_id is not None:
             headers["X-Request-ID"] = principal.request_id
         if principal.correlation_id is not None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_network
 
 from hpcgate.auth.claims import holds, scopes, texts
 from hpcgate.auth.groups import Group
+from hpcgate.auth.networks import lies_in
 from hpcgate.auth.principal import Principal
 from hpcgate.config import PolicyRule, PolicySettings
 from hpcgate.errors import Denied
@@ -98,13 +99,7 @@ class _Rule:
         )
 
     def _from_there(self, source: str | None) -> bool:
-        try:
-            address = ip_address(source or "")
-        except ValueError:
-            return False
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self._networks)
+        return lies_in(source, self._networks)
 
     def verdict(self, principal: Principal) -> Grant:
         rule = self._settings

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpcgate.auth.claims import standing
+from hpcgate.errors import NotSupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Principal:
         expires_at: When the token ends, Unix seconds, or None if it never does.
         request_id: The ``X-Request-ID`` of the request at hand, for the services further on.
         correlation_id: Its ``X-Correlation-ID``.
+        api_key: The name of the API key that was shown instead of a token; then `token` is not one, and no secret.
         known_standing: What `standing` returns, worked out once; None to work it out anew.
     """
 
@@ -28,12 +30,31 @@ class Principal:
     request_id: str | None = field(default=None, compare=False)
     correlation_id: str | None = field(default=None, compare=False)
     known_standing: str | None = field(default=None, repr=False, compare=False)
+    api_key: str | None = None
 
     def asking(self, request_id: str, correlation_id: str) -> "Principal":
         """Return the same with a request's ids; `dataclasses.replace` takes three times as long."""
         return Principal(
-            self.username, self.token, self.claims, self.expires_at, request_id, correlation_id, self.known_standing
+            self.username,
+            self.token,
+            self.claims,
+            self.expires_at,
+            request_id,
+            correlation_id,
+            self.known_standing,
+            self.api_key,
         )
+
+    @property
+    def bearer(self) -> str:
+        """The token, for a service that is shown it.
+
+        Raises:
+            NotSupported: There is none.
+        """
+        if self.api_key is not None:
+            raise NotSupported("This needs a token of the user's, and an API key is not one")
+        return self.token
 
     @property
     def standing(self) -> str:

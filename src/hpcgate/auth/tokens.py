@@ -157,7 +157,7 @@ class TokenVerifier:
         claims, _ = await self._genuine(token)
         expires_at = self._check_times(claims)
         self._check_origin(claims)
-        return _principal(self._check_local(username), token, claims, expires_at)
+        return _principal(self.local(username), token, claims, expires_at)
 
     @property
     def ready(self) -> bool:
@@ -300,7 +300,7 @@ class TokenVerifier:
         value = claim(claims, self._settings.username_claim)
         if not isinstance(value, str):
             raise _refusal("Token has no user name")
-        return self._check_local(self._names.local(value))
+        return self.local(self._names.local(value))
 
     def _check_text(self, token: str) -> None:
         if len(token) > self._longest:
@@ -308,7 +308,12 @@ class TokenVerifier:
         if not token.isascii():
             raise _refusal("Invalid token")
 
-    def _check_local(self, username: str) -> str:
+    def local(self, username: str) -> str:
+        """Return a local user name that may be served.
+
+        Raises:
+            Forbidden: It may not.
+        """
         # All but the pattern holds whatever a site configures: the name becomes part of paths and command lines.
         if (
             not 0 < len(username) <= MAX_USERNAME

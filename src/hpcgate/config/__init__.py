@@ -3,6 +3,7 @@
 from hpcgate.config.loading import load
 from hpcgate.config.mistakes import ConfigError, Mistake
 from hpcgate.config.models import (
+    ApiKeySettings,
     AuthSettings,
     Cluster,
     CredentialSettings,
@@ -32,6 +33,7 @@ from hpcgate.config.plugins import plugin, plugins
 from hpcgate.config.secrets import Secret
 
 __all__ = [
+    "ApiKeySettings",
     "AuthSettings",
     "Cluster",
     "ConfigError",

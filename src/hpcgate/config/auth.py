@@ -6,8 +6,9 @@ from string import Formatter
 from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from hpcgate.config.api_keys import ApiKeySettings
 from hpcgate.config.base import FROZEN, Model
 from hpcgate.config.introspection import IntrospectionSettings
 from hpcgate.config.names import NamesFile
@@ -125,3 +126,15 @@ class AuthSettings(Model):
     policy: PolicySettings | None = Field(
         None, description="Who may do what, where, in addition to authorization; anything if unset."
     )
+    api_keys: tuple[ApiKeySettings, ...] = Field(
+        (), description="Keys that are accepted in the header X-API-Key where no token is sent; none by default."
+    )
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_differ(cls, value: tuple[ApiKeySettings, ...]) -> tuple[ApiKeySettings, ...]:
+        for what in ("name", "hash"):
+            held = [getattr(key, what) for key in value]
+            if twice := next((key.name for key in value if held.count(getattr(key, what)) > 1), None):
+                raise ValueError(f"two have the same {what}, {twice} among them")
+        return value

@@ -1,6 +1,7 @@
 """Check a configuration without opening anything: the mistakes, or what an operator should know."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hpcgate.config.loading import load
@@ -35,9 +36,26 @@ def warnings(settings: Settings) -> Iterator[str]:
     if settings.auth.policy is not None:
         for warning in _of_policy(settings.auth.policy):
             yield f"auth.policy: {warning}"
+    if settings.auth.api_keys:
+        for warning in _of_api_keys(settings):
+            yield f"auth.api_keys: {warning}"
     for cluster in settings.clusters:
         for warning in _of_cluster(cluster):
             yield f"system {cluster.name}: {warning}"
+
+
+def _of_api_keys(settings: Settings) -> Iterator[str]:
+    now = datetime.now(UTC)
+    for key in settings.auth.api_keys:
+        if key.expires <= now:
+            yield f"{key.name} has expired"
+    if settings.ssh_credentials.type in _SHOWN_TOKENS:
+        yield f"{settings.ssh_credentials.type} wants a token of the user's, which a key is not, so no key can log in"
+    if settings.auth.authorization is not None:
+        yield "authorization asks with a token of the user's, which a key is not, so no key may use any system"
+
+
+_SHOWN_TOKENS = ("SSHService", "SSHCA")
 
 
 def _of_policy(policy: PolicySettings) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
 
+from hpcgate.config.api_keys import ApiKeySettings
 from hpcgate.config.audit import AuditSettings
 from hpcgate.config.auth import AuthSettings, OidcSettings, OpenFgaSettings
 from hpcgate.config.base import CredentialSettings, Model, PluginSettings, SchedulerSettings, TransferSettings
@@ -179,6 +180,7 @@ def unknown_systems(settings: Settings) -> Iterator[tuple[tuple[str | int, ...],
 
 
 __all__ = [
+    "ApiKeySettings",
     "AuthSettings",
     "Cluster",
     "CredentialSettings",

@@ -27,5 +27,5 @@ class DeicCa(SigningService):
         """Make a key and have it signed."""
         key = await asyncio.to_thread(asyncssh.generate_private_key, "ssh-ed25519")
         public = key.export_public_key("openssh").decode("ascii").strip()
-        text = await self.post("/sign", {"PublicKey": public, "OTT": principal.token}, principal, {})
+        text = await self.post("/sign", {"PublicKey": public, "OTT": principal.bearer}, principal, {})
         return self.certified(text, key, principal)

@@ -38,7 +38,7 @@ class KeygenService(SigningService):
             "/api/v1/ssh-keys",
             {"duration": DURATION, "username": principal.username},
             principal,
-            {"Authorization": f"Bearer {principal.token}"},
+            {"Authorization": f"Bearer {principal.bearer}"},
         )
         try:
             private, public = field_of(text, "sshKey", "privateKey"), field_of(text, "sshKey", "publicKey")

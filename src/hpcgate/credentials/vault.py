@@ -64,7 +64,7 @@ class Vault(SigningService):
         headers = {} if settings.namespace is None else {"X-Vault-Namespace": settings.namespace}
         token = settings.token.get_secret_value() if settings.token is not None else None
         if token is None:
-            login = {"role": settings.auth_role, "jwt": principal.token}
+            login = {"role": settings.auth_role, "jwt": principal.bearer}
             text = await self.post(f"/v1/auth/{settings.auth_mount}/login", login, principal, headers)
             token = self._field(text, principal, "auth", "client_token")
         body = {

@@ -183,7 +183,7 @@ class RestClient:
             raise _broken(error, method) from None
 
     async def _exchange(self, principal: Principal, method: Method, url: URL, body: Any) -> tuple[int, bytes]:
-        headers = {"X-SLURM-USER-NAME": principal.username, "X-SLURM-USER-TOKEN": principal.token}
+        headers = {"X-SLURM-USER-NAME": principal.username, "X-SLURM-USER-TOKEN": principal.bearer}
         if principal.request_id is not None:
             headers["X-Request-ID"] = principal.request_id
         if principal.correlation_id is not None:
