@@ -17,10 +17,12 @@ import pytest
 
 from hpcgate.auth.policy import Grant
 from hpcgate.demo.packages import ensure_installed
+from hpcgate.errors import NoSpace, PermissionDenied
 from hpcgate.filesystem.base import Limits
 from hpcgate.filesystem.beneath import Confined
 from hpcgate.filesystem.compress import Compress
 from hpcgate.filesystem.tus import ADOPT_NEW
+from hpcgate.ssh.files import Replacing
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 from tests.filesystem.remote import UNHURRIED, WAYS, Place, keys, nodes, place, sshd
@@ -154,3 +156,141 @@ async def test_what_a_file_is_for_whom_stays(session: Session, place: Place, how
         content = (here.path / "file").read_bytes()
         assert content == NEW or (how == "compress" and content != OLD), name
         assert here.names() == [b"file", b"file-source"], name
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file that may be written, in a directory where no other file can take its name.
+
+    Attributes:
+        directory: The directory's mode; it is root's.
+        owner: Who owns the file: alice, who writes, or bob.
+        mode: The file's.
+        entries: Of its access control list.
+    """
+
+    directory: int
+    owner: str
+    mode: int
+    entries: str = ""
+
+
+HELD = {
+    "a directory of somebody else's": Kept(0o755, "alice", 0o644),
+    "somebody else's file there": Kept(0o755, "bob", 0o666),
+    "a file that a list lets one write": Kept(0o755, "bob", 0o640, "u:{alice}:rw"),
+    "a sticky directory": Kept(0o1777, "bob", 0o666),
+}
+CONTENTS = (b"", b"short\n", b"x" * len(OLD), b"longer than what was there\n" * 30_000)
+
+
+async def parts(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), 100_000):
+        yield content[start : start + 100_000]
+
+
+async def broken() -> AsyncIterator[bytes]:
+    yield b"y" * 300_000
+    raise RuntimeError("the client has gone")
+
+
+def held(nodes: LoginNodes, place: Place, kept: Kept) -> bytes:
+    """Make such a file, with a second name elsewhere."""
+    owner = nodes.alice if kept.owner == "alice" else nodes.bob
+    directory = place / "held"
+    if not os.path.isdir(directory):
+        os.mkdir(directory)
+    path = directory + b"/file"
+    with open(path, "wb") as file:
+        file.write(OLD)
+    os.chown(path, owner.uid, owner.gid)
+    os.chmod(path, kept.mode)
+    if kept.entries:
+        subprocess.run(["setfacl", "-m", kept.entries.format(alice=nodes.alice.name), "--", path], check=True)
+    os.link(path, place / "other name")
+    os.chmod(directory, kept.directory)
+    return path
+
+
+def forget(place: Place) -> None:
+    for name in (b"other name", b"held/file"):
+        os.unlink(place / name)
+
+
+EVERY_WAY = pytest.mark.parametrize("session", [*WAYS, "confined"], indirect=True)
+
+
+@EVERY_WAY
+async def test_a_file_whose_name_no_other_can_take_is_written_in_place(
+    session: Session, nodes: LoginNodes, place: Place
+) -> None:
+    home = os.listdir(place.user.home)
+    for name, kept in HELD.items():
+        path = held(nodes, place, kept)
+        before, inode = acl(path), os.stat(path).st_ino
+        async with session.bulk() as streams:
+            for content in CONTENTS:
+                told: list[bytes] = []
+
+                async def ready(temporary: bytes, told: list[bytes] = told) -> None:
+                    told.append(temporary)
+
+                assert await streams.replace(path, parts(content), sync=True, ready=ready) == len(content)
+                assert told == [b""]
+                with open(place / "other name", "rb") as file:
+                    assert file.read() == content, name
+            with pytest.raises(RuntimeError, match="has gone"):
+                await streams.replace(path, broken())
+            with pytest.raises(PermissionDenied):
+                await streams.replace(path, parts(NEW), how=Replacing.atomic)
+        with open(path, "rb") as file:
+            assert file.read() == CONTENTS[-1], name
+        assert (acl(path), os.stat(path).st_ino, os.stat(path).st_nlink) == (before, inode, 2), name
+        assert os.listdir(place / "held") == [b"file"], name
+        assert os.listdir(place.user.home) == home, name
+        forget(place)
+
+
+@EVERY_WAY
+async def test_how_a_file_is_replaced_may_be_asked_for(session: Session, nodes: LoginNodes, place: Place) -> None:
+    path = held(nodes, place, Kept(0o777, "bob", 0o666))
+    inode = os.stat(path).st_ino
+    async with session.bulk() as streams:
+        await streams.replace(path, parts(NEW), how=Replacing.in_place)
+        assert (os.stat(path).st_ino, os.stat(path).st_uid, os.stat(path).st_nlink) == (inode, nodes.bob.uid, 2)
+        with open(place / "other name", "rb") as file:
+            assert file.read() == NEW
+        await streams.replace(path, parts(b"newer"), how=Replacing.atomic)
+        assert os.stat(path).st_nlink == 1
+        with open(place / "other name", "rb") as file:
+            assert file.read() == NEW
+        os.chown(path, nodes.bob.uid, nodes.bob.gid)
+        os.chmod(path, 0o644)
+        with pytest.raises(PermissionDenied):
+            await streams.replace(path, parts(NEW), how=Replacing.in_place)
+        with open(path, "rb") as file:
+            assert file.read() == b"newer"
+        await streams.replace(path + b"2", parts(NEW), how=Replacing.in_place)
+    assert os.listdir(place / "held") in ([b"file", b"file2"], [b"file2", b"file"])
+
+
+@EVERY_WAY
+async def test_what_does_not_fit_leaves_the_file_as_it_was(session: Session, nodes: LoginNodes, place: Place) -> None:
+    """On a full disk the content is taken elsewhere, and found not to fit before anything is overwritten."""
+    disk = place / "held"
+    os.mkdir(disk)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", disk], check=True)
+    try:
+        path = disk + b"/file"
+        with open(path, "wb") as file:
+            file.write(OLD)
+        os.chown(path, nodes.alice.uid, nodes.alice.gid)
+        home = os.listdir(place.user.home)
+        async with session.bulk() as streams:
+            with pytest.raises(NoSpace, match="No space left on device"):
+                await streams.replace(path, parts(b"z" * 200_000))
+        with open(path, "rb") as file:
+            assert file.read() == OLD
+        assert os.listdir(place.user.home) == home
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from hpcgate.api.answers import fields
 from hpcgate.api.dependencies import Access, AccessDep, GatewayDep
 from hpcgate.api.filesystem import query_of
+from hpcgate.api.replacing import ReplaceParameter
 from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, announced_size, attachment, body_of, whole
 from hpcgate.api.terms import Kind, Terms, on
 from hpcgate.errors import BadRequest, RangeNotSatisfiable, UnsupportedMediaType
@@ -18,6 +19,7 @@ from hpcgate.filesystem.content import exactly, opened, put
 from hpcgate.filesystem.digests import Digests, parse_digests
 from hpcgate.filesystem.ranges import ByteRange, MultipartRanges, parse_range
 from hpcgate.gateway import Gateway
+from hpcgate.ssh.files import Replacing
 from hpcgate.ssh.streams import OpenFile
 
 router = APIRouter(prefix="/filesystem/{system_name}/files", tags=["filesystem"])
@@ -157,7 +159,13 @@ async def _multipart(file: OpenFile, parts: MultipartRanges) -> AsyncIterator[by
         "requestBody": {"required": True, **_BINARY},
     },
 )
-async def put_content(request: Request, gateway: GatewayDep, access: AccessDep, path: FilePath) -> Response:
+async def put_content(
+    request: Request,
+    gateway: GatewayDep,
+    access: AccessDep,
+    path: FilePath,
+    replace: ReplaceParameter = Replacing.auto,
+) -> Response:
     """Store the body as a file, at once and on disk, or change nothing."""
     path = query_of(request)["path"]
     name = encode_path(path)
@@ -171,7 +179,8 @@ async def put_content(request: Request, gateway: GatewayDep, access: AccessDep, 
     content = whole(body_of(request, limit=settings.max_upload_size), size)
     with gateway.streams.hold(access.principal.username):
         async with access.pool.lease_bulk(access.principal, size) as session:
-            stored = await put(session, name, digests.watch(content), Conditions.of(request.headers), gateway.locks)
+            conditions = Conditions.of(request.headers)
+            stored = await put(session, name, digests.watch(content), conditions, gateway.locks, replace)
     return Response(status_code=201 if stored.created else 204, headers=fields(stored.validator.headers))
 
 

@@ -13,6 +13,7 @@ from hpcgate.api.answers import fields, json_bytes
 from hpcgate.api.bodies import read_json, validated
 from hpcgate.api.dependencies import Access, AccessDep, GatewayDep, enter, gateway
 from hpcgate.api.direct import DirectRoute, described, read_query
+from hpcgate.api.replacing import ReplaceParameter
 from hpcgate.api.schemas import body_schema, query_parameters
 from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, attachment
 from hpcgate.api.terms import Kind, Terms, on
@@ -21,6 +22,7 @@ from hpcgate.config import plugins
 from hpcgate.errors import TooLarge
 from hpcgate.filesystem.base import Operation, Parameters, encode_path
 from hpcgate.filesystem.content import exactly, opened, read_small, refuse_larger, upload_target, write
+from hpcgate.ssh.files import Replacing
 
 
 def registered() -> list[type[Operation]]:
@@ -160,7 +162,9 @@ router.add_api_route(
 
 @on(Terms(body=Kind.PART))
 @router.post("/upload", status_code=204, openapi_extra={"requestBody": UPLOAD_BODY})
-async def post_upload(request: Request, gateway: GatewayDep, access: AccessDep, path: str) -> None:
+async def post_upload(
+    request: Request, gateway: GatewayDep, access: AccessDep, path: str, replace: ReplaceParameter = Replacing.auto
+) -> None:
     """Upload a file of at most `max_ops_file_size` bytes into a directory; an existing file is replaced at once."""
     path = query_of(request)["path"]
     await access.admit(path)
@@ -168,7 +172,9 @@ async def post_upload(request: Request, gateway: GatewayDep, access: AccessDep, 
     part = await MultipartFile.open(request, limit=access.system.limits.max_ops_file_size)
     target = upload_target(encode_path(path), part.filename)
     await access.admit(os.fsdecode(target))
-    await access.pool.perform(access.principal, lambda session: write(session, target, part.content()), retry=False)
+    await access.pool.perform(
+        access.principal, lambda session: write(session, target, part.content(), replace), retry=False
+    )
 
 
 def _refuse_early(request: Request, access: Access) -> None:

@@ -18,7 +18,7 @@ from hpcgate.errors import ConnectionLost, Denied, GatewayError, NotSupported, P
 from hpcgate.filesystem import checksum, compress, extract, file_type, tus, unpacking
 from hpcgate.ssh.command_files import parse_stat, size_in, unwritable
 from hpcgate.ssh.command_streams import CommandStreams, OpenByCommand, said_in
-from hpcgate.ssh.files import Attributes, Entry, RemoteFiles, refuse_root, temporary_name
+from hpcgate.ssh.files import Attributes, Entry, RemoteFiles, Replacing, refuse_root, temporary_name
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
@@ -433,9 +433,10 @@ class ConfinedFiles(CommandStreams):
         sync: bool = False,
         exclusive: bool = False,
         ready: Ready | None = None,
+        how: Replacing = Replacing.auto,
     ) -> int:
-        """Write atomically."""
-        return await self._replace(path, content, sync=sync, exclusive=exclusive, ready=ready)
+        """Write atomically, or in place."""
+        return await self._replace(path, content, sync=sync, exclusive=exclusive, ready=ready, how=how)
 
     async def _replace(
         self,
@@ -446,6 +447,7 @@ class ConfinedFiles(CommandStreams):
         sync: bool = False,
         exclusive: bool = False,
         ready: Ready | None = None,
+        how: Replacing = Replacing.atomic,
     ) -> int:
         words = f"cp: cannot create regular file {quote(path)}"
         started = self._beneath.process(
@@ -458,6 +460,7 @@ class ConfinedFiles(CommandStreams):
             sync=sync,
             exclusive=exclusive,
             ask=ready is not None,
+            how=how.value,
         )
         async with started as process, aclosing(process.output()) as output:
             await _feed(process, content)

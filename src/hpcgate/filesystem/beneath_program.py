@@ -26,6 +26,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 
 DENIED = 77
@@ -694,6 +695,9 @@ class Request:
     def replace(self):
         """Replace a file by a new one that gets its name once it is whole and the gateway says so."""
         place = self.box.entry(self.path(), not self.get("exclusive"))
+        if not self.get("exclusive") and stays(place, self.get("how")):
+            self._overwrite(place)
+            return
         with Replacement(self, place, raw(self.get("temporary"))) as new:
             for block in self._content():
                 write_all(new.fd, block)
@@ -705,6 +709,32 @@ class Request:
                     raise Broken
             new.publish(self.get("exclusive"))
         self.say(b"%d" % size)
+
+    def _overwrite(self, place):
+        """Write content that has been taken as a whole into the file that is there."""
+        target = reopen(place.fd, os.O_WRONLY)
+        # It has no name, wherever it is: nothing is made outside of where the rule allows.
+        with staged(place.directory) as content:
+            for block in self._content():
+                content.write(block)
+            content.flush()
+            if self.get("ask"):
+                self.say(b"\0")
+                if self.source.readline() != b"go\n":
+                    raise Broken
+            new, was = os.fstat(content.fileno()).st_size, os.fstat(target).st_size
+            # What is longer goes first: if there is no room for it, nothing has happened.
+            try:
+                copy(content, target, was, new)
+            except BaseException:
+                os.ftruncate(target, was)
+                raise
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            copy(content, target, 0, min(was, new))
+            os.ftruncate(target, new)
+            os.fsync(target)
+        self.say(b"%d" % new)
 
     def join(self):
         """Put files together in a new one."""
@@ -1235,6 +1265,43 @@ def copied_list(old, new):
     except OSError as error:
         return entries is None and error.errno in (errno.ENODATA, errno.ENOTSUP)
     return True
+
+
+def stays(place, how):
+    """Tell whether a file is written in place."""
+    if place.kind != stat.S_IFREG or how not in ("auto", "in-place"):
+        return False
+    writable = os.access("/proc/self/fd/%d" % place.fd, os.W_OK)
+    if how == "in-place":
+        if not writable:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return True
+    holder, me = os.fstat(place.directory), os.geteuid()
+    sticky = holder.st_mode & stat.S_ISVTX and me not in (0, holder.st_uid, place.info.st_uid)
+    return writable and bool(sticky or not os.access("/proc/self/fd/%d" % place.directory, os.W_OK | os.X_OK))
+
+
+def staged(directory):
+    """Return a new file without a name: in a directory or, where none can be made, at home or among temporary files."""
+    for path in ("/proc/self/fd/%d" % directory, os.path.expanduser("~"), "/tmp"):
+        try:
+            return tempfile.TemporaryFile(dir=path, buffering=BLOCK)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def copy(content, target, start, end):
+    """Copy a part of a file to the same place in another, and have it on disk."""
+    content.seek(start)
+    os.lseek(target, start, os.SEEK_SET)
+    while start < end:
+        block = content.read(min(BLOCK, end - start))
+        if not block:
+            raise Broken
+        write_all(target, block)
+        start += len(block)
+    os.fsync(target)
 
 
 class Replacement:

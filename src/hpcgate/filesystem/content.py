@@ -12,6 +12,7 @@ from hpcgate.errors import AlreadyExists, BadRequest, ConnectionLost, PathNotFou
 from hpcgate.filesystem.base import Lender, Limits
 from hpcgate.filesystem.conditions import Conditions, Validator
 from hpcgate.filesystem.slots import PathLocks
+from hpcgate.ssh.files import Attributes, Replacing
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.streams import OpenFile, Streams
 from hpcgate.ssh.words import failure, quote
@@ -113,10 +114,10 @@ def upload_target(directory: bytes, filename: bytes | None) -> bytes:
     return directory.rstrip(b"/") + b"/" + name
 
 
-async def write(session: Session, target: bytes, content: AsyncIterator[bytes]) -> int:
+async def write(session: Session, target: bytes, content: AsyncIterator[bytes], how: Replacing = Replacing.auto) -> int:
     """Replace or create a file, whole or not at all, and return its size in bytes."""
     async with session.bulk() as streams:
-        return await streams.replace(target, content)
+        return await streams.replace(target, content, how=how)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,12 @@ async def _real(streams: Streams, path: bytes) -> bytes:
 
 
 async def put(
-    session: Session, path: bytes, content: AsyncIterable[bytes], conditions: Conditions, locks: PathLocks
+    session: Session,
+    path: bytes,
+    content: AsyncIterable[bytes],
+    conditions: Conditions,
+    locks: PathLocks,
+    how: Replacing = Replacing.auto,
 ) -> Stored:
     """Replace or create a file, whole, on disk and under the conditions, or not at all.
 
@@ -170,18 +176,19 @@ async def put(
     async with session.bulk() as streams, AsyncExitStack() as held:
         before = await current(streams, path)
         conditions.for_writing(before)
-        stored: list[Stored] = []
+        stored: list[tuple[bool, Attributes | None]] = []
 
         async def ready(temporary: bytes) -> None:
-            attributes = await streams.stat(temporary)
+            attributes = await streams.stat(temporary) if temporary else None
             await held.enter_async_context(locks.hold((session.system, await _real(streams, path))))
             now = await current(streams, path)
             conditions.for_writing(now)
-            stored.append(Stored(now is None, Validator.of(attributes)))
+            stored.append((now is None, attributes))
 
         try:
-            await streams.replace(path, content, sync=True, exclusive=conditions.new_file_only, ready=ready)
+            await streams.replace(path, content, sync=True, exclusive=conditions.new_file_only, ready=ready, how=how)
         except AlreadyExists as error:
             # Somebody else has made it since the last look.
             raise PreconditionFailed("If-None-Match: there is such a file.") from error
-        return stored[0]
+        created, attributes = stored[0]
+        return Stored(created, Validator.of(attributes or await streams.stat(path)))

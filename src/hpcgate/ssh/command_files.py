@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from hpcgate.errors import CommandFailed, GatewayError, NeverBegan
 from hpcgate.ssh.command import START_UP_FILES
 from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
-from hpcgate.ssh.footing import ENTER, guarded, parent, untrusted
+from hpcgate.ssh.footing import ENTER, MOVED, guarded, parent, untrusted
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.runner import Completed, Runner, understanding
 from hpcgate.ssh.words import NOT_REGULAR, failure, not_regular, number_in, quote, said, told, unreadable
@@ -20,6 +20,8 @@ UPLOAD_TIMEOUT = 3600.0
 """Seconds that an upload may take, most of which are the client's."""
 TRAILER = 32
 """Bytes behind an upload that say that it is whole: a word, and how long it is."""
+PARTLY = "The file has been written in part; all of the new content is in"
+"""What is said of a file whose old content is gone and whose new one is not all there, before a path."""
 _CUT = 97
 """Exit status of what has taken an upload that is not whole."""
 LARGE = 64 * 1024
@@ -73,7 +75,8 @@ adopt() {
 # descriptor 4, for in a directory that others write its name may soon be that of another one; and ps shows the name, so
 # that a FIFO may be there before, which noclobber lets pass. The trailer tells a whole
 # upload from one whose connection broke: both are an end of file here. A shell that waits for a command in the
-# foreground takes no notice of a signal, hence the background.
+# foreground takes no notice of a signal, hence the background. $6 is a `Replacing`, none for atomic. What is written in
+# place is taken first, too, beside it or, where no file can be made, in the home directory or that for temporary files.
 TAKE = (
     ENTER
     + ADOPT
@@ -85,6 +88,21 @@ if [ -d "$t" ]; then echo "Is a directory" >&2; exit 1; fi
 case $t in */) echo "No such file or directory" >&2; exit 1 ;; esac
 if [ -e "$t" ] && [ ! -f "$t" ]; then echo "Not a regular file" >&2; exit 1; fi
 tmp=./$2
+place=
+if [ -f "$t" ] && [ -w "$t" ]; then
+  case $6 in
+    in-place) place=yes ;;
+    auto)
+      [ -w . ] || place=yes
+      if [ -k . ] && [ ! -O . ] && [ ! -O "$t" ] && [ "$(id -u)" -ne 0 ]; then place=yes; fi ;;
+  esac
+elif [ -f "$t" ] && [ "$6" = in-place ]; then
+  echo "Permission denied" >&2; exit 1
+fi
+if [ -n "$place" ] && [ ! -w . ]; then
+  for d in "$HOME" "${TMPDIR:-/tmp}"; do if [ -d "$d" ] && [ -w "$d" ]; then break; fi; done
+  tmp=${d%/}/$2
+fi
 trap 'rm -f -- "$tmp"' EXIT
 trap 'rm -f -- "$tmp"; kill -9 0' HUP INT TERM
 old=
@@ -103,6 +121,32 @@ truncate -s "$n" /dev/fd/4 || exit 1
 # After all that opens the new file once more: what it gets may forbid that.
 LIKE_OLD = """\
 if [ -e "$t" ]; then old=yes; adopt "$t" /dev/fd/4 || exit 1; fi
+"""
+# $1 the name in the directory where it stands, $2 the new content's path, $3 its device and inode, $4 its size, $5 the
+# target for messages. The file is opened without O_CREAT, which in a sticky directory may be refused
+# (fs.protected_regular), and is to be the one of that name. What is longer than the old content goes first: if there is
+# no room for it, it is cut off again and nothing has happened. After that no signal is heard, and the new content stays
+# where it is if something fails all the same.
+OVERWRITE = f"""\
+t=./$1
+trap 'rm -f -- "$2"' EXIT
+exec 5<"$2" 6<"$t"
+[ -f /dev/fd/6 ] && [ "$(stat -L -c %d:%i /dev/fd/5)" = "$3" ] &&
+  [ "$(stat -L -c %d:%i /dev/fd/6)" = "$(stat -c %d:%i -- "$t")" ] ||
+  {{ echo "$5 {MOVED}: Permission denied" >&2; exit 1; }}
+was=$(stat -L -c %s /dev/fd/6) || exit 1
+trap 'truncate -c -s "$was" /dev/fd/6; exit 1' HUP INT TERM
+grow() {{
+  dd if=/dev/fd/5 of=/dev/fd/6 bs=262144 iflag=fullblock,skip_bytes oflag=seek_bytes skip="$was" seek="$was" \
+    conv=notrunc,nocreat,fsync status=none
+}}
+if [ "$4" -gt "$was" ]; then
+  grow & wait "$!" || {{ truncate -c -s "$was" /dev/fd/6; exit 1; }}
+fi
+trap '' HUP INT TERM
+dd if=/dev/fd/5 of=/dev/fd/6 bs=262144 iflag=fullblock,count_bytes count="$was" \
+  conv=notrunc,nocreat,fsync status=none && truncate -c -s "$4" /dev/fd/6 ||
+  {{ trap - EXIT; printf '%s\n' "{PARTLY} $2" >&2; exit 1; }}
 """
 # $5 the mode of a new file, or nothing.
 _WRITE = (
@@ -467,6 +511,9 @@ def unwritable(path: bytes, done: Completed) -> GatewayError:
     number = number_in(lines)
     if number is None:
         return told(done.stderr, "dd")
+    partly = [line for line in done.words.splitlines() if line.startswith(PARTLY)]
+    if partly:
+        return failure(f"{partly[0]}: cp: error writing {quote(path)}", number)
     if any("error writing" in line for line in lines):
         return failure(f"cp: error writing {quote(path)}", number)
     return failure(f"cp: cannot create regular file {quote(path)}", number)

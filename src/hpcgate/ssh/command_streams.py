@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from hpcgate.errors import AlreadyExists, BadAnswer, ConnectionLost, GatewayError, PathNotFound, TimedOut
 from hpcgate.ssh.command_files import (
     LIKE_OLD,
+    OVERWRITE,
     REGULAR,
     STAT,
     TAKE,
@@ -19,7 +20,7 @@ from hpcgate.ssh.command_files import (
     size_in,
     unwritable,
 )
-from hpcgate.ssh.files import Attributes, temporary_name
+from hpcgate.ssh.files import Attributes, Replacing, temporary_name
 from hpcgate.ssh.footing import Pinned, resolve, untrusted
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
@@ -46,17 +47,22 @@ while read -r o n <&3; do
 done
 """
 )
-# $5 "sync" or nothing. What it leaves behind is the temporary file; it says the directory, and the name of the file to
-# replace.
+# $5 "sync" or nothing. What it leaves behind is the temporary file; it says the directory, the name of the file to
+# replace and, if that is to be written in place, where the temporary file is and which one it is.
 _STAGE = (
     TAKE
     + """\
 if [ -n "$5" ]; then sync /dev/fd/4 || exit 1; fi
 """
-    + LIKE_OLD
-    + """\
-trap - EXIT
-printf '%s\\0%s\\0%s' "$n" "$home" "$base"
+    + f"""\
+if [ -n "$place" ]; then
+  trap - EXIT
+  case $tmp in ./*) tmp=${{home%/}}/${{tmp#./}} ;; esac
+  printf '%s\\0%s\\0%s\\0%s\\0%s' "$n" "$home" "$base" "$tmp" "$(stat -L -c %d:%i /dev/fd/4)"
+  exit
+fi
+{LIKE_OLD}trap - EXIT
+printf '%s\\0%s\\0%s\\0\\0' "$n" "$home" "$base"
 """
 )
 _EXTEND = """\
@@ -101,8 +107,9 @@ class CommandStreams(CommandFiles):
         sync: bool = False,
         exclusive: bool = False,
         ready: Ready | None = None,
+        how: Replacing = Replacing.auto,
     ) -> int:
-        """Write atomically, by ``dd`` and ``mv``."""
+        """Write atomically, by ``dd`` and ``mv``, or in place, by ``dd`` twice."""
         if exclusive:
             await _refuse_existing(self._runner, path)
         framed = Framed(content)
@@ -117,15 +124,19 @@ class CommandStreams(CommandFiles):
             framed.word,
             str(TRAILER),
             "sync" if sync else "",
+            how.value,
         ]
         done = await self._feed(argv, framed.blocks(), patience=SYNC_PATIENCE if sync else PATIENCE)
         if not done.ok:
             raise unwritable(path, done)
         with understanding("dd"):
-            written, home, base = done.stdout.split(b"\0", 3)
+            written, home, base, staged, inode = done.stdout.split(b"\0", 5)
         size = size_in(written, "stat")
         # Neither may the directory have been swapped meanwhile, unless it is where the commands stand anyway.
         there = self if home == b"." else CommandStreams(Pinned(self._starter, home), self._view)
+        if staged:
+            await there._overwrite(path, base, staged, inode, size, ready)
+            return size
         temporary = b"./" + name
         try:
             if ready is not None:
@@ -135,6 +146,21 @@ class CommandStreams(CommandFiles):
             await asyncio.shield(there._runner.run(["rm", "-f", "--", temporary]))
             raise
         return size
+
+    async def _overwrite(
+        self, path: bytes, base: bytes, staged: bytes, inode: bytes, size: int, ready: Ready | None
+    ) -> None:
+        """Write content that has been taken into the file that is there. Once begun it is not interrupted."""
+        if ready is not None:
+            try:
+                await ready(b"")
+            except BaseException:
+                await asyncio.shield(self._runner.run(["rm", "-f", "--", staged]))
+                raise
+        argv: list[str | bytes] = ["sh", "-c", OVERWRITE, "sh", base, staged, inode, str(size), path]
+        done = await asyncio.shield(self._runner.run(argv, timeout=SYNC_PATIENCE))
+        if not done.ok:
+            raise unwritable(path, done)
 
     async def extend(self, path: bytes, content: AsyncIterable[bytes], *, offset: int) -> int:
         """Write in place, by ``dd``, which ends with what it got."""

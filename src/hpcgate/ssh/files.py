@@ -13,9 +13,24 @@ import secrets
 import stat
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol, Self
 
 from hpcgate.errors import BadRequest, TooLarge
+
+
+class Replacing(StrEnum):
+    """How a file gets new content.
+
+    A new file that takes the old one's name does so at once: whoever opens it has the old content or the new. Written
+    in place it stays the file that it is, with its owner, its hard links and all that it has besides, but a reader may
+    see part of both; and so it goes where the directory does not let another file take its name.
+    """
+
+    auto = "auto"
+    atomic = "atomic"
+    in_place = "in-place"
+
 
 PRIVATE = 0o600
 """The mode of a file whose content may be for nobody else."""

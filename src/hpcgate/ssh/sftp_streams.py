@@ -14,7 +14,7 @@ import asyncssh
 from hpcgate.errors import AlreadyExists, CommandFailed, GatewayError, PathNotFound, TimedOut
 from hpcgate.ssh.command_streams import CommandStreams, create_by_command
 from hpcgate.ssh.errors import translate
-from hpcgate.ssh.files import PRIVATE, Attributes, temporary_name, without_group
+from hpcgate.ssh.files import PRIVATE, Attributes, Replacing, temporary_name, without_group
 from hpcgate.ssh.footing import resolve
 from hpcgate.ssh.pace import PACE
 from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, is_private, not_private
@@ -178,20 +178,37 @@ class SftpStreams(SftpFiles):
         sync: bool = False,
         exclusive: bool = False,
         ready: Ready | None = None,
+        how: Replacing = Replacing.auto,
     ) -> int:
-        """Write atomically, by WRITEs side by side, fsync@openssh.com and posix-rename@openssh.com."""
+        """Write atomically, by WRITEs side by side, fsync@openssh.com and posix-rename@openssh.com.
+
+        What is to be written in place, and where no file can be made, goes by commands.
+        """
+
+        async def by_command() -> int:
+            return await self._by_command().replace(path, content, sync=sync, exclusive=exclusive, ready=ready, how=how)
+
         place = await self._target(path)
         if place is None:
-            return await self._by_command().replace(path, content, sync=sync, exclusive=exclusive, ready=ready)
+            return await by_command()
         target, old = place
+        if old is not None and how is Replacing.in_place:
+            return await by_command()
         if exclusive and old is not None:
             raise failure(f"cp: cannot create regular file {quote(path)}", errno.EEXIST)
         temporary = target[: target.rindex(b"/") + 1] + temporary_name()
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         try:
             try:
-                # What replaces a file is not for others to read before it has that file's mode.
-                async with self._opened(temporary, flags, None if old is None else PRIVATE) as handle:
+                async with AsyncExitStack() as stack:
+                    # What replaces a file is not for others to read before it has that file's mode.
+                    opening = self._opened(temporary, flags, None if old is None else PRIVATE)
+                    try:
+                        handle = await stack.enter_async_context(opening)
+                    except asyncssh.SFTPPermissionDenied:
+                        if old is None or how is Replacing.atomic:
+                            raise
+                        return await by_command()
                     writer = _Writer(self, handle, 0)
                     await writer.write(content)
                     if old is not None:

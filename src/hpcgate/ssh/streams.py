@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaita
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from hpcgate.ssh.files import Attributes, RemoteFiles
+from hpcgate.ssh.files import Attributes, RemoteFiles, Replacing
 from hpcgate.ssh.private_directory import PrivateDirectory
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.runner import Runner
@@ -19,7 +19,8 @@ SYNC_PATIENCE = 900.0
 """Seconds that it may take to have a file on disk."""
 
 Ready = Callable[[bytes], Awaitable[None]]
-"""Is told the path of the whole temporary file just before it gets its name; refuses by raising."""
+"""Is told the path of the whole temporary file just before it gets its name; refuses by raising. It is told of no path,
+of an empty one, where the file's content is about to be written in place."""
 
 
 class OpenFile(Protocol):
@@ -49,8 +50,11 @@ class Streams(RemoteFiles, Protocol):
         sync: bool = False,
         exclusive: bool = False,
         ready: Ready | None = None,
+        how: Replacing = Replacing.auto,
     ) -> int:
-        """Replace or create a file atomically and return its size in bytes, as `RemoteFiles.write` does.
+        """Replace or create a file and return its size in bytes: atomically, as `RemoteFiles.write` does, if it may.
+
+        What is written in place is first taken as a whole, so that a client who breaks off changes nothing.
 
         Args:
             path: The file.
@@ -58,6 +62,7 @@ class Streams(RemoteFiles, Protocol):
             sync: Have the content on disk before the file gets its name (fsync(2)).
             exclusive: Only make a new file; nobody else's is ever replaced.
             ready: Asked just before the file gets its name.
+            how: Whether it may be written in place.
 
         Raises:
             AlreadyExists: There is a file, and `exclusive` is set.
