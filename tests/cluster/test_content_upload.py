@@ -62,6 +62,33 @@ def test_what_cannot_be_written(alice: Person, place: Path, system: str) -> None
     assert names(place) == ["closed", "file"]
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_how_a_file_is_replaced(alice: Person, place: Path, system: str) -> None:
+    make(alice, place / "file", b"old")
+    os.link(place / "file", place / "other")
+    content, upload = f"/filesystem/{system}/files/content", f"/filesystem/{system}/ops/upload"
+    file = str(place / "file")
+    new = alice.http.put(content, params={"path": file, "replace": "in-place"}, content=b"new")
+    assert new.status_code == 204, new.text
+    assert new.headers["etag"] == etag_of(place / "file")
+    assert (place / "other").read_bytes() == b"new"
+    params, files = {"path": str(place), "replace": "in-place"}, {"file": ("file", b"newer")}
+    assert alice.http.post(upload, params=params, files=files).status_code == 204
+    assert (place / "other").read_bytes() == b"newer"
+    answer = alice.http.put(
+        content, params={"path": file, "replace": "in-place"}, content=b"", headers={"If-Match": '"x"'}
+    )
+    assert_problem(answer, 412)
+    alice.run("chmod", "555", str(place))
+    assert alice.http.put(content, params={"path": file}, content=b"newest").status_code == 204
+    assert_problem(alice.http.put(content, params={"path": file, "replace": "atomic"}, content=b"x"), 403, "Permission")
+    alice.run("chmod", "755", str(place))
+    assert (place / "other").read_bytes() == b"newest"
+    assert names(place) == ["file", "other"]
+    odd = alice.http.put(content, params={"path": file, "replace": "some"}, content=b"x")
+    assert (odd.status_code, odd.json()["data"]["fields"][0]["name"]) == (400, "replace")
+
+
 def test_a_refused_body_is_not_read_to_its_end(alice: Person, place: Path) -> None:
     sent = 0
 
