@@ -49,6 +49,7 @@ class Nobody:
 
     def __init__(self) -> None:
         self.telemetry = self.tokens = self
+        self.api_keys = None
 
     def token(self, outcome: str) -> None: ...
 
