@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
 from hpcgate.auth import Principal
 from hpcgate.config import SshSettings
-from hpcgate.demo.sshd import punishes
+from hpcgate.demo.sshd import Sshd, punishes
 from hpcgate.errors import CommandFailed, CredentialRefused, LoginNodeShut
 from hpcgate.health.board import HealthBoard, ServiceHealth
 from hpcgate.ssh.brake import Brake, Refusals, brake_of
@@ -124,6 +124,45 @@ async def test_a_node_that_punishes_is_not_down(nodes: LoginNodes) -> None:
         await pool.close()
     assert told.value.status == 503
     assert int(told.value.headers["Retry-After"]) > 0
+
+
+async def test_a_node_that_others_crowd_takes_the_login_a_moment_later(
+    nodes: LoginNodes, sshd: Sshd, make_pool: MakePool
+) -> None:
+    """From 9.8 on, sshd says the same where it drops connections by MaxStartups (recorded from OpenSSH 10.0)."""
+    came, over = 0, asyncio.Event()
+
+    async def crowded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        came += 1
+        if came < 3:
+            writer.write(b"Not allowed at this time\r\n")
+        else:
+            behind = await asyncio.open_connection(sshd.host, sshd.port)
+            await asyncio.gather(pass_on(reader, behind[1]), pass_on(behind[0], writer))
+            over.set()
+        writer.close()
+
+    server = await asyncio.start_server(crowded, "127.0.0.1", 0)
+    pool = make_pool(sshd, port=server.sockets[0].getsockname()[1])
+    async with pool.lease(principal(nodes.alice)) as session:
+        assert (await session.run(["echo", "here"])).stdout == b"here\n"
+    await pool.close()
+    await over.wait()
+    server.close()
+    assert came == 3
+
+
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while block := await reader.read(65536):
+            writer.write(block)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 async def test_a_probe_that_is_punished_says_nothing_of_the_node(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

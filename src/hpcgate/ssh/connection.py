@@ -51,12 +51,15 @@ KEY_EXCHANGES: Final = "-diffie-hellman-group-exchange-*"
 
 _LOST_KEEP_ALIVES = 3
 _PENALISED = b"Not allowed at this time"
-"""What sshd says before it drops a connection from an address that it punishes (sshd_config(5), PerSourcePenalties)."""
+"""What sshd says before it drops a connection: from 9.8 on the same where it punishes the address (sshd_config(5),
+PerSourcePenalties) as where too many log in (MaxStartups)."""
 _PENALTY = "15"
 """Seconds of the shortest punishment, by default."""
 _DROPPED_PAUSE = 0.1
 _DROPPED_PAUSE_MOST = 0.8
 """Seconds between attempts to connect where sshd has dropped the connection at once; they double up to the most."""
+_SHUT_PATIENCE = 2.0
+"""Seconds after which an sshd that will not have the connection punishes the address: others log in within that."""
 _TERM_PATIENCE = 0.4
 """Seconds that a command has to end after TERM."""
 _BEGIN_PAUSE = 0.005
@@ -712,11 +715,15 @@ async def _connect(
 
     sshd drops connections at random while more than ``MaxStartups`` log in, everybody's counted.
     """
-    deadline = time.monotonic() + target.settings.timeout.connection
+    began = time.monotonic()
+    deadline = began + target.settings.timeout.connection
     pause = _DROPPED_PAUSE
     while True:
         try:
             return await _attempt(target, policy, host, port, username, credential, proxy)
+        except LoginNodeShut:
+            if time.monotonic() + pause > min(deadline, began + _SHUT_PATIENCE):
+                raise
         except _Dropped as dropped:
             if time.monotonic() + pause > deadline:
                 raise connect_error(dropped.error, target.system, policy.role, username) from dropped.error
