@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from tests.cluster import test_sites_scheduler as scheduler
 from tests.sites.operations import OPERATIONS, VERBS
 from tests.sites.surroundings import TOOLS, VARIABLES, Tools
+from tests.sites.test_expiry import EXPIRED
 from tests.sites.test_shells import BY_SFTP, FORCED, REFUSALS, SHELLS
 from tests.sites.test_start_up import HARMFUL, HARMLESS, WAYS
 
@@ -52,6 +53,8 @@ def _shells() -> Iterable[str]:
         rows.append((_code(f"ForceCommand {command}"), _cell(BY_SFTP if command == "internal-sftp" else ()), "424"))
     rows.append(("a banner of a megabyte", "right", "right"))
     rows.append(("a home that is not there", "right", "right"))
+    rows += [(f"PAM, for {name} has expired", "424", "424") for name in EXPIRED]
+    rows.append(("PAM, for the password must be changed", "424", "424"))
     yield from _table(("login shell, or what sshd runs instead", "SFTP", "commands"), rows)
 
 

@@ -18,12 +18,14 @@ from hpcgate.config import SshSettings
 from hpcgate.credentials.base import Credential
 from hpcgate.errors import (
     ConnectionLost,
+    CredentialRefused,
     GatewayError,
     HostKeyRefused,
     LoginNodeError,
     LoginNodeShut,
     LoginNodeUnreachable,
 )
+from hpcgate.outbound.wording import clipped, one_line
 from hpcgate.ssh.channels import MOST_WAIT, Channels, Slot
 from hpcgate.ssh.command import Command
 from hpcgate.ssh.errors import connect_error, reason
@@ -60,6 +62,8 @@ _DROPPED_PAUSE_MOST = 0.8
 """Seconds between attempts to connect where sshd has dropped the connection at once; they double up to the most."""
 _SHUT_PATIENCE = 2.0
 """Seconds after which an sshd that will not have the connection punishes the address: others log in within that."""
+_MOST_SAID = 300
+"""Characters of what sshd says in a login that are passed on."""
 _TERM_PATIENCE = 0.4
 """Seconds that a command has to end after TERM."""
 _BEGIN_PAUSE = 0.005
@@ -131,7 +135,16 @@ class _KeyPair(SSHLocalKeyPair):
 
     asyncssh offers an RSA certificate under its old algorithm name first and under the right one next. With
     ``MaxAuthTries 1`` there is no next.
+
+    Attributes:
+        signed: Whether it has signed for a login, which the server asks for once it takes the key.
     """
+
+    signed = False
+
+    def sign(self, data: bytes) -> bytes:
+        self.signed = True
+        return super().sign(data)
 
     def set_sig_algorithm(self, sig_algorithm: bytes) -> None:
         super().set_sig_algorithm(sig_algorithm)
@@ -147,6 +160,8 @@ class _Client(asyncssh.SSHClient):
         self.authenticating = False
         self.owns_socket = False
         self.flooded = False
+        self.key: _KeyPair | None = None
+        self.said = ""
         self.turns: _Turns | None = None
         self.on_flood: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
@@ -180,6 +195,11 @@ class _Client(asyncssh.SSHClient):
     def begin_auth(self, username: str) -> None:
         self.authenticating = True
         self._on_auth()
+
+    def auth_banner_received(self, msg: str, lang: str) -> None:
+        # The site's banner comes before the key, what PAM says after it.
+        if self.key is not None and self.key.signed:
+            self.said = clipped(one_line(msg[: 2 * _MOST_SAID]), _MOST_SAID)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.on_flood = None
@@ -758,6 +778,7 @@ async def _attempt(
 
     client: _Client | None = None
     sock: socket.socket | None = None
+    key = _KeyPair(credential.private_key, None, credential.certificate, None)
     try:
         async with deadline:
             if policy.known_hosts is None:
@@ -766,6 +787,7 @@ async def _attempt(
                 trusted = await asyncio.to_thread(policy.trusted, host, port)
             client = _Client(policy, trusted, host, port, login_begins)
             made = client
+            made.key = key
             sock = await reach(host, port, username) if proxy is None else None
             if sock is not None and first_words(sock).startswith(_PENALISED):
                 sock.close()
@@ -783,7 +805,7 @@ async def _attempt(
                 client_factory=lambda: made,
                 client_version="hpcgate",
                 username=username,
-                client_keys=[_KeyPair(credential.private_key, None, credential.certificate, None)],
+                client_keys=[key],
                 agent_path=None,
                 agent_forwarding=False,
                 pkcs11_provider=None,
@@ -818,6 +840,12 @@ async def _attempt(
             ) from error
         if client is not None and not client.authenticating:
             raise _Dropped(error) from error
+        if client is not None and key.signed:
+            # PAM's account stack says no after the key was accepted, and sshd ends without a word of the protocol.
+            raise CredentialRefused(
+                f"The {policy.role} of {target.system} took the SSH key of {username} and ended the login: "
+                + (client.said or "the account may have expired or be locked")
+            ) from error
         raise connect_error(error, target.system, policy.role, username) from error
     except (ConnectionResetError, BrokenPipeError) as error:
         raise _Dropped(error) from error
