@@ -10,7 +10,7 @@ from typing import Any
 from hpcgate.auth import Principal
 from hpcgate.auth.authorizer import Authorizer
 from hpcgate.checking import clocks, tools
-from hpcgate.config import Cluster, SshSettings, plugin
+from hpcgate.config import Cluster, SchedulerSettings, SshSettings, plugin
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import (
     CommandFailed,
@@ -18,11 +18,15 @@ from hpcgate.errors import (
     Forbidden,
     GatewayError,
     HostKeyRefused,
+    LoginNodeError,
     LoginNodeShut,
     NeverBegan,
+    SchedulerUnavailable,
     TimedOut,
 )
 from hpcgate.outbound.wording import clipped
+from hpcgate.schedulers.base import Scheduler
+from hpcgate.schedulers.slurm.rest.problems import DaemonDown
 from hpcgate.ssh import rehearsal
 from hpcgate.ssh.nodes import Node
 from hpcgate.ssh.pool import Pool
@@ -307,11 +311,37 @@ class _Walk:
     async def _scheduler(self) -> list[Finding]:
         check, settings = "scheduler", self._settings.scheduler
         scheduler = plugin("hpcgate.schedulers", settings.type)(self._settings.name, settings, self._pool)
+        found: list[Finding] = []
         try:
+            found += await self._interface(scheduler)
             await scheduler.ping(self._principal)
             version = await scheduler.installed_version(self._principal)
+        except GatewayError as error:
+            # What answers, or does not, is the scheduler or the service before it, on whichever machine it runs.
+            return [*found, Finding(False, f"{check}: {_words(error)}", _scheduler_advice(error, settings), check)]
         finally:
             await scheduler.close()
+        return [*found, *self._version(version)]
+
+    async def _interface(self, scheduler: Scheduler) -> list[Finding]:
+        """Tell which versions of its interface a service before the scheduler offers, and whether it is one of them."""
+        check, settings = "scheduler", self._settings.scheduler
+        try:
+            offered = await scheduler.offered(self._principal)
+        except CommandFailed:
+            # It does not say.
+            return []
+        if not offered:
+            return []
+        wanted = str(getattr(settings, "api_version", "")).removeprefix("v")
+        shown = ", ".join(offered)
+        if wanted in offered:
+            return [Finding(True, f"slurmrestd offers {shown}; api_version is {wanted}", check=check)]
+        advice = f"set scheduler.api_version to {offered[-1]}"
+        return [Finding(False, f"slurmrestd offers {shown}, but api_version is {wanted}", advice, check)]
+
+    def _version(self, version: str | None) -> list[Finding]:
+        check, settings = "scheduler", self._settings.scheduler
         if version is None:
             return [Finding(True, f"{settings.type} answers, and does not tell its version", check=check)]
         if _release(version) != _release(settings.version):
@@ -367,6 +397,24 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _words(error: Exception) -> str:
     return error.message if isinstance(error, GatewayError) else f"no answer within {LONGEST:g} s"
+
+
+def _scheduler_advice(error: GatewayError, settings: SchedulerSettings) -> str:
+    """Return what to look at where a scheduler did not answer as it should: slurmrestd, where that is asked."""
+    if isinstance(error, LoginNodeError | NeverBegan | CredentialRefused | LoginNodeShut):
+        return _advice(error)
+    if getattr(settings, "connection_mode", "ssh") == "ssh":
+        if isinstance(error, SchedulerUnavailable):
+            return "see that the scheduler is up, and that the login node's own commands reach it"
+        return _advice(error)
+    match error:
+        case Forbidden():
+            return "see Slurm's auth/jwt: its JWKS, userclaimfield, clocks (operations/slurm-jwt.md)"
+        case DaemonDown():
+            return "slurmrestd answers: see the daemon that it names, slurmctld or slurmdbd"
+        case TimedOut() | SchedulerUnavailable():
+            return f"see that slurmrestd runs, and that the gateway reaches {getattr(settings, 'api_url', '')}"
+    return "see scheduler.api_url and api_version, and slurmrestd's own log (operations/slurm-jwt.md)"
 
 
 def _advice(error: Exception) -> str:

@@ -278,5 +278,9 @@ class Scheduler(ABC):
         """Return the version that the scheduler itself names, or None where it cannot be asked."""
         return None
 
+    async def offered(self, principal: Principal) -> tuple[str, ...] | None:
+        """Return the versions of its interface that a service before the scheduler offers, None where there is none."""
+        return None
+
     async def close(self) -> None:  # noqa: B027 (a scheduler with nothing open has nothing to close)
         """Close what is open."""

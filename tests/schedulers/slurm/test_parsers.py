@@ -312,19 +312,25 @@ def test_paths_of_sacct_come_back(rows: list[tuple[str, str, str, str]]) -> None
 
 @every_release
 def test_a_script_is_what_was_submitted_whatever_stands_around_it(release: str) -> None:
-    script = sacct.parse_script(recordings(release)["sacct-batch-script-nh"].stdout.encode())
+    # Newer releases drop the heading on demand; it is asked for, and stands before the same text.
+    printed = recordings(release)["sacct-batch-script-nh"].stdout.encode()
+    if not printed.startswith(b"Batch Script for "):
+        printed = b"Batch Script for 545\n" + b"-" * 80 + b"\n" + printed
+    script = sacct.parse_script(printed, version(release))
     assert script is not None
     assert script.startswith(b"#!/bin/bash\n#SBATCH --job-name=ok\n")
     assert script.endswith(b"\nsleep 1\n")
-    assert sacct.parse_script(recordings(release)["sacct-batch-script-unknown"].stdout.encode()) is None
+    assert sacct.parse_script(printed.replace(b"for 545", b"for 544") + printed, version(release)) == script
+    assert sacct.parse_script(recordings(release)["sacct-batch-script-unknown"].stdout.encode(), (0, 0)) is None
 
 
 @given(st.binary().filter(lambda script: script.strip() not in (b"", b"NONE")))
 def test_a_script_of_any_bytes_comes_back(script: bytes) -> None:
     headed = b"Batch Script for 5\n" + b"-" * 80 + b"\n" + script + b"\n"
-    assert sacct.parse_script(headed) == script
+    assert sacct.parse_script(headed, (22, 5)) == script
+    assert sacct.parse_script(headed, (24, 11)) == script + b"\n"
     if not script.startswith(b"Batch Script for "):
-        assert sacct.parse_script(script) == script
+        assert sacct.parse_script(script, (24, 11)) == script
 
 
 # scontrol
@@ -363,6 +369,17 @@ def test_real_reservations(release: str) -> None:
     ]
     assert found[0].end_time - found[0].start_time == 3600
     assert scontrol.parse_reservations(recordings(release)["reservations-none"].stdout) == ()
+
+
+NAMES = ("maint x", "a  b c", "x", "2026 upgrade")
+
+
+@every_release
+@pytest.mark.parametrize("name", NAMES)
+def test_reservations_have_names_with_blanks(release: str, name: str) -> None:
+    text = recordings(release)["show-reservations-epoch"].stdout.replace("=resv1 ", f"={name} ")
+    found = scontrol.parse_reservations(text)
+    assert [(one.name, one.node_list, one.features) for one in found] == [(name, "vm", None), ("maint", "vm", None)]
 
 
 @every_release
@@ -480,7 +497,7 @@ marked = st.lists(st.one_of(st.text(), st.sampled_from([MARK, ROW, COLUMN, "\n",
         lambda text: sacct.parse(text, MARK),
         lambda text: sacct.parse_submit_lines(text, MARK),
         lambda text: sacct.parse_streams(text, MARK),
-        lambda text: sacct.parse_script(text.encode()),
+        lambda text: sacct.parse_script(text.encode(), (24, 11)),
         scontrol.parse_nodes,
         scontrol.parse_partitions,
         scontrol.parse_reservations,
@@ -499,6 +516,36 @@ marked = st.lists(st.one_of(st.text(), st.sampled_from([MARK, ROW, COLUMN, "\n",
 @given(text=marked)
 def test_nothing_raises(parse: Callable[[str], object], text: str) -> None:
     parse(text)
+
+
+def _told(state: str, reason: str, start: int | None) -> Record:
+    row = ["5", "n", "u", "1", "g", "a", "c", "p", state, "0:0", reason, "1", str(start or ""), "9", "", "", "1"]
+    row = [row[0], row[0], *row[1:]]
+    (record,) = sacct.parse(MARK.join([*row, "n1", "1", "/", "0"]) + "\n", MARK)
+    return record
+
+
+REASONS = {
+    "ran, after it had waited": (_told("COMPLETED", "Dependency", 5), None),
+    "failed, after it had waited": (_told("FAILED", "JobHeldUser", 5), None),
+    "never ran": (_told("CANCELLED", "DependencyNeverSatisfied", None), "DependencyNeverSatisfied"),
+    "runs": (_told("RUNNING", "BeginTime", 5), "BeginTime"),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_what_a_job_once_waited_for_is_no_reason_of_its_end(case: str) -> None:
+    record, wanted = REASONS[case]
+    (found,) = merged([], [record])
+    assert found.job.status.state_reason == wanted
+    (failed,) = squeue.parse(ROW + COLUMN.join(["5", "5", "FAILED", "NonZeroExitCode", *["1"] * 14]) + "\n", MARK)
+    (both,) = merged([failed], [_told("FAILED", "Dependency", 5)])
+    assert both.job.status.state_reason == "NonZeroExitCode"
+
+
+def test_what_has_not_ended_has_no_exit_status() -> None:
+    assert _told("RUNNING", "None", 5).job.status.exit_code is None
+    assert _told("FAILED", "None", 5).job.status.exit_code == 0
 
 
 @given(marked, marked)

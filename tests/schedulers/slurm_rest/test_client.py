@@ -17,6 +17,7 @@ from hpcgate.errors import (
     Forbidden,
     GatewayError,
     JobNotFound,
+    LoginNodeUnreachable,
     NotSupported,
     SchedulerUnavailable,
     SubmissionRefused,
@@ -35,6 +36,13 @@ LAB = Principal("lab001", token=TOKEN, request_id="request-1", correlation_id="c
 JOB = JobDescription("/home/lab001", script="#!/bin/sh\ntrue\n", environment={"A": "b"})
 
 
+class NoLoginNode:
+    """A pool whose login node is down, which keeps nobody from slurmrestd."""
+
+    async def perform(self, *_: object, **__: object) -> None:
+        raise LoginNodeUnreachable("The login node cannot be reached")
+
+
 @asynccontextmanager
 async def slurm(number: int, url: str, timeout: float = 5.0) -> AsyncIterator[Slurm]:
     settings = SlurmSettings.model_validate(
@@ -47,8 +55,7 @@ async def slurm(number: int, url: str, timeout: float = 5.0) -> AsyncIterator[Sl
             "timeout": timeout,
         }
     )
-    # slurmrestd alone never touches a login node.
-    made = Slurm("demo", settings, cast(Pool, None))
+    made = Slurm("demo", settings, cast("Pool", NoLoginNode()))
     try:
         yield made
     finally:
@@ -167,6 +174,8 @@ async def test_listing_asks_the_server_for_what_it_can_choose(server: StandIn, s
     asked = {one.path.split("/")[1]: one.query for one in server.received}
     history = dict(asked["slurmdb"])
     assert history.pop("start_time").startswith("uts")
+    assert history.pop("end_time").startswith("uts")
+    assert set(history.pop("state").split(",")) >= {"PENDING", "RUNNING", "CANCELLED", "COMPLETED", "FAILED"}
     assert history == {"account": "staff"} | ({"users": "lab001"} if server.number > 38 else {})
     assert asked["slurm"] == ({"flags": "ALL"} if server.number > 41 else {})
     await scheduler.jobs(LAB, JobQuery(all_users=True))
@@ -324,7 +333,7 @@ async def test_a_connection_that_breaks_is_no_second_submission() -> None:
         ):
             await scheduler.submit(LAB, JOB)
     assert len(requests) == 1
-    assert [entry["event"] for entry in logs] == ["slurm.rest_failed"]
+    assert [entry["event"] for entry in logs] == ["slurm.directory_unknown", "slurm.rest_failed"]
     assert TOKEN not in repr(logs)
 
 

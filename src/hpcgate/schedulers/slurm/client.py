@@ -64,7 +64,7 @@ def client(system: str, settings: SlurmSettings, pool: Pool) -> Client:
     """Return the client for the system's ``connection_mode``; nothing is opened."""
     match settings.connection_mode:
         case "rest":
-            return Rest(system, settings)
+            return Rest(system, settings, pool)
         case "hybrid":
             return Hybrid(system, settings, pool)
         case _:

@@ -350,7 +350,7 @@ class CommandLine:
             job = record.job
             parsed = JobId.read(job.job_id) or JobId(record.raw)
             if parsed.base not in scripts:
-                scripts[parsed.base] = await self._script(principal, record.raw, alive=record.raw in alive)
+                scripts[parsed.base] = await self._script(principal, record, alive=record.raw in alive)
             batch = _batch(record)
             names = StreamNames(
                 raw=batch,
@@ -394,18 +394,18 @@ class CommandLine:
                     streams[row.raw] = (row.stdin, row.stdout, row.stderr or row.stdout)
         return streams, alive
 
-    async def _script(self, principal: Principal, raw: str, *, alive: bool) -> str | None:
+    async def _script(self, principal: Principal, record: Record, *, alive: bool) -> str | None:
         """Return a job's script, None if there is none to be had.
 
         Raises:
             SchedulerUnavailable: Somebody who could have it did not answer.
         """
-        done = await self._run(principal, scontrol.script_command(raw))
+        done = await self._run(principal, scontrol.script_command(record.raw))
         if done.ok and done.stdout:
             return done.stdout.decode("utf-8", "replace")
         silent = says(done.words, UNREACHABLE)
-        past = await self._ask_database(principal, sacct.script_command(raw))
-        script = sacct.parse_script(past.stdout) if past is not None and past.ok else None
+        past = await self._ask_database(principal, sacct.script_command(_one(record)))
+        script = sacct.parse_script(past.stdout, self.version) if past is not None and past.ok else None
         if script is not None:
             return script.decode("utf-8", "replace")
         # The controller has the script of each batch job that it knows.
@@ -505,6 +505,12 @@ def _batch(record: Record) -> str:
     """Return the raw id of the job whose batch script writes: of a heterogeneous job its leader's alone does."""
     parsed = JobId.read(record.job.job_id)
     return record.raw if parsed is None or parsed.offset is None else parsed.base
+
+
+def _one(record: Record) -> str:
+    """Return the id by which the database knows this job alone: a number may be that of a whole array, too."""
+    parsed = JobId.read(record.job.job_id)
+    return record.raw if parsed is None or (parsed.task is None and parsed.offset is None) else parsed.argument
 
 
 def _these(raws: Iterable[str]) -> Selection:

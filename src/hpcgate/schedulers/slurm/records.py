@@ -56,7 +56,7 @@ def merged(live: Iterable[Record], history: Iterable[Record]) -> list[Record]:
     is stays the live view's: the database changes quotes in names.
     """
     found: dict[str, Record] = {}
-    for record in history:
+    for record in map(_without_old_reason, history):
         known = found.get(record.raw)
         if known is None or (record.submitted or 0) >= (known.submitted or 0):
             found[record.raw] = record
@@ -64,6 +64,17 @@ def merged(live: Iterable[Record], history: Iterable[Record]) -> list[Record]:
         known = found.get(record.raw)
         found[record.raw] = record if known is None else _completed(record, known)
     return sorted(found.values(), key=_order)
+
+
+def _without_old_reason(record: Record) -> Record:
+    """Return a job of the history without what it once waited for, if it has ended after it had started.
+
+    The database keeps why a job waited last (sacct(1), Reason); the controller's reason says how it ended.
+    """
+    job = record.job
+    if not record.ended or job.time.start is None or job.status.state_reason is None:
+        return record
+    return replace(record, job=replace(job, status=replace(job.status, state_reason=None)))
 
 
 def _completed(live: Record, known: Record) -> Record:
@@ -82,7 +93,7 @@ def _completed(live: Record, known: Record) -> Record:
         known_exit = past.status if past.status.exit_code is not None else job.status
         status = replace(
             past.status,
-            state_reason=past.status.state_reason or job.status.state_reason,
+            state_reason=job.status.state_reason,
             exit_code=known_exit.exit_code,
             interrupt_signal=known_exit.interrupt_signal,
         )

@@ -12,7 +12,8 @@ from hpcgate.schedulers.base import Job, JobStatus, JobTask, JobTime
 from hpcgate.schedulers.slurm import values
 from hpcgate.schedulers.slurm.marks import parse_rows
 from hpcgate.schedulers.slurm.records import Record, Selection
-from hpcgate.schedulers.slurm.version import SACCT_STREAMS
+from hpcgate.schedulers.slurm.states import ENDED, LISTED
+from hpcgate.schedulers.slurm.version import PLAIN_SCRIPTS, SACCT_STREAMS
 
 ENVIRONMENT: Mapping[str, str] = {"TZ": "UTC", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
 """Times in Unix seconds, and the expressions of array tasks in full."""
@@ -37,8 +38,8 @@ def select(selection: Selection) -> list[str]:
     if selection.account is not None:
         options.append(f"--accounts={selection.account}")
     if selection.ids is None and selection.window is not None:
-        # Without --state these are the jobs that had not ended by then, pending and running ones included.
-        options += [f"--starttime=now-{selection.window}", "--endtime=now"]
+        # The jobs that were in one of the states at some time since: all that had not ended by then.
+        options += [f"--starttime=now-{selection.window}", "--endtime=now", "--state=" + ",".join(LISTED)]
     return options
 
 
@@ -97,9 +98,11 @@ def _row(row: Sequence[str], places: Mapping[str, int]) -> Record | JobTask:
     state, _, killer = column["State"].partition(" by ")
     if not state:
         raise ValueError("no state")
-    exit_status, signal = values.exit_code(column["ExitCode"])
+    state = state.rstrip("+")
+    # What has not ended is shown with 0:0.
+    exit_status, signal = values.exit_code(column["ExitCode"]) if state in ENDED else (None, None)
     status = JobStatus(
-        state=state.rstrip("+"),
+        state=state,
         state_reason=values.text(column.get("Reason", "")),
         exit_code=exit_status,
         interrupt_signal=signal,
@@ -195,20 +198,28 @@ def parse_streams(text: str, mark: str) -> list[Streams]:
     return parse_rows("sacct", rows_of(text, mark, 5), 5, streams)
 
 
-def script_command(raw: str) -> list[str]:
-    """Return the command that prints the script of one job, where the site stores scripts."""
-    return ["sacct", "--noheader", "--parsable2", "--batch-script", f"--jobs={raw}"]
+def script_command(job_id: str) -> list[str]:
+    """Return the command that prints the script of a job, where the site stores scripts.
 
-
-_SCRIPT_HEAD = re.compile(rb"\ABatch Script for [^\n]{1,200}\n-{80}\n")
-
-
-def parse_script(output: bytes) -> bytes | None:
-    """Return the script that `script_command` printed, or None if there is none.
-
-    Up to 23.02 a heading stands before it and an empty line after it, whatever ``--noheader`` says.
+    Of an array, or of the leader of a heterogeneous job, it prints one for each task or component. Each has a heading,
+    by which they are told apart; with ``--noheader`` it had none from 23.11 on.
     """
-    body, headed = _SCRIPT_HEAD.subn(b"", output, count=1)
-    if headed:
-        body = body.removesuffix(b"\n")
+    return ["sacct", "--parsable2", "--batch-script", f"--jobs={job_id}"]
+
+
+_SCRIPT_HEAD = re.compile(rb"^Batch Script for [0-9][^\n]{0,200}\n-{80}\n", re.MULTILINE)
+
+
+def parse_script(output: bytes, release: tuple[int, int]) -> bytes | None:
+    """Return the (first) script that `script_command` printed, or None if there is none.
+
+    Up to 23.02 there is an empty line after each.
+    """
+    body = output
+    first = _SCRIPT_HEAD.match(output)
+    if first is not None:
+        following = _SCRIPT_HEAD.search(output, first.end())
+        body = output[first.end() : following.start() if following else None]
+        if release < PLAIN_SCRIPTS:
+            body = body.removesuffix(b"\n")
     return None if body.strip() in (b"", b"NONE") else body

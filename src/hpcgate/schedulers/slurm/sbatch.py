@@ -41,11 +41,14 @@ NO_DIRECTORY = 66
 _LOGIN = ("OLDPWD", "SSH_CLIENT", "SSH_CONNECTION", "SSH_ORIGINAL_COMMAND", "SSH_TTY")
 """Variables of the login, none of the job's business."""
 
-_READER = (
+_ENTER = (
     # Not every shell says why it cannot enter a directory; ls does.
     'exec 2>&1; cd -- "$1" >/dev/null 2>&1 || { _hpcgate_why=$(ls -d -- "$1/." 2>&1 >/dev/null); '
     'printf "cd: %s: %s\\n" "$1" "${_hpcgate_why##*: }"; exit ' + str(NO_DIRECTORY) + "; }; "
-    f"unset {' '.join((*_LOGIN, *SUBMITTING))}; "
+)
+
+_READER = (
+    f"{_ENTER}unset {' '.join((*_LOGIN, *SUBMITTING))}; "
     "unset -f sbatch; _hpcgate_tool=$(command -v sbatch) || _hpcgate_tool=sbatch; "
     "_hpcgate_kind=wrapper; _hpcgate_magic=; "
     'case $_hpcgate_tool in (/*) { IFS= read -r _hpcgate_magic <"$_hpcgate_tool"; } 2>/dev/null; '
@@ -66,6 +69,12 @@ _READER = (
 LC_ALL and LANGUAGE are the gateway's own, for messages that can be matched. The shell's variables have names that no
 user exports: an exported variable that is set here would reach the job.
 """
+
+
+def entering_command(directory: str) -> list[str]:
+    """Return the command that tries a working directory; if it cannot be entered, it says why on standard output."""
+    return ["sh", "-c", _ENTER, "cd", directory]
+
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _./=:,@%+-")
 

@@ -180,7 +180,7 @@ class Slurm(Scheduler):
             return first | await self._look_up(principal, dict(pairs[half:]))
         found: dict[str, Jobs | GatewayError] = {}
         for shown, job_id in wanted.items():
-            its = tuple(record.job for record in both.records if job_id.matches(record.job.job_id, record.raw))
+            its = tuple(record.job for record in _named(both.records, job_id))
             found[shown] = Jobs(its, both.absent.names) if its else both.absent.of(job_id, shown)
         return found
 
@@ -264,6 +264,10 @@ class Slurm(Scheduler):
         """Ask the commands, or slurmrestd where there are none."""
         return await self._commands.installed_version(principal)
 
+    async def offered(self, principal: Principal) -> tuple[str, ...] | None:
+        """Return the data versions that slurmrestd offers, the oldest first."""
+        return await self._commands.offered(principal) if isinstance(self._commands, Rest) else None
+
     async def close(self) -> None:
         """Close the connections to slurmrestd."""
         if isinstance(self._commands, Rest):
@@ -271,7 +275,7 @@ class Slurm(Scheduler):
 
     async def _find(self, principal: Principal, job_id: JobId) -> tuple[list[Record], "_Absent"]:
         both = await self._both(principal, Selection(ids=(job_id,)))
-        return [record for record in both.records if job_id.matches(record.job.job_id, record.raw)], both.absent
+        return _named(both.records, job_id), both.absent
 
     async def _both(self, principal: Principal, selection: Selection) -> "_Both":
         """Return the selected jobs of both sources.
@@ -400,6 +404,21 @@ def _known_whole(live: Sequence[Record], past: list[Record]) -> tuple[list[Recor
     alive = {record.raw for record in live}
     partial = [record for record in past if not record.whole and record.raw not in alive]
     return [record for record in past if record.whole or record.raw in alive], partial
+
+
+def _named(records: Sequence[Record], job_id: JobId) -> list[Record]:
+    """Return the jobs that an id names; one task of an array whose tasks wait together is shown by itself."""
+    found = [record for record in records if job_id.matches(record.job.job_id, record.raw)]
+    if job_id.task is None:
+        return found
+    return [_as_task(record, job_id.argument) for record in found]
+
+
+def _as_task(record: Record, shown: str) -> Record:
+    together = JobId.read(record.job.job_id)
+    if together is None or together.tasks is None or together.task is not None:
+        return record
+    return replace(record, job=replace(record.job, job_id=shown))
 
 
 def _plain(account: str | None) -> bool:

@@ -19,7 +19,7 @@ CONFIG = ("scontrol", "show", "config")
 
 _MOST_LINE = 256 * 1024
 """Characters of a line; one of a node or a partition has a few thousand."""
-_PAIR = re.compile(r"(?:^|(?<=\s))([A-Za-z][A-Za-z0-9_:/]*)=(\S*)")
+_NAME = re.compile(r"(?<!\S)([A-Z][A-Za-z0-9_:/]*)=")
 
 Parsed = TypeVar("Parsed")
 
@@ -82,10 +82,12 @@ def _lines(text: str, first: str, parse: Callable[[Mapping[str, str]], Parsed]) 
     def parsed(line: str) -> Parsed:
         if len(line) > _MOST_LINE:
             raise ValueError("too long")
-        # Free text (OS, Reason, Comment, Extra) stands after all that is read here, so the first of a name counts.
+        # A value ends where the next name begins: names of reservations may have blanks. Free text (OS, Reason,
+        # Comment, Extra) stands after all that is read here, so the first of a name counts.
         pairs: dict[str, str] = {}
-        for name, value in _PAIR.findall(line):
-            pairs.setdefault(name, value)
+        _, *rest = _NAME.split(line)
+        for name, value in zip(rest[::2], rest[1::2], strict=True):
+            pairs.setdefault(name, value.strip())
         return parse(pairs)
 
     lines = (line for line in text.split("\n") if line.startswith(first + "="))

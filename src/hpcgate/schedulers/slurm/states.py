@@ -20,6 +20,13 @@ ENDED = frozenset(
 )
 """States that a job does not leave by itself: https://slurm.schedmd.com/job_state_codes.html"""
 
+LISTED = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PENDING", "PREEMPTED",
+    "RUNNING", "SUSPENDED", "TIMEOUT",
+)  # fmt: skip
+"""All base states, in the words of each release. Asked for its jobs since a time without any state, the database leaves
+out those that were never eligible to run: cancelled while they were held, or waited for another job."""
+
 WAITING = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 )

@@ -23,3 +23,6 @@ SACCT_STREAMS = (24, 5)
 
 OVERLAP = (20, 11)
 """From here on a step needs ``--overlap`` to share the resources of other steps."""
+
+PLAIN_SCRIPTS = (23, 11)
+"""From here on sacct prints a stored script as it is; before, with an empty line after it."""

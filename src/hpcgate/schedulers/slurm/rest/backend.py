@@ -1,7 +1,9 @@
 """Slurm by slurmrestd, and by slurmrestd together with commands on the login node."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+import re
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -14,10 +16,21 @@ from hpcgate.errors import (
     GatewayError,
     NotSupported,
     SchedulerUnavailable,
+    SubmissionRefused,
     TimedOut,
 )
 from hpcgate.outbound.wording import clipped
-from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
+from hpcgate.schedulers.base import (
+    Account,
+    Job,
+    JobDescription,
+    JobMetadata,
+    JobStatus,
+    Node,
+    Partition,
+    Reservation,
+)
+from hpcgate.schedulers.slurm import sbatch
 from hpcgate.schedulers.slurm.command_line import NO_ACCOUNTING_REMEMBERED, CommandLine, NoHistory
 from hpcgate.schedulers.slurm.failures import NO_ACCOUNTING, says
 from hpcgate.schedulers.slurm.job_ids import JobId
@@ -28,12 +41,17 @@ from hpcgate.schedulers.slurm.rest.problems import NOTHING_FOUND, UNKNOWN_JOB, f
 from hpcgate.schedulers.slurm.rest.versions import api_version
 from hpcgate.schedulers.slurm.scancel import Outcome
 from hpcgate.schedulers.slurm.settings import SlurmSettings
+from hpcgate.schedulers.slurm.states import ENDED
 from hpcgate.schedulers.slurm.version import release
 from hpcgate.ssh.pool import Pool
+from hpcgate.ssh.runner import Completed
+from hpcgate.ssh.session import Session
 
 _log = structlog.get_logger(__name__)
 
 Answer = TypeVar("Answer")
+
+_PATH = re.compile(r"/slurm/v0\.0\.(\d{1,4})/")
 
 SINGLY = 16
 """Up to so many jobs are asked for one by one; for more the whole listing is read."""
@@ -46,9 +64,11 @@ class Rest:
     these answer `NotSupported`.
     """
 
-    def __init__(self, system: str, settings: SlurmSettings) -> None:
-        """Keep the settings, which have ``api_url`` and ``api_version``; nothing is opened."""
+    def __init__(self, system: str, settings: SlurmSettings, pool: Pool) -> None:
+        """Keep the settings, which have ``api_url`` and ``api_version``, and the pool; nothing is opened."""
         self.system = system
+        self._settings = settings
+        self._pool = pool
         self.version = api_version(settings.api_version or "")
         self.client = RestClient(system, settings.api_url or "", self.version, settings.timeout)
         self._cluster = ""
@@ -63,8 +83,28 @@ class Rest:
 
         Raises:
             NotSupported: The script lies on the cluster, or has a directive that a request cannot carry.
+            SubmissionRefused: With Slurm's own words, or the working directory cannot be entered.
         """
-        body = submission.body(job, principal.username, self.version)
+        return await self._post(principal, job, submission.body(job, principal.username, self.version))
+
+    async def _post(self, principal: Principal, job: JobDescription, body: Mapping[str, Any]) -> str:
+        """Submit a job once its working directory is seen to exist.
+
+        slurmrestd takes any directory, and a job that cannot enter its own runs in /tmp, or fails without a word. So
+        the login node is asked, as it is where jobs are submitted there; one that does not answer keeps nobody from
+        submitting.
+        """
+
+        async def work(session: Session) -> Completed:
+            return await session.run(sbatch.entering_command(job.working_directory), timeout=self._settings.timeout)
+
+        try:
+            done = await self._pool.perform(principal, work, retry=True)
+        except GatewayError as error:
+            _log.warning("slurm.directory_unknown", system=self.system, words=clipped(error.message, 400))
+        else:
+            if done.exit_status == sbatch.NO_DIRECTORY:
+                raise SubmissionRefused(done.stdout.decode("utf-8", "replace").strip())
         return await self.client.controller(principal, "POST", "job/submit", submission.job_id, body=body)
 
     async def live(self, principal: Principal, selection: Selection) -> list[Record]:
@@ -72,7 +112,8 @@ class Rest:
 
         No version has a listing of one user's jobs: all that the user may see are read, and sorted out here.
         """
-        ids = tuple(dict.fromkeys(job_path(job_id) for job_id in selection.ids or ()))
+        # Of an array always the whole: v0.0.38 knows no task by its id, and later ones answer with all of them.
+        ids = tuple(dict.fromkeys(quote(job_id.base, safe="") for job_id in selection.ids or ()))
         if selection.ids is None or len(ids) > SINGLY:
 
             def listed(status: int, answer: Any) -> list[Record]:
@@ -88,7 +129,8 @@ class Rest:
             def one(status: int, answer: Any) -> list[Record]:
                 if status != 200 and _unknown(answer):
                     return []
-                return jobs.parse(_checked(status, answer, "jobs"), selection)
+                found = jobs.parse(_checked(status, answer, "jobs"), selection)
+                return [record for record in found if _among(record, selection.ids or ())]
 
             records = await _each(ids, lambda path: self.client.controller(principal, "GET", f"job/{path}", one))
         self._cluster = next((record.job.cluster for record in records if record.job.cluster), self._cluster)
@@ -214,6 +256,17 @@ class Rest:
 
         await self.client.controller(principal, "GET", "ping", parse)
 
+    async def offered(self, principal: Principal) -> tuple[str, ...]:
+        """Return the data versions that slurmrestd says that it offers, the oldest first; none if it does not say."""
+
+        def parse(status: int, answer: Any) -> tuple[str, ...]:
+            if status != 200:
+                raise failure(status, answer)
+            found = {match[1] for path in values.row(values.row(answer).get("paths")) if (match := _PATH.match(path))}
+            return tuple(f"0.0.{number}" for number in sorted(map(int, found)))
+
+        return await self.client.ask(principal, "GET", "openapi/v3", parse)
+
     async def installed_version(self, principal: Principal) -> str | None:
         """Return the release of slurmrestd."""
 
@@ -229,7 +282,7 @@ class Hybrid(Rest):
 
     def __init__(self, system: str, settings: SlurmSettings, pool: Pool) -> None:
         """Keep the settings and the pool; nothing is opened."""
-        super().__init__(system, settings)
+        super().__init__(system, settings, pool)
         self._commands = CommandLine(system, settings, pool)
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
@@ -238,7 +291,21 @@ class Hybrid(Rest):
             body = submission.body(job, principal.username, self.version)
         except NotSupported:
             return await self._commands.submit(principal, job)
-        return await self.client.controller(principal, "POST", "job/submit", submission.job_id, body=body)
+        return await self._post(principal, job, body)
+
+    async def history(self, principal: Principal, selection: Selection) -> list[Record]:
+        """Return the selected jobs of the accounting database; how they ended by sacct where slurmrestd cannot tell."""
+        records = await super().history(principal, selection)
+        unknown = tuple(JobId(record.raw) for record in records if _ended_somehow(record))
+        if not unknown:
+            return records
+        asked = Selection(ids=unknown) if len(unknown) <= MOST_IDS else selection
+        try:
+            known = await self._commands.history(principal, asked)
+        except (GatewayError, NoHistory):
+            return records
+        found = {(record.raw, record.submitted): record.job for record in known}
+        return [_as_ended(record, found.get((record.raw, record.submitted))) for record in records]
 
     async def metadata(self, principal: Principal, records: Sequence[Record]) -> tuple[JobMetadata, ...]:
         """Return what was submitted, by commands."""
@@ -247,6 +314,32 @@ class Hybrid(Rest):
     async def attach(self, principal: Principal, job_id: JobId, shell_command: str) -> None:
         """Run a shell command as a step, by srun."""
         await self._commands.attach(principal, job_id, shell_command)
+
+
+MOST_IDS = 100
+"""Up to so many jobs sacct is asked for by id; for more it is asked for the same as slurmrestd."""
+
+
+def _ended_somehow(record: Record) -> bool:
+    """Return whether it is not told how a job, or a step of it, has ended."""
+    ends = [record.job.status, *(task.status for task in record.job.tasks or ())]
+    return any(status.state in ENDED and status.exit_code is None for status in ends)
+
+
+def _as_ended(record: Record, known: Job | None) -> Record:
+    """Return the record with the exit statuses that are known of the same job, where it has none itself."""
+    if known is None:
+        return record
+    steps = {task.id: task.status for task in known.tasks or ()}
+    tasks = tuple(replace(task, status=_or_known(task.status, steps.get(task.id))) for task in record.job.tasks or ())
+    job = replace(record.job, status=_or_known(record.job.status, known.status), tasks=tasks or record.job.tasks)
+    return replace(record, job=job)
+
+
+def _or_known(status: JobStatus, known: JobStatus | None) -> JobStatus:
+    if status.exit_code is not None or known is None or known.state != status.state:
+        return status
+    return replace(status, exit_code=known.exit_code, interrupt_signal=known.interrupt_signal)
 
 
 def job_path(job_id: JobId) -> str:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, Literal, TypeVar
+from urllib.parse import urlencode
 
 import structlog
 from yarl import URL
@@ -156,9 +157,8 @@ class RestClient:
         body: Any = None,
     ) -> Parsed:
         """Send one request and return what `parse` makes of status and answer: JSON, or text if it is none."""
-        url = URL(f"{self._url}/{path}", encoded=True)
-        if query:
-            url = url.with_query(query)
+        # Quoted here: slurmrestd reads no comma and no colon in a query as they are.
+        url = URL(f"{self._url}/{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
         try:
             async with asyncio.timeout(self._timeout):
                 status, content = await self._exchange(principal, method, url, body)

@@ -9,7 +9,7 @@ from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.rest import values
 from hpcgate.schedulers.slurm.rest.jobs import shown_id, state
 from hpcgate.schedulers.slurm.rest.versions import ApiVersion
-from hpcgate.schedulers.slurm.states import ENDED
+from hpcgate.schedulers.slurm.states import ENDED, LISTED
 
 
 def parse(answer: object, selection: Selection) -> list[Record]:
@@ -131,12 +131,14 @@ def task_expression(tasks: str) -> str:
 def query(selection: Selection, version: ApiVersion) -> dict[str, str]:
     """Return the query of a listing: from the window's start on, of the user and the account where that can be asked.
 
-    A listing from a time on, without states, has the jobs that had not ended by then, pending and running ones
-    included.
+    It has the jobs that were in one of the states at some time since: all that had not ended by then.
     """
     asked = {}
     if selection.window is not None:
-        asked["start_time"] = f"uts{int(time.time()) - selection.window}"
+        now = int(time.time())
+        asked["start_time"] = f"uts{now - selection.window}"
+        # Of states the database finds nothing without an end.
+        asked |= {"end_time": f"uts{now}", "state": ",".join(LISTED)}
     if selection.user is not None and version.history_users:
         asked["users"] = selection.user
     if selection.account is not None:
