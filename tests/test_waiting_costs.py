@@ -11,7 +11,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from hpcgate.admission import BYTES_EACH, Admission
+from hpcgate.admission import BYTES_EACH, FLOOR, Admission
 from hpcgate.refusals import Lobby, Refusals
 from hpcgate.serving import Http
 
@@ -62,9 +62,10 @@ class Crowd:
     Args:
         clients: How many there are.
         most: Requests at a time, those that wait included.
+        users: Whose they are, in turn.
     """
 
-    def __init__(self, clients: int, most: int = 100_000) -> None:
+    def __init__(self, clients: int, most: int = 100_000, users: int = USERS) -> None:
         self.admission = Admission(most, 1e9)
         self.lobby = Lobby(clients * BYTES_EACH)
         self.running: deque[asyncio.Future[None]] = deque()
@@ -87,7 +88,7 @@ class Crowd:
         for number in range(clients):
             http = protocol(config=config, server_state=self.state, app_state={})
             http.connection_made(Wire(self, number))
-            request = f"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer u{number % USERS}\r\n\r\n"
+            request = f"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer u{number % users}\r\n\r\n"
             self.clients.append((http, request.encode()))
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,17 +110,22 @@ class Crowd:
             self.look()
             await asyncio.sleep(0)
 
+    async def next(self) -> int:
+        """Answer the request that has run for longest, and return the number of its client."""
+        while not self.running:
+            await asyncio.sleep(0)
+        self.running.popleft().set_result(None)
+        while not self.answered:
+            await asyncio.sleep(0)
+        number = self.answered.popleft()
+        while not self.clients[number][0].resting():
+            await asyncio.sleep(0)
+        return number
+
     async def answer(self, count: int) -> None:
         """Answer so many requests, each of whose clients then asks again."""
         for number in range(count):
-            while not self.running:
-                await asyncio.sleep(0)
-            self.running.popleft().set_result(None)
-            while not self.answered:
-                await asyncio.sleep(0)
-            http, request = self.clients[self.answered.popleft()]
-            while not http.resting():
-                await asyncio.sleep(0)
+            http, request = self.clients[await self.next()]
             http.data_received(request)
             if number % LOOK == LOOK - 1:
                 self.look()
@@ -198,3 +204,30 @@ def test_a_request_that_would_be_refused_takes_a_fraction_of_an_answer(few: floa
         return seen.made / len(late)
 
     assert uvloop.run(count()) <= UNREAD * few
+
+
+def test_single_requests_of_one_user_wait_for_a_few_of_the_five_hundred_of_another() -> None:
+    async def most() -> int:
+        crowd = Crowd(501, users=1)
+        modest, _ = crowd.clients[-1]
+        request = b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer modest\r\n\r\n"
+        crowd.clients[-1] = (modest, request)
+        await crowd.ask()
+        # What ran before anybody else was there ends first.
+        await crowd.answer(ANSWERS)
+        before: list[int] = [0]
+        for number in range(ANSWERS):
+            client = await crowd.next()
+            http, asked = crowd.clients[client]
+            if http is modest:
+                before.append(0)
+            else:
+                before[-1] += 1
+            http.data_received(asked)
+            if number % LOOK == LOOK - 1:
+                crowd.look()
+        await crowd.leave()
+        assert len(before) > 10
+        return max(before)
+
+    assert uvloop.run(most()) <= FLOOR
