@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -211,12 +211,14 @@ class Bodies:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Handle one request."""
         body = body_in(scope, receive) if scope["type"] == "http" else None
         if body is None:
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
+        return self._with(body, scope, send)
+
+    async def _with(self, body: Body, scope: Scope, send: Send) -> None:
         scope["state"]["body"] = body
 
         async def send_and_close(message: Message) -> None:

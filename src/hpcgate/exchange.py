@@ -1,6 +1,6 @@
 """One request and its answer, as uvicorn has it, but for how the head of an answer is written."""
 
-from functools import lru_cache
+from collections.abc import Set
 
 from uvicorn._types import ASGISendEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, STATUS_LINE, RequestResponseCycle
@@ -11,10 +11,20 @@ _DECIDING = frozenset({b"connection", b"transfer-encoding"})
 """Headers that uvicorn reads, beside the length."""
 
 
-@lru_cache(256)
-def _is_plain(name: bytes) -> bool:
-    """Say whether a header's name is in lower case, fit to be sent, and of no meaning to the connection."""
-    return name not in _DECIDING and name == name.lower() and not HEADER_RE.search(name)
+_MOST_PLAIN = 256
+_PLAIN: set[bytes] = set()
+"""Names of headers that have been looked at."""
+
+
+def _are_plain(names: Set[bytes]) -> bool:
+    """Say whether names of headers are in lower case, fit to be sent, and of no meaning to the connection."""
+    if names <= _PLAIN:
+        return True
+    if any(name in _DECIDING or name != name.lower() or HEADER_RE.search(name) for name in names):
+        return False
+    if len(_PLAIN) < _MOST_PLAIN:
+        _PLAIN.update(names)
+    return True
 
 
 class Exchange(RequestResponseCycle):
@@ -40,7 +50,7 @@ class Exchange(RequestResponseCycle):
         if (
             len(fields) != len(headers)
             or not length.isdigit()
-            or not all(map(_is_plain, fields))
+            or not _are_plain(fields.keys())
             or len(values.translate(None, _UNSAFE)) != len(values)
         ):
             return False
@@ -48,7 +58,7 @@ class Exchange(RequestResponseCycle):
         self.waiting_for_100_continue = False
         self.chunked_encoding = False
         self.expected_content_length = int(length)
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        lines = b"\r\n".join(map(b": ".join, headers))
+        end = b"\r\n\r\n" if self.keep_alive else b"\r\nconnection: close\r\n\r\n"
         self.transport.write(STATUS_LINE[message["status"]] + lines + end)
         return True

@@ -171,7 +171,10 @@ class PlainLines:
 
     def info(self, event: str, **fields: Any) -> None:
         """Write a line."""
-        values = [f'"{name}": {_plain(value)}, ' for name, value in fields.items()]
+        values = [
+            f'"{name}": {encode_basestring_ascii(value) if type(value) is str else _plain(value)}, '
+            for name, value in fields.items()
+        ]
         end = f'"event": {_plain(event)}, "level": "info", "timestamp": "{self._timestamp()}"}}'
         self._write(f"{{{''.join(values)}{end}")
 

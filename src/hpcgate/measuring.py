@@ -1,6 +1,6 @@
 """What the middleware tells of each request: to the metrics, and to the trace."""
 
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, MutableMapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -88,13 +88,13 @@ class Measured:
             received += len(message.get("body", b""))
             return message
 
-        async def counted_send(message: Message) -> None:
+        def counted_send(message: Message) -> Awaitable[None]:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
             else:
                 sent += len(message.get("body", b""))
-            await send(message)
+            return send(message)
 
         try:
             await self.app(scope, counted_receive if scope["method"] in _WITH_BODY else receive, counted_send)

@@ -24,7 +24,7 @@ audit = structlog.get_logger("hpcgate.audit")
 
 def gateway(request: Request) -> Gateway:
     """Return the gateway that the lifespan opened."""
-    opened: Gateway = request.app.state.gateway
+    opened: Gateway = request.scope["app"].state.gateway
     return opened
 
 
@@ -51,12 +51,20 @@ async def authenticate(request: Request) -> Principal:
 
 
 async def _verified(request: Request, opened: Gateway) -> Principal:
-    authorization = request.headers.get("authorization")
+    authorization = _authorization(request)
     if opened.api_keys is not None and authorization is None:
         key = request.headers.get(HEADER)
         if key is not None:
             return opened.api_keys.principal(key, _source(request))
     return await opened.tokens.principal(bearer(authorization))
+
+
+def _authorization(request: Request) -> str | None:
+    """Return the header, of which the server has let at most one in."""
+    for name, value in request.scope["headers"]:
+        if name == b"authorization":
+            return str(value, "latin-1")
+    return None
 
 
 async def _count(request: Request, opened: Gateway, principal: Principal) -> None:
@@ -126,6 +134,9 @@ class Access:
 
     async def operate(self, operation: Operation) -> None:
         """Check what an operation touches; as `admit`."""
+        if self.grant.paths is None:
+            # What remains is looked at when it is performed.
+            return
         paths = operation.paths()
         here = Reach(paths, trees=operation.trees()) if operation.follows else Reach(links=paths)
         await self.reach(here)

@@ -1,6 +1,6 @@
 """The one way to every route: found, its token verified and its request counted, and only then called."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpcgate.api import problems
+from hpcgate.api.answers import JsonBytes
 from hpcgate.api.dependencies import authenticate, gateway
 from hpcgate.api.direct import DirectRoutes
 from hpcgate.api.paths import MERGED
@@ -78,15 +79,15 @@ class Door:
         request = Request(scope, receive, send)
         started = False
 
-        async def watched_send(message: Message) -> None:
+        def watched_send(message: Message) -> Awaitable[None]:
             nonlocal started
             started = True
-            await send(message)
+            return send(message)
 
         try:
             await admit(request, terms)
             answer = await route.endpoint(request, **parameters)
-            await answer(scope, receive, send if type(answer) is Response else watched_send)
+            await answer(scope, receive, send if type(answer) in _SAID_AT_ONCE else watched_send)
         except Exception as error:
             if started:
                 raise  # the server cuts the answer off, so that it cannot pass for a whole one
@@ -136,6 +137,10 @@ class Door:
             raise RuntimeError("a request has come past the door")
         scope["router"] = self._router
         await scope["route"].handle(scope, receive, send)
+
+
+_SAID_AT_ONCE = frozenset({Response, JsonBytes})
+"""Answers of which nothing can fail once they have begun."""
 
 
 async def admit(request: Request, terms: Terms) -> None:

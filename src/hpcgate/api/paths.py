@@ -1,6 +1,7 @@
 """One spelling for each path, so that the rules of a proxy in front hold for what is served here."""
 
 import re
+from collections.abc import Awaitable
 
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,7 +30,7 @@ class PlainPaths:
         self.app = app
         self._merge = merge
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Handle one request."""
         if scope["type"] == "http":
             raw: bytes = scope.get("raw_path") or b""
@@ -39,6 +40,5 @@ class PlainPaths:
                 scope["raw_path"] = raw
                 scope["state"][MERGED] = True
             if (b"%" in raw or b"//" in raw or b"/." in raw or b"\\" in raw) and (wrong := odd_path(raw)):
-                await problem(Request(scope), 404, f"Not Found: {wrong}")(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+                return problem(Request(scope), 404, f"Not Found: {wrong}")(scope, receive, send)
+        return self.app(scope, receive, send)

@@ -1,8 +1,7 @@
 """Small requests first: streams leave the event loop time while somebody waits for a small answer."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 LATE = 0.0015
 """Seconds by which the event loop may be late before streams pause for longer; its timers count in milliseconds."""
@@ -22,14 +21,9 @@ class Pace:
         self._small = 0
         self._pause = LEAST
 
-    @contextmanager
-    def small(self) -> Iterator[None]:
-        """Tell that somebody waits for a small answer."""
-        self._small += 1
-        try:
-            yield
-        finally:
-            self._small -= 1
+    def small(self) -> "_Small":
+        """Tell that somebody waits for a small answer, as long as the context lasts."""
+        return _Small(self)
 
     async def turn(self) -> None:
         """Wait until a stream may move its next block."""
@@ -42,6 +36,23 @@ class Pace:
             self._pause = min(MOST, self._pause * 1.2)
         else:
             self._pause = max(LEAST, self._pause * 0.95)
+
+
+class _Small:
+    """One small answer that is waited for. A context manager by generator would cost several times as much."""
+
+    __slots__ = ("_pace",)
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+
+    def __enter__(self) -> None:
+        self._pace._small += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pace._small -= 1
 
 
 PACE = Pace()
