@@ -116,7 +116,7 @@ def create_app(settings: Settings) -> Application:
         app.chain = Measured(app.chain, metrics=telemetry.metrics)
     if telemetry.tracing is not None:
         app.chain = Traced(app.chain, tracing=telemetry.tracing)
-    app.chain = TrailingSlash(HangUp(app.chain))
+    app.chain = TrailingSlash(HangUp(app.chain), settings.apis_root_path.rstrip("/"))
     if settings.http.cors is not None:
         app.chain = CORSMiddleware(app.chain, **_cross_origin(settings.http.cors))
     app.chain = Envelope(

@@ -293,15 +293,23 @@ def _text(value: bytes | None) -> str | None:
 
 
 class TrailingSlash:
-    """Lets every path answer with and without a trailing slash, without a redirect that loses the token."""
+    """Lets every path answer with and without a trailing slash, without a redirect that loses the token.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: What answers.
+        root: A path before all others; what it leads to is its own slash.
+    """
+
+    def __init__(self, app: ASGIApp, root: str = "") -> None:
         self.app = app
+        self._root = root
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Handle one request."""
         if scope["type"] == "http" and scope["path"].endswith("/") and scope["path"].strip("/"):
             scope = {**scope, "path": scope["path"].rstrip("/")}
+        if self._root and scope["type"] == "http" and scope["path"] == self._root:
+            scope = {**scope, "path": f"{self._root}/"}
         return self.app(scope, receive, send)
 
 

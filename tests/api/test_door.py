@@ -29,7 +29,7 @@ GENERAL = {
     "metrics": {"path": "/metrics"},
 }
 FREE = {
-    "/status/liveness", "/status/liveness/", "/status/readiness", "/metrics", "/openapi.json", "/docs",
+    "/", "/status/liveness", "/status/liveness/", "/status/readiness", "/metrics", "/openapi.json", "/docs",
     "/docs/oauth2-redirect", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/redoc.standalone.js",
     "/redoc",
 }  # fmt: skip

@@ -9,6 +9,17 @@ import pytest
 from tests.front import serving
 
 
+@pytest.mark.parametrize(("root", "starts"), [("", ["/", ""]), ("/v2", ["/v2", "/v2/", "/"])])
+def test_the_root_leads_to_the_pages(tmp_path: Path, root: str, starts: list[str]) -> None:
+    with serving(tmp_path, apis_root_path=root) as front, httpx.Client() as client:
+        for start in starts:
+            for method in ("GET", "HEAD"):
+                answer = client.request(method, f"http://127.0.0.1:{front.port}{start}")
+                assert (answer.status_code, answer.headers["location"]) == (307, f"{root}/docs"), start
+        answer = client.get(f"http://127.0.0.1:{front.port}{starts[0]}", follow_redirects=True)
+        assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/html")
+
+
 @pytest.mark.parametrize("root", ["", "/v2"])
 @pytest.mark.parametrize(("page", "names"), [("/docs", 2), ("/redoc", 1)])
 def test_pages_load_from_this_server_alone(tmp_path: Path, page: str, names: int, root: str) -> None:
@@ -22,7 +33,9 @@ def test_pages_load_from_this_server_alone(tmp_path: Path, page: str, names: int
         assert len(own) == names
         assert not re.search(r'<(?:script|link|img)[^>]*"(?:https?:)?//', answer.text)
         for url in own:
-            assert len(client.get(url).content) > 100_000
+            script = client.get(url).content
+            assert len(script) > 100_000
+            assert b"logo-mini.svg" not in script
         assert f"{root}/openapi.json" in answer.text
         assert client.get(f"{root}/openapi.json").json()["openapi"].startswith("3.")
         policy = answer.headers["content-security-policy"]

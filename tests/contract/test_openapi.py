@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hpcgate.api.terms import terms_of
 from hpcgate.app import create_app
 from hpcgate.config import Settings
 
@@ -150,6 +151,24 @@ def test_superset(ours: dict[str, Any], path: str, method: str) -> None:
             answer = mine["responses"][status]["content"][kind]["schema"]
             problems += missing(ours, answer, content["schema"], f"{status}", request=False)
     assert problems == []
+
+
+def test_what_needs_a_token_is_what_says_so(ours: dict[str, Any]) -> None:
+    app: Any = create_app(Settings.model_validate(GENERAL))
+    public = {(method, route.path) for route in app.routes if terms_of(route).public for method in route.methods}
+    open_ = {
+        (method, path)
+        for path, methods in ours["paths"].items()
+        for method, operation in methods.items()
+        if "security" not in operation
+    }
+    assert open_ == {
+        ("get", "/status/liveness/"),
+        ("get", "/status/readiness"),
+        ("options", "/filesystem/{system_name}/files/uploads"),
+        ("options", "/filesystem/{system_name}/files/uploads/{upload_id}"),
+    }
+    assert {(method.upper(), path) for method, path in open_} <= public
 
 
 def test_security_schemes(ours: dict[str, Any]) -> None:

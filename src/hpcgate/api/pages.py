@@ -1,15 +1,18 @@
-"""The pages for people, `/docs` and `/redoc`: Swagger UI and ReDoc, all of it from this server."""
+"""The pages for people, `/docs`, to which `/` leads, and `/redoc`: Swagger UI and ReDoc, all of it from this server."""
 
+import asyncio
 import base64
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
+from functools import cache
 from importlib import resources
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
 from hpcgate.api.terms import PUBLIC, on
 from hpcgate.config.auth import OidcSettings
@@ -19,6 +22,7 @@ _ASSETS = {
     "swagger-ui.css": "text/css",
     "redoc.standalone.js": "text/javascript",
 }
+_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
 _INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -68,6 +72,11 @@ def install(app: FastAPI, oidc: OidcSettings) -> None:
             )
         )
 
+    @on(PUBLIC)
+    async def front(request: Request) -> Response:
+        return RedirectResponse(f"{_root(request)}/docs")
+
+    app.add_route("/", front, include_in_schema=False)
     app.add_route("/docs", swagger, include_in_schema=False)
     app.add_route("/docs/oauth2-redirect", redirected, include_in_schema=False)
     app.add_route("/redoc", redoc, include_in_schema=False)
@@ -109,10 +118,20 @@ def _page(page: HTMLResponse, providers: str = "") -> Response:
 
 
 def _asset(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    path = str(resources.files("fastapi_offline") / "static" / name)
+    path = Path(str(resources.files("fastapi_offline") / "static" / name))
 
     @on(PUBLIC)
     async def asset(request: Request) -> Response:
         return FileResponse(path, media_type=media_type)
 
-    return asset
+    @on(PUBLIC)
+    async def changed(request: Request) -> Response:
+        return Response(await asyncio.to_thread(_without_logo, path), media_type=media_type)
+
+    return changed if name.startswith("redoc") else asset
+
+
+@cache
+def _without_logo(path: Path) -> bytes:
+    """Return ReDoc without the address of its own logo, which is elsewhere; without a picture it shows none."""
+    return path.read_bytes().replace(_LOGO, b"data:,")

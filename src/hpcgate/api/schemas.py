@@ -8,9 +8,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from hpcgate.api.models import ApiResponseError
+from hpcgate.api.terms import terms_of
 
 REF = "#/components/schemas/{model}"
-OPEN_PATHS = ("/status/liveness/", "/status/readiness")
 
 
 def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
@@ -94,15 +94,21 @@ def install(
             components["securitySchemes"]["APIKeyHeader"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
             ways.append({"APIKeyHeader": []})
         failure = {"$ref": REF.format(model="ApiResponseError")}
+        free = {
+            (method.lower(), getattr(route, "path", ""))
+            for route in app.routes
+            if terms_of(route).public
+            for method in getattr(route, "methods", None) or ()
+        }
         for path, methods in document["paths"].items():
-            for operation in methods.values():
+            for method, operation in methods.items():
                 operation["responses"].pop("422", None)
                 for statuses, description in (("4XX", "The request failed"), ("5XX", "The gateway or a system failed")):
                     operation["responses"][statuses] = {
                         "description": description,
                         "content": {"application/json": {"schema": failure}},
                     }
-                if path not in OPEN_PATHS:
+                if (method, path) not in free:
                     operation["security"] = ways
 
     app.openapi = openapi  # type: ignore[method-assign]
