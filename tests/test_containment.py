@@ -12,6 +12,8 @@ from typing import Any, cast
 
 import pytest
 import uvicorn
+import uvloop
+from uvicorn.server import ServerState
 
 import hpcgate
 from hpcgate.admission import Admission
@@ -378,3 +380,80 @@ def test_a_client_who_left_is_refused_without_a_word() -> None:
     protocol._turn_away(cast("Any", cycle))
     assert cycle.response_complete
     assert state.total_requests == 1
+
+
+HOOKS_OF_CONNECTIONS = {
+    # What the event loop calls of a connection, and what a client does to have it called.
+    "_unset_keepalive_if_required": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "data_received": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "eof_received": b"GET ",
+    "connection_lost": b"\0",
+    "on_message_begin": b"GET ",
+    "on_header": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "on_headers_complete": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "on_body": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab",
+    "on_message_complete": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "_start_asgi_task": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "_refuse": b"\0\r\n\r\n",
+    "_discard": b"\0\r\n\r\n" + b"x" * 500_000,
+}
+
+
+def test_a_connection_that_cannot_begin_is_closed() -> None:
+    aborted = []
+    protocol = Http.__new__(Http)
+    protocol.connection_made(cast("Any", SimpleNamespace(abort=lambda: aborted.append(1))))
+    assert aborted
+    assert FAULTS.counts["http.made"] == 1
+
+
+@pytest.mark.parametrize("hook", HOOKS_OF_CONNECTIONS)
+def test_a_connection_whose_hook_raises_is_alone_with_it(hook: str) -> None:
+    """Whatever the loop or the parser calls: it is counted, and others are served before, meanwhile and after."""
+
+    # The parser looks for its hooks when it is made.
+    faulty: Any = type("Faulty", (Http,), {hook: failing})
+    good = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    made: list[Http] = []
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    def make() -> Http:
+        kind = faulty if len(made) == 1 else Http
+        made.append(kind(config=config, server_state=state, app_state={}))
+        return made[-1]
+
+    config = uvicorn.Config(serve, http=Http, log_config=None)
+    config.load()
+    state = ServerState()
+
+    async def come() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(on_loop_error)
+        async with await loop.create_server(make, "127.0.0.1", 0) as server, asyncio.timeout(20):
+            address = server.sockets[0].getsockname()
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(good)
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+            _, second = await asyncio.open_connection(*address)
+            second.write(HOOKS_OF_CONNECTIONS[hook])
+            if hook == "eof_received":
+                second.write_eof()
+            while not FAULTS.counts:
+                await asyncio.sleep(0.01)
+                if hook in ("connection_lost", "_discard"):
+                    second.transport.abort()
+            writer.write(good)
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+            _, another = await asyncio.open_connection(*address)
+            for one in (writer, second, another):
+                one.close()
+            # A connection that nobody looks after would stay open.
+            while not all(one.transport.is_closing() for one in made):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+
+    uvloop.run(come())
+    assert sum(FAULTS.counts.values()) >= 1

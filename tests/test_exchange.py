@@ -32,7 +32,7 @@ def exchanged(
     written: list[bytes] = []
     transport = SimpleNamespace(write=written.append, close=lambda: written.append(b"closed"))
     cycle = kind(
-        scope=cast("Any", {"method": method}),
+        scope=cast("Any", {"method": method, "http_version": "1.1"}),
         transport=cast("Any", transport),
         flow=cast("Any", SimpleNamespace(write_paused=False)),
         logger=LOGGER,

@@ -22,6 +22,7 @@ GOOD = b"GET " + PATH + b" HTTP/1.1\r\n" + HOST
 POST = b"POST /filesystem/demo/ops/mkdir HTTP/1.1\r\n" + HOST
 LONG = 100_000
 """Bytes that are more than `http.max_header_size`."""
+OFFERING = POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
@@ -42,6 +43,30 @@ ODD: dict[str, tuple[int, bytes]] = {
     "two Hosts in one": (400, head(b"Host: a, b")),
     "Host with a path": (400, head(b"Host: a/b")),
     "Host with a user": (400, head(b"Host: u@a")),
+    **{
+        f"Host {host.decode('latin-1')}": (400, head(b"Host: " + host))
+        for host in (
+            b"a:b:c",
+            b"x:80:90",
+            b":80",
+            b"a:999999",
+            b"a:0x50",
+            b"[::1",
+            b"a]:80",
+            b"[[::1]]",
+            b"::1",
+            b"[::1]x",
+            b"[fe80::1%eth0]",
+            b"%zz",
+            b"a%00b",
+            b"a%2fb",
+            b"a b",
+            b"a;b",
+            b"a#b",
+            b"*",
+            b"\xe9",
+        )
+    },
     "two tokens": (400, head(b"Host: a", b"Authorization: Bearer x", b"Authorization: Bearer y")),
     "two API keys": (400, head(b"Host: a", b"X-API-Key: x", b"x-api-key: y")),
     "the same token twice": (400, head(b"Host: a", b"authorization: Bearer x", b"Authorization: Bearer x")),
@@ -91,6 +116,11 @@ ODD: dict[str, tuple[int, bytes]] = {
     "a folded field after the body": (400, CHUNKED + b"0\r\nX: a\r\n b\r\n\r\n"),
     "a length after the body": (400, CHUNKED + b"0\r\nContent-Length: 9\r\n\r\n"),
     "a chunk's extension": (401, CHUNKED + b"4;x=y\r\nabcd\r\n0\r\n\r\n"),
+    "an offer of HTTP/2 and a chunk that is none": (400, OFFERING + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
+    "an offer of HTTP/2 by HTTP/1.0": (
+        401,
+        OFFERING.replace(b"HTTP/1.1", b"HTTP/1.0").replace(HOST, b"") + b"Content-Length: 2\r\n\r\n{}",
+    ),
     "a target without end": (431, asked(b"/" + b"a" * LONG)),
     "a query without end": (431, asked(PATH + b"?" + b"a" * LONG)),
     "a value without end": (431, head(b"Host: a", b"X: " + b"a" * LONG)),
@@ -185,6 +215,8 @@ GOOD_ONES = {
     "one Host and one token": head(b"Host: a", b"Authorization: Bearer x"),
     "an empty Host": head(b"Host:"),
     "an address": head(b"Host: [::1]:8000"),
+    "an address with a zone": head(b"Host: [fe80::1%25eth0]:80"),
+    "a host that DNS would not have": head(b"Host: my_gateway.example.org.:"),
     "HTTP/1.0 without Host": b"GET " + PATH + b" HTTP/1.0\r\n\r\n",
     "a whole URL": asked(b"http://gateway.example.org" + PATH),
     "a whole URL in capitals": asked(b"HTTP://GATEWAY.example.org" + PATH),

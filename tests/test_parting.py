@@ -102,6 +102,13 @@ PARTINGS = {
 
 
 async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["path"] != "/":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a part", "more_body": True})
+        if scope["path"] == "/cut":
+            raise ValueError
+        await send({"type": "http.response.body", "body": b" and the rest"})
+        return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 
@@ -163,3 +170,21 @@ def test_who_goes_on_sending_has_the_answer_and_an_end(
     assert statuses(answer) == parting.statuses, answer[:1000]
     assert answer.endswith((b"ok", b"}"))
     assert b"onnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+def test_an_answer_of_unknown_length_has_no_chunks_in_http_1_0(
+    secure: bool, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    """Its end is the connection's, so one that is cut off must not end in good order."""
+    server, client = tls if secure else (None, None)
+
+    async def come(path: bytes) -> bytes:
+        async with serving(Parting(b"", ()), server) as port:
+            return await told(port, b"GET " + path + b" HTTP/1.0\r\n\r\n", client)
+
+    head, _, body = uvloop.run(come(b"/stream")).partition(b"\r\n\r\n")
+    assert body == b"a part and the rest"
+    assert b"chunked" not in head
+    with pytest.raises((ConnectionResetError, ssl.SSLError)):
+        uvloop.run(come(b"/cut"))

@@ -32,12 +32,29 @@ class Exchange(RequestResponseCycle):
 
     A usual answer says how long it is, and has no header twice. All others, and those that must not be sent, are left
     to uvicorn.
+
+    Attributes:
+        ends_by_close: Whether only the end of the connection tells where the answer ends: HTTP/1.0 knows no chunks
+            (RFC 9112, section 6.1).
     """
+
+    ends_by_close = False
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send a part of an answer."""
-        if message["type"] != "http.response.start" or not self._sent(message):
-            await super().send(message)
+        if message["type"] == "http.response.start":
+            if self._sent(message):
+                return
+            if self.scope["http_version"] == "1.0" and not self.response_started:
+                self._without_chunks(message)
+        elif self.ends_by_close and message["type"] == "http.response.body":
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
+
+    def _without_chunks(self, message: HTTPResponseStartEvent) -> None:
+        if all(name.lower() != b"content-length" for name, _ in message.get("headers", ())):
+            self.ends_by_close = True
+            self.chunked_encoding = False
 
     def _sent(self, message: HTTPResponseStartEvent) -> bool:
         """Write the head, if the answer is a usual one and there is nothing to wait for."""

@@ -12,7 +12,8 @@ from urllib.parse import unquote_to_bytes
 MOST_FIELDS = 200
 """Header fields of a request. Clients and proxies send a few dozen."""
 
-_HOST = re.compile(rb"[A-Za-z0-9._~%:\[\]-]*")
+# RFC 3986, section 3.2, without what no host's name has: `%` is for the zone of an address (RFC 6874) alone.
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?|")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(/[^?]*)?(?:\?.*)?", re.IGNORECASE | re.DOTALL)
 # RFC 3986, section 2.3: nobody has to encode these, so who does may want to pass something by a rule of a proxy's.
 _UNRESERVED = re.compile(rb"%(?:4[1-9a-f]|5[0-9a]|6[1-9a-f]|7[0-9a]|3[0-9]|2[de]|5f|7e)", re.IGNORECASE)

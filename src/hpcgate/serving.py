@@ -7,6 +7,8 @@ import os
 import random
 import resource
 import signal
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
@@ -63,6 +65,8 @@ OFFER = frozenset({b"connection", b"upgrade", b"http2-settings"})
 """The headers of an offer to speak another protocol (RFC 9110, section 7.8)."""
 
 _TURN = contained("http.turn")
+_RESET = struct.pack("ii", 1, 0)
+"""Has a socket send a reset when it is closed (socket(7), SO_LINGER)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -217,8 +221,12 @@ class Http(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the client some time for its first request."""
-        super().connection_made(transport)
-        self._head_timer = self.loop.call_later(self.settings.header_timeout, self._head_is_late)
+        try:
+            super().connection_made(transport)
+            self._head_timer = self.loop.call_later(self.settings.header_timeout, self._head_is_late)
+        except Exception as error:  # the loop would leave the connection open, and nobody would look after it
+            FAULTS.note("http.made", error)
+            transport.abort()
 
     @contained("http.lost")
     def connection_lost(self, exc: Exception | None) -> None:
@@ -325,10 +333,7 @@ class Http(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as stopped:
-            if self._offered:
-                return self._feed(self._without_offer() + data[stopped.args[0] :])
-            # Another protocol would follow, which is not spoken here: the request is answered as if none were offered.
-            self._deaf = True
+            read: int = stopped.args[0]
         except httptools.HttpParserError as error:
             match error.__context__:
                 case _Refused() as refused:
@@ -337,8 +342,14 @@ class Http(HttpToolsProtocol):
                     self._refuse(NO_HTTP)
                 case fault:
                     raise fault from None
+            return False
         else:
             return not self._deaf
+        # Outside of the handler: what is raised within it has that error for its context.
+        if self._offered:
+            return self._feed(self._without_offer() + data[read:])
+        # Another protocol would follow, which is not spoken here: the request is answered as if none were offered.
+        self._deaf = True
         return False
 
     def on_message_begin(self) -> None:
@@ -387,7 +398,8 @@ class Http(HttpToolsProtocol):
     def _without_offer(self) -> bytes:
         """Return the head of the request once more, for a new parser, without its offer to speak another protocol."""
         self._offered = False
-        lines = [b"%s %s HTTP/1.1\r\n" % (self.parser.get_method(), self.url), b"connection: close\r\n"]
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version), b"connection: close\r\n"]
         lines += [b"%s: %s\r\n" % field for field in self.headers if field[0] not in OFFER]
         self.parser = httptools.HttpRequestParser(self)
         return b"".join(lines) + b"\r\n"
@@ -640,6 +652,13 @@ class Http(HttpToolsProtocol):
 
     def part(self) -> None:
         """Close the connection, once the client has had the time to read what it was sent."""
+        active = self._active
+        if isinstance(active, Exchange) and active.ends_by_close and not active.response_complete:
+            # An end in good order would make a whole answer of it.
+            connection: socket.socket = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
+            return
         for cycle, _ in self.pipeline:
             _disconnect(cycle)
         self.pipeline.clear()
@@ -713,6 +732,7 @@ PADDED = Refusal(400, "Bad Request", "The body's chunks hold more padding than c
 PIPELINED = Refusal(400, "Bad Request", f"More than {MOST_PIPELINED} requests wait on this connection.")
 CRASHED = Refusal(500, "Internal Server Error", "Internal server error")
 FAULTS.register("http.connection")
+FAULTS.register("http.made")
 
 OVERLOADED = _problem("The gateway has more requests than it can serve.", {"reason": "overload"})
 

@@ -17,7 +17,15 @@ from hpcgate.api.bodies import MAX_DEPTH, Shape, read_body, read_json, validated
 from hpcgate.api.problems import InvalidParameters
 from hpcgate.arrivals import USER_SHARE, Arrivals
 from hpcgate.body import Body, Bounds
-from hpcgate.errors import BadRequest, GatewayError, RateLimited, TimedOut, TooLarge, Unavailable
+from hpcgate.errors import (
+    BadRequest,
+    GatewayError,
+    RateLimited,
+    TimedOut,
+    TooLarge,
+    Unavailable,
+    UnsupportedMediaType,
+)
 
 
 def request(
@@ -41,6 +49,40 @@ def request(
 
 async def test_a_body_of_exactly_the_limit() -> None:
     assert await read_body(request(b"123", b"45", b"", bounds=Bounds(5, 60))) == b"12345"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "deflate, gzip", "x", "identity, gzip", "Identity", ""])
+async def test_a_coding_is_refused(coding: str) -> None:
+    asked = request(b"{}")
+    asked.scope["headers"] = [(b"content-encoding", coding.encode())]
+    if coding.lower() in ("", "identity"):
+        assert await read_json(asked) == {}
+        return
+    with pytest.raises(UnsupportedMediaType) as refused:
+        await read_json(asked)
+    assert refused.value.headers == {"Accept-Encoding": "identity"}
+
+
+ODD_TEXT = {
+    r'{"a": "\ud800"}': False,
+    r'{"\udfff": 1}': False,
+    r'["\udc00"]': False,
+    '["\ud800"]': False,
+    r'["\ud83d\ude00", "\u00e9"]': True,
+    r'["/a\udcff"]': True,
+}
+"""Text, and whether it can be written as bytes: some lone surrogates stand for bytes of file names."""
+
+
+@pytest.mark.parametrize("text", ODD_TEXT)
+async def test_text_that_stands_for_no_bytes_is_refused(text: str) -> None:
+    asked = request(text.encode("utf-8", "surrogatepass"))
+    if ODD_TEXT[text]:
+        assert await read_json(asked)
+        return
+    with pytest.raises(BadRequest) as refused:
+        await read_json(asked)
+    assert "not valid Unicode" in refused.value.caused_by[0]
 
 
 async def test_one_byte_more() -> None:

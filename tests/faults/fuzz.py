@@ -269,7 +269,7 @@ def judge(steps: list[Step], received: bytes, end: str, *, full: bool) -> str:
         steps: What it did.
         received: What it was sent.
         end: How it ended.
-        full: Whether the gateway had more requests than may wait, and time for an answer is not sure.
+        full: Whether the gateway had more requests than may wait: only who sends all at once is sure to come in time.
     """
     if received and not received.startswith(b"HTTP/1.1 "):
         return f"not HTTP: {received[:60]!r}"
@@ -281,10 +281,11 @@ def judge(steps: list[Step], received: bytes, end: str, *, full: bool) -> str:
     asked = b"".join(step.content for step in steps).lstrip(b"\r\n")
     # Who sends no more after a whole request has left, as far as the gateway can tell.
     waits = steps[-1].act == "end" and all(step.act != "half" for step in steps)
-    if waits and asked and not received and not full and end != "silent":
+    at_once = sum(step.act == "send" for step in steps) == 1
+    if waits and asked and not received and (at_once or not full) and end != "silent":
         return f"no answer ({end})"
-    # Who sends without end is not read without end.
-    if waits and end == "ConnectionResetError" and len(asked) < LINGER_BYTES:
+    # What has rested may be closed just when more comes, and who sends without end is not read without end.
+    if waits and at_once and end == "ConnectionResetError" and len(asked) < LINGER_BYTES:
         return f"reset after {len(received)} bytes"
     return ""
 

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from hpcgate.api.problems import InvalidParameters
 from hpcgate.api.terms import Terms
 from hpcgate.body import Body
-from hpcgate.errors import BadRequest
+from hpcgate.errors import BadRequest, UnsupportedMediaType
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -141,8 +141,14 @@ async def read_json(request: Request) -> Any:
 
     Raises:
         TooLarge, TimedOut, RateLimited, Unavailable: As `read_body`.
+        UnsupportedMediaType: It is compressed (RFC 9110, section 15.5.16).
         BadRequest: Not JSON, or not of a shape that any model has.
     """
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise UnsupportedMediaType(
+            "A JSON body must come as it is, without Content-Encoding.", headers={"Accept-Encoding": "identity"}
+        )
     body = await read_body(request)
     try:
         # By RFC 8259 it is UTF-8; json would take UTF-16, too.
