@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -13,6 +14,7 @@ import structlog
 
 from hpcgate.auth import Principal
 from hpcgate.errors import (
+    BadRequest,
     CommandFailed,
     Forbidden,
     GatewayError,
@@ -156,6 +158,52 @@ async def test_cancelling(server: StandIn, scheduler: Slurm, label: str) -> None
     else:
         with pytest.raises(error):
             await scheduler.cancel(LAB, job_id)
+
+
+REFUSED = {
+    "a job of scrontab": (2182, "Cannot cancel scrontab jobs without --cron flag.", BadRequest),
+    "an error without a name": (9999, "Unknown error 9999", BadRequest),
+    "a job in transition": (2020, "Job can not be altered now, try again later", SchedulerUnavailable),
+    "an operation that is disabled": (2044, "Requested operation is presently disabled", SchedulerUnavailable),
+}
+"""Numbers and words of slurm/slurm_errno.h."""
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_what_is_refused_is_said_in_its_words(server: StandIn, scheduler: Slurm, case: str) -> None:
+    number, words, error = REFUSED[case]
+    of_a_job = {"job_id": "5", "error": {"code": number, "string": words, "message": ""}}
+    shapes = [(500, {"errors": [{"error_number": number, "error": words}]})]
+    if server.number >= 42:
+        shapes.append((200, {"errors": [], "status": [of_a_job]}))
+    for status, answer in shapes:
+        server.say("DELETE", f"/slurm/v0.0.{server.number}/job/5", status, answer)
+        with pytest.raises(error, match=re.escape(words)) as refused:
+            await scheduler.cancel(LAB, "5")
+        assert type(refused.value) is error
+        assert (refused.value.headers.get("Retry-After") is not None) is (error is SchedulerUnavailable)
+
+
+async def test_names_of_accounts_have_no_case(server: StandIn, scheduler: Slurm) -> None:
+    shown = {}
+    for account in ("staff", "STAFF", "nosuch"):
+        shown[account] = {
+            job.job_id for job in (await scheduler.jobs(LAB, JobQuery(account=account, window="7d"))).jobs
+        }
+    assert shown["staff"]
+    assert shown["STAFF"] == shown["staff"]
+    assert not shown["nosuch"]
+
+
+async def test_who_one_is_is_told_without_the_database(server: StandIn, scheduler: Slurm) -> None:
+    for status, number in ((500, 9999), (500, 7000), (502, 1007)):
+        answer = {"errors": [{"error_number": number, "error": "no"}]}
+        server.say("GET", f"/slurmdb/v0.0.{server.number}/associations", status, answer)
+        if number != 1007:
+            assert await scheduler.accounts(LAB) is None
+        else:
+            with pytest.raises(Forbidden):
+                await scheduler.accounts(LAB)
 
 
 async def test_cancelling_several_tasks(new: tuple[StandIn, Slurm]) -> None:

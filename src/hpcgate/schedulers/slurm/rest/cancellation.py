@@ -37,5 +37,6 @@ def outcome(status: int, answer: object) -> tuple[Outcome, str]:
         return (Outcome.ENDED if met & ENDED_JOB else Outcome.UNKNOWN), said
     error = failure(status, answer)
     if type(error) is CommandFailed and met:
-        raise SchedulerUnavailable(error.message) if says(error.message, TRANSIENT) else BadRequest(error.message)
+        # What is said beside each job is not among the errors.
+        raise SchedulerUnavailable(said) if says(said, TRANSIENT) else BadRequest(said or error.message)
     raise error
