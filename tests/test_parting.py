@@ -116,7 +116,7 @@ async def answering(scope: Scope, receive: Receive, send: Send) -> None:
 @asynccontextmanager
 async def serving(parting: Parting, context: ssl.SSLContext | None) -> AsyncIterator[int]:
     """Serve in this process and yield the port."""
-    config = uvicorn.Config(Bodies(answering), log_config=None, timeout_keep_alive=3600)
+    config = uvicorn.Config(Bodies(answering), interface="asgi3", log_config=None, timeout_keep_alive=3600)
     config.load()
     state = ServerState()
     kind: Any = type("Noted", (Http,), {"refusals": Refusals(0), "lobby": Lobby(0), "stopping": parting.stopping})
