@@ -1,5 +1,6 @@
 """``hpcgate demo`` as a newcomer runs it."""
 
+import json
 import os
 import pwd
 import re
@@ -40,7 +41,7 @@ def test_the_tour() -> None:
     assert left_over(directory[0]) == []
 
 
-def test_it_stays_until_ctrl_c_and_its_lines_can_be_pasted() -> None:
+def test_it_stays_until_ctrl_c_and_its_lines_can_be_pasted(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ONCE"}
     with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as demo:
         try:
@@ -49,6 +50,8 @@ def test_it_stays_until_ctrl_c_and_its_lines_can_be_pasted() -> None:
             for line in demo.stdout:
                 lines.append(line.rstrip("\n"))
                 if line.startswith("The users:"):
+                    # One line for each of them follows.
+                    lines += [demo.stdout.readline().rstrip("\n") for _ in range(1 + (os.geteuid() == 0))]
                     break
             text = "\n".join(lines)
             directory = re.search(r"/tmp/hpcgate-demo-\w+", text)
@@ -65,6 +68,25 @@ def test_it_stays_until_ctrl_c_and_its_lines_can_be_pasted() -> None:
                 ["bash", "-c", "\n".join([*exports, client])], capture_output=True, text=True, timeout=60, check=False
             )
             assert "demo" in pasted.stdout, pasted.stderr
+            users = lines[lines.index("The users:") + 1 :]
+            assert all(re.search(r" home /\S+   client demo-\w+   secret \S+$", user) for user in users)
+            # A first file that is too large to go as it is, as the invitation has it.
+            large = next(line.strip() for line in lines if line.strip().endswith(" my-large-file"))
+            (tmp_path / "my-large-file").write_bytes(bytes(range(256)) * 24 * 1024)
+            pasted = subprocess.run(
+                ["bash", "-c", "\n".join([*exports, large])],
+                capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
+            )  # fmt: skip
+            assert pasted.returncode == 0, pasted.stdout + pasted.stderr
+            home = re.search(r" home (/\S+) ", users[0])
+            assert home is not None
+            assert (Path(home[1]) / "my-large-file").read_bytes() == (tmp_path / "my-large-file").read_bytes()
+            userinfo = systems.replace("/status/systems", "/status/demo/userinfo")
+            pasted = subprocess.run(
+                ["bash", "-c", f"{token}\n{userinfo}"], capture_output=True, text=True, timeout=30, check=False
+            )
+            who = json.loads(pasted.stdout)
+            assert {group["name"] for group in who["groups"]} & {account["name"] for account in who["accounts"]}
             demo.send_signal(signal.SIGINT)
             started = time.monotonic()
             demo.communicate(timeout=60)

@@ -82,10 +82,10 @@ def redirected(answer: httpx.Response) -> dict[str, str]:
     return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(answer.headers["Location"]).query))
 
 
-def exchange(http: httpx.Client, code: str, verifier: str) -> httpx.Response:
-    """Give the code for tokens, as a public client."""
+def exchange(http: httpx.Client, code: str, verifier: str, **more: str) -> httpx.Response:
+    """Give the code for tokens, as a public client unless there is more to say."""
     form = {"grant_type": "authorization_code", "code": code, "redirect_uri": REDIRECT, "client_id": WEB_CLIENT}
-    return http.post("/token", data=form | {"code_verifier": verifier})
+    return http.post("/token", data=form | {"code_verifier": verifier} | more)
 
 
 def test_discovery_leads_to_every_endpoint(cluster: Cluster, http: httpx.Client) -> None:
@@ -207,6 +207,16 @@ def test_a_refresh_token_works_once(http: httpx.Client, alice: User) -> None:
     assert read(renewed["access_token"], http).claims["sub"] == alice.name
     assert http.post("/token", data=form | {"refresh_token": first}).json()["error"] == "invalid_grant"
     assert "access_token" in http.post("/token", data=form | {"refresh_token": renewed["refresh_token"]}).json()
+
+
+def test_a_refresh_token_of_a_client_with_a_secret_works_again(http: httpx.Client, alice: User) -> None:
+    query, verifier = authorization(alice.name, scope="openid offline_access", client_id=alice.client_id)
+    code = redirected(http.get("/authorize", params=query))["code"]
+    proof = {"client_id": alice.client_id, "client_secret": alice.client_secret}
+    first = exchange(http, code, verifier, **proof).json()["refresh_token"]
+    for _ in range(3):
+        renewed = http.post("/token", data={"grant_type": "refresh_token", "refresh_token": first, **proof}).json()
+        assert read(renewed["access_token"], http).claims["sub"] == alice.name
 
 
 def test_userinfo_is_for_good_tokens(cluster: Cluster, http: httpx.Client, alice: User) -> None:

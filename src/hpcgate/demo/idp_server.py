@@ -342,7 +342,9 @@ def _authorization_server(app: Flask, provider: Provider) -> AuthorizationServer
             return refresh_token.user
 
         def revoke_old_credential(self, refresh_token: RefreshToken) -> None:
-            refresh_token.revoked = True
+            # A public client's is good once (RFC 9700, section 2.2.2). Others prove themselves each time: JupyterHub
+            # uses one of its own again and again.
+            refresh_token.revoked = refresh_token.client.public
 
     class IdToken:
         """Adds the ID token to the answer where the scope asks for it."""

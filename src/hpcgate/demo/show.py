@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 
 from hpcgate.demo import site
 from hpcgate.demo.cluster import Cluster, Gateway, Options
+from hpcgate.demo.ports import HOST
 from hpcgate.demo.problems import DemoError
+from hpcgate.demo.store import Store, rclone
 from hpcgate.demo.tour import Tour, TourFailed
 
 INTERRUPTED = 130
@@ -62,7 +65,9 @@ def show(*, once: bool, install: bool, console: Console) -> int:
 
     def guide(cluster: Cluster) -> None:
         console.print("  starting hpcgate", style="dim")
-        settings = cluster.cluster_settings(probing={"interval_check": 30})
+        _name_account_as_group(cluster)
+        operation = {"data_transfer": _transfers(cluster, console), "datatransfer_jobs_directives": DIRECTIVES}
+        settings = cluster.cluster_settings(probing={"interval_check": 30}, data_operation=operation)
         config = cluster.write_gateway_config(cluster.directory / "gateway.yaml", clusters=[settings])
         gateway = cluster.start_gateway(config)
         console.print(f"Up after {time.monotonic() - started:.1f} s. The tour:", highlight=False)
@@ -73,6 +78,37 @@ def show(*, once: bool, install: bool, console: Console) -> int:
             _invite(cluster, gateway, tour, config, console)
 
     return _run(guide, stay=not once, install=install, console=console)
+
+
+DIRECTIVES = ["#SBATCH --nodes=1", "#SBATCH --time=0-00:15:00"]
+"""Of transfer jobs: without an account, so that they are charged to the user's own and a first large file works."""
+
+
+def _transfers(cluster: Cluster, console: Console) -> list[dict[str, Any]]:
+    """Return the ways for large files: S3 where its server is installed, and the streamer."""
+    methods: list[dict[str, Any]] = []
+    program = rclone()
+    if program is not None:
+        console.print("  starting an object store", style="dim")
+        store = Store(cluster.keeper, program, cluster.directory / "store", cluster.take_port())
+        store.start()
+        methods.append(store.settings())
+    port = cluster.take_port()
+    streamer: dict[str, Any] = {"service_type": "streamer", "host": HOST, "port_range": [port, port]}
+    # By a shell: this Python may lie where the users cannot come to it.
+    tried = ["sh", "-c", 'exec "$0" -c "import streamer"', sys.executable]
+    if cluster.as_user(cluster.users[0], tried, check=False).returncode == 0:
+        # Else each job installs it, for which it needs the package index.
+        streamer |= {"python": sys.executable, "install": False}
+    return [*methods, streamer]
+
+
+def _name_account_as_group(cluster: Cluster) -> None:
+    """Give the users an account with the name of a group of theirs, as sites do that charge projects."""
+    group = cluster.users[0].groups[-1]
+    members = ",".join(user.name for user in cluster.users if group in user.groups)
+    cluster.slurm.sacctmgr("add", "account", group, "Description=group", "Organization=demo")
+    cluster.slurm.sacctmgr("add", "user", members, f"Account={group}")
 
 
 def _run(work: Callable[[Cluster], None], *, stay: bool, install: bool, console: Console) -> int:
@@ -126,8 +162,12 @@ def _invite(cluster: Cluster, gateway: Gateway, tour: Tour, config: Path, consol
         f"  {programs / 'firecrest'} systems",
         f"  {programs / 'firecrest'} ls {user.home}",
         f"  {programs / 'firecrest'} submit --working-dir {user.home} my-job.sh",
+        f"  {programs / 'firecrest'} upload my-large-file {user.home} my-large-file",
         "The users:",
-        *(f"  {person.name:<14} home {person.home}   client {person.client_id}" for person in cluster.users),
+        *(
+            f"  {person.name:<14} home {person.home}   client {person.client_id}   secret {person.client_secret}"
+            for person in cluster.users
+        ),
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
