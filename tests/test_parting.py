@@ -119,7 +119,8 @@ async def serving(parting: Parting, context: ssl.SSLContext | None) -> AsyncIter
     config = uvicorn.Config(Bodies(answering), interface="asgi3", log_config=None, timeout_keep_alive=3600)
     config.load()
     state = ServerState()
-    kind: Any = type("Noted", (Http,), {"refusals": Refusals(0), "lobby": Lobby(0), "stopping": parting.stopping})
+    places = {"refusals": Refusals(0), "overflow": Refusals(0), "lobby": Lobby(0)}
+    kind: Any = type("Noted", (Http,), {**places, "stopping": parting.stopping})
     kind.admission = None if parting.admission is None else parting.admission()
     server = await asyncio.get_running_loop().create_server(
         lambda: kind(config=config, server_state=state, app_state={}), "127.0.0.1", 0, ssl=context
