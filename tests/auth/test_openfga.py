@@ -122,7 +122,25 @@ async def test_answers_that_mean_no(
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"allowed": fal', b' {"allowed": true', b'{"allowed": NaN}', b"{" * 9999, b'{"\xff": 1}']
+    "body",
+    [
+        b'{"allowed": fal',
+        b' {"allowed": true',
+        b'{"allowed": NaN}',
+        b"{" * 9999,
+        b'{"\xff": 1}',
+        b'\xef\xbb\xbf{"allowed": false}',
+        '{"allowed": false}'.encode("utf-16"),
+        '{"allowed": false}'.encode("utf-16-be"),
+        '{"allowed": false}'.encode("utf-32"),
+        b'[{"allowed": false}]',
+        b'{"result": {"1": {"allowed": false}}}',
+        b'{"Allowed": false}',
+        b'"allowed: no"',
+        b"allowed=false",
+        b'{"allowed": false, "allowed": true}',
+        b')]}\', {"allowed": false}',
+    ],
 )
 async def test_an_answer_that_was_to_say_it_and_cannot_be_read_is_neither(
     service: Service, openfga: Callable[..., OpenFga], body: bytes

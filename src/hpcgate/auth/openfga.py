@@ -1,18 +1,18 @@
 """Authorisation by an OpenFGA service."""
 
 import asyncio
+import re
 import time
 from collections import OrderedDict
 from enum import Enum
 from hashlib import sha256
-from typing import Any
 
 import structlog
 
 from hpcgate.auth.principal import Principal
 from hpcgate.config import OpenFgaSettings
 from hpcgate.errors import Forbidden, Unavailable
-from hpcgate.outbound.client import HttpClient, ServiceError, TooSlow, Unreachable
+from hpcgate.outbound.client import Answer, HttpClient, ServiceError, TooSlow, Unreachable
 from hpcgate.telemetry.base import trace_headers
 from hpcgate.telemetry.containment import contained, reaped
 
@@ -22,6 +22,9 @@ MAX_ANSWER = 64 * 1024
 """Most bytes of an answer."""
 MAX_CACHED = 10_000
 """Most decisions that are remembered."""
+
+_PLAIN = re.compile(rb"[^ -~]|\s")
+"""What stands between the letters of a text in another encoding than UTF-8, or before it."""
 
 log = structlog.get_logger()
 
@@ -142,21 +145,25 @@ class OpenFga:
             return Decision.UNKNOWN, f"HTTP status {answer.status}"
         if answer.is_page:
             return Decision.UNKNOWN, "a page for people"
-        try:
-            said = answer.json()
-        except ValueError:
-            if answer.content.lstrip()[:1] == b"{":
-                # It was to say what is allowed.
-                return Decision.UNKNOWN, "an answer that cannot be read"
-            said = None
-        return _decision(said), None
+        decision = _decision(answer)
+        return decision, "an answer that cannot be read" if decision is Decision.UNKNOWN else None
 
 
-def _decision(answer: Any) -> Decision:
-    """Read the body of a 200: OpenFGA says ``allowed``; a service that does not say it means yes by the status."""
-    if isinstance(answer, dict) and "allowed" in answer and answer["allowed"] is not True:
-        return Decision.NO
-    return Decision.YES
+def _decision(answer: Answer) -> Decision:
+    """Read the body of a 200: OpenFGA says ``allowed``; a service that does not say it means yes by the status.
+
+    What was to say it, and says it in another way or place than OpenFGA, is neither.
+    """
+    try:
+        said = answer.json()
+    except ValueError:
+        said = None
+        meant = _PLAIN.sub(b"", answer.content)[:1] == b"{"
+    else:
+        meant = False
+    if isinstance(said, dict) and "allowed" in said:
+        return Decision.YES if said["allowed"] is True else Decision.NO
+    return Decision.UNKNOWN if meant or b"allowed" in _PLAIN.sub(b"", answer.content).lower() else Decision.YES
 
 
 @contained("auth.openfga")

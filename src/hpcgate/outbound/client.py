@@ -76,9 +76,9 @@ class Answer:
         """Return what the body says in JSON.
 
         Raises:
-            ValueError: It is none, or `documents.decoded` refuses it.
+            ValueError: It is none, or `documents.decoded` refuses it, or an object has a name twice.
         """
-        return decoded(self.content)
+        return decoded(self.content, once=True)
 
     @property
     def text(self) -> str:

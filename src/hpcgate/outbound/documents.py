@@ -8,14 +8,23 @@ MAX_DEPTH = 64
 """Most arrays and objects within each other. What walks a value by recursion can take as much."""
 
 
-def decoded(data: bytes) -> Any:
+def decoded(data: bytes, *, once: bool = False) -> Any:
     """Decode JSON in UTF-8 (RFC 8259).
+
+    Args:
+        data: The text.
+        once: Refuse an object that has a name twice: who reads the first and who reads the last differ.
 
     Raises:
         ValueError: It is not JSON, or nested too deeply, or has a number that is not finite or has thousands of digits.
     """
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refused, parse_float=_finite)
+        value = json.loads(
+            data.decode("utf-8"),
+            parse_constant=_refused,
+            parse_float=_finite,
+            object_pairs_hook=_once if once else None,
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
     # What has few brackets is not deep.
@@ -34,6 +43,13 @@ def string_at(value: Any, *path: str) -> str:
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, str):
         raise ValueError(f"no {'.'.join(path)}")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a name twice")
     return value
 
 
