@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hpcgate.errors import BadRequest, CommandFailed, NoSpace, PathNotFound, PermissionDenied
 from hpcgate.ssh.command_files import parse_listing, permission_bits, unescape
 from hpcgate.ssh.files import refuse_root
-from hpcgate.ssh.login_node import LoginNode, local_time, parse_zone
+from hpcgate.ssh.login_node import LoginNode, _rule_file, local_time, parse_zone
 from hpcgate.ssh.words import failure, quote, quote_if_needed, told
 
 PIECES = ["'", '"', " ", "$", "`", "\\", "\n", "\t", "\x01", "-", "\udcff", "*", "~", "#", "!", ":", "é", "a", "B", "9"]
@@ -128,6 +128,40 @@ def test_zones_given_as_a_rule(rule):
 def test_zones_that_are_none():
     for setting, data in (("", b""), ("nonsense/zone", b""), ("", b"TZif"), ("", b"junk"), ("é", b"")):
         assert parse_zone(setting, data) is UTC
+
+
+ZURICH = _rule_file("CET-1CEST,M3.5.0,M10.5.0/3")
+FOOTER = ZURICH.rindex(b"\n", 0, -1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ZURICH[:-1],
+        ZURICH[: FOOTER + 1],
+        ZURICH[:FOOTER],
+        ZURICH[:FOOTER] + b"x" + ZURICH[FOOTER + 1 :],
+        ZURICH[: FOOTER + 1] + b"x" * 100_000,
+        ZURICH[: FOOTER + 1] + b"\0" * 1000 + b"\n",
+        ZURICH[:20] + b"\xff" * 24 + ZURICH[44:],
+        ZURICH[:44],
+        ZURICH + b"x" * 10_000_000,
+    ],
+    ids=range(9),
+)
+def test_zones_that_lie_come_to_an_end(data):
+    """Python's own reader goes on for ever for the end of the last line."""
+    assert local_time(0, parse_zone("", data)).startswith("19")
+
+
+@given(st.lists(st.tuples(st.integers(0, len(ZURICH) - 1), st.binary(max_size=4)), max_size=6), st.integers(0, 40))
+def test_changed_zones_come_to_an_end(changes, cut):
+    data = bytearray(ZURICH)
+    for place, piece in changes:
+        data[place : place + len(piece)] = piece
+    zone = parse_zone("", bytes(data[: len(data) - cut]))
+    for seconds in (0, SUMMER, 1 << 40, -(1 << 40), 1 << 62):
+        assert len(local_time(seconds, zone)) == 19
 
 
 def test_times_beyond_the_calendar():

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from hpcgate.errors import TooLarge
 from hpcgate.ssh.footing import Footings
-from hpcgate.ssh.runner import Runner
+from hpcgate.ssh.runner import SENSELESS, Runner
 
 MAX_USERS = 10_000
 """How many users' views are remembered."""
@@ -23,6 +23,8 @@ MAX_NAMES = 20_000
 """How many names of users, and of groups, are remembered for each."""
 MAX_NAME = 256
 """Characters of a name that are kept."""
+MAX_ZONE = 256 * 1024
+"""Bytes of a zone's file; the largest there are have 4 KiB."""
 MAX_ASKED = 2000
 """How many names are asked for at once."""
 
@@ -114,13 +116,25 @@ def parse_zone(setting: str, data: bytes) -> tzinfo:
         data: The zone's file (tzfile(5)), if there is one.
     """
     try:
+        if len(data) > MAX_ZONE:
+            return UTC
         if data.startswith(b"TZif"):
-            return ZoneInfo.from_file(io.BytesIO(data), key=setting or None)
+            return ZoneInfo.from_file(_Ending(data), key=setting or None)
         if setting:
-            return ZoneInfo.from_file(io.BytesIO(_rule_file(setting)), key=setting)
-    except (ValueError, struct.error, EOFError, IndexError, UnicodeError):
+            return ZoneInfo.from_file(_Ending(_rule_file(setting)), key=setting)
+    except (*SENSELESS, EOFError, AssertionError):
         pass
     return UTC
+
+
+class _Ending(io.BytesIO):
+    """A file that is told to have ended: where the last line of a zone has no end, Python reads on for it for ever."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if not data and size:
+            raise EOFError
+        return data
 
 
 def _rule_file(rule: str) -> bytes:
