@@ -15,6 +15,7 @@ import pytest
 from hpcgate.auth import Principal
 from hpcgate.demo.cluster import Cluster
 from hpcgate.errors import (
+    BadRequest,
     Conflict,
     Forbidden,
     GatewayError,
@@ -226,28 +227,33 @@ WRAPPERS = {
 
 
 @pytest.fixture
-def wrapped(servers: dict[str, Standin]) -> Iterator[Callable[[str], None]]:
-    """Return a function that puts a script in the place of qsub, with ``{real}`` for qsub itself."""
-    commands = servers["23.06.06"].directory / "bin"
-    place, real = commands / "qsub", servers["23.06.06"].directory / "qsub"
-    real.symlink_to(commands / "server.py")
+def wrapped(servers: dict[str, Standin]) -> Iterator[Callable[..., None]]:
+    """Return a function that puts a script in the place of a tool, with ``{real}`` for the tool itself."""
+    commands, beside = (servers["23.06.06"].directory / name for name in ("bin", "real"))
+    beside.mkdir()
+    beside.chmod(0o755)
+    changed = set()
 
-    def put(text: str) -> None:
-        place.unlink()
-        place.write_text("#!/bin/sh\n" + text.replace("{real}", str(real)) + "\n")
-        place.chmod(0o755)
+    def put(text: str, tool: str = "qsub") -> None:
+        changed.add(tool)
+        (beside / tool).symlink_to(commands / "server.py")
+        (commands / tool).unlink()
+        (commands / tool).write_text("#!/bin/sh\n" + text.replace("{real}", str(beside / tool)) + "\n")
+        (commands / tool).chmod(0o755)
 
     yield put
-    place.unlink()
-    place.symlink_to("server.py")
-    real.unlink()
+    for tool in changed:
+        (commands / tool).unlink()
+        (commands / tool).symlink_to("server.py")
+        (beside / tool).unlink()
+    beside.rmdir()
 
 
 @pytest.mark.parametrize("case", WRAPPERS)
 async def test_the_id_is_found_in_whatever_a_wrapper_prints(
     cluster: Cluster,
     servers: dict[str, Standin],
-    wrapped: Callable[[str], None],
+    wrapped: Callable[..., None],
     alice: Principal,
     home: str,
     case: str,
@@ -259,8 +265,53 @@ async def test_the_id_is_found_in_whatever_a_wrapper_prints(
         await made.scheduler.cancel(alice, job_id)
 
 
+CANCELLATIONS: dict[str, tuple[str, type[GatewayError] | None]] = {
+    "a wrapper's refusal": ('echo "no cancelling on Sundays" >&2; exit 1', BadRequest),
+    "an error of a number": ('echo "qdel: Request not allowed: Job is in another queue $1" >&2; exit 169', BadRequest),
+    "a server that is busy": ('echo "qdel: PBS Server is busy, try again later" >&2; exit 1', SchedulerUnavailable),
+    "a node that is away": ('echo "qdel: Server could not connect to MOM $1" >&2; exit 222', SchedulerUnavailable),
+    "no qdel": ('echo "sh: 1: qdel: not found" >&2; exit 127', SchedulerUnavailable),
+    "chatter": ('echo "qdel: 0 of 4711 denied" >&2; exec {real} "$@"', None),
+}
+"""Text of a script named qdel."""
+
+
+@pytest.mark.parametrize("case", CANCELLATIONS)
+async def test_what_qdel_says_is_the_answer(
+    released: Scheduler, wrapped: Callable[..., None], alice: Principal, home: str, case: str
+) -> None:
+    text, error = CANCELLATIONS[case]
+    job_id = await released.submit(alice, JobDescription(home, script=SLEEP, partition="stoppedq"))
+    wrapped(text, "qdel")
+    if error is None:
+        await released.cancel(alice, job_id)
+        return
+    with pytest.raises(error) as refused:
+        await released.cancel(alice, job_id)
+    assert type(refused.value) is error
+    words = text.split('"')[1].partition(" $1")[0]
+    assert words in refused.value.message
+
+
+async def test_tools_that_are_missing_are_503_by_name(
+    released: Scheduler, wrapped: Callable[..., None], alice: Principal, home: str
+) -> None:
+    for tool in ("qstat", "qselect", "qsub", "pbsnodes"):
+        wrapped(f'cat >/dev/null; echo "sh: 1: {tool}: not found" >&2; exit 127', tool)
+    for ask in (
+        released.job(alice, "1"),
+        released.metadata(alice, "1"),
+        released.jobs(alice, JobQuery()),
+        released.jobs(alice, JobQuery(all_users=True)),
+        released.nodes(alice),
+        released.submit(alice, JobDescription(home, script=SLEEP)),
+    ):
+        with pytest.raises(SchedulerUnavailable, match=r"(qstat|qselect|qsub|pbsnodes): not found"):
+            await ask
+
+
 async def test_a_job_whose_id_cannot_be_told_is_a_conflict(
-    released: Scheduler, wrapped: Callable[[str], None], alice: Principal, home: str
+    released: Scheduler, wrapped: Callable[..., None], alice: Principal, home: str
 ) -> None:
     wrapped('cat >/dev/null; echo "Thank you"')
     with pytest.raises(Conflict, match=r"look at your jobs: Thank you$"):
@@ -268,7 +319,7 @@ async def test_a_job_whose_id_cannot_be_told_is_a_conflict(
 
 
 async def test_a_submission_that_takes_too_long_names_qsub(
-    cluster: Cluster, servers: dict[str, Standin], wrapped: Callable[[str], None], alice: Principal, home: str
+    cluster: Cluster, servers: dict[str, Standin], wrapped: Callable[..., None], alice: Principal, home: str
 ) -> None:
     wrapped("cat >/dev/null; exec sleep 4715")
     async with system(cluster, **servers["23.06.06"].settings(timeout=1)) as made:

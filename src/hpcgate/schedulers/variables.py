@@ -9,6 +9,9 @@ LONGEST = 128 * 1024
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+LOGIN = ("OLDPWD", "SSH_CLIENT", "SSH_CONNECTION", "SSH_ORIGINAL_COMMAND", "SSH_TTY")
+"""Variables of the login, none of a job's business."""
+
 
 def check_variable(name: str, value: str) -> None:
     """Return if a job can have the variable.

@@ -246,9 +246,12 @@ def test_a_job_is_named_after_its_file(path: str, content: bytes, name: str | No
 
 def test_the_reader_enters_the_directory_and_says_why_not(tmp_path: Path) -> None:
     fake = tmp_path / "qsub"
-    fake.write_text('#!/bin/sh\npwd\nprintf "%s|" "$@"\nprintenv LC_ALL\ncat\n')
+    fake.write_text(
+        '#!/bin/sh\npwd\nprintf "%s|" "$@"\nprintenv | grep -E "^(LC_ALL|LANGUAGE|OLDPWD|SSH_|PBS_SERVER)"\ncat\n'
+    )
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
+    login = {"SSH_CONNECTION": "1 2 3 4", "SSH_CLIENT": "1 2 3", "OLDPWD": "/", "LANGUAGE": "C", "PBS_SERVER": "x"}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8", **login}
     argv = qsub.command(JobDescription(str(tmp_path), script="", name="a b"), b"")
     done = subprocess.run(argv, input=b"script", capture_output=True, env=environment, check=False)
     assert done.stdout.decode() == f"{tmp_path}\n-f|-N|a b|script"

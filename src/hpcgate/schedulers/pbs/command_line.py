@@ -13,11 +13,13 @@ from hpcgate.schedulers.pbs.documents import decoded
 from hpcgate.schedulers.pbs.failures import (
     MALFORMED,
     NO_HISTORY,
+    NOT_RUN,
     OVER_LIMIT,
     OVER_LIMIT_WORDS,
     UNAUTHORIZED,
     UNREACHABLE,
     failure,
+    refused,
     says,
 )
 from hpcgate.schedulers.pbs.job_ids import JobId
@@ -125,7 +127,7 @@ class CommandLine:
             raise Conflict(f"The job may have been submitted, but its id cannot be told; look at your jobs: {said}")
         done = Completed(tuple(argv), printed.exit_status, b"", printed.text.encode())
         words = words or f"qsub ended with exit status {done.exit_status}"
-        if done.exit_status in (126, 127) or done.exit_status < 0 or says(words, UNREACHABLE):
+        if done.exit_status in NOT_RUN or done.exit_status < 0 or says(words, UNREACHABLE):
             raise failure(done, "qsub")
         if done.exit_status in (UNAUTHORIZED, *OVER_LIMIT) or says(words, OVER_LIMIT_WORDS):
             raise Forbidden(words)
@@ -264,9 +266,9 @@ class CommandLine:
             case qdel.Outcome.ENDING:
                 jobs = await self.named(principal, [job_id])
                 if not all(job.status.state in qstat.ENDING for job in jobs):
-                    raise failure(done, "qdel")
+                    raise refused(done, "qdel")
             case qdel.Outcome.FAILED:
-                raise failure(done, "qdel")
+                raise refused(done, "qdel")
 
     async def nodes(self, principal: Principal) -> tuple[Node, ...]:
         """List the nodes."""

@@ -4,7 +4,7 @@ An exit status is mostly PBS's error number (pbs_error.h, from 15000) modulo 256
 server cannot be reached.
 """
 
-from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
+from hpcgate.errors import BadRequest, CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
 from hpcgate.ssh.runner import Completed
 
 UNREACHABLE = (
@@ -29,6 +29,12 @@ OVER_LIMIT = (188, 196)
 
 OVER_LIMIT_WORDS = ("would exceed", "Maximum number of jobs already in")
 
+NOT_RUN = (126, 127)
+"""Exit statuses of a shell that cannot run a command, or does not find it."""
+
+TRANSIENT = ("try again",)
+"""What is refused now, and may be done a little later."""
+
 MALFORMED = ("illegally formed job identifier",)
 
 
@@ -43,8 +49,21 @@ def failure(done: Completed, tool: str) -> GatewayError:
     if done.exit_status == 127 and not words:
         words = f"{tool}: command not found"
     message = words or f"{tool} ended with exit status {done.exit_status}"
+    if done.exit_status in NOT_RUN:
+        return SchedulerUnavailable(f"{tool} cannot be run on the login node: {message}")
     if done.exit_status == 255 or says(words, UNREACHABLE):
         return SchedulerUnavailable(message)
     if done.exit_status == UNAUTHORIZED:
         return Forbidden(message)
     return CommandFailed(message)
+
+
+def refused(done: Completed, tool: str) -> GatewayError:
+    """Return the error for a command that did not do what a user wanted of a job, with its own words."""
+    error = failure(done, tool)
+    if says(error.message.lower(), TRANSIENT):
+        return SchedulerUnavailable(error.message)
+    # Of a command that was killed, or that said nothing, nobody knows what became of it.
+    if type(error) is CommandFailed and done.exit_status >= 0 and done.words:
+        return BadRequest(error.message)
+    return error

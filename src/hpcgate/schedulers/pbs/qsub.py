@@ -12,12 +12,14 @@ from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.pbs import script
 from hpcgate.schedulers.pbs.variables import STEERING
 from hpcgate.schedulers.submitting import uncoloured
+from hpcgate.schedulers.variables import LOGIN
 
 NO_DIRECTORY = 66
 """Exit status if the working directory cannot be entered."""
 
-_READER = f'cd -- "$1" >/dev/null || exit {NO_DIRECTORY}; shift; unset LC_ALL; exec "$@"'
-"""LC_ALL is the gateway's own, for messages that can be matched, and none of the job's business."""
+_READER = f'cd -- "$1" >/dev/null || exit {NO_DIRECTORY}; shift; unset LC_ALL LANGUAGE {" ".join(LOGIN)}; exec "$@"'
+"""LC_ALL and LANGUAGE are the gateway's own, for messages that can be matched. They are none of the job's business, and
+neither is what the login has left: ``#PBS -V`` gives a job all of the environment."""
 
 _SUBMITTER = f"exec 2>&1; {STEERING.unsetting()} {_READER}"
 

@@ -21,7 +21,7 @@ from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.marks import parse_rows
 from hpcgate.schedulers.slurm.variables import SUBMITTING
 from hpcgate.schedulers.submitting import uncoloured
-from hpcgate.schedulers.variables import check_variable
+from hpcgate.schedulers.variables import LOGIN, check_variable
 
 _OPTIONS: Mapping[str, str] = {
     "name": "job-name",
@@ -38,9 +38,6 @@ _OPTIONS: Mapping[str, str] = {
 NO_DIRECTORY = 66
 """Exit status if the working directory cannot be entered."""
 
-_LOGIN = ("OLDPWD", "SSH_CLIENT", "SSH_CONNECTION", "SSH_ORIGINAL_COMMAND", "SSH_TTY")
-"""Variables of the login, none of the job's business."""
-
 _ENTER = (
     # Not every shell says why it cannot enter a directory; ls does.
     'exec 2>&1; cd -- "$1" >/dev/null 2>&1 || { _hpcgate_why=$(ls -d -- "$1/." 2>&1 >/dev/null); '
@@ -48,7 +45,7 @@ _ENTER = (
 )
 
 _READER = (
-    f"{_ENTER}unset {' '.join((*_LOGIN, *SUBMITTING))}; "
+    f"{_ENTER}unset {' '.join((*LOGIN, *SUBMITTING))}; "
     "unset -f sbatch; _hpcgate_tool=$(command -v sbatch) || _hpcgate_tool=sbatch; "
     "_hpcgate_kind=wrapper; _hpcgate_magic=; "
     'case $_hpcgate_tool in (/*) { IFS= read -r _hpcgate_magic <"$_hpcgate_tool"; } 2>/dev/null; '
