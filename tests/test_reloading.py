@@ -127,6 +127,36 @@ async def test_what_did_not_change_is_handed_on_and_closed_by_the_last(
     assert closed.count(third) == 1
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"policy": {"rules": [], "default": "deny"}},
+        {"authorization": {"url": "http://127.0.0.1:9/check", "cache": 60}},
+        {"authentication": {"issuer": "https://one.example.org"}},
+        {"authentication": {"denied_users": ["alice"]}},
+        {"authentication": {"username_template": "u{claim}"}},
+        {},
+    ],
+    ids=str,
+)
+async def test_who_may_is_found_out_anew_after_a_reload(
+    settings: Callable[..., Settings], change: dict[str, Any]
+) -> None:
+    """Connections stay; tokens that were verified, and decisions, are forgotten, whatever has changed."""
+    served: list[Gateway] = []
+    base = settings().model_dump(mode="python", exclude_unset=True)["auth"]
+    auth = {**base, **change, "authentication": {**base["authentication"], **change.get("authentication", {})}}
+    async with Gateways(settings(), SILENT, served.append) as gateways:
+        assert await gateways.reload(lambda: settings(auth=auth), list)
+        before, after = served
+        assert after.systems["daint"] is before.systems["daint"]
+        assert after.settings.auth == settings(auth=auth).auth
+        for name in ("tokens", "jwks", "authorizer", "policy"):
+            assert getattr(after, name) is not getattr(before, name)
+        assert repr(after.tokens) == "<TokenVerifier 0 tokens remembered>"
+        assert after.policy._settings == after.settings.auth.policy
+
+
 async def test_what_is_not_taken_up_writes_nothing_on_the_board(settings: Callable[..., Settings]) -> None:
     token_url = {"token_url": "http://127.0.0.1:9/token", "public_certs": settings().auth.authentication.public_certs}
     async with Gateway.open(settings()) as before, asyncio.timeout(60):

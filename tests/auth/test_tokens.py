@@ -761,3 +761,20 @@ def test_a_header_without_a_token_is_not_authenticated(header: str | None) -> No
     with pytest.raises(Unauthenticated, match=r"^Not authenticated$") as caught:
         bearer(header)
     assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
+
+
+async def test_so_many_keys_are_tried_for_a_token_and_no_more(verifier: Verifier) -> None:
+    tried = 0
+
+    class Key:
+        algorithms = frozenset({"RS256"})
+
+        def verifies(self, *_: object) -> bool:
+            nonlocal tried
+            tried += 1
+            return False
+
+    it = await verifier()
+    it._jwks = SimpleNamespace(candidates=lambda kid: (Key(),) * 1000)  # type: ignore[assignment]
+    assert it._verifying_key(tokens_module._Jws("RS256", None, None, b"", b"", b"")) is None
+    assert tried == tokens_module.MAX_TRIED

@@ -294,3 +294,15 @@ async def test_an_echo_of_a_token_is_masked_before_it_is_cut(before: int, echo: 
         await vault.close()
     assert echo[:16] not in caught.value.message
     assert len(caught.value.message) < 500
+
+
+async def test_a_key_of_more_than_any_has_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(asyncssh, "import_private_key", looked.append)
+    pair = {"privateKey": "x" * 8193, "publicKey": "x"}
+    async with liar(says(answer(json.dumps({"sshKey": pair}).encode(), "201 Created"))) as service:
+        source = sources(service.url, timeout=30)[0]
+        with pytest.raises(CredentialRefused, match="no usable key"):
+            await source.credential(ALICE)
+        await source.close()
+    assert not looked

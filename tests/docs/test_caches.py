@@ -66,9 +66,11 @@ def finds(tree: ast.Module, path: str) -> Iterator[str]:
     for node in tree.body:
         yield from (f"{path}:{name}" for name in _remembering(node, in_class=False))
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value) if _keyed(value):
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if _keyed(value) or _empty_set(value):
                 yield f"{path}:{name}"
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value) if _keyed(value):
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value) if _keyed(value) or _empty_set(
+                value
+            ):
                 yield f"{path}:{name}"
     for scope in ast.walk(tree):
         # What is frozen is a value, and dies with it.
@@ -120,6 +122,11 @@ def _keyed(value: ast.expr) -> bool:
         case ast.Call(func=func):
             return _name(func) in KEYED
     return False
+
+
+def _empty_set(value: ast.expr) -> bool:
+    """Say whether a module fills a set later on; one of an object's is who is there."""
+    return isinstance(value, ast.Call) and _name(value.func) == "set" and not value.args
 
 
 def _name(node: ast.expr) -> str:
@@ -188,6 +195,7 @@ def test_each_cache_that_tokens_do_not_share_has_a_test() -> None:
         "@functools.cache\ndef x(): ...",
         "@alru_cache(10)\nasync def x(): ...",
         "x = {}",
+        "x: set[int] = set()",
         "x: dict[str, int] = dict()",
     ],
 )

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from types import MappingProxyType
 
 import pytest
+from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # it has no stubs of its own
 
 from hpcgate.errors import Unavailable
 from hpcgate.transfers.s3_settings import S3Settings
@@ -133,3 +134,24 @@ async def test_a_list_of_uploads_that_lies_keeps_nobody_waiting() -> None:
     async with store(lie) as (it, service):
         assert await it.open_upload("bucket", "key") == "u-1"
     assert 0 < heads.count(b"DELETE") <= 100
+
+
+async def test_a_store_that_hangs_has_so_many_connections_and_no_more() -> None:
+    came = asyncio.Semaphore(0)
+    most = AioConfig().max_pool_connections
+
+    async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.release()
+        await asyncio.Event().wait()
+
+    async with store(hang) as (it, service), asyncio.timeout(60):
+        asking = [asyncio.create_task(it.ping()) for _ in range(3 * most)]
+        for _ in range(most):
+            await came.acquire()
+        # Whoever had no connection would have one by now.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(service.asked) == most
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
