@@ -189,3 +189,9 @@ def test_what_rm_refuses(path):
 @pytest.mark.parametrize("path", [b"/a", b"/a/", b"/...", b"/a/.b", b"/a..", b"/a/..b/"])
 def test_what_rm_takes(path):
     refuse_root(path)
+
+
+@pytest.mark.parametrize("words", ["File size limit exceeded", "sh: line 1:    42 File size limit exceeded"])
+def test_a_limit_of_the_users_own_is_not_a_failure_of_ours(words):
+    """By SIGXFSZ, where a start-up file has set ``ulimit -f``."""
+    assert isinstance(told(words.encode() + b"\n", "cp"), BadRequest)

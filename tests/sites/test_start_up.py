@@ -48,6 +48,11 @@ HARMLESS = {
     "runs on in the background": "sleep 0.5 >/dev/null 2>&1 & disown",
     "takes a second": "sleep 1",
     "fails": "false; return 1; if",
+    "asks the terminal": "stty erase '^H'; tput bold; mesg n; tset; clear; bind '\"\\e[A\": history-search-backward'",
+    "traps every command": "set -o functrace; trap 'echo \"+ $BASH_COMMAND\"' DEBUG",
+    "has aliases": "shopt -s expand_aliases; alias ls='ls --color' cat=bat rm='rm -i' sh='sh -l' cd=pushd",
+    "allows few files, memory and time": "ulimit -n 16; ulimit -v 400000; ulimit -t 5",
+    "leaves a process that keeps the input": "sleep 2 <&0 >/dev/null 2>&1 &",
 }
 # Where they do not read what is not theirs, they do no harm either; most wait for it until the end.
 HARMFUL = {
@@ -63,6 +68,8 @@ HARMFUL = {
     "closes its output": "exec >&-",
     "has no input": "exec </dev/null",
     "exits": "exit 3",
+    "has a function for exec": "exec() { echo no; }",
+    "has an alias for exec": "shopt -s expand_aliases; alias exec='echo no'",
     "ends well": "exec true",
     "is nologin": "exec /usr/sbin/nologin",
     "is stopped": "kill -STOP $$",

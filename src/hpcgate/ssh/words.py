@@ -53,6 +53,8 @@ _REASONS: dict[int, tuple[str, type[GatewayError]]] = {
     errno.ENOMEM: ("Cannot allocate memory", CommandFailed),
 }
 _NUMBERS = {text: number for number, (text, _) in _REASONS.items()}
+# A shell's word for a command that SIGXFSZ ended, where a start-up file has set ulimit -f.
+_NUMBERS["File size limit exceeded"] = errno.EFBIG
 _ENDING = re.compile("(" + "|".join(re.escape(text) for text in _NUMBERS) + r")\)?$")
 
 # dash, ksh and busybox, bash, mksh; zsh; env; tar, of what compresses for it.
