@@ -1,7 +1,9 @@
 """What an answer costs the event loop does not grow with those who wait: counted in calls, which no machine changes."""
 
 import asyncio
+import math
 import sys
+import time
 from collections import deque
 from typing import Any
 
@@ -12,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from hpcgate.admission import BYTES_EACH, FLOOR, Admission
-from hpcgate.refusals import Lobby, Refusals
+from hpcgate.refusals import HOLD, Lobby, Refusals
 from hpcgate.serving import Http
 
 USERS = 50
@@ -40,6 +42,7 @@ class Wire(asyncio.Transport):
     def write(self, data: Any) -> None:
         if bytes(data).startswith(b"HTTP/1.1 200 "):
             self.crowd.answered.append(self.number)
+        self.crowd.refused += bytes(data).startswith(b"HTTP/1.1 503 ")
 
     def is_closing(self) -> bool:
         return False
@@ -63,11 +66,15 @@ class Crowd:
         clients: How many there are.
         most: Requests at a time, those that wait included.
         users: Whose they are, in turn.
+        room: Bytes that may lie unread; None is as many as there are.
     """
 
-    def __init__(self, clients: int, most: int = 100_000, users: int = USERS) -> None:
+    def __init__(self, clients: int, most: int = 100_000, users: int = USERS, room: int | None = None) -> None:
         self.admission = Admission(most, 1e9)
-        self.lobby = Lobby(clients * BYTES_EACH)
+        self.lobby = Lobby(clients * BYTES_EACH if room is None else room)
+        self.wall = 0.0
+        self.overflow = Refusals(math.inf, lambda: 0.0, lambda: self.wall)
+        self.refused = 0
         self.running: deque[asyncio.Future[None]] = deque()
         self.answered: deque[int] = deque()
         self.over = False
@@ -75,6 +82,7 @@ class Crowd:
         ways = {
             "admission": self.admission,
             "lobby": self.lobby,
+            "overflow": self.overflow,
             "refusals": Refusals(most),
             "caller": staticmethod(lambda token: token),
         }
@@ -231,3 +239,22 @@ def test_single_requests_of_one_user_wait_for_a_few_of_the_five_hundred_of_anoth
         return max(before)
 
     assert uvloop.run(most()) <= FLOOR
+
+
+def test_those_for_whom_there_is_no_room_at_all_are_refused_late_as_well() -> None:
+    async def refuse() -> None:
+        crowd = Crowd(1000, most=100, room=0)
+        began = crowd.wall = time.monotonic()
+        await crowd.ask()
+        turned_back = len(crowd.overflow)
+        # A hundred are served, and a hundred may wait.
+        assert turned_back >= 800
+        crowd.overflow.look(1.0)
+        assert (crowd.refused, len(crowd.lobby)) == (0, 0)
+        crowd.over = True
+        crowd.wall = began + HOLD + (time.monotonic() - began)
+        crowd.overflow.look(1.0)
+        assert crowd.refused == turned_back
+        await crowd.leave()
+
+    uvloop.run(refuse())

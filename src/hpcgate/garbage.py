@@ -9,10 +9,10 @@ import gc
 import time
 
 REST = 100
-"""Seconds between two looks at everything, for each second that the first one took."""
+"""Seconds of the event loop between two looks at everything, for each that the first one took."""
 
 SOONEST = 2.0
-"""Seconds between two looks, at least."""
+"""Seconds of the event loop between two looks, at least."""
 
 _NEVER = 2**31 - 1
 
@@ -29,13 +29,18 @@ class Garbage:
     """Looks through all objects for garbage, from time to time."""
 
     def __init__(self) -> None:
+        self._had = 0.0
         self._due = 0.0
 
-    def tick(self) -> None:
-        """Look, if it is time. Until it is done nothing else goes on."""
-        began = time.monotonic()
-        if began < self._due:
+    def tick(self, had: float) -> None:
+        """Look, if it is time. Until it is done nothing else goes on.
+
+        Args:
+            had: Seconds since the last tick that were the event loop's own: others may use the core as well.
+        """
+        self._had += had
+        if self._had < self._due:
             return
         busy = time.thread_time()
         gc.collect()
-        self._due = began + max(SOONEST, REST * (time.thread_time() - busy))
+        self._had, self._due = 0.0, max(SOONEST, REST * (time.thread_time() - busy))

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Protocol
 
+HELD = 1000
+"""As many refusals may be held at least, which takes some ten megabytes: one that is said early is not held back."""
 HOLD = 1.0
 """Seconds for which a refusal is held back: who is refused at once comes back at once."""
-SHARE = 0.05
-"""The share of the event loop's time that refusals take; reading the request took as much again."""
+SHARE = 0.02
+"""The share of the event loop's time that each of three things takes: to say refusals, to read those requests that must
+wait no longer, and to refuse those for which there is no room to be left unread."""
 
 
 class Refused(Protocol):
@@ -33,7 +36,7 @@ class Refusals:
 
     def __init__(
         self,
-        most: int,
+        most: float,
         clock: Callable[[], float] = time.thread_time,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -97,7 +100,7 @@ class Lobby:
     First come, first read: once there is room, or once they have waited for as long as anybody may, to be refused.
 
     Args:
-        most: The bytes that may lie unread; what is more is refused, and its connection is closed.
+        most: The bytes that may lie unread; what is more is refused, late as well, and its connection is closed.
         clock: CPU seconds of the event loop, which is what reading for a refusal must not take.
     """
 

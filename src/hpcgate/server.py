@@ -20,7 +20,7 @@ from hpcgate.config.http import HttpSettings
 from hpcgate.garbage import Garbage
 from hpcgate.gateway import Gateway
 from hpcgate.idleness import Idleness
-from hpcgate.refusals import Lobby, Refusals
+from hpcgate.refusals import HELD, Lobby, Refusals
 from hpcgate.reloading import Gateways, Reloader
 from hpcgate.telemetry.containment import FAULTS, contained, on_loop_error, reaped
 from hpcgate.tls import Tls
@@ -87,11 +87,14 @@ class Server(uvicorn.Server):
     load: Callable[[], Settings] | None = None
     """Reads the configuration anew, if it is to be done on SIGHUP."""
     _refusals = Refusals(0)
+    _overflow = Refusals(math.inf)
     _lobby = Lobby(0)
     _began_to_stop: float | None = None
     _last_look: _Look | None = None
     _hurried = False
     _lag = 0.0
+    _had = 0.0
+    """Seconds between the last two looks that were the event loop's own."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -124,7 +127,8 @@ class Server(uvicorn.Server):
                 self._door.setblocking(False)
             protocol: Any = self.config.http_protocol_class
             admission = self._gateway.admission
-            protocol.refusals = self._refusals = Refusals(admission.most)
+            protocol.refusals = self._refusals = Refusals(max(admission.most, HELD))
+            protocol.overflow = self._overflow = Refusals(math.inf)
             protocol.lobby = self._lobby = Lobby(admission.most * BYTES_EACH)
             protocol.caller = staticmethod(lambda token: self._gateway.caller(token))
             protocol.admission = admission
@@ -137,7 +141,7 @@ class Server(uvicorn.Server):
         with _LOAD:
             self._look_at_load(counter)
         with _GARBAGE:
-            self._garbage.tick()
+            self._garbage.tick(self._had)
         if self.tls is not None and counter % _TICKS_BETWEEN_LOOKS == 0:
             with _CERTIFICATE:
                 self.tls.renew()
@@ -186,6 +190,7 @@ class Server(uvicorn.Server):
         # uvicorn rests for a tick between two calls.
         self._lag = max(0.0, seconds - _TICK)
         rest = self._idleness.since(seconds, lag=self._lag)
+        self._had = rest.had
         running, done = len(self.server_state.tasks), now.answered - then.answered
         with _ADMISSION:
             admission.look(idle=rest.idle, seconds=seconds, had=rest.had, running=running, done=done)
@@ -193,6 +198,7 @@ class Server(uvicorn.Server):
             self._lobby.look(rest.had, lambda: admission.filled)
         with _REFUSALS:
             self._refusals.look(rest.had)
+            self._overflow.look(rest.had)
         if admission.busy:
             with _DOOR:
                 self._accept(_ACCEPTING * rest.had)
@@ -304,7 +310,7 @@ class Server(uvicorn.Server):
     async def _cancel(self) -> None:
         admission = self._gateway.admission
         log.warning("server.requests_cut_off", requests=len(self.server_state.tasks), waiting=admission.waiting)
-        for place in (self._lobby, admission, self._refusals):
+        for place in (self._lobby, admission, self._refusals, self._overflow):
             with _STOP:
                 place.clear()
         tasks = list(self.server_state.tasks)

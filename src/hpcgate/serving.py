@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import resource
@@ -113,6 +114,7 @@ class _Unread:
     Attributes:
         since: When it came, by the clock of the admission, which goes slower at times.
         came: When it came, in seconds of `time.monotonic`.
+        whole: Whether its answer has a body.
     """
 
     protocol: "Http"
@@ -120,6 +122,7 @@ class _Unread:
     size: int
     since: float
     came: float
+    whole: bool = True
 
     @property
     def late(self) -> bool:
@@ -137,11 +140,20 @@ class _Unread:
         protocol._left = None
 
     def refuse(self) -> None:
+        # What has come of it is forgotten; that it lies unread is not, until it is refused.
+        self.whole = not self.data.startswith(b"HEAD ")
+        self.data = b""
+        self.protocol.overflow.add(self, self.came)
+
+    def say(self) -> bool:
         protocol = self.protocol
-        protocol._unread = None
         with _TURN:
-            if not protocol.transport.is_closing():
-                protocol._turn_away_unread(self.data)
+            if protocol._unread is self:
+                protocol._unread = None
+                if not protocol.transport.is_closing():
+                    protocol._turn_away_unread(whole=self.whole)
+                    return True
+        return False
 
 
 class _Metered:
@@ -189,6 +201,8 @@ class Http(HttpToolsProtocol):
     settings = HttpSettings()
     admission: Admission | None = None
     refusals = Refusals(0)
+    overflow = Refusals(math.inf)
+    """Holds those for which there is no room in the lobby: they take no more than their connections do."""
     lobby = Lobby(0)
     caller: Callable[[str], str | None] = staticmethod(lambda token: None)
     """Says whose a token was when it was last verified."""
@@ -524,9 +538,9 @@ class Http(HttpToolsProtocol):
             self.part()
         self.on_response_complete()
 
-    def _turn_away_unread(self, data: bytes) -> None:
+    def _turn_away_unread(self, *, whole: bool) -> None:
         """Refuse a request that nobody has read, for there is no room to leave it unread either."""
-        self.transport.write(self._overloaded(close=True, whole=not data.startswith(b"HEAD ")))
+        self.transport.write(self._overloaded(close=True, whole=whole))
         if self.admission is not None:
             self.admission.refused += 1
         self.part()

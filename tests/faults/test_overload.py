@@ -16,11 +16,11 @@ from benchmarks.processes import started
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.sshd import Sshd
 from hpcgate.demo.users import User
-from hpcgate.refusals import HOLD
+from hpcgate.refusals import HELD, HOLD
 from tests.faults.fuzz import silent
 from tests.front import serving
 
-CLIENTS = 1000
+CLIENTS = HELD
 MAY_WAIT = 100
 """So few requests at a time that most of a thousand are refused."""
 PATIENCE = 300
