@@ -70,6 +70,10 @@ ODD: dict[str, tuple[int, bytes]] = {
     "two tokens": (400, head(b"Host: a", b"Authorization: Bearer x", b"Authorization: Bearer y")),
     "two API keys": (400, head(b"Host: a", b"X-API-Key: x", b"x-api-key: y")),
     "the same token twice": (400, head(b"Host: a", b"authorization: Bearer x", b"Authorization: Bearer x")),
+    **{
+        f"two of {name.decode()}": (400, head(b"Host: a", name + b": 1", name.upper() + b": 2"))
+        for name in (b"content-type", b"range", b"upload-length", b"upload-offset", b"x-http-method-override")
+    },
     "length and chunks": (400, POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     "chunks and length": (400, POST + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n"),
     "two lengths": (400, POST + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcd"),
@@ -220,6 +224,8 @@ GOOD_ONES = {
     "HTTP/1.0 without Host": b"GET " + PATH + b" HTTP/1.0\r\n\r\n",
     "a whole URL": asked(b"http://gateway.example.org" + PATH),
     "a whole URL in capitals": asked(b"HTTP://GATEWAY.example.org" + PATH),
+    "the same kind of content twice": head(b"Host: a", b"Content-Type: a/b", b"content-type: a/b"),
+    "two of what may be a list": head(b"Host: a", b"If-None-Match: x", b"If-None-Match: y"),
     "a byte in a value": head(b"Host: a", b"X: \xff"),
     "a slash at the end": asked(PATH + b"/"),
     "encoded slashes in the query": asked(PATH + b"?path=%2Fhome%2F..%2F%00%25"),

@@ -21,6 +21,13 @@ _NEVER = re.compile(rb"%(?:2f|5c|25|00)", re.IGNORECASE)
 _HALF = re.compile(rb"%(?![0-9a-fA-F]{2})")
 
 
+_ONCE = frozenset(
+    {b"content-type", b"range", b"tus-resumable", b"x-http-method-override", b"upload-checksum"}
+    | {b"upload-concat", b"upload-defer-length", b"upload-length", b"upload-metadata", b"upload-offset"}
+)
+"""What decides how a request is read: of two that differ, one reader takes the first and another the last."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a request is refused: the status, its phrase, and the message for the client."""
@@ -37,6 +44,7 @@ def _bad(message: str) -> Refusal:
 HOST = _bad("A request needs exactly one Host header (RFC 9112, section 3.2).")
 TOKENS = _bad("A request may have one Authorization header.")
 KEYS = _bad("A request may have one X-API-Key header.")
+REPEATED = _bad("A header that may come once has come with different values.")
 VERSION = _bad("HTTP/1.1 and HTTP/1.0 are spoken here.")
 TARGET = _bad("The request's target must be a path that begins with a slash (RFC 9112, section 3.2).")
 CODING = _bad("Transfer-Encoding must be chunked, in HTTP/1.1.")
@@ -54,6 +62,7 @@ def refusal(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]])
     """
     host: bytes | None = None
     token = key = False
+    once: dict[bytes, bytes] = {}
     for name, value in headers:
         if name == b"host":
             if host is not None or not _HOST.fullmatch(value):
@@ -70,6 +79,9 @@ def refusal(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]])
         elif name == b"transfer-encoding":
             if value.strip().lower() != b"chunked" or version != "1.1":
                 return CODING
+        elif name in _ONCE:
+            if once.setdefault(name, value) != value:
+                return REPEATED
         elif name == b"expect" and value.strip().lower() != b"100-continue":
             return EXPECTATION
     if version != "1.1" and version != "1.0":
