@@ -64,7 +64,7 @@ def logged() -> Iterator[str]:
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
-                and node.func.attr in ("warning", "error", "critical", "exception")
+                and node.func.attr in ("warning", "error", "critical", "exception", "rows")
                 and node.args
                 and isinstance(node.args[0], ast.Constant)
                 and re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", str(node.args[0].value))

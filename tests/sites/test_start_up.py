@@ -47,6 +47,14 @@ HARMLESS = {
     "says goodbye": "trap 'echo bye' EXIT; trap '' TERM",
     "runs on in the background": "sleep 0.5 >/dev/null 2>&1 & disown",
     "takes a second": "sleep 1",
+    "drops errors": "exec 2>/dev/null",
+    "keeps a log of its output": "exec > >(tee -a ~/login.log)",
+    "has limits": "ulimit -c 0 -n 64 -t 60; ulimit -s unlimited",
+    "has no home": "unset HOME USER LOGNAME SHELL; export TMPDIR=/nonexistent",
+    "makes variables read-only": "readonly PATH HOME IFS LC_ALL",
+    "redefines commands": "command() { echo no; }; env() { echo no; }; sh() { echo no; }; export -f command env sh",
+    "counts on a terminal": "stty -ixon; tty; mesg n; tput clear; bind 'set bell-style none'; set -o vi",
+    "is not bash's": "set -o posix; export POSIXLY_CORRECT=1; shopt -s extglob dotglob nocasematch xpg_echo",
     "fails": "false; return 1; if",
     "asks the terminal": "stty erase '^H'; tput bold; mesg n; tset; clear; bind '\"\\e[A\": history-search-backward'",
     "traps every command": "set -o functrace; trap 'echo \"+ $BASH_COMMAND\"' DEBUG",
@@ -78,6 +86,12 @@ HARMFUL = {
     "never ends": "while :; do :; done",
     "prints without end": "exec yes",
     "complains without end": "exec yes >&2",
+    "joins its outputs": "exec 2>&1",
+    "joins them in a log": "exec > >(tee -a ~/login.log) 2>&1",
+    "redefines exec": "exec() { echo no; }; printf() { echo no; }; export -f exec printf",
+    "has aliases": "shopt -s expand_aliases; alias exec=echo sh='sh -x'",
+    "reads nothing but syntax": "set -n",
+    "has other shells at hand": "exec newgrp",
 }
 WAYS: dict[str, dict[str, Any]] = {
     "SFTP": {"files": "auto"},
@@ -201,6 +215,20 @@ async def test_a_start_up_file_in_the_way(
         await pool.close()
         await account.is_alone()
         account.has_lost_nothing()
+
+
+@pytest.mark.parametrize("operation", ["run", "submit", "download"])
+async def test_what_a_start_up_file_leaves_running_holds_nobody_up_for_good(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, operation: str
+) -> None:
+    """The channel stays open while anything has the command's output, which may be for good."""
+    pool = make_pool(sshd, files="commands", start_up_timeout=60, timeout={"command_execution": 5})
+    with Account(nodes) as account:
+        account.starts_with("sleep 4711 & disown")
+        async with pool.lease(principal(account.user)) as session:
+            await OPERATIONS[operation](session, account.place)
+        await pool.close()
+        await asyncio.to_thread(end_all, account.user)
 
 
 @pytest.mark.parametrize("way", ["SFTP", "commands"])

@@ -7,7 +7,7 @@ import asyncssh
 
 from hpcgate.errors import NeverBegan, NeverReached
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.quoting import WORD, is_robbed, opening
+from hpcgate.ssh.quoting import WORD, is_joined, is_robbed, opening
 
 MAX_STDERR = 64 * 1024
 _NOISE_KEPT = 4096
@@ -158,6 +158,8 @@ class Command(asyncssh.SSHClientSession[bytes]):
         if self.stdout.drowned:
             raise Output.flood()
         if not self.stdout.started:
+            if is_joined(self.stdout.content, self.word):
+                raise NeverBegan(f"Output and errors of commands come as one. {START_UP_FILES} may redirect them")
             raise NeverBegan(ended_early(self.exit_status, last_words(self.stderr, self.stdout)))
         self.check_input()
 

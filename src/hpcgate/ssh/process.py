@@ -100,7 +100,8 @@ class Process(Command):
                 self.check_input()
                 return
             self._arrived.clear()
-            await self._within(self._arrived.wait())
+            if not await self._within(self._arrived.wait()):
+                return
 
     async def feed_block(self, block: bytes) -> bool:
         """Write to the command's input, waiting until it keeps up; False if it has ended.
@@ -110,8 +111,7 @@ class Process(Command):
         """
         if self.channel is None or self.closed:
             return False
-        await self._within(self._write(self.channel, block))
-        return not self.closed
+        return await self._within(self._write(self.channel, block)) and not self.closed
 
     def feed_end(self) -> None:
         """End the command's input."""
@@ -167,9 +167,13 @@ class Process(Command):
         self.stdout.content.clear()
         return content
 
-    async def _within(self, waiting: Awaitable[object]) -> None:
+    async def _within(self, waiting: Awaitable[object]) -> bool:
+        """Wait; False if nothing came and the command has ended, but something else has not let go of its output."""
         try:
             async with asyncio.timeout(self.stall):
                 await waiting
         except TimeoutError:
-            raise TimedOut(f"Command {self._name} made no progress for {self.stall:g} s") from None
+            if self.exit_status is None:
+                raise TimedOut(f"Command {self._name} made no progress for {self.stall:g} s") from None
+            return False
+        return True

@@ -35,6 +35,8 @@ _FIND = "case :$PATH: in *:/usr/bin:*);;*)PATH=$PATH${PATH:+:}/usr/bin:/bin;expo
 _FEED = (
     "IFS= read -r _hpcgate||_hpcgate=;case $_hpcgate in {word});;*)echo :{word}:robbed:>&2;exit 1;;esac;unset _hpcgate;"
 )
+# Where one is the other, complaints would be taken for output. Not every sh knows -ef, nor every system /dev/fd.
+_APART = "[ /dev/fd/1 -ef /dev/fd/2 ]&&echo :{word}:joined:&&exit 1;"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -104,7 +106,8 @@ def shell_line(
     first = "".join(f"{_text(directory)}:" for directory in path)
     find = f"{_FIND}PATH={shlex.quote(first)}$PATH;" if first else _FIND
     feed = _FEED.format(word=word) if fed else ""
-    script = f"echo :{word}:$$:||exit;echo :{word}:$$:>&2;{feed}{unset}{find}export {exports};exec {words}"
+    apart = _APART.format(word=word)
+    script = f"{apart}echo :{word}:$$:||exit;echo :{word}:$$:>&2;{feed}{unset}{find}export {exports};exec {words}"
     if not _SAFE_IN_ALL_SHELLS.fullmatch(script) or "!" in script or "\\" in script:
         script = f'eval "$(printf %b "{_octal(script.encode("utf-8", "surrogateescape"))}")"'
     line = f"exec /bin/sh -c {shlex.quote(script)}".encode()
@@ -133,6 +136,11 @@ def opening(output: bytes | bytearray, word: str = WORD) -> tuple[int, int] | No
 def is_robbed(errors: bytes | bytearray, word: str) -> bool:
     """Say whether a command made by `shell_line` was not run because its input is not what was sent to it."""
     return f":{word}:robbed:\n".encode() in errors
+
+
+def is_joined(output: bytes | bytearray, word: str) -> bool:
+    """Say whether a command made by `shell_line` was not run because its outputs are one and the same."""
+    return f":{word}:joined:\n".encode() in output
 
 
 def _text(argument: str | bytes) -> str:

@@ -175,7 +175,10 @@ class Session:
         except TimeoutError:
             if not opening and (deadline is None or not deadline.expired()):
                 raise
-            raise TimedOut(f"Command {_name(argv)} timed out after {seconds:g} s") from None
+            if command is None or command.exit_status is None:
+                raise TimedOut(f"Command {_name(argv)} timed out after {seconds:g} s") from None
+            # It has ended in time, and all that it wrote has come; something else has not let go of its output.
+            log.warning("ssh.output_held", system=self.system, user=self.username, command=_name(argv))
         finally:
             if command is not None and not command.closed:
                 await self._connection.end(command)

@@ -93,8 +93,9 @@ class Worker(asyncssh.SSHClientSession[bytes]):
             TooLarge: The answer went over the limit; the process was killed.
             BadAnswer: It said more than it was asked; the process was killed.
         """
-        if self.channel is None or self.closed or self.channel.is_closing():
+        if self.channel is None or self.closed:
             raise self._gone()
+        # One that is about to close has not said yet how it ended.
         answer: asyncio.Future[bytes] = self._loop.create_future()
         now = self._loop.time()
         self._pending.append((answer, now))
