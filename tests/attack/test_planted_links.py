@@ -1,9 +1,11 @@
 """A user who plants links, directories and other people's files under the names that another user's requests write."""
 
 import base64
+import io
 import itertools
 import os
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -235,6 +237,13 @@ MOMENTS = [
 ]
 
 
+FOLLOWED = [
+    ("attackers", "a link for the file", moment)
+    for moment in (Attack.before_it_is_given_up, Attack.before_parts_are_joined)
+]
+"""There an upload is begun behind a link that belongs to whom the directory belongs to, which counts."""
+
+
 def share(system: str, kind: str) -> list[tuple[str, Callable[[Attack], Iterator[httpx.Response]]]]:
     """Return the plants and moments that are tried: a share in which each plant and each moment comes about.
 
@@ -244,7 +253,7 @@ def share(system: str, kind: str) -> list[tuple[str, Callable[[Attack], Iterator
     if every > 1 and system == "confined":  # Its operations are a process of Python each.
         every *= 2
     shift = SYSTEMS.index(system) + list(KINDS).index(kind)
-    chosen = [(plant, moment) for moment in MOMENTS for plant in PLANTS]
+    chosen = [(plant, moment) for moment in MOMENTS for plant in PLANTS if (kind, plant, moment) not in FOLLOWED]
     return chosen[shift % every :: every]
 
 
@@ -301,3 +310,158 @@ def test_an_upload_that_an_earlier_version_began_is_begun_anew_and_swept_in_time
         attack.begin()
         assert not any(path.exists() for path in files)
         assert len([*here.shared.glob(".hpcgate-upload-*")]) == 2
+
+
+def _file(http: httpx.Client, system: str, shared: Path) -> httpx.Response:
+    return http.put(f"/filesystem/{system}/files/content", params={"path": f"{shared}/file"}, content=CONTENT)
+
+
+def _simple(http: httpx.Client, system: str, shared: Path) -> httpx.Response:
+    form = {"file": ("file", CONTENT)}
+    return http.post(f"/filesystem/{system}/ops/upload", params={"path": str(shared)}, files=form)
+
+
+def _compress(http: httpx.Client, system: str, shared: Path) -> httpx.Response:
+    asked = {"sourcePath": f"{shared}/hers", "targetPath": f"{shared}/file", "compression": "none"}
+    return http.post(f"/filesystem/{system}/ops/compress", json=asked)
+
+
+def _archive(http: httpx.Client, system: str, shared: Path) -> httpx.Response:
+    return http.put(f"/filesystem/{system}/files/archive", params={"path": str(shared)}, content=_archived("file"))
+
+
+WRITES = [_file, _simple, _compress, _archive]
+TARGETS = {
+    "a link": 'ln -sT "$2/key" "$1/file"',
+    "a hard link": 'ln -T "$1/hers/key" "$1/file"',
+    "a FIFO": 'mkfifo -m 666 "$1/file"',
+    "a directory": 'mkdir -m 777 "$1/file"; ln -s "$2/key" "$1/file/file"',
+}
+# What lies in the way where files are changed otherwise: links of the attacker's to a file and to a directory, and in a
+# directory of the victim's that others may write, too. $1 the shared directory, $2 a directory of the victim's.
+LINKS = """\
+ln -s "$2/key" "$1/link"; ln -s "$2" "$1/down"
+ln -s "$2/key" "$1/tree/file"; ln -s "$2" "$1/tree/d"
+"""
+
+
+def _archived(*names: str) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(CONTENT), 0o666
+            tar.addfile(member, io.BytesIO(CONTENT))
+    return made.getvalue()
+
+
+def _extract(target: str, archive: str) -> dict[str, str]:
+    return {"sourcePath": f"{{hers}}/{archive}", "targetPath": target, "compression": "none"}
+
+
+CHANGES: list[tuple[str, str, dict[str, Any]]] = [
+    ("PUT", "ops/chmod", {"json": {"sourcePath": "{shared}/link", "mode": "666"}}),
+    ("PUT", "ops/chmod", {"json": {"sourcePath": "{shared}/link", "mode": "a+rw"}}),
+    ("PUT", "ops/chmod", {"json": {"sourcePath": "{shared}/down", "mode": "a+rwx"}}),
+    ("PUT", "ops/chmod", {"json": {"sourcePath": "{shared}/down/key", "mode": "a+rw"}}),
+    ("PUT", "ops/chmod", {"json": {"sourcePath": "{shared}/down/key", "mode": "0666"}}),
+    ("PUT", "ops/chown", {"json": {"sourcePath": "{shared}/link", "owner": "", "group": "{group}"}}),
+    ("PUT", "ops/chown", {"json": {"sourcePath": "{shared}/down/key", "owner": "", "group": "{group}"}}),
+    ("DELETE", "ops/rm", {"params": {"path": "{shared}/down/key"}}),
+    ("DELETE", "ops/rm", {"params": {"path": "{shared}/down/"}}),
+    ("POST", "ops/mkdir", {"json": {"path": "{shared}/down/made"}}),
+    ("POST", "ops/mkdir", {"json": {"path": "{shared}/down/made/deep", "parent": True}}),
+    ("POST", "ops/symlink", {"json": {"path": "{shared}/hers", "linkPath": "{shared}/down/made"}}),
+    ("POST", "ops/extract", {"json": _extract("{shared}/tree", "file.tar")}),
+    ("POST", "ops/extract", {"json": _extract("{shared}/tree", "d.tar")}),
+    ("POST", "ops/extract", {"json": _extract("{shared}/down", "file.tar")}),
+    ("POST", "ops/compress", {"json": {"sourcePath": "{shared}/hers", "targetPath": "{shared}/link"}}),
+    ("POST", "ops/compress", {"json": {"sourcePath": "{shared}/hers", "targetPath": "{shared}/down/made"}}),
+    ("PUT", "files/archive", {"params": {"path": "{shared}/tree"}, "content": _archived("d/key", "d/made")}),
+    ("PUT", "files/archive", {"params": {"path": "{shared}/tree"}, "content": _archived("file")}),
+    ("PUT", "files/archive", {"params": {"path": "{shared}/down"}, "content": _archived("key")}),
+    ("PUT", "files/archive", {"params": {"path": "{shared}/down/made"}, "content": _archived("key")}),
+    ("PUT", "files/content", {"params": {"path": "{shared}/down/key"}, "content": CONTENT}),
+    ("POST", "ops/upload", {"params": {"path": "{shared}/down"}, "files": {"file": ("key", CONTENT)}}),
+]
+"""Requests that change something, by way of a link that somebody else has put there."""
+
+
+def filled(value: Any, words: dict[str, str]) -> Any:
+    """Fill in the paths of a request."""
+    if isinstance(value, dict):
+        return {name: filled(inner, words) for name, inner in value.items()}
+    return value.format(**words) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_no_change_follows_a_planted_link(cluster: Cluster, http: httpx.Client, system: str) -> None:
+    alice = cluster.user("alice")
+    led: list[object] = []
+    kinds = itertools.cycle(("sticky", "open", "group"))
+    for number, ((method, url, arguments), kind) in enumerate(zip(CHANGES, kinds, strict=False)):
+        with scene(cluster, kind) as here:
+            hers = here.shared / "hers"
+            for path, mode in ((here.shared / "tree", 0o777), (hers, 0o700)):
+                path.mkdir()
+                path.chmod(mode)
+            (hers / "file.tar").write_bytes(_archived("file"))
+            (hers / "d.tar").write_bytes(_archived("d/key", "d/made"))
+            for path in (here.shared / "tree", hers, *hers.iterdir()):
+                shutil.chown(path, alice.uid, alice.gid)
+            here.bob(LINKS, here.shared, here.precious[number % 2])
+            before = here.state()
+            words = {"shared": str(here.shared), "hers": str(hers), "group": str(here.shared.stat().st_gid)}
+            answer = http.request(method, f"/filesystem/{system}/{url}", **filled(arguments, words))
+            assert answer.status_code < 500, (url, arguments, answer.text)
+            if here.state() != before:
+                led.append((kind, url, arguments))
+    assert led == []
+
+
+# Takes away what a request makes for itself while it does, and puts something else there; for some seconds at most.
+SWAP = """\
+cd "$1" && until [ -e done ] || [ "${n:=0}" -gt 2000 ]; do
+  n=$((n + 1))
+  for f in .hpcgate-*; do
+    if [ -e "$f" ] && [ ! -O "$f" ] && mv -T "$f" "away$n"; then
+      case $((n % 3)) in 0) ln -s "$2" "$f" ;; 1) ln -s "$2/key" "$f" ;; *) mkfifo -m 666 "$f" ;; esac
+    fi
+  done 2>/dev/null
+done
+"""
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_no_write_touches_what_is_planted_in_its_way(cluster: Cluster, http: httpx.Client, system: str) -> None:
+    kinds = itertools.cycle(KINDS)
+    for write in WRITES:
+        for plant, script in TARGETS.items():
+            kind = next(kinds)
+            with scene(cluster, kind) as here:
+                told = (write.__name__, plant, kind)
+                (here.shared / "hers").mkdir()
+                (here.shared / "hers" / "key").write_bytes(b"hers")
+                here.bob(f"({script}) 2>&1; true", here.shared, here.precious[0])
+                before = here.state()
+                answer = write(http, system, here.shared)
+                assert answer.status_code < 500, (told, answer.text)
+                assert here.state() == before, told
+                assert (here.shared / "hers" / "key").read_bytes() == b"hers", told
+        next(kinds)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_no_write_is_led_elsewhere_by_swaps(cluster: Cluster, http: httpx.Client, system: str) -> None:
+    for write in WRITES:
+        with scene(cluster, "open") as here, ThreadPoolExecutor(1) as pool:
+            (here.shared / "hers").mkdir()
+            before = here.state()
+            swapping = pool.submit(here.bob, SWAP, here.shared, here.precious[1])
+            try:
+                for _ in range(3):
+                    assert write(http, system, here.shared).status_code < 500, write.__name__
+            finally:
+                (here.shared / "done").touch()
+            swapping.result()
+            assert here.state() == before, write.__name__

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 
 from hpcgate.errors import GatewayError, PermissionDenied
-from hpcgate.ssh.footing import Pinned, Self, Step, judge, resolve
+from hpcgate.ssh.footing import ENTER, Pinned, Self, Step, judge, resolve
 from hpcgate.ssh.session import Session
 from tests.filesystem.remote import Place
 from tests.ssh.nodes import LoginNodes
+from tests.transfers.shells import NOBODY, SHELLS
 
 SECRET = b"ssh-ed25519 AAAA alice\n"
 
@@ -230,7 +232,15 @@ def swapping(path: Path, other: Path) -> Iterator[list[int]]:
         thread.join()
 
 
-@pytest.mark.parametrize("verb", ["write", "replace"])
+ASTRAY: dict[str, Any] = {
+    **BELOW,
+    "mkdir -p": lambda files, streams, path: files.mkdir(path + b"d/e", parents=True),
+    "rename to": lambda files, streams, path: files.rename(path[: -len(b"shared/real/file")] + b"mine", path),
+    "chmod of the directory": lambda files, streams, path: files.chmod(path[: -len(b"/file")], 0o755),
+}
+
+
+@pytest.mark.parametrize("verb", ASTRAY)
 async def test_a_directory_that_is_swapped_for_a_link_leads_nowhere(
     session: Session, nodes: LoginNodes, place: Place, verb: str
 ) -> None:
@@ -238,14 +248,41 @@ async def test_a_directory_that_is_swapped_for_a_link_leads_nowhere(
     (shared / "real").mkdir()
     os.chown(shared / "real", nodes.bob.uid, nodes.alice.gid)
     (shared / "real").chmod(0o777)
+    place.write("shared/real/file", b"real")
+    place.write("mine", b"mine")
     private = place.path / "private"
+    before = (private.stat().st_mode, (private / "file").stat().st_mode)
     async with session.bulk() as streams:
         files = await session.files()
         with swapping(shared / "real", shared / "down") as swapped:
             for _ in range(12):
                 with suppress(GatewayError):
-                    await WRITES[verb](files, streams, place / "shared/real/file")
+                    await ASTRAY[verb](files, streams, place / "shared/real/file")
+                assert os.listdir(private) == ["file"]
                 assert (private / "file").read_bytes() == SECRET
+                assert (private.stat().st_mode, (private / "file").stat().st_mode) == before
             while not swapped[0]:
                 await asyncio.sleep(0)
-    assert os.listdir(private) == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("script", ['settle "$1"', 'beside "$1"', 'follow "$1"; enter "${real%/*}"'])
+def test_a_link_that_is_swapped_for_ones_own_leads_nowhere(tmp_path: Path, shell: str, script: str) -> None:
+    """What says whose a link is and what says where it leads must be about the same link, in the same directory."""
+    shared, private = tmp_path / "shared", tmp_path / "private"
+    for directory in (shared, private, tmp_path / "mine"):
+        directory.mkdir()
+    for above in (tmp_path, *list(tmp_path.parents)[:3]):
+        above.chmod(above.stat().st_mode | 0o011)
+    for path, target, owner in (("way", tmp_path / "mine", NOBODY), ("down", private, 4321)):
+        (shared / path).symlink_to(target)
+        os.chown(shared / path, owner, owner, follow_symlinks=False)
+    os.chown(shared, NOBODY, NOBODY)
+    shared.chmod(0o777)
+    argv = [shell, "-c", f"{ENTER}{script}; pwd -P", "sh", f"{shared}/way/file"]
+    with swapping(shared / "way", shared / "down"):
+        for _ in range(25):
+            done = subprocess.run(argv, capture_output=True, user=NOBODY, group=NOBODY)
+            assert os.fsencode(private) not in done.stdout
+    assert done.returncode or done.stdout

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,54 @@ JOBS: dict[str, Callable[[Path, Path], Script]] = {
     "compress": lambda source, target: jobs.compress(str(source), str(target)),
     "compress by pattern": lambda source, target: jobs.compress(str(source.parent), str(target), pattern=".*"),
 }
+# Links of the attacker's on the way, below a target that others may write: to a directory in the place of one, and to a
+# file in the place of one.
+BELOW: dict[str, Callable[[Path, Path], Script]] = {
+    "cp into a tree": lambda source, shared: jobs.cp(str(source.parent), str(shared / "tree")),
+    "cp behind a link": lambda source, shared: jobs.cp(str(source), str(shared / "down" / "key")),
+    "mv behind a link": lambda source, shared: jobs.mv(str(source), str(shared / "down" / "key")),
+    "mv from behind a link": lambda source, shared: jobs.mv(str(shared / "down" / "key"), str(source.parent / "got")),
+    "rm behind a link": lambda source, shared: jobs.rm(str(shared / "down" / "key")),
+    "rm of a link with a slash": lambda source, shared: jobs.rm(str(shared / "down") + "/"),
+    "compress behind a link": lambda source, shared: jobs.compress(str(source), str(shared / "down" / "made")),
+    "extract into a tree": lambda source, shared: jobs.extract(
+        str(source.parent / "tree.tar"), str(shared / "tree"), compression="none"
+    ),
+    "extract behind a link": lambda source, shared: jobs.extract(
+        str(source.parent / "tree.tar"), str(shared / "down"), compression="none"
+    ),
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("job", BELOW)
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o2775])
+def test_no_job_follows_a_planted_link(base: Path, shell: str, job: str, mode: int) -> None:
+    shared, precious, mine = base / "shared", base / "precious", base / "mine"
+    (mine / "d").mkdir()
+    (mine / "d" / "key").write_text("new")
+    (mine / "key").write_text("new")
+    (shared / "tree" / "mine").mkdir(parents=True)
+    with tarfile.open(mine / "tree.tar", "w") as tar:
+        for name in ("d/key", "key"):
+            tar.add(mine / name, name)
+    for each in (shared / "tree", shared / "tree" / "mine", *mine.rglob("*")):
+        os.chown(each, NOBODY, NOBODY)
+    for directory in (shared / "tree", shared / "tree" / "mine"):
+        directory.chmod(0o777)
+        (directory / "d").symlink_to(precious)
+        (directory / "key").symlink_to(precious / "key")
+    (shared / "down").symlink_to(precious)
+    for link in shared.rglob("*"):
+        if link.is_symlink():
+            os.chown(link, ATTACKER, ATTACKER, follow_symlinks=False)
+    os.chown(shared, 0, NOBODY)
+    shared.chmod(mode)
+    before = state(precious)
+    Sh(shell, mine).run(BELOW[job](mine / "source", shared))
+    assert state(precious) == before
+
+
 # Takes away whatever a job makes for itself, and puts a link to the victim's directory, or a directory of links, there.
 SWAPPING = """\
 import contextlib, itertools, os, sys

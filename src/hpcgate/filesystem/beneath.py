@@ -16,6 +16,7 @@ from hpcgate.auth import Principal
 from hpcgate.auth.policy import Grant
 from hpcgate.errors import ConnectionLost, Denied, GatewayError, NotSupported, PathNotFound, TooLarge
 from hpcgate.filesystem import checksum, compress, extract, file_type, tus, unpacking
+from hpcgate.ssh import standing
 from hpcgate.ssh.command_files import parse_stat, size_in, unwritable
 from hpcgate.ssh.command_streams import CommandStreams, OpenByCommand, said_in
 from hpcgate.ssh.files import Attributes, Entry, RemoteFiles, Replacing, refuse_root, temporary_name
@@ -184,9 +185,6 @@ class Confined(Session):
         handler = _COMMANDS.get(argv[2]) if list(argv[:2]) == ["sh", "-c"] and isinstance(argv[2], str) else None
         if handler is not None:
             return await handler(self._beneath, [_bytes(word) for word in argv[4:]])
-        if argv[0] in ("chmod", "chown") and len(argv) == 4 and argv[1] == "--":
-            path = _bytes(argv[3])
-            return await self._beneath.run("change", f"{argv[0]}: {quote(path)}", tool=argv[0], to=argv[2], path=path)
         raise self._denial(argv)
 
     @asynccontextmanager
@@ -278,7 +276,7 @@ async def _compress(beneath: Beneath, words: list[bytes]) -> Completed:
 
 
 async def _extract(beneath: Beneath, words: list[bytes]) -> Completed:
-    source, target, how = words
+    source, target, how, _ = words
     return await beneath.run(
         "extract", f"tar: {shown(target)}", path=source, target=target, compression=_COMPRESSIONS[how]
     )
@@ -302,6 +300,16 @@ async def _adopt(beneath: Beneath, words: list[bytes]) -> Completed:
     return await beneath.run("adopt", f"chmod: {shown(new)}", old=old, path=new)
 
 
+async def _chmod(beneath: Beneath, words: list[bytes]) -> Completed:
+    path, mode = words
+    return await beneath.run("change", f"chmod: {quote(path)}", tool="chmod", to=mode, path=path)
+
+
+async def _chown(beneath: Beneath, words: list[bytes]) -> Completed:
+    path, owner = words
+    return await beneath.run("change", f"chown: {quote(path)}", tool="chown", to=owner, path=path)
+
+
 _COMMANDS: dict[str, Callable[[Beneath, list[bytes]], Awaitable[Completed]]] = {
     checksum.SCRIPT: _checksum,
     file_type.SCRIPT: _kind,
@@ -310,6 +318,8 @@ _COMMANDS: dict[str, Callable[[Beneath, list[bytes]], Awaitable[Completed]]] = {
     tus.SWEEP: _sweep,
     tus.JOIN: _join,
     tus.ADOPT_NEW: _adopt,
+    standing.CHMOD: _chmod,
+    standing.CHOWN: _chown,
 }
 
 

@@ -8,7 +8,7 @@ from hpcgate.errors import BadRequest, GatewayError
 from hpcgate.filesystem.base import Operation, Parameters, SourcePath, raw
 from hpcgate.filesystem.models import File, file_at
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.words import told
+from hpcgate.ssh.standing import CHMOD, stand_and
 
 _OCTAL = re.compile(r"[0-7]{1,5}", re.ASCII)
 
@@ -40,9 +40,7 @@ class Chmod(Operation):
         if _OCTAL.fullmatch(mode) and int(mode, 8) <= 0o7777:
             await self._set(session, path, mode)
         else:
-            done = await session.run(["chmod", "--", mode, path])
-            if not done.ok:
-                raise told(done.stderr, "chmod", otherwise=BadRequest)
+            await stand_and(session, CHMOD, "chmod", path, path, mode, otherwise=BadRequest)
         return await file_at(session, path)
 
     async def _set(self, session: Session, path: bytes, mode: str) -> None:

@@ -6,7 +6,7 @@ from hpcgate.errors import BadRequest
 from hpcgate.filesystem.base import Operation, Parameters, SourcePath, raw
 from hpcgate.filesystem.models import File, file_at
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.words import told
+from hpcgate.ssh.standing import CHOWN, stand_and
 
 
 class PutFileChownRequest(Parameters):
@@ -38,9 +38,8 @@ class Chown(Operation):
         _check("user", owner)
         _check("group", group)
         if owner or group:
-            done = await session.run(["chown", "--", f"{owner}:{group}" if group else owner, path])
-            if not done.ok:
-                raise told(done.stderr, "chown", otherwise=BadRequest)
+            wanted = f"{owner}:{group}" if group else owner
+            await stand_and(session, CHOWN, "chown", path, path, wanted, otherwise=BadRequest)
         return await file_at(session, path)
 
 

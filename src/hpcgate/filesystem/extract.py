@@ -7,10 +7,42 @@ from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
 from hpcgate.filesystem.models import CompressionType
 from hpcgate.ssh.command_files import REGULAR
+from hpcgate.ssh.files import temporary_name
+from hpcgate.ssh.footing import OWN, untrusted
+from hpcgate.ssh.merging import MERGE
 from hpcgate.ssh.session import Session
 
-# Without --no-unquote tar takes a backslash in the directory's name for an escape, and unpacks into another one.
-SCRIPT = REGULAR + 'exec tar -x --no-unquote $3 --force-local -f "$1" -C "$2"'
+# $1 the archive, $2 the directory, $3 how it is compressed, $4 the name of a hidden directory: there it is unpacked,
+# and becomes one with what is in $2 once it is whole. Without --no-unquote tar takes a backslash in the directory's
+# name for an escape, and unpacks into another one.
+SCRIPT = (
+    REGULAR
+    + OWN
+    + MERGE
+    + """\
+for p in "$1" "${2%/}/."; do
+  said=$(stat -L -- "$p" 2>&1 >/dev/null) || { said=${said#*cannot }; printf 'tar: %s\\n' "${said#* }" >&2; exit 2; }
+done
+follow "$2"
+home=$real
+enter "$home"
+(umask 077; mkdir -- "./$4") || exit 2
+own "$home" "$4"
+# Others may have put another directory of the user's there.
+[ -z "$(ls -A)" ] || refuse "$4 was moved"
+hidden=$4
+clear() {
+  [ ! -d ./new ] || chmod -R u+rwX ./new 2>/dev/null
+  rm -rf ./new
+  rmdir -- "../$hidden"
+}
+trap clear EXIT
+trap 'kill -9 "$!" 2>/dev/null; clear; kill -9 0' HUP INT TERM
+mkdir ./new || exit 2
+tar -x --no-unquote $3 --force-local -f "$1" -C ./new & wait "$!" || exit 2
+(exec 5<./new && enter "$home" && merge "$home") & wait "$!" || exit 2
+"""
+)
 
 
 class PostExtractRequest(Parameters):
@@ -43,6 +75,7 @@ class Extract(Operation):
         """Run tar, which takes away leading slashes and refuses ``..`` in the names of members."""
         wanted = self.parameters
         source = raw(wanted.source_path)
-        done = await session.run(["sh", "-c", SCRIPT, "sh", source, raw(wanted.target_path), wanted.compression.option])
+        words: list[bytes | str] = [source, raw(wanted.target_path), wanted.compression.option, temporary_name()]
+        done = await session.run(["sh", "-c", SCRIPT, "sh", *words])
         if not done.ok:
-            raise archive_error(done, source, BadRequest)
+            raise untrusted(done.stderr) or archive_error(done, source, BadRequest)

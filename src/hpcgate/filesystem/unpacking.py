@@ -18,6 +18,7 @@ from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.tar_stream import END, Member, TarReader
 from hpcgate.ssh.files import temporary_name
 from hpcgate.ssh.footing import OWN
+from hpcgate.ssh.merging import MERGE
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
@@ -33,6 +34,7 @@ PIECE = 1024 * 1024
 # connection is an end of file here too.
 UNPACK = (
     OWN
+    + MERGE
     + """\
 into=
 if [ -d "$1" ]; then into=yes; follow "$1"; home=$real; enter "$home"; else settle "$1"; fi
@@ -69,14 +71,7 @@ for f; do
   fi
   if [ -d "$p" ] && { [ ! -w "$p" ] || [ ! -x "$p" ]; }; then refuse "Permission denied"; fi
 done' sh "$1" {} + || exit 1
-find . -mindepth 1 -maxdepth 1 -exec sh -c '
-for f; do
-  if [ -d "$f" ] && [ ! -L "$f" ] && { [ -e "../$f" ] || [ -L "../$f" ]; }; then
-    cp -alT --remove-destination -- "$f" "../$f" || exit 1
-  else
-    mv -fT -- "$f" "../$f" || exit 1
-  fi
-done' sh {} +
+(exec 5<. && enter "$home" && merge "$home") || exit 1
 """
 )
 

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from hpcgate.errors import CommandFailed, GatewayError, NeverBegan
 from hpcgate.ssh.command import START_UP_FILES
 from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
-from hpcgate.ssh.footing import ENTER, MOVED, guarded, parent, untrusted
+from hpcgate.ssh.footing import ENTER, MOVED, untrusted
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.runner import Completed, Runner, understanding
+from hpcgate.ssh.standing import CHMOD, MKDIR, MKDIR_PARENTS, REMOVE, RENAME, SYMLINK, stand_and
 from hpcgate.ssh.words import NOT_REGULAR, failure, not_regular, number_in, quote, said, told, unreadable
 
 BLOCK = 4 * 1024 * 1024
@@ -406,25 +407,25 @@ class CommandFiles:
 
     async def rename(self, source: bytes, target: bytes) -> None:
         """Rename, by ``mv -T``."""
-        await self._guarded((parent(source), parent(target)), "mv", "-fT", "--", source, target)
+        await stand_and(self._runner, RENAME, "mv", source, source, target)
 
     async def mkdir(self, path: bytes, *, parents: bool = False) -> None:
         """Make a directory, by ``mkdir``."""
-        await self._guarded([parent(path)], "mkdir", *(["-p"] if parents else []), "--", path)
+        await stand_and(self._runner, MKDIR_PARENTS if parents else MKDIR, "mkdir", path, path)
 
     async def symlink(self, target: bytes, link: bytes) -> None:
         """Make a symbolic link, by ``ln -sT``."""
-        await self._guarded([parent(link)], "ln", "-sT", "--", target, link)
+        await stand_and(self._runner, SYMLINK, "ln", link, target, link)
 
     async def chmod(self, path: bytes, mode: int) -> None:
         """Set permission bits, by ``chmod`` with five digits, which clear a directory's setgid bit too."""
-        await self._guarded([path], "chmod", f"{mode:05o}", "--", path)
+        await stand_and(self._runner, CHMOD, "chmod", path, path, f"{mode:05o}")
 
     async def remove(self, path: bytes) -> None:
         """Remove a file or a tree, by ``rm -r``."""
         refuse_root(path)
         # Unlike -f this tells of a file that is not there; like it, nothing is ever asked.
-        await self._guarded([parent(path)], "rm", "-r", "--interactive=never", "--", path)
+        await stand_and(self._runner, REMOVE, "rm", path, path)
 
     async def command(self, tool: str, *arguments: str | bytes, otherwise: type[GatewayError] = CommandFailed) -> None:
         """Run a tool that only has an effect.
@@ -437,12 +438,6 @@ class CommandFiles:
         done = await self._runner.run([tool, *arguments])
         if not done.ok:
             raise told(done.stderr, tool, otherwise=otherwise)
-
-    async def _guarded(self, paths: Sequence[bytes], tool: str, *arguments: str | bytes) -> None:
-        """Run a tool that only has an effect, unless a link on one of the paths is not followed for writing."""
-        done = await self._runner.run(guarded(paths, [tool, *arguments]))
-        if not done.ok:
-            raise untrusted(done.stderr) or told(done.stderr, tool)
 
     async def why_not_written(self, path: bytes) -> GatewayError | None:
         """Return why a file cannot be written, or None if now it can."""

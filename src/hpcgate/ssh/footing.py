@@ -36,13 +36,23 @@ LASTS = 10.0
 MOST_REMEMBERED = 256
 """Directories that are remembered for each user."""
 
+# What is looked at is looked at from the directory that it lies in, in which the shell stands, for any path may lead
+# elsewhere a moment later. lstat(2) and readlink(2) are two steps, between which a link may become another one of that
+# name: where that can be, it must be the same before and after, and must not have been renamed meanwhile, as the time
+# of its last change tells (where that is kept in whole seconds, those have to pass).
 FOLLOW = f"""\
 refuse() {{ printf '%s\\n' "$1: Permission denied" >&2; exit 1; }}
+stands() {{
+  # Not the shell's own pwd: bash tells what the path led to a moment ago.
+  where=$(env pwd -P && printf x)
+  [ "$where" = "$1
+x" ] || refuse "$1 {MOVED}"
+}}
 follow() {{
-  left=$1 real= hops=0
+  left=$1 real= hops=0 lost=
   case $1 in
-    /*) ;;
-    *) real=$(pwd -P && printf x); real=${{real%
+    /*) cd -P / || exit ;;
+    *) real=$(env pwd -P && printf x); real=${{real%
 x}}; real=${{real%/}} ;;
   esac
   while [ -n "$left" ]; do
@@ -51,56 +61,90 @@ x}}; real=${{real%/}} ;;
       */*) part=${{left%%/*}}; left=${{left#*/}} ;;
       *) part=$left; left= ;;
     esac
-    case $part in .) continue ;; ..) real=${{real%/*}}; continue ;; esac
-    if [ ! -L "$real/$part" ]; then real=$real/$part; continue; fi
+    case $part in
+      .) continue ;;
+      ..)
+        real=${{real%/*}}
+        if [ -z "$lost" ]; then cd -P .. 2>/dev/null || lost=yes; fi
+        continue ;;
+    esac
+    if [ -n "$lost" ] || [ ! -L "./$part" ]; then
+      real=$real/$part
+      case $left in *[!/]*) [ -n "$lost" ] || cd -P -- "./$part" 2>/dev/null || lost=yes ;; esac
+      continue
+    fi
     hops=$((hops + 1))
     [ "$hops" -le 40 ] || {{ printf '%s\\n' "$1: Too many levels of symbolic links" >&2; exit 1; }}
-    link=$(stat -c '%u %h' -- "$real/$part") && holder=$(stat -c '0%a %u' -- "$real/.") || exit 1
-    if [ $((${{holder% *}} & 022)) -ne 0 ] && [ "${{link% *}}" != "${{holder#* }}" ]; then
+    stands "${{real:-/}}"
+    link=$(stat -c '%u %h %d %i %z' -- "./$part") && holder=$(stat -c '0%a %u' .) || exit 1
+    swappable=
+    if [ $((${{holder% *}} & 022)) -ne 0 ]; then
+      me=$(id -u)
       case $link in
-        "0 1") ;;
-        *" 1") [ "${{link% *}}" = "$(id -u)" ] || refuse "$real/$part {UNTRUSTED}" ;;
+        "${{holder#* }} "*) ;;
+        "0 1 "* | "$me 1 "*) ;;
         *) refuse "$real/$part {UNTRUSTED}" ;;
       esac
+      # A directory's owner may lead others by links in it, without swapping any.
+      case ${{holder#* }} in 0 | "$me") [ $((${{holder% *}} & 01000)) -ne 0 ] || swappable=yes ;; esac
     fi
-    to=$(readlink -n -- "$real/$part" && printf x) || exit 1
+    if [ -n "$swappable" ]; then
+      case $link in *.000000000*) sleep 1.1 ;; *) sleep 0.05 ;; esac
+      [ "$link" = "$(stat -c '%u %h %d %i %z' -- "./$part")" ] || refuse "$real/$part {MOVED}"
+    fi
+    to=$(readlink -n -- "./$part" && printf x) || exit 1
     to=${{to%x}}
-    case $to in /*) real= ;; esac
+    if [ -n "$swappable" ] && [ "$link" != "$(stat -c '%u %h %d %i %z' -- "./$part")" ]; then
+      refuse "$real/$part {MOVED}"
+    fi
+    case $to in /*) real=; cd -P / || exit ;; esac
     left=$to${{left:+/$left}}
   done
   real=${{real:-/}}
 }}
 """
-"""``follow PATH`` sets `real` to the path with its links resolved; what is missing at its end stays as it is.
+"""``follow PATH`` sets `real` to the path with its links resolved; what is missing at its end stays as it is. The shell
+stands somewhere else then.
 
 A link with several names may be a hard link that somebody else has made, and so counts as nobody's.
 """
 
 ENTER = (
     FOLLOW
-    + f"""\
-enter() {{
-  cd -P -- "$1" 2>/dev/null || {{ stat -- "$1/." >/dev/null; exit 1; }}
-  here=$(pwd -P && printf x)
-  [ "$here" = "$1
-x" ] || refuse "$1 {MOVED}"
-}}
-settle() {{
+    + """\
+enter() {
+  cd -P -- "$1" 2>/dev/null || { stat -- "$1/." >/dev/null; exit 1; }
+  stands "$1"
+}
+settle() {
   case $1 in
     ./*/* | ./ | ./. | ./..) ;;
-    ./*) if [ ! -L "$1" ]; then home=. base=${{1#./}}; return; fi ;;
+    ./*) if [ ! -L "$1" ]; then home=. base=${1#./}; return; fi ;;
   esac
   follow "$1"
-  base=${{real##*/}}
-  home=${{real%/*}}
-  home=${{home:-/}}
+  base=${real##*/}
+  home=${real%/*}
+  home=${home:-/}
   enter "$home"
-}}
+}
+beside() {
+  base=$1 slash=
+  while :; do case $base in ?*/) base=${base%/} slash=/ ;; *) break ;; esac; done
+  case $base in
+    ./*/*) ;;
+    ./*) home=. base=${base#./}; return ;;
+  esac
+  case $base in */*) follow "${base%/*}/" ;; *) follow ./ ;; esac
+  home=$real
+  base=${base##*/}
+  enter "$home"
+}
 """
 )
 """``enter DIRECTORY`` goes to a directory whose path has no links. ``settle PATH`` follows a path and goes to the
 directory, `home`, that its last component, `base`, lies in; of ``./NAME`` that is the one where the shell stands
-already. From then on nobody can lead bare names astray.
+already. ``beside PATH`` does so without following a link in the last place; `slash` is a slash if one stood behind it.
+From then on nobody can lead bare names astray.
 """
 
 OWN = (
@@ -119,7 +163,6 @@ own() {
 
 _PINNED = ENTER + 'follow "$1"; enter "$real"; shift\nexec "$@"\n'
 _OWNED = OWN + 'own "$1" "$2"; shift 2\nexec "$@"\n'
-_GUARDED = FOLLOW + 'while [ "$1" != -- ]; do follow "$1"; shift; done\nshift\nexec "$@"\n'
 _RESOLVE = FOLLOW + 'follow "$1"\nprintf %s "$real"\n'
 # A user or a group without a name is no failure; `id` says its number then.
 _WHO = "id -u && id -g || exit; id -un; id -gn; exit 0"
@@ -263,14 +306,6 @@ async def resolve(runner: Runner, path: bytes) -> bytes:
     if not done.ok:
         raise untrusted(done.stderr) or told(done.stderr, "stat")
     return done.stdout
-
-
-def guarded(paths: Sequence[bytes], argv: Sequence[str | bytes]) -> list[str | bytes]:
-    """Return a command that ends with an error if a link on a path is not followed for writing, else does as it would.
-
-    The look and the use are apart: where others may swap links, one may slip in between.
-    """
-    return ["sh", "-c", _GUARDED, "sh", *paths, "--", *argv]
 
 
 def parent(path: bytes) -> bytes:

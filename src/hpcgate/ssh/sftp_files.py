@@ -202,50 +202,72 @@ class SftpFiles:
     async def rename(self, source: bytes, target: bytes) -> None:
         """Rename, by posix-rename@openssh.com."""
         try:
-            for path in (source, target):
-                await self.footing(parent(path))
-            await self._patiently(self._sftp.posix_rename, source, target)
+            real, other = [await self._fixed(path) for path in (source, target)]
+            if real is not None and other is not None:
+                await self._patiently(self._sftp.posix_rename, real, other)
+                return
         except asyncssh.SFTPError as error:
             self._connected(error, source)
-            await self._commands.rename(source, target)
+        await self._commands.rename(source, target)
 
     async def mkdir(self, path: bytes, *, parents: bool = False) -> None:
         """Make a directory, by MKDIR; with `parents`, as a command unless the one above is there."""
         try:
-            await self.footing(parent(path))
-            await self._patiently(self._sftp.mkdir, path)
+            if (real := await self._fixed(path)) is not None:
+                await self._patiently(self._sftp.mkdir, real)
+                return
         except asyncssh.SFTPError as error:
             self._connected(error, path)
-            await self._commands.mkdir(path, parents=parents)
+        await self._commands.mkdir(path, parents=parents)
 
     async def symlink(self, target: bytes, link: bytes) -> None:
         """Make a symbolic link, by SYMLINK."""
         try:
-            await self.footing(parent(link))
-            await self._patiently(self._sftp.symlink, target, link)
+            if (real := await self._fixed(link)) is not None:
+                await self._patiently(self._sftp.symlink, target, real)
+                return
         except asyncssh.SFTPError as error:
             self._connected(error, link)
-            await self._commands.symlink(target, link)
+        await self._commands.symlink(target, link)
 
     async def chmod(self, path: bytes, mode: int) -> None:
-        """Set permission bits, by SETSTAT."""
+        """Set permission bits, by SETSTAT, which follows links, where nobody else can put one."""
         try:
-            _, found = await asyncio.gather(self.footing(parent(path)), self._patiently(self._sftp.lstat, path))
-            real = await resolve(self._runner, path) if stat.S_ISLNK(found.permissions or 0) else path
-            await self._patiently(self._sftp.setstat, real, asyncssh.SFTPAttrs(permissions=mode & 0o7777))
+            real, found = await asyncio.gather(self._fixed(path, kept=True), self._patiently(self._sftp.lstat, path))
+            me = self._view.footings.self or Self()
+            if real is not None and found.uid == me.uid and not stat.S_ISLNK(found.permissions or 0):
+                await self._patiently(self._sftp.setstat, real, asyncssh.SFTPAttrs(permissions=mode & 0o7777))
+                return
         except asyncssh.SFTPError as error:
             self._connected(error, path)
-            await self._commands.chmod(path, mode)
+        await self._commands.chmod(path, mode)
 
     async def remove(self, path: bytes) -> None:
         """Remove a file by REMOVE, in one exchange; a directory by ``rm -r``."""
         refuse_root(path)
         try:
-            await self.footing(parent(path))
-            await self._patiently(self._sftp.remove, path)
+            if (real := await self._fixed(path)) is not None:
+                await self._patiently(self._sftp.remove, real)
+                return
         except asyncssh.SFTPError as error:
             self._connected(error, path)
-            await self._commands.remove(path)
+        await self._commands.remove(path)
+
+    async def _fixed(self, path: bytes, *, kept: bool = False) -> bytes | None:
+        """Return the path of a name in a directory that nobody else can put elsewhere, or None: that is for commands.
+
+        Args:
+            path: The path, whose last component is not followed.
+            kept: Whether, besides, nobody else may rename there what the user has made.
+
+        Raises:
+            PermissionDenied: A link on the way is not followed for writing.
+        """
+        name = path.rpartition(b"/")[2]
+        footing = await self.footing(parent(path))
+        if footing is None or not (footing.kept if kept else footing.fixed) or name in (b"", b".", b".."):
+            return None
+        return footing.real.rstrip(b"/") + b"/" + name
 
     async def _patiently(self, ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._abandoned:

@@ -12,6 +12,7 @@ from typing import Literal
 from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, NotSupported
 from hpcgate.ssh.command_files import ADOPT
+from hpcgate.ssh.merging import MERGE
 from hpcgate.transfers.base import BatchJob, JobLogs, Script, Submit, TransferJob
 from hpcgate.transfers.script import STAGE, directives_for, job_script
 
@@ -29,22 +30,32 @@ if [ -d "$target" ]; then destination=${target%/}/$name; fi
 """
 """As for mv and cp: a directory that exists takes the source in."""
 
+_FROM = """\
+stat -- "$source" >/dev/null || exit
+beside "$source"
+if [ -n "$slash" ] && { [ -L "./$base" ] || [ ! -d "./$base" ]; }; then
+  fail "$tool: cannot access '$source': Not a directory"
+fi
+"""
+"""Goes to where the source lies, and follows no link in its last place: what is taken away is what has the name."""
+
 _MV = f"""\
 tool=mv
-stat -- "$source" >/dev/null || exit
-{_DESTINATION}
-from=${{source%"${{source##*[!/]}}"}}
-from=${{from%/*}}
 {STAGE}
+{_FROM}
+exec 8<. || exit
+from=/proc/self/fd/8/$base
+mount=$(stat -L -c '%d %m' .)
+{_DESTINATION}
 beside "$destination"
 # Only within one mount is mv a rename, which never leaves half a target; else mv would remove the old one first.
-if [ "$(stat -L -c '%d %m' -- "${{from:-/}}")" = "$(stat -L -c '%d %m' .)" ]; then
-  mv -f -T -- "$source" "./$base" || exit
+if [ "$mount" = "$(stat -L -c '%d %m' .)" ]; then
+  mv -f -T -- "$from" "./$base" || exit
 else
   stage
-  cp -a -T -- "$source" ./new || exit
+  cp -a -T -- "$from" ./new || exit
   mv -f -T -- ./new "../$base" || exit
-  rm -r -f -- "$source" || exit
+  rm -r -f -- "$from" || exit
 fi
 echo 'Files were successfully moved.'
 """
@@ -54,6 +65,7 @@ tool=cp
 stat $follow -- "$source" >/dev/null || exit
 {_DESTINATION}
 {STAGE}
+{MERGE}
 if [ "$source" -ef "$destination" ]; then fail "cp: '$source' and '$destination' are the same file"; fi
 # A link in the target's place is written through, unless it is a link that is copied.
 if [ -h "$destination" ] && {{ [ -n "$follow" ] || [ ! -h "$source" ]; }}; then
@@ -61,8 +73,13 @@ if [ -h "$destination" ] && {{ [ -n "$follow" ] || [ ! -h "$source" ]; }}; then
 else
   beside "$destination"
 fi
-if [ -d "./$base" ]; then
-  cp -a $follow -T -- "$source" "./$base" || exit
+if [ -d "./$base" ] && [ ! -h "./$base" ]; then
+  if [ ! -d "$source" ] || {{ [ -h "$source" ] && [ -z "$follow" ]; }}; then
+    fail "cp: cannot overwrite directory '$destination' with non-directory"
+  fi
+  stage
+  cp -a $follow -T -- "$source" ./new || exit
+  (exec 5<. && enter "$home" && at=$home && descend new "$base") || exit
 else
   if [ -e "./$base" ] && [ ! -f "./$base" ]; then fail "cp: '$destination': Not a regular file"; fi
   stage
@@ -72,8 +89,11 @@ fi
 echo 'Files were successfully copied.'
 """
 
-_RM = """\
-rm -r -- "$source" </dev/null || exit
+_RM = f"""\
+tool=rm
+{STAGE}
+{_FROM}
+rm -r -- "./$base" </dev/null || exit
 echo 'Files were successfully removed.'
 """
 
@@ -122,9 +142,19 @@ echo 'Files were successfully compressed.'
 """
 
 # Without --no-unquote tar takes a backslash in the directory's name for an escape, and unpacks into another one.
-_EXTRACT = """\
+# It is unpacked beside the files that are there, and they become one directory once it is whole.
+_EXTRACT = f"""\
 if [ -e "$source" ] && [ ! -f "$source" ]; then fail "tar: $source: Not a regular file" 2; fi
-tar -x --no-unquote $option --force-local -f "$source" -C "$target" </dev/null || exit
+{STAGE}
+{MERGE}
+stat -L -- "$source" "${{target%/}}/." >/dev/null || exit 2
+follow "$target"
+home=$real
+enter "$home"
+stage
+mkdir ./new || exit
+tar -x --no-unquote $option --force-local -f "$source" -C ./new </dev/null || exit
+(exec 5<./new && enter "$home" && merge "$home") || exit
 echo 'Files were successfully extracted.'
 """
 

@@ -28,12 +28,6 @@ STAGE = (
     ENTER
     + """\
 staged=
-beside() {
-  follow "${1%/*}/"
-  home=$real
-  enter "$home"
-  base=${1##*/}
-}
 stage() {
   hidden=$(umask 077; mktemp -d -- .hpcgate-XXXXXXXX) || exit
   enter "${home%/}/$hidden"
@@ -46,6 +40,7 @@ stage() {
 }
 unstage() {
   if [ -n "$staged" ] && [ "$(stat -c %d:%i .)" = "$staged" ]; then
+    [ ! -d ./new ] || chmod -R u+rwX ./new 2>/dev/null
     rm -rf -- ./new ./new.* ./names
     rmdir -- "../$hidden"
   fi
