@@ -25,6 +25,11 @@ SCRIPT = (
     + ADOPT
     + """\
 source=$1 parent=$2 name=$3 target=$4 new=$5 how=$6 follow=$7 pattern=$8 old=$9
+verbatim=--verbatim-files-from
+if ! tar "$verbatim" --version >/dev/null 2>&1; then
+  verbatim=
+  case $name in -*) name=./$name ;; esac
+fi
 settle "$target"
 target=./$base
 if [ -d "$target" ]; then echo "tar: $4: Cannot open: Is a directory" >&2; exit 2; fi
@@ -38,11 +43,6 @@ set -C
 exec 4>"$temporary"
 set +C
 if [ ! -f /dev/fd/4 ]; then echo "tar: $4: Cannot open: File exists" >&2; exit 2; fi
-verbatim=--verbatim-files-from
-if ! tar "$verbatim" --version >/dev/null 2>&1; then
-  verbatim=
-  case $name in -*) name=./$name ;; esac
-fi
 pack() {
   said=$(tar -c $how $follow --force-local -f - --no-wildcards --no-anchored --exclude="$new" \
     --anchored --exclude="$old" --no-unquote --null $verbatim "$@" -T - 2>&1 >&4)
