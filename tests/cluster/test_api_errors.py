@@ -526,3 +526,31 @@ def test_headers_without_an_end(gateway: Gateway) -> None:
 def test_headers_of_a_usual_size(gateway: Gateway) -> None:
     for size in (8_000, 30_000):
         assert httpx.get(gateway.url + "/status/liveness/", headers={"X": "x" * size}).status_code == 200
+
+
+# HEAD
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/status/systems", "/status/demo/userinfo", "/status/demo/nodes", "/compute/demo/jobs",
+        "/filesystem/demo/ops/ls?path={place}", "/filesystem/demo/ops/download?path={place}/file",
+        "/filesystem/commands/ops/download?path={place}/file", "/filesystem/demo/files/content?path={place}/file",
+        "/filesystem/demo/files/archive?path={place}", "/openapi.json", "/docs", "/status/liveness/",
+        "/filesystem/demo/ops/stat?path={place}/missing", "/compute/demo/jobs/999999999", "/nowhere",
+    ],
+)  # fmt: skip
+def test_head_says_what_get_would_and_the_connection_goes_on(alice: Person, place: Path, path: str) -> None:
+    alice.run("sh", "-c", f"head -c 100000 /dev/zero > {place}/file")
+    path = path.format(place=place)
+    with httpx.Client(base_url=alice.http.base_url, headers=alice.http.headers, timeout=60) as client:
+        got = client.get(path)
+        head = client.head(path)
+        assert (head.status_code, head.content) == (got.status_code, b"")
+        # What changes from one answer to the next may be longer, too.
+        if "download" in path or "content" in path:
+            assert head.headers["content-length"] == got.headers["content-length"] == "100000"
+        assert head.headers.get("content-type") == got.headers.get("content-type")
+        # Had any content been sent, it would be taken for the next answer.
+        assert client.get("/status/liveness/").json().keys() == {"healthcheckRuns", "lastUpdate"}
