@@ -265,13 +265,17 @@ async def test_the_first_words_stay_in_the_socket(monkeypatch: pytest.MonkeyPatc
     resolve_to(monkeypatch, "127.0.0.1", "127.0.0.1")
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         writer.write(b"SSH-2.0-test\r\n")
         await writer.drain()
 
+    writers: list[asyncio.StreamWriter] = []
     server = await asyncio.start_server(greet, "127.0.0.1", 0)
     sock = await reach("login.example.org", server.sockets[0].getsockname()[1], "alice")
     assert first_words(sock) == b"SSH-2.0-test\r\n"
     assert first_words(sock) == b"SSH-2.0-test\r\n"
     sock.close()
     assert first_words(sock) == b""
+    for writer in writers:
+        writer.close()
     server.close()

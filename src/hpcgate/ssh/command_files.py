@@ -65,7 +65,9 @@ adopt() {
   chgrp "$g" -- "$2" 2>/dev/null || m=$((m & ~02070 | (m & 07) << 3))
   a=$(listed "$1")
   if [ -n "$a$(listed "$2")" ]; then
-    [ "$s" -ne "$((m & 07000))" ] || cp -P --attributes-only --preserve=mode -- "$1" "$2" 2>/dev/null ||
+    # cp of Debian 13 leaves the list that the new file has inherited where the old one has none.
+    [ "$s" -ne "$((m & 07000))" ] ||
+      { cp -P --attributes-only --preserve=mode -- "$1" "$2" 2>/dev/null && [ "$a" = "$(listed "$2")" ]; } ||
       { getfacl -cn -- "$1" | setfacl --set-file=- -- "$2"; } 2>/dev/null
     [ "$a" = "$(listed "$2")" ] || m=$((m & 07700))
   fi
