@@ -1,9 +1,11 @@
 """Files over HTTP on the real cluster, by SFTP and by commands: what only the whole way shows."""
 
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from urllib.parse import quote
 
@@ -69,6 +71,30 @@ def test_a_file_s_life(alice: Person, place: Path, ops: str) -> None:
     answer = http.delete(f"{ops}/rm", params={"path": str(place / "a")})
     assert (answer.status_code, answer.content) == (204, b"")
     assert not (place / "a").exists()
+
+
+def test_a_large_listing_in_pages_and_in_lines(alice: Person, place: Path, ops: str) -> None:
+    alice.run("touch", *(str(place / f"file {number:02}") for number in range(25)))
+    whole = alice.http.get(f"{ops}/ls", params={"path": str(place)}).json()
+    assert set(whole) == {"output"}
+    found, cursor = [], {}
+    for expected in (10, 10, 5):
+        page = alice.http.get(f"{ops}/ls", params={"path": str(place), "limit": 10, **cursor}).json()
+        assert len(page["output"]) == expected
+        found += page["output"]
+        cursor = {"cursor": page["nextCursor"]}
+    assert (found, cursor) == (whole["output"], {"cursor": None})
+    accept = {"Accept": "text/plain;q=0.5, application/x-ndjson"}
+    answer = alice.http.get(f"{ops}/ls", params={"path": str(place)}, headers=accept)
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert sorted(lines, key=itemgetter("name")) == whole["output"]
+    missing = alice.http.get(f"{ops}/ls", params={"path": f"{place}/none"}, headers=accept)
+    assert (missing.status_code, "No such file" in missing.json()["message"]) == (404, True)
+    for wrong in ({"limit": 0}, {"cursor": "?"}, {"limit": 5, "cursor": "?"}):
+        assert alice.http.get(f"{ops}/ls", params={"path": str(place), **wrong}).status_code == 400
+    both = alice.http.get(f"{ops}/ls", params={"path": str(place), "limit": 5}, headers=accept)
+    assert both.status_code == 400
 
 
 def test_a_name_that_is_no_utf_8(alice: Person, place: Path, ops: str) -> None:

@@ -1,13 +1,14 @@
 """/filesystem/{system}/ops: a route for each registered operation, and upload and download, which stream."""
 
+import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, TypeAdapter, create_model
+from pydantic import BaseModel, Field, TypeAdapter, create_model
 
 from hpcgate.api.answers import fields, json_bytes
 from hpcgate.api.bodies import read_json, validated
@@ -19,8 +20,8 @@ from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, attachment
 from hpcgate.api.terms import Kind, Terms, on
 from hpcgate.api.upload import MultipartFile
 from hpcgate.config import plugins
-from hpcgate.errors import TooLarge
-from hpcgate.filesystem.base import Operation, Parameters, encode_path
+from hpcgate.errors import Denied, TooLarge
+from hpcgate.filesystem.base import Operation, Page, Parameters, encode_path, naming
 from hpcgate.filesystem.content import exactly, opened, read_small, refuse_larger, upload_target, write
 from hpcgate.ssh.files import Replacing
 
@@ -60,13 +61,53 @@ def _endpoint(operation: type[Operation]) -> Callable[[Request, str], Awaitable[
         parameters = await parameters_of(operation, request)
         verb = operation(parameters, access.system.limits)
         await access.operate(verb)
+        if operation.pages and _wants_lines(request):
+            return _in_lines(request, access, verb)
         result = await access.perform(verb)
+        if isinstance(result, Page) and dump is not None:
+            cursor = json.dumps(result.next_cursor).encode()
+            output = dump(result.output, by_alias=True)
+            return json_bytes(b'{"output":' + output + b',"nextCursor":' + cursor + b"}", operation.status)
         if dump is None:
             return Response(status_code=operation.status)
         return json_bytes(b'{"output":' + dump(result, by_alias=True) + b"}", operation.status)
 
     endpoint.__doc__ = operation.__doc__
     return endpoint
+
+
+LINES = "application/x-ndjson"
+"""JSON texts, one a line (jsonlines.org, github.com/ndjson/ndjson-spec)."""
+
+
+def _wants_lines(request: Request) -> bool:
+    kinds = (kind.partition(";")[0].strip().lower() for kind in request.headers.get("accept", "").split(","))
+    return LINES in kinds
+
+
+def _in_lines(request: Request, access: Access, verb: Operation) -> Response:
+    opened = gateway(request)
+
+    @asynccontextmanager
+    async def answer() -> AsyncIterator[Answer]:
+        with opened.streams.hold(access.principal.username), naming(verb):
+            async with access.pool.lease_bulk(access.principal) as session, aclosing(verb.lines(session)) as lines:
+                try:
+                    # What fails at once is an error like any other.
+                    first = await anext(lines, b"")
+                except Denied as denial:
+                    access.denied(denial, *verb.paths())
+                    raise
+                yield Answer(200, {"Content-Type": LINES, "Cache-Control": "no-store"}, _from(first, lines))
+
+    return StreamingAnswer(answer(), stall=opened.settings.streams.stall_timeout)
+
+
+async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for block in rest:
+        yield block
 
 
 def add_operations(router: APIRouter) -> None:
@@ -87,6 +128,7 @@ def add_operations(router: APIRouter) -> None:
             operation_id=f"{operation.method.lower()}_{operation.name}",
             status_code=operation.status,
             response_model=response,
+            responses=_LINES if operation.pages else None,
             openapi_extra=extra,
             summary=operation.name,
             route_class_override=DirectRoute,
@@ -94,7 +136,21 @@ def add_operations(router: APIRouter) -> None:
 
 
 def _wrapped(operation: type[Operation]) -> Any:
-    return create_model(f"{operation.__name__}Response", output=(operation.Result | None, None), __doc__=None)
+    fields: dict[str, Any] = {"output": (operation.Result | None, None)}
+    if operation.pages:
+        fields["nextCursor"] = (
+            str | None,
+            Field(None, description="Asks for the next page, null behind the last one."),
+        )
+    return create_model(f"{operation.__name__}Response", __doc__=None, **fields)
+
+
+_LINES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "All of it or a page. By `Accept: application/x-ndjson` all of it, however much, in lines.",
+        "content": {LINES: {"schema": {"type": "string"}}},
+    }
+}
 
 
 UPLOAD_BODY = {

@@ -5,7 +5,7 @@ An operation is a class with its HTTP method and name, a pydantic model of its p
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,7 +16,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from hpcgate.auth import Principal
-from hpcgate.errors import BadRequest, ToolMissing
+from hpcgate.errors import BadRequest, NotSupported, ToolMissing
 from hpcgate.ssh.session import Session
 
 T = TypeVar("T")
@@ -64,6 +64,19 @@ class Lender(Protocol):
         """Do some work on a session and return its result."""
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a result.
+
+    Attributes:
+        output: The part.
+        next_cursor: What the next part is asked for by, None if there is none.
+    """
+
+    output: Any
+    next_cursor: str | None
+
+
 class Operation(ABC):
     """A filesystem verb.
 
@@ -72,6 +85,7 @@ class Operation(ABC):
         method: GET and DELETE take `Parameters` from the query, POST and PUT from a JSON body.
         status: Of the answer; 204 has no body.
         writes: Whether it changes anything; one that does not is tried again on a lost connection.
+        pages: Whether `run` may return a `Page`, and `lines` gives the result in lines of JSON.
         follows: Whether it acts on what a path that is a symbolic link points to; if not, on the link itself.
         Parameters, Result: The models; `Result` is None with status 204.
     """
@@ -81,6 +95,7 @@ class Operation(ABC):
     status: ClassVar[int] = 200
     writes: ClassVar[bool] = False
     follows: ClassVar[bool] = True
+    pages: ClassVar[bool] = False
     Parameters: ClassVar[type[Parameters]]
     Result: ClassVar[Any] = None
 
@@ -99,6 +114,10 @@ class Operation(ABC):
     @abstractmethod
     async def run(self, session: Session) -> Any:
         """Carry it out and return an instance of `Result`, or None."""
+
+    def lines(self, session: Session) -> AsyncGenerator[bytes]:
+        """Yield the items of the result, one a line of JSON, however many they are."""
+        raise NotSupported(f"{self.name} has no result in lines")
 
 
 def encode_path(path: str) -> bytes:

@@ -7,19 +7,19 @@ relative to what it holds open. What the program cannot do is denied, commands o
 
 import json
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from importlib.resources import files
 from typing import Any, TypeVar
 
 from hpcgate.auth import Principal
 from hpcgate.auth.policy import Grant
-from hpcgate.errors import ConnectionLost, Denied, GatewayError, NotSupported, PathNotFound, TooLarge
+from hpcgate.errors import BadAnswer, ConnectionLost, Denied, GatewayError, NotSupported, PathNotFound
 from hpcgate.filesystem import checksum, compress, extract, file_type, tus, unpacking
 from hpcgate.ssh import standing
 from hpcgate.ssh.command_files import parse_stat, size_in, unwritable
 from hpcgate.ssh.command_streams import CommandStreams, OpenByCommand, said_in
-from hpcgate.ssh.files import Attributes, Entry, RemoteFiles, Replacing, refuse_root, temporary_name
+from hpcgate.ssh.files import Attributes, Entry, RemoteFiles, Replacing, refuse_root, temporary_name, too_large
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
@@ -33,6 +33,8 @@ from hpcgate.ssh.words import NOT_REGULAR, not_regular, number_in, quote, said, 
 T = TypeVar("T")
 
 PROGRAM = files("hpcgate.filesystem").joinpath("beneath_program.py").read_bytes()
+_MOST_PART = 16 * 1024 * 1024
+"""Bytes of a part of a listing: 500 entries of the longest names and link targets, in JSON."""
 DENIED = 77
 """The exit status of the program for what the rule does not allow."""
 MISSING = 127
@@ -350,13 +352,41 @@ class ConfinedFiles(CommandStreams):
             hidden=hidden,
             recursive=recursive,
             follow=follow or path.endswith(b"/"),
-            limit=limit,
+            most=limit,
+            # A byte of a name takes up to six in JSON, and what stands beside it less than 200.
+            limit=None if limit is None else 64 * 1024 + 6 * limit,
         )
         if not done.ok:
             if done.words.endswith("listing is too large"):
-                raise TooLarge(f"The listing is larger than {limit} bytes.")
+                raise too_large(limit or 0)
             raise told(done.stderr, "ls")
         return await self._shown(done.stdout, names=names)
+
+    async def scan(
+        self, path: bytes, *, hidden: bool = True, recursive: bool = False, follow: bool = False, names: bool = True
+    ) -> AsyncGenerator[list[Entry]]:
+        """List, a part at a time."""
+        started = self._beneath.process(
+            "list",
+            f"ls: cannot access {quote(path)}",
+            stall=SYNC_PATIENCE,
+            path=path,
+            hidden=hidden,
+            recursive=recursive,
+            follow=follow or path.endswith(b"/"),
+            parts=True,
+        )
+        async with started as process, aclosing(process.output()) as output:
+            rest = b""
+            async for block in output:
+                *lines, rest = (rest + block).split(b"\n")
+                if len(rest) > _MOST_PART:
+                    raise BadAnswer("python3 on the login node says more than it was asked")
+                for line in lines:
+                    yield await self._shown(line, names=names)
+            done = await self._beneath.ended(process)
+        if not done.ok:
+            raise told(done.stderr, "ls")
 
     async def entry(self, path: bytes) -> Entry:
         """Return one file."""

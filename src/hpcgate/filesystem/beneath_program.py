@@ -36,6 +36,7 @@ NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 MOST_LINKS = 40
 MOST_SWAPS = 100
 BLOCK = 256 * 1024
+PART = 500
 HIDDEN = b".hpcgate-"
 ACL = "system.posix_acl_access"
 MOST_HEADER = 1024 * 1024
@@ -453,7 +454,7 @@ class Request:
             self._rows([row(place.directory, place.fd, place.info, place.name, self.path())])
             return
         rows = []
-        room = self.get("limit")
+        room = self.get("most")
         self._list(place.fd, place.parts, b"", rows, {key(place.info)}, [room])
         self._rows(rows)
 
@@ -477,8 +478,11 @@ class Request:
                     fd, info, directory, last, deeper = other.fd, other.info, other.directory, other.name, other.parts
                     other.fd = None
             rows.append(row(directory, fd, info, last, shown))
+            if self.get("parts") and len(rows) >= PART:
+                self._rows(rows)
+                del rows[:]
             if room[0] is not None:
-                room[0] -= len(shown) + 64
+                room[0] -= len(shown) + 64 + (len(os.readlink(b"", dir_fd=fd)) if stat.S_ISLNK(info.st_mode) else 0)
                 if room[0] < 0:
                     raise Failed("hpcgate: listing is too large")
             if self.get("recursive") and stat.S_ISDIR(info.st_mode) and key(info) not in above:
@@ -492,7 +496,8 @@ class Request:
                 os.close(other.directory)
 
     def _rows(self, rows):
-        self.say(json.dumps(rows).encode())
+        """Say entries: all of them or, where they come in parts, a line of them."""
+        self.say(json.dumps(rows).encode() + (b"\n" if self.get("parts") else b""))
 
     def read(self):
         """Say a part of a file."""

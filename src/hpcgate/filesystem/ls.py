@@ -1,16 +1,26 @@
 """ls: list a directory or one file."""
 
 import asyncio
+import base64
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import tzinfo
 from operator import attrgetter
 
-from hpcgate.filesystem.base import Operation, Parameters, Path, raw
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from hpcgate.errors import BadRequest
+from hpcgate.filesystem.base import Operation, Page, Parameters, Path, raw
 from hpcgate.filesystem.models import File, zone_of
-from hpcgate.ssh.files import Entry
+from hpcgate.ssh.files import Counter, Entry
 from hpcgate.ssh.session import Session
+from hpcgate.ssh.streams import Streams
 
 MANY = 1000
 """Entries whose conversion would keep all other requests waiting for longer than a few milliseconds."""
+MOST_IN_PAGE = 10_000
+"""Entries of a page."""
 
 
 class LsParameters(Parameters):
@@ -21,6 +31,23 @@ class LsParameters(Parameters):
     numeric_uid: bool = False
     recursive: bool = False
     dereference: bool = False
+    limit: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_IN_PAGE,
+        description="Return a page of at most so many entries, in the order of their names.",
+    )
+    cursor: str | None = Field(None, description="The `nextCursor` of the page before; with `limit`.")
+
+    @field_validator("cursor")
+    @classmethod
+    def _decodable(cls, cursor: str | None) -> str | None:
+        if cursor is not None:
+            try:
+                _name_in(cursor)
+            except ValueError:
+                raise PydanticCustomError("cursor", "not a cursor of a listing") from None
+        return cursor
 
 
 class Ls(Operation):
@@ -30,6 +57,7 @@ class Ls(Operation):
     method = "GET"
     Parameters = LsParameters
     Result = list[File]
+    pages = True
     parameters: LsParameters
 
     def paths(self) -> tuple[str, ...]:
@@ -40,9 +68,13 @@ class Ls(Operation):
         """Return the directory, if the links in it are followed."""
         return (self.parameters.path,) if self.parameters.dereference else ()
 
-    async def run(self, session: Session) -> list[File]:
-        """List in the order of the names' bytes, as ls does in the C locale."""
+    async def run(self, session: Session) -> list[File] | Page:
+        """List in the order of the names' bytes, as ls does in the C locale; of a page, find the first names there."""
         wanted = self.parameters
+        if wanted.limit is not None:
+            return await self._page(session, wanted.limit)
+        if wanted.cursor is not None:
+            raise BadRequest("cursor wants limit, too")
         files = await session.files()
         entries = await files.listing(
             raw(wanted.path),
@@ -56,6 +88,58 @@ class Ls(Operation):
         if len(entries) > MANY:
             return await asyncio.to_thread(_shown, entries, zone, wanted.numeric_uid)
         return _shown(entries, zone, wanted.numeric_uid)
+
+    def _scan(self, streams: Streams) -> AsyncGenerator[list[Entry]]:
+        wanted = self.parameters
+        return streams.scan(
+            raw(wanted.path),
+            hidden=wanted.show_hidden,
+            recursive=wanted.recursive,
+            follow=wanted.dereference,
+            names=not wanted.numeric_uid,
+        )
+
+    async def _page(self, session: Session, most: int) -> Page:
+        """Return the next names behind the cursor: what was made or removed meanwhile moves no other."""
+        behind = None if self.parameters.cursor is None else _name_in(self.parameters.cursor)
+        first: list[Entry] = []
+        more = False
+        async with session.bulk() as streams, aclosing(self._scan(streams)) as scan:
+            async for part in scan:
+                first += (entry for entry in part if behind is None or entry.name > behind)
+                if len(first) > 2 * most:
+                    first.sort(key=attrgetter("name"))
+                    del first[most:]
+                    more = True
+        zone = await zone_of(session)
+        first.sort(key=attrgetter("name"))
+        more |= len(first) > most
+        del first[most:]
+        Counter(self.limits.max_ops_file_size).add_all(first)
+        shown = await asyncio.to_thread(_shown, first, zone, self.parameters.numeric_uid)
+        return Page(shown, _cursor_behind(first[-1].name) if more and first else None)
+
+    async def lines(self, session: Session) -> AsyncGenerator[bytes]:
+        """List in no order, an entry a line, as the login node tells of them."""
+        if self.parameters.limit is not None or self.parameters.cursor is not None:
+            raise BadRequest("lines have no pages: leave out limit and cursor")
+        numeric = self.parameters.numeric_uid
+        zone = await zone_of(session)
+        async with session.bulk() as streams, aclosing(self._scan(streams)) as scan:
+            async for part in scan:
+                for start in range(0, len(part), MANY):
+                    yield b"".join(
+                        File.of(entry, zone, numeric=numeric).model_dump_json(by_alias=True).encode() + b"\n"
+                        for entry in part[start : start + MANY]
+                    )
+
+
+def _cursor_behind(name: bytes) -> str:
+    return base64.urlsafe_b64encode(name).decode()
+
+
+def _name_in(cursor: str) -> bytes:
+    return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
 
 
 def _shown(entries: list[Entry], zone: tzinfo, numeric: bool) -> list[File]:

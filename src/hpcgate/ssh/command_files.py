@@ -6,9 +6,9 @@ import secrets
 import stat
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 
-from hpcgate.errors import CommandFailed, GatewayError, NeverBegan
+from hpcgate.errors import CommandFailed, GatewayError, NeverBegan, TooLarge
 from hpcgate.ssh.command import START_UP_FILES
-from hpcgate.ssh.files import Attributes, Entry, refuse_root, temporary_name
+from hpcgate.ssh.files import ROW, Attributes, Counter, Entry, refuse_root, temporary_name, too_large
 from hpcgate.ssh.footing import ENTER, MOVED, untrusted
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.runner import Completed, Runner, understanding
@@ -230,9 +230,18 @@ def parse_listing(output: bytes, top: bytes) -> tuple[list[Entry], list[bytes]]:
     Returns:
         The entries, named as `Entry.name` says, and the names of those that ls could only name.
     """
+    entries, unknown, _ = parse_rows(output, top, b"")
+    return entries, unknown
+
+
+def parse_rows(output: bytes, top: bytes, prefix: bytes) -> tuple[list[Entry], list[bytes], bytes]:
+    """Parse whole lines of what ls printed for `top`, whose names begin with `prefix` until a heading says otherwise.
+
+    Returns:
+        As `parse_listing`, and the prefix of what comes next.
+    """
     entries: list[Entry] = []
     unknown: list[bytes] = []
-    prefix = b""
     # ls writes the headings with one slash in place of several at the end of its argument.
     root = top.rstrip(b"/") + b"/"
     for line in output.split(b"\n"):
@@ -256,7 +265,7 @@ def parse_listing(output: bytes, top: bytes) -> tuple[list[Entry], list[bytes]]:
             prefix = b"" if directory.rstrip(b"/") + b"/" == root else directory.removeprefix(root) + b"/"
         elif nameless := _UNKNOWN_ROW.fullmatch(line):
             unknown.append(prefix + unescape(nameless[1]))
-    return entries, unknown
+    return entries, unknown, prefix
 
 
 def parse_stat(output: bytes) -> Attributes:
@@ -324,9 +333,11 @@ class CommandFiles:
         limit: int | None = None,
     ) -> list[Entry]:
         """List as the protocol says, by one ``ls``."""
-        options = "".join(letter for letter, wanted in (("A", hidden), ("R", recursive), ("L", follow)) if wanted)
-        argv: list[str | bytes] = [*_LS, *([f"-{options}"] if options else []), "--", path]
-        done = await self._runner.run(argv, limit=limit)
+        argv = ls(path, hidden=hidden, recursive=recursive, follow=follow)
+        try:
+            done = await self._runner.run(argv, limit=None if limit is None else _most_printed(limit, path, recursive))
+        except TooLarge:
+            raise too_large(limit or 0) from None
         # It also fails for a file below that it could not reach, having told of all others.
         if done.exit_status not in (0, 1, 2) or (not done.ok and not done.stdout):
             raise told(done.stderr, "ls")
@@ -337,6 +348,7 @@ class CommandFiles:
                 entries, unknown = parse_listing(done.stdout, path)
         if unknown:
             entries += await self._links(path, unknown)
+        Counter(limit).add_all(entries)
         return await self._named(entries) if names else entries
 
     async def entry(self, path: bytes) -> Entry:
@@ -466,6 +478,20 @@ class CommandFiles:
                 entry.name = entry.name.removeprefix(root)
                 found.append(entry)
         return found
+
+
+def ls(path: bytes, *, hidden: bool, recursive: bool, follow: bool) -> list[str | bytes]:
+    """Return the command that lists, for `parse_listing`."""
+    options = "".join(letter for letter, wanted in (("A", hidden), ("R", recursive), ("L", follow)) if wanted)
+    return [*_LS, *([f"-{options}"] if options else []), "--", path]
+
+
+def _most_printed(limit: int, path: bytes, recursive: bool) -> int:
+    """Return the most bytes that ls prints of a listing within a limit.
+
+    A byte of a name takes up to four, a row besides up to twice `ROW`; each directory's heading has the whole path.
+    """
+    return 64 * 1024 + limit * (4 + (len(path) * 4 // ROW + 1 if recursive else 0))
 
 
 def _portions(names: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

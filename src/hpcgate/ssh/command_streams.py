@@ -16,11 +16,13 @@ from hpcgate.ssh.command_files import (
     CommandFiles,
     Framed,
     lost,
+    ls,
+    parse_rows,
     parse_stat,
     size_in,
     unwritable,
 )
-from hpcgate.ssh.files import Attributes, Replacing, temporary_name
+from hpcgate.ssh.files import Attributes, Entry, Replacing, temporary_name
 from hpcgate.ssh.footing import Pinned, resolve, untrusted
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
@@ -71,6 +73,8 @@ dd of="$1" bs=262144 seek="$2" iflag=fullblock oflag=seek_bytes,nofollow conv=no
 wait "$!" || exit 1
 stat -c %s -- "$1"
 """
+_MOST_ROW = 64 * 1024
+"""Bytes of a row that ls prints: a name and what a link holds, each byte of which takes up to four."""
 _MOST_SAID = 64 * 1024
 """Bytes that a command says before or after a file's content: attributes, a size, two paths."""
 _CREATE = '[ -z "$2" ] || umask 077; set -C; : > "$1"'
@@ -98,6 +102,34 @@ class CommandStreams(CommandFiles):
             with understanding("stat"):
                 attributes = parse_stat(line)
             yield OpenByCommand(process, output, path, attributes)
+
+    async def scan(
+        self, path: bytes, *, hidden: bool = True, recursive: bool = False, follow: bool = False, names: bool = True
+    ) -> AsyncGenerator[list[Entry]]:
+        """List, by one ``ls``, which is read while it prints."""
+        argv = ls(path, hidden=hidden, recursive=recursive, follow=follow)
+        prefix = rest = b""
+        empty = True
+        async with (
+            self._starter.process(argv, stall=SYNC_PATIENCE) as process,
+            aclosing(process.output()) as output,
+        ):
+            async for block in output:
+                empty = False
+                lines, newline, rest = (rest + block).rpartition(b"\n")
+                if len(rest) > _MOST_ROW:
+                    raise BadAnswer("ls on the login node prints a line without end")
+                if not newline:
+                    continue
+                with understanding("ls"):
+                    entries, unknown, prefix = await asyncio.to_thread(parse_rows, lines, path, prefix)
+                if unknown:
+                    entries += await self._links(path, unknown)
+                if entries:
+                    yield await self._named(entries) if names else entries
+            # It also fails for a file below that it could not reach, having told of all others.
+            if (status := await process.ended()) not in (0, 1, 2) or (status and empty):
+                raise told(bytes(process.stderr.content), "ls")
 
     async def replace(
         self,

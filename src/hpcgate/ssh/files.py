@@ -11,7 +11,7 @@ Every method raises `PathNotFound`, `PermissionDenied`, `NotADirectory`, `IsADir
 import re
 import secrets
 import stat
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, Self
@@ -141,7 +141,7 @@ class RemoteFiles(Protocol):
             recursive: Descend; names are then relative to `path`.
             follow: Show what links point to instead of the links; a dangling one is shown itself.
             names: Look up the names of owners and groups.
-            limit: The most bytes that the listing may take, counted as `ls -l` would print it.
+            limit: The most bytes that the listing may take: `ROW` for each entry, its name, and what a link holds.
 
         Raises:
             TooLarge: It takes more.
@@ -199,7 +199,7 @@ class RemoteFiles(Protocol):
 
 
 ROW = 64
-"""Bytes that a row of a listing takes besides its name."""
+"""Bytes that a row of a listing takes besides its name and what a link holds."""
 
 
 class Counter:
@@ -213,15 +213,29 @@ class Counter:
         self._limit = limit
         self._count = 0
 
-    def add(self, name: int) -> None:
-        """Count a row whose name has so many bytes.
+    def add(self, names: int, rows: int = 1) -> None:
+        """Count rows whose names, and what links hold, have so many bytes.
 
         Raises:
             TooLarge: The listing is over the limit.
         """
-        self._count += name + ROW
+        self._count += names + rows * ROW
         if self._limit is not None and self._count > self._limit:
-            raise TooLarge(f"The listing is larger than {self._limit} bytes.")
+            raise too_large(self._limit)
+
+    def add_all(self, entries: Iterable["Entry"]) -> None:
+        """Count the rows of entries, but not of one file that was asked for by its path; as `add`."""
+        for entry in entries:
+            if not entry.name.startswith(b"/"):
+                self.add(len(entry.name) + len(entry.link_target or b""))
+
+
+def too_large(limit: int) -> TooLarge:
+    """Return the error of a listing that is over the limit."""
+    return TooLarge(
+        f"The listing is larger than {limit} bytes. Ask for pages (limit, cursor) or for lines "
+        "(Accept: application/x-ndjson)."
+    )
 
 
 def temporary_name() -> bytes:

@@ -34,9 +34,7 @@ class HelpedFiles:
         if self._lists and not recursive and not follow:
             entries = await self._helper.listing(path, hidden=hidden)
             if entries is not None:
-                counter = Counter(limit)
-                for entry in entries:
-                    counter.add(len(entry.name))
+                Counter(limit).add_all(entries)
                 return entries
         behind = await self._behind()
         return await behind.listing(path, hidden=hidden, recursive=recursive, follow=follow, names=names, limit=limit)

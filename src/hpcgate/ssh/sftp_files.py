@@ -346,20 +346,26 @@ class SftpFiles:
         entries: list[Entry] = []
         await self._patiently(self._scan, path, prefix, hidden, counter, entries)
         await self._complete(path, len(prefix), entries, follow)
+        counter.add(sum(len(entry.link_target) for entry in entries if entry.link_target), rows=0)
         return entries
 
     async def _scan(self, path: bytes, prefix: bytes, hidden: bool, counter: Counter, entries: list[Entry]) -> None:
-        view = self._view
         async with aclosing(cast(AsyncGenerator[SFTPName, None], self._sftp.scandir(path))) as scan:
             async for found in scan:
-                name = found.filename
-                if name in (b".", b"..") or not isinstance(name, bytes) or (not hidden and name.startswith(b".")):
-                    continue
-                counter.add(len(name) + len(prefix))
-                entry = _entry(prefix + name, found.attrs)
-                if entry.uid not in view.users or entry.gid not in view.groups:
-                    _learn(view, found, entry)
-                entries.append(entry)
+                entry = self._listed(found, prefix, hidden)
+                if entry is not None:
+                    counter.add(len(entry.name))
+                    entries.append(entry)
+
+    def _listed(self, found: SFTPName, prefix: bytes, hidden: bool) -> Entry | None:
+        """Return an entry of a directory, None if it is not to be shown."""
+        name, view = found.filename, self._view
+        if name in (b".", b"..") or not isinstance(name, bytes) or (not hidden and name.startswith(b".")):
+            return None
+        entry = _entry(prefix + name, found.attrs)
+        if entry.uid not in view.users or entry.gid not in view.groups:
+            _learn(view, found, entry)
+        return entry
 
     async def _complete(self, directory: bytes, skip: int, entries: list[Entry], follow: bool) -> None:
         root = directory if directory.endswith(b"/") else directory + b"/"

@@ -5,16 +5,17 @@ import errno
 import stat
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import asyncssh
+from asyncssh.sftp import SFTPName
 
 from hpcgate.errors import AlreadyExists, CommandFailed, GatewayError, PathNotFound, TimedOut
 from hpcgate.ssh.command_streams import CommandStreams, create_by_command
 from hpcgate.ssh.errors import translate
-from hpcgate.ssh.files import PRIVATE, Attributes, Replacing, temporary_name, without_group
+from hpcgate.ssh.files import PRIVATE, Attributes, Entry, Replacing, temporary_name, without_group
 from hpcgate.ssh.footing import resolve
 from hpcgate.ssh.pace import PACE
 from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, is_private, not_private
@@ -34,6 +35,8 @@ QUEUE = 0.03
 """Seconds that a stream's own requests may add to each other's time, so that those of others need not wait long."""
 SMALL = 64 * 1024
 """Pieces of content below this are put together: a request costs more than to copy them."""
+_PART = 500
+"""Entries of a directory that are told of at a time."""
 _ATTEMPTS = 5
 
 
@@ -169,6 +172,42 @@ class SftpStreams(SftpFiles):
             # The server answers in order: behind this one nothing would be answered either.
             self._bulk.close()
             raise TimedOut("The login node's SFTP server did not answer in time.") from None
+
+    async def scan(
+        self, path: bytes, *, hidden: bool = True, recursive: bool = False, follow: bool = False, names: bool = True
+    ) -> AsyncGenerator[list[Entry]]:
+        """List one directory by READDIR; what goes further, by ``ls``."""
+        begun = False
+        try:
+            if recursive or follow:
+                raise asyncssh.SFTPOpUnsupported("not by SFTP")
+            itself = await self._patiently(self._entry, path)
+            async with aclosing(cast(AsyncGenerator[SFTPName], self._sftp.scandir(path))) as found:
+                part = [itself]
+                if itself.is_directory:
+                    part = await self._patiently(self._some, found, hidden)
+                while part:
+                    await self._complete(path, 0, part if itself.is_directory else [], False)
+                    await self._date(path, part, False)
+                    begun = True
+                    yield await self._named(part) if names else part
+                    part = await self._patiently(self._some, found, hidden) if itself.is_directory else []
+                return
+        except asyncssh.SFTPError as error:
+            self._connected(error, path)
+            if begun:
+                raise translate(error, f"ls: reading directory {quote(path)}") from error
+        async for part in self._by_command().scan(path, hidden=hidden, recursive=recursive, follow=follow, names=names):
+            yield part
+
+    async def _some(self, found: AsyncGenerator[SFTPName], hidden: bool) -> list[Entry]:
+        """Return the next entries of a directory, none at its end."""
+        entries: list[Entry] = []
+        while len(entries) < _PART and (one := await anext(found, None)) is not None:
+            entry = self._listed(one, b"", hidden)
+            if entry is not None:
+                entries.append(entry)
+        return entries
 
     async def replace(
         self,

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaita
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from hpcgate.ssh.files import Attributes, RemoteFiles, Replacing
+from hpcgate.ssh.files import Attributes, Entry, RemoteFiles, Replacing
 from hpcgate.ssh.private_directory import PrivateDirectory
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.runner import Runner
@@ -41,6 +41,11 @@ class Streams(RemoteFiles, Protocol):
 
     def open(self, path: bytes) -> AbstractAsyncContextManager[OpenFile]:
         """Open a regular file for reading."""
+
+    def scan(
+        self, path: bytes, *, hidden: bool = True, recursive: bool = False, follow: bool = False, names: bool = True
+    ) -> AsyncGenerator[list[Entry]]:
+        """Yield what `RemoteFiles.listing` returns, a part at a time, however much it is."""
 
     async def replace(
         self,

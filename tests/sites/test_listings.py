@@ -1,0 +1,150 @@
+"""Directories of any size: every way to reach files tells and counts the same, at once, in pages and in lines."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from hpcgate.auth.policy import Grant
+from hpcgate.errors import BadRequest, PathNotFound, TooLarge
+from hpcgate.filesystem.base import Limits, Page
+from hpcgate.filesystem.beneath import Confined
+from hpcgate.filesystem.ls import Ls
+from hpcgate.ssh.files import ROW
+from hpcgate.ssh.pool import Pool
+from hpcgate.ssh.session import Session
+from tests.filesystem.remote import UNHURRIED, WAYS, Place, keys, nodes, place, sshd
+from tests.ssh.nodes import LoginNodes, principal, settings
+
+__all__ = ["keys", "nodes", "place", "sshd"]
+
+ODD = (b"plain", b" a b", b"new\nline", b"back\\slash", b'quo"te', b"\xff\xfe", b"-rf", b"x" * 255, b".hidden")
+MANY = 3000
+OPTIONS = (
+    {},
+    {"showHidden": True},
+    {"numericUid": True, "showHidden": True},
+    {"recursive": True, "showHidden": True},
+    {"dereference": True},
+    {"recursive": True, "dereference": True},
+)
+
+
+@pytest.fixture(params=[*WAYS, "confined"])
+async def session(request: Any, nodes: LoginNodes, sshd: Any, keys: Any) -> AsyncIterator[Session]:
+    way = WAYS.get(request.param, WAYS["commands"])
+    pool = Pool("demo", settings(sshd, timeout=UNHURRIED, **way), keys)
+    try:
+        async with pool.lease(principal(nodes.alice)) as leased:
+            if request.param == "confined":
+                grant = Grant(rule="test", paths=(b"/home", b"/tmp", b"/var", b"/root"))
+                yield await Confined.of(leased, grant)
+            else:
+                yield leased
+    finally:
+        await pool.close()
+
+
+def asked(path: bytes, most: int = 10**9, **given: Any) -> Ls:
+    return Ls(Ls.Parameters.model_validate({"path": os.fsdecode(path), **given}), Limits(most))
+
+
+async def pages(session: Session, path: bytes, limit: int, **given: Any) -> list[Any]:
+    found: list[Any] = []
+    cursor: dict[str, Any] = {}
+    while True:
+        page = await asked(path, limit=limit, **given, **cursor).run(session)
+        assert isinstance(page, Page)
+        assert len(page.output) <= limit
+        found += page.output
+        if page.next_cursor is None:
+            return found
+        assert len(page.output) == limit
+        cursor = {"cursor": page.next_cursor}
+
+
+async def lines(session: Session, path: bytes, **given: Any) -> list[dict[str, Any]]:
+    said = b"".join([block async for block in asked(path, **given).lines(session)])
+    assert said == b"" or said.endswith(b"\n")
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def tree(place: Place) -> bytes:
+    place.run("mkdir", "-p", "tree/below/deeper", "tree/empty")
+    for name in ODD:
+        place.write(b"tree/" + name, b"12345")
+        place.write(b"tree/below/" + name)
+    place.run("ln", "-s", "below", "tree/link")
+    place.run("ln", "-s", "nowhere", "tree/dangling")
+    return place / "tree"
+
+
+async def test_pages_and_lines_tell_what_the_whole_listing_does(session: Session, place: Place) -> None:
+    path = tree(place)
+    for given in OPTIONS:
+        everything = await asked(path, **given).run(session)
+        whole = [file.model_dump(by_alias=True) for file in everything]
+        for limit in (1, 3, len(whole), 10_000):
+            if limit > 1 or len(given) == 0:
+                found = await pages(session, path, limit, **given)
+                assert [file.model_dump(by_alias=True) for file in found] == whole, (given, limit)
+        told = await lines(session, path, **given)
+        key = json.dumps
+        assert sorted(told, key=key) == sorted(whole, key=key), given
+
+
+async def test_one_file_and_none(session: Session, place: Place) -> None:
+    path = place.write("file", b"1")
+    (one,) = await lines(session, path)
+    assert one["name"] == os.fsdecode(path)
+    assert (await asked(path, limit=5).run(session)).next_cursor is None
+    place.run("mkdir", "empty")
+    assert await lines(session, place / "empty") == []
+    assert (await asked(place / "empty", limit=5).run(session)).output == []
+    for ask in (asked(place / "none", limit=5).run(session), lines(session, place / "none")):
+        with pytest.raises(PathNotFound, match="No such file or directory"):
+            await ask
+    with pytest.raises(BadRequest, match="cursor"):
+        await asked(path, cursor="eA==").run(session)
+    with pytest.raises(BadRequest, match="pages"):
+        await lines(session, path, limit=5)
+
+
+async def test_every_way_counts_the_same(session: Session, place: Place) -> None:
+    path = tree(place)
+    for given in ({"showHidden": True}, {"showHidden": True, "recursive": True}):
+        everything = await (await session.files()).listing(path, recursive="recursive" in given)
+        count = sum(ROW + len(entry.name) + len(entry.link_target or b"") for entry in everything)
+        assert len(await asked(path, count, **given).run(session)) == len(everything)
+        with pytest.raises(TooLarge, match="ndjson"):
+            await asked(path, count - 1, **given).run(session)
+
+
+async def test_a_large_directory_comes_in_parts(session: Session, place: Place) -> None:
+    place.run(
+        "sh",
+        "-c",
+        f"mkdir many && cd many && seq -f 'a file with some name %g' {MANY} | tr '\\n' '\\0' | xargs -0 touch",
+    )
+    path = place / "many"
+    with pytest.raises(TooLarge):
+        await asked(path, MANY * ROW).run(session)
+    async with session.bulk() as streams:
+        sizes = [len(part) async for part in streams.scan(path)]
+    assert sum(sizes) == MANY
+    assert max(sizes) < MANY
+    assert len({line["name"] for line in await lines(session, path)}) == MANY
+    assert len(await pages(session, path, 2000)) == MANY
+
+
+@pytest.mark.parametrize(
+    "given", [{"limit": 0}, {"limit": 10_001}, {"limit": 5, "cursor": "?"}, {"limit": 5, "cursor": "a"}, {"limit": "x"}]
+)
+def test_what_is_no_page(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        asked(b"/x", **given)
