@@ -32,6 +32,8 @@ class StandIn:
     received: list[Received] = field(default_factory=list)
     delay: float = 0.0
     """Seconds before every answer."""
+    refused: tuple[str, str, int, Any] | None = None
+    """A path, a parameter that is refused there, and the status and answer then."""
     slow: str | None = None
     """What paths begin with that are answered after 5 s."""
     _playing: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
@@ -65,6 +67,8 @@ class StandIn:
         )
         self.received.append(received)
         await asyncio.sleep(5.0 if self.slow is not None and path.startswith(self.slow) else self.delay)
+        if self.refused is not None and path == self.refused[0] and self.refused[1] in request.query:
+            return web.json_response(self.refused[3], status=self.refused[2])
         known = self._playing.get((request.method, path))
         if known is None:
             known = self._recorded(request.method, path)

@@ -37,7 +37,15 @@ from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.rest import cancellation, cluster, history, jobs, submission, values
 from hpcgate.schedulers.slurm.rest.client import RestClient
-from hpcgate.schedulers.slurm.rest.problems import NOTHING_FOUND, UNKNOWN_JOB, failure, numbers, problems, words
+from hpcgate.schedulers.slurm.rest.problems import (
+    NOTHING_FOUND,
+    UNKNOWN_JOB,
+    Unclear,
+    failure,
+    numbers,
+    problems,
+    words,
+)
 from hpcgate.schedulers.slurm.rest.versions import api_version
 from hpcgate.schedulers.slurm.scancel import Outcome
 from hpcgate.schedulers.slurm.settings import SlurmSettings
@@ -73,6 +81,7 @@ class Rest:
         self.client = RestClient(system, settings.api_url or "", self.version, settings.timeout)
         self._cluster = ""
         self._no_history_until = 0.0
+        self._states = True
 
     async def close(self) -> None:
         """Close the connections."""
@@ -158,11 +167,30 @@ class Rest:
             if selection.ids is not None:
                 paths = tuple(dict.fromkeys(job_path(job_id) for job_id in selection.ids))
                 return await _each(paths, lambda path: self.client.database(principal, f"job/{path}", parse))
-            query = history.query(selection, self.version)
-            return await self.client.database(principal, "jobs", parse, query=query)
+            return await self._listed(principal, selection, parse)
         except NoHistory:
             self._no_history_until = clock() + NO_ACCOUNTING_REMEMBERED
             raise
+
+    async def _listed(
+        self, principal: Principal, selection: Selection, parse: Callable[[int, Any], list[Record]]
+    ) -> list[Record]:
+        """List the history by states; a slurmrestd that cannot read them is asked without from then on."""
+        refusal = None
+        if self._states:
+            try:
+                query = history.query(selection, self.version)
+                return await self.client.database(principal, "jobs", parse, query=query)
+            except CommandFailed as error:
+                if isinstance(error, Unclear):
+                    raise
+                refusal = error
+        query = history.query(selection, self.version, states=False)
+        records = await self.client.database(principal, "jobs", parse, query=query)
+        if refusal is not None:
+            self._states = False
+            _log.warning("slurm.states_refused", system=self.system, words=clipped(refusal.message, 400))
+        return records
 
     async def cluster(self, principal: Principal) -> str:
         """Return the cluster's name, which jobs tell; the system's name until one did."""

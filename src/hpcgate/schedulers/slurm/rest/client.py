@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import urlencode
@@ -19,6 +19,8 @@ from hpcgate.schedulers.slurm.rest.problems import REFUSED_TOKEN, DaemonDown, Un
 from hpcgate.schedulers.slurm.rest.versions import ApiVersion
 from hpcgate.telemetry.base import trace_headers
 from hpcgate.telemetry.journal import note_exchange
+
+Query = Mapping[str, str] | Sequence[tuple[str, str]]
 
 MAX_CONNECTIONS: Final = 32
 """Most connections to one slurmrestd; further requests wait their turn within their time-out."""
@@ -73,7 +75,7 @@ class RestClient:
         path: str,
         parse: Callable[[int, Any], Parsed],
         *,
-        query: Mapping[str, str] | None = None,
+        query: Query | None = None,
         body: Any = None,
     ) -> Parsed:
         """Ask slurmctld through ``/slurm/<version>/<path>`` and return what `parse` makes of status and answer.
@@ -141,7 +143,7 @@ class RestClient:
         path: str,
         parse: Callable[[int, Any], Parsed],
         *,
-        query: Mapping[str, str] | None = None,
+        query: Query | None = None,
     ) -> Parsed:
         """Ask slurmdbd through ``/slurmdb/<version>/<path>``; as `controller`."""
         return await self.ask(principal, "GET", f"slurmdb/{self.version.name}/{path}", parse, query=query)
@@ -153,7 +155,7 @@ class RestClient:
         path: str,
         parse: Callable[[int, Any], Parsed],
         *,
-        query: Mapping[str, str] | None = None,
+        query: Query | None = None,
         body: Any = None,
     ) -> Parsed:
         """Send one request and return what `parse` makes of status and answer: JSON, or text if it is none."""

@@ -128,19 +128,22 @@ def task_expression(tasks: str) -> str:
     return ",".join(parts)
 
 
-def query(selection: Selection, version: ApiVersion) -> dict[str, str]:
+def query(selection: Selection, version: ApiVersion, *, states: bool = True) -> list[tuple[str, str]]:
     """Return the query of a listing: from the window's start on, of the user and the account where that can be asked.
 
-    It has the jobs that were in one of the states at some time since: all that had not ended by then.
+    With `states` it has the jobs that were in one of them at some time since: all that had not ended by then. Without,
+    those that were never eligible to run are left out.
     """
-    asked = {}
+    asked = []
     if selection.window is not None:
         now = int(time.time())
-        asked["start_time"] = f"uts{now - selection.window}"
-        # Of states the database finds nothing without an end.
-        asked |= {"end_time": f"uts{now}", "state": ",".join(LISTED)}
+        asked.append(("start_time", f"uts{now - selection.window}"))
+        if states:
+            # Of states the database finds nothing without an end.
+            asked.append(("end_time", f"uts{now}"))
+            asked += [("state", ",".join(LISTED))] if version.states_joined else [("state", name) for name in LISTED]
     if selection.user is not None and version.history_users:
-        asked["users"] = selection.user
+        asked.append(("users", selection.user))
     if selection.account is not None:
-        asked["account"] = selection.account
+        asked.append(("account", selection.account))
     return asked

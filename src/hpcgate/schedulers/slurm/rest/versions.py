@@ -14,7 +14,8 @@ v0.0.38   22.05 to 23.02       The environment of a job is an object, its option
                                looks like a controller that is down. Cancelling a finished job is 200.
 v0.0.39   23.02 to 24.05       The environment is a list, limits are ``{set, infinite, number}``, the history takes
                                ``users``. Warnings beside errors. Job states are still strings.
-v0.0.40   23.11 to 24.11       States and exit statuses are lists; ``return_code`` and ``signal.id`` are objects.
+v0.0.40   23.11 to 24.11       States and exit statuses are lists; ``return_code`` and ``signal.id`` are objects. The
+                               history takes a parameter for each state (seen of 24.11), not a text with commas.
 v0.0.41   24.05 to 25.05       As v0.0.40 for what is used here.
 v0.0.42   24.11 on             Flags of a listing are documented (``flags=ALL``). 26.05's slurmrestd answers failures
                                with 404, 422, 502 and 511; a cancellation that failed is 200, and ``status[].error``
@@ -44,6 +45,7 @@ class ApiVersion:
         history_users: The history can be asked for the jobs of one user.
         listing_flags: Jobs and partitions take ``flags=ALL``.
         shared_list: ``shared`` is a list, with which a job asks for whole nodes.
+        states_joined: The history takes states as one text with commas, not as a parameter for each.
     """
 
     number: int
@@ -52,6 +54,7 @@ class ApiVersion:
     history_users: bool = True
     listing_flags: bool = True
     shared_list: bool = True
+    states_joined: bool = False
 
     @property
     def name(self) -> str:
@@ -70,6 +73,7 @@ VERSIONS: Mapping[int, ApiVersion] = MappingProxyType(
                 history_users=False,
                 listing_flags=False,
                 shared_list=False,
+                states_joined=True,
             ),
             ApiVersion(39, listing_flags=False, shared_list=False),
             ApiVersion(40, listing_flags=False, shared_list=False),
