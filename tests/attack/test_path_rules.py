@@ -348,6 +348,8 @@ JOBS: dict[str, dict[str, Any]] = {
     "link": {"directives": ["#SBATCH -o {box}/leaf-link"]},
     "nothing yet": {"directives": ["#SBATCH -o {box}/dangling"]},
     "loop": {"directives": ["#SBATCH -o {box}/loop/x"]},
+    "nodes": {"directives": ["#SBATCH --nodelist={box}/../outside/secret"]},
+    "nodes behind a blank": {"directives": ["#SBATCH --exclude ../../outside/secret"]},
     "variable": {"directives": [], "env": {"SBATCH_OUTPUT": "/tmp/new"}},
     "library": {"directives": [], "env": ["GCONV_PATH=/tmp"]},
     "name": {"directives": ["#SBATCH -o %x"], "name": "../../outside/new"},

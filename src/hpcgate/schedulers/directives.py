@@ -118,7 +118,7 @@ def _options_of(line: str, known: Directives) -> Iterator[tuple[str, str]]:
 
 def _options(words: list[str], known: Directives, line: str) -> Iterator[tuple[str, str]]:
     """Yield whatever could be an option, even where it is another's value."""
-    valued = known.streams | known.directories
+    valued = known.streams | known.directories | known.forbidden.keys()
     for index, word in enumerate(words):
         after = words[index + 1] if index + 1 < len(words) else ""
         if word.startswith("--"):

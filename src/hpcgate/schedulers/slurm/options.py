@@ -37,4 +37,6 @@ OPTIONS = Directives(
     streams=frozenset({"error", "input", "output"}),
     directories=frozenset({"chdir"}),
     words=frozenset({"hetjob", "packjob"}),
+    # With a slash it is a file that sbatch reads the names of nodes from, and shows what it does not know.
+    forbidden={"nodelist": "/", "exclude": "/"},
 )  # fmt: skip
