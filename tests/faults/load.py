@@ -13,6 +13,8 @@ from typing import Any, Self
 
 import aiohttp
 
+GIVE_UP = 120
+"""Seconds in which a hundred things are done on any machine."""
 TIMEOUT = 40
 """Seconds after which a request counts as stuck."""
 
@@ -169,6 +171,13 @@ class Load:
     def good_since(self, moment: float) -> list[Outcome]:
         """Return what began after a moment and went well."""
         return [outcome for outcome in self.outcomes if outcome.began >= moment and outcome.error is None]
+
+    def go_on(self, count: int = 100) -> None:
+        """Wait until so many things have been done that were asked for from now on."""
+        began = time.monotonic()
+        while sum(outcome.began >= began for outcome in list(self.outcomes)) < count:
+            assert time.monotonic() < began + GIVE_UP, self.summary()
+            time.sleep(0.05)
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:

