@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -138,6 +139,10 @@ async def test_a_large_directory_comes_in_parts(session: Session, place: Place) 
         sizes = [len(part) async for part in streams.scan(path)]
     assert sum(sizes) == MANY
     assert max(sizes) < MANY
+    for recursive in (False, True):
+        # Whoever leaves early leaves nothing running: the session does what comes next.
+        async with session.bulk() as streams, aclosing(streams.scan(path, recursive=recursive)) as scan:
+            assert await anext(scan)
     assert len({line["name"] for line in await lines(session, path)}) == MANY
     assert len(await pages(session, path, 2000)) == MANY
 

@@ -197,8 +197,10 @@ class SftpStreams(SftpFiles):
             self._connected(error, path)
             if begun:
                 raise translate(error, f"ls: reading directory {quote(path)}") from error
-        async for part in self._by_command().scan(path, hidden=hidden, recursive=recursive, follow=follow, names=names):
-            yield part
+        by_command = self._by_command().scan(path, hidden=hidden, recursive=recursive, follow=follow, names=names)
+        async with aclosing(by_command):
+            async for part in by_command:
+                yield part
 
     async def _some(self, found: AsyncGenerator[SFTPName], hidden: bool) -> list[Entry]:
         """Return the next entries of a directory, none at its end."""
