@@ -101,7 +101,11 @@ PATHS = {
 }  # fmt: skip
 """Parameters that are tried with the string below a directory of the user's too, where it is a right path."""
 NO_STRINGS = {"job", "transferDirectives", "env", "dereference", "parent", "fileSize"}
-EXTRA = {"POST /compute/{system_name}/jobs": [("job", "scriptPath"), ("job", "env", "X"), ("job", "env", "{name}")]}
+EXTRA = {
+    "POST /compute/{system_name}/jobs": [
+        ("job", "scriptPath"), ("job", "env", "X"), ("job", "env", "{name}"), ("job", "environment"),
+    ]
+}  # fmt: skip
 
 
 def targets() -> Iterator[Target]:
