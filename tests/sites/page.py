@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from tests.cluster import test_sites_scheduler as scheduler
+from tests.sites import test_old_tools as old
 from tests.sites.operations import OPERATIONS, VERBS
 from tests.sites.surroundings import TOOLS, VARIABLES, Tools
 from tests.sites.test_expiry import EXPIRED
@@ -66,6 +67,9 @@ def _surroundings() -> Iterable[str]:
     )
     yield from _heading("Tools", "What stands before the login node's own on the users' PATH.")
     rows = [(name, " ".join(map(_code, tools.shims)), _outcome(tools)) for name, tools in TOOLS.items()]
+    for name in old.TOOLS:
+        programs = old.BUSYBOX if name == "busybox" else ("tar",)
+        rows.append((f"those of {name}", " ".join(map(_code, programs)), "right"))
     yield from _table(("tools", "which", "what comes of it"), rows)
 
 
