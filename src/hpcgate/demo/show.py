@@ -1,5 +1,6 @@
 """``hpcgate demo``: the cluster, the gateway before it, the tour, and then an invitation to try it."""
 
+import re
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from hpcgate.demo import site
 from hpcgate.demo.cluster import Cluster, Gateway, Options
 from hpcgate.demo.ports import HOST
 from hpcgate.demo.problems import DemoError
+from hpcgate.demo.slurm import DEFAULT_ACCOUNT, OTHER_ACCOUNT
 from hpcgate.demo.store import Store, rclone
 from hpcgate.demo.tour import Tour, TourFailed
 
@@ -106,6 +108,9 @@ def _transfers(cluster: Cluster, console: Console) -> list[dict[str, Any]]:
 def _name_account_as_group(cluster: Cluster) -> None:
     """Give the users an account with the name of a group of theirs, as sites do that charge projects."""
     group = cluster.users[0].groups[-1]
+    # A group of the machine's, where an ordinary user runs the demo: Slurm's names are not that free.
+    if re.fullmatch(r"[a-z][a-z0-9_-]*", group) is None or group in (DEFAULT_ACCOUNT, OTHER_ACCOUNT):
+        return
     members = ",".join(user.name for user in cluster.users if group in user.groups)
     cluster.slurm.sacctmgr("add", "account", group, "Description=group", "Organization=demo")
     cluster.slurm.sacctmgr("add", "user", members, f"Account={group}")
