@@ -5,6 +5,7 @@
 relative to what it holds open. What the program cannot do is denied, commands of plug-ins among it.
 """
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
@@ -17,7 +18,7 @@ from hpcgate.auth.policy import Grant
 from hpcgate.errors import BadAnswer, ConnectionLost, Denied, GatewayError, NotSupported, PathNotFound
 from hpcgate.filesystem import checksum, compress, extract, file_type, tus, unpacking
 from hpcgate.ssh import standing
-from hpcgate.ssh.command_files import parse_stat, size_in, unwritable
+from hpcgate.ssh.command_files import LARGE, parse_stat, size_in, unwritable
 from hpcgate.ssh.command_streams import CommandStreams, OpenByCommand, said_in
 from hpcgate.ssh.files import Attributes, Entry, RemoteFiles, Replacing, refuse_root, temporary_name, too_large
 from hpcgate.ssh.login_node import View
@@ -397,7 +398,7 @@ class ConfinedFiles(CommandStreams):
 
     async def _shown(self, rows: bytes, *, names: bool) -> list[Entry]:
         with understanding("python3"):
-            entries = [_entry(*row) for row in json.loads(rows)]
+            entries = await asyncio.to_thread(_entries, rows) if len(rows) > LARGE else _entries(rows)
         if not names:
             return entries
         view = self._names
@@ -589,6 +590,10 @@ class ConfinedFiles(CommandStreams):
     async def command(self, tool: str, *arguments: str | bytes, otherwise: type[GatewayError] = GatewayError) -> None:
         """Deny: nothing here is done by commands."""
         raise Denied(self._beneath.grant.rule, f"what {tool} does is not checked")
+
+
+def _entries(rows: bytes) -> list[Entry]:
+    return [_entry(*row) for row in json.loads(rows)]
 
 
 def _entry(name: str, mode: int, uid: int, gid: int, size: int, mtime: int, link: str | None, mark: str) -> Entry:

@@ -6,6 +6,7 @@ from hpcgate.errors import CommandFailed
 from hpcgate.filesystem.base import Operation, Parameters, Path, raw
 from hpcgate.filesystem.models import FileChecksum
 from hpcgate.ssh.command_files import REGULAR
+from hpcgate.ssh.runner import SHORT
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.words import NOT_REGULAR, not_regular, said, told
 
@@ -36,7 +37,7 @@ class Checksum(Operation):
     async def run(self, session: Session) -> FileChecksum:
         """Run sha256sum."""
         path = raw(self.parameters.path)
-        done = await session.run(["sh", "-c", SCRIPT, "sh", path])
+        done = await session.run(["sh", "-c", SCRIPT, "sh", path], limit=SHORT)
         if not done.ok:
             if NOT_REGULAR in said(done.stderr, "sha256sum"):
                 raise not_regular("sha256sum", path)

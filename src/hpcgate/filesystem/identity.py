@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from hpcgate.errors import CommandFailed
+from hpcgate.ssh.runner import SHORT
 from hpcgate.ssh.session import Session
 
 
@@ -24,7 +25,8 @@ class Identity:
     groups: tuple[Identified, ...]
 
 
-_FIELD = re.compile(r"(\d+)(?:\(([^)]*)\))?")
+_FIELD = re.compile(r"(\d{1,20})(?:\(([^)]{0,256})\))?")
+"""A number, and a name, which may be long in directories of other systems."""
 
 
 def parse(line: str) -> Identity:
@@ -35,17 +37,18 @@ def parse(line: str) -> Identity:
     Raises:
         ValueError: The line is something else.
     """
-    match = re.match(r"uid=(?P<user>.*?) gid=(?P<group>.*?) groups=(?P<groups>.*?)(?: context=.*)?$", line.strip())
-    if match is None:
-        raise ValueError(f"not a line of id: {line!r}")
+    user, _, rest = line.strip().partition(" gid=")
+    group, found, groups = rest.partition(" groups=")
+    if not user.startswith("uid=") or not found or "\n" in line.strip():
+        raise ValueError("not a line of id")
 
     def identified(text: str) -> tuple[Identified, ...]:
         return tuple(Identified(number, name or number) for number, name in _FIELD.findall(text))
 
     return Identity(
-        user=identified(match["user"])[0],
-        group=identified(match["group"])[0],
-        groups=identified(match["groups"]),
+        user=identified(user)[0],
+        group=identified(group)[0],
+        groups=identified(groups.partition(" context=")[0]),
     )
 
 
@@ -55,7 +58,7 @@ async def identity(session: Session) -> Identity:
     Raises:
         CommandFailed: ``id`` is missing or said something else.
     """
-    done = await session.run(["id"])
+    done = await session.run(["id"], limit=SHORT)
     try:
         return parse(done.stdout.decode("utf-8", "replace"))
     except (ValueError, IndexError):

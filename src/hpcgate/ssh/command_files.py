@@ -11,7 +11,7 @@ from hpcgate.ssh.command import START_UP_FILES
 from hpcgate.ssh.files import ROW, Attributes, Counter, Entry, refuse_root, temporary_name, too_large
 from hpcgate.ssh.footing import ENTER, MOVED, untrusted
 from hpcgate.ssh.login_node import View
-from hpcgate.ssh.runner import Completed, Runner, understanding
+from hpcgate.ssh.runner import SHORT, Completed, Runner, understanding
 from hpcgate.ssh.standing import CHMOD, MKDIR, MKDIR_PARENTS, REMOVE, RENAME, SYMLINK, stand_and
 from hpcgate.ssh.words import NOT_REGULAR, failure, not_regular, number_in, quote, said, told, unreadable
 
@@ -353,7 +353,7 @@ class CommandFiles:
 
     async def entry(self, path: bytes) -> Entry:
         """Return one file, by ``ls -d``."""
-        done = await self._runner.run([*_LS, "-d", "--", path])
+        done = await self._runner.run([*_LS, "-d", "--", path], limit=SHORT)
         with understanding("ls"):
             entries, _ = parse_listing(done.stdout, path)
         if not done.ok or len(entries) != 1:
@@ -362,7 +362,7 @@ class CommandFiles:
 
     async def stat(self, path: bytes, *, follow: bool = True) -> Attributes:
         """Return attributes, by ``stat``."""
-        done = await self._runner.run(["stat", *(["-L"] if follow else []), "-c", STAT, "--", path])
+        done = await self._runner.run(["stat", *(["-L"] if follow else []), "-c", STAT, "--", path], limit=SHORT)
         if not done.ok:
             raise told(done.stderr, "stat")
         with understanding("stat"):
@@ -370,7 +370,7 @@ class CommandFiles:
 
     async def realpath(self, path: bytes) -> bytes:
         """Resolve links, by ``realpath``."""
-        done = await self._runner.run(["realpath", "-z", "--", path])
+        done = await self._runner.run(["realpath", "-z", "--", path], limit=SHORT)
         if not done.ok:
             raise told(done.stderr, "realpath")
         return done.stdout.removesuffix(b"\0")
@@ -471,7 +471,7 @@ class CommandFiles:
         root = top if top.endswith(b"/") else top + b"/"
         found: list[Entry] = []
         for paths in _portions([root + name for name in names]):
-            done = await self._runner.run([*_LS, "-d", "--", *paths])
+            done = await self._runner.run([*_LS, "-d", "--", *paths], limit=SHORT)
             with understanding("ls"):
                 links, _ = parse_listing(done.stdout, top)
             for entry in links:

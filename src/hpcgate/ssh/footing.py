@@ -23,7 +23,7 @@ from hpcgate.errors import PermissionDenied
 from hpcgate.ssh.files import OTHERS_WRITE
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.quoting import Steering
-from hpcgate.ssh.runner import Completed, Runner
+from hpcgate.ssh.runner import SHORT, Completed, Runner
 from hpcgate.ssh.streams import StreamRunner
 from hpcgate.ssh.words import told
 
@@ -234,7 +234,7 @@ class Footings:
     async def who(self, runner: Runner) -> Self:
         """Return who the user is, by one command, once."""
         if not self._asked:
-            done = await runner.run(["sh", "-c", _WHO])
+            done = await runner.run(["sh", "-c", _WHO], limit=SHORT)
             words = done.stdout.decode("utf-8", "replace").split("\n")
             if done.ok and len(words) == 5 and words[0].isdecimal() and words[1].isdecimal():
                 named = words[2] == words[3] and not words[2].isdecimal()
@@ -302,7 +302,7 @@ async def resolve(runner: Runner, path: bytes) -> bytes:
         PermissionDenied: A link on it is not followed for writing.
         BadRequest: Its links go round in circles.
     """
-    done = await runner.run(["sh", "-c", _RESOLVE, "sh", path])
+    done = await runner.run(["sh", "-c", _RESOLVE, "sh", path], limit=SHORT)
     if not done.ok:
         raise untrusted(done.stderr) or told(done.stderr, "stat")
     return done.stdout

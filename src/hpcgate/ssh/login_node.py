@@ -4,6 +4,7 @@ It is kept per user, not shared: everything that a session answers may be the us
 ``~/.bashrc``), so what one user's session says must never be shown to another.
 """
 
+import asyncio
 import io
 import re
 import struct
@@ -23,6 +24,8 @@ MAX_NAMES = 20_000
 """How many names of users, and of groups, are remembered for each."""
 MAX_NAME = 256
 """Characters of a name that are kept."""
+LARGE = 64 * 1024
+"""Characters of names that are looked through in a thread."""
 MAX_ZONE = 256 * 1024
 """Bytes of a zone's file; the largest there are have 4 KiB."""
 MAX_ASKED = 2000
@@ -79,10 +82,13 @@ class View:
             users, groups = (numbers[start : start + MAX_ASKED] for numbers in (new_users, new_groups))
             argv = ["sh", "-c", _NAMES, "sh", str(len(users)), *map(str, users), *map(str, groups)]
             done = await runner.run(argv)
-            text = done.stdout.decode("utf-8", "replace")
-            passwd, _, group = ("", "", text) if text.startswith("\n") else text.partition("\n\n")
-            _learn(self.users, users, passwd)
-            _learn(self.groups, groups, group)
+            passwd, _, group = _parts(done.stdout)
+            for known, numbers, lines in ((self.users, users, passwd), (self.groups, groups, group)):
+                if len(lines) > LARGE:
+                    # Groups may have thousands of members.
+                    await asyncio.to_thread(_learn, known, numbers, lines)
+                else:
+                    _learn(known, numbers, lines)
 
     async def time_zone(self, runner: Runner) -> tzinfo:
         """Return the login node's time zone, UTC if it cannot be told."""
@@ -95,6 +101,11 @@ class View:
                 setting, _, data = done.stdout.partition(b"\0")
                 self.zone = parse_zone(setting[1:].decode("utf-8", "replace"), data)
         return self.zone
+
+
+def _parts(output: bytes) -> tuple[str, str, str]:
+    text = output.decode("utf-8", "replace")
+    return ("", "", text) if text.startswith("\n") else text.partition("\n\n")
 
 
 def _learn(known: dict[int, str], numbers: Iterable[int], lines: str) -> None:

@@ -9,6 +9,9 @@ from typing import Final, Protocol
 from hpcgate.errors import BadAnswer
 from hpcgate.ssh.quoting import Steering
 
+SHORT: Final = 1024 * 1024
+"""Bytes of output of a command that is asked for one thing; what is read of it on the event loop has its bound here."""
+
 SENSELESS: Final = (
     ValueError,
     LookupError,
