@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,12 +103,9 @@ class Terminals:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the source as it stands here, in which nothing is installed."""
     directory = tmp_path_factory.mktemp("walk") / "hpcgate"
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    files = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True).stdout
-    for name in filter(None, files.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            (directory / name).write_bytes((ROOT / name).read_bytes())
+    ignored = (ROOT / ".gitignore").read_text().split()
+    leave = shutil.ignore_patterns(".git", *(pattern.strip("/") for pattern in ignored))
+    shutil.copytree(ROOT, directory, ignore=leave)
     return directory
 
 
