@@ -18,6 +18,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import SshSettings
 from hpcgate.credentials.base import Credential, CredentialSource
 from hpcgate.demo.keys import Key
+from hpcgate.demo.packages import BASE, ensure_installed
 from hpcgate.demo.ports import Ports
 from hpcgate.demo.processes import Keeper
 from hpcgate.demo.sshd import Sshd, SshdFactory, SshdOptions
@@ -78,6 +79,9 @@ def principal(user: User | str) -> Principal:
 
 @contextmanager
 def login_nodes() -> Iterator[LoginNodes]:
+    # A bare machine has none of them, and no other test may have run before.
+    wanted = {name: package for name, package in BASE.items() if package not in ("munge", "slurm-wlm")}
+    ensure_installed(wanted, lambda _: None)
     keeper = Keeper(Path("/tmp").resolve())
     ports = Ports()
     try:
