@@ -199,8 +199,10 @@ class Entering:
         pass
 
 
-@pytest.mark.skipif(not punishes(), reason="the installed sshd has no PerSourcePenalties (OpenSSH 9.8)")
 async def test_one_refused_user_shuts_out_nobody(make_pool: MakePool, nodes: LoginNodes) -> None:
+    # Asked here: while tests are collected, a bare machine has no sshd yet.
+    if not punishes():
+        pytest.skip("the installed sshd has no PerSourcePenalties (OpenSSH 9.8)")
     node = nodes.start(penalties="yes")
     keys = nodes.keys()
     keys.credentials[nodes.bob.name] = Keys((nodes.alice,)).credentials[nodes.alice.name]
