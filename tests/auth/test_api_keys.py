@@ -78,7 +78,8 @@ def test_a_service_that_wants_a_token_is_not_given_the_key() -> None:
         KEY.removeprefix("hpcgate_"), hash_of(KEY), hash_of(KEY).removeprefix("sha256:"), KEY.replace("_", "\u0332", 1),
         "hpcgate_" + "A" * 43, "x" * 1_000_000, "\udcff", "\0", "*", "' OR 1=1 --",
     ],
-    ids=lambda key: ascii(key[:20]),
+    # Every process makes keys of its own, and all must call the tests the same.
+    ids=lambda _: "key",
 )  # fmt: skip
 def test_whatever_else_is_sent_is_refused_alike(key: str) -> None:
     held = keys()

@@ -277,7 +277,7 @@ async def test_claims_that_are_not_accepted(verifier: Verifier, changes: dict[st
     assert await refused(await verifier(), token(payload=claims(**changes))) == message
 
 
-@pytest.mark.parametrize("iat", [9_999_999_999, time.time() + 3, "2026-11-29T12:00:00Z", False, [], None, 1e300])
+@pytest.mark.parametrize("iat", [9_999_999_999, 9_999_999_999.5, "2026-11-29T12:00:00Z", False, [], None, 1e300])
 async def test_when_a_token_was_made_is_not_a_reason_to_refuse_it(verifier: Verifier, iat: Any) -> None:
     assert (await (await verifier()).principal(token(payload=claims(iat=iat)))).username == "alice"
 

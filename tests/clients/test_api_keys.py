@@ -47,7 +47,11 @@ def test_pyfirecrest_with_a_key(make_client: Make, keyed: Gateway, alice: Person
     assert client.submit("demo", working_dir=str(alice.user.home), script_str=script)["jobId"]
 
 
-@pytest.mark.parametrize("key", [AFAR, OVER, SERVICE, GOOD[:-1], "", "x" * 50_000])
+@pytest.mark.parametrize(
+    "key",
+    [AFAR, OVER, SERVICE, GOOD[:-1], "", "x" * 50_000],
+    ids=["afar", "over", "a service", "cut short", "empty", "long"],
+)
 def test_other_keys(keyed: Gateway, key: str) -> None:
     answer = httpx.get(f"{keyed.url}/status/systems", headers={"X-API-Key": key})
     assert (answer.status_code, answer.json()["message"]) == (401, "Invalid API key")
