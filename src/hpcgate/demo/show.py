@@ -166,8 +166,11 @@ def _invite(cluster: Cluster, gateway: Gateway, tour: Tour, config: Path, consol
         "  export FIRECREST_SYSTEM=demo",
         f"  {programs / 'firecrest'} systems",
         f"  {programs / 'firecrest'} ls {user.home}",
+        r"  printf '#!/bin/bash\nhostname\n' >my-job.sh",
         f"  {programs / 'firecrest'} submit --working-dir {user.home} my-job.sh",
+        "  head -c 6291456 /dev/urandom >my-large-file",
         f"  {programs / 'firecrest'} upload my-large-file {user.home} my-large-file",
+        "What else: docs/users in the source.",
         "The users:",
         *(
             f"  {person.name:<14} home {person.home}   client {person.client_id}   secret {person.client_secret}"
