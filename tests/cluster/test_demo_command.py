@@ -70,7 +70,7 @@ def test_it_stays_until_ctrl_c_and_its_lines_can_be_pasted(tmp_path: Path) -> No
             assert "demo" in pasted.stdout, pasted.stderr
             users = lines[lines.index("The users:") + 1 :]
             assert all(re.search(r" home /\S+   client demo-\w+   secret \S+$", user) for user in users)
-            # All that the invitation shows, in a directory where nothing is: a job, and a file too large to go as it is.
+            # All that the invitation shows, in an empty directory: a job, and a file too large to go as it is.
             first = lines.index(next(line for line in lines if line.startswith("  export ")))
             shown = [line.strip() for line in lines[first:] if line.startswith("  ") and " home /" not in line]
             pasted = subprocess.run(

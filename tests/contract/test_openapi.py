@@ -171,6 +171,16 @@ def test_what_needs_a_token_is_what_says_so(ours: dict[str, Any]) -> None:
     assert {(method.upper(), path) for method, path in open_} <= public
 
 
+def test_operations_have_names_that_a_person_would_give(ours: dict[str, Any]) -> None:
+    found = [operation for methods in ours["paths"].values() for operation in methods.values()]
+    ids = [operation["operationId"] for operation in found]
+    assert len(ids) == len(set(ids))
+    # FastAPI's own have the path in them, and its summaries each word with a capital.
+    assert [name for name in ids if len(name) > 20 or "__" in name] == []
+    assert [operation["summary"] for operation in found if " " not in operation["summary"].strip("?")] == []
+    assert [operation["summary"] for operation in found if operation["summary"].istitle()] == []
+
+
 def test_security_schemes(ours: dict[str, Any]) -> None:
     assert set(CONTRACT["components"]["securitySchemes"]) <= set(ours["components"]["securitySchemes"])
 

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from hpcgate.api import operation_names
 from hpcgate.api.models import ApiResponseError
 from hpcgate.api.terms import terms_of
 
@@ -73,6 +74,7 @@ def install(
                 servers=app.servers,
             )
             _complete(document)
+            operation_names.name(document)
             app.openapi_schema = document
         return app.openapi_schema
 
