@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from hpcgate.api.terms import terms_of
@@ -179,6 +180,19 @@ def test_operations_have_names_that_a_person_would_give(ours: dict[str, Any]) ->
     assert [name for name in ids if len(name) > 20 or "__" in name] == []
     assert [operation["summary"] for operation in found if " " not in operation["summary"].strip("?")] == []
     assert [operation["summary"] for operation in found if operation["summary"].istitle()] == []
+
+
+def test_bodies_have_examples_that_fit(ours: dict[str, Any]) -> None:
+    bodies = [
+        content["application/json"]
+        for methods in ours["paths"].values()
+        for operation in methods.values()
+        if "application/json" in (content := operation.get("requestBody", {}).get("content", {}))
+    ]
+    assert bodies
+    for body in bodies:
+        validator = jsonschema_rs.validator_for({**body["schema"], "components": ours["components"]})
+        assert [str(error) for error in validator.iter_errors(body["example"])] == []
 
 
 def test_security_schemes(ours: dict[str, Any]) -> None:

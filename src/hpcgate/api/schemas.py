@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from hpcgate.api import operation_names
+from hpcgate.api import operation_examples, operation_names
 from hpcgate.api.models import ApiResponseError
 from hpcgate.api.terms import terms_of
 
@@ -75,6 +75,7 @@ def install(
             )
             _complete(document)
             operation_names.name(document)
+            operation_examples.show(document)
             app.openapi_schema = document
         return app.openapi_schema
 
