@@ -357,9 +357,9 @@ def test_upload_limit(alice: Person, place: Path, system: str) -> None:
     assert len(alice.http.get(f"{ops}/download", params={"path": f"{place}/exact"}).content) == limit
     for size in (limit + 1, limit + 1_000_000):
         over = alice.http.post(f"{ops}/upload", params={"path": str(place)}, files={"file": ("over", b"x" * size)})
-        assert_problem(over, 413)
+        assert_problem(over, 413, "PUT files/content")
     alice.run("truncate", "-s", str(limit + 1), str(place / "large"))
-    assert_problem(alice.http.get(f"{ops}/download", params={"path": f"{place}/large"}), 413)
+    assert_problem(alice.http.get(f"{ops}/download", params={"path": f"{place}/large"}), 413, "GET files/content")
     assert sorted(path.name for path in place.iterdir()) == ["exact", "large"]
 
 

@@ -237,4 +237,5 @@ def _refuse_early(request: Request, access: Access) -> None:
     # A multipart body is a little longer than its file; what is surely too large is refused before it is read.
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > access.system.limits.max_ops_file_size + 64 * 1024:
-        raise TooLarge(f"The file is larger than {access.system.limits.max_ops_file_size} bytes.")
+        most = access.system.limits.max_ops_file_size
+        raise TooLarge(f"The file is larger than {most} bytes; PUT files/content takes any size.")

@@ -133,7 +133,7 @@ class MultipartFile:
             return
         self._received += end - start
         if self._received > self._limit:
-            raise TooLarge(f"The file is larger than {self._limit} bytes.")
+            raise TooLarge(f"The file is larger than {self._limit} bytes; PUT files/content takes any size.")
         self._blocks.append(data[start:end])
 
     def _part_end(self) -> None:

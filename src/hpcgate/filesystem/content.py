@@ -84,7 +84,8 @@ def refuse_larger(path: bytes, size: int, limits: Limits) -> None:
         TooLarge: It is over the limit.
     """
     if size > limits.max_ops_file_size:
-        raise TooLarge(f"{os.fsdecode(path)}: the file is larger than {limits.max_ops_file_size} bytes.")
+        most = limits.max_ops_file_size
+        raise TooLarge(f"{os.fsdecode(path)}: the file is larger than {most} bytes; GET files/content gives any size.")
 
 
 async def read_small(session: Session, path: bytes, limits: Limits) -> bytes | None:
