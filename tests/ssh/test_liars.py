@@ -237,7 +237,7 @@ async def test_what_is_not_the_helper_is_ended_and_done_without(
 ) -> None:
     told = Told()
     with instead_of(nodes.bob, {"perl": f": 4720\n{text}"}):
-        pool = make_pool(sshd, telemetry=told, timeout={"command_execution": 5})
+        pool = make_pool(sshd, telemetry=told, timeout={"command_execution": 30})
         async with pool.lease(principal(nodes.bob)) as session:
             files = await session.files()
             path = str(nodes.bob.home).encode()

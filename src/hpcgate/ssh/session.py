@@ -316,7 +316,7 @@ class Session:
             raise BadRequest("A request holds a NUL byte")
         key = tuple(argv)
         worker = await self._worker(key, limit)
-        while worker.leaving:
+        while worker.leaving and worker.refusal is None:
             worker = await self._worker(key, limit)
         with self._connection.telemetry.stage("resident", self.system, argv[0]):
             return await worker.ask(request)

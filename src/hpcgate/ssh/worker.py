@@ -27,6 +27,10 @@ _MOST_ASIDE = 256 * 1024
 class Worker(asyncssh.SSHClientSession[bytes]):
     """The process, as asyncssh's callbacks see it. Requests and answers end with a NUL byte each.
 
+    Attributes:
+        leaving: Whether it is about to end, and not to be asked any more.
+        refusal: Why it was ended, if it was for what it said.
+
     Args:
         slot: The channel's place.
         name: The program, for messages.
@@ -55,6 +59,7 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         refused: Callable[[GatewayError], None],
     ) -> None:
         self.leaving = False
+        self.refusal: GatewayError | None = None
         self.closed = False
         self.pid: int | None = None
         self.channel: asyncssh.SSHClientChannel[bytes] | None = None
@@ -93,6 +98,9 @@ class Worker(asyncssh.SSHClientSession[bytes]):
             TooLarge: The answer went over the limit; the process was killed.
             BadAnswer: It said more than it was asked; the process was killed.
         """
+        if self.refusal is not None:
+            # It may have been ended before anything was asked of it.
+            raise type(self.refusal)(self.refusal.message)
         if self.channel is None or self.closed:
             raise self._gone()
         # One that is about to close has not said yet how it ended.
@@ -223,6 +231,7 @@ class Worker(asyncssh.SSHClientSession[bytes]):
     def _refuse(self, error: GatewayError) -> None:
         """End a process that is not what it should be, on the login node too."""
         self._buffer.clear()
+        self.refusal = error
         self._fail(error)
         self._refused(error)
         self.abandon()
