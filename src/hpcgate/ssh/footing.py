@@ -113,7 +113,8 @@ ENTER = (
     FOLLOW
     + """\
 enter() {
-  cd -P -- "$1" 2>/dev/null || { stat -- "$1/." >/dev/null; exit 1; }
+  # Not every shell says why. What stat finds has come back meanwhile.
+  cd -P -- "$1" 2>/dev/null || { stat -- "$1/." >/dev/null && cd -P -- "$1"; } || exit 1
   stands "$1"
 }
 settle() {
