@@ -114,7 +114,7 @@ async def test_a_provider_that_refuses(account: ProbeAccount, provider: Provider
 
 
 async def test_an_account_that_may_not_be_served(account: ProbeAccount, provider: Provider) -> None:
-    provider.lifetime = -1
+    provider.lifetime = -60
     with pytest.raises(GatewayError, match="Token expired"):
         await account.principal()
 

@@ -355,7 +355,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,bf_continue
 PriorityType=priority/basic
 ReturnToService=2
-KillWait=2
+KillWait=15
 CompleteWait=0
 MinJobAge={options.min_job_age}
 MessageTimeout=10

@@ -17,11 +17,12 @@ LC_ALL=C.UTF-8
 export LC_ALL
 unset TAR_OPTIONS
 fail() { printf '%s\\n' "$1" >&2; exit "${2:-1}"; }
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
+trap "trap '' HUP INT TERM; exit 129" HUP
+trap "trap '' HUP INT TERM; exit 130" INT
+trap "trap '' HUP INT TERM; exit 143" TERM
 """
-"""The beginning of every body. A script that is cancelled runs its EXIT trap, which clears up."""
+"""The beginning of every body. A script that is cancelled runs its EXIT trap, which clears up. A second signal does not end
+what does that."""
 
 
 STAGE = (
@@ -39,6 +40,7 @@ stage() {
   trap unstage EXIT
 }
 unstage() {
+  trap '' HUP INT TERM
   if [ -n "$staged" ] && [ "$(stat -c %d:%i .)" = "$staged" ]; then
     [ ! -d ./new ] || chmod -R u+rwX ./new 2>/dev/null
     rm -rf -- ./new ./new.* ./names
