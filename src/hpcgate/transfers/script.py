@@ -21,8 +21,10 @@ trap "trap '' HUP INT TERM; exit 129" HUP
 trap "trap '' HUP INT TERM; exit 130" INT
 trap "trap '' HUP INT TERM; exit 143" TERM
 """
-"""The beginning of every body. A script that is cancelled runs its EXIT trap, which clears up. A second signal does not end
-what does that."""
+"""The beginning of every body. A script that is cancelled runs its EXIT trap, which clears up.
+
+A second signal does not end what does that.
+"""
 
 
 STAGE = (
