@@ -63,8 +63,6 @@ class GatewayError(Exception):
     """
 
     status: ClassVar[int] = 500
-    transient: ClassVar[bool] = False
-    """Whether the same request may succeed if it is sent again."""
     reason: ClassVar[str | None] = None
     """A word for programs that tell this error from others of its status: `reason` at the top of the body."""
 
@@ -184,7 +182,6 @@ class TimedOut(GatewayError):
     """A command or an operation on the login node took longer than its time-out."""
 
     status = 408
-    transient = True
 
 
 class Conflict(GatewayError):
@@ -221,7 +218,6 @@ class Locked(GatewayError):
     """Somebody else is at work on what the request is about."""
 
     status = 423
-    transient = True
 
 
 class ChecksumMismatch(GatewayError):
@@ -253,8 +249,6 @@ class HostKeyRefused(LoginNodeError):
 class LoginNodeUnreachable(LoginNodeError):
     """No connection within the time-out, refused, or no such host."""
 
-    transient = True
-
 
 class LoginNodeShut(LoginNodeUnreachable):
     """The login node is up, but takes no new logins from the gateway's address for now."""
@@ -264,8 +258,6 @@ class LoginNodeShut(LoginNodeUnreachable):
 
 class ConnectionLost(LoginNodeError):
     """An established connection broke; the operation may or may not have been carried out."""
-
-    transient = True
 
 
 class NeverBegan(LoginNodeError):
@@ -284,7 +276,6 @@ class RateLimited(GatewayError):
     """The user sends more than is allowed."""
 
     status = 429
-    transient = True
 
 
 class CommandFailed(GatewayError):
@@ -315,7 +306,6 @@ class Unavailable(GatewayError):
     """A service that the request needs is not to be had now."""
 
     status = 503
-    transient = True
 
 
 class Unhealthy(Unavailable):

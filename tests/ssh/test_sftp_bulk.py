@@ -110,7 +110,7 @@ async def test_answers_in_any_pieces_and_any_order(contents: list[bytes], cuts: 
         made.data_received(stream[position : position + size], None)
         position += size
     assert [made.content(one.result()) for one in asked] == contents
-    assert made.idle
+    assert not made._requests
     assert made.usable
 
 
@@ -217,7 +217,7 @@ async def test_what_nobody_waits_for_any_more_is_passed_over() -> None:
     numbers = [number for _, number, _ in channel.requests()]
     made.data_received(data(numbers[0], b"abc") + data(numbers[1], b"def"), None)
     assert made.content(await wanted) == b"def"
-    assert made.idle
+    assert not made._requests
 
 
 async def test_room_is_waited_for() -> None:

@@ -7,11 +7,6 @@ from fastapi import Response
 from pydantic import BaseModel
 
 
-def json_answer(body: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a model as a JSON answer, by its wire names."""
-    return json_bytes(encoded(body), status, headers)
-
-
 def encoded(body: BaseModel) -> bytes:
     """Return a model as JSON text, by its wire names."""
     return body.__pydantic_serializer__.to_json(body, by_alias=True)

@@ -19,7 +19,6 @@ from pydantic.alias_generators import to_camel
 from hpcgate.config.mistakes import Location
 
 _PROBING = ("probing", "probing_services")
-_PROBING_KEYS = {"interval", "interval_check", "intervalCheck", "timeout"}
 _OPERATION = "data_operation"
 _DIRECTIVES = "datatransfer_jobs_directives"
 

@@ -197,8 +197,6 @@ class Scheduler(ABC):
     """
 
     Settings: ClassVar[type[SchedulerSettings]]
-    account_directive: ClassVar[str]
-    """How a job script names its account, for example ``#SBATCH --account={account}``."""
 
     @abstractmethod
     def __init__(self, system: str, settings: Any, pool: Pool) -> None:

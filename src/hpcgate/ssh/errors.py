@@ -88,19 +88,6 @@ BY_CLASS: Final[Mapping[type[Exception], type[GatewayError]]] = {
 }
 """Every exception that asyncssh exports, by the class of ours that it becomes."""
 
-BY_ERRNO: Final[Mapping[int, type[GatewayError]]] = {
-    errno.ENOENT: PathNotFound,
-    errno.EACCES: PermissionDenied,
-    errno.EPERM: PermissionDenied,
-    errno.EROFS: PermissionDenied,
-    errno.EEXIST: AlreadyExists,
-    errno.ENOTDIR: NotADirectory,
-    errno.EISDIR: IsADirectory,
-    errno.ENOSPC: NoSpace,
-    errno.EDQUOT: NoSpace,
-}
-"""What an errno of the login node, met in a message, means."""
-
 _TOO_MANY_ATTEMPTS = "authentication failures"
 """sshd's words when MaxAuthTries is used up; it disconnects with a protocol error instead of a plain refusal."""
 

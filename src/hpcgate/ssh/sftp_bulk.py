@@ -206,11 +206,6 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
         """Whether requests can be sent."""
         return not self.closed and self._channel is not None and not self._channel.is_closing()
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is under way."""
-        return not self._requests and self._reading is None
-
     def refuse(self) -> None:
         """Close the channel of a server whose answers make no sense."""
         if self.usable:

@@ -33,7 +33,6 @@ class Pbs(Scheduler):
     """
 
     Settings = PbsSettings
-    account_directive = "#PBS -A {account}"
 
     def __init__(self, system: str, settings: PbsSettings, pool: Pool) -> None:
         self.system = system

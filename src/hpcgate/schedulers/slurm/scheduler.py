@@ -104,7 +104,6 @@ class Slurm(Scheduler):
     """
 
     Settings = SlurmSettings
-    account_directive = "#SBATCH --account={account}"
 
     def __init__(self, system: str, settings: SlurmSettings, pool: Pool) -> None:
         self.system = system

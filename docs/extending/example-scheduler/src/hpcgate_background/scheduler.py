@@ -39,7 +39,6 @@ class Background(Scheduler):
     """Jobs as background processes on the login node."""
 
     Settings = BackgroundSettings
-    account_directive = ""
 
     def __init__(self, system: str, settings: BackgroundSettings, pool: Pool) -> None:
         self.system = system
