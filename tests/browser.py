@@ -58,7 +58,7 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    async def until(self, script: str, seconds: float = 30) -> Any:
+    async def until(self, script: str, seconds: float = 120) -> Any:
         """Wait until an expression is true, and return it."""
         deadline = asyncio.get_running_loop().time() + seconds
         # An element cannot be handed over; that it is there is enough.
@@ -89,7 +89,7 @@ class Browser:
         self._http = http
         self._port = port
 
-    async def page(self, part: str, seconds: float = 20) -> Page:
+    async def page(self, part: str, seconds: float = 120) -> Page:
         """Return the window whose address holds a part, once there is one."""
         deadline = asyncio.get_running_loop().time() + seconds
         while True:

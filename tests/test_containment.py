@@ -432,7 +432,7 @@ def test_a_connection_whose_hook_raises_is_alone_with_it(hook: str) -> None:
     async def come() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(on_loop_error)
-        async with await loop.create_server(make, "127.0.0.1", 0) as server, asyncio.timeout(20):
+        async with await loop.create_server(make, "127.0.0.1", 0) as server, asyncio.timeout(120):
             address = server.sockets[0].getsockname()
             reader, writer = await asyncio.open_connection(*address)
             writer.write(good)

@@ -75,7 +75,7 @@ def shown_serial(port: int) -> int:
     return x509.load_der_x509_certificate(shown).serial_number
 
 
-def eventually(condition: object, seconds: float = 60) -> None:
+def eventually(condition: object, seconds: float = 120) -> None:
     assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():

@@ -292,7 +292,7 @@ def test_no_operation_is_led_out_by_a_swap(held: httpx.Client, ready: Path, syst
     # What is removed is not swapped any more.
     tried.sort(key=lambda request: request[0] == "DELETE")
     with swapping(ready), ThreadPoolExecutor(4) as pool:
-        assert wait_until(both_sides_were_met, 60)
+        assert wait_until(both_sides_were_met)
         answers = list(pool.map(ask, tried))
     for request, answer in answers:
         assert answer.status_code < 500, (request, answer.text)
@@ -410,7 +410,7 @@ def test_no_transfer_job_is_led_out_by_a_swap(held: httpx.Client, ready: Path) -
 
     with swapping(ready):
         for name, body in asked:
-            assert wait_until(lambda name=name, body=body: accepted(name, body), 60)  # type: ignore[misc]
+            assert wait_until(lambda name=name, body=body: accepted(name, body))  # type: ignore[misc]
         assert wait_until(ended, 180)
     assert fingerprint(outside) == before
     assert_nothing_taken(ready)

@@ -72,7 +72,7 @@ async def verifier(settings: Callable[..., OidcSettings]) -> AsyncIterator[Calla
         yield make
 
 
-async def eventually(true: Callable[[], bool], seconds: float = 10) -> None:
+async def eventually(true: Callable[[], bool], seconds: float = 120) -> None:
     """Wait until something is true; TimeoutError if it never is."""
     async with asyncio.timeout(seconds):
         while not true():

@@ -1,9 +1,9 @@
 """Authorisation by a real HTTP service that answers in every way it can."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
@@ -197,16 +197,19 @@ async def test_a_service_that_is_down_or_hangs_is_unavailable(
 ) -> None:
     with pytest.raises(Unavailable):
         await openfga(url=f"http://127.0.0.1:{closed_port}/").authorize(ALICE, "daint")
-    service.delay = 30
-    hanging = openfga(timeout=0.1)
-    started = time.monotonic()
-    with pytest.raises(Unavailable) as caught:
-        await hanging.authorize(ALICE, "daint")
-    assert time.monotonic() - started < 5
-    service.delay = 0
-    await hanging.authorize(ALICE, "daint")
-    assert "0 under way" in repr(hanging)
+    service.delay = 300
+    hanging = openfga(timeout=1)
+    async with asyncio.timeout(60):
+        with pytest.raises(Unavailable) as caught:
+            await hanging.authorize(ALICE, "daint")
     assert [event["reason"] for event in logs] == ["ClientConnectorError", "no answer within its time-out"]
+    service.delay = 0
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(Unavailable):
+                await hanging.authorize(ALICE, "daint")
+                break
+    assert "0 under way" in repr(hanging)
     for text in (repr(logs), repr(caught.value), caught.value.message):
         assert ALICE.token not in text
         assert str(closed_port) not in text

@@ -51,7 +51,7 @@ def submit(client: Any, site: Site, place: Path) -> Iterator[Submit]:
         site.run("scancel", *ids)
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout: float = 120.0) -> None:
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end

@@ -32,7 +32,7 @@ def principal(cluster: Cluster, role: str, token: str = "") -> Principal:
 
 
 async def until(
-    scheduler: Scheduler, who: Principal, job_id: str, *states: str, seconds: float = 40
+    scheduler: Scheduler, who: Principal, job_id: str, *states: str, seconds: float = 120
 ) -> tuple[Job, ...]:
     """Wait until all jobs of the id are in one of the states and return them."""
     async with asyncio.timeout(seconds):

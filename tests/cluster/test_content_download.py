@@ -252,7 +252,7 @@ def test_the_caps(cluster: Cluster, alice: Person, bob: Person, place: Path) -> 
                 headers = {"Authorization": token(alice), "Range": "bytes=0-1"}
                 return httpx.get(gateway.url + target, headers=headers).status_code == 206
 
-            assert wait_until(free, 15)
+            assert wait_until(free)
     finally:
         gateway.stop()
 

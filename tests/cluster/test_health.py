@@ -15,7 +15,7 @@ from hpcgate.demo.slurm import Slurm
 from hpcgate.demo.sshd import Sshd
 from tests.transfers.object_store import ObjectStore
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds; a round comes every second, and a probe of a dead service ends at once or after five."""
 INTERVAL = 1
 

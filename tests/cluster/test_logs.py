@@ -13,7 +13,7 @@ import pytest
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.users import User
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 PAGE = Path(__file__).parents[2] / "docs" / "logging.md"
 
 FIRECREST_LOG_CONFIG = """\

@@ -24,7 +24,7 @@ from hpcgate.demo.sshd import Sshd
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 class Posted:

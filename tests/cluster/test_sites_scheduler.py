@@ -159,7 +159,7 @@ def test_variables_of_a_submission_count(site: Site) -> None:
     assert new == [answer.json()["jobId"]]
 
 
-def read(site: Site, path: str, seconds: float = 60) -> str:
+def read(site: Site, path: str, seconds: float = 120) -> str:
     """Return the text of a file of the user's, once there is one."""
     deadline = time.monotonic() + seconds
     while True:
@@ -419,7 +419,7 @@ def test_a_requeued_job_has_no_step_of_its_earlier_run(site: Site, cluster: Clus
     site.cancel(job_id)
 
 
-def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+def until(holds: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline

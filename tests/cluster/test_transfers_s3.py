@@ -120,7 +120,7 @@ def test_cancelled_job_leaves_nothing(
     until(lambda: temporary(cluster) != before, "the job does not begin")
     client.cancel_job("demo", upload.transfer_data["transferJob"]["jobId"])
     url = upload.transfer_data["transferDirectives"]["partsUploadUrls"][0]
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 120
     while httpx.put(url, content=b"x").status_code != 404:
         assert time.monotonic() < deadline, "the multipart is still there"
         time.sleep(0.2)
@@ -166,7 +166,7 @@ def begin(way: str, line: Throttle, client: Any, cluster: Cluster, place: Path, 
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)

@@ -61,13 +61,13 @@ def connect(cluster: Cluster) -> Iterator[Callable[[str], tuple[Any, httpx.Clien
         close()
 
 
-def ended(http: httpx.Client, answer: httpx.Response, *, seconds: float = 60) -> dict[str, Any]:
+def ended(http: httpx.Client, answer: httpx.Response, *, seconds: float = 120) -> dict[str, Any]:
     """Wait until the job of a transfer has ended; return its state and exit code, and what its logs say."""
     assert answer.status_code in (200, 201), answer.text
     return ended_job(http, answer.json()["transferJob"], seconds=seconds)
 
 
-def ended_job(http: httpx.Client, job: dict[str, Any], *, seconds: float = 60) -> dict[str, Any]:
+def ended_job(http: httpx.Client, job: dict[str, Any], *, seconds: float = 120) -> dict[str, Any]:
     """Do so for a ``transferJob``."""
     deadline = time.monotonic() + seconds
     while True:

@@ -249,13 +249,12 @@ async def test_wrong_types_in_each_field(said: Any, status: str, kind: int) -> N
 async def test_a_lie_in_http_is_a_503_in_time(name: str) -> None:
     async with liar(LIES[name]) as service:
         made = sources(service.url, timeout=0.7)
-        started = time.monotonic()
         for source in made:
-            with pytest.raises(GatewayError) as caught:
-                await source.credential(ALICE)
+            async with asyncio.timeout(60):
+                with pytest.raises(GatewayError) as caught:
+                    await source.credential(ALICE)
             assert caught.value.status == 503
             await source.close()
-        assert time.monotonic() - started < 30
 
 
 RSA = asyncssh.generate_private_key("ssh-rsa", key_size=1024)

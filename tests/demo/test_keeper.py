@@ -100,14 +100,14 @@ def test_a_suspended_one_stands_still_with_its_children_and_can_be_stopped(keepe
     counter = keeper.directory / "counter"
     server = daemon(keeper, f"(while :; do echo >> {counter}; sleep 0.01; done) & echo ready; wait", with_tree=True)
     server.start()
-    wait_until(counter.exists, "the child counts", 5)
+    wait_until(counter.exists, "the child counts", 120)
     server.suspend()
     time.sleep(0.05)
     before = counter.stat().st_size
     time.sleep(0.1)
     assert counter.stat().st_size == before
     server.resume()
-    wait_until(lambda: counter.stat().st_size > before, "the child goes on", 5)
+    wait_until(lambda: counter.stat().st_size > before, "the child goes on", 120)
     server.suspend()
     server.stop()
     assert descendants(keeper.pid) == []
@@ -115,10 +115,10 @@ def test_a_suspended_one_stands_still_with_its_children_and_can_be_stopped(keepe
 
 def test_a_command_is_run_to_its_end(keeper: Keeper) -> None:
     log = keeper.directory / "log"
-    keeper.run(["sh", "-c", "echo done; sleep 0.1"], log=log, env=ENVIRONMENT, timeout=5)
+    keeper.run(["sh", "-c", "echo done; sleep 0.1"], log=log, env=ENVIRONMENT, timeout=120)
     assert log.read_text() == "done\n"
     with pytest.raises(DemoError, match=r"(?s)ended with status 4.*done\nworse"):
-        keeper.run(["sh", "-c", "echo worse; exit 4"], log=log, env=ENVIRONMENT, timeout=5)
+        keeper.run(["sh", "-c", "echo worse; exit 4"], log=log, env=ENVIRONMENT, timeout=120)
 
 
 def test_stopping_takes_away_detached_processes_and_the_directory(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_stopping_takes_away_detached_processes_and_the_directory(tmp_path: Path
     with pytest.raises(DemoError, match="ended with status 0"):
         daemon(keeper, "(setsid sleep 60 &) ; exit 0", ready=lambda _: False).start()
     server.start()
-    wait_until(lambda: len(descendants(keeper.pid)) >= 3, "they have started", 5)
+    wait_until(lambda: len(descendants(keeper.pid)) >= 3, "they have started", 120)
     pids = descendants(keeper.pid)
     assert keeper.stop() == []
     assert all(map(gone, pids))
@@ -168,7 +168,7 @@ def test_nothing_is_left_when_the_demo_is_killed(number: signal.Signals, tmp_pat
         assert len(list(tmp_path.iterdir())) == 1
         # As a terminal does: to the whole process group.
         os.killpg(demo.pid, number)
-    wait_until(lambda: gone(keeper), "the keeper has ended", 10)
+    wait_until(lambda: gone(keeper), "the keeper has ended", 120)
     assert all(map(gone, children))
     assert list(tmp_path.iterdir()) == []
 
@@ -179,7 +179,7 @@ def test_a_keeper_told_to_end_clears_up_and_the_demo_hears_of_it(tmp_path: Path)
     server.start()
     child = server.pid
     os.kill(keeper.pid, signal.SIGTERM)
-    wait_until(lambda: list(tmp_path.iterdir()) == [], "the directory is gone", 10)
+    wait_until(lambda: list(tmp_path.iterdir()) == [], "the directory is gone", 120)
     assert gone(child)
     keeper.stop()
 
@@ -190,7 +190,7 @@ def test_daemons_die_with_a_killed_keeper_and_the_next_one_removes_its_directory
     server.start()
     child = server.pid
     os.kill(killed.pid, signal.SIGKILL)
-    wait_until(lambda: gone(child), "the daemon has died", 10)
+    wait_until(lambda: gone(child), "the daemon has died", 120)
     assert killed.directory.exists()
     problems = killed.stop()
     assert "gone before the end" in problems[0]

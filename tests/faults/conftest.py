@@ -15,8 +15,6 @@ from tests.faults.proxy import Proxy
 from tests.faults.vitals import Vitals, vitals
 
 PATIENCE = {"connection": 2, "login": 3, "command_execution": 3, "keep_alive": 1, "idle_timeout": 1.5}
-LONGEST = 15.0
-"""Seconds: no request takes longer, whatever happens. A login, a command, a channel, and the one more attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ def load(cluster: Cluster, gateway: Gateway, **actions: Action) -> Load:
 def at_rest(gateway: Gateway, load: Load) -> Vitals:
     """Return what a gateway holds once it has served a load and nobody is connected any more."""
     with load:
-        time.sleep(1)
+        load.go_on()
     deadline = time.monotonic() + 120
     while vitals(gateway.url).connections:
         assert time.monotonic() < deadline

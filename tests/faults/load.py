@@ -15,7 +15,7 @@ import aiohttp
 
 GIVE_UP = 120
 """Seconds in which a hundred things are done on any machine."""
-TIMEOUT = 40
+TIMEOUT = 60
 """Seconds after which a request counts as stuck."""
 
 
@@ -29,6 +29,7 @@ class Outcome:
         seconds: How long it took.
         error: None, or what was wrong: the status and the message, or the client's error.
         status: The HTTP status, 0 if there was none.
+        client: The number of the client.
     """
 
     action: str
@@ -36,6 +37,7 @@ class Outcome:
     seconds: float
     error: str | None
     status: int
+    client: int
 
 
 class Wrong(Exception):
@@ -179,6 +181,21 @@ class Load:
             assert time.monotonic() < began + GIVE_UP, self.summary()
             time.sleep(0.05)
 
+    def go_well(self, each: int = 20, *, action: str | None = None) -> None:
+        """Wait until so many things that each client asked for from now on have gone well, and nobody's failed since.
+
+        With an ``action`` only its outcomes count.
+        """
+        began = time.monotonic()
+        while True:
+            seen = [one for one in list(self.outcomes) if one.began >= began and action in (None, one.action)]
+            failed = max((one.began for one in seen if one.error is not None), default=began)
+            well = Counter(one.client for one in seen if one.began > failed)
+            if all(well[number] >= each for number in range(len(self.tokens))):
+                return
+            assert time.monotonic() < began + GIVE_UP, self.summary(began)
+            time.sleep(0.05)
+
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             for number, (token, home) in enumerate(self.tokens):
@@ -206,4 +223,4 @@ class Load:
             error, status = str(wrong), wrong.status
         except (aiohttp.ClientError, TimeoutError, OSError) as broken:
             error, status = f"{type(broken).__name__}: {broken}", 0
-        self.outcomes.append(Outcome(name, began, time.monotonic() - began, error, status))
+        self.outcomes.append(Outcome(name, began, time.monotonic() - began, error, status, client.number))

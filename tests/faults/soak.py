@@ -22,7 +22,7 @@ from hpcgate.demo.cluster import Cluster, Options
 from hpcgate.demo.processes import descendants
 from tests.faults.conftest import Scene, started
 from tests.faults.load import READS, Load, jobs, put_and_get
-from tests.faults.vitals import Vitals, eventually, vitals
+from tests.faults.vitals import GIVE_UP, Vitals, eventually, vitals
 
 LEAK = 40e6
 """Bytes by which memory may differ at the end: caches of the allocator and of what was learned."""
@@ -135,7 +135,7 @@ class Report:
 
 def rest(scene: Scene) -> Vitals:
     """Wait until nobody is connected any more, and return what is held."""
-    eventually(lambda: vitals(scene.gateway.url).connections == 0, 20, lambda: str(vitals(scene.gateway.url)))
+    eventually(lambda: vitals(scene.gateway.url).connections == 0, GIVE_UP, lambda: str(vitals(scene.gateway.url)))
     time.sleep(1)
     return vitals(scene.gateway.url)
 

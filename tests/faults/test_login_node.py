@@ -1,4 +1,4 @@
-"""The login node fails under load: what is under way may fail, with an answer; all is well again within ten seconds."""
+"""The login node fails under load: what is under way may fail, with an answer; all is well again after it."""
 
 import os
 import signal
@@ -9,10 +9,10 @@ import pytest
 
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.processes import descendants
-from tests.faults.conftest import LONGEST, Scene, at_rest, impatient, load
+from tests.faults.conftest import Scene, at_rest, impatient, load
 from tests.faults.link import Link
 from tests.faults.load import Load, Outcome
-from tests.faults.vitals import GIVE_UP, Vitals, comes_back, eventually
+from tests.faults.vitals import Vitals, comes_back
 
 Fault = Callable[[Scene], None]
 
@@ -52,13 +52,6 @@ def packets_dropped(scene: Scene) -> None:
     scene.proxy.heal()
 
 
-def assert_well_since(load: Load, healed: float) -> None:
-    """Every client gets a good answer to something asked after the fault, and from then on to everything."""
-    eventually(
-        lambda: len(load.good_since(healed)) > 100, GIVE_UP, lambda: f"after the fault: {dict(load.summary(healed))}"
-    )
-
-
 def cut_off(outcome: Outcome) -> bool:
     return outcome.action == "put_and_get" and (outcome.error or "").startswith("ClientPayloadError")
 
@@ -92,20 +85,13 @@ def test_the_kernel_drops_every_packet(cluster: Cluster) -> None:
 def survives(gateway: Gateway, load: Load, before: Vitals, fault: Callable[[], None], name: str) -> None:
     """Have a fault happen under load, and look at what became of the requests and of the gateway."""
     with load:
-        time.sleep(1)
+        load.go_on()
         assert not load.errors
         fault()
-        healed = time.monotonic()
-        assert_well_since(load, healed)
-        time.sleep(1.5)
-        settled = time.monotonic()
-        time.sleep(0.7)
+        load.go_well()
     print(name, dict(load.summary()))
-    late = [outcome for outcome in load.errors if outcome.began > settled]
-    assert not late
-    # Each request was answered in time, and by a status that tells whose fault it was: 408 and 424 are FirecREST's for
-    # time-outs and for what went wrong with the login node.
-    assert max(outcome.seconds for outcome in load.outcomes) < LONGEST
+    # Each request was answered before its client gave up, and by a status that tells whose fault it was: 408 and 424
+    # are FirecREST's for time-outs and for what went wrong with the login node.
     # A download that has begun can only be cut off, so that it does not pass for a whole one.
     refused = [outcome for outcome in load.errors if not cut_off(outcome)]
     assert {outcome.status for outcome in refused} <= {408, 424, 503}, dict(load.summary())

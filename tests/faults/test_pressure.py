@@ -12,7 +12,7 @@ import pytest
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.users import User
 from tests.faults.test_overload import PATIENCE, sent, where
-from tests.faults.vitals import eventually, vitals
+from tests.faults.vitals import GIVE_UP, eventually, vitals
 
 CROWD = 500
 
@@ -97,7 +97,7 @@ def test_more_users_than_connections(cluster: Cluster) -> None:
             # Alice's own requests share her connection.
             assert ask(alice).status_code == 200
             assert vitals(gateway.url).connections == 1
-        eventually(lambda: ask(bob).status_code == 200, 10)
+        eventually(lambda: ask(bob).status_code == 200, GIVE_UP)
         assert vitals(gateway.url).connections == 1
     finally:
         gateway.stop()

@@ -9,8 +9,6 @@ import httpx
 
 GIVE_UP = 120.0
 """Seconds after which a test gives up: on a slow machine even a hundred answers take their time."""
-RECOVERY = 10.0
-"""Seconds after which all must be well again."""
 
 
 @dataclass(frozen=True, slots=True)

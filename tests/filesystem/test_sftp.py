@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import time
 from collections.abc import AsyncIterator
 
 import asyncssh
@@ -77,7 +76,6 @@ async def test_a_server_that_does_not_answer_is_given_up(session: Session, place
     assert isinstance(files, SftpFiles)
     place.run("mkfifo", "fifo")
     files._timeout = 0.3
-    began = time.monotonic()
     # Past the check for a regular file, as happens when one turns into a FIFO in between.
     with pytest.raises(TimedOut):
         async with files._open(place / "fifo", asyncssh.FXF_READ):
@@ -87,7 +85,6 @@ async def test_a_server_that_does_not_answer_is_given_up(session: Session, place
     fresh = await session._files_behind()
     assert fresh is not files
     assert len(await fresh.listing(place / "")) == 1
-    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(

@@ -118,8 +118,8 @@ def processes(user: User) -> list[str]:
     return [line for line in done.stdout.splitlines() if line and not line.startswith("sshd")]
 
 
-async def gone(user: User, words: str, seconds: float = 2.0) -> bool:
-    """Say whether no process of the user has `words` in its command line, or none any more within some seconds."""
+async def gone(user: User, words: str, seconds: float = 120.0) -> bool:
+    """Say whether no process of the user has `words` in its command line, or none any more in the end."""
     deadline = time.monotonic() + seconds
     while True:
         found = await asyncio.to_thread(processes, user)
@@ -130,7 +130,7 @@ async def gone(user: User, words: str, seconds: float = 2.0) -> bool:
         await asyncio.sleep(0.02)
 
 
-async def running(user: User, words: str, seconds: float = 5.0) -> bool:
+async def running(user: User, words: str, seconds: float = 120.0) -> bool:
     """Wait until a process of the user has `words` in its command line."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -20,7 +20,7 @@ from hpcgate.errors import (
 )
 from hpcgate.ssh.connection import CIPHERS
 from tests.ssh.conftest import MakePool
-from tests.ssh.nodes import LoginNodes, principal
+from tests.ssh.nodes import LoginNodes, principal, processes
 
 
 class Fixed(CredentialSource):
@@ -145,14 +145,14 @@ async def test_a_login_node_that_says_nothing(make_pool: MakePool, nodes: LoginN
 
 async def test_a_login_that_hangs_has_a_time_out_of_its_own(make_pool: MakePool, nodes: LoginNodes) -> None:
     node = nodes.start(
-        extra=f"AuthorizedPrincipalsCommand /bin/sleep 30\nAuthorizedPrincipalsCommandUser {nodes.bob.name}\n"
+        extra=f"AuthorizedPrincipalsCommand /bin/sleep 300\nAuthorizedPrincipalsCommandUser {nodes.bob.name}\n"
     )
     key = Key.make("x")
     pool = make_pool(node, Fixed(key, nodes.authority.certify(key, [nodes.alice.name])), timeout={"login": 0.5})
-    started = time.perf_counter()
-    with pytest.raises(LoginNodeUnreachable, match="timed out"):
-        await use(pool, nodes.alice)
-    assert time.perf_counter() - started < 10
+    # sshd itself would wait for two minutes.
+    async with asyncio.timeout(60):
+        with pytest.raises(LoginNodeUnreachable, match="timed out"):
+            await use(pool, nodes.alice)
     assert pool.stats.logins_failed == 1
     node.stop()
 
@@ -162,14 +162,13 @@ async def test_a_frozen_login_node(make_pool: MakePool, nodes: LoginNodes) -> No
     pool = make_pool(node, timeout={"command_execution": 1.5, "connection": 1.5, "keep_alive": 1})
     await use(pool, nodes.alice)
     node.suspend()
-    started = time.perf_counter()
+    deadline = time.monotonic() + 120
     with pytest.raises(TimedOut):
         await use(pool, nodes.alice)
-    assert time.perf_counter() - started < 10
     with pytest.raises(LoginNodeUnreachable, match="timed out"):
         await use(pool, nodes.bob)
     while pool.stats.connections:
-        assert time.perf_counter() - started < 30, "three lost keep-alives end a connection"
+        assert time.monotonic() < deadline, "three lost keep-alives end a connection"
         await asyncio.sleep(0.05)
     node.resume()
     await use(pool, nodes.alice)
@@ -182,12 +181,14 @@ async def test_a_command_under_way_when_the_login_node_dies(make_pool: MakePool,
 
     async def work() -> None:
         async with pool.lease(principal(nodes.alice)) as session:
-            await session.run(["sleep", "30"], timeout=60)
+            await session.run(["sleep", "4718"], timeout=300)
 
     async with pool.lease(principal(nodes.alice)) as session:
         await session.files()
     many = [asyncio.create_task(work()) for _ in range(5)]
-    await asyncio.sleep(0.3)
+    async with asyncio.timeout(120):
+        while len([line for line in processes(nodes.alice) if line == "sleep 4718"]) < 5:
+            await asyncio.sleep(0.05)
     node.restart()
     outcomes = await asyncio.gather(*many, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {ConnectionLost}

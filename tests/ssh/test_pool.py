@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import asyncssh
@@ -81,11 +82,11 @@ async def test_a_session_is_the_users_own(make_pool: MakePool, sshd: Sshd, nodes
 
 
 async def test_a_refused_login_is_shared_and_not_tried_again_for_a_while(
-    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Source(nodes.authority)
     source.refuse, source.delay = "The service says no", 0.05
-    pool = make_pool(sshd, source, failed_login_pause=2)
+    pool = make_pool(sshd, source, failed_login_pause=600)
     outcomes = await asyncio.gather(*(use(pool, nodes.alice) for _ in range(20)), return_exceptions=True)
     assert all(isinstance(outcome, CredentialRefused) for outcome in outcomes)
     assert len({id(outcome) for outcome in outcomes}) == 20, "each has an error of its own"
@@ -94,7 +95,7 @@ async def test_a_refused_login_is_shared_and_not_tried_again_for_a_while(
     assert source.asked == [nodes.alice.name]
     source.refuse = None
     await use(pool, nodes.bob)
-    await asyncio.sleep(2.1)
+    monkeypatch.setattr("hpcgate.ssh.brake.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 600))
     await use(pool, nodes.alice)
     assert pool.stats.logins_failed == 1
 
@@ -144,17 +145,18 @@ async def test_a_full_pool_lets_wait_and_then_refuses(make_pool: MakePool, sshd:
         assert time.perf_counter() - started > 0.25
         assert caught.value.status == 503
         assert caught.value.headers == {"Retry-After": "1"}
-    patient = make_pool(sshd, max_clients=1, pool_wait=30)
+    patient = make_pool(sshd, max_clients=1, pool_wait=120)
     async with patient.lease(principal(nodes.alice)):
         waiting = asyncio.create_task(use(patient, nodes.bob))
-        await asyncio.sleep(0.1)
-        assert patient.stats.waiting == 1
+        async with asyncio.timeout(120):
+            while patient.stats.waiting != 1:
+                await asyncio.sleep(0.01)
     await waiting
     assert patient.stats.connections == 1
 
 
 async def test_those_who_wait_are_served_in_turn(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
-    pool = make_pool(sshd, Source(nodes.authority), max_clients=1, pool_wait=10)
+    pool = make_pool(sshd, Source(nodes.authority), max_clients=1, pool_wait=120)
     served: list[str] = []
 
     async def hold(name: str) -> None:
@@ -177,7 +179,7 @@ async def test_those_who_wait_are_served_in_turn(make_pool: MakePool, sshd: Sshd
 async def test_one_who_gives_up_waiting_leaves_room_for_the_same_user(
     make_pool: MakePool, sshd: Sshd, nodes: LoginNodes
 ) -> None:
-    pool = make_pool(sshd, max_clients=1, pool_wait=5)
+    pool = make_pool(sshd, max_clients=1, pool_wait=120)
     async with pool.lease(principal(nodes.alice)):
         first = asyncio.create_task(use(pool, nodes.bob))
         await asyncio.sleep(0.05)
@@ -190,7 +192,7 @@ async def test_one_who_gives_up_waiting_leaves_room_for_the_same_user(
 
 
 async def test_many_users_under_a_small_cap(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
-    pool = make_pool(sshd, Source(nodes.authority), max_clients=3, pool_wait=30)
+    pool = make_pool(sshd, Source(nodes.authority), max_clients=3, pool_wait=120)
     users = ["games", "man", "news", "mail", "lp", "uucp", "proxy", "backup"]
 
     async def hold(name: str) -> None:
@@ -212,9 +214,13 @@ async def test_idle_connections_are_closed(make_pool: MakePool, sshd: Sshd, node
         await use(pool, nodes.bob)
         first = loop.time()
         await asyncio.sleep(idle / 2)
+        again = time.monotonic()
         await use(pool, nodes.bob)
         await asyncio.sleep(first + idle + 0.1 - loop.time())
-        assert pool.stats.connections == 2, "each use starts the time anew"
+        left = pool.stats.connections
+        # A machine that stood still may have slept past the end of the second use's time, too.
+        if time.monotonic() < again + idle:
+            assert left == 2, "each use starts the time anew"
         await settled(pool, 1)
         assert pool.stats.idle == 0, "one in use is not idle"
     await settled(pool, 0)

@@ -9,7 +9,6 @@ import shutil
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -294,11 +293,9 @@ async def test_upload_given_up_ends_the_job(sh: Sh, method: Any) -> None:
         await transfer.close()
     values = jobs.scripts[0].values
     assert httpx.delete(values["abort_url"]).status_code == 204
-    begin = time.monotonic()
     done = await asyncio.to_thread(sh.run, jobs.scripts[0])
     assert done.status != 0
     assert "given up" in done.errors
-    assert time.monotonic() - begin < 15
 
 
 async def test_upload_of_another_size(sh: Sh, store: ObjectStore, method: Any) -> None:
