@@ -215,6 +215,37 @@ def test_whatever_is_odd_is_answered(name: str, front: Front) -> None:
     assert problem["errorType"] == "error"
 
 
+HEADLESS = {
+    # What is refused before its route is known, and the statuses of all answers. That to HEAD has no body.
+    "HEAD without Host": ((400,), b"HEAD " + PATH + b" HTTP/1.1\r\n\r\n"),
+    "HEAD that breaks off": ((400,), b"HEAD " + PATH + b" HTTP/1.1\r\nHost: a\r\nX\r\n"),
+    "HEAD of too much": ((431,), b"HEAD " + PATH + b" HTTP/1.1\r\nHost: a\r\nX: " + b"a" * LONG),
+    "HEAD with a body that is none": (
+        (400,),
+        b"HEAD /status/systems HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz",
+    ),
+    "HEAD without Host after another": (
+        (200, 400),
+        b"HEAD " + PATH + b" HTTP/1.1\r\nHost: a\r\n\r\nHEAD / HTTP/1.1\r\n\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADLESS)
+def test_an_early_refusal_of_head_has_no_body(name: str, front: Front) -> None:
+    expected, content = HEADLESS[name]
+    answer = sent(front, content)
+    assert tuple(int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", answer)) == expected
+    assert answer.endswith(b"\r\n\r\n")
+    assert b"{" not in answer
+
+
+@pytest.mark.parametrize("content", [b"\0", b"GET / HTTP/1.1\r\n\r\n"])
+def test_what_follows_head_has_a_body_again(content: bytes, front: Front) -> None:
+    answer = sent(front, b"HEAD " + PATH + b" HTTP/1.1\r\nHost: a\r\n\r\n" + content)
+    assert answer.endswith(b"}")
+
+
 GOOD_ONES = {
     "one Host and one token": head(b"Host: a", b"Authorization: Bearer x"),
     "an empty Host": head(b"Host:"),

@@ -19,11 +19,15 @@ from uvicorn.server import ServerState
 from hpcgate.admission import Caller
 from hpcgate.body import Bodies
 from hpcgate.refusals import Lobby, Refusals
-from hpcgate.serving import Http
+from hpcgate.serving import LINGER_BYTES, Http
+from hpcgate.sink import Sink
+from hpcgate.telemetry.containment import FAULTS
 from tests.test_front import self_signed
 
 LONG = 700_000
-"""Bytes that are more than the server reads in one go, and less than it reads from who is refused."""
+"""Bytes that are more than the server reads in one go, and less than it reads at once from who is refused."""
+MUCH = 16 * LINGER_BYTES
+"""Bytes of which it reads a portion at a time, and which no buffers on the way hold."""
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -94,6 +98,18 @@ PARTINGS = {
     "a chunk that is none, after the answer": Parting(
         POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n" + b"zz" * (LONG // 2), (400,)
     ),
+    "not HTTP, and much of it": Parting(b"\0" * MUCH, (400,)),
+    "overloaded, with much of a body": Parting(
+        POST + b"Content-Length: %d\r\n\r\n" % MUCH + b"x" * MUCH, (503,), Overflowing
+    ),
+    "an answer before much of a body": Parting(POST + b"Content-Length: %d\r\n\r\n" % MUCH + b"x" * MUCH, (200,)),
+    "a last request with a body, and then not HTTP": Parting(
+        POST + b"Connection: close\r\nContent-Length: 1\r\n\r\nx" + b"\0" * LONG, (200,)
+    ),
+    "a body that waits to be asked for, and is none": Parting(
+        POST.replace(b"/", b"/read", 1) + b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n" + b"zz" * LONG,
+        (400,),
+    ),
     "a head without end": Parting(GET[:-2] + b"X: " + b"x" * LONG, (431,)),
     "an offer of HTTP/2, and what follows": Parting(
         GET[:-2] + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + b"x" * LONG, (200,)
@@ -113,13 +129,20 @@ async def answering(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
+async def reading(scope: Scope, receive: Receive, send: Send) -> None:
+    while (await receive()).get("more_body", False):
+        pass
+    await answering({**scope, "path": "/"}, receive, send)
+
+
 @asynccontextmanager
 async def serving(parting: Parting, context: ssl.SSLContext | None) -> AsyncIterator[int]:
     """Serve in this process and yield the port."""
-    config = uvicorn.Config(Bodies(answering), interface="asgi3", log_config=None, timeout_keep_alive=3600)
+    app = reading if b" /read " in parting.sent else Bodies(answering)
+    config = uvicorn.Config(app, interface="asgi3", log_config=None, timeout_keep_alive=3600)
     config.load()
     state = ServerState()
-    places = {"refusals": Refusals(0), "overflow": Refusals(0), "lobby": Lobby(0)}
+    places = {"refusals": Refusals(0), "overflow": Refusals(0), "lobby": Lobby(0), "sink": Sink(LINGER_BYTES)}
     kind: Any = type("Noted", (Http,), {**places, "stopping": parting.stopping})
     kind.admission = None if parting.admission is None else parting.admission()
     server = await asyncio.get_running_loop().create_server(
@@ -127,6 +150,9 @@ async def serving(parting: Parting, context: ssl.SSLContext | None) -> AsyncIter
     )
     async with server:
         yield server.sockets[0].getsockname()[1]
+        async with asyncio.timeout(60):
+            while state.connections:
+                await asyncio.sleep(0.01)
 
 
 async def told(port: int, sent: bytes, context: ssl.SSLContext | None) -> bytes:
@@ -139,6 +165,7 @@ async def told(port: int, sent: bytes, context: ssl.SSLContext | None) -> bytes:
         await writer.drain()
         answer = await reader.read()
         writer.close()
+        await writer.wait_closed()
         return answer
 
 
@@ -158,7 +185,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.S
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("name", PARTINGS)
 def test_who_goes_on_sending_has_the_answer_and_an_end(
-    name: str, secure: bool, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+    name: str, secure: bool, tls: tuple[ssl.SSLContext, ssl.SSLContext], caplog: pytest.LogCaptureFixture
 ) -> None:
     parting = PARTINGS[name]
     server, client = tls if secure else (None, None)
@@ -167,7 +194,11 @@ def test_who_goes_on_sending_has_the_answer_and_an_end(
         async with serving(parting, server) as port:
             return await told(port, parting.sent, client)
 
-    answer = uvloop.run(come())
+    faults = dict(FAULTS.counts)
+    with caplog.at_level("ERROR"):
+        answer = uvloop.run(come())
+    assert faults == FAULTS.counts
+    assert not caplog.records
     assert statuses(answer) == parting.statuses, answer[:1000]
     assert answer.endswith((b"ok", b"}"))
     assert b"onnection: close\r\n" in answer

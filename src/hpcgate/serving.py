@@ -40,6 +40,7 @@ from hpcgate.logs import LOG_CONFIG, configure_logging, take_over_libraries
 from hpcgate.middleware import accepted_id, new_id, security_headers
 from hpcgate.refusals import HOLD, Lobby, Refusals
 from hpcgate.server import Server
+from hpcgate.sink import Sink
 from hpcgate.telemetry.containment import FAULTS, contained
 from hpcgate.tls import Tls, Unusable
 
@@ -58,7 +59,7 @@ LINGER = 10.0
 """Seconds for which a refused client may go on sending, so that it comes to read the answer: a socket that is closed
 with something unread resets the connection, and the answer may be lost."""
 LINGER_BYTES = 1024 * 1024
-"""Bytes that it may send meanwhile."""
+"""Bytes that it may send meanwhile before it has to take turns with others who do, for the rest of that time."""
 OVERHEAD = 16
 """Bytes of a chunk's frame for each byte in it; more is padding. A chunk of one byte has five."""
 
@@ -204,6 +205,8 @@ class Http(HttpToolsProtocol):
     overflow = Refusals(math.inf)
     """Holds those for which there is no room in the lobby: they take no more than their connections do."""
     lobby = Lobby(0)
+    sink = Sink(LINGER_BYTES)
+    """Lets those go on who send much after they were refused."""
     caller: Callable[[str], str | None] = staticmethod(lambda token: None)
     """Says whose a token was when it was last verified."""
     always = frozenset(("/status/liveness", "/status/readiness"))
@@ -213,6 +216,8 @@ class Http(HttpToolsProtocol):
     stopping = False
     """Whether every answer is its connection's last, for the process is about to end."""
 
+    _begun = False
+    """Whether a request has begun to come, and has not come to its end."""
     _in_head = False
     _head = 0
     _much = False
@@ -221,7 +226,8 @@ class Http(HttpToolsProtocol):
     _received = 0
     _body = 0
     _deaf = False
-    _discarded = 0
+    _discarded = LINGER_BYTES
+    """Bytes that are still read past at once."""
     _last_words = b""
     _active: RequestResponseCycle | None = None
     _linger_timer: asyncio.TimerHandle | None = None
@@ -288,12 +294,20 @@ class Http(HttpToolsProtocol):
             self._refuse(BROKEN_OFF)
 
     def _discard(self, data: bytes) -> None:
-        self._discarded += len(data)
-        if self._discarded > LINGER_BYTES:
-            if self._awaited():
-                self.flow.pause_reading()
-            else:
-                self.transport.close()
+        self._discarded -= len(data)
+        if self._discarded < 0:
+            self.flow.pause_reading()
+            if not self._awaited():
+                self.sink.add(self)
+
+    def go_on(self, portion: int) -> None:
+        """Read on past what nobody wants, for so many bytes."""
+        self._discarded = portion
+        self.flow.resume_reading()
+
+    def is_over(self) -> bool:
+        """Say whether the connection has ended."""
+        return self.transport.is_closing()
 
     def _stays_out(self, data: bytes) -> bool:
         """Say whether the request that begins here would only be refused, as far as a glance tells."""
@@ -368,7 +382,7 @@ class Http(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins."""
-        self._in_head, self._head = True, 0
+        self._begun, self._in_head, self._head = True, True, 0
         # A refusal may have set it while there was more to parse.
         self._unset_keepalive_if_required()
         super().on_message_begin()
@@ -422,7 +436,7 @@ class Http(HttpToolsProtocol):
         """A request is whole."""
         if self._offered:
             return
-        self._in_body = False
+        self._begun = self._in_body = False
         super().on_message_complete()
 
     @contained("http.response_complete")
@@ -638,7 +652,9 @@ class Http(HttpToolsProtocol):
             return
         content = _problem(refused.message)
         head = self._head_of(refused.status, refused.phrase, len(content))
-        self._last_words = head + b"Connection: close\r\n\r\n" + content
+        # RFC 9110, section 9.3.2. Before the target comes, the parser still has the method of the request before.
+        headless = self._begun and self.url and self.parser.get_method() == b"HEAD"
+        self._last_words = head + b"Connection: close\r\n\r\n" + (b"" if headless else content)
         if not self._awaited():
             self._bow_out()
 
@@ -689,7 +705,7 @@ class Http(HttpToolsProtocol):
             self.transport.close()
             return
         self.transport.write_eof()
-        self._discarded = 0
+        self._discarded = LINGER_BYTES
         self.flow.resume_reading()
         self._linger_timer = self.loop.call_later(LINGER, self._leave)
 
@@ -725,8 +741,9 @@ class _Parting:
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:
-    """Have a request notice that its client has gone."""
+    """Have a request notice that its client has gone, or is not listened to any more."""
     cycle.disconnected = True
+    cycle.waiting_for_100_continue = False
     cycle.message_event.set()
 
 
@@ -760,7 +777,7 @@ def _ways(settings: Settings) -> dict[str, Any]:
     if settings.metrics.path is not None:
         always.add(f"{settings.apis_root_path}{settings.metrics.path}")
     lines = b"".join(b"%s: %s\r\n" % header for header in extra)
-    return {"settings": http, "extra": lines, "always": Http.always | always}
+    return {"settings": http, "extra": lines, "always": Http.always | always, "sink": Sink(LINGER_BYTES)}
 
 
 def serve(
