@@ -9,6 +9,7 @@ from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
 from hpcgate.filesystem.models import CompressionType
 from hpcgate.ssh.command_files import ADOPT
+from hpcgate.ssh.ending import CUT_OFF
 from hpcgate.ssh.files import temporary_name
 from hpcgate.ssh.footing import ENTER
 from hpcgate.ssh.session import Session
@@ -23,6 +24,7 @@ from hpcgate.ssh.words import failure, quote_if_needed
 SCRIPT = (
     ENTER
     + ADOPT
+    + CUT_OFF
     + """\
 source=$1 parent=$2 name=$3 target=$4 new=$5 how=$6 follow=$7 pattern=$8 old=$9
 verbatim=--verbatim-files-from
@@ -37,8 +39,7 @@ if [ -e "$target" ] && [ ! -f "$target" ]; then echo "Not a regular file" >&2; e
 stat -- "$source" >/dev/null || exit 2
 [ ! -e "$target" ] || umask 077
 temporary=./$new
-trap 'rm -f -- "$temporary"' EXIT
-trap 'rm -f -- "$temporary"; kill -9 0' HUP INT TERM
+clear_up() { rm -f -- "$temporary"; }
 set -C
 exec 4>"$temporary"
 set +C
@@ -62,7 +63,6 @@ work() {
 work & wait "$!" || exit 2
 if [ -e "$target" ]; then adopt "$target" /dev/fd/4 || exit 2; fi
 mv -fT -- "$temporary" "$target" || exit 2
-trap - EXIT
 """
 )
 

@@ -7,6 +7,7 @@ from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
 from hpcgate.filesystem.models import CompressionType
 from hpcgate.ssh.command_files import REGULAR
+from hpcgate.ssh.ending import CUT_OFF
 from hpcgate.ssh.files import temporary_name
 from hpcgate.ssh.footing import OWN, untrusted
 from hpcgate.ssh.merging import MERGE
@@ -19,6 +20,7 @@ SCRIPT = (
     REGULAR
     + OWN
     + MERGE
+    + CUT_OFF
     + """\
 for p in "$1" "${2%/}/."; do
   said=$(stat -L -- "$p" 2>&1 >/dev/null) || { said=${said#*cannot }; printf 'tar: %s\\n' "${said#* }" >&2; exit 2; }
@@ -26,18 +28,17 @@ done
 follow "$2"
 home=$real
 enter "$home"
+hidden=$4
+clear_up() { rmdir -- "./$hidden" 2>/dev/null || rmdir -- "../$hidden" 2>/dev/null; }
 (umask 077; mkdir -- "./$4") || exit 2
 own "$home" "$4"
 # Others may have put another directory of the user's there.
 [ -z "$(ls -A)" ] || refuse "$4 was moved"
-hidden=$4
-clear() {
+clear_up() {
   [ ! -d ./new ] || chmod -R u+rwX ./new 2>/dev/null
   rm -rf ./new
   rmdir -- "../$hidden"
 }
-trap clear EXIT
-trap 'kill -9 "$!" 2>/dev/null; clear; kill -9 0' HUP INT TERM
 mkdir ./new || exit 2
 tar -x --no-unquote $3 --force-local -f "$1" -C ./new & wait "$!" || exit 2
 (exec 5<./new && enter "$home" && merge "$home") & wait "$!" || exit 2

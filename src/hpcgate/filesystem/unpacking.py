@@ -16,6 +16,7 @@ from dataclasses import replace
 from hpcgate.errors import BadRequest, GatewayError, NotADirectory, PathNotFound, TooLarge
 from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.tar_stream import END, Member, TarReader
+from hpcgate.ssh.ending import CUT_OFF
 from hpcgate.ssh.files import temporary_name
 from hpcgate.ssh.footing import OWN
 from hpcgate.ssh.merging import MERGE
@@ -35,17 +36,22 @@ PIECE = 1024 * 1024
 UNPACK = (
     OWN
     + MERGE
+    + CUT_OFF
     + """\
 into=
 if [ -d "$1" ]; then into=yes; follow "$1"; home=$real; enter "$home"; else settle "$1"; fi
+hidden=$2
+clear_up() { rmdir -- "./$hidden" 2>/dev/null || rmdir -- "../$hidden" 2>/dev/null; }
 (umask 077; mkdir -- "./$2") || exit 1
 own "$home" "$2"
 # Others may have put another directory of the user's there.
 [ -z "$(ls -A)" ] || refuse "$1 $2 was moved"
-hidden=$2
-clear() { find . -mindepth 1 -delete; rmdir -- "../$hidden"; }
-trap clear EXIT
-trap 'kill -9 "$!" 2>/dev/null; clear; kill -9 0' HUP INT TERM
+# It may have its name already.
+clear_up() {
+  [ "../$hidden" -ef . ] || return
+  find . -mindepth 1 -delete
+  rmdir -- "../$hidden"
+}
 echo ready
 exec 3<&0
 tar -x --no-unquote --no-same-owner -f - <&3 & wait "$!" || exit 1
@@ -54,7 +60,6 @@ rm -f -- "./$3"
 if [ -z "$into" ]; then
   chmod "$(printf %04o $((0777 & ~0$(umask))))" . || exit 1
   mv -T -- "../$hidden" "../$base" || exit 1
-  trap - EXIT
   exit 0
 fi
 # What cannot be merged is found before anything is.

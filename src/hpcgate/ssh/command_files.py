@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 
 from hpcgate.errors import CommandFailed, GatewayError, NeverBegan, TooLarge
 from hpcgate.ssh.command import START_UP_FILES
+from hpcgate.ssh.ending import CUT_OFF
 from hpcgate.ssh.files import ROW, Attributes, Counter, Entry, refuse_root, temporary_name, too_large
 from hpcgate.ssh.footing import ENTER, MOVED, untrusted
 from hpcgate.ssh.login_node import View
@@ -83,6 +84,7 @@ adopt() {
 TAKE = (
     ENTER
     + ADOPT
+    + CUT_OFF
     + """\
 settle "$1"
 t=./$base
@@ -106,8 +108,7 @@ if [ -n "$place" ] && [ ! -w . ]; then
   for d in "$HOME" "${TMPDIR:-/tmp}"; do if [ -d "$d" ] && [ -w "$d" ]; then break; fi; done
   tmp=${d%/}/$2
 fi
-trap 'rm -f -- "$tmp"' EXIT
-trap 'rm -f -- "$tmp"; kill -9 0' HUP INT TERM
+clear_up() { rm -f -- "$tmp"; }
 old=
 if [ -e "$t" ]; then old=yes; umask 077; fi
 set -C
@@ -131,25 +132,32 @@ if [ -e "$t" ]; then old=yes; adopt "$t" /dev/fd/4 || exit 1; fi
 # no room for it, it is cut off again and nothing has happened. After that no signal is heard, and the new content stays
 # where it is if something fails all the same.
 OVERWRITE = f"""\
+{CUT_OFF}
 t=./$1
-trap 'rm -f -- "$2"' EXIT
+path=$2
+clear_up() {{ rm -f -- "$path"; }}
 exec 5<"$2" 6<"$t"
 [ -f /dev/fd/6 ] && [ "$(stat -L -c %d:%i /dev/fd/5)" = "$3" ] &&
   [ "$(stat -L -c %d:%i /dev/fd/6)" = "$(stat -c %d:%i -- "$t")" ] ||
   {{ echo "$5 {MOVED}: Permission denied" >&2; exit 1; }}
 was=$(stat -L -c %s /dev/fd/6) || exit 1
-trap 'truncate -c -s "$was" /dev/fd/6; exit 1' HUP INT TERM
+clear_up() {{
+  [ -z "$!" ] || wait "$!"
+  truncate -c -s "$was" /dev/fd/6
+  rm -f -- "$path"
+}}
 grow() {{
-  dd if=/dev/fd/5 of=/dev/fd/6 bs=262144 iflag=fullblock,skip_bytes oflag=seek_bytes skip="$was" seek="$was" \
+  exec dd if=/dev/fd/5 of=/dev/fd/6 bs=262144 iflag=fullblock,skip_bytes oflag=seek_bytes skip="$was" seek="$was" \
     conv=notrunc,nocreat,fsync status=none
 }}
 if [ "$4" -gt "$was" ]; then
-  grow & wait "$!" || {{ truncate -c -s "$was" /dev/fd/6; exit 1; }}
+  grow & wait "$!" || exit 1
 fi
 trap '' HUP INT TERM
 dd if=/dev/fd/5 of=/dev/fd/6 bs=262144 iflag=fullblock,count_bytes count="$was" \
   conv=notrunc,nocreat,fsync status=none && truncate -c -s "$4" /dev/fd/6 ||
   {{ trap - EXIT; printf '%s\n' "{PARTLY} $2" >&2; exit 1; }}
+clear_up() {{ rm -f -- "$path"; }}
 """
 # $5 the mode of a new file, or nothing.
 _WRITE = (
@@ -158,18 +166,19 @@ _WRITE = (
     + """\
 if [ -z "$old" ] && [ -n "$5" ]; then chmod "$5" /dev/fd/4 || exit 1; fi
 mv -fT -- "$tmp" "$t" || exit 1
-trap - EXIT
 printf %s "$n"
 """
 )
 # $1 the file that could not be written, $2 a temporary name: what a full disk says, it says again to a few more bytes.
 _PROBE = (
     ENTER
+    + CUT_OFF
     + """\
 settle "$1"
-trap 'rm -f -- "./$2"' EXIT
+t=./$2
+clear_up() { rm -f -- "$t"; }
 set -C
-exec 4>"./$2"
+exec 4>"$t"
 dd if=/dev/zero bs=65536 count=16 status=none >&4
 """
 )

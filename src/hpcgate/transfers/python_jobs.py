@@ -36,12 +36,10 @@ class PythonSettings(TransferSettings):
 
 ENVIRONMENT = """\
 environment=
-staged=
 clear_up() {
   if [ -n "$environment" ]; then rm -rf -- "$environment"; fi
-  if [ -n "$staged" ]; then unstage; fi
+  unstage
 }
-trap clear_up EXIT
 # The log is to say what goes on while it goes on.
 PYTHONUNBUFFERED=1
 export PYTHONUNBUFFERED
@@ -64,7 +62,6 @@ RECEIVE = f"""\
 settle "$target"
 if [ -d "./$base" ]; then fail "$target: Is a directory"; fi
 stage
-trap clear_up EXIT
 """
 """After `ENVIRONMENT`: goes to a directory beside the target, where ``./new`` is to become ``../$base``."""
 

@@ -32,6 +32,15 @@ again() {
     pause=$((pause * 2))
   done
 }
+scratch= workers=
+# What is under way may still make files there, and would do so while they are removed.
+drop_scratch() {
+  [ -z "$workers" ] || kill $workers 2>/dev/null
+  if [ -n "$scratch" ]; then
+    mv -T -- "$scratch" "$scratch.gone" && scratch=$scratch.gone
+    rm -rf -- "$scratch"
+  fi
+}
 all_parts() {
   workers=
   number=0
@@ -75,20 +84,18 @@ status_of() {{ ask "$@" --output /dev/null --write-out '%{{http_code}}' --max-ti
 fetch() {{
   bytes_of "$1"
   from=$(($1 * part_size))
-  rm -f -- "$scratch/fifo.$1"
-  mkfifo -- "$scratch/fifo.$1" || return
-  md5sum <"$scratch/fifo.$1" | cut -c 1-32 >"$scratch/md5.$1" &
   # Not every store answers a range with 206, but all say which one it is.
   if [ "$parts" -gt 1 ]; then range=$from-$((from + count - 1)); else range=; fi
   {{
-    ask "$get_url" --fail --dump-header "$scratch/head.$1" ${{range:+--range "$range"}}
-    echo $? >"$scratch/status.$1"
-  }} | tee "$scratch/fifo.$1" |
-    dd of=./new bs=1M iflag=fullblock oflag=seek_bytes seek="$from" conv=notrunc status=none || {{
+    {{
+      ask "$get_url" --fail --dump-header "$scratch/head.$1" ${{range:+--range "$range"}}
+      echo $? >"$scratch/status.$1"
+    }} | tee /dev/fd/4 | md5sum | cut -c 1-32 >"$scratch/md5.$1"
+  }} 4>&1 |
+    dd of=./new bs=1M iflag=fullblock oflag=seek_bytes seek="$from" conv=notrunc,nocreat status=none || {{
     touch "$scratch/failed"
     return 1
   }}
-  wait $!
   [ "$(cat "$scratch/status.$1")" -eq 0 ] && [ "$(length "$scratch/head.$1")" = "$count" ] &&
     [ "$(field '[Cc]ontent-[Rr]ange' "$scratch/head.$1")" = "${{range:+bytes $range/$size}}" ]
 }}
@@ -99,18 +106,17 @@ worker() {{
     part=$((part + parallel))
   done
 }}
-settle "$target"
-if [ -d "./$base" ]; then fail "$target: Is a directory"; fi
-scratch=$(mktemp -d) || exit
 arrived=
 clear_up() {{
-  rm -rf -- "$scratch"
+  drop_scratch
   unstage
   # Both, as the user may complete the upload between the last look for it and its end.
   if [ -z "$arrived" ]; then status_of "$abort_url" --request DELETE >/dev/null 2>&1; fi
   status_of "$delete_url" --request DELETE >/dev/null 2>&1
 }}
-trap clear_up EXIT
+settle "$target"
+if [ -d "./$base" ]; then fail "$target: Is a directory"; fi
+scratch=$(mktemp -d) || exit
 deadline=$(($(date +%s) + wait))
 gone=0
 until [ "$(status_of "$head_url" --head)" = 200 ]; do
@@ -126,7 +132,6 @@ if [ "$(length "$scratch/object")" != "$size" ]; then
   fail "The uploaded file has $(length "$scratch/object") bytes, not $size."
 fi
 stage
-trap clear_up EXIT
 : >./new || exit
 all_parts || fail 'The file could not be fetched from the object store.'
 if [ "$(stat -c %s -- ./new)" != "$size" ]; then fail 'The file came short from the object store.'; fi
@@ -158,12 +163,8 @@ send() {{
     sent=$?
     rm -f -- "$scratch/part.$1"
   else
-    rm -f -- "$scratch/fifo.$1"
-    mkfifo -- "$scratch/fifo.$1" || return
-    md5sum <"$scratch/fifo.$1" | cut -c 1-32 >"$scratch/md5.$1" &
-    part_of_source "$1" | tee "$scratch/fifo.$1" | put "$1" "$2" -
+    {{ part_of_source "$1" | tee /dev/fd/4 | md5sum | cut -c 1-32 >"$scratch/md5.$1"; }} 4>&1 | put "$1" "$2" -
     sent=$?
-    wait $!
   fi
   if [ "$sent" -ne 0 ]; then return 1; fi
   if [ -n "$check" ] && [ "$(etag "$scratch/head.$1")" != "$(cat "$scratch/md5.$1")" ]; then
@@ -188,18 +189,17 @@ complete() {{
     grep -q CompleteMultipartUploadResult "$scratch/answer" && ! grep -q '<Error>' "$scratch/answer"
 }}
 measure() {{ stat -L -c '%s %.9Y %i' -- "$source"; }}
+completed=
+clear_up() {{
+  drop_scratch
+  if [ -z "$completed" ]; then ask "$abort_url" -X DELETE --max-time 60 >/dev/null 2>&1; fi
+}}
 if [ -n "$split" ]; then
   mkdir -p -- "$tmp_folder" || exit
   scratch=$(mktemp -d -- "$tmp_folder/.hpcgate-XXXXXXXX") || exit
 else
   scratch=$(mktemp -d) || exit
 fi
-completed=
-clear_up() {{
-  rm -rf -- "$scratch"
-  if [ -z "$completed" ]; then ask "$abort_url" -X DELETE --max-time 60 >/dev/null 2>&1; fi
-}}
-trap clear_up EXIT
 : <"$source" || exit
 before=$(measure) || exit
 if [ "${{before%% *}}" != "$size" ]; then fail "$source: the file has changed its size since the request"; fi

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from hpcgate.errors import BadRequest
+from hpcgate.ssh.ending import ENDING
 from hpcgate.ssh.footing import ENTER
 
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
@@ -12,25 +13,26 @@ _PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
 _ACCOUNT = re.compile(r"[^\s\x00-\x1f\x7f\"'\\`$#\ud800-\udfff]{1,255}")
 _UNSET = re.compile(r"[\x00-\x1f\x7f\\]")
 
-PREAMBLE = """\
+PREAMBLE = (
+    """\
 LC_ALL=C.UTF-8
 export LC_ALL
 unset TAR_OPTIONS
 fail() { printf '%s\\n' "$1" >&2; exit "${2:-1}"; }
-trap "trap '' HUP INT TERM; exit 129" HUP
-trap "trap '' HUP INT TERM; exit 130" INT
-trap "trap '' HUP INT TERM; exit 143" TERM
 """
-"""The beginning of every body. A script that is cancelled runs its EXIT trap, which clears up.
-
-A second signal does not end what does that.
+    + ENDING
+    + """\
+unstage() { :; }
+clear_up() { unstage; }
 """
+)
+"""The beginning of every body. However the script ends, ``clear_up`` runs, which bodies may define anew."""
 
 
 STAGE = (
     ENTER
     + """\
-staged=
+hidden= staged=
 stage() {
   hidden=$(umask 077; mktemp -d -- .hpcgate-XXXXXXXX) || exit
   enter "${home%/}/$hidden"
@@ -38,12 +40,13 @@ stage() {
     # Others may have put another directory there.
     [ -O . ] && [ $((0$(stat -c %a .) & 077)) -eq 0 ] && [ -z "$(ls -A)" ] || fail "$hidden was moved"
   fi
-  staged=$(stat -c %d:%i .)
-  trap unstage EXIT
+  staged=$(stat -c %d:%i .) || exit
 }
 unstage() {
-  trap '' HUP INT TERM
-  if [ -n "$staged" ] && [ "$(stat -c %d:%i .)" = "$staged" ]; then
+  if [ -z "$staged" ]; then
+    # Still empty, and here or already entered.
+    [ -z "$hidden" ] || rmdir -- "./$hidden" 2>/dev/null || rmdir -- "../$hidden" 2>/dev/null
+  elif [ "$(stat -c %d:%i .)" = "$staged" ]; then
     [ ! -d ./new ] || chmod -R u+rwX ./new 2>/dev/null
     rm -rf -- ./new ./new.* ./names
     rmdir -- "../$hidden"

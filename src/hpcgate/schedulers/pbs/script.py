@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.variables import check_variable
+from hpcgate.ssh.ending import ENDING
 
 MAX_SIZE = 4 * 1024 * 1024
 """Bytes of a script."""
@@ -27,15 +28,18 @@ _SHELL_OPTION = re.compile(rb"\s-S\s*([^\s,@:]+)")
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
 _OCTAL = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _./=:,@%+-#$(){}[]"|&;<>*?~^')
 
-_CARRIER = """\
+_CARRIER = (
+    ENDING
+    + """\
+_hpcgate_script=
+clear_up() { [ -z "$_hpcgate_script" ] || rm -f -- "$_hpcgate_script"; }
 _hpcgate_script=$(mktemp -- "${TMPDIR:-/tmp}/hpcgate.XXXXXXXX") || exit
-trap 'rm -f -- "$_hpcgate_script"' EXIT
-trap 'exit 143' TERM
 printf '%b' '{octal}' >"$_hpcgate_script" && chmod 700 "$_hpcgate_script" || exit
 (
 {exports}exec {shell}"$_hpcgate_script"
 )
 """
+)
 
 
 def directives(script: bytes) -> list[bytes]:
