@@ -76,7 +76,7 @@ def create_app(settings: Settings) -> Application:
         description=f"A FirecREST-compatible HTTP gateway to HPC systems (hpcgate {__version__}).",
         lifespan=lifespan,
         root_path_in_servers=False,
-        servers=[dict(server) for server in settings.doc_servers] if settings.doc_servers else None,
+        servers=_servers(settings),
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -132,6 +132,14 @@ def create_app(settings: Settings) -> Application:
         ),
     )
     return app
+
+
+def _servers(settings: Settings) -> list[dict[str, Any]] | None:
+    """Return the servers of the OpenAPI document: generated clients take their paths from there."""
+    if settings.doc_servers:
+        return [dict(server) for server in settings.doc_servers]
+    root = settings.apis_root_path.rstrip("/")
+    return [{"url": root}] if root else None
 
 
 def _cross_origin(settings: CorsSettings) -> dict[str, Any]:

@@ -13,10 +13,14 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from hpcgate.api import problems
-from hpcgate.api.bodies import MAX_DEPTH, Shape, read_body, read_json, validated
+from hpcgate.api.bodies import MAX_DEPTH, Shape, models_of, read_body, read_json, validated
+from hpcgate.api.filesystem import registered
+from hpcgate.api.models import BodyParameters
 from hpcgate.api.problems import InvalidParameters
+from hpcgate.app import create_app
 from hpcgate.arrivals import USER_SHARE, Arrivals
 from hpcgate.body import Body, Bounds
+from hpcgate.config import Settings
 from hpcgate.errors import (
     BadRequest,
     GatewayError,
@@ -293,3 +297,112 @@ async def test_what_fails_is_freed_at_once(text: bytes, standing: None) -> None:
     await fail()
     gc.collect()
     assert not [item for item in gc.garbage if isinstance(item, KINDS)]
+
+
+GENERAL = {
+    "auth": {"authentication": {"token_url": "http://127.0.0.1/token"}},
+    "ssh_credentials": {"type": "SSHService", "url": "http://127.0.0.1"},
+}
+
+
+def body_models() -> Iterator[type[BaseModel]]:
+    app = create_app(Settings.model_validate(GENERAL))
+    yield from (model for _, model in models_of(app.routes))
+    yield from (operation.Parameters for operation in registered() if operation.method in ("POST", "PUT"))
+
+
+BODIES = {model.__name__: model for model in body_models()}
+
+
+def fields_of(model: type[BaseModel], given: Any) -> list[tuple[str, str]]:
+    with pytest.raises(InvalidParameters) as refused:
+        validated(model, given)
+    return [(".".join(map(str, error["loc"])), error["type"]) for error in refused.value.error.errors()]
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_every_body_names_the_fields_that_it_does_not_know(name: str) -> None:
+    assert ("derefrence", "extra_forbidden") in fields_of(BODIES[name], {"derefrence": True})
+
+
+METHODS = {
+    "s3": {"fileSize": 1},
+    "streamer": {},
+    "wormhole": {"wormholeCode": "1-a"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("model", ["PostFileUploadRequest", "PostFileDownloadRequest"])
+def test_an_unknown_field_within_another_is_named(model: str, method: str) -> None:
+    directives = {"transferMethod": method, **(METHODS[method] if "Upload" in model else {}), "size": 1}
+    found = fields_of(BODIES[model], {"path": "/a", "transferDirectives": directives})
+    assert found == [(f"transferDirectives.{method}.size", "extra_forbidden")]
+
+
+SIZE = "transferDirectives.fileSize is not used: the sender tells the receiver"
+SENT: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "pyfirecrest, mkdir": ("PostMakeDirRequest", {"sourcePath": "/a", "parent": False}, []),
+    "pyfirecrest, symlink": ("PostFileSymlinkRequest", {"sourcePath": "/a", "linkPath": "/b"}, []),
+    "pyfirecrest, compress": (
+        "PostCompressRequest",
+        {"source_path": "/a", "target_path": "/b", "dereference": False, "compression": "gzip"},
+        [],
+    ),
+    "pyfirecrest, transfer/compress": (
+        "CompressRequest",
+        {
+            "source_path": "/a",
+            "target_path": "/b",
+            "dereference": False,
+            "compression": "gzip",
+            "match_pattern": None,
+            "account": "c",
+        },
+        [],
+    ),
+    "pyfirecrest, s3": (
+        "PostFileUploadRequest",
+        {"path": "/a", "transfer_directives": {"file_size": 1, "transfer_method": "s3"}, "account": "c"},
+        [],
+    ),
+    "pyfirecrest, streamer": (
+        "PostFileUploadRequest",
+        {"path": "/a", "transfer_directives": {"file_size": 1, "transfer_method": "streamer"}},
+        [SIZE],
+    ),
+    "pyfirecrest, wormhole": (
+        "PostFileUploadRequest",
+        {"path": "/a", "transfer_directives": {"wormholeCode": "1-a", "transfer_method": "wormhole"}},
+        [],
+    ),
+    "pyfirecrest, download": (
+        "PostFileDownloadRequest",
+        {"source_path": "/a", "transfer_directives": {"transferMethod": "streamer"}},
+        [],
+    ),
+    "firecrest-ui, upload": (
+        "PostFileUploadRequest",
+        {"sourcePath": "/a/b", "account": None, "transferDirectives": {"fileSize": 1, "transferMethod": "s3"}},
+        [],
+    ),
+    "firecrest-ui, job": (
+        "PostJobSubmitRequest",
+        {"job": {"name": "a", "script": "#!/bin/sh", "workingDirectory": "/a", "environment": {"A": "b"}}},
+        ["job.environment is not used: the job's variables are job.env"],
+    ),
+    "a method of a plug-in": (
+        "PostFileUploadRequest",
+        {"path": "/a", "transferDirectives": {"transferMethod": "globus", "endpoint": "x"}},
+        [],
+    ),
+    "nulls": ("MoveRequest", {"path": "/a", "targetPath": "/b", "account": None, "odd": None}, []),
+}
+"""What clients of FirecREST's send, and what is said of it."""
+
+
+@pytest.mark.parametrize("sent", SENT)
+def test_what_clients_send_is_taken(sent: str) -> None:
+    model, body, remarks = SENT[sent]
+    given = validated(BODIES[model], body)
+    assert (list(given.remarks()) if isinstance(given, BodyParameters) else []) == remarks

@@ -404,6 +404,21 @@ async def test_attach(either: Scheduler, cluster: Cluster, alice: Principal, hom
         await either.attach(alice, "999999999", "true")
 
 
+async def test_attach_to_a_job_that_the_controller_has_forgotten(
+    slurm: Scheduler, cluster: Cluster, alice: Principal, home: str
+) -> None:
+    job_id = await slurm.submit(alice, JobDescription(home, script="#!/bin/bash\ntrue\n"))
+    await until(slurm, alice, job_id, "COMPLETED")
+    await _only_history(slurm, cluster, alice, job_id)
+
+    async def unknown(*_: object) -> None:
+        raise JobNotFound(job_id)
+
+    slurm.backend._commands.attach = unknown  # type: ignore[attr-defined]
+    with pytest.raises(BadRequest, match="its state is COMPLETED"):
+        await slurm.attach(alice, job_id, "true")
+
+
 async def test_attach_that_takes_too_long_is_ended(cluster: Cluster, alice: Principal, home: str) -> None:
     async with system(cluster, scheduler={"timeout": 3}) as made:
         slurm = made.scheduler

@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcgate.config.check import report
+from hpcgate.config.ssh import SshSettings
 
 from .conftest import Writer
 from .test_mistakes import ED25519, S3
@@ -58,6 +59,24 @@ def test_warnings_leave_the_status_0(config: Writer) -> None:
         "warning: system alps: probing: there is no service_account, so nothing can be probed",
         "warning: system alps: file_systems: none has default_work_dir, so transfers have nowhere to run",
         "warning: system alps: data_operation.data_transfer.ttl: most stores refuse URLs valid longer than 604800 s",
+    ]
+
+
+def test_an_empty_text_is_said_wherever_it_leaves_something_unset(config: Writer) -> None:
+    document = config.base()
+    document["auth"]["authentication"] |= {"issuer": "", "audience": "", "jwk_algorithm": None}
+    cluster = document["clusters"][0]
+    cluster["ssh"] |= {"host_keys": [ED25519], "proxyHost": ""}
+    cluster["scheduler"]["environment"] = {"SLURM_CONF": ""}
+    lines, status = _report(config, document)
+    assert status == 0
+    assert [line.partition(" is empty, so it is unset: ")[::2] for line in lines[1:]] == [
+        ("warning: auth.authentication.issuer:", "The iss claim that tokens must carry; unchecked if unset."),
+        ("warning: auth.authentication.audience:", "A value that the aud claim must hold; unchecked if unset."),
+        (
+            "warning: clusters[0].ssh.proxyHost:",
+            f"{SshSettings.model_fields['proxy_host'].description} (system alps)",
+        ),
     ]
 
 

@@ -212,3 +212,19 @@ def test_references_resolve(ours: dict[str, Any]) -> None:
 
     walk(ours)
     assert "#/$defs" not in json.dumps(ours)
+
+
+@pytest.mark.parametrize(
+    ("settings", "servers"),
+    [
+        ({}, None),
+        ({"apis_root_path": "/hpc/v2"}, [{"url": "/hpc/v2"}]),
+        (
+            {"apis_root_path": "/hpc/v2", "doc_servers": [{"url": "https://api.example.org"}]},
+            [{"url": "https://api.example.org"}],
+        ),
+    ],
+)
+def test_the_document_says_where_its_paths_begin(settings: dict[str, Any], servers: Any) -> None:
+    document = create_app(Settings.model_validate(GENERAL | settings)).openapi()
+    assert document.get("servers") == servers

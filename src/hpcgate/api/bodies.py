@@ -5,17 +5,21 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.routing import BaseRoute
 
+from hpcgate.api.models import BodyParameters
 from hpcgate.api.problems import InvalidParameters
 from hpcgate.api.terms import Terms
 from hpcgate.body import Body
 from hpcgate.errors import BadRequest, UnsupportedMediaType
 
 M = TypeVar("M", bound=BaseModel)
+
+WARNING = "X-Hpcgate-Warning"
+"""The header that says what of a request is not used."""
 
 JOB = Terms(limit=8 * 1024 * 1024)
 """Slurm takes scripts of 4 MB (slurm.conf(5), max_script_size), and escapes make it more."""
@@ -206,8 +210,11 @@ class _Reader:
     def __init__(self, model: type[BaseModel]) -> None:
         self.model = model
 
-    async def __call__(self, request: Request) -> Any:
-        return validated(self.model, await read_json(request))
+    async def __call__(self, request: Request, response: Response) -> Any:
+        given = validated(self.model, await read_json(request))
+        if isinstance(given, BodyParameters) and (remarks := list(given.remarks())):
+            response.headers[WARNING] = "; ".join(remarks)
+        return given
 
 
 def json_body(model: type[BaseModel]) -> Any:

@@ -21,9 +21,6 @@ router = APIRouter(prefix="/compute/{system_name}/jobs", tags=["compute"])
 MISSING = "X-Hpcgate-Jobs-Missing"
 """The header that names the sources that did not answer: ``history``, ``live``."""
 
-WARNING = "X-Hpcgate-Warning"
-"""The header that says what of a request was passed over."""
-
 AGE = "Age"
 """Seconds since the data were read from the scheduler (RFC 9111, section 5.1)."""
 
@@ -102,11 +99,8 @@ def _answer(jobs: Jobs) -> Response:
 async def post_job_submit(
     access: AccessDep,
     request: Annotated[models.PostJobSubmitRequest, json_body(models.PostJobSubmitRequest)],
-    answer: Response,
 ) -> models.PostJobSubmissionResponse:
     """Submit a job."""
-    if request.job.environment is not None:
-        answer.headers[WARNING] = "job.environment is not used: the job's variables are job.env"
     job = description(request.job)
     access.system.admit(job.working_directory)
     if job.script_path is not None:

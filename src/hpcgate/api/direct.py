@@ -93,6 +93,6 @@ def read_query(model: type[M], given: Mapping[str, str]) -> M:
         InvalidParameters: It does not fit.
     """
     try:
-        return model.model_validate(given)
+        return model.model_validate(given, extra="ignore")
     except ValidationError as error:
         raise problems.InvalidParameters("query", error) from None

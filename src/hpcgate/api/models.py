@@ -3,9 +3,10 @@
 The models of filesystem operations belong to the operations themselves (`hpcgate.filesystem`).
 """
 
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -481,13 +482,23 @@ class GetJobMetadataResponse(Wire):
     jobs: list[JobMetadataModel] | None = None
 
 
-class KnownParameters(Parameters):
-    """Parameters of which each must be known: what is passed over here would be missed only when the job runs.
+class BodyParameters(Parameters):
+    """Parameters in a body. A null says no more than a field that is not there.
 
-    A null says no more than a field that is not there.
+    Class attributes:
+        unused: The fields that clients of FirecREST's send though nothing is done with them, and what to say of each.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    unused: ClassVar[Mapping[str, str]] = {}
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what to say of the fields that were sent and are not used."""
+        for name in sorted(self.model_fields_set):
+            value = getattr(self, name)
+            if isinstance(value, BodyParameters):
+                yield from (f"{to_camel(name)}.{remark}" for remark in value.remarks())
+            elif name in self.unused and value is not None:
+                yield f"{to_camel(name)} is not used: {self.unused[name]}"
 
     @model_validator(mode="before")
     @classmethod
@@ -498,8 +509,10 @@ class KnownParameters(Parameters):
         return {name: value for name, value in given.items() if value is not None or name in known}
 
 
-class JobDescriptionModel(KnownParameters):
+class JobDescriptionModel(BodyParameters):
     """What to submit: exactly one of `script` and `scriptPath`. What else a scheduler can do, a script asks for."""
+
+    unused: ClassVar[Mapping[str, str]] = {"environment": "the job's variables are job.env"}
 
     name: str | None = Field(None, description="Name for the job")
     account: str | None = Field(None, description="Account to charge")
@@ -518,7 +531,7 @@ class JobDescriptionModel(KnownParameters):
     script_path: str | None = Field(None, description="Path of the batch script on the system, absolute")
 
 
-class PostJobSubmitRequest(KnownParameters):
+class PostJobSubmitRequest(BodyParameters):
     """A job to submit."""
 
     job: JobDescriptionModel
@@ -530,7 +543,7 @@ class PostJobSubmissionResponse(Wire):
     job_id: str | None = None
 
 
-class PostJobAttachRequest(Parameters):
+class PostJobAttachRequest(BodyParameters):
     """A command to run inside a job's allocation."""
 
     command: str = Field("", description="Shell command, required all the same")

@@ -1,12 +1,13 @@
 """The wire models of /filesystem/{system}/transfer: names, fields and defaults as in the contract's schema."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
-from hpcgate.api.models import Wire
-from hpcgate.filesystem.base import Parameters, Path, SourcePath
+from hpcgate.api.models import BodyParameters, Wire
+from hpcgate.filesystem.base import Path, SourcePath
 from hpcgate.filesystem.models import CompressionType
 
 NULLABLE: dict[str, Any] = {"nullable": True}
@@ -29,7 +30,7 @@ class TransferJob(Wire):
     logs: TransferJobLogs
 
 
-class MoveRequest(Parameters):
+class MoveRequest(BodyParameters):
     """What to move where."""
 
     source_path: SourcePath
@@ -91,7 +92,10 @@ class ExtractResponse(Wire):
     transfer_job: TransferJob
 
 
-class S3TransferRequest(Parameters):
+UNUSED_SIZE = {"file_size": "the sender tells the receiver"}
+
+
+class S3TransferRequest(BodyParameters):
     """By S3. An upload needs the file's size."""
 
     transfer_method: Literal["s3"]
@@ -100,22 +104,28 @@ class S3TransferRequest(Parameters):
     )
 
 
-class StreamerTransferRequest(Parameters):
+class StreamerTransferRequest(BodyParameters):
     """By streamer."""
 
+    unused: ClassVar[Mapping[str, str]] = UNUSED_SIZE
+
     transfer_method: Literal["streamer"]
+    file_size: Any = Field(None, description="Not used: pyfirecrest sends it whatever the method")
 
 
-class WormholeTransferRequest(Parameters):
+class WormholeTransferRequest(BodyParameters):
     """Out by wormhole."""
 
     transfer_method: Literal["wormhole"]
 
 
-class WormholeTransferUploadRequest(Parameters):
+class WormholeTransferUploadRequest(BodyParameters):
     """In by wormhole."""
 
+    unused: ClassVar[Mapping[str, str]] = UNUSED_SIZE
+
     transfer_method: Literal["wormhole"]
+    file_size: Any = Field(None, description="Not used")
     wormhole_code: str = Field(
         description="The code that the sender's wormhole shows",
         pattern=r"^[0-9]{1,9}(-[A-Za-z0-9]{1,64}){1,32}$",
@@ -123,8 +133,10 @@ class WormholeTransferUploadRequest(Parameters):
     )
 
 
-class OtherTransferRequest(Parameters):
-    """By a method that the contract does not name."""
+class OtherTransferRequest(BodyParameters):
+    """By a method that the contract does not name, with whatever it takes."""
+
+    model_config = ConfigDict(extra="ignore")
 
     transfer_method: str
 
@@ -152,7 +164,7 @@ DownloadDirectives = Annotated[
 ]
 
 
-class PostFileUploadRequest(Parameters):
+class PostFileUploadRequest(BodyParameters):
     """A file to bring in: the path that it gets, and how."""
 
     source_path: SourcePath
@@ -160,7 +172,7 @@ class PostFileUploadRequest(Parameters):
     transfer_directives: UploadDirectives
 
 
-class PostFileDownloadRequest(Parameters):
+class PostFileDownloadRequest(BodyParameters):
     """A file to bring out, and how."""
 
     source_path: SourcePath

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hpcgate.config.loading import load
+from hpcgate.config.loading import load_and_remark
 from hpcgate.config.mistakes import ConfigError
 from hpcgate.config.models import Cluster, PolicySettings, Settings
 
@@ -15,11 +15,12 @@ LONGEST_PRESIGNED = 604800
 def report(path: Path | None = None) -> tuple[list[str], int]:
     """Return lines to print, and the exit status: 1 and a line a mistake, or 0, ``ok: N systems`` and warnings."""
     try:
-        settings = load(path)
+        settings, remarks = load_and_remark(path)
     except ConfigError as error:
         return [str(mistake) for mistake in error.mistakes], 1
     count = len(settings.clusters)
     lines = [f"ok: {count} system{'' if count == 1 else 's'}"]
+    lines += [f"warning: {remark.key}: {remark.message}" for remark in remarks]
     return lines + [f"warning: {warning}" for warning in warnings(settings)], 0
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -48,24 +48,33 @@ def load(path: Path | None = None) -> Settings:
     Raises:
         ConfigError: Something is wrong; it holds every mistake of every file.
     """
+    return load_and_remark(path)[0]
+
+
+def load_and_remark(path: Path | None = None) -> tuple[Settings, list[Mistake]]:
+    """Return the settings of a file as `load` does, and what was passed over in it, which is no mistake.
+
+    Raises:
+        ConfigError: Something is wrong; it holds every mistake of every file.
+    """
     if path is None:
         name = next(filter(None, map(os.environ.get, ENVIRONMENT_VARIABLES)), None)
         if name is None:
             raise ConfigError([Mistake("No configuration", WHOLE_FILE, NO_FILE)])
         path = Path(name)
-    settings, mistakes = _read(path)
+    settings, mistakes, remarks = _read(path)
     # Raised here and not in an except clause, so that no validation error, which holds values, is its context.
     if settings is None or mistakes:
         raise ConfigError(mistakes)
-    return settings
+    return settings, remarks
 
 
-def _read(path: Path) -> tuple[Settings | None, list[Mistake]]:
+def _read(path: Path) -> tuple[Settings | None, list[Mistake], list[Mistake]]:
     document, mistakes = read_document(path)
     if document is None and mistakes:
-        return None, mistakes
+        return None, mistakes, []
     if not isinstance(document, dict):
-        return None, [*mistakes, Mistake(path, WHOLE_FILE, "must be a mapping of settings")]
+        return None, [*mistakes, Mistake(path, WHOLE_FILE, "must be a mapping of settings")], []
     files, more = _gather(path, document)
     mistakes += more
     translation = Translation(document)
@@ -79,6 +88,7 @@ def _read(path: Path) -> tuple[Settings | None, list[Mistake]]:
             for index, _ in repeated_names(names)
         ]
     settings = None
+    remarks: list[Mistake] = []
     try:
         settings = Settings.model_validate(translation.data)
     except ValidationError as error:
@@ -95,7 +105,28 @@ def _read(path: Path) -> tuple[Settings | None, list[Mistake]]:
             )
             for location, name in unknown_systems(settings)
         ]
-    return settings, list(dict.fromkeys(mistakes))
+        remarks = [places.mistake(location, what) for location, what in _emptied(translation.data)]
+    return settings, list(dict.fromkeys(mistakes)), remarks
+
+
+def _emptied(data: Any) -> Iterator[tuple[Location, str]]:
+    """Yield each setting that an empty text leaves unset, and what it would have been."""
+    for location in _empty_texts(data, ()):
+        model = model_at(location[:-1], data)
+        name = model.accepted_names().get(str(location[-1])) if model is not None else None
+        if model is not None and name is not None and not model.model_fields[name].is_required():
+            yield location, f"is empty, so it is unset: {model.model_fields[name].description}"
+
+
+def _empty_texts(value: Any, location: Location) -> Iterator[Location]:
+    if value == "":
+        yield location
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _empty_texts(inner, (*location, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _empty_texts(inner, (*location, index))
 
 
 def _gather(path: Path, document: dict[Any, Any]) -> tuple[dict[int, Path], list[Mistake]]:

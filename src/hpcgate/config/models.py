@@ -105,7 +105,9 @@ class Settings(Model):
     app_debug: bool = Field(False, description="Accepted for FirecREST's sake; errors never show internals.")
     app_version: str = Field(NEWEST, description=f"The FirecREST API version that responses name; 2.x.x is {NEWEST}.")
     apis_root_path: str = Field("", description="A path that a proxy puts before every path of the API.")
-    doc_servers: tuple[dict[str, Any], ...] | None = Field(None, description="The servers that the OpenAPI names.")
+    doc_servers: tuple[dict[str, Any], ...] | None = Field(
+        None, description="The servers that the OpenAPI names; apis_root_path if unset."
+    )
     auth: AuthSettings = Field(description="Authentication and authorisation.")
     ssh_credentials: Annotated[CredentialSettings, Plugin("hpcgate.credentials", "type")] = Field(
         description="Where SSH credentials come from, chosen by the key type."

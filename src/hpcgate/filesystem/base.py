@@ -23,10 +23,15 @@ T = TypeVar("T")
 
 
 class Parameters(BaseModel):
-    """The base of all parameters: camelCase on the wire, snake_case accepted too (contract, Conventions)."""
+    """The base of all parameters: camelCase on the wire, snake_case accepted too (contract, Conventions).
+
+    In a body each must be known, for what is passed over there is missed when it is too late; in a query, to which
+    clients and proxies add, others are ignored.
+    """
 
     model_config = ConfigDict(
         frozen=True,
+        extra="forbid",
         alias_generator=AliasGenerator(
             alias=to_camel,
             validation_alias=lambda name: AliasChoices(to_camel(name), name),

@@ -10,6 +10,7 @@ import structlog
 
 from hpcgate.auth import Principal
 from hpcgate.errors import (
+    BadRequest,
     CommandFailed,
     Forbidden,
     GatewayError,
@@ -226,6 +227,10 @@ class Slurm(Scheduler):
         """
         try:
             await self._commands.attach(principal, JobId.parse(job_id), command)
+        except JobNotFound:
+            # slurmctld forgets a job soon after its end (slurm.conf(5), MinJobAge), the records know it for longer.
+            known = await self.job(principal, job_id)
+            raise BadRequest(f"Job {job_id} has no allocation, its state is {known.jobs[0].status.state}") from None
         finally:
             self._past.forget(principal.username)
 
