@@ -52,8 +52,7 @@ def site(cluster: Cluster, store: ObjectStore, wormholes: WormholeServers) -> It
     program = {"python": node_python(cluster), "install": False, "wait_timeout": 30}
     port = cluster.take_port()
     methods = [
-        {"service_type": "streamer", "host": "127.0.0.1", "port_range": [port, port + 5], **program}
-        | {"connection_attempts": 60_000},
+        {"service_type": "streamer", "host": "127.0.0.1", "port_range": [port, port + 5], **program},
         store.settings(poll_interval=0.5, wait_timeout=30),
         {
             "service_type": "wormhole",

@@ -21,6 +21,7 @@ import websockets.sync.client
 from streamer import streamer_client
 
 from hpcgate.auth import Principal
+from hpcgate.demo.ports import listens
 from hpcgate.errors import NotSupported
 from hpcgate.transfers import streamer
 from hpcgate.transfers.base import Download, JobLogs, Script, Surroundings, TransferJob, Upload
@@ -131,6 +132,49 @@ def test_upload(here: Sh, start: Any, tmp_path: Path, content: bytes) -> None:
     assert target.read_bytes() == content
     assert target.stat().st_mode & 0o777 == 0o640
     assert here.left_over() == []
+
+
+SLOW = """\
+import os, sys, time
+
+while not os.path.exists({release!r}):
+    time.sleep(0.05)
+sys.path.remove({here!r})
+del sys.modules["streamer"]
+import streamer
+"""
+"""A package that takes its time to be loaded, and is firecrest-streamer then."""
+
+
+def test_who_connects_while_the_packages_are_loaded_waits(here: Sh, start: Any, tmp_path: Path) -> None:
+    packages, release, python = tmp_path / "packages", tmp_path / "release", tmp_path / "python"
+    (packages / "streamer").mkdir(parents=True)
+    (packages / "streamer/__init__.py").write_text(SLOW.format(release=str(release), here=str(packages)))
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={packages} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "file").write_bytes(b"content")
+    target = here.directory / "file"
+    port = free_port()
+    script, directives = start(
+        Upload(str(target)), python=str(python), port_range=[port, port], connection_attempts=30, wait_timeout=300
+    )
+    job = Running(here, script)
+    config = streamer_client.set_coordinates(directives.coordinates)
+    config.target = str(tmp_path / "file")
+    reporter = Reporter()
+    client = threading.Thread(target=lambda: asyncio.run(streamer_client.client_send(config, reporter)))
+    try:
+        deadline = time.monotonic() + 120
+        while not listens(port):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        client.start()
+    finally:
+        release.touch()
+    client.join(120)
+    assert reporter.errors == []
+    assert job.wait().status == 0
+    assert target.read_bytes() == b"content"
 
 
 @pytest.mark.parametrize("content", [*map(os.urandom, SIZES), LOOKS_LIKE_THE_END], ids=[*map(str, SIZES), "nasty"])

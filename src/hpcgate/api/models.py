@@ -489,6 +489,8 @@ class BodyParameters(Parameters):
         unused: The fields that clients of FirecREST's send though nothing is done with them, and what to say of each.
     """
 
+    model_config = ConfigDict(json_schema_extra=None)
+
     unused: ClassVar[Mapping[str, str]] = {}
 
     def remarks(self) -> Iterator[str]:

@@ -237,9 +237,9 @@ class Cluster:
         slurm = self.start_slurm(SlurmOptions(name=name, accounting=False, nodes=1))
         return slurm, self.start_sshd(slurm=slurm)
 
-    def take_port(self) -> int:
-        """Reserve one more free loopback port until the cluster stops."""
-        return self._ports.take()
+    def take_port(self, count: int = 1) -> int:
+        """Reserve one more free loopback port until the cluster stops, or the first of several in a row."""
+        return self._ports.take(count)
 
     def _start_sshd(
         self, options: SshdOptions, slurm: Slurm, host_key: Key | None = None, port: int | None = None

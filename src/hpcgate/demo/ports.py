@@ -22,21 +22,24 @@ class Ports:
     def __init__(self) -> None:
         self._reservations: list[socket.socket] = []
 
-    def take(self) -> int:
-        """Reserve a free port; raise DemoError if none is found."""
+    def take(self, count: int = 1) -> int:
+        """Reserve a free port, or the first of several in a row; raise DemoError if there are none."""
         ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
         low, high = (10_000, ephemeral) if ephemeral > 12_000 else (61_000, 65_535)
         for _ in range(1000):
-            port = random.randrange(low, high)  # noqa: S311 - not a secret
-            reservation = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            first = random.randrange(low, high - count + 1)  # noqa: S311 - not a secret
+            reservations: list[socket.socket] = []
             try:
-                reservation.bind(f"\0hpcgate-demo-port-{port}")
-                self._try(port)
+                for port in range(first, first + count):
+                    reservations.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                    reservations[-1].bind(f"\0hpcgate-demo-port-{port}")
+                    self._try(port)
             except OSError:
-                reservation.close()
+                for reservation in reservations:
+                    reservation.close()
                 continue
-            self._reservations.append(reservation)
-            return port
+            self._reservations += reservations
+            return first
         raise DemoError("no free port was found on the loopback interface")
 
     @staticmethod

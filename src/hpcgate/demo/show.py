@@ -86,6 +86,10 @@ DIRECTIVES = ["#SBATCH --nodes=1", "#SBATCH --time=0-00:15:00"]
 """Of transfer jobs: without an account, so that they are charged to the user's own and a first large file works."""
 
 
+STREAMS = 8
+"""Transfers by the streamer at a time: all of the demo's nodes have one address."""
+
+
 def _transfers(cluster: Cluster, console: Console) -> list[dict[str, Any]]:
     """Return the ways for large files: S3 where its server is installed, and the streamer."""
     methods: list[dict[str, Any]] = []
@@ -95,8 +99,8 @@ def _transfers(cluster: Cluster, console: Console) -> list[dict[str, Any]]:
         store = Store(cluster.keeper, program, cluster.directory / "store", cluster.take_port())
         store.start()
         methods.append(store.settings())
-    port = cluster.take_port()
-    streamer: dict[str, Any] = {"service_type": "streamer", "host": HOST, "port_range": [port, port]}
+    port = cluster.take_port(STREAMS)
+    streamer: dict[str, Any] = {"service_type": "streamer", "host": HOST, "port_range": [port, port + STREAMS - 1]}
     # By a shell: this Python may lie where the users cannot come to it.
     tried = ["sh", "-c", 'exec "$0" -c "import streamer"', sys.executable]
     if cluster.as_user(cluster.users[0], tried, check=False).returncode == 0:

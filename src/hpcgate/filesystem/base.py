@@ -22,6 +22,11 @@ from hpcgate.ssh.session import Session
 T = TypeVar("T")
 
 
+def _as_in_the_contract(schema: dict[str, Any]) -> None:
+    """Leave out that nothing else is taken, which the contract does not say."""
+    schema.pop("additionalProperties", None)
+
+
 class Parameters(BaseModel):
     """The base of all parameters: camelCase on the wire, snake_case accepted too (contract, Conventions).
 
@@ -32,6 +37,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
+        json_schema_extra=_as_in_the_contract,
         alias_generator=AliasGenerator(
             alias=to_camel,
             validation_alias=lambda name: AliasChoices(to_camel(name), name),

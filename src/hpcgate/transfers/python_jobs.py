@@ -34,7 +34,7 @@ class PythonSettings(TransferSettings):
         }
 
 
-ENVIRONMENT = """\
+_BEGIN = """\
 environment=
 clear_up() {
   if [ -n "$environment" ]; then rm -rf -- "$environment"; fi
@@ -45,17 +45,35 @@ PYTHONUNBUFFERED=1
 export PYTHONUNBUFFERED
 if [ -n "$install" ]; then
   environment=$(mktemp -d) || exit
-  "$python" -m venv -- "$environment" >&2 || exit
-  python=$environment/bin/python
   # Not as an option: the index may want a password, which ps would show.
   if [ -n "$index" ]; then
     PIP_INDEX_URL=$index
     export PIP_INDEX_URL
   fi
+fi
+"""
+
+ENVIRONMENT = (
+    _BEGIN
+    + """\
+if [ -n "$install" ]; then
+  "$python" -m venv -- "$environment" >&2 || exit
+  python=$environment/bin/python
   "$python" -m pip install --quiet --disable-pip-version-check --no-input -- "$install" >&2 || exit
 fi
 """
+)
 """Makes `python` one that has the package; what it made is gone however the script ends."""
+
+ENVIRONMENT_LATER = (
+    _BEGIN
+    + """\
+HPCGATE_INSTALL=$install
+HPCGATE_ENVIRONMENT=$environment
+export HPCGATE_INSTALL HPCGATE_ENVIRONMENT
+"""
+)
+"""As `ENVIRONMENT`, but leaves it to the program to install the package, where it has more urgent things to do."""
 
 RECEIVE = f"""\
 {STAGE}
@@ -63,7 +81,7 @@ settle "$target"
 if [ -d "./$base" ]; then fail "$target: Is a directory"; fi
 stage
 """
-"""After `ENVIRONMENT`: goes to a directory beside the target, where ``./new`` is to become ``../$base``."""
+"""After either `ENVIRONMENT`: goes to a directory beside the target, where ``./new`` is to become ``../$base``."""
 
 
 def run(program: str) -> str:

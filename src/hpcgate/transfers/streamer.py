@@ -14,12 +14,12 @@ from hpcgate.errors import NotSupported
 from hpcgate.transfers import python_jobs
 from hpcgate.transfers.base import Directives, Download, Script, Started, Surroundings, Transfer, Upload
 from hpcgate.transfers.ends import check_target, size_of_source
-from hpcgate.transfers.python_jobs import ENVIRONMENT, RECEIVE, PythonSettings
+from hpcgate.transfers.python_jobs import ENVIRONMENT_LATER, RECEIVE, PythonSettings
 
 REQUIREMENT = "firecrest-streamer"
 
 _UPLOAD = f"""\
-{ENVIRONMENT}
+{ENVIRONMENT_LATER}
 {RECEIVE}
 HPCGATE_TEMPORARY=new
 HPCGATE_ARGUMENTS=$arguments
@@ -29,7 +29,7 @@ export HPCGATE_TEMPORARY HPCGATE_ARGUMENTS HPCGATE_TARGET HPCGATE_WAIT
 """
 
 _DOWNLOAD = f"""\
-{ENVIRONMENT}
+{ENVIRONMENT_LATER}
 HPCGATE_ARGUMENTS=$arguments
 HPCGATE_WAIT=$wait
 export HPCGATE_ARGUMENTS HPCGATE_WAIT
@@ -53,10 +53,10 @@ class StreamerSettings(PythonSettings):
         86400, description="Seconds that the job waits for a user to connect, or for the next 5 MiB of the file."
     )
     connection_attempts: int = Field(
-        3000,
+        10_000,
         ge=1,
         description="How many connections a client tries in all: its addresses are repeated to that end, since clients"
-        " try each port of each address once, and a job that has begun to run takes a moment to listen.",
+        " try each port of each address once, and a job that has begun to run takes a moment to take its port.",
     )
     inbound_transfer_limit: int = Field(5 * 1024**3, gt=0, description="Most bytes of an upload.")
 

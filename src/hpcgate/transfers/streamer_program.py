@@ -8,6 +8,10 @@ a form that its own receiving side takes for more of the file; here it goes out,
 both sides know. And its exit status is 0 whatever came of the transfer; here it is 0 only if the file is whole. And it
 waits without end for a client that has connected; here the job ends once nothing has moved for the time that it is
 given.
+
+Clients try each port once, and are refused in no time where nothing listens: thousands of tries are over in seconds. So
+the port is taken before anything else. Whoever connects from then on waits for an answer, ten seconds a try, while the
+packages are installed and loaded.
 """
 
 # mypy: ignore-errors
@@ -18,13 +22,60 @@ import errno
 import hashlib
 import json
 import os
+import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
 
-from streamer import streamer_server
-from streamer.__main__ import cli
+BACKLOG = 128
+"""Most connections that wait until the server is there."""
+
+
+def taken(host, first, last):
+    """Return a socket that listens on the first free port of a range, None if there is none."""
+    for port in range(first, last + 1):
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # A name may stand for addresses of both kinds; clients are given those of version 4 as a rule.
+        for family, kind, protocol, _, address in sorted(found, key=lambda item: item[0] != socket.AF_INET):
+            listening = socket.socket(family, kind, protocol)
+            try:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listening.bind(address)
+                listening.listen(BACKLOG)
+                return listening
+            except OSError as error:
+                listening.close()
+                sys.stderr.write(f"Port {port}: {os.strerror(error.errno)}\n")
+    return None
+
+
+def install(requirement, environment):
+    """Install a package into a virtual environment, and take what is in there from now on."""
+    python = os.path.join(environment, "bin", "python")
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--", requirement]
+    where = [python, "-c", "import sysconfig; print(*map(sysconfig.get_path, ('purelib', 'platlib')), sep='\\n')"]
+    for command in ([sys.executable, "-m", "venv", "--", environment], pip):
+        status = subprocess.run(command, stdout=sys.stderr).returncode
+        if status:
+            sys.exit(status)
+    found = subprocess.run(where, stdout=subprocess.PIPE, check=True, text=True).stdout
+    sys.path[:0] = found.splitlines()
+
+
+ARGUMENTS = json.loads(os.environ.pop("HPCGATE_ARGUMENTS"))
+PORTS = ARGUMENTS.index("--port-range") + 1
+LISTENING = taken(ARGUMENTS[ARGUMENTS.index("--host") + 1], *map(int, ARGUMENTS[PORTS : PORTS + 2]))
+if LISTENING is None:
+    sys.stderr.write("All ports of the range are taken.\n")
+    sys.exit(1)
+ARGUMENTS[PORTS : PORTS + 2] = [str(LISTENING.getsockname()[1])] * 2
+if os.environ.get("HPCGATE_INSTALL"):
+    install(os.environ["HPCGATE_INSTALL"], os.environ["HPCGATE_ENVIRONMENT"])
+
+from streamer import streamer_server  # noqa: E402 (installed only now)
+from streamer.__main__ import cli  # noqa: E402
 
 WHOLE = []
 """Holds something once the file has gone over whole."""
@@ -213,13 +264,19 @@ async def send(websocket, target, reporter=None):
     return False
 
 
+def serve(handler, host, port, **options):
+    """Serve on the port that is taken already."""
+    return stock_serve(handler, sock=LISTENING, **options)
+
+
+stock_serve, streamer_server.serve = streamer_server.serve, serve
 stock_receive, streamer_server.stream_receive = streamer_server.stream_receive, receive
 stock_send, streamer_server.stream_send = streamer_server.stream_send, send
 streamer_server.ConsoleReporter = Reporter
 
 if __name__ == "__main__":
     threading.Thread(target=watch, args=(float(os.environ.pop("HPCGATE_WAIT")),), daemon=True).start()
-    cli.main(args=json.loads(os.environ.pop("HPCGATE_ARGUMENTS")), prog_name="streamer", standalone_mode=False)
+    cli.main(args=ARGUMENTS, prog_name="streamer", standalone_mode=False)
     if not WHOLE:
         sys.stderr.write("No file was transferred.\n")
         sys.exit(1)
