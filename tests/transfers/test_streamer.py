@@ -358,6 +358,8 @@ def test_addresses(start: Any) -> None:
     assert coordinates(directives)["ips"] == ["192.0.2.1", "192.0.2.2"] * 2
     _, directives = start(Download("/x"))
     assert coordinates(directives)["ips"] == ["127.0.0.1"]
+    _, directives = start(Download("/x"), port_range=[1, 1], connection_attempts=60_000)
+    assert len(coordinates(directives)["ips"]) == streamer.MOST_ADDRESSES
     with pytest.raises(NotSupported, match="public_ips"):
         start(Download("/x"), host=None)
 

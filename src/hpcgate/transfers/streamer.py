@@ -18,6 +18,9 @@ from hpcgate.transfers.python_jobs import ENVIRONMENT_LATER, RECEIVE, PythonSett
 
 REQUIREMENT = "firecrest-streamer"
 
+MOST_ADDRESSES = 8000
+"""Most addresses in the coordinates, so that an answer stays within some 200 kB."""
+
 _UPLOAD = f"""\
 {ENVIRONMENT_LATER}
 {RECEIVE}
@@ -53,7 +56,7 @@ class StreamerSettings(PythonSettings):
         86400, description="Seconds that the job waits for a user to connect, or for the next 5 MiB of the file."
     )
     connection_attempts: int = Field(
-        10_000,
+        60_000,
         ge=1,
         description="How many connections a client tries in all: its addresses are repeated to that end, since clients"
         " try each port of each address once, and a job that has begun to run takes a moment to take its port.",
@@ -135,7 +138,8 @@ class StreamerTransfer(Transfer):
             script = Script("transfer-streamer-out", values, _DOWNLOAD + self._program + _END)
         job = await self._surroundings.run_job(principal, script, account)
         addresses = list(self._addresses())
-        repeats = max(1, settings.connection_attempts // (len(addresses) * (last - first + 1)))
+        repeats = settings.connection_attempts // (len(addresses) * (last - first + 1))
+        repeats = max(1, min(repeats, MOST_ADDRESSES // len(addresses)))
         coordinates = {"ports": [first, last], "ips": addresses * repeats, "secret": secret}
         encoded = base64.urlsafe_b64encode(json.dumps(coordinates).encode()).decode()
         return Started(job, Directives(self.method, coordinates=encoded))
