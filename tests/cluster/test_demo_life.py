@@ -10,6 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,6 +199,16 @@ def test_a_start_that_fails_leaves_nothing_and_says_why(monkeypatch: pytest.Monk
     assert traces(str(cluster.directory), [user.name for user in cluster.users]) == []
 
 
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Demos of this test find each other, and those that other tests start at the same time find none of them."""
+    with tempfile.TemporaryDirectory(prefix="apart-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        monkeypatch.setattr(tempfile, "tempdir", name)
+        yield
+
+
+@pytest.mark.usefixtures("apart")
 def test_users_of_a_demo_whose_keeper_was_killed_go_with_the_next_demo() -> None:
     first = Cluster(SMALL)
     first.start()

@@ -1,5 +1,6 @@
 """Large files through S3 and jobs of a real Slurm, by pyfirecrest."""
 
+import contextlib
 import os
 import re
 import time
@@ -175,7 +176,13 @@ def until(condition: Callable[[], bool], what: str) -> None:
 def temporary(cluster: Cluster) -> set[Path]:
     """Return what the user has in /tmp, where jobs keep notes."""
     uid = cluster.user("alice").uid
-    return {path for path in Path("/tmp").glob("tmp.*") if path.stat().st_uid == uid}
+    found = set()
+    for path in Path("/tmp").glob("tmp.*"):
+        # Those of others come and go meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_uid == uid:
+                found.add(path)
+    return found
 
 
 @pytest.mark.parametrize("way", ["in", "out"])

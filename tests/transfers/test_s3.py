@@ -313,6 +313,57 @@ async def test_upload_of_another_size(sh: Sh, store: ObjectStore, method: Any) -
     assert store.objects() == []
 
 
+@pytest.fixture
+def cancelled_late(workspace: Path) -> str:
+    """A PATH by which a script gets the signal of a cancelled job when it clears up already.
+
+    As happens where the scheduler signals one process after another: the script goes as its children have ended.
+    """
+    programs = workspace / "programs"
+    programs.mkdir()
+    program = programs / "rm"
+    program.write_text('#!/bin/sh\nkill -TERM "$PPID"\nexec /bin/rm "$@"\n')
+    program.chmod(0o755)
+    programs.chmod(0o755)
+    return f"{programs}:{os.environ['PATH']}"
+
+
+@either
+async def test_a_signal_while_an_upload_s_job_clears_up(
+    sh: Sh, store: ObjectStore, method: Any, cancelled_late: str
+) -> None:
+    jobs = Jobs()
+    transfer = method(jobs)
+    try:
+        started = await transfer.upload(ALICE, Upload(f"{sh.directory}/target", file_size=10))
+    finally:
+        await transfer.close()
+    send(started.directives, b"123456789")
+    done = await asyncio.to_thread(sh.run, jobs.scripts[0], PATH=cancelled_late)
+    assert "has 9 bytes, not 10" in done.errors
+    assert os.listdir(sh.directory) == []
+    assert store.objects() == []
+
+
+@either
+async def test_a_signal_while_a_download_s_job_clears_up(sh: Sh, method: Any, cancelled_late: str) -> None:
+    jobs = Jobs()
+    transfer = method(jobs)
+    source = sh.directory / "source"
+    source.write_text("longer")
+    own(sh.directory)
+    try:
+        await transfer.download(ALICE, Download(str(source)))
+    finally:
+        await transfer.close()
+    source.write_text("short")
+    done = await asyncio.to_thread(sh.run, jobs.scripts[0], PATH=cancelled_late)
+    assert "has changed its size" in done.errors
+    values = jobs.scripts[0].values
+    part = f"{values['part_url']}&partNumber=1&X-Amz-Signature={values['signatures'].split()[0]}"
+    assert httpx.put(part, content=b"x").status_code == 404
+
+
 async def test_upload_to_a_full_disk(sh: Sh, small: Path, store: ObjectStore, method: Any) -> None:
     jobs = Jobs()
     transfer = method(jobs)
