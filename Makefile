@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-debian13 unit lint format bench soak docs sites clean
+.PHONY: help demo test test-debian13 test-recipes unit lint format bench soak docs sites clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,6 +24,9 @@ test: lint ## every test, on a real sshd and a real Slurm
 test-debian13: ## the tests of the cluster, of sites and of SSH on a Debian 13 made by debootstrap, as root; FRESH=1 makes it anew
 	scripts/in-debian trixie sh -c 'make .venv/.ready && exec .venv/bin/python -m pytest -n 2 --dist loadfile \
 	    --no-loadscope-reorder $(or $(TESTS),tests/cluster tests/sites tests/ssh)'
+
+test-recipes: $(READY) ## every recipe of the user guide, with the versions of the day; make test leaves out what takes minutes to install
+	$(BIN)/python -m pytest -m "" -rP tests/docs/test_recipes.py
 
 unit: $(READY) ## the tests that need nothing running
 	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/clients

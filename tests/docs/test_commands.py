@@ -17,6 +17,7 @@ import yaml
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.packages import ensure_installed
 from tests.cluster.transfer_clients import ACCOUNT
+from tests.docs import recipes
 from tests.docs.test_walk import PAGES as WALKED
 from tests.transfers.object_store import ObjectStore
 from tests.transfers.servers import free_port
@@ -48,7 +49,6 @@ ELSEWHERE = {
     "# slurm.conf": "settings of Slurm; tests/cluster/test_slurm_rest.py",
     "SLURM_JWT=daemon slurmrestd -a": "of a newer Slurm; tests/cluster/test_slurm_rest.py starts Debian's",
     "sshd -t": "would look at this machine's own sshd; test_operations.py does it with a file",
-    "pip install aiida-firecrest": "AiiDA wants a profile with a database; tried by hand",
     "cat /etc/ssh": "shows the host keys of whatever machine it is typed on",
 }
 """How a block begins that is not run here, and why, or where it is."""
@@ -69,7 +69,8 @@ def blocks() -> Iterator[Block]:
         page = str(path.relative_to(ROOT))
         if path.name in WALKED:
             continue
-        for _, kind, text in BLOCK.findall(path.read_text()):
+        written = recipes.beside_the_recipes() if path == recipes.PAGE else path.read_text()
+        for _, kind, text in BLOCK.findall(written):
             if kind in KINDS:
                 yield Block(page, KINDS[kind], textwrap.dedent(text))
 

@@ -28,6 +28,8 @@ CLUSTER: dict[str, Any] = {
 OTHERS = {
     "scrape_configs": "Prometheus' own configuration; tests/cluster/test_monitoring.py",
     "image": "values of the Helm chart; tests/deploy/test_helm.py",
+    "on-the-system": "a pipeline of GitLab; test_recipes.py runs it",
+    "jobs": "a pipeline of GitHub; test_recipes.py runs it",
 }
 """Top-level keys of blocks that are no settings of hpcgate, and who looks at them."""
 

@@ -1,0 +1,133 @@
+"""The recipes of the user guide, each followed with the program that it is about, installed as the page says."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hpcgate.demo.cluster import Cluster, Gateway
+from hpcgate.demo.packages import program
+from tests.docs import recipes
+from tests.docs.recipes import ON_THE_SYSTEM, PRINTS, Desk
+
+INSTALLING = 900
+"""Seconds after which an installation or a command counts as hanging."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    heading: str
+    heavy: bool = False
+    """Whether its program takes long to install: `make test-recipes` alone runs it."""
+
+
+RECIPES = [
+    Recipe("firecrest-executor", heavy=True),
+    Recipe("CI pipelines"),
+    Recipe("A client for another language"),
+    Recipe("AiiDA", heavy=True),
+    Recipe("Airflow", heavy=True),
+    Recipe("Snakemake", heavy=True),
+    Recipe("Dask", heavy=True),
+    Recipe("openapi-generator", heavy=True),
+]
+
+NOT_HERE = {
+    "JupyterHub": "firecrestspawner is in no package index",
+    "Nextflow": "Its command fetches the program itself",
+    "firecrest-ui": "It is in no package index",
+}
+"""Sections without a recipe that can be followed here, and the page's own words for why."""
+
+
+def test_every_section_is_run_or_says_why_not() -> None:
+    sections = recipes.sections()
+    assert set(sections) == {recipe.heading for recipe in RECIPES} | set(NOT_HERE) | set(recipes.SINGLY)
+    for heading, why in NOT_HERE.items():
+        assert why in " ".join(sections[heading].split()), heading
+    for recipe in RECIPES:
+        assert any(step.title == PRINTS for step in recipes.steps(recipe.heading)), recipe.heading
+
+
+@pytest.mark.parametrize(
+    ("expected", "printed", "same"),
+    [
+        ("hello", "hello\n", True),
+        ("hello", "hello world", False),
+        ("...\nhello", "a line\nanother\nhello\n", True),
+        ('{"jobId": "1234567"}', '{"jobId": "7"}', True),
+        ('{"jobId": "1234567"}', '{"jobId": ""}', False),
+        ("a.b (c)", "axb (c)", False),
+    ],
+)
+def test_what_is_printed_is_held_against_the_page(expected: str, printed: str, same: bool) -> None:
+    assert recipes.matches(expected, printed) is same
+
+
+@pytest.fixture(scope="module")
+def site(cluster: Cluster) -> Iterator[Gateway]:
+    """A gateway with the system of the pages."""
+    config = cluster.write_gateway_config(cluster.directory / "recipes.yaml")
+    running = cluster.start_gateway(config)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def home(cluster: Cluster) -> Path:
+    """What the pages call /scratch/alice."""
+    place = cluster.scratch / "alice-recipes"
+    cluster.as_user(cluster.user("alice"), ["mkdir", place])
+    return place
+
+
+@pytest.fixture
+def desk(request: pytest.FixtureRequest, cluster: Cluster, site: Gateway, tmp_path: Path) -> Desk:
+    """A desk with a virtual environment for the recipe, which is kept beside that of the tests."""
+    name = re.sub(r"\W+", "-", request.node.callspec.id.lower())
+    place = Path(sys.prefix, "recipes", name)
+    # The python3 of the system, for some recipes want the same one on both sides; and the pip of the tests.
+    subprocess.run([program("python3"), "-m", "venv", "--without-pip", place], check=True, timeout=INSTALLING)
+    pip = place / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\nexec {sys.executable} -m pip --python {place}/bin/python "$@"\n')
+    pip.chmod(0o755)
+    alice = cluster.user("alice")
+    facts = {
+        "FIRECREST_URL": site.url, "AUTH_TOKEN_URL": cluster.idp.token_url, "FIRECREST_SYSTEM": "demo",
+        "FIRECREST_CLIENT_ID": alice.client_id, "FIRECREST_CLIENT_SECRET": alice.client_secret,
+        "URL": site.url, "TOKEN": cluster.token(alice),
+    }  # fmt: skip
+    return Desk(tmp_path, place, facts)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(one, id=one.heading, marks=[pytest.mark.heavy] if one.heavy else []) for one in RECIPES],
+)
+def test_a_recipe(recipe: Recipe, desk: Desk, cluster: Cluster, home: Path) -> None:
+    printed = ""
+    for step in recipes.steps(recipe.heading):
+        text = step.text.replace("/scratch/alice", str(home))
+        if step.title == PRINTS:
+            assert recipes.matches(text, printed), f"{text}\n--- is not ---\n{printed}"
+        elif step.title == ON_THE_SYSTEM:
+            environment = {name: value for name, value in desk.environment().items() if name.startswith("PIP_")}
+            del environment["PIP_CACHE_DIR"]
+            argv = ["bash", "-e", "-c", text]
+            cluster.as_user(cluster.user("alice"), argv, cwd=home, env=environment, timeout=INSTALLING)
+        elif step.kind == "console":
+            printed = desk.type(text, INSTALLING)
+        else:
+            desk.write(step.title, text)
+            if step.kind == "yaml":
+                printed = desk.type("\n".join(recipes.pipeline_commands(text)), INSTALLING)
+    freeze = subprocess.run(
+        [desk.programs / "bin" / "pip", "list", "--not-required", "--format", "freeze"],
+        check=True, capture_output=True, text=True, timeout=INSTALLING,
+    )  # fmt: skip
+    print(f"{recipe.heading}: {', '.join(freeze.stdout.split())}")
