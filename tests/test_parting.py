@@ -4,11 +4,15 @@ A socket that is closed with something unread is reset, and what was sent before
 """
 
 import asyncio
+import os
+import socket
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import pytest
 import uvicorn
@@ -18,6 +22,7 @@ from uvicorn.server import ServerState
 
 from hpcgate.admission import Caller
 from hpcgate.body import Bodies
+from hpcgate.config.http import HttpSettings
 from hpcgate.refusals import Lobby, Refusals
 from hpcgate.serving import LINGER_BYTES, Http
 from hpcgate.sink import Sink
@@ -136,14 +141,16 @@ async def reading(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def serving(parting: Parting, context: ssl.SSLContext | None) -> AsyncIterator[int]:
-    """Serve in this process and yield the port."""
+async def serving(parting: Parting, context: ssl.SSLContext | None, patience: float = 3600) -> AsyncIterator[int]:
+    """Serve in this process and yield the port; `patience` is the seconds that a client may be silent."""
     app = reading if b" /read " in parting.sent else Bodies(answering)
-    config = uvicorn.Config(app, interface="asgi3", log_config=None, timeout_keep_alive=3600)
+    config = uvicorn.Config(app, interface="asgi3", log_config=None, timeout_keep_alive=cast("int", patience))
     config.load()
     state = ServerState()
     places = {"refusals": Refusals(0), "overflow": Refusals(0), "lobby": Lobby(0), "sink": Sink(LINGER_BYTES)}
-    kind: Any = type("Noted", (Http,), {**places, "stopping": parting.stopping})
+    kind: Any = type(
+        "Noted", (Http,), {**places, "stopping": parting.stopping, "settings": HttpSettings(header_timeout=patience)}
+    )
     kind.admission = None if parting.admission is None else parting.admission()
     server = await asyncio.get_running_loop().create_server(
         lambda: kind(config=config, server_state=state, app_state={}), "127.0.0.1", 0, ssl=context
@@ -220,3 +227,50 @@ def test_an_answer_of_unknown_length_has_no_chunks_in_http_1_0(
     assert b"chunked" not in head
     with pytest.raises((ConnectionResetError, ssl.SSLError)):
         uvloop.run(come(b"/cut"))
+
+
+class Standstill(asyncio.Protocol):
+    """Has the loop stand still once something comes: after its look at sockets, before that at timers.
+
+    Args:
+        act: What is done before.
+        seconds: For how long it stands.
+    """
+
+    def __init__(self, act: Callable[[], object], seconds: float) -> None:
+        self._act = act
+        self._seconds = seconds
+
+    def data_received(self, data: bytes) -> None:
+        self._act()
+        time.sleep(self._seconds)
+
+
+@pytest.mark.parametrize("before", [b"", GET], ids=["first", "next"])
+def test_who_asks_while_the_loop_has_no_time_is_answered(before: bytes) -> None:
+    """A machine may stand still for longer than a client may be silent: what it sent meanwhile has come in time."""
+    patience = 1.0
+
+    async def come() -> bytes:
+        async with serving(Parting(b"", ()), None, patience) as port, asyncio.timeout(60):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            connection: socket.socket = writer.get_extra_info("socket")
+            if before:
+                writer.write(before)
+                await reader.readuntil(b"ok")
+            else:
+                await asyncio.sleep(0.1)  # the connection is made, and its time runs
+            ours, theirs = socket.socketpair()
+            ask = partial(os.write, connection.fileno(), GET)
+            standstill, _ = await asyncio.get_running_loop().create_connection(
+                lambda: Standstill(ask, 2 * patience), sock=theirs
+            )
+            try:
+                ours.send(b"x")
+                return await reader.readuntil(b"ok")
+            finally:
+                ours.close()
+                standstill.close()
+                writer.close()
+
+    assert statuses(uvloop.run(come())) == (200,)

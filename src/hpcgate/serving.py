@@ -66,6 +66,9 @@ OVERHEAD = 16
 OFFER = frozenset({b"connection", b"upgrade", b"http2-settings"})
 """The headers of an offer to speak another protocol (RFC 9110, section 7.8)."""
 
+_GLANCE = 0.01
+"""Seconds in which the loop reads what has come while it had no time: who asked in time is not taken for silent."""
+
 _TURN = contained("http.turn")
 _RESET = struct.pack("ii", 1, 0)
 """Has a socket send a reset when it is closed (socket(7), SO_LINGER)."""
@@ -616,6 +619,19 @@ class Http(HttpToolsProtocol):
 
     @contained("http.head_late")
     def _head_is_late(self) -> None:
+        self._head_timer = self.loop.call_later(_GLANCE, self._head_is_missing)
+
+    @contained("http.rest_over")
+    def timeout_keep_alive_handler(self) -> None:
+        """The connection has rested for long enough, unless something has come meanwhile."""
+        self.timeout_keep_alive_task = self.loop.call_later(_GLANCE, self._end_rest)
+
+    @contained("http.rest_over")
+    def _end_rest(self) -> None:
+        super().timeout_keep_alive_handler()
+
+    @contained("http.head_late")
+    def _head_is_missing(self) -> None:
         self._head_timer = None
         seconds = self.settings.header_timeout
         if self._in_head:
