@@ -2,6 +2,9 @@
 
 Some submit and then wait for the job's end (``sbatch --wait``, ``qsub -W block=true``), some try for minutes to get a
 job in. Both have said by then what is to be known.
+
+A connection that breaks ends the input of what it has started: sbatch and qsub would submit the part of a script that
+came. So nothing is submitted before all of it has come.
 """
 
 import asyncio
@@ -9,12 +12,34 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hpcgate.errors import TimedOut
+from hpcgate.errors import NoSpace, TimedOut
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.session import Session
 
 MOST = 1024 * 1024
 """Bytes of output that are kept, of more the first and the last half."""
+
+
+_NO_ROOM = "hpcgate: no room for the input: "
+
+_WHOLE = (
+    "exec 2>&1; _hpcgate_file=$(mktemp 2>/dev/null) || _hpcgate_file=$(mktemp -p ~ 2>/dev/null) || "
+    f'{{ printf "{_NO_ROOM}"; mktemp -p ~; exit 1; }}; '
+    "trap 'rm -f -- \"$_hpcgate_file\"' EXIT; trap 'exit 1' HUP INT TERM; "
+    f'cat >"$_hpcgate_file" || {{ printf "{_NO_ROOM}%s\\n" "$_hpcgate_file"; exit 1; }}; '
+    'test "$(wc -c <"$_hpcgate_file")" -eq "$1" || { printf "The input came short\\n"; exit 1; }; '
+    'exec <"$_hpcgate_file" || exit; rm -f -- "$_hpcgate_file"; trap - EXIT HUP INT TERM; unset _hpcgate_file; '
+    'shift; exec "$@"'
+)
+
+
+def whole(argv: Sequence[str], size: int) -> list[str]:
+    """Return a command that takes `size` bytes of input, and then becomes `argv`, which reads them; or does nothing.
+
+    The bytes lie in a file meanwhile that has no name any more once they are read.
+    """
+    name = argv[3] if list(argv[:2]) == ["sh", "-c"] and len(argv) > 3 else argv[0]
+    return ["sh", "-c", _WHOLE, name, str(size), *argv]
 
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -62,10 +87,16 @@ async def run_submission(
 
     Raises:
         NeverBegan: The user's login shell did not come to the command.
+        NoSpace: The login node has no room for the input; the command was not run.
     """
+    argv = whole(argv, len(stdin))
     # What does not come so far as to read its input has submitted nothing: that is an error of its own.
     async with session.process(argv, stall=seconds, opening=seconds, env=dict(env)) as process:
-        return await _follow(process, stdin, seconds, patience)
+        printed = await _follow(process, stdin, seconds, patience)
+    if printed.exit_status == 1 and _NO_ROOM in printed.text:
+        words = " ".join(printed.text.replace(_NO_ROOM, "").split())
+        raise NoSpace(f"The login node has no room for the job's script, and nothing was submitted: {words}")
+    return printed
 
 
 async def _follow(process: Process, stdin: bytes, seconds: float, patience: Callable[[str], float | None]) -> Printed:

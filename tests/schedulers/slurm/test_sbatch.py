@@ -14,6 +14,7 @@ from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.slurm import sbatch
 from hpcgate.schedulers.slurm.sbatch import Candidate, Said, Tag, chosen
+from hpcgate.schedulers.submitting import whole
 from hpcgate.schedulers.variables import LONGEST
 
 from .recordings import RELEASES, recordings
@@ -52,9 +53,10 @@ def submitted(
     stand_in: Path, job: JobDescription, *, tagged: bool = True, **environment: str
 ) -> tuple[list[str], dict[str, str], str, Said]:
     """Run the command; return what reached the program: arguments, environment, input; and what was printed."""
+    content = sbatch.stdin(job)
     done = subprocess.run(
-        [argument.encode() for argument in sbatch.command(job, TAG, tagged=tagged)],
-        input=sbatch.stdin(job),
+        [argument.encode() for argument in whole(sbatch.command(job, TAG, tagged=tagged), len(content))],
+        input=content,
         env={"PATH": f"{stand_in}:/usr/bin:/bin", **environment},
         capture_output=True,
         check=True,

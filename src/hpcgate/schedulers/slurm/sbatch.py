@@ -2,7 +2,8 @@
 
 The script and the environment go through standard input: ``--export`` cannot carry a comma, and a command line shows in
 the process list and has a limit of 128 KiB. So a few lines of shell read the variables, set them for sbatch alone, and
-leave the rest of the input, the script, to it.
+leave the rest of the input, the script, to it. The input is a file (`hpcgate.schedulers.submitting`), of which they
+read no byte too many.
 
 What is called sbatch may be a site's wrapper, which prints what it likes around the job's id, or instead of it. So the
 job gets a tag in its comment by which the controller itself can say what its id is. https://slurm.schedmd.com/sbatch.html
@@ -54,10 +55,8 @@ _READER = (
     'printf "%s %s %s\\n" "$2" "$_hpcgate_kind" "$_hpcgate_since"; _hpcgate_comment=$3; '
     'if [ -n "$4" ] && grep -q "^#SBATCH.*--com[a-z]*[= ]" -- "$4"; then _hpcgate_comment=; fi 2>/dev/null; shift 4; '
     'if [ -n "$_hpcgate_comment" ]; then set -- "--comment=$_hpcgate_comment" "$@"; fi; '
-    'set -- "$_hpcgate_tool" "$@"; '
-    'while IFS= read -r _hpcgate_pair && [ -n "$_hpcgate_pair" ]; do '
-    '_hpcgate_value=$(printf "%b_" "${_hpcgate_pair#*=}"); '
-    'set -- "${_hpcgate_pair%%=*}=${_hpcgate_value%_}" "$@"; done; '
+    'set -- "$_hpcgate_tool" "$@"; read -r _hpcgate_size; '
+    'if [ "$_hpcgate_size" -gt 0 ]; then eval "set -- $(dd bs="$_hpcgate_size" count=1 2>/dev/null) \\"\\$@\\""; fi; '
     'exec env -u LC_ALL -u LANGUAGE "$@"'
 )
 """sbatch itself takes a working directory that does not exist, and the job then dies without a word.
@@ -71,9 +70,6 @@ user exports: an exported variable that is set here would reach the job.
 def entering_command(directory: str) -> list[str]:
     """Return the command that tries a working directory; if it cannot be entered, it says why on standard output."""
     return ["sh", "-c", _ENTER, "cd", directory]
-
-
-_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _./=:,@%+-")
 
 
 _TAGGED = "hpcgate:"
@@ -148,23 +144,22 @@ def _own_comment(script: str) -> str:
 
 
 def stdin(job: JobDescription) -> bytes:
-    """Return what `command` reads: the variables, a line each in the escapes of printf's %b, an empty line, the script.
+    """Return what `command` reads: a line with the size in bytes of the variables, these, and the script.
+
+    The variables are words of shell, quoted, so that nothing in them has a meaning.
 
     Raises:
         BadRequest: A job cannot have one of the variables, or the script is not Unicode.
     """
-    lines = []
+    words = []
     for name, value in {**job.default_environment, **job.environment}.items():
         check_variable(name, value)
-        lines.append(f"{name}={_octal(value.encode())}\n")
+        words.append(shlex.quote(f"{name}={value}"))
+    variables = " ".join(words).encode()
     try:
-        return "".join([*lines, "\n", job.script or ""]).encode()
+        return b"%d\n%b%b" % (len(variables), variables, (job.script or "").encode())
     except UnicodeEncodeError as error:
         raise BadRequest(f"The script is not valid Unicode: {error.reason}") from error
-
-
-def _octal(value: bytes) -> str:
-    return "".join(chr(byte) if byte in _PLAIN else f"\\0{byte:03o}" for byte in value)
 
 
 @dataclass(frozen=True, slots=True)

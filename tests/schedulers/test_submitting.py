@@ -1,0 +1,95 @@
+"""What submits a job has all of it, or does nothing."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hpcgate.schedulers.base import JobDescription
+from hpcgate.schedulers.pbs import qsub, script
+from hpcgate.schedulers.slurm import sbatch
+from hpcgate.schedulers.submitting import whole
+
+SHELLS = {"dash": ["dash"], "bash": ["bash"], "busybox": ["busybox", "sh"]}
+SCRIPT = "#!/bin/sh\n" + "echo a line of a script\n" * 4000 + "echo the end"
+
+
+@pytest.fixture(params=SHELLS)
+def shell(request: pytest.FixtureRequest) -> list[str]:
+    found = SHELLS[request.param]
+    assert shutil.which(found[0]), f"please install {found[0]}"
+    return found
+
+
+def submissions(place: Path) -> dict[str, tuple[list[str], bytes]]:
+    """Return how each scheduler's command is called, and what it reads."""
+    job = JobDescription(str(place), script=SCRIPT, environment={"A": "1", "B": "two\nlines"})
+    content = SCRIPT.encode()
+    return {
+        "sbatch": (sbatch.command(job, sbatch.Tag.new()), sbatch.stdin(job)),
+        "qsub": (qsub.command(job, content), script.composed(content, job)),
+    }
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with an sbatch and a qsub that keep what they are given."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sbatch", "qsub"):
+        tool = tools / name
+        tool.write_text(f"#!/bin/sh\ncat >{tmp_path}/submitted\necho 4711\n")
+        tool.chmod(0o755)
+    (tmp_path / "tmp").mkdir()
+    return tmp_path
+
+
+def run(shell: list[str], place: Path, argv: list[str], given: bytes, **env: str) -> subprocess.CompletedProcess[bytes]:
+    around = {"PATH": f"{place}/tools:{os.environ['PATH']}", "HOME": str(place), "TMPDIR": f"{place}/tmp", **env}
+    return subprocess.run([*shell, *argv[1:]], input=given, env=around, capture_output=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("tool", ["sbatch", "qsub"])
+def test_what_came_whole_is_submitted(shell: list[str], place: Path, tool: str) -> None:
+    argv, given = submissions(place)[tool]
+    done = run(shell, place, whole(argv, len(given)), given)
+    assert done.returncode == 0, done
+    submitted = (place / "submitted").read_text()
+    assert submitted.endswith("echo the end")
+    assert submitted.count("echo a line of a script") == 4000
+    assert list((place / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("kept", ["nothing", "a byte", "the variables", "half", "all but a byte"])
+@pytest.mark.parametrize("tool", ["sbatch", "qsub"])
+def test_what_came_in_part_is_not(shell: list[str], place: Path, tool: str, kept: str) -> None:
+    argv, given = submissions(place)[tool]
+    size = {"nothing": 0, "a byte": 1, "the variables": given.index(b"#!/bin/sh") if tool == "sbatch" else 12}
+    size |= {"half": len(given) // 2, "all but a byte": len(given) - 1}
+    done = run(shell, place, whole(argv, len(given)), given[: size[kept]])
+    assert done.returncode == 1
+    assert b"came short" in done.stdout
+    assert not (place / "submitted").exists()
+    assert list((place / "tmp").iterdir()) == []
+
+
+def test_a_tmpdir_that_is_not_there(shell: list[str], place: Path) -> None:
+    argv, given = submissions(place)["sbatch"]
+    done = run(shell, place, whole(argv, len(given)), given, TMPDIR="/nowhere")
+    assert done.returncode == 0, done
+    done = run(shell, place, whole(argv, len(given)), given, TMPDIR="/nowhere", HOME="/nowhere/either")
+    assert done.returncode == 1
+    assert done.stdout.startswith(b"hpcgate: no room for the input: mktemp: ")
+
+
+def test_many_variables_reach_it(shell: list[str], place: Path) -> None:
+    environment = {f"BIG{n}": f"it's {n}\n" + "x" * 50_000 for n in range(20)}
+    (place / "tools" / "sbatch").write_text(f"#!/bin/sh\nenv -0 >{place}/submitted\n")
+    job = JobDescription(str(place), script="", environment=environment)
+    given = sbatch.stdin(job)
+    done = run(shell, place, whole(sbatch.command(job, sbatch.Tag.new()), len(given)), given)
+    assert done.returncode == 0, done
+    found = dict(pair.split("=", 1) for pair in (place / "submitted").read_text().split("\0")[:-1])
+    assert {name: value for name, value in found.items() if name.startswith("BIG")} == environment
