@@ -1,7 +1,9 @@
 """pyfirecrest's ApiKeyAuth, and what API keys may not do, on a real gateway."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import firecrest
@@ -10,7 +12,7 @@ import pytest
 
 from hpcgate.auth.api_keys import hash_of, new_key
 from hpcgate.demo.cluster import Cluster, Gateway
-from tests.clients.clients import Make
+from tests.clients.clients import Make, command_line
 from tests.people import Person
 
 GOOD, AFAR, OVER, SERVICE = (new_key() for _ in range(4))
@@ -45,6 +47,18 @@ def test_pyfirecrest_with_a_key(make_client: Make, keyed: Gateway, alice: Person
     assert client.userinfo("demo")["user"]["name"] == alice.user.name
     script = f"#!/bin/sh\n#SBATCH --output={alice.user.home}/%j.out\ntrue\n"
     assert client.submit("demo", working_dir=str(alice.user.home), script_str=script)["jobId"]
+
+
+def test_the_command_with_a_key(keyed: Gateway, alice: Person, cluster: Cluster, tmp_path: Path) -> None:
+    cli = command_line(keyed.url, alice.user, cluster.idp.token_url, tmp_path)
+    names = ("PATH", "HOME", "FIRECREST_URL", "FIRECREST_SYSTEM")
+    bare = dataclasses.replace(cli, environment={name: cli.environment[name] for name in names})
+    (system,) = bare.json("--api-key", GOOD, "--api-key-header", "X-API-Key", "systems")
+    assert system["name"] == "demo"
+    assert bare.json("id", "--json", FIRECREST_API_KEY=GOOD)["user"]["name"] == alice.user.name
+    refused = bare("--api-key", AFAR, "systems", check=False)
+    assert refused.returncode == 1
+    assert "Invalid API key" in refused.stdout + refused.stderr
 
 
 @pytest.mark.parametrize(

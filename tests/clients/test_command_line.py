@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import os
 import stat
 import tarfile
@@ -36,6 +37,24 @@ def test_who_am_i(cli: CommandLine, gateway: Gateway, cluster: Cluster, alice: P
     environment |= {"FIRECREST_TOKEN_COMMAND": f"echo {cluster.token(user)}"}
     with_token = dataclasses.replace(cli, environment=environment)
     assert with_token.json("id", "--json", "-s", "commands")["user"]["name"] == user.name
+
+
+def test_options_of_the_command_itself(cli: CommandLine, gateway: Gateway, cluster: Cluster, alice: Person) -> None:
+    bare = dataclasses.replace(cli, environment={"PATH": cli.environment["PATH"], "HOME": cli.environment["HOME"]})
+    version = importlib.metadata.version("pyfirecrest")
+    assert version in bare("--version").stdout
+    secret = ("--client-id", alice.user.client_id, "--client-secret", alice.user.client_secret)
+    tokens = (*secret, "--token-url", cluster.idp.token_url, "--client-auth-method", "client_secret_post")
+    patience = ("--timeout", "60", "--auth-timeout", "60", "--api-version", "2.6.0")
+    url = ("--firecrest-url", gateway.url)
+    assert len(bare.json(*url, *tokens, *patience, "systems")) == 3
+    command = f"echo {cluster.token(alice.user)}"
+    assert len(bare.json(*url, "--token-command", command, "systems")) == 3
+    (cli.directory / "settings.yaml").write_text(f"firecrest_url: {gateway.url}\ntoken_command: {command}\n")
+    assert len(bare.json("--config", "settings.yaml", "systems")) == 3
+    told = bare(*url, "--token-command", command, "--debug", "--verbose", "systems", check=False)
+    assert told.returncode == 0
+    assert cluster.token(alice.user) not in told.stdout + told.stderr
 
 
 def test_files(cli: CommandLine, place: Path, alice: Person) -> None:
