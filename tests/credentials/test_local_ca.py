@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,70 @@ async def test_an_agent_that_stands_still_for_a_while(tmp_path: Path, monkeypatc
     finally:
         agent.kill()
         agent.wait()
+
+
+def framed(content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + content
+
+
+PUBLIC = asyncssh.import_private_key(KEY).public_data
+ONE_KEY = framed(b"\x0c" + (1).to_bytes(4, "big") + framed(PUBLIC) + framed(b"ca"))
+"""An agent's answer that it has one key (draft-ietf-sshm-ssh-agent, section 3.5)."""
+MUCH = b"x" * 1_000_000
+
+AGENTS: dict[str, tuple[bytes, ...]] = {
+    # What an agent says to one question after another; much of it goes on without end.
+    "keys without end": ((2**32 - 1).to_bytes(4, "big") + MUCH,),
+    "a signature without end": (ONE_KEY, (2**31).to_bytes(4, "big") + MUCH),
+    "nothing": (framed(b""),),
+    "no": (framed(b"\x05"),),
+    "what it was not asked": (framed(b"\x0e" + framed(b"x")),),
+    "more keys than there are": (framed(b"\x0c" + b"\xff" * 4 + framed(PUBLIC) + framed(b"ca")),),
+    "a key that is none": (framed(b"\x0c" + (1).to_bytes(4, "big") + framed(b"\xff" * 40) + framed(b"ca")),),
+    "a comment that is no text": (
+        framed(b"\x0c" + (1).to_bytes(4, "big") + framed(PUBLIC) + framed(b"\xff")),
+        framed(b""),
+    ),
+    "a signature of nothing": (ONE_KEY, framed(b"\x0e" + framed(b""))),
+    "a signature of another kind": (ONE_KEY, framed(b"\x0e" + framed(framed(b"ssh-rsa") + framed(b"x" * 64)))),
+    "a signature that is none": (ONE_KEY, framed(b"\x0e" + framed(framed(b"ssh-ed25519") + framed(b"x" * 64)))),
+    "a long signature": (ONE_KEY, framed(b"\x0e" + framed(framed(b"ssh-ed25519") + framed(b"x" * 200_000)))),
+    "two answers at a time": (ONE_KEY + framed(b"\x0e" + framed(b"x")), framed(b"\x05")),
+}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+async def test_an_agent_that_lies_gives_no_certificate(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = AGENTS[name]
+    lies: set[asyncio.Task[None]] = set()
+
+    async def lie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        lies.add(task)
+        with suppress(OSError, asyncio.IncompleteReadError):
+            for answer in answers:
+                await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big"))
+                writer.write(answer)
+                await writer.drain()
+                while answer.endswith(MUCH):
+                    writer.write(MUCH)
+                    await writer.drain()
+            await reader.read()
+        writer.transport.abort()
+
+    path = str(tmp_path / "agent")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    server = await asyncio.start_unix_server(lie, path)
+    asked = source(ca_key=None, agent_socket=path)
+    # Its time is longer than a test wants to wait.
+    monkeypatch.setattr(local_ca, "_PATIENCE", 2)
+    async with asyncio.timeout(60):
+        with pytest.raises((CredentialRefused, Unavailable)):
+            await asked.credential(Principal("alice", "token"))
+        await asked.close()
+        server.close()
+        await asyncio.gather(*lies)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024

@@ -32,6 +32,8 @@ _PATIENCE = 10.0
 """Seconds that an agent or a token may take."""
 
 
+_MOST_OF_AN_ANSWER = 256 * 1024
+"""Bytes of an agent's answer; OpenSSH's own sends and takes no more (AGENT_MAX_LEN)."""
 _MOST_PRINCIPALS = 256
 """Names in a certificate; sshd takes no more (SSHKEY_CERT_MAX_PRINCIPALS)."""
 _MOST_OF_A_NAME = 128
@@ -41,6 +43,33 @@ _MOST_OF_A_NAME = 128
 def _plain(value: str) -> str:
     """Return an id as one word, so that none can pass for another field of the key id."""
     return re.sub(r"[^A-Za-z0-9._:@+/-]", "_", value[:_MOST_OF_A_NAME])
+
+
+class _AgentSocket:
+    """Where an agent listens, of whose answers so much is read and no more."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def open_agent_connection(self) -> tuple["_AgentAnswers", asyncio.StreamWriter]:
+        """Connect, as asyncssh asks of what is no path."""
+        reader, writer = await asyncio.open_unix_connection(self._path)
+        return _AgentAnswers(reader), writer
+
+
+class _AgentAnswers:
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+
+    async def readexactly(self, size: int) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            ValueError: The agent announces more than an answer may have.
+        """
+        if size > _MOST_OF_AN_ANSWER:
+            raise ValueError(f"an answer of {size} bytes")
+        return await self._reader.readexactly(size)
 
 
 class LocalCaSettings(PluginSettings):
@@ -197,7 +226,7 @@ class LocalCa(CertificateSource):
                 key = await asyncio.to_thread(asyncssh.import_private_key, text, passphrase)
                 pairs = list(asyncssh.load_keypairs([key]))
             elif settings.agent_socket is not None:
-                self._agent = await asyncssh.connect_agent(settings.agent_socket)
+                self._agent = await asyncssh.connect_agent(_AgentSocket(settings.agent_socket))
                 pairs = list(await self._agent.get_keys())
             else:
                 pin = None if settings.pkcs11_pin is None else settings.pkcs11_pin.get_secret_value()

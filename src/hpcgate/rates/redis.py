@@ -4,11 +4,12 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import structlog
+from redis._parsers import _AsyncRESP2Parser
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import InvalidResponse
 
 from hpcgate.config.rates import RedisSettings
 from hpcgate.errors import Unavailable
@@ -17,6 +18,8 @@ from hpcgate.rates.memory import MemoryCounter
 
 log = structlog.get_logger(__name__)
 
+MOST_ANSWER: Final = 64 * 1024
+"""Most bytes of an answer: a number for each bucket of a request."""
 PAUSE: Final = 1.0
 """Seconds for which a server that did not answer is not asked again."""
 
@@ -45,6 +48,30 @@ return told
 """
 
 
+class _Bounded(_AsyncRESP2Parser):
+    """Reads an answer to a bound of its bytes, and no further."""
+
+    _taken = 0
+
+    async def read_response(self, disable_decoding: bool = False) -> Any:
+        self._taken = 0
+        return await super().read_response(disable_decoding)
+
+    async def _read(self, length: int) -> bytes:
+        self._take(length)
+        return await super()._read(length)
+
+    async def _readline(self) -> bytes:
+        line = await super()._readline()
+        self._take(len(line))
+        return line
+
+    def _take(self, size: int) -> None:
+        self._taken += size
+        if size < 0 or self._taken > MOST_ANSWER:
+            raise InvalidResponse("more than an answer may have")
+
+
 class RedisCounter:
     """Counts in Redis; while that does not answer, by itself or not at all, as the settings say."""
 
@@ -58,6 +85,9 @@ class RedisCounter:
             socket_timeout=settings.timeout,
             socket_connect_timeout=settings.timeout,
             decode_responses=True,
+            # Its answers are numbers, and RESP2 has fewer kinds of anything.
+            protocol=2,
+            parser_class=_Bounded,
         )
         self._take = self._redis.register_script(_TAKE)
 
@@ -74,8 +104,7 @@ class RedisCounter:
         if time.monotonic() >= self._down_until:
             try:
                 held = await self._ask(buckets)
-            except (RedisError, OSError, TimeoutError, ValueError, TypeError) as error:
-                # The last two: it answered with something else than our numbers.
+            except Exception as error:  # redis-py takes what a server says for what it should be
                 self._fails(error)
             else:
                 self._answers()
