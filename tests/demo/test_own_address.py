@@ -1,4 +1,4 @@
-"""Slurm's daemons listen where the machine's name leads; the demo finds them there, whatever /etc/hosts says."""
+"""Slurm listens where the machine's name leads if it can be called back there, whatever /etc/hosts says."""
 
 import socket
 
@@ -8,7 +8,7 @@ from hpcgate.demo import ports
 
 NAMES = {
     "as on some machines": ("127.0.0.1", "127.0.0.1"),
-    "as Debian is installed": ("127.0.1.1", "127.0.1.1"),
+    "as Debian is installed": ("127.0.1.1", None),
     "another machine's": ("198.51.100.99", None),
     "nothing, in a bare chroot": (None, None),
 }

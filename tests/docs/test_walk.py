@@ -109,7 +109,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_who_follows_the_pages_word_for_word_has_a_gateway_and_a_job(source: Path) -> None:
     terminals = Terminals(source)
     shown = ""
@@ -118,7 +118,7 @@ def test_who_follows_the_pages_word_for_word_has_a_gateway_and_a_job(source: Pat
             if block.terminal:
                 terminals.begin(block)
             else:
-                shown += terminals.type(block.commands, timeout=120)
+                shown += terminals.type(block.commands, timeout=900)
     finally:
         statuses = terminals.close()
     assert "✓" in shown

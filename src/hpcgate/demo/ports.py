@@ -57,18 +57,21 @@ class Ports:
 
 
 def own_address() -> str | None:
-    """Return the address that this machine's own name stands for, or None if that is no address of the machine.
+    """Return the address that this machine's own name stands for, or None if Slurm cannot keep to it.
 
-    Slurm's daemons, told not to listen on all addresses, listen on that one: 127.0.0.1 on some machines, 127.0.1.1 as
-    Debian is installed, the one of a container. In a bare chroot the name stands for nothing.
+    Slurm's daemons and srun, told not to listen on all addresses, listen on that one, and srun is called back at the
+    address that its own call came from. So the name must stand for an address of the machine from which connections to
+    it come: 127.0.0.1 on some machines, the one of a container. As Debian is installed it stands for 127.0.1.1, but
+    what goes there comes from 127.0.0.1. In a bare chroot it stands for nothing.
     """
     try:
         address = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
-        with socket.socket() as probe:
-            probe.bind((address, 0))
+        with socket.create_server((str(address), 0)) as server, socket.socket() as call:
+            call.connect(server.getsockname())
+            comes_from = call.getsockname()[0]
     except OSError:
         return None
-    return str(address)
+    return str(address) if comes_from == address else None
 
 
 def listens(port: int) -> bool:
