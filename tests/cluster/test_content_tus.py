@@ -236,6 +236,7 @@ def test_refusals(alice: Person, place: Path) -> None:
         ({"path": "/etc"}, 400),
         ({"path": "relative"}, 400),
         ({"path": f"{place}/missing"}, 404),
+        ({"path": str(place), "replace": "in-place"}, 400),
     ):
         answer = alice.http.post(url, params=parameters, headers={**TUS, **named, "Upload-Length": "1"})
         assert answer.status_code == status, parameters

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -134,3 +135,44 @@ def test_a_swap_between_any_two_steps_leads_nowhere(top: str, do: str) -> None:
 
 def _is_there(asked: dict[str, Any]) -> bool:
     return bool(asked.get("exclusive")) and asked["path"].endswith(("/file", "/leaf")) and "temporary" in asked
+
+
+# Runs the program with a signal before each name that it removes.
+INTERRUPTED = """\
+import os, runpy, signal, sys
+for name in ("unlink", "rmdir"):
+    def interrupted(*words, real=getattr(os, name), **keywords):
+        signal.raise_signal(signal.SIGTERM)
+        return real(*words, **keywords)
+    setattr(os, name, interrupted)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+BROKEN: dict[str, tuple[str, dict[str, Any], bytes]] = {
+    "an upload": ("replace", {"path": "file", "temporary": ".hpcgate-x", "mode": None, "sync": False}, b"4\nev"),
+    "an archive": ("unpack", {"path": "", "temporary": ".hpcgate-x", "mark": MARK}, archive("new", "dir/new")[:600]),
+    "parts joined": ("join", {"path": "new", "parts": ["file", "gone"]}, b""),
+    "a copy": ("copy", {"path": "dir", "target": "new", "dereference": False}, b""),
+}
+"""What fails, and so removes what it has made: an operation, what it is asked, what comes on its standard input."""
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_signal_does_not_keep_it_from_clearing_up(tmp_path: Path, name: str) -> None:
+    do, asked, content = BROKEN[name]
+    box = tmp_path / "box"
+    (box / "dir").mkdir(parents=True)
+    (box / "file").write_bytes(b"old")
+    os.mknod(box / "dir" / "socket", stat.S_IFSOCK | 0o600)
+    before = sorted(box.rglob("*"))
+    words = {key: asked[key] for key in asked if key not in ("path", "target", "parts", "temporary", "mark")}
+    words |= {key: f"{box}/{asked[key]}" for key in ("path", "target") if key in asked}
+    words |= {key: asked[key] for key in ("temporary", "mark") if key in asked}
+    if "parts" in asked:
+        words["parts"] = [f"{box}/{part}" for part in asked["parts"]]
+    request = json.dumps({"do": do, "words": do, "roots": [str(box)], **words}).encode() + b"\n"
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, PROGRAM], input=request + content, capture_output=True, timeout=60
+    )
+    assert done.returncode == 143, done
+    assert sorted(box.rglob("*")) == before, done

@@ -24,17 +24,9 @@ from hpcgate.ssh.ending import CUT_OFF, ENDING
 from hpcgate.transfers import jobs, s3_jobs, streamer, wormhole
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.script import job_script
+from tests.ssh.stepping import Shims
 
-TOOLS = (
-    *("cat", "chgrp", "chmod", "chown", "cp", "curl", "cut", "date", "dd", "env", "find", "grep", "head", "id", "ls"),
-    *("md5sum", "mkdir", "mktemp", "mv", "python", "readlink", "rm", "rmdir", "sed", "setfacl", "sleep", "stat"),
-    *("sync", "tail", "tar", "tee", "touch", "tr", "truncate"),
-)
-SHIM = """\
-#!/bin/dash
-echo >>"$STEPS/calls"
-n=0
-while read -r _; do n=$((n + 1)); done <"$STEPS/calls"
+SIGNAL = """\
 if [ "$n" -ge "$AT" ]; then
   if (set -C; : >"$STEPS/begun") 2>/dev/null; then
     case $FIRST in tool) kill -s TERM $$ ;; shell) kill -s TERM "$MAIN" ;; esac
@@ -42,7 +34,6 @@ if [ "$n" -ge "$AT" ]; then
     kill -s TERM "$MAIN" 2>/dev/null
   fi
 fi
-PATH=$REAL exec "${0##*/}" "$@"
 """
 # An object store in a directory: `object` and, while there is a multipart upload, `multipart`.
 CURL = """\
@@ -283,25 +274,12 @@ class World:
         self._shell = shell
         self._directory = directory
         self._shm = shm
-        self._shims = directory / "shims"
-        self._shims.mkdir()
-        (directory / "real").mkdir()
-        for name, text in {
-            "shim": SHIM,
-            "real/curl": CURL,
-            "real/python": PYTHON,
-            # A transfer waits before it tries again.
-            "real/sleep": "#!/bin/dash\n",
-        }.items():
-            path = directory / name
-            path.write_text(text)
-            path.chmod(0o755)
-        for tool in TOOLS:
-            (self._shims / tool).symlink_to(directory / "shim")
+        # A transfer waits before it tries again.
+        self._shims = Shims(directory, SIGNAL, curl=CURL, python=PYTHON, sleep="#!/bin/dash\n")
 
     def run(self, at: int, first: str) -> int:
         """Run it with a signal from step `at` on, look at what is left, and return how many steps there were."""
-        for name in ("work", "tmp", "store", "steps"):
+        for name in ("work", "tmp", "store"):
             shutil.rmtree(self._directory / name, ignore_errors=True)
             (self._directory / name).mkdir()
         for path in self._shm.iterdir():
@@ -309,14 +287,14 @@ class World:
         work = self._directory / "work"
         words = self.case.make(work)
         before = {name: self._content(name) for name in self.case.done}
-        real = f"{self._directory}/real:/usr/bin:/bin:/usr/sbin:/sbin"
+        self._shims.begin()
         done = subprocess.run(
             ["dash", "-c", 'export MAIN=$$; exec "$@"', "sh", *self._shell.split(), *words],
             cwd=work,
             env={
-                **{"PATH": f"{self._shims}:{real}", "REAL": real, "SHIMS": str(self._shims), "HOME": str(work)},
-                **{"TMPDIR": f"{self._directory}/tmp", "STORE": f"{self._directory}/store"},
-                **{"STEPS": f"{self._directory}/steps", "AT": str(at), "FIRST": first, "LC_ALL": "C.UTF-8"},
+                **self._shims.environment(),
+                **{"TMPDIR": f"{self._directory}/tmp", "STORE": f"{self._directory}/store", "HOME": str(work)},
+                **{"AT": str(at), "FIRST": first, "LC_ALL": "C.UTF-8"},
                 **self.case.environment,
             },
             input=self.case.fed,
@@ -324,16 +302,16 @@ class World:
             timeout=60,
             start_new_session=True,
         )
-        steps = (self._directory / "steps" / "calls").read_bytes().splitlines()
+        steps = self._shims.steps()
         said = f"{first} {at}: {done.returncode} {done.stdout!r} {done.stderr!r}"
         assert self.left_over() == [], said
         for name, content in self.case.done.items():
             assert self._content(name) in (content, before[name]), said
             if done.returncode == 0:
                 assert self._content(name) == content, said
-        if at > len(steps):
+        if at > steps:
             assert done.returncode == 0 or not self.case.done, said
-        return len(steps)
+        return steps
 
     def left_over(self) -> list[str]:
         """Return what should be gone: hidden names, temporary files, uploads that are not over."""

@@ -20,6 +20,7 @@ from hpcgate.filesystem.conditions import http_date
 from hpcgate.filesystem.content import upload_target
 from hpcgate.filesystem.tus import CHECKSUMS, Checksum, Upload, Uploads, parse_metadata, place
 from hpcgate.gateway import Gateway
+from hpcgate.ssh.files import Replacing
 from hpcgate.ssh.streams import Streams
 
 T = TypeVar("T")
@@ -165,10 +166,15 @@ async def post_uploads(
     gateway: GatewayDep,
     access: Entered,
     path: Annotated[str | None, Query(description="The directory of the file, named by the metadata.")] = None,
+    replace: Annotated[
+        Replacing, Query(description="atomic, or auto, which is the same here: in-place is refused.")
+    ] = Replacing.auto,
 ) -> Response:
     """Begin an upload, with or without its first chunk, or join partial ones."""
 
     async def work() -> Response:
+        if replace is Replacing.in_place:
+            raise BadRequest("A resumable upload replaces a file atomically; PUT files/content has replace=in-place.")
         asked = _Creation(request, gateway, access)
         await access.admit(*asked.paths)
         with gateway.streams.hold(access.principal.username):

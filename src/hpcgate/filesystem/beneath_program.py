@@ -756,7 +756,7 @@ class Request:
                 os.close(source)
             os.fsync(fd)
         except BaseException:
-            os.unlink(place.name, dir_fd=place.directory)
+            clear_up(place.directory, place.name)
             raise
 
     def adopt(self):
@@ -985,10 +985,7 @@ class Request:
             merge(stage, parent, b".", False)
             merge(stage, parent, b".", True)
         finally:
-            try:
-                remove(parent, temporary)
-            except FileNotFoundError:
-                pass
+            clear_up(parent, temporary)
 
     def copy(self):
         """Copy a file or a tree, into the target if that is a directory."""
@@ -1023,10 +1020,7 @@ class Request:
                 sys.exit(1)
             os.rename(hidden, target.name, src_dir_fd=target.directory, dst_dir_fd=target.directory)
         except BaseException:
-            try:
-                remove(target.directory, hidden)
-            except FileNotFoundError:
-                pass
+            clear_up(target.directory, hidden)
             raise
 
     def _destination(self, source, follow):
@@ -1235,6 +1229,22 @@ def remove(directory, name):
     os.rmdir(name, dir_fd=directory)
 
 
+def clear_up(directory, name):
+    """Remove what was made for the time being; a signal meanwhile counts only after that. No second one does."""
+    try:
+        _clear_up(directory, name)
+    except Ended:
+        _clear_up(directory, name)
+        raise
+
+
+def _clear_up(directory, name):
+    try:
+        remove(directory, name)
+    except FileNotFoundError:
+        pass
+
+
 def adopt(new, place):
     """Give a new file (a descriptor or a path) the group, the mode and the access control list of an old one."""
     old = place.info
@@ -1348,10 +1358,7 @@ class Replacement:
     def __exit__(self, *_):
         os.close(self.fd)
         if not self._published:
-            try:
-                os.unlink(self.name, dir_fd=self._place.directory)
-            except FileNotFoundError:
-                pass
+            clear_up(self._place.directory, self.name)
 
 
 class Unpacking:
@@ -1599,10 +1606,7 @@ class Copying:
             self.one(fd, info, directory, hidden, parts, target)
             os.rename(hidden, name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
-            try:
-                os.unlink(hidden, dir_fd=directory)
-            except FileNotFoundError:
-                pass
+            clear_up(directory, hidden)
             raise
 
     def _complain(self, parts, error):
@@ -1665,6 +1669,9 @@ def main():
         asked = json.loads(source.readline().decode())
 
     def end(number, _):
+        # What clears up is not to be interrupted again.
+        for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
         raise Ended(number)
 
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):

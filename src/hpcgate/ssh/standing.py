@@ -7,6 +7,7 @@ A path that has been looked at may lead elsewhere when it is used, where others 
 import re
 
 from hpcgate.errors import CommandFailed, GatewayError
+from hpcgate.ssh.ending import CUT_OFF
 from hpcgate.ssh.footing import ENTER, MOVED, parent, untrusted
 from hpcgate.ssh.runner import Completed, Runner
 from hpcgate.ssh.words import failure, number_in, quote, told
@@ -62,9 +63,10 @@ exec rm -r --interactive=never -- "./$base"
 """
 )
 # chmod(1) follows a link in the last place. Where nobody else can put one there, a name is good enough; elsewhere a
-# file is held open, and seen to be what the name stands for.
+# file is held open, and seen to be what the name stands for. What can neither be read nor written cannot be held open.
 CHMOD = (
     ENTER
+    + CUT_OFF
     + """\
 settle "$1"
 case $1 in
@@ -85,7 +87,26 @@ esac
 if [ -p "./$base" ]; then exec 4<>"./$base" || exit 1
 elif [ -r "./$base" ] && { [ -f "./$base" ] || [ -d "./$base" ]; }; then exec 4<"./$base" || exit 1
 elif [ -w "./$base" ] && [ -f "./$base" ]; then exec 4>>"./$base" || exit 1
-else refuse "$1 cannot be held open, and lies where others may write"
+else
+  # It can be given a second name, in a directory of the user's alone.
+  [ -O "./$base" ] && [ ! -d "./$base" ] && [ ! -L "./$base" ] && [ -w . ] ||
+    refuse "$1 cannot be held open, and lies where others may write"
+  hidden= inside=
+  clear_up() {
+    [ -z "$inside" ] || rm -f -- ./held
+    [ -z "$hidden" ] || rmdir -- "./$hidden" 2>/dev/null || rmdir -- "../$hidden"
+  }
+  home=$(env pwd -P && printf x) || exit 1
+  home=${home%
+x}
+  hidden=$(umask 077; mktemp -d -- .hpcgate-XXXXXXXX) || exit 1
+  enter "${home%/}/$hidden"
+  [ -O . ] && [ $((0$(stat -c %a .) & 077)) -eq 0 ] && [ -z "$(ls -A)" ] || refuse "$1 MOVED"
+  inside=yes
+  ln -P -- "../$base" ./held || exit 1
+  if [ -L ./held ] || [ ! -O ./held ]; then refuse "$1 MOVED"; fi
+  chmod -- "$2" ./held
+  exit
 fi
 [ "$(stat -c %d:%i -- "./$base")" = "$(stat -L -c %d:%i /dev/fd/4)" ] || refuse "$1 MOVED"
 exec chmod -- "$2" /dev/fd/4
