@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-debian13 test-recipes unit lint format bench soak docs sites clean
+.PHONY: help demo test test-debian13 test-recipes unit lint format bench bench-paired soak docs sites clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -45,6 +45,9 @@ bench: $(READY) ## requests a second, overload, polling and streams, each beside
 	@missed=0; for one in benchmarks.throughput benchmarks.scaling benchmarks.overload benchmarks benchmarks.polling benchmarks.transfers; do \
 	    $(BIN)/python -m $$one || missed=1; \
 	done; exit $$missed
+
+bench-paired: $(READY) ## what each row of bench costs, beside another version: BEFORE=/a/checkout/with/its/.venv
+	$(BIN)/python -m benchmarks.paired --before "$(BEFORE)"
 
 soak: $(READY) ## ten minutes of load with faults, an hour of clients that break the rules, and reports; SECONDS=60 shortens both
 	$(BIN)/python -m tests.faults.soak --seconds $(or $(SECONDS),600)

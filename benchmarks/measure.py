@@ -19,6 +19,13 @@ class Measurement:
     """Milliseconds."""
     p99: float
     """Milliseconds."""
+    cpu: float = 0.0
+    """CPU seconds of whoever did it, where that is known."""
+
+    @property
+    def cpu_each(self) -> float:
+        """Microseconds of CPU for a good answer."""
+        return self.cpu / max(1, self.done) * 1e6
 
     @property
     def rate(self) -> float:
@@ -30,7 +37,7 @@ async def hammer(work: Callable[[], Awaitable[None]], clients: int, seconds: flo
     """Do ``work`` again and again in as many tasks as there are clients; an exception in it counts as an error."""
     latencies: list[float] = []
     errors = 0
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.thread_time()
     end = started + seconds
 
     async def client() -> None:
@@ -48,9 +55,9 @@ async def hammer(work: Callable[[], Awaitable[None]], clients: int, seconds: flo
     async with asyncio.TaskGroup() as tasks:
         for _ in range(clients):
             tasks.create_task(client())
-    elapsed = time.perf_counter() - started
+    elapsed, cpu = time.perf_counter() - started, time.thread_time() - cpu
     latencies.sort()
-    return Measurement(len(latencies), errors, elapsed, _percentile(latencies, 50), _percentile(latencies, 99))
+    return Measurement(len(latencies), errors, elapsed, _percentile(latencies, 50), _percentile(latencies, 99), cpu)
 
 
 def _percentile(ordered: list[float], percent: int) -> float:

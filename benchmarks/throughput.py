@@ -2,7 +2,8 @@
 
 Two hundred Unix users, each on a connection of their own to a real sshd, ask for a mix of operations; then single
 operations of one user; then what connections cost that nobody uses. Each figure stands beside a yardstick of the same
-run: a bare asyncssh loop over as many connections, and a constant answer of the HTTP server alone.
+run: a bare asyncssh loop over as many connections, and a constant answer of the HTTP server alone. So does the CPU time
+that the gateway takes for an answer.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -49,7 +50,16 @@ PATIENCE = 20
 """Seconds after which a request counts as failed."""
 MIX = {"stat": 30, "ls": 30, "download": 20, "head": 20}
 """Percent of the requests."""
-COLUMNS = ("load", "requests/s", "p50 ms", "p99 ms", "errors", "µs of CPU each", "to reach", "reached", "yardstick")
+COLUMNS = (
+    "load", "requests/s", "p50 ms", "p99 ms", "errors", "µs of CPU each", "to reach", "reached", "yardstick",
+    "CPU, times the yardsticks",
+)  # fmt: skip
+MIX_TIMES = 1.8
+"""The mix may take so many times the CPU time of the bare asyncssh loop."""
+STAT_TIMES = 1.5
+"""A single operation may take so many times what asyncssh and HTTP alone take together."""
+TURNS = 4
+"""The yardsticks and the gateway take turns when their CPU time is compared."""
 ROWS = ("mix-200", "mix-500", "cold", "stat", "jobs", "commands", "fair", "memory", "idle")
 
 
@@ -62,6 +72,7 @@ class Row:
     goal: str
     reached: bool
     yardstick: str = ""
+    times: str = ""
 
     @classmethod
     def of(
@@ -90,7 +101,7 @@ class Row:
     @property
     def cells(self) -> tuple[str, ...]:
         """The line as text."""
-        return (self.load, *self.figures, self.goal, "yes" if self.reached else "**no**", self.yardstick)
+        return (self.load, *self.figures, self.goal, "yes" if self.reached else "**no**", self.yardstick, self.times)
 
 
 def metric(url: str, name: str) -> float:
@@ -138,10 +149,18 @@ class Bench:
         """The mix of all users on warm connections."""
         self._warm_up(clients)
         found, cpu = self._spent(lambda: self.load.measure_mix(self.gateway.url, self.asked, clients, self.seconds))
-        raw = RawMix(self.cluster, self.cluster.users, MIX).measure(self.seconds / 2, WARM_UP)
-        yardstick = f"asyncssh alone {raw.rate:,.0f}/s"
-        return Row.of(f"mix, {len(self.cluster.users)} users, {clients} clients", found, cpu, rate=rate, p99=p99,
-                      yardstick=yardstick)  # fmt: skip
+        ssh = RawMix(self.cluster, self.cluster.users, MIX)
+        raw, compared = [], []
+        for _ in range(TURNS):
+            raw.append(ssh.measure(self.seconds / TURNS, 1))
+            turn = self._timed(
+                lambda: self.load.measure_mix(self.gateway.url, self.asked, clients, self.seconds / TURNS)
+            )
+            compared.append(turn.cpu_each / raw[-1].cpu_each)
+        yardstick = f"asyncssh alone {statistics.median(one.rate for one in raw):,.0f}/s"
+        row = Row.of(f"mix, {len(self.cluster.users)} users, {clients} clients", found, cpu, rate=rate, p99=p99,
+                     yardstick=yardstick)  # fmt: skip
+        return replace(row, times=_times(compared, MIX_TIMES))
 
     def cold(self, clients: int, within: float) -> Row:
         """The mix from no connection at all."""
@@ -175,12 +194,20 @@ class Bench:
         headers = {"Authorization": f"Bearer {self.tokens[self.first]}"}
         self.load.measure(url, headers, clients, WARM_UP)
         found, cpu = self._spent(lambda: self.load.measure(url, headers, clients, self.seconds))
-        constant = self.load.measure(self.http, headers, clients, self.seconds / 2)
-        yardstick = f"HTTP alone {constant.rate:,.0f}/s"
-        if raw is not None:
-            ssh = RawSsh(self.cluster, self.first, self.first.home / "bench", self.first.home / "bench" / "file-4k.txt")
-            yardstick = f"asyncssh alone {ssh.measure(raw, clients, self.seconds / 2, 1).rate:,.0f}/s, " + yardstick
-        return Row.of(load, found, cpu, rate=rate, yardstick=yardstick)
+        seconds = self.seconds / TURNS
+        ssh = RawSsh(self.cluster, self.first, self.first.home / "bench", self.first.home / "bench" / "file-4k.txt")
+        constants, bare, compared = [], [], []
+        for _ in range(TURNS):
+            constants.append(self._timed(lambda: self.load.measure(self.http, headers, clients, seconds), self.raw.pid))
+            if raw is not None:
+                turn = self._timed(lambda: self.load.measure(url, headers, clients, seconds))
+                bare.append(ssh.measure(raw, clients, seconds, 0.5))
+                compared.append(turn.cpu_each / (constants[-1].cpu_each + bare[-1].cpu_each))
+        yardstick = f"HTTP alone {statistics.median(one.rate for one in constants):,.0f}/s"
+        if bare:
+            yardstick = f"asyncssh alone {statistics.median(one.rate for one in bare):,.0f}/s, " + yardstick
+        row = Row.of(load, found, cpu, rate=rate, yardstick=yardstick)
+        return replace(row, times=_times(compared, STAT_TIMES) if compared else "")
 
     def fair(self, clients: int, most: float) -> Row:
         """What a user who asks for one thing at a time notices of another who asks for many."""
@@ -255,6 +282,12 @@ class Bench:
             if metric(self.gateway.url, "hpcgate_ssh_pool_connections") >= len(self.cluster.users):
                 return
 
+    def _timed(self, work: Callable[[], Measurement], pid: int | None = None) -> Measurement:
+        """Return what was measured with the CPU time of a process, by default the gateway's."""
+        before = cpu_seconds(pid or self.gateway.pid)
+        found = work()
+        return replace(found, cpu=cpu_seconds(pid or self.gateway.pid) - before)
+
     def _spent(self, work: Callable[[], Measurement]) -> tuple[Measurement, float]:
         before = cpu_seconds(self.gateway.pid)
         found = work()
@@ -263,14 +296,15 @@ class Bench:
     def _raw_http(self) -> str:
         port = self.cluster.take_port()
         url = f"http://{HOST}:{port}/"
-        Daemon(
+        self.raw = Daemon(
             self.cluster.keeper,
             "raw-http",
             [sys.executable, str(Path(__file__).with_name("raw_http.py")), str(port)],
             log=self.cluster.directory / "raw-http.log",
             ready=lambda _: _listens(url),
             env=dict(os.environ),
-        ).start()
+        )
+        self.raw.start()
         return url
 
     def _mix(self) -> list[tuple[str, str]]:
@@ -288,13 +322,13 @@ class Bench:
 class Crowd:
     """Many users who do not exist, on a gateway of their own in front of a light SSH server."""
 
-    def __init__(self, cluster: Cluster, count: int) -> None:
-        directory = cluster.directory / "crowd"
+    def __init__(self, cluster: Cluster, count: int, python: str = sys.executable) -> None:
+        port = cluster.take_port()
+        directory = cluster.directory / f"crowd-{port}"
         directory.mkdir()
         self._names = [f"u{number:04}" for number in range(count)]
         key = Key.make("crowd")
         key.write(directory / "host_key")
-        port = cluster.take_port()
         self._sshd = Daemon(
             cluster.keeper,
             "light-sshd",
@@ -321,13 +355,13 @@ class Crowd:
             probing=None,
         )
         config = cluster.write_gateway_config(
-            cluster.directory / "crowd.yaml",
+            directory / "crowd.yaml",
             clusters=[system],
             auth={"authentication": {"public_certs": [f"file://{jwks}"]}},
             ssh_credentials={"keys": {name: {"private_key": f"secret_file:{login_key}"} for name in self._names}},
             logger={"level": "warning"},
         )
-        self._gateway: Gateway = cluster.start_gateway(config)
+        self._gateway: Gateway = cluster.start_gateway(config, python=python)
 
     def stop(self) -> None:
         """End both processes."""
@@ -352,6 +386,11 @@ class Crowd:
             errors = sum(await asyncio.gather(*map(enter, self._names)))
         await asyncio.sleep(3)
         return before, resident(self._gateway.pid), errors
+
+
+def _times(compared: Sequence[float], goal: float) -> str:
+    """Say what the gateway took in times of the yardsticks, turn by turn, and what it is to be."""
+    return f"{statistics.median(compared):.2f} ({min(compared):.2f} to {max(compared):.2f}), goal {goal:g}"
 
 
 def _make_files(user: User) -> None:
@@ -426,8 +465,11 @@ def markdown(rows: Sequence[Row], machine: Sequence[str], seconds: float, users:
         *(f"- {line}" for line in machine),
         "",
         "| " + " | ".join(COLUMNS) + " |",
-        "|---|" + "---:|" * 5 + "---|---|---|",
+        "|---|" + "---:|" * 5 + "---|---|---|---|",
         *("| " + " | ".join(row.cells) + " |" for row in rows),
+        "",
+        f"The last column compares the CPU time of an answer in {TURNS} turns each: the mix with the bare asyncssh",
+        "loop, stat with asyncssh and HTTP alone together. The median is given, and the least and the most.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -418,8 +418,16 @@ class Cluster:
         path.write_text(yaml.safe_dump(self.gateway_settings(clusters=clusters, **overrides), sort_keys=False))
         return path
 
-    def start_gateway(self, configuration: Path, env: Mapping[str, str] | None = None) -> Gateway:
-        """Start hpcgate with this configuration on a free port and wait until it says that it is alive."""
+    def start_gateway(
+        self, configuration: Path, env: Mapping[str, str] | None = None, python: str = sys.executable
+    ) -> Gateway:
+        """Start hpcgate with this configuration on a free port and wait until it says that it is alive.
+
+        Args:
+            configuration: Its file.
+            env: Further variables.
+            python: An interpreter that finds hpcgate: this one, or that of another version.
+        """
         self._counter += 1
         port = self._ports.take()
         url = f"http://{HOST}:{port}"
@@ -428,7 +436,7 @@ class Cluster:
             self.keeper,
             name,
             [
-                sys.executable,
+                python,
                 "-m",
                 "hpcgate.cli",
                 "serve",
