@@ -138,6 +138,62 @@ async def test_a_request_whose_client_hangs_up_is_cancelled() -> None:
     assert task.cancelling() == 0
 
 
+@pytest.mark.parametrize("when", ["before it begins", "while it runs"])
+async def test_a_server_that_tells_needs_no_watch(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    monkeypatch.setattr(middleware.HangUp, "_look", pytest.fail)
+    asked = scope()
+    asked["state"][middleware.CONNECTED] = True
+    begun = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def send(message: Message) -> None:
+        raise AssertionError("nothing to say to a client that has gone")
+
+    request = asyncio.create_task(HangUp(app)(asked, nothing, send))
+    if when == "while it runs":
+        await begun.wait()
+    before = asyncio.all_tasks()
+    middleware.tell_gone(asked["state"])
+    async with asyncio.timeout(60):
+        await request
+    assert asyncio.all_tasks() == before - {request}
+    assert asked["state"] == {middleware.CONNECTED: False}
+
+
+async def test_whoever_reads_a_body_is_not_cut_off_by_a_server_that_tells() -> None:
+    asked = scope(headers=[(b"content-length", b"6")])
+    gone = asyncio.Event()
+    kept: list[bytes] = []
+
+    async def receive() -> Message:
+        if not kept:
+            return {"type": "http.request", "body": b"one", "more_body": True}
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        kept.append((await receive())["body"])
+        assert (await receive())["type"] == "http.disconnect"
+        await asyncio.sleep(0)
+        kept.append(b"put away")
+
+    async def send(message: Message) -> None: ...
+
+    asked["state"]["body"] = body_in(asked, receive)
+    asked["state"][middleware.CONNECTED] = True
+    request = asyncio.create_task(HangUp(app)(asked, receive, send))
+    while not kept:
+        await asyncio.sleep(0)
+    middleware.tell_gone(asked["state"])
+    gone.set()
+    async with asyncio.timeout(60):
+        await request
+    assert kept == [b"one", b"put away"]
+
+
 async def test_cancellation_from_elsewhere_passes_through() -> None:
     async def send(message: Message) -> None: ...
 

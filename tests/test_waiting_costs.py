@@ -13,6 +13,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from hpcgate import middleware
 from hpcgate.admission import BYTES_EACH, FLOOR, Admission
 from hpcgate.refusals import HOLD, Lobby, Refusals
 from hpcgate.serving import Http
@@ -212,6 +213,33 @@ def test_a_request_that_would_be_refused_takes_a_fraction_of_an_answer(few: floa
         return seen.made / len(late)
 
     assert uvloop.run(count()) <= UNREAD * few
+
+
+def test_a_request_that_takes_long_needs_nobody_who_watches_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "WATCH_AFTER", 0.0)
+
+    class Watched(Crowd):
+        async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await middleware.HangUp(super().serve)(scope, receive, send)
+
+    async def count() -> None:
+        crowd = Watched(USERS)
+        await crowd.ask()
+        while len(crowd.running) < USERS:
+            await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0.001)
+        assert len(asyncio.all_tasks()) == 1 + USERS
+        crowd.over = True
+        for http, _ in crowd.clients:
+            http.connection_lost(None)
+        # They end though nothing of theirs has come to an end.
+        async with asyncio.timeout(60):
+            while crowd.state.tasks:
+                await asyncio.sleep(0)
+        assert not any(end.done() and not end.cancelled() for end in crowd.running)
+
+    uvloop.run(count())
 
 
 def test_single_requests_of_one_user_wait_for_a_few_of_the_five_hundred_of_another() -> None:

@@ -37,7 +37,7 @@ from hpcgate.config.http import HttpSettings
 from hpcgate.exchange import Exchange
 from hpcgate.heads import Refusal, refusal
 from hpcgate.logs import LOG_CONFIG, configure_logging, take_over_libraries
-from hpcgate.middleware import accepted_id, new_id, security_headers
+from hpcgate.middleware import CONNECTED, accepted_id, new_id, security_headers, tell_gone
 from hpcgate.refusals import HOLD, Lobby, Refusals
 from hpcgate.server import Server
 from hpcgate.sink import Sink
@@ -70,6 +70,7 @@ _GLANCE = 0.01
 """Seconds in which the loop reads what has come while it had no time: who asked in time is not taken for silent."""
 
 _TURN = contained("http.turn")
+_GONE = contained("http.gone")
 _RESET = struct.pack("ii", 1, 0)
 """Has a socket send a reset when it is closed (socket(7), SO_LINGER)."""
 
@@ -463,6 +464,7 @@ class Http(HttpToolsProtocol):
         self._active = cycle
         # uvicorn has made it, and takes no other class for it.
         cycle.__class__ = Exchange
+        cast("Scope", cycle.scope)["state"][CONNECTED] = True
         admission = self.admission
         if (
             admission is None
@@ -761,6 +763,8 @@ def _disconnect(cycle: RequestResponseCycle) -> None:
     cycle.disconnected = True
     cycle.waiting_for_100_continue = False
     cycle.message_event.set()
+    with _GONE:
+        tell_gone(cast("Scope", cycle.scope)["state"])
 
 
 def _client(found: Callable[[str], tuple[str, int]], forwarded_for: str) -> str:
