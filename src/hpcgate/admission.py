@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 FLOOR = 32
 """As few as this are always served at a time, and may always wait."""
@@ -43,15 +43,16 @@ _STEADY = 2.0
 """Seconds over which the rate is averaged at which a queue is served."""
 
 
-@dataclass(frozen=True, slots=True)
-class User:
-    """Somebody whose token was verified before: all of a user's tokens share a turn."""
+class User(NamedTuple):
+    """Somebody whose token was verified before: all of a user's tokens share a turn.
+
+    Each request has its asker looked up a dozen times over; a dataclass would be hashed in Python.
+    """
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stranger:
+class Stranger(NamedTuple):
     """Somebody whose token was not verified before, told apart by address.
 
     Attributes:
