@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcgate.outbound.documents import MAX_DEPTH, decoded, string_at
+from hpcgate.outbound import documents
+from hpcgate.outbound.documents import MAX_DEPTH, MOST_IN_A_ROW, decoded, decoded_in_turns, string_at
 
 ANY = st.recursive(
     st.none()
@@ -47,3 +50,53 @@ def test_what_is_wide_is_not_deep() -> None:
 def test_a_string_is_found_or_there_is_none(value: object, path: list[str]) -> None:
     with contextlib.suppress(ValueError):
         assert isinstance(string_at(value, *path), str)
+
+
+MANY = MOST_IN_A_ROW + 2
+IN_A_ROW = {
+    # What keeps the interpreter to itself for long, were it decoded.
+    "numbers": "[" + "1," * MANY + "1]",
+    "lists": "[" + "[]," * MANY + "[]]",
+    "strings": '["a"' + ',"a"' * MANY + "]",
+    "strings that look like objects": '["}"' + ',"{}"' * MANY + "]",
+    "strings with quotes": '["}"' + ',"\\"}\\\\"' * MANY + "]",
+    "names": "{" + '"a":1,' * MANY + '"a":1}',
+    "after objects": "[" + "{}," * 10 + "1," * MANY + "1]",
+    "between objects": "[{}," + "1," * MANY + "{}]",
+}
+
+
+@pytest.mark.parametrize("name", IN_A_ROW)
+def test_what_would_keep_the_interpreter_to_itself_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="in a row"):
+        decoded_in_turns(IN_A_ROW[name])
+
+
+@given(ANY, st.booleans())
+def test_whatever_is_decoded_in_turns_is_what_it_is(value: object, ascii_only: bool) -> None:
+    assert decoded_in_turns(json.dumps(value, ensure_ascii=ascii_only)) == value
+
+
+def test_objects_may_be_as_many_as_there_are() -> None:
+    value = [{"a": ["}"] * 100, "b": {"c": 'x"}\\'}}] * 20_000
+    assert decoded_in_turns(json.dumps(value)) == value
+
+
+async def test_others_have_their_turns_while_a_large_answer_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder gives way wherever it calls Python, and it does so for each object."""
+    begun, go_on, calls = threading.Event(), threading.Event(), 0
+
+    def hold(value: object) -> object:
+        nonlocal calls
+        calls += 1
+        begun.set()
+        assert go_on.wait(60)
+        return value
+
+    monkeypatch.setattr(documents, "_as_it_is", hold)
+    decoding = asyncio.create_task(asyncio.to_thread(decoded_in_turns, json.dumps([{"a": {}}] * 1000)))
+    assert await asyncio.to_thread(begun.wait, 60)
+    assert not decoding.done()
+    go_on.set()
+    assert len(await decoding) == 1000
+    assert calls == 2000

@@ -6,6 +6,10 @@ from typing import Any
 
 MAX_DEPTH = 64
 """Most arrays and objects within each other. What walks a value by recursion can take as much."""
+MOST_IN_A_ROW = 200_000
+"""Values between the ends of two objects of what is decoded in a thread: they take some hundredths of a second."""
+_WINDOW = 256 * 1024
+"""Characters that are looked at in one go."""
 
 
 def decoded(data: bytes, *, once: bool = False) -> Any:
@@ -33,6 +37,25 @@ def decoded(data: bytes, *, once: bool = False) -> Any:
     return value
 
 
+def decoded_in_turns(text: str, **options: Any) -> Any:
+    """Decode large JSON in a thread, so that the event loop has its turns meanwhile.
+
+    The decoder keeps the interpreter to itself until it calls something in Python, which it does for each object here.
+    So there may be only so many values in a row without the end of an object.
+
+    Args:
+        text: The text.
+        options: As those of `json.loads`.
+
+    Raises:
+        ValueError: It is not JSON, or has more than `MOST_IN_A_ROW` values without an object.
+        RecursionError: It is nested too deeply.
+    """
+    if _longest_row(text) > MOST_IN_A_ROW:
+        raise ValueError("too many values in a row")
+    return json.loads(text, object_hook=_as_it_is, **options)
+
+
 def string_at(value: Any, *path: str) -> str:
     """Return a string within objects.
 
@@ -44,6 +67,38 @@ def string_at(value: Any, *path: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"no {'.'.join(path)}")
     return value
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _longest_row(text: str) -> int:
+    """Return about how many values follow one another without the end of an object, strings apart."""
+    row = longest = 0
+    in_string = False
+    held = ""
+    for start in range(0, len(text), _WINDOW):
+        window = held + text[start : start + _WINDOW]
+        held = ""
+        if "\\" in window:
+            # Within a string a backslash takes the next character with it: pairs of them first, then quotes.
+            window = window.replace("\\\\", "")
+            held = "\\" if window.endswith("\\") else ""
+            window = window.replace('\\"', "")
+        parts = window.split('"')
+        outside = "".join(parts[1 if in_string else 0 :: 2])
+        in_string ^= len(parts) % 2 == 0
+        before, ended, rest = outside.partition("}")
+        row += _values(before)
+        longest = max(longest, row)
+        if ended:
+            row = _values(rest.rpartition("}")[2])
+    return max(longest, row)
+
+
+def _values(outside: str) -> int:
+    return outside.count(",") + outside.count("[")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+from hpcgate.outbound.documents import decoded_in_turns
+
 Value: TypeAlias = "str | list[Value] | Attributes"
 Attributes: TypeAlias = dict[str, Value]
 """The attributes of a job, a node or a queue. Numbers, true, false and null are texts, as they were written."""
@@ -103,7 +105,7 @@ def _with_backslashes(match: re.Match[str]) -> str:
 
 def _strict(text: str) -> Attributes | None:
     try:
-        loaded = json.loads(text, strict=False, parse_int=str, parse_float=str, parse_constant=str)
+        loaded = decoded_in_turns(text, strict=False, parse_int=str, parse_float=str, parse_constant=str)
         return _textual(loaded) if isinstance(loaded, dict) else None
     except (ValueError, RecursionError):
         return None

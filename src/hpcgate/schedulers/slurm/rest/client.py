@@ -13,6 +13,7 @@ from yarl import URL
 from hpcgate.auth import Principal
 from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnavailable, TimedOut
 from hpcgate.outbound.client import HttpClient, ServiceError, TooSlow, Unreachable, Unusable
+from hpcgate.outbound.documents import decoded_in_turns
 from hpcgate.outbound.wording import masked
 from hpcgate.schedulers.slurm.rest import cluster
 from hpcgate.schedulers.slurm.rest.problems import REFUSED_TOKEN, DaemonDown, Unclear, numbers, problems
@@ -167,7 +168,7 @@ class RestClient:
                 if len(content) < LARGE:
                     return parse(status, _decoded(content))
                 async with self._reading:
-                    return await asyncio.to_thread(lambda: parse(status, _decoded(content)))
+                    return await asyncio.to_thread(lambda: parse(status, _decoded(content, large=True)))
         except GatewayError as error:
             # The daemon's own words are in it, and may be of the token.
             error.message = masked(error.message, principal.token)
@@ -250,11 +251,12 @@ def by_database(_: int, answer: object) -> Verdict:
     return Verdict.TOKEN_REFUSED if numbers(problems(answer)) & REFUSED_TOKEN else Verdict.UNKNOWN
 
 
-def _decoded(content: bytes) -> Any:
+def _decoded(content: bytes, *, large: bool = False) -> Any:
+    text = content.decode("utf-8", "replace")
     try:
-        return json.loads(content)
+        return decoded_in_turns(text) if large else json.loads(text)
     except (ValueError, RecursionError):
-        return content.decode("utf-8", "replace")
+        return text
 
 
 def _broken(error: ServiceError, method: Method) -> SchedulerUnavailable:
