@@ -28,6 +28,7 @@ BOOKKEEPING = {
     "admission.py:_Line.queues": "requests that wait, by who asks; gone with the last of them",
     "api/direct.py:DirectRoutes._literal": "the routes",
     "api/direct.py:DirectRoutes._open": "the routes",
+    "api/models.py:BodyParameters.unused": "fields of one model",
     "api/upload.py:MultipartFile._headers": "the headers of one part",
     "checking/system.py:Crowds._known": "how login nodes took a crowd, within one check",
     "config/old_format.py:Translation._origins": "where in one file a setting stood",
