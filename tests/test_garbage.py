@@ -76,12 +76,44 @@ def test_looks_take_no_more_than_a_share_of_the_time(
         clock.busy += took
 
     monkeypatch.setattr(garbage.gc, "collect", look)
+    # They stay as many as they are.
+    monkeypatch.setattr(garbage.gc, "get_objects", lambda generation: [None] * (generation - 1))
     looks = Garbage()
     had = 0.025
     for _ in range(80_000):
         looks.tick(had)
     looked = 80_000 * had
     assert looked / max(SOONEST + 0.2, REST * took + 0.2) <= clock.busy / took <= looked / (REST * took) + 1
+
+
+@pytest.mark.parametrize("times", [1, 3, 100])
+def test_a_look_at_many_that_have_come_is_put_off(clock: Clock, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The time that a look takes is within its share before it begins, not only made up for afterwards."""
+    each = 1e-5
+    objects = {1: 0, 2: 10_000}
+    had = 0.1
+    since = 0.0
+    looks: list[tuple[float, float]] = []
+
+    def look() -> None:
+        objects[2] += objects[1]
+        objects[1] = 0
+        clock.busy += each * objects[2]
+        looks.append((each * objects[2], since))
+
+    monkeypatch.setattr(garbage.gc, "collect", look)
+    monkeypatch.setattr(garbage.gc, "get_objects", lambda generation: [None] * objects[generation])
+    garbage_looks = Garbage()
+    for moment in range(20_000):
+        if moment == 1000:
+            objects[1] = (times - 1) * objects[2]
+        before = len(looks)
+        since += had
+        garbage_looks.tick(had)
+        if len(looks) > before:
+            since = 0.0
+    assert len(looks) >= 0.9 * 20_000 * had / (REST * each * objects[2])
+    assert all(REST * took <= after + had / 2 for took, after in looks[1:])
 
 
 def test_what_is_loaded_is_not_looked_through_again() -> None:

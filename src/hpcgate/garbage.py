@@ -16,6 +16,9 @@ SOONEST = 2.0
 
 _NEVER = 2**31 - 1
 
+_SINCE, _OLD = 1, 2
+"""The generations of objects that have come since the last look at everything, and of those that were there."""
+
 
 def set_up() -> None:
     """Begin, once everything is loaded: what is there stays, and to look through it again and again costs time."""
@@ -26,11 +29,17 @@ def set_up() -> None:
 
 
 class Garbage:
-    """Looks through all objects for garbage, from time to time."""
+    """Looks through all objects for garbage, from time to time.
+
+    A look takes as long as there are objects. Where many have come since the last one, as when thousands of requests
+    have begun to wait, it is put off until what it will take is a hundredth of the time, too.
+    """
 
     def __init__(self) -> None:
         self._had = 0.0
         self._due = 0.0
+        self._took = 0.0
+        self._objects = 0
 
     def tick(self, had: float) -> None:
         """Look, if it is time. Until it is done nothing else goes on.
@@ -41,6 +50,17 @@ class Garbage:
         self._had += had
         if self._had < self._due:
             return
+        self._due = max(SOONEST, REST * self._expected())
+        if self._objects and self._had < self._due:
+            return
         busy = time.thread_time()
         gc.collect()
-        self._had, self._due = 0.0, max(SOONEST, REST * (time.thread_time() - busy))
+        # To count them takes time, too.
+        self._objects = len(gc.get_objects(_OLD))
+        self._took = time.thread_time() - busy
+        self._had, self._due = 0.0, max(SOONEST, REST * self._took)
+
+    def _expected(self) -> float:
+        """Return the seconds that a look would take now, by what the last one took for each object."""
+        come = len(gc.get_objects(_SINCE))
+        return self._took * (1 + come / max(1, self._objects))
