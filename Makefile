@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-debian13 test-recipes unit lint format bench bench-paired soak docs sites clean
+.PHONY: help demo test test-deep test-debian13 test-recipes unit lint format bench bench-paired soak docs sites clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -18,8 +18,14 @@ $(READY): pyproject.toml requirements.lock scripts/prepare
 demo: $(READY) ## a whole cluster and the gateway on this machine, with a tour; ONCE=1 ends after the tour
 	@$(BIN)/hpcgate demo $(if $(ONCE),--once)
 
+# Processes that `make test` shares its files among.
+WORKERS ?= 2
+
 test: lint ## every test, on a real sshd and a real Slurm
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-deep: $(READY) ## the property tests with twenty times as many examples
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --hypothesis-profile deep --timeout 3600 -m hypothesis
 
 test-debian13: ## the tests of the cluster, of sites and of SSH on a Debian 13 made by debootstrap, as root; FRESH=1 makes it anew
 	scripts/in-debian trixie sh -c 'make .venv/.ready && exec .venv/bin/python -m pytest -n 2 --dist loadfile \

@@ -1,8 +1,10 @@
 """One real demo cluster and one gateway before it, for all tests that need them."""
 
+import inspect
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,9 +19,30 @@ from tests.people import Person
 # A shell that starts this in the background has SIGINT ignored, which the programs under test would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No example fails for the machine's being slow or busy.
-effort.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# No example fails for the machine's being slow or busy. `make test-deep` tries many more of them.
+effort.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
+effort.register_profile("deep", effort.get_profile("unhurried"), max_examples=2000)
 effort.load_profile("unhurried")
+
+# httpx gives up after five seconds where it is not told otherwise, which a busy machine may need for an answer.
+_patience = inspect.signature(httpx.get).parameters["timeout"].default
+_patience.connect = _patience.read = _patience.write = _patience.pool = 120.0
+
+LONG_FIRST = (
+    "attack", "faults", "docs", "cluster", "clients", "deploy", "sites", "contract", "transfers", "ssh", "filesystem",
+)  # fmt: skip
+"""Directories whose files take long. Short files come last, so that all workers of ``make test`` end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files that take long to the front; within a directory all stays in order."""
+    here = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        room = item.path.relative_to(here).parts[0]
+        return LONG_FIRST.index(room) if room in LONG_FIRST else len(LONG_FIRST)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

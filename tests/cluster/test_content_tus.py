@@ -379,7 +379,7 @@ def test_another_replica_goes_on_after_a_crash(cluster: Cluster, alice: Person, 
                 second.url + location,
                 content=piece,
                 headers={**headers, **CHUNK, "Upload-Offset": str(offset)},
-                timeout=30,
+                timeout=120,
             )
             assert answer.status_code == 204, answer.text
         assert (place / "file").read_bytes() == LARGE
@@ -413,7 +413,7 @@ def test_two_replicas_write_at_once(cluster: Cluster, gateway: Gateway, alice: P
             second.url + location,
             content=LARGE[offset:],
             headers={**headers, "Upload-Offset": str(offset)},
-            timeout=30,
+            timeout=120,
         )
         if answer.status_code == 409:
             offset = int(httpx.head(second.url + location, headers=headers).headers["upload-offset"])

@@ -157,7 +157,7 @@ def test_racing_uploads(gateway: Gateway, alice: Person, place: Path, system: st
             params={"path": str(path)},
             content=body(content),
             headers={"Authorization": token(alice), **headers},
-            timeout=30,
+            timeout=120,
         )
         statuses.append(answer.status_code)
 

@@ -78,7 +78,7 @@ class MariaDb:
             ],
             log=self._directory / "mariadb-install-db.log",
             env={"PATH": SYSTEM_PATH, "TMPDIR": str(self._directory)},
-            timeout=60.0,
+            timeout=120.0,
         )
 
     def _answers(self) -> bool:

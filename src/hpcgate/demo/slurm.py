@@ -138,11 +138,11 @@ class Slurm:
             if daemon is not None:
                 daemon.kill()
 
-    def wait_for_nodes(self, timeout: float = 30.0) -> None:
+    def wait_for_nodes(self, timeout: float = 120.0) -> None:
         """Wait until all nodes are idle."""
         wait_until(self._nodes_idle, "all Slurm nodes are idle", timeout, interval=0.1, detail=self._describe_nodes)
 
-    def run(self, argv: Sequence[str], timeout: float = 30.0) -> str:
+    def run(self, argv: Sequence[str], timeout: float = 120.0) -> str:
         """Run one of Slurm's commands as this demo's own user and return its output; DemoError if it fails."""
         done = subprocess.run(
             [program(argv[0]), *argv[1:]],
@@ -174,7 +174,7 @@ class Slurm:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="surrogateescape",
-                timeout=30.0,
+                timeout=120.0,
                 check=False,
                 env=self._environment,
                 user=identity.uid if identity else None,
