@@ -61,6 +61,7 @@ TASKS = {
     "server.py:_accept": "reaped",
     "ssh/connection.py:spawn": "awaited by who asks, or reaped",
     "ssh/nodes.py:_first": "awaited, or closed",
+    "ssh/nodes.py:_looked_up": "reaped",
     "ssh/pool.py:_spawn": "reaped",
     "ssh/pool.py:close": "awaited",
     "ssh/sftp_files.py": "awaited by the request",

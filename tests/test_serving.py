@@ -1,6 +1,8 @@
-"""How log lines are written."""
+"""How log lines are written, and how many names can be looked up at a time."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import structlog
@@ -49,3 +51,18 @@ def test_level(capsys: pytest.CaptureFixture[str]) -> None:
     written = capsys.readouterr().out
     assert "quiet" not in written
     assert "loud" in written
+
+
+def test_names_that_are_looked_up_slowly_leave_threads_for_others() -> None:
+    """libuv has four by default, of which look-ups get two."""
+    program = (
+        "import asyncio, os, uvloop\n"
+        "from hpcgate.serving import LOOK_UPS, make_room_for_look_ups\n"
+        "make_room_for_look_ups()\n"
+        "async def look_up():\n"
+        "    await asyncio.get_running_loop().getaddrinfo('localhost', 22)\n"
+        "    print(len(os.listdir('/proc/self/task')) > 2 * LOOK_UPS)\n"
+        "uvloop.run(look_up())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "True\n"

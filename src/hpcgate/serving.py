@@ -53,6 +53,8 @@ libuv accepts one connection a socket each time round its loop. Under load one r
 the last of a hundred clients that connect at once would wait for a hundred rounds.
 """
 
+LOOK_UPS = 64
+"""Names that may be looked up at a time: a DNS server that is slow for one of them must not keep others waiting."""
 MOST_PIPELINED = 1000
 """Requests of one connection that wait for an earlier one of it."""
 LINGER = 10.0
@@ -800,6 +802,12 @@ def _ways(settings: Settings) -> dict[str, Any]:
     return {"settings": http, "extra": lines, "always": Http.always | always, "sink": Sink(LINGER_BYTES)}
 
 
+def make_room_for_look_ups() -> None:
+    """Have threads for as many look-ups; libuv has four by default. To be called before the first one."""
+    # libuv gives look-ups half of its threads (uv__slow_work_thread_threshold).
+    os.environ.setdefault("UV_THREADPOOL_SIZE", str(2 * LOOK_UPS))
+
+
 def serve(
     settings: Settings,
     *,
@@ -863,6 +871,7 @@ def serve(
         log.error("server.cannot_listen", host=host, port=port)
         raise
     garbage.set_up()
+    make_room_for_look_ups()
     server = Server(config)
     server.tls, server.settings, server.load = tls, settings.http, load
     signal.signal(signal.SIGHUP, lambda *_: server.reloader.ask())

@@ -279,3 +279,34 @@ async def test_the_first_words_stay_in_the_socket(monkeypatch: pytest.MonkeyPatc
     for writer in writers:
         writer.close()
     server.close()
+
+
+async def test_a_look_up_that_hangs_is_one_however_many_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be stopped, and holds a thread of the few that look up the names of all others."""
+    asked: list[str] = []
+    answered = asyncio.Event()
+
+    async def getaddrinfo(self: Any, host: str, port: int, **_: Any) -> list[Any]:
+        asked.append(host)
+        if host != "slow.example.org":
+            raise socket.gaierror(socket.EAI_NONAME, "not known")
+        await answered.wait()
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    waiting = [asyncio.create_task(reach("slow.example.org", 22, f"user{number}")) for number in range(20)]
+    while not asked:
+        await asyncio.sleep(0)
+    for one in waiting[:10]:
+        one.cancel()
+    with pytest.raises(OSError, match="not known"):
+        await reach("other.example.org", 22, "alice")
+    late = asyncio.create_task(reach("slow.example.org", 22, "alice"))
+    await asyncio.sleep(0)
+    answered.set()
+    for one in await asyncio.gather(*waiting[10:], late, return_exceptions=True):
+        assert isinstance(one, socket.gaierror)
+    assert asked == ["slow.example.org", "other.example.org"]
+    with pytest.raises(OSError, match="try again"):
+        await reach("slow.example.org", 22, "alice")
+    assert asked[2:] == ["slow.example.org"]

@@ -5,11 +5,12 @@ import hashlib
 import socket
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import structlog
 
-from hpcgate.telemetry.containment import contained
+from hpcgate.telemetry.containment import contained, reaped
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -20,6 +21,8 @@ _WORDS = 255
 """Bytes of the first line of an SSH server, at most (RFC 4253, section 4.2)."""
 STAGGER = 0.25
 """Seconds that an address has to answer before the next one is tried beside it (RFC 8305, section 5)."""
+_ASKING: "dict[Node, asyncio.Future[list[Any]]]" = {}
+"""Look-ups of names under way."""
 
 
 class Nodes:
@@ -80,11 +83,28 @@ async def reach(host: str, port: int, username: str) -> socket.socket:
     Raises:
         OSError: The name is not known, or no address can be connected to.
     """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = await _looked_up(host, port)
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     addresses.sort(key=lambda address: _weight(username, str(address[1][0])), reverse=True)
     return await _first(addresses)
+
+
+async def _looked_up(host: str, port: int) -> list[Any]:
+    """Return what a name stands for. A look-up cannot be stopped, and holds a thread: one of a name at a time."""
+    loop = asyncio.get_running_loop()
+    asking = _ASKING.get((host, port))
+    if asking is None or asking.get_loop() is not loop:
+        asking = asyncio.ensure_future(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        _ASKING[host, port] = asking
+        asking.add_done_callback(partial(_is_looked_up, (host, port)))
+    return await asyncio.shield(asking)
+
+
+@contained("ssh.nodes")
+def _is_looked_up(node: Node, asking: "asyncio.Future[list[Any]]") -> None:
+    if _ASKING.get(node) is asking:
+        del _ASKING[node]
+    reaped(asking, "ssh.nodes", OSError, UnicodeError)
 
 
 def first_words(sock: socket.socket) -> bytes:
