@@ -60,6 +60,15 @@ def matches(expected: str, printed: str) -> bool:
     return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None
 
 
+def installed(heading: str, *environments: Path) -> list[str]:
+    """Return what a recipe names in its `pip install`, each with the version that is in one of the environments."""
+    words = " ".join(re.findall(r"pip install (.*)", sections()[heading])).replace('"', "").split()
+    names = {re.sub(r"[-_.]+", "_", word.partition("[")[0]) for word in words if not word.startswith(".")}
+    found = (path.name for place in environments for path in place.glob("lib/python*/site-packages/*.dist-info"))
+    versions = dict(name.removesuffix(".dist-info").split("-", 1) for name in found)
+    return [f"{name} {versions[name]}" for name in sorted(names & set(versions))]
+
+
 def pipeline_commands(text: str) -> Iterator[str]:
     """Return the commands of a pipeline of GitLab or GitHub, in their order."""
     document: dict[str, Any] = yaml.safe_load(text)

@@ -1,5 +1,6 @@
 """Commands and Python on the pages, run as they stand on a real cluster but for names of places."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -23,7 +24,7 @@ from tests.transfers.object_store import ObjectStore
 from tests.transfers.servers import free_port
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^( *)```(\S*)([^\n]*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 KINDS = {"sh": "sh", "console": "sh", "bash": "sh", "": "sh", "python": "python"}
 
 ELSEWHERE = {
@@ -59,6 +60,8 @@ class Block:
     page: str
     kind: str
     text: str
+    prints: str = ""
+    """What the page says that it prints."""
 
     def __str__(self) -> str:
         return f"{self.page}: {self.text.splitlines()[0][:50]}"
@@ -70,9 +73,10 @@ def blocks() -> Iterator[Block]:
         if path.name in WALKED:
             continue
         written = recipes.beside_the_recipes() if path == recipes.PAGE else path.read_text()
-        for _, kind, text in BLOCK.findall(written):
+        found = [(kind, title, textwrap.dedent(text)) for _, kind, title, text in BLOCK.findall(written)]
+        for (kind, _, text), (_, title, shown) in itertools.pairwise([*found, ("", "", "")]):
             if kind in KINDS:
-                yield Block(page, KINDS[kind], textwrap.dedent(text))
+                yield Block(page, KINDS[kind], text, shown if f'"{recipes.PRINTS}"' in title else "")
 
 
 def elsewhere(block: Block) -> bool:
@@ -183,6 +187,9 @@ def test_it_works(block: Block, cluster: Cluster, site: Gateway, desk: Path, hom
         argv = ["bash", "-e", "-o", "pipefail", "-c", text.replace("curl -H", "curl -sS --fail-with-body -H")]
     done = subprocess.run(argv, cwd=desk, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+    # The user guide shows whatever is printed.
+    if block.prints or block.page.startswith("docs/users/"):
+        assert recipes.matches(block.prints, done.stdout), f"{block.prints}\n--- is not ---\n{done.stdout}"
 
 
 def assert_it_serves(text: str, desk: Path, environment: dict[str, str]) -> None:

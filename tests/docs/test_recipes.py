@@ -126,8 +126,4 @@ def test_a_recipe(recipe: Recipe, desk: Desk, cluster: Cluster, home: Path) -> N
             desk.write(step.title, text)
             if step.kind == "yaml":
                 printed = desk.type("\n".join(recipes.pipeline_commands(text)), INSTALLING)
-    freeze = subprocess.run(
-        [desk.programs / "bin" / "pip", "list", "--not-required", "--format", "freeze"],
-        check=True, capture_output=True, text=True, timeout=INSTALLING,
-    )  # fmt: skip
-    print(f"{recipe.heading}: {', '.join(freeze.stdout.split())}")
+    print(f"{recipe.heading}: {', '.join(recipes.installed(recipe.heading, desk.programs, home / 'env'))}")
