@@ -8,7 +8,7 @@ from pathlib import Path
 TOOLS = (
     *("cat", "chgrp", "chmod", "chown", "cp", "curl", "cut", "date", "dd", "env", "find", "grep", "head", "id", "ln"),
     *("ls", "md5sum", "mkdir", "mktemp", "mv", "python", "readlink", "rm", "rmdir", "sed", "setfacl", "sleep", "stat"),
-    *("sync", "tail", "tar", "tee", "touch", "tr", "truncate"),
+    *("sync", "tail", "tar", "tee", "touch", "tr", "truncate", "wc"),
 )
 _SHIM = """\
 #!/bin/dash

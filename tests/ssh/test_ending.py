@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from hpcgate.filesystem import compress, extract, unpacking
+from hpcgate.schedulers import submitting
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.pbs.script import composed
 from hpcgate.ssh import command_files
@@ -262,6 +263,7 @@ CASES = {
     ),
     "an upload": Case(command(command_files._WRITE, *TAKEN, "atomic", target=OLD), {"target": NEW}, fed=UPLOAD),
     "an upload in place": Case(overwrite, {"target": NEW}),
+    "a submission": Case(command(submitting._WHOLE, str(len(NEW)), "cat"), fed=NEW),
     "a probe": Case(command(command_files._PROBE, "{}/target", ".hpcgate-x")),
 }
 

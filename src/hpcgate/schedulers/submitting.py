@@ -23,12 +23,17 @@ MOST = 1024 * 1024
 _NO_ROOM = "hpcgate: no room for the input: "
 
 _WHOLE = (
-    "exec 2>&1; _hpcgate_file=$(mktemp 2>/dev/null) || _hpcgate_file=$(mktemp -p ~ 2>/dev/null) || "
+    "exec 2>&1; _hpcgate_file=; "
+    # As `hpcgate.ssh.ending` says, on one line.
+    "_hpcgate_end() { trap '' HUP INT TERM; trap - EXIT; "
+    '[ -z "$_hpcgate_file" ] || rm -f -- "$_hpcgate_file"; exit "$1"; }; '
+    "trap '_hpcgate_end \"$?\"' EXIT; trap '_hpcgate_end 1' HUP INT TERM; "
+    "_hpcgate_file=$(mktemp 2>/dev/null) || _hpcgate_file=$(mktemp -p ~ 2>/dev/null) || "
     f'{{ printf "{_NO_ROOM}"; mktemp -p ~; exit 1; }}; '
-    "trap 'rm -f -- \"$_hpcgate_file\"' EXIT; trap 'exit 1' HUP INT TERM; "
     f'cat >"$_hpcgate_file" || {{ printf "{_NO_ROOM}%s\\n" "$_hpcgate_file"; exit 1; }}; '
     'test "$(wc -c <"$_hpcgate_file")" -eq "$1" || { printf "The input came short\\n"; exit 1; }; '
-    'exec <"$_hpcgate_file" || exit; rm -f -- "$_hpcgate_file"; trap - EXIT HUP INT TERM; unset _hpcgate_file; '
+    'exec <"$_hpcgate_file" || exit; rm -f -- "$_hpcgate_file" || exit; '
+    "trap - EXIT HUP INT TERM; unset _hpcgate_file; "
     'shift; exec "$@"'
 )
 
