@@ -44,6 +44,7 @@ set -C
 exec 4>"$temporary"
 set +C
 if [ ! -f /dev/fd/4 ]; then echo "tar: $4: Cannot open: File exists" >&2; exit 2; fi
+[ ! -e "$target" ] || chmod 600 /dev/fd/4 || exit 2
 pack() {
   said=$(tar -c $how $follow --force-local -f - --no-wildcards --no-anchored --exclude="$new" \
     --anchored --exclude="$old" --no-unquote --null $verbatim "$@" -T - 2>&1 >&4)

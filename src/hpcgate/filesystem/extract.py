@@ -30,7 +30,8 @@ home=$real
 enter "$home"
 hidden=$4
 clear_up() { rmdir -- "./$hidden" 2>/dev/null || rmdir -- "../$hidden" 2>/dev/null; }
-(umask 077; mkdir -- "./$4") || exit 2
+# Where new files inherit an access control list, the umask does not count.
+mkdir -m 700 -- "./$4" || exit 2
 own "$home" "$4"
 # Others may have put another directory of the user's there.
 [ -z "$(ls -A)" ] || refuse "$4 was moved"

@@ -42,7 +42,8 @@ into=
 if [ -d "$1" ]; then into=yes; follow "$1"; home=$real; enter "$home"; else settle "$1"; fi
 hidden=$2
 clear_up() { rmdir -- "./$hidden" 2>/dev/null || rmdir -- "../$hidden" 2>/dev/null; }
-(umask 077; mkdir -- "./$2") || exit 1
+# Where new files inherit an access control list, the umask does not count.
+mkdir -m 700 -- "./$2" || exit 1
 own "$home" "$2"
 # Others may have put another directory of the user's there.
 [ -z "$(ls -A)" ] || refuse "$1 $2 was moved"

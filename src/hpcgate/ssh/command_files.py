@@ -115,6 +115,8 @@ set -C
 exec 3<&0 4>"$tmp"
 set +C
 if [ ! -f /dev/fd/4 ]; then echo "File exists" >&2; exit 1; fi
+# Where new files inherit an access control list, the umask does not count.
+[ -z "$old" ] || chmod 600 /dev/fd/4 || exit 1
 dd bs=262144 iflag=fullblock status=none <&3 >&4 & wait "$!" || exit 1
 n=$(($(stat -L -c %s /dev/fd/4) - $4))
 [ "$n" -ge 0 ] || exit 97
