@@ -10,6 +10,7 @@ from typing import Any
 import firecrest
 import pytest
 from firecrest import cli2
+from firecrest.utilities import sched_state_completed
 
 HERE = Path(__file__).parent
 UNREACHABLE = {
@@ -123,3 +124,9 @@ def test_every_option_of_the_command_itself_is_given() -> None:
     for option in cli2.typer_click_object.params:  # type: ignore[attr-defined]
         if option.name not in GROUP_OPTIONS_ELSEWHERE:
             assert told & {*option.opts, option.envvar}, f"no test gives firecrest its {option.opts}"
+
+
+def test_what_the_user_guide_says_of_waiting_is_still_so() -> None:
+    """Where this fails, pyfirecrest has been mended: docs/users need not wait for CONFIGURING themselves any more."""
+    assert sched_state_completed("CONFIGURING")
+    assert not sched_state_completed("COMPLETING")
