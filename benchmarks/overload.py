@@ -55,7 +55,9 @@ COLUMNS = (
     "where", "load", "good/s", "of the best", "refused or failed", "p50 ms", "p99 ms", "cpu µs each", "MiB more",
     "reached",
 )  # fmt: skip
-STRANGER_COLUMNS = ("strangers", "connections", "users served", "p50 ms", "times alone", "reached")
+STRANGER_COLUMNS = (
+    "strangers", "connections", "users served", "p50 ms", "times alone", "gateway's CPU, times alone", "reached",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,12 +245,13 @@ def beside_strangers(bench: Bench, counts: Sequence[int], console: Console) -> l
     best = bench.load.measure_mix(bench.gateway.url, asked, BESIDE, 4).rate
     rate, seconds = best / 4, bench.seconds
 
-    def measure() -> Measurement:
-        return sent([bench.gateway], bench.gateway.url, asked, rate, seconds, BESIDE, patience=10)[0]
+    def measure() -> tuple[Measurement, float]:
+        return sent([bench.gateway], bench.gateway.url, asked, rate, seconds, BESIDE, patience=10)
 
-    alone = measure()
     rows = []
     for kind in strangers.KINDS:
+        # Once for each kind: what else the machine does is about the same then.
+        alone, cpu_alone = measure()
         for count in counts:
             crowd = started(
                 strangers,
@@ -263,7 +266,7 @@ def beside_strangers(bench: Bench, counts: Sequence[int], console: Console) -> l
             )
             assert crowd.stdout is not None
             crowd.stdout.readline()
-            found = measure()
+            found, cpu = measure()
             crowd.kill()
             crowd.communicate()
             served = found.done / max(1, rate * seconds)
@@ -275,6 +278,7 @@ def beside_strangers(bench: Bench, counts: Sequence[int], console: Console) -> l
                 f"{served:.1%}",
                 f"{found.p50:.1f}",
                 f"{ratio:.1f}",
+                f"{cpu / cpu_alone:.1f}",
                 "yes" if reached else "**no**",
             )
             console.print("  ".join(row))
@@ -308,7 +312,7 @@ def markdown(rows: Sequence[Row], beside: Sequence[tuple[str, ...]], machine: Se
         "99 % served, and a median of at most twice.",
         "",
         "| " + " | ".join(STRANGER_COLUMNS) + " |",
-        "|---|" + "---:|" * 4 + "---|",
+        "|---|" + "---:|" * 5 + "---|",
         *("| " + " | ".join(row) + " |" for row in beside),
     ]
     return "\n".join(lines) + "\n"
