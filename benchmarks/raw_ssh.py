@@ -3,8 +3,8 @@
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,28 +95,31 @@ class RawMix:
     mix: Mapping[str, int]
     """Percent of each operation."""
 
-    def measure(self, seconds: float, warm_up: float) -> Measurement:
-        """Do the mix for a while, after having done so for ``warm_up`` seconds."""
+    @contextmanager
+    def connected(self) -> Iterator[Callable[[float], Measurement]]:
+        """Return a context in which everybody is logged in, and what does the mix for so many seconds."""
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(self._measure(seconds, warm_up))
+            stack = AsyncExitStack()
+            try:
+                work = runner.run(self._enter(stack))
+                yield lambda seconds: runner.run(hammer(work, len(self.users), seconds))
+            finally:
+                runner.run(stack.aclose())
 
-    async def _measure(self, seconds: float, warm_up: float) -> Measurement:
+    async def _enter(self, stack: AsyncExitStack) -> Callable[[], Awaitable[None]]:
         gate = asyncio.Semaphore(LOGINS)
-        async with AsyncExitStack() as stack:
 
-            async def enter(user: User) -> list[Callable[[], Awaitable[None]]]:
-                raw = RawSsh(self.cluster, user, user.home / "bench", user.home / "bench" / "file-4k.txt")
-                async with gate:
-                    connection = await stack.enter_async_context(raw.connect())
-                    sftp = await stack.enter_async_context(connection.start_sftp_client())
-                return [raw.work(operation, connection, sftp) for operation in self.mix]
+        async def enter(user: User) -> list[Callable[[], Awaitable[None]]]:
+            raw = RawSsh(self.cluster, user, user.home / "bench", user.home / "bench" / "file-4k.txt")
+            async with gate:
+                connection = await stack.enter_async_context(raw.connect())
+                sftp = await stack.enter_async_context(connection.start_sftp_client())
+            return [raw.work(operation, connection, sftp) for operation in self.mix]
 
-            works = await asyncio.gather(*map(enter, self.users))
-            turns = itertools.cycle(works)
-            which = random.Random(1)
+        turns = itertools.cycle(await asyncio.gather(*map(enter, self.users)))
+        which = random.Random(1)
 
-            async def work() -> None:
-                await which.choices(next(turns), list(self.mix.values()))[0]()
+        async def work() -> None:
+            await which.choices(next(turns), list(self.mix.values()))[0]()
 
-            await hammer(work, len(self.users), warm_up)
-            return await hammer(work, len(self.users), seconds)
+        return work
