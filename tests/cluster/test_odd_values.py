@@ -9,6 +9,8 @@ import pytest
 
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.users import User
+from tests.pbs.standin import Standin
+from tests.transfers.object_store import ObjectStore
 
 PROBLEM = {"errorType", "message", "causedBy", "data", "user"}
 ODD = {
@@ -47,20 +49,43 @@ BASE: dict[str, Any] = {"mode": "700", "owner": "nobody", "script": "#!/bin/sh\n
 """Jobs are refused by the scheduler, if by nobody before."""
 
 
+ROUTES = {
+    # Of a system that differs in one thing: the routes where that counts. Of "demo" all are tried.
+    "commands": "/filesystem/",
+    "ruled": "/filesystem/",
+    "pbs": "/compute/",
+    "methods": "/transfer/",
+}
+FILES = ("commands", "ruled")
+METHODS = ("s3", "streamer")
+"""Ways of large files, beside that of the other systems."""
+
+
 @pytest.fixture(scope="module")
-def served(cluster: Cluster) -> Iterator[Gateway]:
-    """A gateway where one system is reached by each way to files, and one under a policy's rule."""
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with ObjectStore(tmp_path_factory.mktemp("s3") / "objects") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def served(cluster: Cluster, store: ObjectStore) -> Iterator[Gateway]:
+    """A gateway where one system is reached by each way to files, one is PBS, and one under a policy's rule."""
     rules = [
         {"name": "ruled", "systems": ["ruled"], "operations": OPERATIONS, "paths": [f"{cluster.homes}/{{username}}"]},
-        {"name": "free", "systems": ["demo", "commands"], "operations": OPERATIONS},
+        {"name": "free", "systems": ["demo", "commands", "pbs", "methods"], "operations": OPERATIONS},
     ]
     transfer = {"data_operation": {"data_transfer": {"service_type": "wormhole"}}, "probing": None}
+    port = cluster.take_port()
+    streamer = {"service_type": "streamer", "host": "127.0.0.1", "port_range": [port, port]}
+    methods = {"data_operation": {"data_transfer": [store.settings(), streamer]}, "probing": None}
     config = cluster.write_gateway_config(
         cluster.directory / "odd-values.yaml",
         clusters=[
             cluster.cluster_settings("demo", **transfer),
             cluster.cluster_settings("commands", ssh={"files": "commands"}, **transfer),
             cluster.cluster_settings("ruled", **transfer),
+            cluster.cluster_settings("pbs", **Standin.install(cluster, "odd-pbs").settings()),
+            cluster.cluster_settings("methods", **methods),
         ],
         auth={"policy": {"rules": rules}},
         audit={"to": str(cluster.directory / "odd-values-audit.log")},
@@ -122,22 +147,31 @@ MARK = "the value"
 
 def bodies(spec: Any, home: str, system: str) -> Iterator[tuple[str, str, str, bytes]]:
     """Yield method, path, what is odd, and the body."""
-    values = {name: odd for name, odd in ODD.items() if system == "demo" or name in TEXT}
+    values = {name: odd for name, odd in ODD.items() if system not in FILES or name in TEXT}
     for path, methods in spec["paths"].items():
         for method, operation in methods.items():
             schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
             if schema is None:
                 continue
-            good = filled(spec, schema, home)
-            for place in dict.fromkeys(fields(spec, schema)):
-                text = json.dumps(put(good, place, MARK))
-                for name, odd in values.items():
-                    yield method, path, f"{'.'.join(place)}: {name}", text.replace(json.dumps(MARK), odd).encode()
+            for good in variants(filled(spec, schema, home), system):
+                for place in dict.fromkeys(fields(spec, schema)):
+                    text = json.dumps(put(good, place, MARK))
+                    for name, odd in values.items():
+                        yield method, path, f"{'.'.join(place)}: {name}", text.replace(json.dumps(MARK), odd).encode()
+
+
+def variants(body: Any, system: str) -> Iterator[Any]:
+    """Yield a body, or those for each way of large files that a system has."""
+    if system != "methods" or "transferDirectives" not in body:
+        yield body
+        return
+    for method in METHODS:
+        yield {**body, "transferDirectives": {"transferMethod": method, "fileSize": 1}}
 
 
 def queries(spec: Any, home: str, system: str) -> Iterator[tuple[str, str, str]]:
     """Yield method, path and query."""
-    values = [odd for name, odd in QUERY.items() if system == "demo" or name in TEXT]
+    values = [odd for name, odd in QUERY.items() if system not in FILES or name in TEXT]
     for path, methods in spec["paths"].items():
         for method, operation in methods.items():
             given = [one for one in operation.get("parameters", ()) if one["in"] == "query"]
@@ -174,11 +208,11 @@ def alice_user(cluster: Cluster) -> User:
     return cluster.user("alice")
 
 
-@pytest.mark.parametrize("system", ["demo", "commands", "ruled"])
+@pytest.mark.parametrize("system", ["demo", *ROUTES])
 def test_any_value_in_a_body_is_answered(system: str, ask: Callable[..., str], spec: Any, alice_user: User) -> None:
     tried, wrong = 0, []
     for method, path, what, body in bodies(spec, str(alice_user.home), system):
-        if system != "demo" and "/filesystem/" not in path:
+        if ROUTES.get(system, "") not in path:
             continue
         wrong.append(ask(method, path, what, system, content=body, headers={"Content-Type": "application/json"}))
         tried += 1
@@ -186,16 +220,16 @@ def test_any_value_in_a_body_is_answered(system: str, ask: Callable[..., str], s
     assert tried > 100
 
 
-@pytest.mark.parametrize("system", ["demo", "commands", "ruled"])
+@pytest.mark.parametrize("system", ["demo", *ROUTES])
 def test_any_value_in_a_query_is_answered(system: str, ask: Callable[..., str], spec: Any, alice_user: User) -> None:
     tried, wrong = 0, []
     for method, path, query in queries(spec, str(alice_user.home), system):
-        if system != "demo" and "/filesystem/" not in path:
+        if ROUTES.get(system, "") not in path:
             continue
         wrong.append(ask(method, f"{path}?{query}", query, system))
         tried += 1
     assert list(filter(None, wrong)) == []
-    assert tried > 50
+    assert tried > (5 if system in ("pbs", "methods") else 50)
 
 
 def test_nothing_of_it_was_a_fault_of_the_gateway(served: Gateway) -> None:
