@@ -94,8 +94,9 @@ def test_what_a_script_makes_for_itself_is_for_nobody_else(top: Path, name: str)
     said = opened.read_text().splitlines() if opened.exists() else []
     assert [line for line in said if not (made.startswith("new/") and line.startswith("mv "))] == []
     assert (top / "shared" / made).read_bytes() != b"private"
-    # The directory's group comes along, but for copies, which keep their own.
+    # The directory's group comes along, and what its list says of others, but for copies, which keep their own.
     for path in () if name == "cp job" else (top / "shared" / made).parents:
         if path == top / "shared":
             break
         assert path.stat().st_gid == GROUP, path
+        assert not path.stat().st_mode & 0o007, path

@@ -59,7 +59,8 @@ tar -x --no-unquote --no-same-owner -f - <&3 & wait "$!" || exit 1
 [ -f "./$3" ] || { echo "tar: the archive is not whole" >&2; exit 1; }
 rm -f -- "./$3"
 if [ -z "$into" ]; then
-  chmod "$(printf %04o $((0777 & ~0$(umask))))" . || exit 1
+  # As of whatever is made there, by the umask or by a list that it inherits.
+  mkdir -- "./$3" && mode=$(stat -c %a -- "./$3") && rmdir -- "./$3" && chmod "$mode" . || exit 1
   mv -T -- "../$hidden" "../$base" || exit 1
   exit 0
 fi
