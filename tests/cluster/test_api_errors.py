@@ -54,18 +54,12 @@ def test_no_token(gateway: Gateway, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/compute/demo/jobs", "/filesystem/demo/ops/mkdir"])
 def test_no_body_is_looked_at_without_a_token(gateway: Gateway, path: str) -> None:
-    sent = 0
-
-    def endless() -> Iterator[bytes]:
-        nonlocal sent
-        while sent < 64 * 1024 * 1024:
-            sent += 1024 * 1024
-            yield b" " * 1024 * 1024
-
     assert_problem(httpx.post(gateway.url + path, content=b"{"), 401, "Not authenticated")
-    with contextlib.suppress(httpx.WriteError):  # the answer may come while the body is still on its way
-        assert_problem(httpx.post(gateway.url + path, content=endless()), 401, "Not authenticated")
-    assert sent < 64 * 1024 * 1024
+    host, port = gateway.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=120) as raw:
+        raw.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 67108864\r\n\r\n".encode() + b" " * 1_000_000)
+        # The rest never comes, and nobody waits for it.
+        assert raw.recv(65536).startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize("path", ["/compute/demo/jobs", "/filesystem/demo/ops/mkdir"])
