@@ -1,5 +1,6 @@
 """Reading key documents."""
 
+import base64
 import datetime
 import json
 from collections.abc import Callable
@@ -133,20 +134,76 @@ def with_nulls(key: dict[str, Any]) -> dict[str, Any]:
     return {**dict.fromkeys(("use", "alg", "key_ops", "x5c", "x5t", "oth", "crv", "y", "d", "k"), None), **key}
 
 
-@pytest.mark.parametrize("kind", ["RSA", "P-256", "P-384", "P-521", "Ed25519", "Ed448"])
+def with_empties(key: dict[str, Any]) -> dict[str, Any]:
+    return {"use": "", "alg": "", "key_ops": [], "x5c": [], "oth": "", "d": "", **key}
+
+
+def certificate(kind: str, subject: str = "idp") -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
+    now = datetime.datetime.now(datetime.UTC)
+    key = private_key(kind)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(1))
+    return builder.sign(key, None if kind.startswith("Ed") else hashes.SHA256())
+
+
+def by_certificate_alone(key: dict[str, Any]) -> dict[str, Any]:
+    (kind,) = (kind for kind in KINDS if jwk(kind) == key)
+    der = base64.b64encode(certificate(kind).public_bytes(Encoding.DER)).decode()
+    return {name: key[name] for name in ("kty", "kid", "alg") if name in key} | {"x5c": [der]}
+
+
+KINDS = ("RSA", "P-256", "P-384", "P-521", "Ed25519", "Ed448")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "written",
     [
+        with_empties,
+        by_certificate_alone,
         padded,
         plain_base64,
         lambda key: padded(plain_base64(key)),
         with_nulls,
         lambda key: {**key, "use": "sig", "key_ops": ["verify"], "issuer": "https://idp", "ext": True, "nbf": 1.5},
     ],
-    ids=["padded", "the other alphabet", "both", "nulls", "members that nobody knows"],
+    ids=[
+        "empty members",
+        "a certificate alone",
+        "padded",
+        "the other alphabet",
+        "both",
+        "nulls",
+        "members that nobody knows",
+    ],
 )
 def test_a_key_is_the_same_however_it_is_written(kind: str, written: Callable[[Any], Any]) -> None:
     assert parse(written(jwk(kind))) == parse(jwk(kind))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"x5c": []},
+        {"x5c": "text"},
+        {"x5c": [7]},
+        {"x5c": ["!"]},
+        {"x5c": ["AAAA"]},
+        {"kty": "EC"},
+        {"alg": "ES256"},
+        {"use": "enc"},
+        {"kid": True},
+    ],
+    ids=str,
+)
+def test_a_certificate_that_does_not_fit_is_left_out(changes: dict[str, Any]) -> None:
+    with pytest.raises(NoKeys):
+        parse(by_certificate_alone(jwk("RSA")) | changes)
+
+
+def test_an_empty_key_id_is_none() -> None:
+    (key,) = parse(jwk("P-256", kid=""))
+    assert key.kid is None
 
 
 def test_numbers_for_key_ids_are_their_text() -> None:
@@ -190,11 +247,8 @@ def test_a_pem_public_key_is_a_document(kind: str) -> None:
 
 
 def test_a_certificate_is_a_document() -> None:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "idp")])
-    now = datetime.datetime.now(datetime.UTC)
     key = private_key("RSA")
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(1))
-    pem = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    pem = certificate("RSA").public_bytes(Encoding.PEM)
     (found,) = parse_keys(pem, "PS256")
     assert found.verifies("PS256", b"message", signature(key, "PS256", b"message"))
     assert not found.verifies("RS256", b"message", signature(key, "RS256", b"message"))

@@ -439,6 +439,14 @@ async def test_key_ids_may_be_numbers(verifier: Verifier, idp: Idp) -> None:
     assert await refused(verify, token("ES256", header={"kid": True})) == "Invalid token"
 
 
+@pytest.mark.parametrize("in_key", ["", None])
+@pytest.mark.parametrize("in_token", ["", None])
+async def test_key_ids_may_be_empty(verifier: Verifier, idp: Idp, in_key: str | None, in_token: str | None) -> None:
+    idp.keys[:] = [jwk("P-256", kid=in_key)]
+    text = token("ES256", header={"kid": in_token})
+    assert (await (await verifier()).principal(text)).username == "alice"
+
+
 async def test_a_pattern_of_a_site(verifier: Verifier) -> None:
     verify = await verifier(username_pattern="x[0-9]+|y")
     assert (await verify.principal(token(payload=claims(preferred_username="x12")))).username == "x12"

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from cryptography.x509 import load_pem_x509_certificate
+from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
@@ -154,8 +154,8 @@ def key_id(value: Any) -> str | None:
 def _from_jwk(given: Any, default_algorithm: str | None) -> VerificationKey | None:
     if not isinstance(given, dict):
         return None
-    # A null says no more than a member that is not there: serialisers write them for all that they know.
-    jwk = {name: value for name, value in given.items() if value is not None}
+    # Nothing says no more than a member that is not there: serialisers write it for all that they know.
+    jwk = {name: value for name, value in given.items() if value not in (None, "", [])}
     if jwk.get("use", "sig") != "sig":
         return None
     operations = jwk.get("key_ops", ["verify"])
@@ -164,6 +164,8 @@ def _from_jwk(given: Any, default_algorithm: str | None) -> VerificationKey | No
     kty, curve = jwk.get("kty"), jwk.get("crv", "")
     if not isinstance(kty, str) or not isinstance(curve, str):
         return None
+    if not any(name in jwk for name in NUMBERS):
+        return _from_certificate(jwk, default_algorithm)
     algorithms = _algorithms(kty, "" if kty == "RSA" else curve, jwk.get("alg"), default_algorithm)
     public: dict[str, Any] = {name: jwk[name] for name in PUBLIC_MEMBERS if name in jwk}
     if not algorithms or not all(isinstance(value, str) for value in public.values()):
@@ -185,6 +187,20 @@ def _from_jwk(given: Any, default_algorithm: str | None) -> VerificationKey | No
         return None
 
 
+def _from_certificate(jwk: Mapping[str, Any], default_algorithm: str | None) -> VerificationKey | None:
+    """Read a key that is told by its certificate alone (x5c, RFC 7517 section 4.7)."""
+    chain = jwk.get("x5c")
+    try:
+        if not isinstance(chain, list) or not isinstance(chain[0], str):
+            return None
+        public = load_der_x509_certificate(base64.b64decode(chain[0], validate=True)).public_key()
+        kid = key_id(jwk.get("kid"))
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    key = _from_public(public, kid, jwk.get("alg"), default_algorithm)
+    return key if key is not None and key.key.key_type == jwk.get("kty") else None
+
+
 def _base64url(text: str) -> str:
     """Return base64 of either alphabet, padded or not, as RFC 7515 has it."""
     return text.rstrip("=").translate(_ALPHABET)
@@ -204,6 +220,12 @@ def _from_pem(document: bytes, default_algorithm: str | None) -> VerificationKey
             public = load_pem_public_key(document)
     except (ValueError, UnsupportedAlgorithm):
         return None
+    return _from_public(public, None, None, default_algorithm)
+
+
+def _from_public(
+    public: object, kid: str | None, algorithm: object, default_algorithm: str | None
+) -> VerificationKey | None:
     key: PublicKey
     if isinstance(public, RSAPublicKey):
         if not MIN_RSA_BITS <= public.key_size <= MAX_RSA_BITS:
@@ -220,8 +242,8 @@ def _from_pem(document: bytes, default_algorithm: str | None) -> VerificationKey
         kty, curve = "OKP", key.curve_name
     else:
         return None
-    algorithms = _algorithms(kty, curve, None, default_algorithm)
-    return _verification_key(key, None, algorithms) if algorithms else None
+    algorithms = _algorithms(kty, curve, algorithm, default_algorithm)
+    return _verification_key(key, kid, algorithms) if algorithms else None
 
 
 def _verification_key(key: PublicKey, kid: str | None, algorithms: frozenset[str]) -> VerificationKey:

@@ -364,7 +364,7 @@ def _take_apart(token: str) -> _Jws:
 
 def _key_id(value: Any) -> str | None:
     try:
-        return key_id(value)
+        return key_id(value) or None
     except ValueError:
         pass
     raise _refusal("Invalid token")
