@@ -123,6 +123,9 @@ def test_who_follows_the_pages_word_for_word_has_a_gateway_and_a_job(source: Pat
         statuses = terminals.close()
     assert "✓" in shown
     assert "✗" not in shown
+    # The service account is nobody's who uses the gateway.
+    assert re.search(r"✓ demo: health-\w+ logs in", shown)
+    assert re.search(r"✓ demo: alice-\w+ logs in", shown)
     assert '"name":"demo"' in shown.replace(" ", "")
     assert "Hello from " in shown
     assert "COMPLETED" in shown

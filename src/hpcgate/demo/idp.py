@@ -30,6 +30,8 @@ SCOPES = ("openid", "profile", "offline_access", "firecrest-v2")
 WEB_CLIENT = "demo-web"
 """A public client for the authorization code flow with PKCE; any loopback redirect address is good."""
 SERVICE_CLIENT = "demo-service-account"
+SERVICE_ROLE = "health"
+"""The role of the user that the service account is; the first user where there is none."""
 _TIMEOUT = 10.0
 """Seconds for one request to the provider."""
 
@@ -83,7 +85,7 @@ class Idp:
                 "id": self.service_client_id,
                 "secret": self.service_client_secret,
                 # The health checks log in to the cluster, so the account behind them must exist there.
-                "username": users[0].name,
+                "username": next((user.name for user in users if user.role == SERVICE_ROLE), users[0].name),
                 "public": False,
             }
         )

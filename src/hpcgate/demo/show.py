@@ -14,6 +14,7 @@ from rich.console import Console
 
 from hpcgate.demo import site
 from hpcgate.demo.cluster import Cluster, Gateway, Options
+from hpcgate.demo.idp import SERVICE_ROLE
 from hpcgate.demo.ports import HOST
 from hpcgate.demo.problems import DemoError
 from hpcgate.demo.slurm import DEFAULT_ACCOUNT, OTHER_ACCOUNT
@@ -126,7 +127,8 @@ def _run(work: Callable[[Cluster], None], *, stay: bool, install: bool, console:
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with Cluster(
-            Options(install=install), lambda step: console.print(f"  {step}", style="dim", highlight=False)
+            Options(roles=("alice", "bob", SERVICE_ROLE), install=install),
+            lambda step: console.print(f"  {step}", style="dim", highlight=False),
         ) as cluster:
             work(cluster)
             if stay:
@@ -179,6 +181,7 @@ def _invite(cluster: Cluster, gateway: Gateway, tour: Tour, config: Path, consol
         *(
             f"  {person.name:<14} home {person.home}   client {person.client_id}   secret {person.client_secret}"
             for person in cluster.users
+            if person.role != SERVICE_ROLE
         ),
     ]
     for line in lines:
