@@ -64,6 +64,12 @@ def test_check(config: Path) -> None:
     assert "clusters[0].ssh.port" in bad.stdout
 
 
+@pytest.mark.parametrize("variable", ["YAML_CONFIG_FILE", "INPUT_YAML_CONFIG_FILE"])
+def test_check_takes_the_file_that_the_environment_names(config: Path, variable: str) -> None:
+    done = run("check", env={**os.environ, variable: str(config)})
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "ok: 1 system")
+
+
 @pytest.mark.parametrize("option", ["--token", "--token-file"])
 def test_check_refuses_a_token_that_it_would_not_use(config: Path, option: str) -> None:
     done = run("check", str(config), option, "abc")

@@ -86,7 +86,10 @@ def serve(
 @app.command()
 def check(
     context: typer.Context,
-    config: Annotated[Path, typer.Argument(readable=False, help="The configuration file (YAML).")],
+    config: Annotated[
+        Path | None,
+        typer.Argument(envvar=list(ENVIRONMENT_VARIABLES), readable=False, help="The configuration file (YAML)."),
+    ] = None,
     connect: Annotated[
         bool, typer.Option("--connect", help="Call all that it names: the IdP, login nodes, schedulers, stores.")
     ] = False,
@@ -105,6 +108,8 @@ def check(
 
     if not connect and any(_typed(context, name) for name in ("token", "token_file")):
         raise typer.BadParameter("a token is for --connect; without it nothing is called", param_hint="--token")
+    if config is None:
+        raise typer.BadParameter(f"name a file, here or by {ENVIRONMENT_VARIABLES[0]}", param_hint="config")
     lines, status = report(config)
     findings: list[tuple[str, Any]] = []
     if connect and status == 0:
