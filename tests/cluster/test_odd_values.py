@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -186,21 +187,20 @@ def spec(served: Gateway) -> Any:
     return httpx.get(f"{served.url}/openapi.json").json()
 
 
+def complaint(client: httpx.Client, method: str, path: str, what: str, system: str, **sent: Any) -> str:
+    """Ask, and return what is wrong with the answer; nothing if all is well."""
+    answer = client.request(method, path.format(system_name=system, job_id="1", upload_id="0" * 32), **sent)
+    well = answer.status_code not in (500, 502)
+    if answer.is_error and method != "head":
+        well = well and answer.json().keys() == PROBLEM
+    return "" if well else f"{answer.status_code} {method} {path} {what[:80]}: {answer.text[:300]}"
+
+
 @pytest.fixture(scope="module")
 def ask(served: Gateway, cluster: Cluster) -> Iterator[Callable[..., str]]:
-    """Ask, and return what is wrong with the answer; nothing if all is well."""
     headers = {"Authorization": f"Bearer {cluster.token(cluster.user('alice'))}", "Tus-Resumable": "1.0.0"}
     with httpx.Client(base_url=served.url, headers=headers, timeout=120) as client:
-
-        def asked(method: str, path: str, what: str, system: str, **sent: Any) -> str:
-            path = path.format(system_name=system, job_id="1", upload_id="0" * 32)
-            answer = client.request(method, path, **sent)
-            well = answer.status_code not in (500, 502)
-            if answer.is_error and method != "head":
-                well = well and answer.json().keys() == PROBLEM
-            return "" if well else f"{answer.status_code} {method} {path} {what[:80]}: {answer.text[:300]}"
-
-        yield asked
+        yield partial(complaint, client)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import pytest
 from hpcgate.demo.cluster import Cluster, Gateway, Options
 from hpcgate.demo.slurm import LIMITED_QOS, SlurmOptions
 from hpcgate.demo.users import User
+from tests.cluster.test_odd_values import bodies, complaint, queries
 from tests.people import Person
 
 from .scheduler_systems import environment_of, takes_at_jwt
@@ -468,6 +469,24 @@ def test_slurmdbd_down(site: Cluster, alice: Person, system: str) -> None:
             until(alice, system, running, "CANCELLED")
     finally:
         site.slurm.slurmdbd.start()
+
+
+def test_any_value_is_answered(alice: Person) -> None:
+    """As tests/cluster/test_odd_values.py has it of all other ways."""
+    spec, home = alice.http.get("/openapi.json").json(), str(alice.user.home)
+    json_body = {"Content-Type": "application/json"}
+    wrong = [
+        complaint(alice.http, method, path, what, "rest", content=body, headers=json_body)
+        for method, path, what, body in bodies(spec, home, "rest")
+        if "/compute/" in path
+    ]
+    wrong += [
+        complaint(alice.http, method, f"{path}?{query}", query, "rest")
+        for method, path, query in queries(spec, home, "rest")
+        if "/compute/" in path
+    ]
+    assert len(wrong) > 100
+    assert list(filter(None, wrong)) == []
 
 
 @both
