@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,26 @@ async def test_an_agent_that_lies_gives_no_certificate(
         server.close()
         await asyncio.gather(*lies)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+
+
+def test_a_token_that_hangs_does_not_keep_the_process_from_ending() -> None:
+    program = """
+import asyncio, threading, asyncssh
+from hpcgate.auth import Principal
+from hpcgate.credentials import local_ca
+from hpcgate.errors import Unavailable
+asyncssh.load_pkcs11_keys = lambda *_, **__: threading.Event().wait()
+local_ca._PATIENCE = 0.2
+async def ask():
+    settings = {"type": "LocalCA", "pkcs11_provider": "/x.so"}
+    source = local_ca.LocalCa(local_ca.LocalCaSettings.model_validate(settings))
+    for name in ("alice", "bob"):
+        try:
+            await source.credential(Principal(name, "token"))
+        except Unavailable as error:
+            print(error.message)
+    await source.close()
+asyncio.run(ask())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("did not sign in time") == 2

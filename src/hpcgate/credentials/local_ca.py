@@ -3,11 +3,14 @@
 import asyncio
 import re
 import secrets
+import threading
 import time
-from collections.abc import Hashable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable
+from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import Literal
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Literal, TypeVar
 
 import asyncssh
 import structlog
@@ -23,6 +26,8 @@ from hpcgate.credentials.kept import CertificateSource
 from hpcgate.errors import CredentialRefused, Unavailable
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _SKEW = 60
 """Seconds that a certificate begins before now, for clocks that differ."""
@@ -70,6 +75,37 @@ class _AgentAnswers:
         if size > _MOST_OF_AN_ANSWER:
             raise ValueError(f"an answer of {size} bytes")
         return await self._reader.readexactly(size)
+
+
+class _Thread(Executor):
+    """One thread, which the end of the process does not wait for, as it does for a ThreadPoolExecutor's."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._begun = False
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        """Have a function called after all that were submitted before."""
+        future: Future[T] = Future()
+        self._work.put((future, partial(fn, *args, **kwargs)))
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the thread once nothing is left to do. It is not waited for: it may hang."""
+        self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            future, call = work
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as error:  # it belongs to who asked
+                    future.set_exception(error)
 
 
 class LocalCaSettings(PluginSettings):
@@ -125,7 +161,7 @@ class LocalCa(CertificateSource):
         self._pair: asyncssh.SSHKeyPair | None = None
         self._opening = asyncio.Lock()
         # One thread: a token that hangs holds it, and none of those that serve everybody else.
-        self._thread = ThreadPoolExecutor(1, "local-ca")
+        self._thread = _Thread("local-ca")
 
     @property
     def judges_tokens(self) -> bool:
@@ -172,7 +208,7 @@ class LocalCa(CertificateSource):
         """End what is under way and leave the agent."""
         await super().close()
         self._leave()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown(wait=False)
 
     def _principals(self, principal: Principal) -> list[str]:
         claim = self._settings.principals_claim
