@@ -417,8 +417,8 @@ class _Watch:
         self.gone()
 
     def gone(self) -> None:
-        """Cancel the request, unless its body is still being read."""
-        if self._body_read:
+        """Cancel the request, unless its body is still being read. It may be told several times."""
+        if self._body_read and not self.hung_up:
             self.hung_up = True
             self._task.cancel()
 
