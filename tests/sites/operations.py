@@ -66,7 +66,7 @@ async def put(session: Session, place: Path) -> None:
 async def submit(session: Session, place: Path) -> None:
     """Hand a script to a command, as jobs are submitted."""
     target = os.fsencode(place / "script")
-    done = await session.run(["sh", "-c", 'cat > "$1" && echo 12', "sh", target], stdin=SCRIPT)
+    done = await session.run(["sh", "-c", 'cat > "$1" && echo 12', "cat", target], stdin=SCRIPT)
     if not done.ok:
         raise Failed(f"{done.exit_status}: {done.words}")
     assert done.stdout == b"12\n"

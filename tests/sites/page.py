@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from tests.cluster import test_sites_scheduler as scheduler
+from tests.sites import test_hanging_home as hanging
 from tests.sites import test_old_tools as old
 from tests.sites.operations import OPERATIONS, VERBS
 from tests.sites.surroundings import TOOLS, VARIABLES, Tools
@@ -54,6 +55,10 @@ def _shells() -> Iterable[str]:
         rows.append((_code(f"ForceCommand {command}"), _cell(BY_SFTP if command == "internal-sftp" else ()), "424"))
     rows.append(("a banner of a megabyte", "right", "right"))
     rows.append(("a home that is not there", "right", "right"))
+    rows += [
+        (f"a file server that does not answer: {name}", "408 or 424, others and other files right", "the same")
+        for name in hanging.CASES
+    ]
     rows += [(f"PAM, for {name} has expired", "424", "424") for name in EXPIRED]
     rows.append(("PAM, for the password must be changed", "424", "424"))
     yield from _table(("login shell, or what sshd runs instead", "SFTP", "commands"), rows)

@@ -54,6 +54,14 @@ VARIABLES: dict[str, dict[str, str]] = {
         "MODULEPATH": "/nonexistent", "LOADEDMODULES": "a:b", "LMOD_SYSTEM_NAME": "x", "MODULESHOME": "/nonexistent",
     },
     "a function of bash, exported": {"BASH_FUNC_stat%%": "() { echo no; }", "BASH_FUNC_cat%%": "() { echo no; }"},
+    "limits of bash": {
+        "TMOUT": "1", "FUNCNEST": "1", "EXECIGNORE": "*", "BASH_COMPAT": "3.1", "BASH_XTRACEFD": "1", "OPTERR": "0",
+    },
+    "Turkish, and no UTF-8": {"LANG": "tr_TR", "LC_ALL": "tr_TR.ISO-8859-9", "LC_CTYPE": "ja_JP.SJIS"},
+    "how Perl reads and writes": {"PERL_UNICODE": "SDA", "PERLIO": ":crlf", "PERL5DB": "BEGIN { die }"},
+    "no memory for compressors": {"XZ_OPT": "--memlimit=1MiB --no-adjust", "XZ_DEFAULTS": "--memlimit=1MiB"},
+    "OpenSSL's": {"OPENSSL_CONF": "/nonexistent/openssl.cnf", "OPENSSL_MODULES": "/nonexistent"},
+    "a thousand variables": {f"SITE_{number}": "x" * 40 for number in range(1000)},
     "a value of several lines": {"PROMPT_COMMAND": "echo 1\necho 2", "EDITOR": "vi\n:hpcgate:4711:\n"},
     "a value of 100 KB": {"MODULE_CACHE": "x" * 100_000},
 }  # fmt: skip
@@ -86,6 +94,12 @@ TOOLS: dict[str, Tools] = {
     "ls in colours": Tools({"ls": 'exec {real} --color=always -F "$@"'}),
     "grep in colours": Tools({"grep": 'exec {real} --color=always "$@"'}),
     "no python3": missing("python3"),
+    "no perl": missing("perl"),
+    "perl that complains of the locale": Tools(
+        {"perl": 'echo "perl: warning: Setting locale failed." >&2; exec {real} "$@"'}
+    ),
+    "python3 and perl that greet": Tools({name: 'echo "Loading"; exec {real} "$@"' for name in ("python3", "perl")}),
+    "no find": missing("find", list_all="find", compress="find"),
     "no file": missing("file", file="file"),
     "no sha256sum": missing("sha256sum", checksum="sha256sum"),
 }

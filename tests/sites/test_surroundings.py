@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -39,16 +40,20 @@ async def outcomes(session: Session, place: Path) -> dict[str, str]:
     return found
 
 
+def exporting(variables: Mapping[str, str]) -> str:
+    """Return a start-up file that exports variables; it becomes another program, as only so they can have any name."""
+    exports = [shlex.quote(f"{name}={value}") for name, value in variables.items()]
+    again = 'exec env HPCGATE_ZOO=1 {} bash -c "$BASH_EXECUTION_STRING"'.format(" ".join(exports))
+    return f'[ -n "$HPCGATE_ZOO" ] || {again}'
+
+
 @pytest.mark.parametrize("files", WAYS)
 @pytest.mark.parametrize("case", VARIABLES)
 async def test_variables_of_the_users_own_change_nothing(
     make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, case: str, files: str
 ) -> None:
     with Account(nodes) as account:
-        exports = [shlex.quote(f"{name}={value}") for name, value in VARIABLES[case].items()]
-        # The start-up file becomes another program, as only so a variable can have any name.
-        again = 'exec env HPCGATE_ZOO=1 {} bash -c "$BASH_EXECUTION_STRING"'.format(" ".join(exports))
-        account.starts_with(f'[ -n "$HPCGATE_ZOO" ] || {again}')
+        account.starts_with(exporting(VARIABLES[case]))
         pool = make_pool(sshd, files=files, start_up_timeout=60, timeout={"command_execution": 60})
         async with pool.lease(principal(account.user)) as session:
             assert await outcomes(session, account.place) == RIGHT

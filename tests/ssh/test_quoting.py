@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import ast
 import shlex
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import hpcgate
 from hpcgate.errors import BadRequest
 from hpcgate.ssh.quoting import MAX_LINE, Steering, opening, shell_line
 from tests.sites.shells import shell_program
@@ -108,3 +112,27 @@ def test_steering_variables_are_unset_and_all_else_is_kept(shell: str) -> None:
     wanted.pop(b"IFS")
     assert {name: seen.get(name) for name in wanted} == wanted
     assert not [name for name in unset if name.encode() in seen]
+
+
+def scripts() -> Iterator[tuple[str, int, list[ast.expr]]]:
+    """Yield the words of each command in the gateway's own code that is a script for sh, with its file and line."""
+    source = Path(hpcgate.__file__).parent
+    for file in source.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if (
+                isinstance(node, ast.List)
+                and len(node.elts) > 2
+                and [getattr(word, "value", None) for word in node.elts[:2]] == ["sh", "-c"]
+            ):
+                yield str(file.relative_to(source)), node.lineno, node.elts
+
+
+def test_every_script_says_which_tool_it_stands_for() -> None:
+    """Messages about time and size name a command by its ``$0``: `hpcgate.ssh.runner.called`."""
+    found = [(file, line, words) for file, line, words in scripts() if not file.startswith("demo/")]
+    assert len(found) > 20
+    nameless = [
+        (file, line) for file, line, words in found if len(words) > 3 and getattr(words[3], "value", "") == "sh"
+    ]
+    short = [(file, line) for file, line, words in found if len(words) < 4]
+    assert (nameless, short) == ([], [])

@@ -351,7 +351,7 @@ class _Walk:
 
     async def _look(self, path: str) -> list[Finding]:
         check, user = "file system", self._principal.username
-        match await self._run(["sh", "-c", _LOOK, "sh", path]):
+        match await self._run(["sh", "-c", _LOOK, "ls", path]):
             case "good":
                 return [Finding(True, f"{path} is a directory that {user} can read", check=check)]
             case "missing":

@@ -26,7 +26,7 @@ def needed(scheduler: str, connection_mode: str) -> Sequence[str]:
 async def look_for(session: Session, tools: Sequence[str]) -> list[Finding]:
     """Look for tools as commands do, and for those that are not there in a login shell too."""
     started = time.monotonic()
-    done = await session.run(["sh", "-c", _FIND, "sh", *tools])
+    done = await session.run(["sh", "-c", _FIND, "command", *tools])
     seconds = time.monotonic() - started
     missing = _missing(done.stdout)
     findings = [Finding(True, f"the login shell comes to a command in {seconds:.2f} s", check="login")]
@@ -34,7 +34,7 @@ async def look_for(session: Session, tools: Sequence[str]) -> list[Finding]:
         findings.append(Finding(True, f"{', '.join(tools)} are found", check=CHECK))
     if not missing:
         return findings
-    asked = await session.run(["sh", "-c", _ASK, "sh", *missing])
+    asked = await session.run(["sh", "-c", _ASK, "command", *missing])
     told = asked.stdout.rpartition(f"\n{_MARK}\n".encode())[2].decode("utf-8", "replace").splitlines()
     directories = list(dict.fromkeys(line.rpartition("/")[0] for line in told if line.startswith("/")))
     lost = [tool for tool in missing if not any(line.endswith(f"/{tool}") for line in told)]

@@ -102,7 +102,7 @@ class Beneath:
 
     def _begin(self, do: str, words: str, parameters: dict[str, Any]) -> tuple[list[str | bytes], bytes]:
         line = request(self.grant, do, words, **parameters).encode() + b"\n"
-        return ["sh", "-c", _LAUNCHER, "sh", str(len(PROGRAM))], PROGRAM + line
+        return ["sh", "-c", _LAUNCHER, words.partition(":")[0], str(len(PROGRAM))], PROGRAM + line
 
     async def run(
         self, do: str, words: str, *, limit: int | None = None, timeout: float | None = None, **parameters: Any

@@ -37,7 +37,7 @@ class Checksum(Operation):
     async def run(self, session: Session) -> FileChecksum:
         """Run sha256sum."""
         path = raw(self.parameters.path)
-        done = await session.run(["sh", "-c", SCRIPT, "sh", path], limit=SHORT)
+        done = await session.run(["sh", "-c", SCRIPT, "sha256sum", path], limit=SHORT)
         if not done.ok:
             if NOT_REGULAR in said(done.stderr, "sha256sum"):
                 raise not_regular("sha256sum", path)

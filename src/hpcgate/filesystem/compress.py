@@ -26,6 +26,7 @@ SCRIPT = (
     + ADOPT
     + CUT_OFF
     + """\
+unset XZ_DEFAULTS XZ_OPT
 source=$1 parent=$2 name=$3 target=$4 new=$5 how=$6 follow=$7 pattern=$8 old=$9
 verbatim=--verbatim-files-from
 if ! tar "$verbatim" --version >/dev/null 2>&1; then
@@ -115,7 +116,7 @@ class Compress(Operation):
                 "sh",
                 "-c",
                 SCRIPT,
-                "sh",
+                "tar",
                 source,
                 parent or b"/",
                 name or b".",

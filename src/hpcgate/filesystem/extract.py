@@ -78,6 +78,6 @@ class Extract(Operation):
         wanted = self.parameters
         source = raw(wanted.source_path)
         words: list[bytes | str] = [source, raw(wanted.target_path), wanted.compression.option, temporary_name()]
-        done = await session.run(["sh", "-c", SCRIPT, "sh", *words])
+        done = await session.run(["sh", "-c", SCRIPT, "tar", *words])
         if not done.ok:
             raise untrusted(done.stderr) or archive_error(done, source, BadRequest)

@@ -30,7 +30,7 @@ class FileType(Operation):
 
     async def run(self, session: Session) -> str:
         """Run file."""
-        done = await session.run(["sh", "-c", SCRIPT, "sh", raw(self.parameters.path)])
+        done = await session.run(["sh", "-c", SCRIPT, "file", raw(self.parameters.path)])
         if not done.ok:
             raise told(done.stderr, "stat")
         return shown(done.stdout.rstrip(b"\n"))

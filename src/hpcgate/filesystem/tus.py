@@ -495,7 +495,7 @@ class Uploads:
         upload = Upload(upload_id, State.of(name, length, metadata, partial=False), length, None)
         try:
             place = await self._streams.make_private(self._directory, self._name(upload_id))
-            argv = ["sh", "-c", JOIN, "sh", private, place.inside + _CONTENT, *words]
+            argv = ["sh", "-c", JOIN, "cat", private, place.inside + _CONTENT, *words]
             done = await place.runner.run(argv, timeout=SYNC_PATIENCE)
             if not done.ok:
                 raise untrusted(done.stderr) or told(done.stderr, "cat")
@@ -565,7 +565,7 @@ class Uploads:
             if stat.S_ISDIR((await place.streams.stat(target)).mode):
                 shown = quote(self._root + upload.state.filename)
                 raise IsADirectory(f"cp: cannot create regular file {shown}: Is a directory")
-            done = await place.runner.run(["sh", "-c", ADOPT_NEW, "sh", target, path])
+            done = await place.runner.run(["sh", "-c", ADOPT_NEW, "chmod", target, path])
             if not done.ok:
                 raise told(done.stderr, "chmod")
         await place.streams.move(path, target)
@@ -658,7 +658,7 @@ class Uploads:
 
     async def _sweep(self) -> None:
         minutes = max(1, round(self._lifetime / 60))
-        await self._session.run(["sh", "-c", SWEEP, "sh", self._directory, str(minutes)])
+        await self._session.run(["sh", "-c", SWEEP, "find", self._directory, str(minutes)])
 
     def _key(self, upload_id: str) -> Hashable:
         return (self._session.system, self._session.username, upload_id)

@@ -181,7 +181,7 @@ async def unpack(session: Session, path: bytes, content: AsyncIterable[bytes], *
     except PathNotFound:
         created = True
     mark = b".hpcgate-whole-" + secrets.token_hex(8).encode()
-    argv: list[str | bytes] = ["sh", "-c", UNPACK, "sh", path, temporary_name(), mark]
+    argv: list[str | bytes] = ["sh", "-c", UNPACK, "tar", path, temporary_name(), mark]
     async with session.process(argv, stall=SYNC_PATIENCE) as process:
         output = process.output()
         ready = await anext(output, b"")

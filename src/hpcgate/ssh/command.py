@@ -260,5 +260,6 @@ def out_of_time(seconds: float, words: str) -> str:
     said = f"; the last it said is: {words}" if words else ""
     return (
         f"The login shell did not come to the command within {seconds:g} s, and nothing was sent to it. "
-        f"{START_UP_FILES} may wait for input, run another shell, hang or take too long{said}"
+        f"{START_UP_FILES} may wait for input, run another shell, hang or take too long, or the home directory may not "
+        f"answer{said}"
     )

@@ -389,7 +389,7 @@ class CommandFiles:
     async def read(self, path: bytes, *, offset: int = 0, size: int | None = None, tool: str = "cat") -> bytes:
         """Read, by ``dd``."""
         done = await self._runner.run(
-            ["sh", "-c", _READ, "sh", path, str(offset), "" if size is None else str(size)], limit=size
+            ["sh", "-c", _READ, tool, path, str(offset), "" if size is None else str(size)], limit=size
         )
         if not done.ok:
             raise _reading(done, path, tool)
@@ -416,7 +416,7 @@ class CommandFiles:
                 "sh",
                 "-c",
                 _WRITE,
-                "sh",
+                "cp",
                 path,
                 temporary_name(),
                 framed.word,
@@ -466,7 +466,7 @@ class CommandFiles:
 
     async def why_not_written(self, path: bytes) -> GatewayError | None:
         """Return why a file cannot be written, or None if now it can."""
-        done = await self._runner.run(["sh", "-c", _PROBE, "sh", path, temporary_name()])
+        done = await self._runner.run(["sh", "-c", _PROBE, "cp", path, temporary_name()])
         return None if done.ok else unwritable(path, done)
 
     async def _named(self, entries: list[Entry]) -> list[Entry]:

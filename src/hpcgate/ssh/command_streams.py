@@ -92,7 +92,7 @@ class CommandStreams(CommandFiles):
         """Open, in a shell that lives as long as the file is open."""
         async with AsyncExitStack() as stack:
             process = await stack.enter_async_context(
-                self._starter.process(["sh", "-c", _OPEN, "sh", path], stall=PATIENCE)
+                self._starter.process(["sh", "-c", _OPEN, "cat", path], stall=PATIENCE)
             )
             output = await stack.enter_async_context(aclosing(process.output()))
             line = await said_in(process, output, until=b"\n")
@@ -150,7 +150,7 @@ class CommandStreams(CommandFiles):
             "sh",
             "-c",
             _STAGE,
-            "sh",
+            "cp",
             path,
             name,
             framed.word,
@@ -189,7 +189,7 @@ class CommandStreams(CommandFiles):
             except BaseException:
                 await asyncio.shield(self._runner.run(["rm", "-f", "--", staged]))
                 raise
-        argv: list[str | bytes] = ["sh", "-c", OVERWRITE, "sh", base, staged, inode, str(size), path]
+        argv: list[str | bytes] = ["sh", "-c", OVERWRITE, "cp", base, staged, inode, str(size), path]
         done = await asyncio.shield(self._runner.run(argv, timeout=SYNC_PATIENCE))
         if not done.ok:
             raise unwritable(path, done)
@@ -208,7 +208,7 @@ class CommandStreams(CommandFiles):
             except Exception as error:
                 failed.append(error)
 
-        done = await self._feed(["sh", "-c", _EXTEND, "sh", path, str(offset)], until_failure(), patience=PATIENCE)
+        done = await self._feed(["sh", "-c", _EXTEND, "dd", path, str(offset)], until_failure(), patience=PATIENCE)
         if failed:
             raise failed[0]
         if not done.ok:
@@ -297,7 +297,7 @@ async def said_in(process: Process, output: AsyncIterable[bytes], *, until: byte
                 if len(said) > _MOST_SAID:
                     raise BadAnswer("A command on the login node that moves a file says more than it was asked")
     except TimeoutError:
-        raise TimedOut(f"A command that moves a file did not end within {process.stall:g} s") from None
+        raise TimedOut(f"Command {process.name} timed out after {process.stall:g} s") from None
     return said
 
 
@@ -308,14 +308,14 @@ async def create_by_command(runner: Runner, path: bytes, *, private: bool = Fals
         AlreadyExists: The path is taken.
     """
     await _refuse_existing(runner, path)
-    done = await runner.run(["sh", "-c", _CREATE, "sh", path, "private" if private else ""])
+    done = await runner.run(["sh", "-c", _CREATE, "cp", path, "private" if private else ""])
     if not done.ok:
-        number = number_in(said(done.stderr, "sh"))
+        number = number_in(said(done.stderr, "cp"))
         raise failure(f"cp: cannot create regular file {quote(path)}", number or errno.EEXIST)
 
 
 async def _refuse_existing(runner: Runner, path: bytes) -> None:
-    done = await runner.run(["sh", "-c", '[ -e "$1" ] || [ -L "$1" ]', "sh", path])
+    done = await runner.run(["sh", "-c", '[ -e "$1" ] || [ -L "$1" ]', "test", path])
     if done.ok:
         raise failure(f"cp: cannot create regular file {quote(path)}", errno.EEXIST)
 

@@ -23,7 +23,7 @@ from hpcgate.errors import PermissionDenied
 from hpcgate.ssh.files import OTHERS_WRITE
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.quoting import Steering
-from hpcgate.ssh.runner import SHORT, Completed, Runner
+from hpcgate.ssh.runner import SHORT, Completed, Runner, called
 from hpcgate.ssh.streams import StreamRunner
 from hpcgate.ssh.words import told
 
@@ -235,7 +235,7 @@ class Footings:
     async def who(self, runner: Runner) -> Self:
         """Return who the user is, by one command, once."""
         if not self._asked:
-            done = await runner.run(["sh", "-c", _WHO], limit=SHORT)
+            done = await runner.run(["sh", "-c", _WHO, "id"], limit=SHORT)
             words = done.stdout.decode("utf-8", "replace").split("\n")
             if done.ok and len(words) == 5 and words[0].isdecimal() and words[1].isdecimal():
                 named = words[2] == words[3] and not words[2].isdecimal()
@@ -303,7 +303,7 @@ async def resolve(runner: Runner, path: bytes) -> bytes:
         PermissionDenied: A link on it is not followed for writing.
         BadRequest: Its links go round in circles.
     """
-    done = await runner.run(["sh", "-c", _RESOLVE, "sh", path], limit=SHORT)
+    done = await runner.run(["sh", "-c", _RESOLVE, "readlink", path], limit=SHORT)
     if not done.ok:
         raise untrusted(done.stderr) or told(done.stderr, "stat")
     return done.stdout
@@ -326,9 +326,12 @@ class Pinned:
 
     def __init__(self, runner: StreamRunner, directory: bytes, owned: bytes | None = None) -> None:
         self._runner = runner
-        self._prefix: list[str | bytes] = ["sh", "-c", _PINNED, "sh", directory]
-        if owned is not None:
-            self._prefix = ["sh", "-c", _OWNED, "sh", directory, owned]
+        self._script = _PINNED if owned is None else _OWNED
+        self._places = [directory] if owned is None else [directory, owned]
+
+    def _standing(self, argv: Sequence[str | bytes]) -> list[str | bytes]:
+        """Return the command that goes there and becomes another one, whose name it has."""
+        return ["sh", "-c", self._script, called(argv), *self._places, *argv]
 
     async def run(
         self,
@@ -342,14 +345,14 @@ class Pinned:
     ) -> Completed:
         """Run a command to its end."""
         return await self._runner.run(
-            [*self._prefix, *argv], stdin=stdin, limit=limit, timeout=timeout, env=env, without=without
+            self._standing(argv), stdin=stdin, limit=limit, timeout=timeout, env=env, without=without
         )
 
     def process(
         self, argv: Sequence[str | bytes], *, stall: float, env: dict[str, str] | None = None
     ) -> AbstractAsyncContextManager[Process]:
         """Start a command to feed and read while it runs."""
-        return self._runner.process([*self._prefix, *argv], stall=stall, env=env)
+        return self._runner.process(self._standing(argv), stall=stall, env=env)
 
     async def ask(self, argv: Sequence[str], request: bytes, *, limit: int | None = None) -> bytes:
         """Ask a long-lived process, which does not stand there."""

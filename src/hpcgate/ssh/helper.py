@@ -95,6 +95,8 @@ _SCRIPT = " ".join(
 ).strip()
 
 HELPER = ("perl", "-e", _SCRIPT)
+_STANDS_FOR = {b"S": "stat", b"L": "stat", b"D": "ls", b"R": "cat"}
+"""Tools by the first byte of a request that spares them, for messages."""
 
 
 class Helper:
@@ -178,9 +180,10 @@ class Helper:
         except (BadAnswer, TooLarge):
             self._give_up(LYING_PAUSE)
             return None
-        except TimedOut:
+        except TimedOut as error:
             self._give_up(LYING_PAUSE)
-            raise
+            tool = _STANDS_FOR[request[:1]]
+            raise TimedOut(error.message.replace(f"Command {HELPER[0]} ", f"Command {tool} ", 1)) from None
         view.helper = True
         # Answers end with a NUL byte, so those within are written otherwise.
         return answer.replace(b"\1B", b"\0").replace(b"\1A", b"\1") if b"\1" in answer else answer

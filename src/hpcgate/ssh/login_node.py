@@ -80,7 +80,7 @@ class View:
             return
         for start in range(0, max(len(new_users), len(new_groups)), MAX_ASKED):
             users, groups = (numbers[start : start + MAX_ASKED] for numbers in (new_users, new_groups))
-            argv = ["sh", "-c", _NAMES, "sh", str(len(users)), *map(str, users), *map(str, groups)]
+            argv = ["sh", "-c", _NAMES, "getent", str(len(users)), *map(str, users), *map(str, groups)]
             done = await runner.run(argv)
             passwd, _, group = _parts(done.stdout)
             for known, numbers, lines in ((self.users, users, passwd), (self.groups, groups, group)):
@@ -94,7 +94,7 @@ class View:
         """Return the login node's time zone, UTC if it cannot be told."""
         if self.zone is None:
             try:
-                done = await runner.run(["sh", "-c", _ZONE], limit=1024 * 1024)
+                done = await runner.run(["sh", "-c", _ZONE, "date"], limit=1024 * 1024)
             except TooLarge:
                 self.zone = UTC
             else:

@@ -27,7 +27,7 @@ class Process(Command):
 
     def __init__(self, slot: Slot, name: str, stall: float, lost: Callable[[], GatewayError], word: str = WORD) -> None:
         super().__init__(slot, _NO_LIMIT, word)
-        self._name = name
+        self.name = name
         self.stall = stall
         self._lost = lost
         self._blocks: deque[bytes] = deque()
@@ -139,7 +139,7 @@ class Process(Command):
         if self.stdout.drowned:
             raise self.stdout.flood()
         if self.complains:
-            raise TooLarge(f"Command {self._name} wrote more than {MOST_ERRORS} bytes on standard error")
+            raise TooLarge(f"Command {self.name} wrote more than {MOST_ERRORS} bytes on standard error")
 
     def _hold_back(self) -> None:
         if self._waiting >= _MOST_WAITING and self.channel is not None and not self._taking:
@@ -174,6 +174,6 @@ class Process(Command):
                 await waiting
         except TimeoutError:
             if self.exit_status is None:
-                raise TimedOut(f"Command {self._name} made no progress for {self.stall:g} s") from None
+                raise TimedOut(f"Command {self.name} made no progress for {self.stall:g} s") from None
             return False
         return True

@@ -27,8 +27,9 @@ WORD = "hpcgate"
 _MOST_DIGITS = 20
 _SAFE_IN_ALL_SHELLS = re.compile(r"[ -~]*")
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _./=:,@%+-")
-_MISLEADING = "unset POSIXLY_CORRECT BLOCK_SIZE LS_BLOCK_SIZE TAR_OPTIONS;"
-"""Variables by which users change what the GNU tools take and print (coreutils manual, 2.3; tar manual, 3.4)."""
+_MISLEADING = "unset POSIXLY_CORRECT BLOCK_SIZE LS_BLOCK_SIZE TAR_OPTIONS PERL_UNICODE PERLIO FUNCNEST EXECIGNORE;"
+"""Variables by which users change what the GNU tools take and print (coreutils manual, 2.3; tar manual, 3.4), how Perl
+reads and writes (perlrun(1)), and which programs and how many functions a bash in sh's place takes (bash(1))."""
 # What every system has is found even where a start-up file leaves no PATH, behind what the user has.
 _FIND = "case :$PATH: in *:/usr/bin:*);;*)PATH=$PATH${PATH:+:}/usr/bin:/bin;export PATH;;esac;"
 # sh reads a line byte by byte, so that the rest is there for the command. The variable is not exported.
@@ -37,6 +38,13 @@ _FEED = (
 )
 # Where one is the other, complaints would be taken for output. Not every sh knows -ef, nor every system /dev/fd.
 _APART = "[ /dev/fd/1 -ef /dev/fd/2 ]&&echo :{word}:joined:&&exit 1;"
+# Where sh is bash (Red Hat, SUSE), it takes over functions that bash has exported, also those of the names of tools.
+# There are more than its own commands in a script; functions have no say in what is executed by ``exec``.
+_OWN_WORDS = "unset -f echo read printf [;"
+_OWN_SCRIPTS = "case $BASH_VERSION in ?*)unset -f compgen;unset -f $(compgen -A function);;esac;"
+KEEPING_FUNCTIONS = "unset -f "
+"""How a script begins that says itself which functions it does without, since what it executes is to have the others:
+jobs have ``module`` from where they were submitted."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -101,15 +109,19 @@ def shell_line(
         if not _NAME.fullmatch(name):
             raise BadRequest(f"Not the name of an environment variable: {name!r}")
     exports = " ".join(f"{name}={shlex.quote(_text(value))}" for name, value in settings)
-    words = " ".join(shlex.quote(_text(argument)) for argument in argv)
+    texts = [_text(argument) for argument in argv]
+    if texts[:2] == ["sh", "-c"] and len(texts) > 2 and not texts[2].startswith(KEEPING_FUNCTIONS):
+        texts[2] = _OWN_SCRIPTS + texts[2]
+    words = " ".join(map(shlex.quote, texts))
     unset = _MISLEADING + ("" if without is None else without.unsetting())
     first = "".join(f"{_text(directory)}:" for directory in path)
     find = f"{_FIND}PATH={shlex.quote(first)}$PATH;" if first else _FIND
     feed = _FEED.format(word=word) if fed else ""
     apart = _APART.format(word=word)
-    script = f"{apart}echo :{word}:$$:||exit;echo :{word}:$$:>&2;{feed}{unset}{find}export {exports};exec {words}"
+    begin = f"{_OWN_WORDS}{apart}echo :{word}:$$:||exit;echo :{word}:$$:>&2;{feed}"
+    script = f"{begin}{unset}{find}export {exports};exec {words}"
     if not _SAFE_IN_ALL_SHELLS.fullmatch(script) or "!" in script or "\\" in script:
-        script = f'eval "$(printf %b "{_octal(script.encode("utf-8", "surrogateescape"))}")"'
+        script = f'unset -f printf;eval "$(printf %b "{_octal(script.encode("utf-8", "surrogateescape"))}")"'
     line = f"exec /bin/sh -c {shlex.quote(script)}".encode()
     if len(line) > MAX_LINE:
         raise BadRequest(f"The arguments of {_text(argv[0])!r} are too long: {len(line)} bytes")

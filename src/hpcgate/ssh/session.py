@@ -25,7 +25,7 @@ from hpcgate.ssh.helper import Helper
 from hpcgate.ssh.login_node import LoginNode
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.quoting import Steering, new_word, shell_line
-from hpcgate.ssh.runner import Completed
+from hpcgate.ssh.runner import Completed, called
 from hpcgate.ssh.sftp_bulk import MOST_BLOCK, BulkSftp
 from hpcgate.ssh.sftp_files import SftpFiles
 from hpcgate.ssh.sftp_streams import SftpStreams
@@ -74,6 +74,7 @@ class Session:
         "_connection",
         "_cramped",
         "_files",
+        "_hanging",
         "_opening",
         "_refused",
         "_sftp",
@@ -102,6 +103,7 @@ class Session:
         self._bulk: BulkSftp | None = None
         self._bulk_opening: asyncio.Task[BulkSftp] | None = None
         self._bulk_users = 0
+        self._hanging: list[_SftpStream | BulkSftp] = []
         self._workers: dict[tuple[str, ...], asyncio.Task[Worker]] = {}
         connection.make_room = self._make_room
 
@@ -138,7 +140,7 @@ class Session:
             NeverBegan: The user's login shell did not come to the command.
             PoolExhausted: The login node allows no more commands at a time, and none ended in time.
         """
-        with self._connection.telemetry.stage("command", self.system, _name(argv)):
+        with self._connection.telemetry.stage("command", self.system, called(argv)):
             return await self._run(argv, stdin, limit, timeout, env, without)
 
     async def _run(
@@ -176,9 +178,9 @@ class Session:
             if not opening and (deadline is None or not deadline.expired()):
                 raise
             if command is None or command.exit_status is None:
-                raise TimedOut(f"Command {_name(argv)} timed out after {seconds:g} s") from None
+                raise TimedOut(f"Command {called(argv)} timed out after {seconds:g} s") from None
             # It has ended in time, and all that it wrote has come; something else has not let go of its output.
-            log.warning("ssh.output_held", system=self.system, user=self.username, command=_name(argv))
+            log.warning("ssh.output_held", system=self.system, user=self.username, command=called(argv))
         finally:
             if command is not None and not command.closed:
                 await self._connection.end(command)
@@ -186,9 +188,9 @@ class Session:
         if command.stdout.drowned:
             raise command.stdout.flood()
         if command.complains:
-            raise TooLarge(f"Command {_name(argv)} wrote more than {MOST_ERRORS} bytes on standard error")
+            raise TooLarge(f"Command {called(argv)} wrote more than {MOST_ERRORS} bytes on standard error")
         if command.stdout.overflown:
-            raise TooLarge(f"Command {_name(argv)} wrote more than {most} bytes")
+            raise TooLarge(f"Command {called(argv)} wrote more than {most} bytes")
         status = command.exit_status
         if status is None:
             raise connection.lost() from command.error
@@ -219,12 +221,12 @@ class Session:
         word = new_word()
         line = shell_line(argv, env, word=word, fed=True, path=connection.settings.path)
         slot = await connection.channels.acquire()
-        process = Process(slot, _name(argv), stall, connection.lost, word)
+        process = Process(slot, called(argv), stall, connection.lost, word)
         seconds = connection.settings.timeout.command_execution if opening is None else opening
         try:
             await connection.open_channel(slot, process, seconds, command=line)
         except TimeoutError:
-            raise TimedOut(f"Command {_name(argv)} could not be started in time") from None
+            raise TimedOut(f"Command {called(argv)} could not be started in time") from None
         try:
             await self._reached(process)
             await process.greet()
@@ -272,13 +274,32 @@ class Session:
         try:
             bulk = await self._bulk_client() if isinstance(files, SftpFiles) else None
             if isinstance(files, SftpFiles) and bulk is not None:
-                yield SftpStreams(files, bulk, self)
+                yield SftpStreams(files, bulk, self, partial(self._abandon, bulk))
             else:
                 yield CommandStreams(self, self.node.view(self.username))
         finally:
             self._bulk_users -= 1
 
+    def _abandon(self, server: "_SftpStream | BulkSftp") -> None:
+        """Give up an SFTP server that did not answer in time.
+
+        It may wait for a file server that has stopped, which nothing ends but the file server or SIGKILL, and sshd
+        passes on no signal. The next one would join it there: commands, which can be killed, stand in for SFTP until
+        it has ended. What it waits for may be the home directory, so the login shell has to show itself anew.
+        """
+        self._connection.shell_works = False
+        self._hanging.append(server)
+        server.close()
+
+    @property
+    def _hangs(self) -> bool:
+        """Whether an SFTP server that was given up is still there."""
+        self._hanging = [server for server in self._hanging if not server.closed]
+        return bool(self._hanging)
+
     async def _bulk_client(self) -> BulkSftp | None:
+        if self._hangs:
+            return None
         if self._bulk is not None and self._bulk.usable:
             return self._bulk
         limit = self._connection.channels.limit
@@ -390,7 +411,8 @@ class Session:
     async def _open_files(self) -> RemoteFiles:
         access = self._access
         found = access.way if access.mode == "auto" else access.mode
-        if found != "commands" and not self._cramped and not (self._refused and access.mode == "auto"):
+        without = access.mode == "auto" and (self._refused or self._hangs)
+        if found != "commands" and not self._cramped and not without:
             try:
                 client, stream, channel = await self._open_sftp()
                 self._sftp = channel
@@ -400,7 +422,7 @@ class Session:
                     self,
                     self.node.view(self.username),
                     timeout=timeout,
-                    abandon=channel.close,
+                    abandon=partial(self._abandon, stream),
                     refuse=stream.refuse,
                     stage=partial(self._connection.telemetry.stage, "sftp", self.system),
                 )
@@ -440,7 +462,8 @@ class Session:
         connection.spent = True
         return NeverReached(
             f"SFTP with {self.system} did not start within {connection.settings.start_up_timeout:g} s. "
-            f"{START_UP_FILES} may read what is meant for it, run something else, hang or take too long"
+            f"{START_UP_FILES} may read what is meant for it, run something else, hang or take too long, or the home "
+            "directory may not answer"
         )
 
     def _unopened(self) -> TimedOut:
@@ -533,6 +556,9 @@ class _Cramped(Exception):
 class _SftpStream(SSHClientStreamSession[bytes]):
     """SFTP's channel, which takes one of those that the login node allows.
 
+    Attributes:
+        closed: Whether the channel has closed.
+
     Args:
         slot: The channel's place.
         refused: Is told why the channel was closed, if it was for what the server said.
@@ -546,6 +572,7 @@ class _SftpStream(SSHClientStreamSession[bytes]):
         self._left = 0
         self._aside = 0
         self._channel: SSHChannel[Any] | None = None
+        self.closed = False
 
     def connection_made(self, chan: SSHChannel[Any]) -> None:
         super().connection_made(chan)
@@ -554,6 +581,7 @@ class _SftpStream(SSHClientStreamSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.closed = True
         self._slot.release()
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
@@ -591,9 +619,3 @@ class _SftpStream(SSHClientStreamSession[bytes]):
         """Close the channel if it was opened."""
         if self._channel is not None:
             self._channel.close()
-
-
-def _name(argv: Sequence[str | bytes]) -> str:
-    """Return what a command is called: of lines for sh, what they call themselves (``$0``)."""
-    first = argv[3] if list(argv[:2]) == ["sh", "-c"] and len(argv) > 3 else argv[0]
-    return first if isinstance(first, str) else first.decode("utf-8", "replace")

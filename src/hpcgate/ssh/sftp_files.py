@@ -622,7 +622,7 @@ class SftpFiles:
         if me is None or found.uid != me.uid:
             return None
         try:
-            done = await self._runner.run(["sh", "-c", _LISTED, "sh", path, directory])
+            done = await self._runner.run(["sh", "-c", _LISTED, "ls", path, directory])
         except ConnectionLost:
             raise
         except LoginNodeError:

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import stat
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TypeVar, cast
@@ -47,9 +47,10 @@ class SftpStreams(SftpFiles):
         files: The files as small requests reach them.
         bulk: The client for bytes; it belongs to the connection and outlives this object.
         runner: For what SFTP cannot do, and for directories in which a path may change what it means.
+        give_up: Closes the channel for bytes, whose server did not answer in time.
     """
 
-    def __init__(self, files: SftpFiles, bulk: BulkSftp, runner: StreamRunner) -> None:
+    def __init__(self, files: SftpFiles, bulk: BulkSftp, runner: StreamRunner, give_up: Callable[[], None]) -> None:
         super().__init__(
             files._sftp,
             files._runner,
@@ -61,6 +62,7 @@ class SftpStreams(SftpFiles):
         )
         self._bulk = bulk
         self._starter = runner
+        self._give_up = give_up
 
     def _connected(self, error: asyncssh.SFTPError, path: bytes) -> None:
         if isinstance(error, asyncssh.SFTPBadMessage):
@@ -170,7 +172,7 @@ class SftpStreams(SftpFiles):
                 return await asked
         except TimeoutError:
             # The server answers in order: behind this one nothing would be answered either.
-            self._bulk.close()
+            self._give_up()
             raise TimedOut("The login node's SFTP server did not answer in time.") from None
 
     async def scan(

@@ -160,7 +160,7 @@ async def stand_and(
         PermissionDenied: A link on the way is not followed, or the user may not.
         GatewayError: As the tool says.
     """
-    done = await runner.run(["sh", "-c", script, "sh", *words])
+    done = await runner.run(["sh", "-c", script, tool, *words])
     if not done.ok:
         raise untrusted(done.stderr) or _told(done, tool, path, otherwise)
 

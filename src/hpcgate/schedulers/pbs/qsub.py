@@ -13,6 +13,7 @@ from hpcgate.schedulers.pbs import script
 from hpcgate.schedulers.pbs.variables import STEERING
 from hpcgate.schedulers.submitting import uncoloured
 from hpcgate.schedulers.variables import LOGIN
+from hpcgate.ssh.quoting import KEEPING_FUNCTIONS
 
 NO_DIRECTORY = 66
 """Exit status if the working directory cannot be entered."""
@@ -21,7 +22,7 @@ _READER = f'cd -- "$1" >/dev/null || exit {NO_DIRECTORY}; shift; unset LC_ALL LA
 """LC_ALL and LANGUAGE are the gateway's own, for messages that can be matched. They are none of the job's business, and
 neither is what the login has left: ``#PBS -V`` gives a job all of the environment."""
 
-_SUBMITTER = f"exec 2>&1; {STEERING.unsetting()} {_READER}"
+_SUBMITTER = f"{KEEPING_FUNCTIONS}cd qsub; exec 2>&1; {STEERING.unsetting()} {_READER}"
 
 _OPTIONS: Mapping[str, str] = {
     "account": "-A",

@@ -23,6 +23,7 @@ from hpcgate.schedulers.slurm.marks import parse_rows
 from hpcgate.schedulers.slurm.variables import SUBMITTING
 from hpcgate.schedulers.submitting import uncoloured
 from hpcgate.schedulers.variables import LOGIN, check_variable
+from hpcgate.ssh.quoting import KEEPING_FUNCTIONS
 
 _OPTIONS: Mapping[str, str] = {
     "name": "job-name",
@@ -40,14 +41,16 @@ NO_DIRECTORY = 66
 """Exit status if the working directory cannot be entered."""
 
 _ENTER = (
-    # Not every shell says why it cannot enter a directory; ls does.
+    # What the user's shell has exported is for the job, but for what is called here. Not every shell says why it cannot
+    # enter a directory; ls does.
+    f"{KEEPING_FUNCTIONS}cd ls printf read test [ command date grep env sbatch; "
     'exec 2>&1; cd -- "$1" >/dev/null 2>&1 || { _hpcgate_why=$(ls -d -- "$1/." 2>&1 >/dev/null); '
     'printf "cd: %s: %s\\n" "$1" "${_hpcgate_why##*: }"; exit ' + str(NO_DIRECTORY) + "; }; "
 )
 
 _READER = (
     f"{_ENTER}unset {' '.join((*LOGIN, *SUBMITTING))}; "
-    "unset -f sbatch; _hpcgate_tool=$(command -v sbatch) || _hpcgate_tool=sbatch; "
+    "_hpcgate_tool=$(command -v sbatch) || _hpcgate_tool=sbatch; "
     "_hpcgate_kind=wrapper; _hpcgate_magic=; "
     'case $_hpcgate_tool in (/*) { IFS= read -r _hpcgate_magic <"$_hpcgate_tool"; } 2>/dev/null; '
     "case $_hpcgate_magic in (\"$(printf '\\177')ELF\"*) _hpcgate_kind=program;; esac;; esac; "
