@@ -10,6 +10,7 @@ from tests.sites import test_old_tools as old
 from tests.sites.operations import OPERATIONS, VERBS
 from tests.sites.surroundings import TOOLS, VARIABLES, Tools
 from tests.sites.test_expiry import EXPIRED
+from tests.sites.test_machines import SYSTEM_SHELLS
 from tests.sites.test_shells import BY_SFTP, FORCED, REFUSALS, SHELLS
 from tests.sites.test_start_up import HARMFUL, HARMLESS, WAYS
 
@@ -53,6 +54,7 @@ def _shells() -> Iterable[str]:
     rows += [(_code(name), _cell(BY_SFTP), "424") for name in REFUSALS]
     for command in FORCED:
         rows.append((_code(f"ForceCommand {command}"), _cell(BY_SFTP if command == "internal-sftp" else ()), "424"))
+    rows += [(f"`{name}` as `/bin/sh`", "right", "right") for name in SYSTEM_SHELLS]
     rows.append(("a banner of a megabyte", "right", "right"))
     rows.append(("a home that is not there", "right", "right"))
     rows += [

@@ -110,14 +110,9 @@ HARMFUL = {
     "is a recording": '[ -n "$RECORDED" ] || RECORDED=1 exec script -q /dev/null',
     "runs a recording": '[ -n "$RECORDED" ] || RECORDED=1 script -q /dev/null',
     "attaches to tmux": "exec tmux new-session -A -s main",
-    "runs zsh": "exec zsh -l",
-    "reads in the background": "cat <&0 >/dev/null &",
     "asks in its trace": "PS4='$(cat)'; set -x",
     "kills itself": "kill -KILL $$",
-    "ends at what fails": "set -e; grep -q nothing /dev/null; echo",
-    "ends at what is not set": "set -u; echo $LMOD_CMD_THAT_IS_NOT_SET",
     "allows no memory": "ulimit -v 1000",
-    "allows no files": "ulimit -n 3",
 }
 WAYS: dict[str, dict[str, Any]] = {
     "SFTP": {"files": "auto"},

@@ -38,10 +38,10 @@ _FEED = (
 )
 # Where one is the other, complaints would be taken for output. Not every sh knows -ef, nor every system /dev/fd.
 _APART = "[ /dev/fd/1 -ef /dev/fd/2 ]&&echo :{word}:joined:&&exit 1;"
-# Where sh is bash (Red Hat, SUSE), it takes over functions that bash has exported, also those of the names of tools.
-# There are more than its own commands in a script; functions have no say in what is executed by ``exec``.
-_OWN_WORDS = "unset -f echo read printf [;"
-_OWN_SCRIPTS = "case $BASH_VERSION in ?*)unset -f compgen;unset -f $(compgen -A function);;esac;"
+# Where sh is bash (Red Hat, SUSE), it takes over the options (SHELLOPTS) and the functions that bash has exported, also
+# functions of the names of tools. They have no say in what is executed by ``exec``.
+_OWN_WORDS = "set +efuC;unset -f echo read printf [;"
+_OWN_SCRIPTS = "case $BASH_VERSION in ?*)unset -f compgen;unset -f $(compgen -A function);set +efuCx +o pipefail;;esac;"
 KEEPING_FUNCTIONS = "unset -f "
 """How a script begins that says itself which functions it does without, since what it executes is to have the others:
 jobs have ``module`` from where they were submitted."""
