@@ -56,7 +56,8 @@ class FileServer:
         argv = [program("bindfs"), "-f", "-o", "allow_other,nonempty", str(path), str(path)]
         self.daemon = subprocess.Popen(argv)
         while not os.path.ismount(path):
-            assert self.daemon.poll() is None
+            if self.daemon.poll() is not None:
+                pytest.skip("no right to mount a file system")
             time.sleep(0.01)
 
     def stop(self) -> None:
