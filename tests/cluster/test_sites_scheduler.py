@@ -305,6 +305,32 @@ def test_a_controller_that_takes_no_jobs_is_503(site: Site, case: str) -> None:
     assert int(answer.headers["Retry-After"]) > 0
 
 
+WAITING = {
+    "an array": "--array=1-3",
+    "an array with gaps": "--array=1,4-10:3",
+    "an array of which some run at a time": "--array=1-6%2",
+    "a heterogeneous job": "--nodes=1\n#SBATCH hetjob\n#SBATCH --hold --nodes=1",
+}
+
+
+@pytest.mark.parametrize("case", WAITING)
+def test_an_id_of_the_list_can_be_asked_for_and_cancelled(site: Site, case: str) -> None:
+    answer = site.submit(f"#!/bin/sh\n#SBATCH --hold {WAITING[case]}\nsleep 4713\n")
+    assert answer.status_code == 201, answer.text
+    shown = [job["jobId"] for job in site.http.get("/compute/demo/jobs").json()["jobs"]]
+    listed = [job_id for job_id in shown if re.split("[_+]", job_id)[0] == answer.json()["jobId"]]
+    assert listed
+    for job_id in listed:
+        assert site.job(job_id)["status"]["state"] == "PENDING"
+        (metadata,) = site.http.get(f"/compute/demo/jobs/{job_id}/metadata").json()["jobs"]
+        assert metadata["jobId"] == job_id
+    for job_id in listed:
+        site.cancel(job_id)
+    # By the base: Slurm forgets what tasks an array had of which none has begun.
+    left = site.http.get(f"/compute/demo/jobs/{answer.json()['jobId']}").json()["jobs"]
+    assert {job["status"]["state"] for job in left} == {"CANCELLED"}
+
+
 EXPORTS = {
     "NONE": ("#SBATCH --export=NONE", {"A_OWN": None, "F7T_version": None}),
     "some": ("#SBATCH --export=A_OWN,B_SET=2", {"A_OWN": "1", "B_SET": "2", "F7T_version": None}),

@@ -279,7 +279,7 @@ async def test_pending_array_is_one_job_until_asked_by_task(either: Scheduler, a
     script = "#!/bin/bash\n#SBATCH --array=1-100:3%2\n#SBATCH --hold\n"
     job_id = await either.submit(alice, JobDescription(home, script=script))
     (job,) = (await either.job(alice, job_id)).jobs
-    assert job.job_id == f"{job_id}_[1-100:3%2]"
+    assert job.job_id == f"{job_id}_[1-100:3]"
     assert (job.status.state, job.status.state_reason) == ("PENDING", "JobHeldUser")
     assert (job.time.start, job.time.end, job.allocation_nodes, job.priority) == (None, None, 0, 0)
     assert (await either.job(alice, f"{job_id}_4")).jobs[0].status.state == "PENDING"

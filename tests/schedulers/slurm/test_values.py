@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hpcgate.errors import BadRequest, CommandFailed, Forbidden, GatewayError, JobNotFound, SchedulerUnavailable
 from hpcgate.schedulers.slurm import sacct, scancel, scontrol, squeue, srun, values
 from hpcgate.schedulers.slurm.failures import NO_ACCOUNTING, UNKNOWN_JOB, UNREACHABLE, failure, says
-from hpcgate.schedulers.slurm.job_ids import JobId, task_ranges
+from hpcgate.schedulers.slurm.job_ids import JobId, addressable, task_ranges
 from hpcgate.schedulers.slurm.records import Selection
 from hpcgate.schedulers.slurm.states import ENDED, NODE_STATES, WAITING, node_state
 from hpcgate.schedulers.slurm.version import version
@@ -138,6 +138,22 @@ def test_an_array_of_ten_thousand_scattered_tasks() -> None:
     assert not JobId.parse("5_10000").matches(shown, "5000")
     with pytest.raises(JobNotFound):
         JobId.parse(shown)
+
+
+@pytest.mark.parametrize(
+    ("shown", "id_"),
+    [
+        ("5", "5"),
+        ("5_3", "5_3"),
+        ("5_[1-9]", "5_[1-9]"),
+        ("5_[1-9%2]", "5_[1-9]"),
+        ("5_[1,4-10:3%12]", "5_[1,4-10:3]"),
+        ("5_[1-9%]", "5_[1-9]"),
+        ("5+1.batch", "5+1.batch"),
+    ],
+)
+def test_an_id_fits_into_a_path(shown: str, id_: str) -> None:
+    assert addressable(shown) == id_
 
 
 def test_huge_ranges_cost_nothing() -> None:

@@ -17,6 +17,7 @@ _NO_NUMBER = 0xFFFFFFFE
 """From here on numbers are Slurm's words for none and infinite, and no job or task has them."""
 _LONGEST = 4096
 """Characters of an id that a client may ask for; Slurm itself shows longer ones, for arrays of scattered tasks."""
+_LIMIT = re.compile(r"%[0-9]*\]")
 _RANGE = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10})(?::([0-9]{1,10}))?)?")
 
 
@@ -30,6 +31,14 @@ def task_ranges(text: str) -> tuple[range, ...]:
             if first is not None:
                 ranges.append(range(first, (first if last is None else last) + 1, step or 1))
     return tuple(ranges)
+
+
+def addressable(shown: str) -> str:
+    """Return an id as Slurm shows it in a form that a URL's path may hold: ``5_[1-9%2]`` without its limit.
+
+    How many tasks may run at a time names no job, and an encoded percent sign in a path names nothing here.
+    """
+    return _LIMIT.sub("]", shown)
 
 
 def _common(one: range, other: range) -> bool:

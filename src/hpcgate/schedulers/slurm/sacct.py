@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from hpcgate.schedulers.base import Job, JobStatus, JobTask, JobTime
 from hpcgate.schedulers.slurm import values
+from hpcgate.schedulers.slurm.job_ids import addressable
 from hpcgate.schedulers.slurm.marks import parse_rows
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.states import ENDED, LISTED
@@ -92,7 +93,7 @@ def rows_of(text: str, mark: str, width: int) -> Iterator[Sequence[str]]:
 
 def _row(row: Sequence[str], places: Mapping[str, int]) -> Record | JobTask:
     column = {name: row[place] for name, place in places.items()}
-    shown = column["JobID"]
+    shown = addressable(column["JobID"])
     if not ("0" <= shown[:1] <= "9"):
         raise ValueError("no job")
     state, _, killer = column["State"].partition(" by ")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from hpcgate.schedulers.base import Job, JobStatus, JobTime
 from hpcgate.schedulers.slurm import values
+from hpcgate.schedulers.slurm.job_ids import addressable
 from hpcgate.schedulers.slurm.marks import parse_rows
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.states import ENDED, WAITING
@@ -60,7 +61,7 @@ def _record(columns: Sequence[str], cluster: str) -> Record:
     waiting, ended = state in WAITING, state in ENDED
     status = JobStatus(state=state, state_reason=values.text(reason), exit_code=0 if state == "COMPLETED" else None)
     job = Job(
-        job_id=shown,
+        job_id=addressable(shown),
         name=name,
         status=status,
         time=JobTime(

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 
 from hpcgate.schedulers.base import Job, JobStatus, JobTime
+from hpcgate.schedulers.slurm.job_ids import addressable
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.rest import values
 from hpcgate.schedulers.slurm.states import ENDED, WAITING
@@ -38,7 +39,7 @@ def shown_id(
         if task is not None:
             return f"{array}_{task}"
         if tasks:
-            return f"{array}_[{tasks}]"
+            return addressable(f"{array}_[{tasks}]")
     if leader and offset is not None:
         return f"{leader}+{offset}"
     return str(job_id)
