@@ -12,6 +12,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from hpcgate.errors import (
     AlreadyExists,
@@ -582,3 +583,47 @@ async def test_a_read_that_is_cancelled_leaves_the_files_usable(files, place):
         with contextlib.suppress(asyncio.CancelledError):
             await task
     assert len(await files.read(path, size=100_000)) == 100_000
+
+
+# What the file system refuses
+
+LONG = "x" * 256
+REFUSED = {
+    # What fails by SSH_FX_BAD_MESSAGE of OpenSSH: ENAMETOOLONG, EINVAL.
+    "listing": lambda files, place: files.listing(place / LONG),
+    "listing a tree": lambda files, place: files.listing(place / LONG, recursive=True),
+    "listing inside": lambda files, place: files.listing(place / f"{LONG}/x"),
+    "entry": lambda files, place: files.entry(place / LONG),
+    "stat": lambda files, place: files.stat(place / LONG),
+    "lstat": lambda files, place: files.stat(place / LONG, follow=False),
+    "realpath": lambda files, place: files.realpath(place / f"{LONG}/x"),
+    "read": lambda files, place: files.read(place / LONG),
+    "read some": lambda files, place: files.read(place / LONG, size=10),
+    "write": lambda files, place: files.write(place / LONG, blocks(b"x")),
+    "write inside": lambda files, place: files.write(place / f"{LONG}/x", blocks(b"x")),
+    "rename": lambda files, place: files.rename(place / "file", place / LONG),
+    "rename what is not there": lambda files, place: files.rename(place / LONG, place / "file"),
+    "rename into itself": lambda files, place: files.rename(place / "directory", place / "directory/inside"),
+    "mkdir": lambda files, place: files.mkdir(place / LONG),
+    "mkdir inside": lambda files, place: files.mkdir(place / f"{LONG}/x"),
+    "mkdir with parents": lambda files, place: files.mkdir(place / f"{LONG}/x", parents=True),
+    "symlink": lambda files, place: files.symlink(b"file", place / LONG),
+    "symlink to more than fits": lambda files, place: files.symlink(b"/" + b"x/" * 2500, place / "link"),
+    "chmod": lambda files, place: files.chmod(place / LONG, 0o600),
+    "remove": lambda files, place: files.remove(place / LONG),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_the_file_system_refuses_costs_no_more_than_that(files, place, name):
+    place.write("file", b"content")
+    place.run("mkdir", "directory")
+    with capture_logs() as logs:
+        with pytest.raises(GatewayError, match=r"File name too long$|to a subdirectory of itself") as caught:
+            await REFUSED[name](files, place)
+        assert await files.read(place / "file") == b"content"
+        assert [entry.name for entry in await files.listing(place / "file")] == [place / "file"]
+    assert [line for line in logs if line["event"].startswith("ssh.")] == []
+    assert ".hpcgate-" not in caught.value.message
+    assert caught.value.status == 400 or "itself" in caught.value.message
+    assert place.names() == [b"directory", b"file"]

@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from hpcgate.errors import (
     AlreadyExists,
@@ -16,6 +17,7 @@ from hpcgate.errors import (
     PathNotFound,
     PermissionDenied,
 )
+from hpcgate.ssh.files import Replacing
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.streams import Streams, cut
@@ -227,6 +229,47 @@ async def test_what_cannot_be_replaced(streams: Streams, place: Place, target: s
     with pytest.raises((PathNotFound, IsADirectory, PermissionDenied)):
         await streams.replace(place / target, blocks(b"x"))
     assert place.names() == [b"closed"]
+
+
+async def consume(parts: AsyncIterator[object]) -> None:
+    async for _ in parts:
+        pass
+
+
+LONG = "x" * 256
+REFUSED: dict[str, Callable[[Streams, Place], Awaitable[object]]] = {
+    # What fails by SSH_FX_BAD_MESSAGE of OpenSSH: ENAMETOOLONG, EINVAL.
+    "open": lambda streams, place: content_of(streams, place / LONG),
+    "scan": lambda streams, place: consume(streams.scan(place / LONG)),
+    "replace": lambda streams, place: streams.replace(place / LONG, blocks(b"x")),
+    "replace inside": lambda streams, place: streams.replace(place / f"{LONG}/x", blocks(b"x")),
+    "replace nothing": lambda streams, place: streams.replace(place / LONG, blocks(b"x"), exclusive=True),
+    "replace atomically": lambda streams, place: streams.replace(place / LONG, blocks(), how=Replacing.atomic),
+    "replace in place": lambda streams, place: streams.replace(place / LONG, blocks(), how=Replacing.in_place),
+    "extend": lambda streams, place: streams.extend(place / LONG, blocks(b"x"), offset=0),
+    "create": lambda streams, place: streams.create(place / LONG),
+    "truncate": lambda streams, place: streams.truncate(place / LONG, 5),
+    "truncate to more than there may be": lambda streams, place: streams.truncate(place / "file", 2**63 - 1),
+    "sync": lambda streams, place: streams.sync(place / LONG),
+    "move": lambda streams, place: streams.move(place / "file", place / LONG),
+    "move to nothing": lambda streams, place: streams.move(place / "file", place / LONG, exclusive=True),
+    "make_private": lambda streams, place: streams.make_private(place / "", os.fsencode(LONG)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_the_file_system_refuses_costs_no_more_than_that(
+    streams: Streams, session: Session, place: Place, name: str
+) -> None:
+    place.write("file", b"content")
+    with capture_logs() as logs:
+        with pytest.raises(BadRequest, match=r"File name too long|Invalid argument|File too large") as caught:
+            await REFUSED[name](streams, place)
+        assert await content_of(streams, place / "file") == b"content"
+        assert await (await session.files()).read(place / "file") == b"content"
+    assert [line for line in logs if line["event"].startswith("ssh.")] == []
+    assert ".hpcgate-" not in caught.value.message
+    assert place.names() == [b"file"]
 
 
 async def test_extends_in_place(streams: Streams, place: Place) -> None:

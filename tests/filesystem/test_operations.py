@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from hpcgate.errors import (
     AlreadyExists,
@@ -656,8 +657,37 @@ async def test_paths_that_are_none(do, path):
             await do(operation, path=path)
 
 
-async def test_long_names_are_the_caller_s_mistake(do, place):
-    for operation in (Ls, Stat, Head, Tail, View, Checksum, FileType, Mkdir, Rm):
+LONG = "x" * 256
+
+
+@pytest.mark.parametrize(
+    ("operation", "given"),
+    [
+        *((operation, {"path": LONG}) for operation in (Ls, Stat, Head, Tail, View, Checksum, FileType, Mkdir, Rm)),
+        (Ls, {"path": LONG, "recursive": True}),
+        (Mkdir, {"path": f"{LONG}/x", "parent": True}),
+        (Chmod, {"path": LONG, "mode": "600"}),
+        (Chown, {"path": LONG, "owner": str(os.getuid())}),
+        (Symlink, {"path": "file", "linkPath": LONG}),
+        (Compress, {"path": LONG, "targetPath": "archive"}),
+        (Compress, {"path": "file", "targetPath": LONG}),
+        (Compress, {"path": "file", "targetPath": LONG, "matchPattern": ".*"}),
+        (Extract, {"path": LONG, "targetPath": "directory"}),
+        (Extract, {"path": "good", "targetPath": LONG}),
+        (Extract, {"path": "good", "targetPath": f"{LONG}/x"}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value.__name__,
+)
+async def test_long_names_are_the_caller_s_mistake(do, place, operation, given):
+    place.write("file", b"content")
+    place.run("mkdir", "directory")
+    place.run("tar", "-czf", "good", "file")
+    given = {key: place / value if key.lower().endswith("path") else value for key, value in given.items()}
+    with capture_logs() as logs:
         with pytest.raises(GatewayError, match="File name too long") as caught:
-            await do(operation, path=place / ("x" * 256))
-        assert caught.value.status == 400
+            await do(operation, **given)
+        assert await do(View, path=place / "file") == "content"
+    assert caught.value.status == 400
+    assert ".hpcgate-" not in caught.value.message
+    assert [line for line in logs if line["event"].startswith("ssh.")] == []
+    assert place.names() == [b"directory", b"file", b"good"]

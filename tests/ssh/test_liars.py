@@ -55,6 +55,7 @@ PACKETS = {
     # What every request is answered with, as perl packs it: $k is its kind (3 OPEN, 5 READ, 11 OPENDIR), $i its id.
     "a status without a code": "pack('CN', 101, $i)",
     "a status of no known code": "pack('CNN', 101, $i, 4711)",
+    "a status that tells of the conversation": "pack('CNNN/aN/a', 101, $i, 5 + $i % 3, '', '')",
     "a status whose words are no text": "pack('CNNN/aN/a', 101, $i, 4, chr(255), chr(255))",
     "a handle cut short": "pack('CNN', 102, $i, 99)",
     "an empty handle": "pack('CNN', 102, $i, 0)",

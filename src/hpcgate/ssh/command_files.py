@@ -75,6 +75,16 @@ adopt() {
   chmod "$(printf %04o "$m")" -- "$2"
 }
 """
+# fits NAME: says why there cannot be such a name here, before anything is taken for it.
+FITS = """\
+fits() {
+  if [ -e "$1" ] || [ -L "$1" ]; then return; fi
+  why=$(stat -- "$1" 2>&1 >/dev/null) && return
+  case $why in *"No such file or directory") return ;; esac
+  printf '%s\\n' "$why" >&2
+  exit 1
+}
+"""
 # $1 target, $2 temporary name, $3 trailer, $4 its length. Makes the file and takes its content; from then on it is
 # descriptor 4, for in a directory that others write its name may soon be that of another one; and ps shows the name, so
 # that a FIFO may be there before, which noclobber lets pass. The trailer tells a whole
@@ -85,6 +95,7 @@ TAKE = (
     ENTER
     + ADOPT
     + CUT_OFF
+    + FITS
     + """\
 settle "$1"
 t=./$base
@@ -92,6 +103,7 @@ case $1 in */) t=$t/ ;; esac
 if [ -d "$t" ]; then echo "Is a directory" >&2; exit 1; fi
 case $t in */) echo "No such file or directory" >&2; exit 1 ;; esac
 if [ -e "$t" ] && [ ! -f "$t" ]; then echo "Not a regular file" >&2; exit 1; fi
+fits "$t"
 tmp=./$2
 place=
 if [ -f "$t" ] && [ -w "$t" ]; then
@@ -175,8 +187,10 @@ printf %s "$n"
 _PROBE = (
     ENTER
     + CUT_OFF
+    + FITS
     + """\
 settle "$1"
+fits "./$base"
 t=./$2
 clear_up() { rm -f -- "$t"; }
 set -C

@@ -11,7 +11,7 @@ import asyncssh
 import structlog
 from asyncssh.channel import SSHChannel
 from asyncssh.sftp import start_sftp_client
-from asyncssh.stream import SSHClientStreamSession, SSHReader, SSHWriter
+from asyncssh.stream import SSHClientStreamSession, SSHWriter
 
 from hpcgate.errors import BadRequest, NeverBegan, NeverReached, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.channels import Slot
@@ -28,6 +28,7 @@ from hpcgate.ssh.quoting import Steering, new_word, shell_line
 from hpcgate.ssh.runner import Completed, called
 from hpcgate.ssh.sftp_bulk import MOST_BLOCK, BulkSftp
 from hpcgate.ssh.sftp_files import SftpFiles
+from hpcgate.ssh.sftp_status import Answers
 from hpcgate.ssh.sftp_streams import SftpStreams
 from hpcgate.ssh.streams import Streams
 from hpcgate.ssh.worker import Worker
@@ -516,7 +517,7 @@ class Session:
                     connection.ssh,
                     asyncio.get_running_loop(),
                     "replace",
-                    SSHReader(stream, channel),
+                    Answers(stream, channel),
                     SSHWriter(stream, channel),
                     None,
                     "strict",

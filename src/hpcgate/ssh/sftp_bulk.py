@@ -15,6 +15,7 @@ import asyncssh
 
 from hpcgate.ssh.channels import Slot
 from hpcgate.ssh.command import MOST_NOISE
+from hpcgate.ssh.sftp_status import failed
 
 _INIT, _VERSION = 1, 2
 _OPEN, _CLOSE, _READ, _WRITE, _FSTAT, _FSETSTAT = 3, 4, 5, 6, 8, 10
@@ -32,15 +33,6 @@ _MOST_MESSAGE = 256 * 1024
 _PACKET = 32768
 """Bytes that go into one SSH packet: what OpenSSH takes at a time."""
 _HEAD = struct.Struct(">IBI")
-_ERRORS: dict[int, Callable[[str], asyncssh.SFTPError]] = {
-    1: asyncssh.SFTPEOFError,
-    2: asyncssh.SFTPNoSuchFile,
-    3: asyncssh.SFTPPermissionDenied,
-    5: asyncssh.SFTPBadMessage,
-    6: asyncssh.SFTPNoConnection,
-    7: asyncssh.SFTPConnectionLost,
-    8: asyncssh.SFTPOpUnsupported,
-}
 
 
 def fair_block(told: int) -> int:
@@ -377,6 +369,6 @@ def _expect(wanted: int, kind: int, payload: bytes) -> None:
             return
         length = int.from_bytes(payload[4:8], "big")
         words = payload[8 : 8 + length].decode("utf-8", "replace")
-        raise _ERRORS.get(code, asyncssh.SFTPFailure)(words)
+        raise failed(code, words)
     if kind != wanted:
         raise asyncssh.SFTPBadMessage(f"The SFTP server answered {kind} instead of {wanted}")

@@ -579,8 +579,8 @@ class SftpFiles:
     async def _target(self, path: bytes) -> tuple[bytes, asyncssh.SFTPAttrs | None] | None:
         """Return the file that a write replaces, links resolved, and its attributes if it exists.
 
-        None is returned of what is for commands: where others can make a path lead elsewhere while it is used, and of
-        a file that has more to keep than SFTP knows of, another owner or an access control list.
+        None is returned of what is for commands: where others can make a path lead elsewhere while it is used, a file
+        that has more to keep than SFTP knows of, another owner or an access control list, and what SFTP cannot tell of.
 
         Raises:
             PermissionDenied: A link on the way is not followed for writing.
@@ -592,9 +592,12 @@ class SftpFiles:
             )
             if isinstance(footing, BaseException):
                 raise footing
+            untold = False
             if isinstance(found, BaseException):
                 self._pass_over(found, path)
                 attributes, mode = None, 0
+                # There may be no such name at all, which is to be said before anything of the content is asked for.
+                untold = not isinstance(found, asyncssh.SFTPNoSuchFile)
             else:
                 attributes, mode = found, found.permissions or 0
             if stat.S_ISLNK(mode):
@@ -607,7 +610,7 @@ class SftpFiles:
             if footing is None and (why := await self._commands.why_not_written(path)) is not None:
                 # Before anything of the content is asked for.
                 raise why
-            if footing is None or not footing.fixed or target.endswith(b"/"):
+            if footing is None or untold or not footing.fixed or target.endswith(b"/"):
                 return None
             real = footing.real.rstrip(b"/") + b"/" + target.rpartition(b"/")[2]
             if attributes is None:

@@ -68,6 +68,8 @@ _MISSING = re.compile(
 # dash; bash and ksh, which say EAGAIN's text; busybox.
 _NO_PROCESS = re.compile(r"[Cc](?:annot|an't) fork|fork: (?:retry: )?Resource temporarily unavailable")
 
+HIDDEN = ".hpcgate-"
+"""What the names begin with that files have here until they get their own."""
 NOT_REGULAR = "Not a regular file"
 """Said of a FIFO, a socket or a device, which are never opened: the first would block, the last may never end."""
 
@@ -82,6 +84,12 @@ def failure(words: str, number: int) -> GatewayError:
     """Compose an error: ``failure("stat: cannot statx '/x'", errno.ENOENT)``."""
     text, kind = _REASONS.get(number, (f"Unknown error {number}", CommandFailed))
     return kind(f"{words}: {text}")
+
+
+def not_made(error: GatewayError, path: bytes) -> GatewayError:
+    """Return the error of a file that could not get its name, for one that tells of the name that it had until then."""
+    number = number_in(error.message.splitlines()) if HIDDEN in error.message else None
+    return error if number is None else failure(f"cp: cannot create regular file {quote(path)}", number)
 
 
 def number_in(lines: Iterable[str]) -> int | None:
