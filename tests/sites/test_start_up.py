@@ -76,6 +76,7 @@ HARMLESS = {
     "gives way to others": "renice -n 19 $$ >/dev/null",
     "sources what is not there": ". /nonexistent/setup.sh; source /nonexistent/env.csh",
     "ignores signals": "trap '' PIPE CHLD HUP INT QUIT",
+    "fails at an unset name": "set -u; echo $nothing",
 }
 # Where they do not read what is not theirs, they do no harm either; most wait for it until the end.
 HARMFUL = {
@@ -113,6 +114,9 @@ HARMFUL = {
     "asks in its trace": "PS4='$(cat)'; set -x",
     "kills itself": "kill -KILL $$",
     "allows no memory": "ulimit -v 1000",
+    "runs zsh anew": "exec zsh -l",
+    "ends at the first error": "set -e; false",
+    "allows three files": "ulimit -n 3",
 }
 WAYS: dict[str, dict[str, Any]] = {
     "SFTP": {"files": "auto"},
