@@ -76,6 +76,7 @@ HARMLESS = {
     "gives way to others": "renice -n 19 $$ >/dev/null",
     "sources what is not there": ". /nonexistent/setup.sh; source /nonexistent/env.csh",
     "ignores signals": "trap '' PIPE CHLD HUP INT QUIT",
+    "leaves new files without rights": "umask 777",
     "fails at an unset name": "set -u; echo $nothing",
 }
 # Where they do not read what is not theirs, they do no harm either; most wait for it until the end.

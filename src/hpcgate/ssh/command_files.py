@@ -128,7 +128,10 @@ exec 3<&0 4>"$tmp"
 set +C
 if [ ! -f /dev/fd/4 ]; then echo "File exists" >&2; exit 1; fi
 # Where new files inherit an access control list, the umask does not count.
-[ -z "$old" ] || chmod 600 /dev/fd/4 || exit 1
+# A umask may leave the file with no rights for its owner, who opens it anew below: it has them until it is whole.
+bare=
+[ -n "$old" ] || { [ -r /dev/fd/4 ] && [ -w /dev/fd/4 ]; } || bare=$(stat -L -c %a /dev/fd/4)
+[ -z "$old$bare" ] || chmod 600 /dev/fd/4 || exit 1
 dd bs=262144 iflag=fullblock status=none <&3 >&4 & wait "$!" || exit 1
 n=$(($(stat -L -c %s /dev/fd/4) - $4))
 [ "$n" -ge 0 ] || exit 97
@@ -138,7 +141,8 @@ truncate -s "$n" /dev/fd/4 || exit 1
 )
 # After all that opens the new file once more: what it gets may forbid that.
 LIKE_OLD = """\
-if [ -e "$t" ]; then old=yes; adopt "$t" /dev/fd/4 || exit 1; fi
+if [ -e "$t" ]; then old=yes; adopt "$t" /dev/fd/4 || exit 1
+elif [ -n "$bare" ]; then chmod "$bare" /dev/fd/4 || exit 1; fi
 """
 # $1 the name in the directory where it stands, $2 the new content's path, $3 its device and inode, $4 its size, $5 the
 # target for messages. The file is opened without O_CREAT, which in a sticky directory may be refused
