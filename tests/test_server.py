@@ -77,7 +77,7 @@ def test_what_the_kernel_has_accepted_is_answered(tmp_path: Path) -> None:
         os.kill(front.process.pid, signal.SIGCONT)
         for connection in waiting:
             with connection:
-                assert received(connection).startswith(b"HTTP/1.1 200 ")
+                assert answer_of(connection).startswith(b"HTTP/1.1 200 ")
         front.process.wait(120)
 
 
@@ -123,3 +123,33 @@ def test_what_takes_too_long_is_cut_off(tmp_path: Path) -> None:
         cut = [line for line in front.log.read_text().splitlines() if "server.requests_cut_off" in line]
         assert len(cut) == 1
         assert json.loads(cut[0])["level"] == "warning"
+
+
+def test_a_file_system_that_hangs_does_not_keep_the_process_from_ending(tmp_path: Path) -> None:
+    """A FIFO in the place of a file hangs as one does whose server is gone."""
+    notice = tmp_path / "state/maintenance/demo.json"
+    notice.parent.mkdir(parents=True)
+    system = {
+        "name": "demo",
+        "ssh": {"host": "127.0.0.1", "port": 9},
+        "scheduler": {"type": "slurm", "version": "22.05.8"},
+        "file_systems": [{"path": "/", "data_type": "scratch", "default_work_dir": True}],
+    }
+    with serving(tmp_path, clusters=[system], state_directory=str(tmp_path / "state"), http={"drain": 0}) as front:
+        with connected(front) as connection:
+            connection.sendall(ALIVE)
+            assert answer_of(connection).startswith(b"HTTP/1.1 200 ")
+        os.mkfifo(notice)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                held = os.open(notice, os.O_WRONLY | os.O_NONBLOCK)
+                break
+            except OSError:  # nobody reads it yet
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        try:
+            front.process.terminate()
+            assert front.process.wait(60) == 0
+        finally:
+            os.close(held)

@@ -23,6 +23,7 @@ from hpcgate.idleness import Idleness
 from hpcgate.refusals import HELD, Lobby, Refusals
 from hpcgate.reloading import Gateways, Reloader
 from hpcgate.telemetry.containment import FAULTS, contained, on_loop_error, reaped
+from hpcgate.threads import Threads
 from hpcgate.tls import Tls
 
 log = structlog.stdlib.get_logger(__name__)
@@ -119,7 +120,9 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the gateway, and then the door to it."""
-        asyncio.get_running_loop().set_exception_handler(on_loop_error)
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(on_loop_error)
+        loop.set_default_executor(Threads("worker"))
         await super().startup(sockets)
         if self.started:
             self._door = sockets[0].dup() if sockets else None

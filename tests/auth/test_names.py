@@ -1,6 +1,8 @@
 """From the claim to the local name, by template and by a file that changes."""
 
+import asyncio
 import os
+import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,41 @@ async def test_a_file_that_changes(
     file.write_text("anna anna\n")
     with pytest.raises(Forbidden):
         await it.principal(text)
+
+
+async def test_a_file_that_hangs_holds_one_thread_and_nobody_for_long(
+    verifier: Verifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logs: Logs
+) -> None:
+    monkeypatch.setattr(names_module, "LOOK", 0.0)
+    file = tmp_path / "names"
+    file.write_text("bert bert2\n")
+    it = await verifier(username_map=str(file))
+    text = token(payload=claims(preferred_username="bert"))
+    assert (await it.principal(text)).username == "bert2"
+    monkeypatch.setattr(names_module, "PATIENCE", 0.1)
+    asked, real = [], names_module._read
+    answers = threading.Event()
+
+    def hanging(path: Path, known: tuple[int, ...]) -> Any:
+        asked.append(path)
+        answers.wait()
+        return real(path, known)
+
+    monkeypatch.setattr(names_module, "_read", hanging)
+    try:
+        leaving = asyncio.create_task(it.principal(text))
+        while not asked:
+            await asyncio.sleep(0.01)
+        leaving.cancel()
+        for _ in range(5):
+            assert (await it.principal(text)).username == "bert2"
+        assert len(asked) == 1
+        assert {event["reason"] for event in logs if event["event"] == "names.failed"} == {"TimeoutError"}
+        file.write_text("bert bert3\n")
+    finally:
+        answers.set()
+    while (await it.principal(text)).username != "bert3":
+        await asyncio.sleep(0.01)
 
 
 def test_files() -> None:

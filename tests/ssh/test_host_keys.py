@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from pathlib import Path
 
 import asyncssh
@@ -10,6 +12,7 @@ from hpcgate.demo.keys import Key
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import HostKeyRefused
 from hpcgate.ssh.host_keys import HostKeys
+from hpcgate.threads import Threads
 from tests.ssh.conftest import MakePool
 from tests.ssh.nodes import Keys, LoginNodes, principal
 
@@ -160,9 +163,9 @@ async def test_the_first_key_seen_is_pinned_for_everybody(
     impostor.stop()
 
 
-def test_strict_refuses_the_unknown() -> None:
+async def test_strict_refuses_the_unknown() -> None:
     with pytest.raises(HostKeyRefused, match="strict_host_keys"):
-        HostKeys("demo", "jump host", strict=True).trusted("jump.example", 22)
+        await HostKeys("demo", "jump host", strict=True).trusted("jump.example", 22)
 
 
 async def test_verified_systems_do_not_warn(
@@ -194,6 +197,49 @@ async def test_the_jump_host_is_verified_as_well(make_pool: MakePool, nodes: Log
     node.stop()
 
 
-def test_a_key_that_cannot_be_read() -> None:
+async def test_a_key_that_cannot_be_read() -> None:
     with pytest.raises(HostKeyRefused, match="cannot be read"):
-        HostKeys("demo", "login node", ("nonsense",)).trusted("x", 22)
+        await HostKeys("demo", "login node", ("nonsense",)).trusted("x", 22)
+
+
+async def test_what_hangs_while_keys_are_looked_for_holds_one_thread(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A name that DNS is slow for, and a file on a file system that hangs: neither takes the threads of all others."""
+    file = tmp_path / "known_hosts"
+    file.write_text(f"192.0.2.1 {Key.make('x').public_line}\n")
+    asked: list[str] = []
+    answered = asyncio.Event()
+
+    async def getaddrinfo(self: object, host: str, port: int, **_: object) -> list[object]:
+        asked.append(host)
+        await answered.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", port))]
+
+    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    asyncio.get_running_loop().set_default_executor(Threads("one", 1))
+    policy = HostKeys("demo", "login node", known_hosts=str(file))
+    waiting = [asyncio.create_task(policy.trusted("slow.example.org", 22)) for _ in range(20)]
+    while not asked:
+        await asyncio.sleep(0)
+    assert await asyncio.to_thread(lambda: "free") == "free"
+    answered.set()
+    assert all(len(trusted.keys) == 1 for trusted in await asyncio.gather(*waiting))
+    assert asked == ["slow.example.org"]
+
+    asyncio.get_running_loop().set_default_executor(Threads("two", 2))
+    hangs, begun = threading.Event(), threading.Semaphore(0)
+    stat = Path.stat
+
+    def hanging(path: Path) -> object:
+        begun.release()
+        hangs.wait()
+        return stat(path)
+
+    monkeypatch.setattr(Path, "stat", hanging)
+    waiting = [asyncio.create_task(policy.trusted("192.0.2.1", 22)) for _ in range(20)]
+    assert await asyncio.to_thread(begun.acquire)
+    waiting[0].cancel()
+    assert await asyncio.to_thread(begun.acquire, blocking=False) is False
+    hangs.set()
+    assert [len(trusted.keys) for trusted in await asyncio.gather(*waiting[1:])] == [1] * 19

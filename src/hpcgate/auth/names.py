@@ -13,11 +13,14 @@ import structlog
 from hpcgate.config import OidcSettings
 from hpcgate.config.names import MAX_FILE, NoNames, parse_names
 from hpcgate.errors import Forbidden
+from hpcgate.telemetry.containment import contained, reaped
 
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 """ASCII alone: by Unicode the Kelvin sign is a k in lower case, and who gets a name with one would be another user."""
 LOOK = 1.0
 """Seconds between looks at the file."""
+PATIENCE = 5.0
+"""Seconds that requests wait for the file; names that were read before count meanwhile and after."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -39,6 +42,7 @@ class LocalNames:
         self._state: tuple[int, ...] = ()
         self._next_look = -float("inf")
         self._lock = asyncio.Lock()
+        self._reading: asyncio.Future[tuple[tuple[int, ...], str] | None] | None = None
         self.version = 0
 
     async def refresh(self) -> None:
@@ -49,7 +53,7 @@ class LocalNames:
             if time.monotonic() < self._next_look:
                 return
             try:
-                read = await asyncio.to_thread(_read, self._file, self._state)
+                read = await self._read(self._file)
                 if read is not None:
                     self._state, names = read
                     self._names = parse_names(names)
@@ -59,6 +63,25 @@ class LocalNames:
                 reason = str(error) if isinstance(error, NoNames) else type(error).__name__
                 log.error("names.failed", file=str(self._file), reason=reason, kept=len(self._names))
             self._next_look = time.monotonic() + LOOK
+
+    async def _read(self, file: Path) -> tuple[tuple[int, ...], str] | None:
+        """Read the file. On a file system that hangs it holds one thread, and requests once.
+
+        Raises:
+            TimeoutError: It hangs.
+        """
+        patience = 0.0
+        if self._reading is None:
+            patience = PATIENCE
+            self._reading = asyncio.ensure_future(asyncio.to_thread(_read, file, self._state))
+            self._reading.add_done_callback(self._have_read)
+        async with asyncio.timeout(patience):
+            return await asyncio.shield(self._reading)
+
+    @contained("names")
+    def _have_read(self, reading: "asyncio.Future[tuple[tuple[int, ...], str] | None]") -> None:
+        self._reading = None
+        reaped(reading, "names", OSError, ValueError)
 
     def local(self, value: str) -> str:
         """Return the local name of the user with that claim.

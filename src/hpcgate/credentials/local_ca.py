@@ -3,14 +3,10 @@
 import asyncio
 import re
 import secrets
-import threading
 import time
-from collections.abc import Callable, Hashable
-from concurrent.futures import Executor, Future
+from collections.abc import Hashable
 from contextlib import suppress
-from functools import partial
-from queue import SimpleQueue
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import asyncssh
 import structlog
@@ -24,10 +20,9 @@ from hpcgate.credentials.certificates import Expectation, checked, user_certific
 from hpcgate.credentials.issuing import Request, issue
 from hpcgate.credentials.kept import CertificateSource
 from hpcgate.errors import CredentialRefused, Unavailable
+from hpcgate.threads import Threads
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
 
 _SKEW = 60
 """Seconds that a certificate begins before now, for clocks that differ."""
@@ -75,37 +70,6 @@ class _AgentAnswers:
         if size > _MOST_OF_AN_ANSWER:
             raise ValueError(f"an answer of {size} bytes")
         return await self._reader.readexactly(size)
-
-
-class _Thread(Executor):
-    """One thread, which the end of the process does not wait for, as it does for a ThreadPoolExecutor's."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        self._begun = False
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
-        """Have a function called after all that were submitted before."""
-        future: Future[T] = Future()
-        self._work.put((future, partial(fn, *args, **kwargs)))
-        if not self._begun:
-            self._begun = True
-            threading.Thread(target=self._run, name=self._name, daemon=True).start()
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the thread once nothing is left to do. It is not waited for: it may hang."""
-        self._work.put(None)
-
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            future, call = work
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(call())
-                except BaseException as error:  # it belongs to who asked
-                    future.set_exception(error)
 
 
 class LocalCaSettings(PluginSettings):
@@ -161,7 +125,7 @@ class LocalCa(CertificateSource):
         self._pair: asyncssh.SSHKeyPair | None = None
         self._opening = asyncio.Lock()
         # One thread: a token that hangs holds it, and none of those that serve everybody else.
-        self._thread = _Thread("local-ca")
+        self._thread = Threads("local-ca", 1)
 
     @property
     def judges_tokens(self) -> bool:

@@ -781,10 +781,7 @@ async def _attempt(
     key = _KeyPair(credential.private_key, None, credential.certificate, None)
     try:
         async with deadline:
-            if policy.known_hosts is None:
-                trusted = policy.trusted(host, port)
-            else:
-                trusted = await asyncio.to_thread(policy.trusted, host, port)
+            trusted = await policy.trusted(host, port)
             client = _Client(policy, trusted, host, port, login_begins)
             made = client
             made.key = key

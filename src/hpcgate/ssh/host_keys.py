@@ -1,6 +1,6 @@
 """Which host keys are accepted: pinned ones, those of a known_hosts file, or the first that is seen."""
 
-import socket
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +9,8 @@ import asyncssh
 import structlog
 
 from hpcgate.errors import HostKeyRefused
+from hpcgate.ssh.nodes import look_up
+from hpcgate.telemetry.containment import contained, reaped
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -84,14 +86,15 @@ class HostKeys:
     _pinned: dict[tuple[str, int], asyncssh.SSHKey] = field(default_factory=dict)
     _file: asyncssh.SSHKnownHosts | None = None
     _file_version: tuple[int, int, int] | None = None
+    _reading: "asyncio.Future[asyncssh.SSHKnownHosts] | None" = None
 
     @property
     def verifiable(self) -> bool:
         """Whether the settings say what to expect."""
         return bool(self.lines) or self.known_hosts is not None
 
-    def trusted(self, host: str, port: int) -> Trusted:
-        """Return what a host may show. With a known_hosts file it reads and may look up names: call it in a thread.
+    async def trusted(self, host: str, port: int) -> Trusted:
+        """Return what a host may show.
 
         Raises:
             HostKeyRefused: Nothing is expected of this host and first sight is not good enough, or what the settings
@@ -109,7 +112,7 @@ class HostKeys:
                     f"The host keys configured for the {self.role} of {self.system} cannot be read"
                 ) from None
         if self.known_hosts is not None:
-            found = _match(self._read(self.known_hosts), host, port)
+            found = await _match(await self._read(self.known_hosts), host, port)
             keys += found.keys
             authorities += found.authorities
             revoked += found.revoked
@@ -146,15 +149,29 @@ class HostKeys:
             f"expected {expected}"
         )
 
-    def _read(self, path: str) -> asyncssh.SSHKnownHosts:
+    async def _read(self, path: str) -> asyncssh.SSHKnownHosts:
+        """Read the file. One on a file system that hangs holds one thread, however many log in."""
+        reading = self._reading
+        if reading is None or reading.get_loop() is not asyncio.get_running_loop():
+            reading = self._reading = asyncio.ensure_future(asyncio.to_thread(self._load, path))
+            reading.add_done_callback(self._have_read)
         try:
-            status = Path(path).stat()
-            version = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if self._file is None or version != self._file_version:
-                self._file = asyncssh.import_known_hosts(Path(path).read_text())
-                self._file_version = version
+            return await asyncio.shield(reading)
         except (OSError, ValueError) as error:
             raise HostKeyRefused(f"The known_hosts file of {self.system} cannot be read") from error
+
+    @contained("ssh.host_keys")
+    def _have_read(self, reading: "asyncio.Future[asyncssh.SSHKnownHosts]") -> None:
+        if self._reading is reading:
+            self._reading = None
+        reaped(reading, "ssh.host_keys", OSError, ValueError)
+
+    def _load(self, path: str) -> asyncssh.SSHKnownHosts:
+        status = Path(path).stat()
+        version = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if self._file is None or version != self._file_version:
+            self._file = asyncssh.import_known_hosts(Path(path).read_text())
+            self._file_version = version
         return self._file
 
 
@@ -167,17 +184,18 @@ def _public_key(line: str) -> asyncssh.SSHKey:
         return asyncssh.import_public_key(" ".join(words[1:]))
 
 
-def _match(known_hosts: asyncssh.SSHKnownHosts, host: str, port: int) -> Trusted:
+async def _match(known_hosts: asyncssh.SSHKnownHosts, host: str, port: int) -> Trusted:
     """Match by name, and by address where the file has only that."""
     special_port = None if port == 22 else port
-    found = known_hosts.match(host, "", special_port)
+    # Each line may be hashed, and a file may have thousands.
+    found = await asyncio.to_thread(known_hosts.match, host, "", special_port)
     if not found[0] and not found[1]:
         try:
-            addresses = {str(result[4][0]) for result in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+            addresses = {str(result[4][0]) for result in await look_up(host, port)}
         except OSError:
             addresses = set()
         for address in sorted(addresses):
-            found = known_hosts.match(host, address, special_port)
+            found = await asyncio.to_thread(known_hosts.match, host, address, special_port)
             if found[0] or found[1]:
                 break
     return Trusted(tuple(found[0]), tuple(found[1]), tuple(found[2]))

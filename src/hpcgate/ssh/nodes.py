@@ -83,14 +83,20 @@ async def reach(host: str, port: int, username: str) -> socket.socket:
     Raises:
         OSError: The name is not known, or no address can be connected to.
     """
-    found = await _looked_up(host, port)
+    found = await look_up(host, port)
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     addresses.sort(key=lambda address: _weight(username, str(address[1][0])), reverse=True)
     return await _first(addresses)
 
 
-async def _looked_up(host: str, port: int) -> list[Any]:
-    """Return what a name stands for. A look-up cannot be stopped, and holds a thread: one of a name at a time."""
+async def look_up(host: str, port: int) -> list[Any]:
+    """Return what a name stands for, as getaddrinfo does.
+
+    A look-up cannot be stopped, and holds a thread: there is one of a name at a time.
+
+    Raises:
+        OSError: The name is not known.
+    """
     loop = asyncio.get_running_loop()
     asking = _ASKING.get((host, port))
     if asking is None or asking.get_loop() is not loop:

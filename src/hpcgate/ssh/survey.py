@@ -73,7 +73,7 @@ async def _look(policy: HostKeys, host: str, port: int, settings: SshSettings) -
         option, lines = policy.known_hosts, [f"{place} {line}" for line in lines]
     add = f"then add to {option}: {'; '.join(lines)}"
     try:
-        trusted = await asyncio.to_thread(policy.trusted, host, port)
+        trusted = await policy.trusted(host, port)
     except HostKeyRefused as error:
         return [Finding(False, f"{seen}; refused: {error.message}", f"compare with the machine itself, {add}")]
     try:

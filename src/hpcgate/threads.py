@@ -1,0 +1,92 @@
+"""Threads that the end of the process does not wait for: one may hang, in a file system or a library, for good."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = 1.0
+"""Seconds that a shutdown waits for what is under way."""
+
+
+class Threads(ThreadPoolExecutor):
+    """A pool whose threads neither its shutdown nor the interpreter's end waits for without end.
+
+    The interpreter joins each thread of a ThreadPoolExecutor; event loops take no other class for their default
+    executor. Only its default number of threads is used.
+
+    Args:
+        name: The beginning of their names.
+        most: How many threads there may be; None is as many as an event loop has by default.
+    """
+
+    def __init__(self, name: str, most: int | None = None) -> None:
+        super().__init__(most, name)
+        self._most = self._max_workers
+        self._name = name
+        self._lock = threading.Lock()
+        self._resting = threading.Semaphore(0)
+        self._begun: list[threading.Thread] = []
+        self._over = False
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        """Have a function called by the next thread that rests.
+
+        Raises:
+            RuntimeError: The pool was shut down.
+        """
+        with self._lock:
+            if self._over:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            future: Future[T] = Future()
+            self._work.put((future, partial(fn, *args, **kwargs)))
+            if not self._resting.acquire(blocking=False) and len(self._begun) < self._most:
+                name = f"{self._name}_{len(self._begun)}"
+                thread = threading.Thread(target=self._run, name=name, daemon=True)
+                self._begun.append(thread)
+                thread.start()
+            return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the threads once nothing is left to do, and wait for that for `PATIENCE` seconds at most."""
+        with self._lock:
+            self._over = True
+            if cancel_futures:
+                with suppress(Empty):
+                    while True:
+                        if (work := self._work.get_nowait()) is not None:
+                            work[0].cancel()
+            self._work.put(None)
+        until = time.monotonic() + PATIENCE
+        for thread in self._begun if wait else ():
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _run(self) -> None:
+        while True:
+            try:
+                work = self._work.get_nowait()
+            except Empty:
+                self._resting.release()
+                work = self._work.get()
+            if work is None:
+                self._work.put(None)  # for the others
+                return
+            _call(*work)
+            del work  # what it holds is not kept while the thread rests
+
+
+def _call(future: "Future[Any]", call: Callable[[], Any]) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            result = call()
+        except BaseException as error:  # it belongs to who asked
+            future.set_exception(error)
+        else:
+            future.set_result(result)
