@@ -222,6 +222,19 @@ WRAPPERS = {
     "a cost on standard error": '{real} "$@"; echo "1250.5" >&2',
     "a failure of its own behind": '{real} "$@"; echo "cannot write the log" >&2; exit 1',
     "one that goes on for long": '{real} "$@"; exec sleep 4714',
+    "no word of the id": '{real} "$@" >/dev/null && echo "Your job was submitted"',
+    "no word at all": '{real} "$@" >/dev/null',
+    "ids of other jobs": 'echo 1.vm; {real} "$@"; echo "Waits for 2.vm"; echo 3.vm',
+    "ids of other jobs alone": '{real} "$@" >/dev/null; echo "After 1.vm and 2.vm"',
+    "a failure without the id": '{real} "$@" >/dev/null; echo "cannot write the log" >&2; exit 1',
+    "a failure in the words of a server that is down": (
+        '{real} "$@" >/dev/null; echo "qsub: cannot connect to server vm (errno=15010)" >&2; exit 162'
+    ),
+    "a failure in words that nobody can be sure of": (
+        '{real} "$@" >/dev/null; echo "qsub: Error (15033) submitting job" >&2; exit 185'
+    ),
+    "one that is killed": '{real} "$@" >/dev/null; kill -9 $$',
+    "one that goes on for long without a word": '{real} "$@" >/dev/null; exec sleep 4714',
 }
 """Text of a script named qsub."""
 
@@ -310,12 +323,70 @@ async def test_tools_that_are_missing_are_503_by_name(
             await ask
 
 
-async def test_a_job_whose_id_cannot_be_told_is_a_conflict(
+UNTOLD: dict[str, tuple[str, type[GatewayError], str]] = {
+    "words of thanks": ('echo "Thank you"', Conflict, r"look at your jobs: Thank you$"),
+    "a refusal": ('echo "Your quota is spent" >&2; exit 1', SubmissionRefused, r"^Your quota is spent$"),
+    "a server that went away": (
+        'echo "qsub: Error (15033) submitting job" >&2; exit 185',
+        TimedOut,
+        r"may have been submitted all the same: qsub: Error \(15033\)",
+    ),
+    "a server that is not there": (
+        'echo "qsub: cannot connect to server vm (errno=15010)" >&2; exit 162',
+        SchedulerUnavailable,
+        "cannot connect to server",
+    ),
+    "one that is killed": ("kill -9 $$", SchedulerUnavailable, "exit status"),
+}
+"""Text of a script named qsub that submits nothing, and what is answered."""
+
+
+@pytest.mark.parametrize("case", UNTOLD)
+async def test_what_has_no_job_is_answered_by_its_words(
+    released: Scheduler, wrapped: Callable[..., None], alice: Principal, home: str, case: str
+) -> None:
+    text, error, words = UNTOLD[case]
+    wrapped(f"cat >/dev/null; {text}")
+    with pytest.raises(error, match=words) as answered:
+        await released.submit(alice, JobDescription(home, script=SLEEP))
+    assert type(answered.value) is error
+
+
+async def test_a_job_that_has_ended_meanwhile_is_found_in_the_history(
     released: Scheduler, wrapped: Callable[..., None], alice: Principal, home: str
 ) -> None:
-    wrapped('cat >/dev/null; echo "Thank you"')
-    with pytest.raises(Conflict, match=r"look at your jobs: Thank you$"):
-        await released.submit(alice, JobDescription(home, script=SLEEP))
+    wrapped('id=$({real} "$@"); while qstat -f -F json "$id" >/dev/null 2>&1; do sleep 0.1; done; echo Done')
+    job_id = await released.submit(alice, JobDescription(home, script="#!/bin/sh\n", name="brief"))
+    (job,) = (await released.job(alice, job_id)).jobs
+    assert (job.name, job.status.state) == ("brief", "F")
+
+
+DOUBTS = {
+    "nobody can be asked": (True, "kill -9 $$", TimedOut),
+    "jobs have no tags": (False, "kill -9 $$", TimedOut),
+    "jobs have no tags, and it ends well": (False, "exit 0", Conflict),
+}
+"""Whether jobs are tagged, how a script named qsub ends after it has submitted the job, and what is answered."""
+
+
+@pytest.mark.parametrize("case", DOUBTS)
+async def test_a_job_that_cannot_be_looked_up_is_not_said_to_be_none(
+    cluster: Cluster,
+    servers: dict[str, Standin],
+    wrapped: Callable[..., None],
+    alice: Principal,
+    home: str,
+    case: str,
+) -> None:
+    tagged, end, error = DOUBTS[case]
+    wrapped(f'{{real}} "$@" >/dev/null; {end}')
+    if tagged:
+        wrapped(
+            'echo "Connection refused"; echo "qselect: cannot connect to server vm (errno=15010)"; exit 162', "qselect"
+        )
+    async with system(cluster, **servers["23.06.06"].settings(tag_jobs=tagged)) as made:
+        with pytest.raises(error, match="may have been submitted"):
+            await made.scheduler.submit(alice, JobDescription(home, script="#!/bin/sh\n", partition="stoppedq"))
 
 
 async def test_a_submission_that_takes_too_long_names_qsub(

@@ -126,6 +126,7 @@ def all_jobs():
 
 def qsub(arguments):
     options = "A:C:e:fhJ:j:k:l:m:M:N:o:p:P:q:r:S:v:VW:z"
+    # qsub.c, process_opts: "the last occurance of an option takes precedence", up to 32 characters of a prefix.
     try:
         given, rest = getopt.getopt(arguments, options)
     except getopt.GetoptError as error:
@@ -135,12 +136,13 @@ def qsub(arguments):
     script = sys.stdin.buffer.read()
     if on("master") and b"\r\n" in script:
         leave(1, "qsub: script contains cr, lf")
+    prefix = dict(given).get("-C", "#PBS")[:32]
     written = []
     # A directive that ends in a backslash goes on in the next line: User's Guide, "Using directives".
     for line in script.decode("utf-8", "surrogateescape").replace("\\\n", " ").split("\n"):
-        if re.match(r"\s*#PBS(\s|$)", line):
+        if re.match(rf"\s*{re.escape(prefix)}(\s|$)", line):
             try:
-                written += getopt.getopt(shlex.split(line.strip()[4:]), options)[0]
+                written += getopt.getopt(shlex.split(line.strip()[len(prefix) :]), options)[0]
             except getopt.GetoptError as error:
                 leave(1, f"qsub: invalid option -- '{error.opt}'{USAGE}")
         elif line.strip() and not line.lstrip().startswith(("#", ":")):
@@ -160,7 +162,7 @@ def qsub(arguments):
     for option in ("-o", "-e"):
         if not re.fullmatch(r"[\x20-\x7e]*", values.get(option, "")):
             leave(2, f"qsub: illegal {option} value{USAGE}")
-    if re.search(r"[,'\"\\]", values.get("-v", "")) or not re.fullmatch(r"[^=].*|", values.get("-v", "")):
+    if not sendable(values.get("-v", "")):
         leave(1, "qsub: cannot send environment with the job")
     server_up("qsub", 162)
     queue = values.get("-q", "workq")
@@ -220,6 +222,13 @@ def qsub(arguments):
         while load(number)["state"] != "F":
             time.sleep(0.05)
         leave_with(load(number).get("status", 0))
+
+
+def sendable(variables):
+    """Return whether qsub can send the variables; some quotes and backslashes, too, but nobody needs them here."""
+    items = variables.removesuffix(",").split(",") if variables else []
+    known = all(item[:1] not in ("", "=") and ("=" in item or item in os.environ) for item in items)
+    return known and not re.search(r"['\"\\]", variables)
 
 
 def leave_with(status):

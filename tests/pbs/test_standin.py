@@ -78,6 +78,9 @@ WORDS: dict[str, list[str]] = {
     "qsub-err-option2": ["qsub", "-Y"],
     "qsub-err-array-range": ["qsub", "-J", "3-1"],
     "qsub-err-env-syntax": ["qsub", "-v", "=x"],
+    "nasty-env comma-raw": ["qsub", "-h", "-v", "A=x,y"],
+    "nasty-env lead-comma": ["qsub", "-h", "-v", ",A=1"],
+    "nasty-env trailing-comma": ["qsub", "-h", "-v", "A=1,"],
     "nasty-output é.out": ["qsub", "-h", "-o", "é.out"],
     "qsub-z": ["qsub", "-h", "-z"],
     "qsub-block": ["qsub", "-N", "blk", "-W", "block=true"],
@@ -180,6 +183,34 @@ def test_its_documents_show_what_the_servers_showed(standin: tuple[str, Standin]
 def in_order(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
     rest = iter(theirs)
     return all(name in rest for name in ours)
+
+
+ARGUMENTS: dict[str, tuple[str, list[str]]] = {
+    "variables": ("nasty-env-json dup", ["qsub", "-h", "-v", "A=1,A=2"]),
+    "a name": ("qstat-json-two-held", ["qsub", "-h", "-N", "two_a"]),
+}
+"""Recorded documents of jobs, and how these were submitted."""
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_the_server_keeps_the_command_line(standin: tuple[str, Standin], case: str) -> None:
+    release, made = standin
+    label, argv = ARGUMENTS[case]
+    recording = items(recorded(release, label).text, "Jobs")
+    job_id = made.run(argv).stdout.decode().strip()
+    ((_, ours),) = items(decoded(made.run(["qstat", "-f", "-F", "json", job_id]).stdout), "Jobs")
+    assert ours["Submit_arguments"] == recording[0][1]["Submit_arguments"] == " ".join(argv[1:])
+
+
+def test_the_last_prefix_of_directives_counts(standin: tuple[str, Standin]) -> None:
+    """Not recorded: OpenPBS's qsub.c, process_opts, says so of every option."""
+    _, made = standin
+    script = "#!/bin/sh\n#PBS -N theirs\n#mine -N ours\n"
+    for prefixes, name in ((["#mine", "#PBS"], "theirs"), (["#PBS", "#mine"], "ours")):
+        options = [word for prefix in prefixes for word in ("-C", prefix)]
+        job_id = made.run(["qsub", "-h", *options], script).stdout.decode().strip()
+        ((_, job),) = items(decoded(made.run(["qstat", "-f", "-F", "json", job_id]).stdout), "Jobs")
+        assert job["Job_Name"] == name
 
 
 EXPRESS: dict[str, tuple[list[str], Callable[[dict[str, str]], list[str]], int]] = {

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from hpcgate.auth import Principal
-from hpcgate.errors import Conflict, Forbidden, JobNotFound, SchedulerUnavailable, SubmissionRefused, TimedOut
+from hpcgate.errors import (
+    Conflict,
+    Forbidden,
+    GatewayError,
+    JobNotFound,
+    SchedulerUnavailable,
+    SubmissionRefused,
+    TimedOut,
+)
 from hpcgate.schedulers.base import Job, JobDescription, JobMetadata, Node, Partition, Reservation
 from hpcgate.schedulers.pbs import pbs_rstat, pbsnodes, qdel, qstat, qsub, script
 from hpcgate.schedulers.pbs.documents import decoded
@@ -18,6 +26,7 @@ from hpcgate.schedulers.pbs.failures import (
     OVER_LIMIT_WORDS,
     UNAUTHORIZED,
     UNREACHABLE,
+    UNSURE,
     failure,
     refused,
     says,
@@ -44,6 +53,7 @@ _LINGER = 1.0
 """Seconds for qsub to end once it has printed the id, where it may then wait for the job (``-W block=true``)."""
 
 Parsed = TypeVar("Parsed")
+Row = TypeVar("Row", Job, qstat.Submitted)
 
 
 @dataclass(slots=True)
@@ -102,7 +112,8 @@ class CommandLine:
             Conflict: It was submitted, and its id cannot be told.
         """
         content = await self._script(principal, job)
-        argv, stdin = qsub.command(job, content), script.composed(content, job)
+        tag = qsub.new_tag() if self.settings.tag_jobs else None
+        argv, stdin = qsub.command(job, content, tag), script.composed(content, job)
 
         linger = _LINGER if script.waits(content) else self.settings.timeout / 2
 
@@ -115,23 +126,59 @@ class CommandLine:
 
         printed = await self.pool.perform(principal, work, retry=False)
         job_id = qsub.parse(printed.text)
+        if job_id is not None and qsub.is_plain(printed.text):
+            return job_id
+        try:
+            found = None if tag is None else await self._tagged(principal, tag)
+        except GatewayError:
+            looked = False
+        else:
+            looked = tag is not None
+            job_id = found or job_id
         if job_id is not None:
             return job_id
+        raise self._unsubmitted(printed, argv, looked=looked)
+
+    def _unsubmitted(self, printed: Printed, argv: Sequence[str], *, looked: bool) -> GatewayError:
+        """Return what a submission without an id is answered with.
+
+        Args:
+            printed: What came of it.
+            argv: The command.
+            looked: Whether the server was asked for the job, and knows none.
+        """
         words = qsub.refusal(printed.text)
         if printed.timed_out or printed.exit_status is None:
-            raise TimedOut(
+            return TimedOut(
                 f"Command qsub timed out; the job may have been submitted all the same: {words}".rstrip(": ")
             )
         if printed.exit_status == 0:
             said = words or "qsub printed nothing"
-            raise Conflict(f"The job may have been submitted, but its id cannot be told; look at your jobs: {said}")
+            return Conflict(f"The job may have been submitted, but its id cannot be told; look at your jobs: {said}")
         done = Completed(tuple(argv), printed.exit_status, b"", printed.text.encode())
         words = words or f"qsub ended with exit status {done.exit_status}"
-        if done.exit_status in NOT_RUN or done.exit_status < 0 or says(words, UNREACHABLE):
-            raise failure(done, "qsub")
+        if says(words, UNSURE) or (done.exit_status < 0 and not looked):
+            return TimedOut(f"The job may have been submitted all the same: {words}")
+        if done.exit_status < 0:
+            return SchedulerUnavailable(words)
+        if done.exit_status in NOT_RUN or says(words, UNREACHABLE):
+            return failure(done, "qsub")
         if done.exit_status in (UNAUTHORIZED, *OVER_LIMIT) or says(words, OVER_LIMIT_WORDS):
-            raise Forbidden(words)
-        raise SubmissionRefused(words)
+            return Forbidden(words)
+        return SubmissionRefused(words)
+
+    async def _tagged(self, principal: Principal, tag: str) -> str | None:
+        """Return the id of a job just submitted as the server knows it, None for none.
+
+        One that is not in the queue may have ended already.
+        """
+        for history in (False, True):
+            if history and not self._findings.of(principal).history:
+                break
+            for job in await self._own(principal, qstat.parse_submitted, history=history):
+                if tag in job.arguments.split(" "):
+                    return job.job_id
+        return None
 
     async def _script(self, principal: Principal, job: JobDescription) -> bytes:
         if job.script_path is None:
@@ -146,25 +193,31 @@ class CommandLine:
 
     async def own(self, principal: Principal) -> list[Job]:
         """Return the user's jobs, those of the history included."""
+        return [job for job in await self._own(principal, qstat.parse_jobs) if job.user == principal.username]
+
+    async def _own(self, principal: Principal, parse: Callable[[str], list[Row]], *, history: bool = True) -> list[Row]:
         done = await self._qstat(
             principal,
-            lambda history, express: qstat.own_command(principal.username, history=history, express=express),
+            lambda kept, express: qstat.own_command(principal.username, history=history and kept, express=express),
         )
 
-        def parse(output: bytes) -> tuple[list[Job], list[JobId]]:
+        def read(output: bytes) -> tuple[list[Row], list[JobId]]:
             text = decoded(output)
             asked = (JobId.read(name) for name in qstat.parse_ids(text))
-            return qstat.parse_jobs(text), [job_id for job_id in asked if job_id is not None]
+            return parse(text), [job_id for job_id in asked if job_id is not None]
 
-        found, asked = await self._reader.read(principal, "qstat", done.stdout, parse)
+        found, asked = await self._reader.read(principal, "qstat", done.stdout, read)
         if not self._complete(principal, done):
-            found += await self._left_out(principal, asked, found, subjobs=False)
-        return [job for job in found if job.user == principal.username]
+            found += await self._left_out(principal, asked, found, parse, subjobs=False)
+        return found
 
     async def all(self, principal: Principal) -> list[Job]:
         """Return all jobs that the user may see, those of the history included."""
+        return await self._all(principal, qstat.parse_jobs)
+
+    async def _all(self, principal: Principal, parse: Callable[[str], list[Row]]) -> list[Row]:
         done = await self._qstat(principal, lambda history, _: qstat.all_command(history=history))
-        return await self._jobs(principal, done)
+        return await self._jobs(principal, done, parse)
 
     async def named(self, principal: Principal, ids: Sequence[JobId]) -> list[Job]:
         """Return jobs by id, each once, in order; of an array all subjobs, too. Ids that nobody knows are left out."""
@@ -180,11 +233,11 @@ class CommandLine:
             principal,
             lambda history, express: qstat.jobs_command(ids, history=history, express=express, subjobs=subjobs),
         )
-        found = await self._jobs(principal, done)
+        found = await self._jobs(principal, done, qstat.parse_jobs)
         unknown = qstat.parse_unknown(done.words)
         left = [job_id for job_id in ids if not any(job_id.matches(other) for other in unknown)]
         if len(ids) > 1 and not self._complete(principal, done):
-            found += await self._left_out(principal, left, found, subjobs=subjobs)
+            found += await self._left_out(principal, left, found, qstat.parse_jobs, subjobs=subjobs)
         return found
 
     async def metadata(self, principal: Principal, job_id: JobId) -> list[JobMetadata]:
@@ -200,8 +253,14 @@ class CommandLine:
         )
 
     async def _left_out(
-        self, principal: Principal, asked: Sequence[JobId], found: Sequence[Job], *, subjobs: bool
-    ) -> list[Job]:
+        self,
+        principal: Principal,
+        asked: Sequence[JobId],
+        found: Sequence[Row],
+        parse: Callable[[str], list[Row]],
+        *,
+        subjobs: bool,
+    ) -> list[Row]:
         """Return the jobs that qstat was asked for and did not print: some releases print the first of several only."""
         shown = [JobId.parse(job.job_id) for job in found]
         known = {job_id.key for job_id in shown}
@@ -212,17 +271,15 @@ class CommandLine:
             return []
         if len(missing) > ONE_BY_ONE and not subjobs and not any(job_id.indices for job_id in missing):
             wanted = {job_id.key for job_id in missing}
-            return [job for job in await self.all(principal) if JobId.parse(job.job_id).key in wanted]
+            return [job for job in await self._all(principal, parse) if JobId.parse(job.job_id).key in wanted]
         argv = qstat.each_command(history=self._findings.of(principal).history, subjobs=subjobs)
         stdin = "".join(f"{job_id.argument}\n" for job_id in missing).encode()
         done = await self._run(principal, argv, stdin=stdin, env=qstat.ENVIRONMENT)
         self._check(done)
-        return await self._jobs(principal, done)
+        return await self._jobs(principal, done, parse)
 
-    async def _jobs(self, principal: Principal, done: Completed) -> list[Job]:
-        return await self._reader.read(
-            principal, "qstat", done.stdout, lambda output: qstat.parse_jobs(decoded(output))
-        )
+    async def _jobs(self, principal: Principal, done: Completed, parse: Callable[[str], list[Row]]) -> list[Row]:
+        return await self._reader.read(principal, "qstat", done.stdout, lambda output: parse(decoded(output)))
 
     async def _qstat(self, principal: Principal, command: Callable[[bool, bool], list[str]]) -> Completed:
         """Run qstat.

@@ -19,6 +19,9 @@ UNREACHABLE = (
 )
 """The server, or for an operation on a running job its node, does not answer."""
 
+UNSURE = ("End of File", "Premature end of message", ") submitting job", "Connection reset by peer", "Broken pipe")
+"""The server may have taken the job, and could not say so; qsub's own word is ``Error (15033) submitting job``."""
+
 NO_HISTORY = ("PBS is not configured to maintain job history", "job_history_enable")
 """The server keeps no history, which is its default; qstat's exit status is 0 all the same."""
 

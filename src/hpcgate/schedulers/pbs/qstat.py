@@ -12,7 +12,7 @@ https://github.com/openpbs/openpbs/issues/2672
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hpcgate.schedulers import reading
@@ -97,6 +97,24 @@ def parse_jobs(output: str) -> list[Job]:
     now = timestamp(output)
     found = _rows("qstat", items(output, "Jobs"), lambda name, attributes: _job(name, attributes, now))
     return sorted({job.job_id: job for job in found}.values(), key=_order)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job and the command line that submitted it.
+
+    Attributes:
+        job_id: Its id.
+        arguments: What stood behind ``qsub``, joined by blanks.
+    """
+
+    job_id: str
+    arguments: str
+
+
+def parse_submitted(output: str) -> list[Submitted]:
+    """Return how the jobs of the documents were submitted."""
+    return [Submitted(name, text(attributes, "Submit_arguments") or "") for name, attributes in items(output, "Jobs")]
 
 
 def parse_metadata(output: str) -> list[JobMetadata]:

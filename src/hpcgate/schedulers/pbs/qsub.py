@@ -2,9 +2,15 @@
 
 The script goes through standard input. ``-f`` keeps qsub from leaving a process behind, which would serve the next
 submissions for a minute with the environment of this one.
+
+What is called qsub may be a site's wrapper, which prints what it likes around the job's id, or instead of it. So the
+job gets a tag by which the server itself can say what its id is. It stands in the command line, which the server keeps
+as ``Submit_arguments``, as a prefix of directives that the next one overrides: the last of several counts (OpenPBS,
+qsub.c, process_opts). The environment would be no place for it, as ``-v`` overrides a script's own.
 """
 
 import re
+import secrets
 from collections.abc import Mapping
 
 from hpcgate.errors import BadRequest
@@ -35,10 +41,16 @@ _JOB_NAME = re.compile(r"[A-Za-z0-9+_.-]{1,230}")
 # A number with a point in it is a price.
 _JOB_ID = re.compile(r"^\s*([0-9]{1,12}(?:\[\])?\.(?![0-9.]+\s*$)[A-Za-z0-9._-]+)\s*$", re.MULTILINE)
 _WITHIN = re.compile(r"(?<![\w.\[\]-])([0-9]{1,12}(?:\[\])?\.[A-Za-z][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*)(?![\w\[])")
+_DIRECTIVES = "#PBS"
 _SHELL = re.compile(r"^(?:qsub|cat): (?:line )?\d+: ", re.MULTILINE)
 
 
-def command(job: JobDescription, content: bytes) -> list[str]:
+def new_tag() -> str:
+    """Return what a submission is known by, and none was before; qsub takes prefixes of up to 32 characters."""
+    return f"hpcgate:{secrets.token_hex(8)}"
+
+
+def command(job: JobDescription, content: bytes, tag: str | None = None) -> list[str]:
     """Return the command that submits a job; its standard input is what `script.composed` makes.
 
     A reservation is named by its queue, which goes before the partition: PBS knows only one of them. Constraints are a
@@ -47,11 +59,14 @@ def command(job: JobDescription, content: bytes) -> list[str]:
     Args:
         job: The job.
         content: Its script.
+        tag: What it is to be known by.
 
     Raises:
         BadRequest: A value holds a NUL.
     """
     arguments = ["sh", "-c", _SUBMITTER, "qsub", job.working_directory, "qsub", "-f"]
+    if tag is not None:
+        arguments += ["-C", tag, "-C", _DIRECTIVES]
     name = job.name or _file_name(job, content)
     queue = job.reservation.partition(".")[0] if job.reservation else job.partition
     for option, value in (("-N", name), ("-q", queue)):
@@ -91,6 +106,13 @@ def parse(output: str) -> str | None:
         return str(found[-1])
     within = set(_WITHIN.findall(text))
     return str(within.pop()) if len(within) == 1 else None
+
+
+def is_plain(output: str) -> bool:
+    """Return whether an id stands on a line of its own, and there is nothing else that could be one."""
+    text = uncoloured(output)
+    alone = set(_JOB_ID.findall(text))
+    return len(alone) == 1 and alone.issuperset(_WITHIN.findall(text))
 
 
 def refusal(words: str) -> str:

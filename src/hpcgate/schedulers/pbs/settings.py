@@ -12,5 +12,10 @@ class PbsSettings(SchedulerSettings):
 
     type: Literal["pbs"] = Field(description="OpenPBS or PBS Professional.")
     connection_mode: Literal["ssh"] = Field("ssh", description="By commands on the login node; PBS has no other way.")
+    tag_jobs: bool = Field(
+        True,
+        description="Whether qsub is given a word that the server keeps with the job's Submit_arguments, by which the"
+        " job is found if what was printed does not tell its id.",
+    )
     api_url: None = Field(None, description="Accepted for FirecREST's sake; PBS has no REST API.")
     api_version: None = Field(None, description="Accepted for FirecREST's sake; PBS has no REST API.")
