@@ -4,12 +4,14 @@ A socket that is closed with something unread is reset, and what was sent before
 """
 
 import asyncio
+import math
 import os
 import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -24,8 +26,8 @@ from hpcgate.admission import Caller
 from hpcgate.body import Bodies
 from hpcgate.config.http import HttpSettings
 from hpcgate.refusals import Lobby, Refusals
-from hpcgate.serving import LINGER_BYTES, Http
-from hpcgate.sink import Sink
+from hpcgate.serving import LINGER, LINGER_BYTES, Http
+from hpcgate.sink import TURN, Ends, Sink
 from hpcgate.telemetry.containment import FAULTS
 from tests.test_front import self_signed
 
@@ -141,8 +143,13 @@ async def reading(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def serving(parting: Parting, context: ssl.SSLContext | None, patience: float = 3600) -> AsyncIterator[int]:
-    """Serve in this process and yield the port; `patience` is the seconds that a client may be silent."""
+async def serving(
+    parting: Parting, context: ssl.SSLContext | None, patience: float = 3600, ends_after: float | None = None
+) -> AsyncIterator[int]:
+    """Serve in this process and yield the port.
+
+    `patience` is the seconds that a client may be silent, `ends_after` those that TLS gives it to say its end.
+    """
     app = reading if b" /read " in parting.sent else Bodies(answering)
     config = uvicorn.Config(app, interface="asgi3", log_config=None, timeout_keep_alive=cast("int", patience))
     config.load()
@@ -153,7 +160,11 @@ async def serving(parting: Parting, context: ssl.SSLContext | None, patience: fl
     )
     kind.admission = None if parting.admission is None else parting.admission()
     server = await asyncio.get_running_loop().create_server(
-        lambda: kind(config=config, server_state=state, app_state={}), "127.0.0.1", 0, ssl=context
+        lambda: kind(config=config, server_state=state, app_state={}),
+        "127.0.0.1",
+        0,
+        ssl=context,
+        ssl_shutdown_timeout=ends_after,
     )
     async with server:
         yield server.sockets[0].getsockname()[1]
@@ -274,3 +285,154 @@ def test_who_asks_while_the_loop_has_no_time_is_answered(before: bytes) -> None:
                 writer.close()
 
     assert statuses(uvloop.run(come())) == (200,)
+
+
+class Turns(Sink):
+    """One whose turns come when the test says so."""
+
+    def turn(self) -> None:
+        self._look()
+
+
+async def endless(port: int) -> None:
+    """Send a request and then a body without end, and read nothing of the answer."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+CROWD = 20
+"""Clients who send without end: more than have a turn at a time."""
+BUFFER = 256 * 1024
+"""Bytes that the event loop takes off a connection at a time, whatever is asked of it."""
+
+
+def test_all_who_send_without_end_are_read_so_much_in_a_turn_and_users_are_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hpcgate.sink.PAUSE", 3600.0)
+    monkeypatch.setattr("hpcgate.serving.LINGER", 3600.0)
+    read = 0
+
+    class Counting(Http):
+        def data_received(self, data: bytes) -> None:
+            nonlocal read
+            read += len(data)
+            super().data_received(data)
+
+    monkeypatch.setattr(f"{__name__}.Http", Counting)
+    sink = Turns(LINGER_BYTES)
+    monkeypatch.setattr(f"{__name__}.Sink", lambda least: sink)
+
+    async def come() -> list[int]:
+        amounts: list[int] = []
+        seen = 0
+        async with serving(Parting(b"", ()), None) as port, asyncio.timeout(120):
+            crowd = [asyncio.create_task(endless(port)) for _ in range(CROWD)]
+            try:
+                for _ in range(4):
+                    # Each has sent all that is read of it, and waits.
+                    while len(sink) < CROWD:
+                        await asyncio.sleep(0.01)
+                    amounts.append(read - seen)
+                    assert statuses(await told(port, LAST, None)) == (200,)
+                    seen = read
+                    sink.turn()
+            finally:
+                for one in crowd:
+                    one.cancel()
+                await asyncio.gather(*crowd, return_exceptions=True)
+                while len(sink):
+                    sink.turn()
+                    await asyncio.sleep(0.01)
+        return amounts
+
+    first, *turns = uvloop.run(come())
+    assert first <= CROWD * (LINGER_BYTES + 2 * BUFFER)
+    assert len(turns) == 3
+    assert max(turns) <= TURN + TURN // LINGER_BYTES * 2 * BUFFER, turns
+
+
+def test_who_sends_without_end_is_read_for_a_while_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a turn comes or not: the connections end by themselves."""
+    monkeypatch.setattr("hpcgate.sink.PAUSE", 3600.0)
+    monkeypatch.setattr("hpcgate.serving.LINGER", 0.2)
+
+    async def come() -> None:
+        async with serving(Parting(b"", ()), None) as port, asyncio.timeout(120):
+            await asyncio.gather(*(endless(port) for _ in range(CROWD)))
+
+    uvloop.run(come())
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def deaf(port: int, context: ssl.SSLContext) -> None:
+    """Do the same over TLS, where whoever reads would answer the other side's end."""
+    with (
+        suppress(OSError),
+        socket.create_connection(("127.0.0.1", port), timeout=120) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+    ):
+        connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        while True:
+            connection.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+
+
+@pytest.mark.parametrize("reason", ["bytes", "time"])
+def test_over_tls_who_sends_without_end_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, tls: tuple[ssl.SSLContext, ssl.SSLContext], reason: str
+) -> None:
+    """There it is the library that reads after the end, by itself and for half a minute."""
+    connections: set[Any] = set()
+    cut: set[Any] = set()
+    few = 3
+
+    class Noting(Http):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            connections.add(self)
+            super().connection_made(transport)
+
+        def cut(self) -> None:
+            cut.add(self)
+            super().cut()
+
+    monkeypatch.setattr(f"{__name__}.Http", Noting)
+    monkeypatch.setattr("hpcgate.sink.BURST", MUCH if reason == "bytes" else math.inf)
+    clock = Clock()
+    ends = Ends(LINGER_BYTES, LINGER, clock)
+
+    async def come() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(few))
+        async with serving(Parting(b"", ()), tls[0], ends_after=3600) as port, asyncio.timeout(120):
+            crowd = [asyncio.create_task(asyncio.to_thread(deaf, port, tls[1])) for _ in range(few)]
+            while sum(one.left_at is not None for one in connections) < few:
+                await asyncio.sleep(0.01)
+            theirs = set(connections)
+            if reason == "time":
+                # However much they send.
+                for _ in range(3):
+                    ends.look(connections)
+                    assert statuses(await told(port, LAST, tls[1])) == (200,)
+                assert not any(one.done() for one in crowd)
+                clock.now += LINGER
+            while not all(one.done() for one in crowd):
+                # No time goes by on this clock: it is what they have sent that ends them, or all the time they had.
+                ends.look(connections)
+                assert statuses(await told(port, LAST, tls[1])) == (200,)
+            await asyncio.gather(*crowd)
+        assert theirs <= cut
+
+    uvloop.run(come())

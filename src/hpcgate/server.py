@@ -22,6 +22,7 @@ from hpcgate.gateway import Gateway
 from hpcgate.idleness import Idleness
 from hpcgate.refusals import HELD, Lobby, Refusals
 from hpcgate.reloading import Gateways, Reloader
+from hpcgate.sink import Ending, Ends
 from hpcgate.telemetry.containment import FAULTS, contained, on_loop_error, reaped
 from hpcgate.threads import Threads
 from hpcgate.tls import Tls
@@ -50,12 +51,13 @@ _REFUSALS = contained("tick.refusals")
 _DOOR = contained("tick.door")
 _GARBAGE = contained("tick.garbage")
 _CERTIFICATE = contained("tick.certificate")
+_ENDS = contained("tick.ends")
 _RELOAD = contained("tick.reload")
 _STOP = contained("tick.stop")
 _CONNECTION = contained("http.stop")
 
 
-class Served(Protocol):
+class Served(Ending, Protocol):
     """A client's connection, as far as its end is concerned."""
 
     def wind_up(self) -> None:
@@ -87,6 +89,8 @@ class Server(uvicorn.Server):
     settings = HttpSettings()
     load: Callable[[], Settings] | None = None
     """Reads the configuration anew, if it is to be done on SIGHUP."""
+    ends: Ends | None = None
+    """Who goes on sending after the end of a TLS connection."""
     _refusals = Refusals(0)
     _overflow = Refusals(math.inf)
     _lobby = Lobby(0)
@@ -148,6 +152,9 @@ class Server(uvicorn.Server):
         if self.tls is not None and counter % _TICKS_BETWEEN_LOOKS == 0:
             with _CERTIFICATE:
                 self.tls.renew()
+        if self.tls is not None and self.ends is not None:
+            with _ENDS:
+                self.ends.look(self._connections)
         if not await self._is_over(counter):
             with _RELOAD:
                 self.reloader.tick()

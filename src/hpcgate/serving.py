@@ -40,7 +40,7 @@ from hpcgate.logs import LOG_CONFIG, configure_logging, take_over_libraries
 from hpcgate.middleware import CONNECTED, accepted_id, new_id, security_headers, tell_gone
 from hpcgate.refusals import HOLD, Lobby, Refusals
 from hpcgate.server import Server
-from hpcgate.sink import Sink
+from hpcgate.sink import Ends, Sink
 from hpcgate.telemetry.containment import FAULTS, contained
 from hpcgate.tls import Tls, Unusable
 
@@ -234,6 +234,7 @@ class Http(HttpToolsProtocol):
     _deaf = False
     _discarded = LINGER_BYTES
     """Bytes that are still read past at once."""
+    left_at: int | None = None
     _last_words = b""
     _active: RequestResponseCycle | None = None
     _linger_timer: asyncio.TimerHandle | None = None
@@ -314,6 +315,26 @@ class Http(HttpToolsProtocol):
     def is_over(self) -> bool:
         """Say whether the connection has ended."""
         return self.transport.is_closing()
+
+    def received(self) -> int:
+        """Return the bytes that have come since the connection began, TLS's own among them; 0 where none are counted.
+
+        They are the kernel's `tcpi_bytes_received` (linux/tcp.h).
+        """
+        connection: socket.socket | None = self.transport.get_extra_info("socket")
+        try:
+            if (
+                connection is None
+                or len(found := connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)) < 136
+            ):
+                return 0
+        except OSError:  # it has ended
+            return 0
+        return int.from_bytes(found[128:136], sys.byteorder)
+
+    def cut(self) -> None:
+        """End the connection, whatever is on its way."""
+        self.transport.abort()
 
     def _stays_out(self, data: bytes) -> bool:
         """Say whether the request that begins here would only be refused, as far as a glance tells."""
@@ -721,7 +742,8 @@ class Http(HttpToolsProtocol):
         self._stop_head_timer()
         self._unset_keepalive_if_required()
         if not self.transport.can_write_eof():
-            # TLS says that this is the end, and reads on by itself until the other side has said so, too.
+            # TLS says that this is the end, and reads on by itself until the other side has said so, too: see `Ends`.
+            self.left_at = self.received()
             self.transport.close()
             return
         self.transport.write_eof()
@@ -874,6 +896,7 @@ def serve(
     make_room_for_look_ups()
     server = Server(config)
     server.tls, server.settings, server.load = tls, settings.http, load
+    server.ends = Ends(LINGER_BYTES, LINGER)
     signal.signal(signal.SIGHUP, lambda *_: server.reloader.ask())
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener, *(listener.dup() for _ in range(ACCEPTORS - 1))])

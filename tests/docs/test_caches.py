@@ -45,6 +45,7 @@ BOOKKEEPING = {
     "schedulers/reads.py:_Batch.wanted": "who waits for one query, by job; within `_Generation`",
     "schedulers/reading.py:Reader._users": "whose answer is being read; gone with the reading",
     "schedulers/slurm/scheduler.py:_Absent.sources": "which sources answered one request",
+    "sink.py:Ends._ends": "connections that were closed; gone with them",
     "ssh/brake.py:Brake._trying": "who tries to log in; gone with the try",
     "ssh/pool.py:Places.idle": "those of `Places.current` that nobody uses",
     "ssh/sftp_bulk.py:BulkSftp._extensions": "what one server says it can do",
