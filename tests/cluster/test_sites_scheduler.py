@@ -197,6 +197,14 @@ WRAPPERS = {
         '{real} "$@" >/dev/null && echo "The job was submitted"'
     ),
     "a failure of its own behind": '{real} "$@"; echo "cannot write the log" >&2; exit 1',
+    "a failure without the id": '{real} "$@" >/dev/null; echo "cannot write the log" >&2; exit 1',
+    "a failure in the words of a controller that is away": (
+        '{real} "$@" >/dev/null; echo "squeue: error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
+    ),
+    "a failure in the words of a controller that is busy": (
+        '{real} "$@" >/dev/null; echo "sbatch: error: Slurm temporarily unable to accept job" >&2; exit 1'
+    ),
+    "one that is killed": '{real} "$@" >/dev/null; kill -9 $$',
     "an exit status of its own": '{real} "$@"; exit 7',
     "one that goes on for long": '{real} "$@"; sleep 4714',
     "a flood": 'head -c 3000000 /dev/zero | tr "\\0" x; echo; {real} "$@"; yes | head -c 3000000',
@@ -234,6 +242,34 @@ def test_what_submits_nothing_is_refused_in_its_words(site: Site, case: str) -> 
         answer = site.submit()
     assert answer.status_code == 400, answer.text
     assert words in answer.json()["message"]
+
+
+def test_a_refusal_takes_no_other_job_for_its_own(site: Site) -> None:
+    """The other is of the same user, moment and directory."""
+    other = '{real} -D "$HOME" --wrap "sleep 300"'
+    site.start_up(sbatch=f'{other} >/dev/null; cat >/dev/null; echo "It was not submitted" >&2; exit 1')
+    with site.submits():
+        answer = site.submit()
+    assert answer.status_code == 400, answer.text
+    assert "It was not submitted" in answer.json()["message"]
+
+
+DOUBTS = {
+    "one that is killed": ('{real} "$@" >/dev/null; kill -9 $$', 408),
+    "one that fails after it has told an id": ('{real} "$@"; echo "cannot write the log" >&2; exit 1', 409),
+}
+"""Text of a script named sbatch, and what is answered where the controller cannot be asked."""
+
+
+@pytest.mark.parametrize("case", DOUBTS)
+def test_a_submission_that_cannot_be_looked_up_is_not_said_to_be_none(site: Site, case: str) -> None:
+    text, status = DOUBTS[case]
+    away = 'echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
+    site.start_up(sbatch=text, squeue=away)
+    with site.submits():
+        answer = site.submit()
+    assert answer.status_code == status, answer.text
+    assert "may have been submitted" in answer.json()["message"]
 
 
 def test_a_dry_run_in_the_script_is_refused(site: Site) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import structlog
@@ -193,9 +193,13 @@ class CommandLine:
         if not foreign and said.program and printed.exit_status in (0, None) and len(said.jobs) == 1:
             return said.jobs[0][0]
         refusal = _refusal(printed, said)
-        certain = isinstance(refusal, BadRequest | Forbidden | SchedulerUnavailable) and printed.exit_status is not None
-        if refusal is not None and certain and not foreign and not said.jobs:
-            raise refusal
+        killed, tagged = _killed(printed), self.settings.tag_jobs
+        refused = isinstance(refusal, BadRequest | Forbidden | SchedulerUnavailable) and printed.exit_status is not None
+        if refused and not foreign and not said.jobs:
+            if refusal is not None and not killed and (said.program or not said.began or not tagged):
+                raise refusal
+            # Others may fail after the job is in. They do not claim that it is, so the tag alone counts.
+            said = replace(said, since=None)
         found = await self._tagged(principal, job, said, tag)
         if isinstance(found, str):
             return found
@@ -203,7 +207,13 @@ class CommandLine:
             raise await self._refused_elsewhere(principal, *foreign)
         if isinstance(found, GatewayError) and len(said.jobs) == 1 and printed.exit_status in (0, None):
             return said.jobs[0][0]
-        if refusal is not None:
+        if killed and (isinstance(found, GatewayError) or not tagged):
+            raise TimedOut(
+                f"sbatch was killed; the job may have been submitted all the same: {said.words}".rstrip(": ")
+            )
+        if refusal is not None and not (
+            type(refusal) is SubmissionRefused and isinstance(found, GatewayError) and said.jobs
+        ):
             raise refusal
         words = said.words or "sbatch printed nothing"
         if isinstance(found, GatewayError) or said.jobs or "submitted" in words.lower():
@@ -517,6 +527,12 @@ def _these(raws: Iterable[str]) -> Selection:
     return Selection(ids=tuple(map(JobId, raws)))
 
 
+def _killed(printed: Printed) -> bool:
+    """Return whether a signal ended sbatch, or a shell says that one did."""
+    status = printed.exit_status
+    return status is not None and (status < 0 or 128 < status < 160)
+
+
 def _refusal(printed: Printed, said: sbatch.Said) -> GatewayError | None:
     """Return what a submission that gave no job is answered with; None if nothing says that it gave none."""
     words = said.words
@@ -530,7 +546,7 @@ def _refusal(printed: Printed, said: sbatch.Said) -> GatewayError | None:
         return TimedOut(f"The job may have been submitted all the same: {words}")
     if "Argument list too long" in words:
         return BadRequest(f"The environment of the job is too large: {words}")
-    if printed.exit_status in NOT_RUN or printed.exit_status < 0 or says(words, UNREACHABLE):
+    if printed.exit_status in NOT_RUN or _killed(printed) or says(words, UNREACHABLE):
         return SchedulerUnavailable(words or f"sbatch ended with exit status {printed.exit_status}")
     if says(words, OVER_LIMIT):
         return Forbidden(words)

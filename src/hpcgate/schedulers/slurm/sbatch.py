@@ -170,12 +170,14 @@ class Said:
     """What was printed about a submission.
 
     Attributes:
+        began: Whether it came so far as to run sbatch.
         program: Whether it was Slurm's own sbatch that printed it, and not a script in its place.
         since: The login node's clock before a script in its place was started, in Unix seconds.
         words: All of it.
         jobs: What may be a job's id, with the name of another cluster if one stands with it; each once, in order.
     """
 
+    began: bool
     program: bool
     since: int | None
     words: str
@@ -198,7 +200,7 @@ def parse(output: str, tag: Tag) -> Said:
         match = _PARSABLE.fullmatch(line) or _SENTENCE.search(line)
         if match is not None and match[1].strip("0"):
             found[match[1].lstrip("0"), match[2]] = None
-    return Said(kind == "program", values.integer(since), _SHELL.sub("", words), tuple(found))
+    return Said(bool(header), kind == "program", values.integer(since), _SHELL.sub("", words), tuple(found))
 
 
 # Finding out from the controller.
