@@ -424,7 +424,7 @@ async def test_attach_that_takes_too_long_is_ended(cluster: Cluster, alice: Prin
         slurm = made.scheduler
         job_id = await slurm.submit(alice, JobDescription(home, script=SLEEP))
         await until(slurm, alice, job_id, "RUNNING")
-        with pytest.raises(TimedOut):
+        with pytest.raises(TimedOut, match="Command srun timed out"):
             await slurm.attach(alice, job_id, "exec sleep 1234")
         async with asyncio.timeout(60):
             while cluster.as_user("alice", ["pgrep", "-u", alice.username, "-f", "sleep 1234"], check=False).stdout:

@@ -84,7 +84,7 @@ def served(path: Path) -> Iterator[FileServer]:
 
 def processes(user: User) -> list[str]:
     """Return the user's processes and what waits to become one, but for sshd's that hold a connection."""
-    argv = ["ps", "-u", user.name, "-o", "wchan:32=,args="]
+    argv = ["ps", "-ww", "-u", user.name, "-o", "wchan:32=,args="]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     lines = [line.split(None, 1) for line in done.stdout.splitlines()]
     return [args for wchan, args in lines if "@notty" not in args or wchan.startswith("request_wait")]

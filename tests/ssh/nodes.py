@@ -114,7 +114,7 @@ def connections() -> set[str]:
 
 def processes(user: User) -> list[str]:
     """Return the command lines of a user's processes, those of sshd left out."""
-    done = subprocess.run(["ps", "-u", user.name, "-o", "args="], capture_output=True, text=True, check=False)
+    done = subprocess.run(["ps", "-ww", "-u", user.name, "-o", "args="], capture_output=True, text=True, check=False)
     return [line for line in done.stdout.splitlines() if line and not line.startswith("sshd")]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import hpcgate
 from hpcgate.errors import BadRequest
-from hpcgate.ssh.quoting import MAX_LINE, Steering, opening, shell_line
+from hpcgate.ssh.quoting import MAX_LINE, Steering, called, opening, shell_line
 from tests.sites.shells import shell_program
 
 AWKWARD = st.text(alphabet="'\"\\ $`!*?~{}()<>|&;#%^\n\r\ta-=é\U0001f600\udcff[]@:/").map(
@@ -79,6 +79,23 @@ def test_what_no_command_can_carry_is_refused(argv: list[str | bytes], env: dict
         shell_line(argv, env)
 
 
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["ls"], "ls"),
+        ([b"ls"], "ls"),
+        (["sh", "-c", "exec chown", "chown"], "chown"),
+        (["env", "-u", "LC_ALL", "srun", "--overlap"], "srun"),
+        (["sh"], "sh"),
+        (["env"], "env"),
+    ],
+)
+def test_who_says_too_much_is_told_so_by_the_name_of_the_tool(argv: list[str | bytes], name: str) -> None:
+    assert called(argv) == name
+    with pytest.raises(BadRequest, match=f"The arguments of '{name}' are too long"):
+        shell_line([*argv, "x" * MAX_LINE])
+
+
 def test_what_start_up_files_print_is_told_apart() -> None:
     assert opening(b"Welcome!\n:hpcgate:") is None
     assert opening(b"Welcome, no newline:hpcgate:123:\nout") == (33, 123)
@@ -128,7 +145,7 @@ def scripts() -> Iterator[tuple[str, int, list[ast.expr]]]:
 
 
 def test_every_script_says_which_tool_it_stands_for() -> None:
-    """Messages about time and size name a command by its ``$0``: `hpcgate.ssh.runner.called`."""
+    """Messages about time and size name a command by its ``$0``: `hpcgate.ssh.quoting.called`."""
     found = [(file, line, words) for file, line, words in scripts() if not file.startswith("demo/")]
     assert len(found) > 20
     nameless = [

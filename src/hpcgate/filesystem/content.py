@@ -111,7 +111,7 @@ def upload_target(directory: bytes, filename: bytes | None) -> bytes:
     """
     name = (filename or b"").rpartition(b"/")[2]
     if name in (b"", b".", b"..") or b"\0" in name:
-        raise BadRequest("The upload's part needs a file name.")
+        raise BadRequest("The upload needs a file name.")
     return directory.rstrip(b"/") + b"/" + name
 
 

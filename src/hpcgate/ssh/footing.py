@@ -22,8 +22,8 @@ from time import monotonic
 from hpcgate.errors import PermissionDenied
 from hpcgate.ssh.files import OTHERS_WRITE
 from hpcgate.ssh.process import Process
-from hpcgate.ssh.quoting import Steering
-from hpcgate.ssh.runner import SHORT, Completed, Runner, called
+from hpcgate.ssh.quoting import Steering, called
+from hpcgate.ssh.runner import SHORT, Completed, Runner
 from hpcgate.ssh.streams import StreamRunner
 from hpcgate.ssh.words import told
 

@@ -124,8 +124,17 @@ def shell_line(
         script = f'unset -f printf;eval "$(printf %b "{_octal(script.encode("utf-8", "surrogateescape"))}")"'
     line = f"exec /bin/sh -c {shlex.quote(script)}".encode()
     if len(line) > MAX_LINE:
-        raise BadRequest(f"The arguments of {_text(argv[0])!r} are too long: {len(line)} bytes")
+        raise BadRequest(f"The arguments of {called(argv)!r} are too long: {len(line)} bytes")
     return line
+
+
+def called(argv: Sequence[str | bytes]) -> str:
+    """Return what a command is called in messages.
+
+    Scripts for sh say by their ``$0`` which tool they stand for, and ``env -u NAME`` stands before another command.
+    """
+    first = argv[3] if list(argv[:2]) in (["sh", "-c"], ["env", "-u"]) and len(argv) > 3 else argv[0]
+    return first if isinstance(first, str) else first.decode("utf-8", "replace")
 
 
 def opening(output: bytes | bytearray, word: str = WORD) -> tuple[int, int] | None:

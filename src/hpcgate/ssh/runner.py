@@ -64,12 +64,6 @@ class Completed:
         return self.stderr.decode("utf-8", "replace").strip()
 
 
-def called(argv: Sequence[str | bytes]) -> str:
-    """Return what a command is called in messages: scripts for sh say by their ``$0`` which tool they stand for."""
-    first = argv[3] if list(argv[:2]) == ["sh", "-c"] and len(argv) > 3 else argv[0]
-    return first if isinstance(first, str) else first.decode("utf-8", "replace")
-
-
 class Runner(Protocol):
     """Runs commands as one user on one system; see `hpcgate.ssh.session.Session`, which is one."""
 

@@ -24,8 +24,8 @@ from hpcgate.ssh.helped_files import HelpedFiles
 from hpcgate.ssh.helper import Helper
 from hpcgate.ssh.login_node import LoginNode
 from hpcgate.ssh.process import Process
-from hpcgate.ssh.quoting import Steering, new_word, shell_line
-from hpcgate.ssh.runner import Completed, called
+from hpcgate.ssh.quoting import Steering, called, new_word, shell_line
+from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.sftp_bulk import MOST_BLOCK, BulkSftp
 from hpcgate.ssh.sftp_files import SftpFiles
 from hpcgate.ssh.sftp_status import Answers
