@@ -5,7 +5,7 @@ import re
 
 from hpcgate.errors import BadRequest, GatewayError
 from hpcgate.ssh.runner import Completed
-from hpcgate.ssh.words import NOT_REGULAR, not_regular, reason, told
+from hpcgate.ssh.words import NOT_REGULAR, not_regular, number_in, quote_if_needed, reason, told
 
 # What tar adds to the reason, which the line before has given.
 _NOISE = (
@@ -18,13 +18,16 @@ _NOISE = (
 _CUT_SHORT = re.compile(r"Wrote only \d+ of \d+ bytes$")
 
 
-def archive_error(done: Completed, path: bytes, otherwise: type[GatewayError]) -> GatewayError:
+def archive_error(
+    done: Completed, path: bytes, otherwise: type[GatewayError], *, temporary: bytes | None = None
+) -> GatewayError:
     """Return the error that a failed tar tells of, in its own words and those of its compressor.
 
     Args:
         done: The command.
         path: Of the archive.
         otherwise: The class of an error that is no errno value.
+        temporary: The name that the archive has until it is whole.
     """
     text = done.stderr.decode("utf-8", "replace").replace("tar (child): ", "tar: ")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith(_NOISE)]
@@ -34,5 +37,13 @@ def archive_error(done: Completed, path: bytes, otherwise: type[GatewayError]) -
         otherwise = BadRequest
     # A write that is cut short: the next one would have said why.
     lines = [f"{line}: {reason(errno.ENOSPC)}" if _CUT_SHORT.search(line) else line for line in lines]
+    if temporary is not None:
+        of_target = re.compile(f"{re.escape(temporary.decode())}|/dev/fd/4|^mv: ")
+        lines = [_opening(line, path) if of_target.search(line) else line for line in lines]
     words = "\n".join(lines[:8]) or text.strip() or "tar: failed"
     return told(words.encode(), "", otherwise=otherwise)
+
+
+def _opening(line: str, path: bytes) -> str:
+    number = number_in([line])
+    return line if number is None else f"tar: {quote_if_needed(path)}: Cannot open: {reason(number)}"

@@ -111,6 +111,7 @@ class Compress(Operation):
         if "\0" in pattern:
             raise BadRequest("matchPattern must not hold a NUL character")
         parent, _, name = source.rstrip(b"/").rpartition(b"/")
+        temporary = temporary_name()
         done = await session.run(
             [
                 "sh",
@@ -121,7 +122,7 @@ class Compress(Operation):
                 parent or b"/",
                 name or b".",
                 target,
-                temporary_name(),
+                temporary,
                 wanted.compression.option,
                 "-h" if wanted.dereference else "",
                 pattern,
@@ -129,7 +130,7 @@ class Compress(Operation):
             ]
         )
         if not done.ok:
-            raise archive_error(done, target, CommandFailed)
+            raise archive_error(done, target, CommandFailed, temporary=temporary)
 
 
 def _member(source: bytes, name: bytes, target: bytes, pattern: str) -> bytes:

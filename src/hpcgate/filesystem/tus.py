@@ -46,7 +46,7 @@ from hpcgate.ssh.footing import OWN, untrusted
 from hpcgate.ssh.private_directory import PrivateDirectory
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.streams import SYNC_PATIENCE, Streams
-from hpcgate.ssh.words import quote, told
+from hpcgate.ssh.words import naming, quote, told
 
 CHECKSUMS = tuple(name for name in ("sha1", "sha256", "sha512", "md5") if name in hashlib.algorithms_available)
 """The algorithms of the checksum extension; sha1 is the one that every server has to know."""
@@ -142,13 +142,19 @@ class State(BaseModel):
         Raises:
             BadRequest: It is none.
         """
+        name = self.name_there
+        if name is None:
+            raise BadRequest("The state of the upload is damaged.")
+        return name
+
+    @property
+    def name_there(self) -> bytes | None:
+        """The same, None if it is none."""
         try:
             name = base64.b64decode(self.name, validate=True)
         except (binascii.Error, ValueError):
-            name = b""
-        if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
-            raise BadRequest("The state of the upload is damaged.")
-        return name
+            return None
+        return None if not name or b"/" in name or b"\0" in name or name in (b".", b"..") else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,9 +339,10 @@ class Uploads:
         upload_id = secrets.token_hex(16)
         state = State.of(name, length, metadata, partial=partial)
         try:
-            place = await self._streams.make_private(self._directory, self._name(upload_id))
-            await self._save(place, state)
-            await place.streams.create(place.inside + _CONTENT, private=private)
+            with naming(self._root + name):
+                place = await self._streams.make_private(self._directory, self._name(upload_id))
+                await self._save(place, state)
+                await place.streams.create(place.inside + _CONTENT, private=private)
         except BaseException:
             await self.discard(upload_id)
             raise
@@ -494,12 +501,13 @@ class Uploads:
         upload_id = secrets.token_hex(16)
         upload = Upload(upload_id, State.of(name, length, metadata, partial=False), length, None)
         try:
-            place = await self._streams.make_private(self._directory, self._name(upload_id))
-            argv = ["sh", "-c", JOIN, "cat", private, place.inside + _CONTENT, *words]
-            done = await place.runner.run(argv, timeout=SYNC_PATIENCE)
-            if not done.ok:
-                raise untrusted(done.stderr) or told(done.stderr, "cat")
-            await self._publish(upload, place)
+            with naming(self._root + name):
+                place = await self._streams.make_private(self._directory, self._name(upload_id))
+                argv = ["sh", "-c", JOIN, "cat", private, place.inside + _CONTENT, *words]
+                done = await place.runner.run(argv, timeout=SYNC_PATIENCE)
+                if not done.ok:
+                    raise untrusted(done.stderr) or told(done.stderr, "cat")
+                await self._publish(upload, place)
             await self._forget(upload_id, place, ())
         except BaseException:
             await self.discard(upload_id)
@@ -592,26 +600,32 @@ class Uploads:
     async def _writing(self, upload_id: str) -> AsyncIterator["_Writer"]:
         """Be the only one who writes to an upload, here and, as far as that can be, anywhere."""
         async with self._desk.write(self._key(upload_id)) as interruption:
-            _, place = await self._find(upload_id)
+            upload, place = await self._find(upload_id)
             if place is None:
                 raise NotFound("There is no such upload.")
-            token = secrets.token_hex(16).encode()
-            if not await self._first(place, token):
-                await place.streams.write(place.inside + _LOCK, _once(token))
-                await asyncio.sleep(GRACE)
-                if await self._token(place) != token:
-                    raise Locked("Another request took over the upload.", headers={"Retry-After": "2"})
-            writer = _Writer(place, interruption)
-            looking = asyncio.create_task(self._look(place, token, interruption))
-            try:
-                yield writer
-            finally:
-                looking.cancel()
-                await asyncio.gather(looking, return_exceptions=True)
-                if not writer.over:
-                    with suppress(GatewayError):
-                        if interruption.error is None or await self._token(place) == token:
-                            await _remove(place, _LOCK)
+            with naming(self._root + (upload.state.name_there or b"")):
+                async with self._locked(place, interruption) as writer:
+                    yield writer
+
+    @asynccontextmanager
+    async def _locked(self, place: PrivateDirectory, interruption: Interruption) -> AsyncIterator["_Writer"]:
+        token = secrets.token_hex(16).encode()
+        if not await self._first(place, token):
+            await place.streams.write(place.inside + _LOCK, _once(token))
+            await asyncio.sleep(GRACE)
+            if await self._token(place) != token:
+                raise Locked("Another request took over the upload.", headers={"Retry-After": "2"})
+        writer = _Writer(place, interruption)
+        looking = asyncio.create_task(self._look(place, token, interruption))
+        try:
+            yield writer
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+            if not writer.over:
+                with suppress(GatewayError):
+                    if interruption.error is None or await self._token(place) == token:
+                        await _remove(place, _LOCK)
 
     async def _first(self, place: PrivateDirectory, token: bytes) -> bool:
         """Make the lock and return True, or return False if there is one: the login node says which of two is first."""

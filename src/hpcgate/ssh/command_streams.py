@@ -29,7 +29,7 @@ from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, not_pr
 from hpcgate.ssh.process import Process
 from hpcgate.ssh.runner import Completed, Runner, understanding
 from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
-from hpcgate.ssh.words import NOT_REGULAR, failure, not_made, not_regular, number_in, quote, said, told, unreadable
+from hpcgate.ssh.words import NOT_REGULAR, failure, naming, not_regular, number_in, quote, said, told, unreadable
 
 # Says the attributes of the file that it has opened, then writes the parts that it is asked for. A part of a file that
 # has become shorter is its last.
@@ -173,10 +173,8 @@ class CommandStreams(CommandFiles):
         try:
             if ready is not None:
                 await ready(home.rstrip(b"/") + b"/" + name)
-            try:
+            with naming(path):
                 await there.move(temporary, b"./" + base, exclusive=exclusive)
-            except GatewayError as error:
-                raise not_made(error, path) from error
         except BaseException:
             await asyncio.shield(there._runner.run(["rm", "-f", "--", temporary]))
             raise

@@ -35,7 +35,7 @@ from hpcgate.ssh.helper import Helper
 from hpcgate.ssh.login_node import View
 from hpcgate.ssh.runner import SENSELESS, Runner
 from hpcgate.ssh.sftp_bulk import fair_block
-from hpcgate.ssh.words import failure, not_regular, quote
+from hpcgate.ssh.words import failure, naming, not_regular, quote
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -190,7 +190,8 @@ class SftpFiles:
                         mode = await self._adopt_group(file, old, path)
                     if mode is not None:
                         await self._patiently(file.setstat, asyncssh.SFTPAttrs(permissions=stat.S_IMODE(mode)))
-                await self._move(temporary, target)
+                with naming(path):
+                    await self._move(temporary, target)
             except asyncssh.SFTPError as error:
                 self._connected(error, path)
                 raise await self._why_not_written(path) from error
@@ -656,7 +657,8 @@ class SftpFiles:
     async def _move(self, temporary: bytes, target: bytes) -> None:
         try:
             await self._patiently(self._sftp.posix_rename, temporary, target)
-        except asyncssh.SFTPOpUnsupported:
+        except asyncssh.SFTPError as error:
+            self._connected(error, target)
             await self._commands.rename(temporary, target)
 
     async def _why_not_written(self, path: bytes) -> GatewayError:

@@ -22,7 +22,7 @@ from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, is_pri
 from hpcgate.ssh.sftp_bulk import BulkSftp
 from hpcgate.ssh.sftp_files import CLEANING, SftpFiles, adopted
 from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
-from hpcgate.ssh.words import failure, not_made, not_regular, quote, unreadable
+from hpcgate.ssh.words import failure, naming, not_regular, quote, unreadable
 from hpcgate.telemetry.containment import contained
 
 T = TypeVar("T")
@@ -260,10 +260,8 @@ class SftpStreams(SftpFiles):
                         await self._sync(handle, temporary)
                 if ready is not None:
                     await ready(temporary)
-                try:
+                with naming(path):
                     await self.move(temporary, target, exclusive=exclusive)
-                except GatewayError as error:
-                    raise not_made(error, path) from error
             except asyncssh.SFTPError as error:
                 self._connected(error, path)
                 raise await self._why_not_written(path) from error

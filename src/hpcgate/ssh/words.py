@@ -6,7 +6,8 @@ of errno(3) values: `failure` composes a message from a number, `told` recognise
 
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from hpcgate.errors import (
     AlreadyExists,
@@ -21,7 +22,10 @@ from hpcgate.errors import (
     PermissionDenied,
     ToolMissing,
 )
+from hpcgate.ssh.errors import again
 
+HIDDEN = ".hpcgate-"
+"""What the names begin with that files have here until they get their own."""
 _REASONS: dict[int, tuple[str, type[GatewayError]]] = {
     # The texts are glibc's strerror(3) in the C locale.
     errno.ENOENT: ("No such file or directory", PathNotFound),
@@ -52,6 +56,7 @@ _REASONS: dict[int, tuple[str, type[GatewayError]]] = {
     errno.ESTALE: ("Stale file handle", CommandFailed),
     errno.ENOMEM: ("Cannot allocate memory", CommandFailed),
 }
+_MAKESHIFT = re.compile(re.escape(HIDDEN) + r"|['\"\u2018 ](?:\.{1,2}/|/dev/fd/)|: write error: ")
 _NUMBERS = {text: number for number, (text, _) in _REASONS.items()}
 # A shell's word for a command that SIGXFSZ ended, where a start-up file has set ulimit -f.
 _NUMBERS["File size limit exceeded"] = errno.EFBIG
@@ -68,8 +73,6 @@ _MISSING = re.compile(
 # dash; bash and ksh, which say EAGAIN's text; busybox.
 _NO_PROCESS = re.compile(r"[Cc](?:annot|an't) fork|fork: (?:retry: )?Resource temporarily unavailable")
 
-HIDDEN = ".hpcgate-"
-"""What the names begin with that files have here until they get their own."""
 NOT_REGULAR = "Not a regular file"
 """Said of a FIFO, a socket or a device, which are never opened: the first would block, the last may never end."""
 
@@ -86,10 +89,28 @@ def failure(words: str, number: int) -> GatewayError:
     return kind(f"{words}: {text}")
 
 
-def not_made(error: GatewayError, path: bytes) -> GatewayError:
-    """Return the error of a file that could not get its name, for one that tells of the name that it had until then."""
-    number = number_in(error.message.splitlines()) if HIDDEN in error.message else None
-    return error if number is None else failure(f"cp: cannot create regular file {quote(path)}", number)
+@contextmanager
+def naming(path: bytes) -> Iterator[None]:
+    """Have what fails within tell of the user's file, not of the name that it has until it is whole, or stands as."""
+    try:
+        yield
+    except GatewayError as error:
+        lines = error.message.splitlines()
+        told = "\n".join(_naming(line, path) for line in lines)
+        if told == "\n".join(lines):
+            raise
+        fresh = again(error)
+        fresh.message, fresh.args = told, (told,)
+        raise fresh from error
+
+
+def _naming(line: str, path: bytes) -> str:
+    number = number_in([line])
+    # A path at the beginning is that of something else: `hpcgate.ssh.footing`.
+    if number is None or line.startswith("/") or not _MAKESHIFT.search(line):
+        return line
+    doing = "error writing" if re.search("error writing|write error", line) else "cannot create regular file"
+    return f"cp: {doing} {quote(path)}: {reason(number)}"
 
 
 def number_in(lines: Iterable[str]) -> int | None:
