@@ -381,6 +381,11 @@ SENT: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {"source_path": "/a", "transfer_directives": {"transferMethod": "streamer"}},
         [],
     ),
+    "a code that a download does not take": (
+        "PostFileDownloadRequest",
+        {"path": "/a", "transferDirectives": {"transferMethod": "wormhole", "wormholeCode": "1-a"}},
+        ["transferDirectives.wormholeCode is not used: the sender, which is the job, makes it"],
+    ),
     "firecrest-ui, upload": (
         "PostFileUploadRequest",
         {"sourcePath": "/a/b", "account": None, "transferDirectives": {"fileSize": 1, "transferMethod": "s3"}},

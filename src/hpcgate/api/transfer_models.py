@@ -116,7 +116,10 @@ class StreamerTransferRequest(BodyParameters):
 class WormholeTransferRequest(BodyParameters):
     """Out by wormhole."""
 
+    unused: ClassVar[Mapping[str, str]] = {"wormhole_code": "the sender, which is the job, makes it"}
+
     transfer_method: Literal["wormhole"]
+    wormhole_code: Any = Field(None, description="Not used")
 
 
 class WormholeTransferUploadRequest(BodyParameters):
