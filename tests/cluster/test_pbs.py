@@ -273,8 +273,10 @@ async def test_the_id_is_found_in_whatever_a_wrapper_prints(
 ) -> None:
     wrapped(WRAPPERS[case])
     async with system(cluster, **servers["23.06.06"].settings(timeout=10)) as made:
+        before = {job.job_id for job in (await made.scheduler.jobs(alice, JobQuery())).jobs}
         job_id = await made.scheduler.submit(alice, JobDescription(home, script=SLEEP, partition="stoppedq"))
-        assert (await made.scheduler.job(alice, job_id)).jobs[0].user == alice.username
+        after = {job.job_id for job in (await made.scheduler.jobs(alice, JobQuery())).jobs}
+        assert after - before == {job_id}
         await made.scheduler.cancel(alice, job_id)
 
 
