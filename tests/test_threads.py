@@ -25,9 +25,9 @@ async def test_a_loop_uses_them_for_what_would_hold_it_up() -> None:
 
 
 def test_there_are_so_many_and_no_more() -> None:
-    pool, gate = Threads("test", 3), threading.Event()
+    pool, gate = Threads("many", 3), threading.Event()
     held = [pool.submit(gate.wait) for _ in range(10)]
-    assert sum(thread.name.startswith("test_") for thread in threading.enumerate()) == 3
+    assert sum(thread.name.startswith("many_") for thread in threading.enumerate()) == 3
     dropped = [pool.submit(print) for _ in range(3)]
     pool.shutdown(wait=False, cancel_futures=True)
     assert all(one.cancelled() for one in dropped)
@@ -36,7 +36,9 @@ def test_there_are_so_many_and_no_more() -> None:
     gate.set()
     assert all(one.result() for one in held if not one.cancelled())
     pool.shutdown()
-    assert not any(thread.name.startswith("test_") for thread in threading.enumerate())
+    for thread in pool._begun:
+        thread.join(120)
+        assert not thread.is_alive()
 
 
 def test_one_that_rests_is_used_again() -> None:
@@ -66,5 +68,5 @@ async def serve():
 {loop}(serve())
 print("ended")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "ended\n"

@@ -238,8 +238,11 @@ async def test_what_hangs_while_keys_are_looked_for_holds_one_thread(
 
     monkeypatch.setattr(Path, "stat", hanging)
     waiting = [asyncio.create_task(policy.trusted("192.0.2.1", 22)) for _ in range(20)]
-    assert await asyncio.to_thread(begun.acquire)
-    waiting[0].cancel()
-    assert await asyncio.to_thread(begun.acquire, blocking=False) is False
-    hangs.set()
+    try:
+        async with asyncio.timeout(60):
+            assert await asyncio.to_thread(begun.acquire)
+            waiting[0].cancel()
+            assert await asyncio.to_thread(begun.acquire, blocking=False) is False
+    finally:
+        hangs.set()
     assert [len(trusted.keys) for trusted in await asyncio.gather(*waiting[1:])] == [1] * 19
