@@ -31,14 +31,21 @@ class Box:
         return self.path.parent / "outside"
 
     def do(
-        self, do: str, *, roots: list[str] | None = None, memory: int | None = None, files: int = 1000, **asked: Any
+        self,
+        do: str,
+        *,
+        roots: list[str] | None = None,
+        memory: int | None = None,
+        files: int = 1000,
+        content: bytes = b"",
+        **asked: Any,
     ) -> int:
         """Run an operation, with so many bytes of memory and open files, and return how it ended."""
         request = {"do": do, "words": do, "roots": roots or [str(self.path)], **asked}
         argv = [sys.executable, "-I", "-S", str(beneath_program.__file__)]
         limits = f"ulimit -n {files}" if memory is None else f"ulimit -n {files}; ulimit -v {memory // 1024}"
         argv = ["sh", "-c", f'{limits}; exec "$@"', "sh", *argv]
-        line = json.dumps(request).encode() + b"\n"
+        line = json.dumps(request).encode() + b"\n" + content
         done = subprocess.run(argv, input=line, capture_output=True, timeout=120, check=False)
         assert SECRET not in done.stdout + done.stderr
         assert b"Traceback" not in done.stderr, done.stderr.decode()
@@ -287,3 +294,46 @@ def test_archives(box: Box, kind: str) -> None:
         assert info.st_mode & 0o7000 == 0
         assert info.st_blocks * 512 < 2**20
     box.assert_kept()
+
+
+@pytest.mark.parametrize(
+    ("listed", "mode", "made"),
+    [
+        # What the directory is, and what comes of members of 0755, 0644 and 0666, with umask 022.
+        (None, 0o755, {"d": 0o755, "d/key": 0o644, "d/open": 0o644, "e": 0o755, "e/key": 0o644}),
+        (None, 0o2775, {"d": 0o2755, "d/key": 0o644, "d/open": 0o644, "e": 0o2755, "e/key": 0o644}),
+        ("g::rwx,o::-", 0o755, {"d": 0o750, "d/key": 0o640, "d/open": 0o660, "e": 0o770, "e/key": 0o640}),
+        ("g::rwx,o::-", 0o2775, {"d": 0o2750, "d/key": 0o640, "d/open": 0o660, "e": 0o2770, "e/key": 0o640}),
+        ("u:54324:rwx,g::-,o::-", 0o2775, {"d": 0o2750, "d/key": 0o640, "d/open": 0o660, "e": 0o2770}),
+    ],
+)
+@pytest.mark.parametrize("do", ["extract", "unpack"])
+def test_what_is_unpacked_gets_what_the_place_says(
+    box: Box, do: str, listed: str | None, mode: int, made: dict[str, int]
+) -> None:
+    top = box.path / "sub"
+    top.chmod(mode)
+    if listed is not None:
+        subprocess.run(["setfacl", "-d", "-m", listed, top], check=True)
+    members = [
+        ("d", {"type": tarfile.DIRTYPE, "mode": 0o755}),
+        ("d/key", {"size": 4, "mode": 0o644}),
+        ("d/open", {"size": 4, "mode": 0o666}),
+        ("e/key", {"size": 4, "mode": 0o644}),
+    ]
+    archive = _archive(*members, ("mark", {}))
+    (box.path / "a.tar").write_bytes(archive)
+    before = os.umask(0o022)
+    try:
+        # What is there already does not get wider either.
+        for _ in range(2):
+            if do == "extract":
+                asked = {"path": f"{box.path}/a.tar", "target": str(top), "compression": "none"}
+                assert box.do("extract", **asked) == 0
+            else:
+                asked = {"path": str(top), "temporary": ".hpcgate-x", "mark": "mark"}
+                assert box.do("unpack", content=archive, **asked) == 0
+            found = {name: (top / name).stat().st_mode & 0o7777 for name in made}
+            assert found == made
+    finally:
+        os.umask(before)

@@ -39,6 +39,7 @@ BLOCK = 256 * 1024
 PART = 500
 HIDDEN = b".hpcgate-"
 ACL = "system.posix_acl_access"
+INHERITED = "system.posix_acl_default"
 MOST_HEADER = 1024 * 1024
 LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 PRIVATE = re.compile(rb"\.hpcgate-upload-[0-9a-f]{32}\Z")
@@ -1263,6 +1264,14 @@ def adopt(new, place):
     os.chmod(new, mode)
 
 
+def inherited(directory):
+    """Say whether new files in a directory, which is open, inherit an access control list."""
+    try:
+        return bool(os.getxattr(directory, INHERITED))
+    except OSError:
+        return False
+
+
 def copied_list(old, new):
     """Have a new file the access control list of an old one, or none, as that; tell whether it is so."""
     try:
@@ -1393,7 +1402,12 @@ class Unpacking:
         for names, member in reversed(directories):
             fd = self._walk(names, member.name, False)
             reading = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-            os.fchmod(reading, member.mode & 0o777 & ~self._umask)
+            found = stat.S_IMODE(os.fstat(reading).st_mode)
+            # Where new files inherit an access control list, the umask does not count, but what the list has left.
+            left = found if inherited(reading) else ~self._umask
+            mode = member.mode & 0o777 & left | found & stat.S_ISGID
+            if mode != found:
+                os.fchmod(reading, mode)
             os.utime(reading, (member.mtime, member.mtime))
             os.close(reading)
             os.close(fd)
@@ -1456,7 +1470,8 @@ class Unpacking:
                 os.close(there)
         elif member.isreg():
             self._clear(directory, name)
-            fd = os.open(name, NEW, 0o600, dir_fd=directory)
+            # The kernel takes off what the umask says, or the access control list that new files inherit.
+            fd = os.open(name, NEW, member.mode & 0o777, dir_fd=directory)
             try:
                 # Not the buffer before it, which asks the stream whether it can go back.
                 content = tar.extractfile(member).raw
@@ -1471,7 +1486,6 @@ class Unpacking:
                         write_all(fd, block)
                         size -= len(block)
                 os.ftruncate(fd, member.size)
-                os.fchmod(fd, member.mode & 0o777 & ~self._umask)
                 os.utime(fd, (member.mtime, member.mtime))
             finally:
                 os.close(fd)
