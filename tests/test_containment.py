@@ -46,7 +46,7 @@ TASKS = {
     "auth/openfga.py:_shared": "reaped",
     "credentials/kept.py:credential": "reaped",
     "credentials/static.py:credential": "awaited by each who asks",
-    "filesystem/tus.py:_writing": "awaited by the request",
+    "filesystem/tus.py:_locked": "awaited by the request",
     "gateway.py:_background": "kept",
     "health/prober.py:_as_the_account": "a group within what is kept",
     "health/prober.py:round": "a group within what is kept",
@@ -231,7 +231,7 @@ def a_server() -> Server:
     config = uvicorn.Config(cast("Any", None))
     config.encoded_headers = []
     server = Server(config)
-    server.tls = cast("Any", SimpleNamespace(renew=lambda: None))
+    server.tls = cast("Any", SimpleNamespace(changed=lambda: False))
     server._look_at_load = lambda counter: None  # type: ignore[method-assign]
     return server
 
@@ -258,7 +258,8 @@ PARTS: dict[str, Callable[[Server, Any], None]] = {
     "tick.lobby": lambda server, fault: setattr(overloaded(server)._lobby, "look", fault),
     "tick.refusals": lambda server, fault: setattr(overloaded(server)._refusals, "look", fault),
     "tick.door": lambda server, fault: setattr(overloaded(server), "_accept", fault),
-    "tick.certificate": lambda server, fault: setattr(server, "tls", SimpleNamespace(renew=fault)),
+    "tick.certificate": lambda server, fault: setattr(server, "_look_at_certificate", fault),
+    "tick.ends": lambda server, fault: setattr(server, "ends", SimpleNamespace(look=fault)),
     "tick.reload": lambda server, fault: setattr(server.reloader, "tick", fault),
 }
 

@@ -1,14 +1,19 @@
 """How log lines are written, and how many names can be looked up at a time."""
 
+import asyncio
 import json
 import subprocess
 import sys
+import threading
+from typing import Any, cast
 
 import pytest
 import structlog
+import uvicorn
 
 from hpcgate.config import LoggerSettings
 from hpcgate.logs import configure_logging
+from hpcgate.server import Server
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +71,29 @@ def test_names_that_are_looked_up_slowly_leave_threads_for_others() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "True\n"
+
+
+async def test_a_certificate_on_a_file_system_that_hangs_holds_one_thread() -> None:
+    """And not the event loop; once it answers, what is new is taken up."""
+    hangs, begun = threading.Event(), threading.Semaphore(0)
+    renewed = 0
+
+    class Certificate:
+        def changed(self) -> bool:
+            begun.release()
+            return hangs.wait()
+
+        def renew(self) -> None:
+            nonlocal renewed
+            renewed += 1
+
+    server, certificate = Server(uvicorn.Config("none")), cast("Any", Certificate())
+    server._look_at_certificate(certificate)
+    assert await asyncio.to_thread(begun.acquire)
+    for _ in range(3):
+        server._look_at_certificate(certificate)
+    assert not begun.acquire(blocking=False)
+    hangs.set()
+    while not renewed:
+        server._look_at_certificate(certificate)
+        await asyncio.sleep(0.01)

@@ -106,6 +106,7 @@ class Server(uvicorn.Server):
         self._idleness = Idleness()
         self._garbage = Garbage()
         self._door: socket.socket | None = None
+        self._looking: asyncio.Future[bool] | None = None
         self._adopting: set[asyncio.Task[None]] = set()
         self.reloader = Reloader(self._reload)
 
@@ -151,7 +152,7 @@ class Server(uvicorn.Server):
             self._garbage.tick(self._had)
         if self.tls is not None and counter % _TICKS_BETWEEN_LOOKS == 0:
             with _CERTIFICATE:
-                self.tls.renew()
+                self._look_at_certificate(self.tls)
         if self.tls is not None and self.ends is not None:
             with _ENDS:
                 self.ends.look(self._connections)
@@ -167,6 +168,16 @@ class Server(uvicorn.Server):
         with _STOP:
             drain = self._drain()
         return time.monotonic() >= self._began_to_stop + drain
+
+    def _look_at_certificate(self, tls: Tls) -> None:
+        """Have a thread look for a renewed certificate, one at a time, and take it up at the next look."""
+        looking = self._looking
+        if looking is not None and not looking.done():
+            return
+        self._looking = None
+        if looking is not None and looking.result():
+            tls.renew()
+        self._looking = asyncio.get_running_loop().run_in_executor(None, tls.changed)
 
     async def _is_over(self, counter: int) -> bool:
         try:

@@ -34,6 +34,11 @@ class Tls:
         """Tell which file."""
         return f"<Tls {self._certificate}>"
 
+    def changed(self) -> bool:
+        """Say whether the files are others than those in use. A file system may hang: call it in a thread."""
+        stamps = self._look()
+        return stamps != self._stamps and None not in stamps
+
     def renew(self) -> None:
         """Take up a renewed certificate, for connections from now on. One that is of no use leaves the old one."""
         stamps = self._look()
