@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Depends, Request, Response
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.routing import BaseRoute
 
 from hpcgate.api.models import BodyParameters
-from hpcgate.api.problems import InvalidParameters
+from hpcgate.api.problems import MAX_NAME, MAX_NAMED, InvalidParameters
 from hpcgate.api.terms import Terms
 from hpcgate.body import Body
 from hpcgate.errors import BadRequest, UnsupportedMediaType
@@ -192,16 +192,32 @@ def _check_text(value: Any) -> None:
                 _check_text(inner)
 
 
-def validated(model: type[M], given: Any) -> M:
-    """Return a body as its model.
+def validated(model: type[M], given: Any) -> tuple[M, list[str]]:
+    """Return a body as its model, and what is to be said of fields that are not used.
 
     Raises:
-        InvalidParameters: It does not fit.
+        InvalidParameters: It does not fit. A field that is not known is no reason, except in a strict model.
     """
     try:
-        return model.model_validate(given)
+        found, unknown = model.model_validate(given), []
     except ValidationError as error:
-        raise InvalidParameters("body", error) from None
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        strict = issubclass(model, BodyParameters) and model.strict
+        if strict or any(each["type"] != "extra_forbidden" for each in errors):
+            raise InvalidParameters("body", error) from None
+        found = model.model_validate(given, extra="ignore")
+        unknown = [".".join(map(str, each["loc"]))[:MAX_NAME] for each in errors[:MAX_NAMED]]
+    # As JSON writes them, names are what a header can hold.
+    remarks = [f"{json.dumps(name)} is not a field that is known here" for name in unknown]
+    if isinstance(found, BodyParameters):
+        remarks += found.remarks()
+    return found, remarks
+
+
+def remark(response: Response, remarks: Sequence[str]) -> None:
+    """Say in a header of the response what of the request is not used."""
+    if remarks:
+        response.headers[WARNING] = "; ".join(remarks)
 
 
 class _Reader:
@@ -211,9 +227,8 @@ class _Reader:
         self.model = model
 
     async def __call__(self, request: Request, response: Response) -> Any:
-        given = validated(self.model, await read_json(request))
-        if isinstance(given, BodyParameters) and (remarks := list(given.remarks())):
-            response.headers[WARNING] = "; ".join(remarks)
+        given, remarks = validated(self.model, await read_json(request))
+        remark(response, remarks)
         return given
 
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 
 from hpcgate.api.answers import fields, json_bytes
-from hpcgate.api.bodies import read_json, validated
+from hpcgate.api.bodies import read_json, remark, validated
 from hpcgate.api.dependencies import Access, AccessDep, GatewayDep, enter, gateway
 from hpcgate.api.direct import DirectRoute, described, read_query
 from hpcgate.api.replacing import ReplaceParameter
@@ -37,8 +37,8 @@ def query_of(request: Request) -> dict[str, str]:
     return dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
 
 
-async def parameters_of(operation: type[Operation], request: Request) -> Parameters:
-    """Read an operation's parameters from the query or from the body.
+async def parameters_of(operation: type[Operation], request: Request) -> tuple[Parameters, list[str]]:
+    """Read an operation's parameters from the query or from the body, and what is to be said of them.
 
     Raises:
         InvalidParameters: They do not fit the operation's model.
@@ -49,7 +49,7 @@ async def parameters_of(operation: type[Operation], request: Request) -> Paramet
         # Clients send null for what was not given to them: pyfirecrest's `chown --group` has a null owner.
         given = {name: value for name, value in given.items() if value is not None}
     if in_query:
-        return read_query(operation.Parameters, given)
+        return read_query(operation.Parameters, given), []
     return validated(operation.Parameters, given)
 
 
@@ -58,12 +58,16 @@ def _endpoint(operation: type[Operation]) -> Callable[[Request, str], Awaitable[
 
     async def endpoint(request: Request, system_name: str) -> Response:
         access = await enter(request, system_name)
-        parameters = await parameters_of(operation, request)
+        parameters, remarks = await parameters_of(operation, request)
         verb = operation(parameters, access.system.limits)
         await access.operate(verb)
         if operation.pages and _wants_lines(request):
             return _in_lines(request, access, verb)
-        result = await access.perform(verb)
+        response = answer(await access.perform(verb))
+        remark(response, remarks)
+        return response
+
+    def answer(result: Any) -> Response:
         if isinstance(result, Page) and dump is not None:
             cursor = json.dumps(result.next_cursor).encode()
             output = dump(result.output, by_alias=True)

@@ -486,11 +486,13 @@ class BodyParameters(Parameters):
     """Parameters in a body. A null says no more than a field that is not there.
 
     Class attributes:
+        strict: Whether fields that are not known are refused, as what they ask for would be missed too late.
         unused: The fields that clients of FirecREST's send though nothing is done with them, and what to say of each.
     """
 
     model_config = ConfigDict(json_schema_extra=None)
 
+    strict: ClassVar[bool] = False
     unused: ClassVar[Mapping[str, str]] = {}
 
     def remarks(self) -> Iterator[str]:
@@ -535,6 +537,8 @@ class JobDescriptionModel(BodyParameters):
 
 class PostJobSubmitRequest(BodyParameters):
     """A job to submit."""
+
+    strict: ClassVar[bool] = True
 
     job: JobDescriptionModel
 

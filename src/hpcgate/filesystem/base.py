@@ -30,8 +30,8 @@ def _as_in_the_contract(schema: dict[str, Any]) -> None:
 class Parameters(BaseModel):
     """The base of all parameters: camelCase on the wire, snake_case accepted too (contract, Conventions).
 
-    In a body each must be known, for what is passed over there is missed when it is too late; in a query, to which
-    clients and proxies add, others are ignored.
+    What else stands in a body is told (`hpcgate.api.bodies`), for what is passed over may be missed when it is too
+    late; in a query, to which clients and proxies add, it is ignored.
     """
 
     model_config = ConfigDict(
