@@ -195,6 +195,20 @@ def test_bodies_have_examples_that_fit(ours: dict[str, Any]) -> None:
         assert [str(error) for error in validator.iter_errors(body["example"])] == []
 
 
+def test_what_a_request_must_name_has_an_example_that_fits(ours: dict[str, Any]) -> None:
+    parameters = [
+        (path, parameter)
+        for path, methods in ours["paths"].items()
+        for operation in methods.values()
+        for parameter in operation.get("parameters", ())
+    ]
+    assert [(path, each["name"]) for path, each in parameters if each["required"] and "example" not in each] == []
+    for _, each in parameters:
+        if "example" in each:
+            validator = jsonschema_rs.validator_for({**each["schema"], "components": ours["components"]})
+            assert [str(error) for error in validator.iter_errors(each["example"])] == []
+
+
 def test_security_schemes(ours: dict[str, Any]) -> None:
     assert set(CONTRACT["components"]["securitySchemes"]) <= set(ours["components"]["securitySchemes"])
 

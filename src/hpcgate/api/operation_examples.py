@@ -38,10 +38,42 @@ _BODIES: dict[str, dict[str, Any]] = {
 """Bodies in JSON, by path: none has more than one."""
 
 
+_PARAMETERS: dict[str, Any] = {
+    "system_name": "demo",
+    "job_id": "4711",
+    "upload_id": "4c5ef8d0-3c0f-4b5e-9a55-0d7d3a1f0c11",
+    "path": _FILE,
+    "account": "project",
+    "lines": 10,
+    "Range": "bytes=0-1023",
+    "If-Match": '"65a1b2c3.1f4"',
+    "Tus-Resumable": "1.0.0",
+    "Upload-Length": "20000000",
+    "Upload-Offset": "0",
+}
+"""Values of parameters, by name, where a reader would not know what to write."""
+
+_DIRECTORIES = frozenset(
+    {
+        "/filesystem/{system_name}/ops/ls",
+        "/filesystem/{system_name}/ops/upload",
+        "/filesystem/{system_name}/files/archive",
+        "/filesystem/{system_name}/files/uploads",
+        "/filesystem/{system_name}/files/uploads/{upload_id}",
+    }
+)
+"""Where `path` is a directory's."""
+
+
 def show(document: dict[str, Any]) -> None:
     """Put the examples into a document."""
     for path, methods in document["paths"].items():
         for operation in methods.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "path" and path in _DIRECTORIES:
+                    parameter["example"] = "/scratch/alice"
+                elif parameter["name"] in _PARAMETERS:
+                    parameter["example"] = _PARAMETERS[parameter["name"]]
             content = operation.get("requestBody", {}).get("content", {})
             if path in _BODIES and "application/json" in content:
                 content["application/json"]["example"] = _BODIES[path]
