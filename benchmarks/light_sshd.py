@@ -3,7 +3,9 @@
 It stands in for sshd where only the number of connections matters, not what is done on them.
 """
 
+import asyncio
 import sys
+from typing import Any
 
 import asyncssh
 import uvloop
@@ -20,21 +22,31 @@ class _Server(asyncssh.SSHServer):
         return True
 
 
+async def _pass(source: Any, sink: Any) -> None:
+    while block := await source.read(65536):
+        sink.write(block)
+
+
 async def serve(port: int, host_key: str) -> None:
     """Listen on the loopback interface until the process ends."""
 
-    def silent(process: asyncssh.SSHServerProcess[bytes]) -> None:
-        # Every command begins, as the gateway wants to see it, and is not found: files go by SFTP.
-        process.stdout.write(b":hpcgate:1:\n")
-        process.stderr.write(b":hpcgate:1:\n")
-        process.exit(127)
+    async def begin(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        # Every command begins, as the gateway wants to see it, and finds no program: files go by SFTP.
+        pipe = asyncio.subprocess.PIPE
+        shell = await asyncio.create_subprocess_exec(
+            "/bin/sh", "-c", process.command or "", stdin=pipe, stdout=pipe, stderr=pipe, env={"PATH": "/nowhere"}
+        )
+        feeding = asyncio.create_task(_pass(process.stdin, shell.stdin))
+        await asyncio.gather(_pass(shell.stdout, process.stdout), _pass(shell.stderr, process.stderr))
+        feeding.cancel()
+        process.exit(await shell.wait())
 
     server = await asyncssh.listen(
         "127.0.0.1",
         port,
         server_factory=_Server,
         server_host_keys=[host_key],
-        process_factory=silent,
+        process_factory=begin,
         sftp_factory=True,
         encoding=None,
         encryption_algs=["aes128-gcm@openssh.com"],
