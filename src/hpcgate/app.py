@@ -16,7 +16,7 @@ from hpcgate.api import archive, compute, content, filesystem, pages, problems, 
 from hpcgate.api.bodies import models_of
 from hpcgate.api.door import Door
 from hpcgate.api.paths import PlainPaths
-from hpcgate.api.terms import PUBLIC, on
+from hpcgate.api.terms import MONITORED, PUBLIC, on
 from hpcgate.body import Bodies
 from hpcgate.config import Settings
 from hpcgate.config.http import CorsSettings
@@ -185,7 +185,7 @@ def _recorder(settings: Settings) -> Recorder:
     )
 
 
-@on(PUBLIC)
+@on(MONITORED)
 async def _metrics(request: Request) -> Response:
     body, media_type = exposition(request.app.state.metrics, request.headers.get("accept", ""))
     return Response(body, media_type=media_type)

@@ -107,6 +107,8 @@ class Envelope:
                 ]
                 if state["username"]:
                     headers.append((b"f7t-authusername", state["username"].encode("latin-1", "replace")))
+                if REMARKS in state:
+                    headers.append((_WARNING, "; ".join(state[REMARKS]).encode()))
                 if "rate_headers" in state:
                     headers += [(name.encode(), value.encode()) for name, value in state["rate_headers"].items()]
                 values = b"".join([value for _, value in headers])
@@ -138,6 +140,10 @@ class Envelope:
             if name not in names and (name != _HSTS or scope.get("scheme") == "https"):
                 present.append((name, value))
 
+
+REMARKS = "remarks"
+"""In the state of a request: what of it is not used, as sentences in ASCII."""
+_WARNING = b"x-hpcgate-warning"
 
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """What no header may hold (RFC 9110, section 5.5): the server would drop the connection without an answer."""

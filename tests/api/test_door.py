@@ -16,7 +16,7 @@ from hpcgate.api.direct import DirectRoute
 from hpcgate.api.door import Door
 from hpcgate.api.paths import PlainPaths
 from hpcgate.api.streaming import Answer, StreamingAnswer
-from hpcgate.api.terms import PUBLIC, on, terms_of
+from hpcgate.api.terms import MONITORED, PUBLIC, on, terms_of
 from hpcgate.app import create_app
 from hpcgate.auth import Principal
 from hpcgate.body import Bodies, Shut
@@ -208,8 +208,10 @@ async def test_what_may_be_done_with_get_may_be_done_with_head() -> None:
         ("//text", True, 200),
         ("/a//demo///b", True, 200),
         ("//a/demo/b", True, 200),
-        ("//free", True, 404),
+        ("//free", True, 200),
         ("/free", True, 200),
+        ("/kept", True, 200),
+        ("//kept", True, 404),
         ("//free", False, 404),
         ("//text", False, 404),
         ("//nothing", True, 404),
@@ -217,12 +219,18 @@ async def test_what_may_be_done_with_get_may_be_done_with_head() -> None:
         ("//te%78t", True, 404),
     ],
 )
-async def test_slashes_in_a_row_are_one_where_a_token_is_needed(path: str, merge: bool, status: int) -> None:
+async def test_slashes_in_a_row_are_one_except_where_a_proxy_may_be_the_guard(
+    path: str, merge: bool, status: int
+) -> None:
     app = serving_content(Anybody())
 
     @app.get("/free")
     @on(PUBLIC)
     async def free() -> None: ...
+
+    @app.get("/kept")
+    @on(MONITORED)
+    async def kept() -> None: ...
 
     sent: list[Message] = []
 

@@ -2,24 +2,22 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.routing import BaseRoute
 
 from hpcgate.api.models import BodyParameters
 from hpcgate.api.problems import MAX_NAME, MAX_NAMED, InvalidParameters
+from hpcgate.api.remarks import remark
 from hpcgate.api.terms import Terms
 from hpcgate.body import Body
 from hpcgate.errors import BadRequest, UnsupportedMediaType
 
 M = TypeVar("M", bound=BaseModel)
-
-WARNING = "X-Hpcgate-Warning"
-"""The header that says what of a request is not used."""
 
 JOB = Terms(limit=8 * 1024 * 1024)
 """Slurm takes scripts of 4 MB (slurm.conf(5), max_script_size), and escapes make it more."""
@@ -214,21 +212,15 @@ def validated(model: type[M], given: Any) -> tuple[M, list[str]]:
     return found, remarks
 
 
-def remark(response: Response, remarks: Sequence[str]) -> None:
-    """Say in a header of the response what of the request is not used."""
-    if remarks:
-        response.headers[WARNING] = "; ".join(remarks)
-
-
 class _Reader:
     """A dependency that reads a model from the body."""
 
     def __init__(self, model: type[BaseModel]) -> None:
         self.model = model
 
-    async def __call__(self, request: Request, response: Response) -> Any:
+    async def __call__(self, request: Request) -> Any:
         given, remarks = validated(self.model, await read_json(request))
-        remark(response, remarks)
+        remark(request.scope, remarks)
         return given
 
 

@@ -13,6 +13,7 @@ from hpcgate.api.answers import JsonBytes
 from hpcgate.api.dependencies import authenticate, gateway
 from hpcgate.api.direct import DirectRoutes
 from hpcgate.api.paths import MERGED
+from hpcgate.api.remarks import Queries
 from hpcgate.api.terms import Terms, terms_of
 from hpcgate.body import Body
 from hpcgate.errors import GatewayError
@@ -37,6 +38,7 @@ class Door:
         self._router = api.router
         self._direct = DirectRoutes(api.routes, prefix)
         self._root_path = api.root_path
+        self._queries = Queries()
         api.router.middleware_stack = self._serve_found
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,6 +88,7 @@ class Door:
 
         try:
             await admit(request, terms)
+            self._queries.look(scope, route)
             answer = await route.endpoint(request, **parameters)
             await answer(scope, receive, send if type(answer) in _SAID_AT_ONCE else watched_send)
         except Exception as error:
@@ -100,7 +103,9 @@ class Door:
             scope["root_path"] = self._root_path
         request = Request(scope)
         try:
-            await admit(request, terms_of(self._find(scope)))
+            route = self._find(scope)
+            await admit(request, terms_of(route))
+            self._queries.look(scope, route)
         except Exception as error:
             await problems.answer_to(request, error)(scope, receive, send)
         else:
@@ -152,7 +157,7 @@ async def admit(request: Request, terms: Terms) -> None:
         HTTPException: 404, for everybody, where slashes were merged to come to it.
     """
     state = request.scope["state"]
-    if terms.public and state.get(MERGED):
+    if terms.one_spelling and state.get(MERGED):
         # Nothing but a rule of a proxy's may be what keeps others away from here.
         raise HTTPException(404, "Not Found: The path has an empty segment.")
     if not terms.public:

@@ -11,9 +11,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 
 from hpcgate.api.answers import fields, json_bytes
-from hpcgate.api.bodies import read_json, remark, validated
+from hpcgate.api.bodies import read_json, validated
 from hpcgate.api.dependencies import Access, AccessDep, GatewayDep, enter, gateway
 from hpcgate.api.direct import DirectRoute, described, read_query
+from hpcgate.api.remarks import reads, remark
 from hpcgate.api.replacing import ReplaceParameter
 from hpcgate.api.schemas import body_schema, query_parameters
 from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, attachment
@@ -63,9 +64,8 @@ def _endpoint(operation: type[Operation]) -> Callable[[Request, str], Awaitable[
         await access.operate(verb)
         if operation.pages and _wants_lines(request):
             return _in_lines(request, access, verb)
-        response = answer(await access.perform(verb))
-        remark(response, remarks)
-        return response
+        remark(request.scope, remarks)
+        return answer(await access.perform(verb))
 
     def answer(result: Any) -> Response:
         if isinstance(result, Page) and dump is not None:
@@ -126,7 +126,7 @@ def add_operations(router: APIRouter) -> None:
         response = None if operation.Result is None else _wrapped(operation)
         router.add_api_route(
             f"/{operation.name}",
-            _endpoint(operation),
+            reads(operation.Parameters, _endpoint(operation)) if in_query else _endpoint(operation),
             methods=[operation.method],
             name=operation.name,
             operation_id=f"{operation.method.lower()}_{operation.name}",

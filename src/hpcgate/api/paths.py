@@ -19,7 +19,7 @@ class PlainPaths:
     """Answers 404 to paths that a proxy may take for others than they are: see `hpcgate.heads.odd_path`.
 
     They name nothing here, and say so in the message. Slashes in a row, which come about where a base URL ends in one,
-    can be taken for one; the door lets such a request in to routes that ask for a token alone.
+    can be taken for one; the door does not let such a request in to routes from which a proxy keeps others away.
 
     Args:
         app: What serves the others.

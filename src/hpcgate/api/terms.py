@@ -30,12 +30,14 @@ class Terms:
 
     Attributes:
         public: Whether it is for everybody; then its body is never read.
+        one_spelling: Whether nothing but its own path leads to it: a proxy's rule may be all that keeps others away.
         body: How it takes a body.
         limit: The most bytes of a body that is read whole.
         headers: Headers that the answers to those turned away have, too.
     """
 
     public: bool = False
+    one_spelling: bool = False
     body: Kind = Kind.WHOLE
     limit: int = MAX_BODY
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -51,6 +53,8 @@ class Terms:
 
 PROTECTED = Terms()
 PUBLIC = Terms(public=True)
+MONITORED = Terms(public=True, one_spelling=True)
+"""Of metrics: for whoever reaches the port, from which proxies keep others away."""
 _NAME = "__hpcgate_terms__"
 
 

@@ -49,8 +49,8 @@ class HttpSettings(Model):
     )
     merge_slashes: bool = Field(
         True,
-        description="Take slashes in a row in the path of a request that needs a token for one; else they are answered "
-        "404. A proxy with rules for such paths has to merge them, too.",
+        description="Take slashes in a row in the path of a request for one, but on the way to the metrics, from which "
+        "proxies keep others away; else they are answered 404. A proxy with rules for paths has to merge them, too.",
     )
     max_header_size: int = Field(64 * 1024, ge=8192, description="Most bytes of a request's first line and headers.")
     header_timeout: Seconds = Field(

@@ -30,8 +30,8 @@ def _as_in_the_contract(schema: dict[str, Any]) -> None:
 class Parameters(BaseModel):
     """The base of all parameters: camelCase on the wire, snake_case accepted too (contract, Conventions).
 
-    What else stands in a body is told (`hpcgate.api.bodies`), for what is passed over may be missed when it is too
-    late; in a query, to which clients and proxies add, it is ignored.
+    What else stands in a body or in a query is told (`hpcgate.api.remarks`), for what is passed over may be missed when
+    it is too late.
     """
 
     model_config = ConfigDict(

@@ -1,0 +1,96 @@
+"""What of a query is not used is told, whatever the route and whatever the answer."""
+
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
+
+from hpcgate.api.filesystem import registered
+from hpcgate.api.remarks import Queries
+from hpcgate.app import Application, create_app
+from hpcgate.config import Settings
+from hpcgate.middleware import REMARKS
+
+GENERAL = {
+    "auth": {"authentication": {"token_url": "http://127.0.0.1/token"}},
+    "ssh_credentials": {"type": "SSHService", "url": "http://127.0.0.1"},
+}
+APP: Application = create_app(Settings.model_validate(GENERAL))
+ROUTES: dict[tuple[str, str], BaseRoute] = {
+    (method, route.path): route for route in APP.routes if isinstance(route, APIRoute) for method in route.methods
+}
+FILES = "/filesystem/{system_name}"
+
+
+def told(route: BaseRoute, query: str) -> list[str]:
+    scope: dict[str, Any] = {"query_string": query.encode(), "state": {}}
+    Queries().look(scope, route)
+    return [words.partition(" is not a parameter")[0] for words in scope["state"].get(REMARKS, [])]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=" ".join)
+def test_each_route_tells_of_what_it_does_not_know_and_of_nothing_else(route: tuple[str, str]) -> None:
+    method, path = route
+    operation = APP.openapi()["paths"].get(path, {}).get(method.lower(), {})
+    names = [each["name"] for each in operation.get("parameters", []) if each["in"] == "query"]
+    assert told(ROUTES[route], "&".join([f"{name}=1" for name in names] + ["recursiv=1"])) == ['"recursiv"']
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{operation.name}?{accepted}"
+        for operation in registered()
+        if operation.method in ("GET", "DELETE")
+        for field in operation.Parameters.model_fields
+        for accepted in {field, operation.Parameters.model_fields[field].alias or field}
+    ],
+)
+def test_a_name_that_is_accepted_is_not_told_of(name: str) -> None:
+    operation, _, accepted = name.partition("?")
+    (method,) = (each.method for each in registered() if each.name == operation)
+    assert told(ROUTES[method, f"{FILES}/ops/{operation}"], f"{accepted}=1") == []
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("", []),
+        ("path=/a", []),
+        ("p%61th=/a", []),
+        ("path", []),
+        ("&&path=/a&", []),
+        ("PATH=/a", ['"PATH"']),
+        ("=1", ['""']),
+        ("a+b=1&a%20b=2", ['"a b"']),
+        ("a%0d%0aX: 1=1&%22=2", ['"a\\r\\nX: 1"', '"\\""']),
+        ("%e2%82%ac=1&%ff=2&\u20ac=3", ['"\\u20ac"', '"\\ufffd"', '"\\u00e2\\u0082\\u00ac"']),
+        ("x" * 1000 + "=1", [f'"{"x" * 64}..."']),
+        ("&".join(f"{number}=1" for number in range(1000)), [f'"{number}"' for number in range(10)]),
+        ("&".join(["path=/a"] * 1000 + ["far=1"]), []),
+    ],
+)
+def test_names_are_told_as_a_header_can_hold_them(query: str, names: list[str]) -> None:
+    assert told(ROUTES["GET", f"{FILES}/ops/stat"], query) == names
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "warning"),
+    [
+        ("/status/liveness", 200, None),
+        ("/status/liveness?verbose=1", 200, '"verbose" is not a parameter that is known here'),
+        ("/status/readiness?a", 503, '"a" is not a parameter that is known here'),
+        ("/docs?theme=dark", 200, None),
+        ("/status/systems?all=1", 401, None),
+    ],
+)
+async def test_the_answer_names_them(path: str, status: int, warning: str | None) -> None:
+    app = create_app(Settings.model_validate(GENERAL))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
+    ):
+        answer = await client.get(path)
+    assert (answer.status_code, answer.headers.get("X-Hpcgate-Warning")) == (status, warning)
