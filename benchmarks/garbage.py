@@ -35,9 +35,9 @@ REGIMES = {
 
 RUNNER = """
 import gc, sys, time
-from hpcgate import garbage
-from hpcgate.garbage import Garbage
-from hpcgate.api import problems
+from hpcgate.server import garbage
+from hpcgate.server.garbage import Garbage
+from hpcgate.api import errors as problems
 told, began, set_up, answer_to = open({told!r}, "w", 1), [0.0], garbage.set_up, problems.answer_to
 def nothing(self): pass
 def seen(phase, info):
@@ -54,7 +54,7 @@ def faulty(request, error):
     cycle.append(cycle)
     return answer_to(request, error)
 garbage.set_up, problems.answer_to = as_asked, faulty
-from hpcgate.cli import main
+from hpcgate.cli.commands import main
 main()
 """
 

@@ -19,7 +19,7 @@ from benchmarks.machine import description
 from hpcgate.demo.cluster import Cluster, Options
 from hpcgate.demo.slurm import SlurmOptions
 from hpcgate.schedulers.slurm import sacct, squeue
-from hpcgate.schedulers.slurm.marks import new_mark
+from hpcgate.schedulers.slurm.delimiters import new_mark
 from hpcgate.schedulers.slurm.records import Selection
 from hpcgate.schedulers.slurm.rest import history, jobs
 

@@ -1,6 +1,6 @@
 """Every error that a request can end with.
 
-The HTTP status is an attribute of the class; `hpcgate.api.problems` is the one place that turns an error into JSON.
+The HTTP status is an attribute of the class; `hpcgate.api.errors` is the one place that turns an error into JSON.
 The message is what the user may read. What only the operator may see is chained with ``raise ... from``.
 
 GatewayError                 500

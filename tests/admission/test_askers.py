@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpcgate.askers import address_of, forwarded_in, network, path_in, token_in, token_of
+from hpcgate.admission.askers import address_of, forwarded_in, network, path_in, token_in, token_of
 
 HEAD = b"GET /a/b/?x=1 HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n"
 

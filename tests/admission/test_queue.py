@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from hpcgate.admission import (
+from hpcgate.admission.queue import (  # fmt: skip
     ALONE,
     BYTES_EACH,
     EVIDENCE,
@@ -22,7 +22,7 @@ from hpcgate.admission import (
     Asker,
     Stranger,
     User,
-)  # fmt: skip
+)
 
 TICK = 0.1
 

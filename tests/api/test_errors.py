@@ -9,8 +9,8 @@ import pytest
 from fastapi import FastAPI
 
 from hpcgate import errors
-from hpcgate.api import problems
-from hpcgate.middleware import Envelope
+from hpcgate.api import errors as problems
+from hpcgate.http.envelope import Envelope
 
 
 def made(kind: type[errors.GatewayError]) -> errors.GatewayError:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hpcgate.api.direct import DirectRoute, DirectRoutes
+from hpcgate.api.fast_path import DirectRoute, DirectRoutes
 
 
 async def echo(request: Any, system_name: str, **rest: str) -> Any:

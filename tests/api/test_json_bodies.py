@@ -13,13 +13,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.requests import ClientDisconnect, Request
 
-from hpcgate.api import problems
-from hpcgate.api.bodies import MAX_DEPTH, Shape, models_of, read_body, read_json, validated
-from hpcgate.api.filesystem import registered
-from hpcgate.api.problems import InvalidParameters
-from hpcgate.app import create_app
-from hpcgate.arrivals import USER_SHARE, Arrivals
-from hpcgate.body import Body, Bounds
+from hpcgate.admission.bodies import USER_SHARE, Arrivals
+from hpcgate.api import errors
+from hpcgate.api.errors import InvalidParameters
+from hpcgate.api.json_bodies import MAX_DEPTH, Shape, models_of, read_body, read_json, validated
+from hpcgate.api.routes.operations import registered
 from hpcgate.config import Settings
 from hpcgate.errors import (
     BadRequest,
@@ -30,6 +28,8 @@ from hpcgate.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from hpcgate.http.body import Body, Bounds
+from hpcgate.server.app import create_app
 
 
 def request(
@@ -290,7 +290,7 @@ async def test_what_fails_is_freed_at_once(text: bytes, standing: None) -> None:
         try:
             validated(Model, await read_json(asked))
         except (BadRequest, InvalidParameters) as error:
-            problems.answer_to(asked, error)
+            errors.answer_to(asked, error)
         finally:
             asked.scope["state"]["body"].close()
 

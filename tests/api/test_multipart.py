@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from hpcgate.api.upload import MultipartFile, disposition
-from hpcgate.arrivals import Arrivals
-from hpcgate.body import Body, Bounds
+from hpcgate.admission.bodies import Arrivals
+from hpcgate.api.multipart import MultipartFile, disposition
 from hpcgate.errors import BadRequest, TimedOut, TooLarge
+from hpcgate.http.body import Body, Bounds
 
 
 def request(body: bytes, content_type: str, block: int = 7) -> Request:

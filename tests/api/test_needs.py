@@ -3,8 +3,8 @@
 import pytest
 
 from hpcgate.api.needs import needs
-from hpcgate.app import create_app
 from hpcgate.config import Settings
+from hpcgate.server.app import create_app
 
 GENERAL = {
     "auth": {"authentication": {"token_url": "http://127.0.0.1/token"}},

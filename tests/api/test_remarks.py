@@ -7,11 +7,11 @@ import pytest
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
-from hpcgate.api.filesystem import registered
 from hpcgate.api.remarks import Queries
-from hpcgate.app import Application, create_app
+from hpcgate.api.routes.operations import registered
 from hpcgate.config import Settings
-from hpcgate.middleware import REMARKS
+from hpcgate.http.envelope import REMARKS
+from hpcgate.server.app import Application, create_app
 
 GENERAL = {
     "auth": {"authentication": {"token_url": "http://127.0.0.1/token"}},

@@ -11,17 +11,17 @@ from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 from starlette.types import Message
 
-from hpcgate.api import problems
-from hpcgate.api.direct import DirectRoute
-from hpcgate.api.door import Door
-from hpcgate.api.paths import PlainPaths
+from hpcgate.api import errors
+from hpcgate.api.fast_path import DirectRoute
+from hpcgate.api.plain_paths import PlainPaths
+from hpcgate.api.routing import Door
 from hpcgate.api.streaming import Answer, StreamingAnswer
 from hpcgate.api.terms import MONITORED, PUBLIC, on, terms_of
-from hpcgate.app import create_app
 from hpcgate.auth import Principal
-from hpcgate.body import Bodies, Shut
 from hpcgate.config import Settings
 from hpcgate.errors import PathNotFound, Unauthenticated
+from hpcgate.http.body import Bodies, Shut
+from hpcgate.server.app import create_app
 
 GENERAL = {
     "auth": {"authentication": {"token_url": "http://127.0.0.1/token"}},
@@ -60,7 +60,7 @@ class Nobody:
 def application() -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.gateway = Nobody()
-    problems.install(app)
+    errors.install(app)
     return app
 
 

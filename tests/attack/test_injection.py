@@ -18,9 +18,9 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from hpcgate.app import create_app
 from hpcgate.config import Settings
 from hpcgate.demo.cluster import Cluster, Gateway
+from hpcgate.server.app import create_app
 from hpcgate.transfers import jobs
 from tests.transfers.shells import SHELLS, Sh, own
 

@@ -15,15 +15,15 @@ import httpx
 import pytest
 import structlog
 
-from hpcgate.api.status import public
+from hpcgate.api.routes.status import public
 from hpcgate.auth import Principal
 from hpcgate.auth.jwks import Jwks
 from hpcgate.auth.tokens import TokenVerifier
 from hpcgate.config import ConfigError, LoggerSettings, Settings, load
 from hpcgate.credentials.static import StaticKeys
 from hpcgate.demo.cluster import Cluster, Gateway
-from hpcgate.gateway import System
-from hpcgate.logs import configure_logging
+from hpcgate.gateway.system import System
+from hpcgate.server.logs import configure_logging
 from tests.transfers.object_store import SECRET_KEY, ObjectStore
 
 REDIS_PASSWORD = "redis-password-never-shown"

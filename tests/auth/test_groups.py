@@ -6,9 +6,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from hpcgate.app import create_app
 from hpcgate.auth.groups import Group, group_of
 from hpcgate.config import Settings
+from hpcgate.server.app import create_app
 
 
 @pytest.fixture

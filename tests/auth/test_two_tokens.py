@@ -14,15 +14,15 @@ import asyncssh
 import pytest
 from aiohttp import web
 
-from hpcgate.api.compute import _encodings
+from hpcgate.api.routes.jobs import _encodings
 from hpcgate.auth import Jwks, OpenFga, Principal, TokenVerifier
 from hpcgate.config import OidcSettings, OpenFgaSettings, SshSettings
 from hpcgate.credentials.base import Credential
-from hpcgate.credentials.kept import CertificateSource
+from hpcgate.credentials.certificate_cache import CertificateSource
 from hpcgate.errors import CredentialRefused, Forbidden, GatewayError, Unauthenticated
 from hpcgate.schedulers.base import JobQuery, Jobs
 from hpcgate.schedulers.reads import SharedReads
-from hpcgate.schedulers.slurm.past import Past, who
+from hpcgate.schedulers.slurm.history_cache import Past, who
 from hpcgate.schedulers.slurm.records import Selection
 from hpcgate.ssh.pool import Pool
 from tests.schedulers.test_reads import Backend, a_job
@@ -236,8 +236,8 @@ CACHES: Mapping[tuple[str, ...], Callable[[Site, Claims, Claims], Awaitable[None
         ("auth/introspection.py:Introspection._answers", "auth/introspection.py:Introspection._asking"): introspected,
         ("auth/openfga.py:OpenFga._decided", "auth/openfga.py:OpenFga._asking"): decided,
         (
-            "credentials/kept.py:CertificateSource._kept",
-            "credentials/kept.py:CertificateSource._asking",
+            "credentials/certificate_cache.py:CertificateSource._kept",
+            "credentials/certificate_cache.py:CertificateSource._asking",
         ): certified,
         ("ssh/pool.py:Places.current", "ssh/brake.py:Refusals._known"): connected,
         (
@@ -245,9 +245,9 @@ CACHES: Mapping[tuple[str, ...], Callable[[Site, Claims, Claims], Awaitable[None
             "schedulers/reads.py:_Generation.flights",
             "schedulers/reads.py:_Generation.gathering",
             "schedulers/reads.py:_Generation.leaving",
-            "api/compute.py:_Encodings._kept",
+            "api/routes/jobs.py:_Encodings._kept",
         ): read,
-        ("schedulers/slurm/past.py:Past._kept",): past,
+        ("schedulers/slurm/history_cache.py:Past._kept",): past,
     }
 )
 """How each cache is tried; the names are those of the table in docs/security.md."""

@@ -258,7 +258,7 @@ def test_a_file_that_may_not_be_read(arguments: str, tmp_path: Path) -> None:
     """Whatever reads it tells, with status 1: the command line is not wrong. As root every file may be read."""
     file = tmp_path / "file"
     file.write_text("[")
-    no_access = "import os; from hpcgate.cli import app; os.access = lambda *_, **__: False; app()"
+    no_access = "import os; from hpcgate.cli.commands import app; os.access = lambda *_, **__: False; app()"
     given = [str(file) if word == "FILE" else word for word in arguments.split()]
     done = subprocess.run([sys.executable, "-c", no_access, *given], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr

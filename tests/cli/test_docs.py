@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import typer.main
 
-from hpcgate.cli import app
+from hpcgate.cli.commands import app
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "cli.md").read_text()
 
 

@@ -12,7 +12,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import Settings
 from hpcgate.credentials.static import StaticKeys
 from hpcgate.demo.cluster import Cluster
-from hpcgate.gateway import System
+from hpcgate.gateway.system import System
 from hpcgate.schedulers.base import Job, Scheduler
 
 

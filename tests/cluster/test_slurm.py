@@ -15,7 +15,7 @@ from hpcgate.demo.slurm import LIMITED_QOS, Slurm
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import BadRequest, Forbidden, JobNotFound, SchedulerUnavailable, SubmissionRefused, TimedOut
 from hpcgate.schedulers.base import Account, JobDescription, JobQuery, Scheduler
-from hpcgate.ssh.process import Process
+from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hpcgate.errors import GatewayError, PermissionDenied
-from hpcgate.ssh.footing import ENTER, Pinned, Self, Step, judge, resolve
+from hpcgate.ssh.files.footing import ENTER, Pinned, Self, Step, judge, resolve
 from hpcgate.ssh.session import Session
 from tests.filesystem.remote import Place
 from tests.ssh.nodes import LoginNodes

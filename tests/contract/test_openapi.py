@@ -9,8 +9,8 @@ import jsonschema_rs
 import pytest
 
 from hpcgate.api.terms import terms_of
-from hpcgate.app import create_app
 from hpcgate.config import Settings
+from hpcgate.server.app import create_app
 
 CONTRACT = json.loads((Path(__file__).parent / "firecrest-v2.openapi.json").read_text())
 GENERAL = {

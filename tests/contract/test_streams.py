@@ -17,10 +17,10 @@ from hpcgate.errors import (
     PathNotFound,
     PermissionDenied,
 )
-from hpcgate.ssh.files import Replacing
-from hpcgate.ssh.process import Process
+from hpcgate.ssh.commands.process import Process
+from hpcgate.ssh.files.protocol import Replacing
+from hpcgate.ssh.files.streams import Streams, cut
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.streams import Streams, cut
 from tests.filesystem.remote import Place, keys, nodes, place, session, sshd
 from tests.ssh.nodes import gone, running
 

@@ -11,8 +11,8 @@ import pytest
 
 from hpcgate.auth import Principal
 from hpcgate.credentials.base import Credential
+from hpcgate.credentials.certificate_cache import CertificateSource
 from hpcgate.credentials.certificates import contents
-from hpcgate.credentials.kept import CertificateSource
 from hpcgate.credentials.local_ca import LocalCa, LocalCaSettings
 from hpcgate.errors import CredentialRefused
 
@@ -78,7 +78,7 @@ async def test_what_had_a_say_in_a_credential_is_what_it_is_kept_by(judges: bool
 
 
 async def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpcgate.credentials.kept._MAX_KEPT", 3)
+    monkeypatch.setattr("hpcgate.credentials.certificate_cache._MAX_KEPT", 3)
     source = Source()
     for number in range(5):
         await source.credential(token(f"t{number}"))

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 
 from hpcgate import __version__
 from hpcgate.auth import Principal
-from hpcgate.credentials import kept
+from hpcgate.credentials import certificate_cache
 from hpcgate.credentials.deic_ca import DeicCa, DeicCaSettings
 from hpcgate.credentials.keygen_service import KeygenService, KeygenServiceSettings
 from hpcgate.credentials.signing import SigningService
@@ -147,9 +147,9 @@ async def test_renewed_thirty_seconds_before_the_end(
     first = await source.credential(ALICE)
     end = first.expires_at
     assert end is not None
-    monkeypatch.setattr(kept, "time", SimpleNamespace(time=lambda: end - 30.5))
+    monkeypatch.setattr(certificate_cache, "time", SimpleNamespace(time=lambda: end - 30.5))
     assert await source.credential(ALICE) is first
-    monkeypatch.setattr(kept, "time", SimpleNamespace(time=lambda: end - 29.5))
+    monkeypatch.setattr(certificate_cache, "time", SimpleNamespace(time=lambda: end - 29.5))
     assert await source.credential(ALICE) is not first
     assert len(authority.requests) == 2
 

@@ -70,7 +70,7 @@ def test_the_sdist_holds_what_is_needed_and_nothing_private(distributions: Path)
     (sdist,) = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as packed:
         names = {name.partition("/")[2] for name in packed.getnames()}
-    for needed in ("pyproject.toml", "README.md", "LICENSE", "src/hpcgate/cli.py", "requirements.lock"):
+    for needed in ("pyproject.toml", "README.md", "LICENSE", "src/hpcgate/cli/commands.py", "requirements.lock"):
         assert needed in names
     private = [name for name in names if name.startswith((".venv", ".git/")) or name.endswith((".key", ".pem", ".log"))]
     assert private == []

@@ -29,10 +29,10 @@ KINDS = {"sh": "sh", "console": "sh", "bash": "sh", "": "sh", "python": "python"
 
 ELSEWHERE = {
     "make demo": "CI and every developer run it: make test is what runs this test",
-    "hpcgate [--help]": "a synopsis; tests/test_cli_docs.py holds it against the program",
-    "hpcgate check FILE": "a synopsis; tests/test_cli_docs.py",
-    "hpcgate maintenance set SYSTEM": "a synopsis; tests/test_cli_docs.py",
-    "hpcgate maintenance clear SYSTEM": "a synopsis; tests/test_cli_docs.py",
+    "hpcgate [--help]": "a synopsis; tests/cli/test_docs.py holds it against the program",
+    "hpcgate check FILE": "a synopsis; tests/cli/test_docs.py",
+    "hpcgate maintenance set SYSTEM": "a synopsis; tests/cli/test_docs.py",
+    "hpcgate maintenance clear SYSTEM": "a synopsis; tests/cli/test_docs.py",
     "Match Address": "settings of sshd; tests/cluster/test_recommended_sshd.py has the whole block",
     "@cert-authority": "a line of known_hosts; tests/ssh/test_host_keys.py has its like",
     "pip install ./example-scheduler": "tests/cluster/test_example_scheduler.py",

@@ -16,22 +16,22 @@ NAMING = frozenset({"read_text", "read_bytes", "write_text", "write_bytes", "mks
 """Methods that take or are of a path."""
 
 OPENERS = {
-    "api/pages.py": "pages and what belongs to them, of the package's own",
-    "auth/command.py": "a token for hpcgate's own command line",
+    "api/routes/pages.py": "pages and what belongs to them, of the package's own",
+    "cli/token.py": "a token for hpcgate's own command line",
     "auth/jwks.py": "public_certs",
     "auth/names.py": "username_map",
-    "cli.py": "the example of a configuration",
+    "cli/commands.py": "the example of a configuration",
     "config/document.py": "the configuration",
     "config/names.py": "username_map",
     "config/secrets.py": "secret_file",
     "config/values.py": "files that the configuration names",
     "filesystem/beneath.py": "a program of the package's own",
     "health/maintenance.py": "notices in state_directory, by the system's configured name",
-    "idleness.py": "the kernel's figures of the process",
+    "server/idleness.py": "the kernel's figures of the process",
     "ssh/host_keys.py": "known_hosts",
-    "ssh/login_node.py": "a time zone in memory",
+    "ssh/files/login_node.py": "a time zone in memory",
     "telemetry/audit.py": "audit.to",
-    "tls.py": "the certificate",
+    "server/tls.py": "the certificate",
     "transfers/python_jobs.py": "a program of the package's own",
 }
 """What each opens."""
@@ -42,7 +42,7 @@ def openers() -> set[str]:
     for path in sorted(SOURCE.rglob("*.py")):
         name = str(path.relative_to(SOURCE))
         # The demo makes a cluster, the programs run on the login node.
-        if name.startswith(("demo/", "checking/")) or name.endswith("_program.py"):
+        if name.startswith(("demo/", "diagnosis/")) or name.endswith("_program.py"):
             continue
         if any(_opens(node) for node in ast.walk(ast.parse(path.read_text()))):
             found.add(name)

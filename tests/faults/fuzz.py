@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hpcgate.demo.cluster import Cluster, Gateway, Options
-from hpcgate.serving import LINGER_BYTES
+from hpcgate.server.http_protocol import LINGER_BYTES
 from tests.faults.load import Client, Wrong, put_and_get, stat
 from tests.faults.vitals import eventually, vitals
-from tests.test_heads import ODD
+from tests.http.test_heads import ODD
 
 AT_ONCE = 64
 """Connections that break the rules at a time."""

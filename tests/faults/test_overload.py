@@ -16,7 +16,7 @@ from benchmarks.processes import started
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.sshd import Sshd
 from hpcgate.demo.users import User
-from hpcgate.refusals import HELD, HOLD
+from hpcgate.server.refusals import HELD, HOLD
 from tests.faults.fuzz import silent
 from tests.front import serving
 
@@ -78,7 +78,7 @@ def patient(cluster: Cluster) -> Iterator[Gateway]:
 def test_a_thousand_clients_wait_for_their_turn_and_nobody_is_refused(
     cluster: Cluster, patient: Gateway, users: list[User]
 ) -> None:
-    """That it takes no more of the gateway than a few clients do: tests/test_waiting_costs.py."""
+    """That it takes no more of the gateway than a few clients do: tests/server/test_waiting_costs.py."""
     asked = where(cluster, patient, users, "ls")
     found = sent(**asked, connections=CLIENTS, rate=CLIENTS, seconds=2, patience=PATIENCE)
     assert set(found["statuses"]) == {"200"}, found
@@ -163,7 +163,8 @@ def crowd(gateway: Gateway, kind: str, token: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", strangers.KINDS)
 def test_users_are_served_beside_strangers(kind: str, cluster: Cluster, patient: Gateway, users: list[User]) -> None:
-    """That strangers get a tenth of the time: tests/test_admission.py. What users notice: benchmarks/overload.py."""
+    """That strangers get a tenth of the time: tests/admission/test_queue.py. What users notice:
+    benchmarks/overload.py."""
     asked = where(cluster, patient, users, "stat")
     with crowd(patient, kind, asked["asked"][0][1]):
         found = sent(**asked, connections=20, rate=100, seconds=2, patience=PATIENCE)

@@ -104,7 +104,8 @@ def test_more_users_than_connections(cluster: Cluster) -> None:
 
 
 def test_single_requests_of_one_user_are_served_beside_five_hundred_of_another(cluster: Cluster) -> None:
-    """That they wait for none but a few of those: tests/test_waiting_costs.py. In seconds: benchmarks/throughput.py."""
+    """That they wait for none but a few of those: tests/server/test_waiting_costs.py. In seconds:
+    benchmarks/throughput.py."""
     alice, bob = (cluster.user(role) for role in ("alice", "bob"))
     for user in (alice, bob):
         # Lists of this length are what the gateway itself has most to do with.

@@ -14,7 +14,7 @@ from hpcgate.errors import BadRequest, PreconditionFailed, RateLimited
 from hpcgate.filesystem.conditions import Conditions, Validator, Verdict, http_date, parse_date, parse_tags
 from hpcgate.filesystem.digests import Digests, parse_digests
 from hpcgate.filesystem.slots import PathLocks, StreamSlots
-from hpcgate.ssh.files import Attributes
+from hpcgate.ssh.files.protocol import Attributes
 
 NOW = 1_700_000_000
 FILE = Validator('"a-b-c"', NOW)

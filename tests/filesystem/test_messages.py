@@ -10,7 +10,7 @@ from hpcgate.errors import BadRequest, GatewayError, NoSpace, PermissionDenied
 from hpcgate.filesystem.base import Limits
 from hpcgate.filesystem.compress import Compress
 from hpcgate.filesystem.tus import UploadDesk, Uploads
-from hpcgate.ssh.files import Replacing
+from hpcgate.ssh.files.protocol import Replacing
 from hpcgate.ssh.session import Session
 from tests.filesystem.remote import Place
 

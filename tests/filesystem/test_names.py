@@ -24,8 +24,8 @@ from hpcgate.filesystem.rm import Rm
 from hpcgate.filesystem.stat import Stat
 from hpcgate.filesystem.symlink import Symlink
 from hpcgate.filesystem.view import View
+from hpcgate.ssh.files.coreutils_errors import shown
 from hpcgate.ssh.pool import Pool
-from hpcgate.ssh.words import shown
 from tests.filesystem.remote import WAYS, Place
 from tests.ssh.nodes import principal, settings
 

@@ -95,7 +95,7 @@ async def test_ls_tells_what_ls_tells(do, place):
 
 async def test_a_large_listing_does_not_hold_up_the_event_loop(do, place, monkeypatch):
     threads = set()
-    for module, name in (("hpcgate.filesystem.ls", "_shown"), ("hpcgate.ssh.command_files", "parse_listing")):
+    for module, name in (("hpcgate.filesystem.ls", "_shown"), ("hpcgate.ssh.files.command_files", "parse_listing")):
         work = getattr(importlib.import_module(module), name)
 
         def watched(*given, work=work):

@@ -9,9 +9,9 @@ import asyncssh
 import pytest
 
 from hpcgate.errors import ConnectionLost, TimedOut
+from hpcgate.ssh.files.sftp_files import SftpFiles
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.sftp_files import SftpFiles
 from tests.filesystem.remote import Place
 from tests.ssh.nodes import LoginNodes, principal, settings
 
@@ -62,7 +62,7 @@ async def test_nothing_forks_as_long_as_all_goes_well(session: Session, place: P
 
 
 async def test_without_perl_stat_is_a_command(session: Session, place: Place, commands, monkeypatch):
-    monkeypatch.setattr("hpcgate.ssh.helper.HELPER", ("no-such-program",))
+    monkeypatch.setattr("hpcgate.ssh.files.helper.HELPER", ("no-such-program",))
     path = place.write("file", b"123")
     files = await session.files()
     assert (await files.stat(path)).ino == os.stat(path).st_ino
@@ -134,8 +134,8 @@ async def _all(blocks: AsyncIterator[bytes]) -> bytes:
 async def test_names_with_blanks_are_looked_up_not_guessed(session: Session, place: Place):
     from asyncssh.sftp import SFTPAttrs, SFTPName
 
-    from hpcgate.ssh.login_node import View
-    from hpcgate.ssh.sftp_files import _entry, _learn
+    from hpcgate.ssh.files.login_node import View
+    from hpcgate.ssh.files.sftp_files import _entry, _learn
 
     def learned(longname: bytes) -> tuple[dict[int, str], dict[int, str]]:
         view = View()

@@ -14,10 +14,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hpcgate.errors import BadRequest, CommandFailed, NoSpace, PathNotFound, PermissionDenied
-from hpcgate.ssh.command_files import parse_listing, permission_bits, unescape
-from hpcgate.ssh.files import refuse_root
-from hpcgate.ssh.login_node import LoginNode, _rule_file, local_time, parse_zone
-from hpcgate.ssh.words import failure, quote, quote_if_needed, told
+from hpcgate.ssh.files.command_files import parse_listing, permission_bits, unescape
+from hpcgate.ssh.files.coreutils_errors import failure, quote, quote_if_needed, told
+from hpcgate.ssh.files.login_node import LoginNode, _rule_file, local_time, parse_zone
+from hpcgate.ssh.files.protocol import refuse_root
 
 PIECES = ["'", '"', " ", "$", "`", "\\", "\n", "\t", "\x01", "-", "\udcff", "*", "~", "#", "!", ":", "é", "a", "B", "9"]
 PIECES += ["=", "[", "]", "{", "}", "^", "&", "(", ",", "/", "?", "%"]

@@ -11,8 +11,8 @@ from joserfc.jwk import RSAKey
 from structlog.testing import capture_logs
 
 from hpcgate.config import ConfigError, Mistake, Settings
-from hpcgate.gateway import Gateway
-from hpcgate.reloading import Gateways, Reloader, fixed_changes
+from hpcgate.gateway.gateway import Gateway
+from hpcgate.gateway.reload import Gateways, Reloader, fixed_changes
 from hpcgate.ssh.pool import Pool
 from hpcgate.telemetry.base import SILENT
 
@@ -196,10 +196,10 @@ async def test_what_cannot_be_opened_changes_nothing(
         with capture_logs() as logs:
             assert not await gateways.reload(mistaken, list)
             no_keys = {"authentication": {"token_url": "http://127.0.0.1/", "public_certs": ["file:///nowhere"]}}
-            monkeypatch.setattr("hpcgate.reloading._MARGIN", -4.8)
+            monkeypatch.setattr("hpcgate.gateway.reload._MARGIN", -4.8)
             assert not await gateways.reload(lambda: settings(auth=no_keys), list)
             with monkeypatch.context() as broken:
-                broken.setattr("hpcgate.gateway.System.from_settings", lambda *_: 1 / 0)
+                broken.setattr("hpcgate.gateway.system.System.from_settings", lambda *_: 1 / 0)
                 other = {"type": "SSHService", "url": "http://127.0.0.1:10"}
                 assert not await gateways.reload(lambda: settings(ssh_credentials=other), list)
             served[0].stopping = True

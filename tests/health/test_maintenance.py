@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hpcgate.cli.maintenance import moment
 from hpcgate.config import MaintenanceWindow
 from hpcgate.errors import UnderMaintenance
-from hpcgate.health.command import moment
 from hpcgate.health.maintenance import Calendar, Notices, Watch, Window, iso
 
 NOW = 1_800_000_000.0

@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from hpcgate.api.terms import terms_of
-from hpcgate.app import create_app
 from hpcgate.config import Settings
+from hpcgate.server.app import create_app
 from tests.auth import idp
 from tests.front import Front, serving
 

@@ -9,9 +9,10 @@ from uuid import UUID
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpcgate import middleware
-from hpcgate.body import body_in
-from hpcgate.middleware import Envelope, HangUp, TrailingSlash, accepted_id
+from hpcgate.http import disconnect, envelope
+from hpcgate.http.body import body_in
+from hpcgate.http.disconnect import HangUp
+from hpcgate.http.envelope import Envelope, TrailingSlash, accepted_id
 from hpcgate.telemetry.containment import FAULTS
 
 
@@ -140,9 +141,9 @@ async def test_a_request_whose_client_hangs_up_is_cancelled() -> None:
 
 @pytest.mark.parametrize("when", ["before it begins", "while it runs"])
 async def test_a_server_that_tells_needs_no_watch(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    monkeypatch.setattr(middleware.HangUp, "_look", pytest.fail)
+    monkeypatch.setattr(disconnect.HangUp, "_look", pytest.fail)
     asked = scope()
-    asked["state"][middleware.CONNECTED] = True
+    asked["state"][disconnect.CONNECTED] = True
     begun = asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,12 +158,12 @@ async def test_a_server_that_tells_needs_no_watch(monkeypatch: pytest.MonkeyPatc
         await begun.wait()
     before = asyncio.all_tasks()
     # A connection that is lost tells the last request and the one that is served, which may be the same.
-    middleware.tell_gone(asked["state"])
-    middleware.tell_gone(asked["state"])
+    envelope.tell_gone(asked["state"])
+    envelope.tell_gone(asked["state"])
     async with asyncio.timeout(60):
         await request
     assert asyncio.all_tasks() == before - {request}
-    assert asked["state"] == {middleware.CONNECTED: False}
+    assert asked["state"] == {disconnect.CONNECTED: False}
 
 
 async def test_whoever_reads_a_body_is_not_cut_off_by_a_server_that_tells() -> None:
@@ -185,11 +186,11 @@ async def test_whoever_reads_a_body_is_not_cut_off_by_a_server_that_tells() -> N
     async def send(message: Message) -> None: ...
 
     asked["state"]["body"] = body_in(asked, receive)
-    asked["state"][middleware.CONNECTED] = True
+    asked["state"][disconnect.CONNECTED] = True
     request = asyncio.create_task(HangUp(app)(asked, receive, send))
     while not kept:
         await asyncio.sleep(0)
-    middleware.tell_gone(asked["state"])
+    envelope.tell_gone(asked["state"])
     gone.set()
     async with asyncio.timeout(60):
         await request
@@ -236,7 +237,7 @@ async def test_a_body_is_read_by_the_application_alone() -> None:
 
 
 async def test_who_has_read_of_the_hang_up_may_put_away_what_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "WATCH_AFTER", 0.01)
+    monkeypatch.setattr(disconnect, "WATCH_AFTER", 0.01)
     parts: list[Message] = [{"type": "http.request", "body": b"one", "more_body": True}]
     kept: list[bytes] = []
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcgate.api.answers import fields
-from hpcgate.heads import MOST_FIELDS, odd_path, refusal
-from hpcgate.serving import MOST_PIPELINED
+from hpcgate.api.responses import fields
+from hpcgate.http.heads import MOST_FIELDS, odd_path, refusal
+from hpcgate.server.http_protocol import MOST_PIPELINED
 from tests.front import Front, serving
 
 PATH = b"/status/liveness"

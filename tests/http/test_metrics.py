@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpcgate.measuring import Measured
+from hpcgate.http.metrics import Measured
 from hpcgate.telemetry.metrics import Metrics
 
 

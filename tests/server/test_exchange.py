@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from hpcgate.exchange import Exchange
+from hpcgate.server.exchange import Exchange
 
 LOGGER = logging.getLogger(__name__)
 NAMES = st.sampled_from(

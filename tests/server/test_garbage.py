@@ -16,10 +16,10 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from hpcgate import garbage
-from hpcgate.garbage import REST, SOONEST, Garbage
-from hpcgate.middleware import WATCH_AFTER, HangUp
-from hpcgate.serving import Http
+from hpcgate.http.disconnect import WATCH_AFTER, HangUp
+from hpcgate.server import garbage
+from hpcgate.server.garbage import REST, SOONEST, Garbage
+from hpcgate.server.http_protocol import Http
 
 
 class Held:
@@ -117,7 +117,7 @@ def test_a_look_at_many_that_have_come_is_put_off(clock: Clock, monkeypatch: pyt
 
 
 def test_what_is_loaded_is_not_looked_through_again() -> None:
-    program = "import gc; from hpcgate import app, garbage; garbage.set_up(); print(len(gc.get_objects()))"
+    program = "import gc; from hpcgate.server import app, garbage; garbage.set_up(); print(len(gc.get_objects()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1000
 
@@ -125,7 +125,7 @@ def test_what_is_loaded_is_not_looked_through_again() -> None:
 def test_what_waits_is_not_looked_through_again_and_again() -> None:
     """However many objects come and stay: by number Python looks at the youngest alone."""
     program = (
-        "import gc; from hpcgate import garbage; garbage.set_up(); before = gc.get_stats();"
+        "import gc; from hpcgate.server import garbage; garbage.set_up(); before = gc.get_stats();"
         "kept = [[] for _ in range(300_000)];"
         "print(*(now['collections'] - then['collections'] for now, then in zip(gc.get_stats(), before)))"
     )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from hpcgate.idleness import Idleness
+from hpcgate.server.idleness import Idleness
 
 
 @contextmanager

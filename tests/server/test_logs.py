@@ -22,7 +22,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import LoggerSettings
 from hpcgate.config.audit import AuditSettings
 from hpcgate.credentials.base import Credential
-from hpcgate.logs import _RENDERERS, Lines, PlainLines, configure_logging
+from hpcgate.server.logs import _RENDERERS, Lines, PlainLines, configure_logging
 from hpcgate.telemetry import journal
 from hpcgate.telemetry.audit import AuditFile
 from hpcgate.telemetry.journal import Journal

@@ -22,14 +22,14 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from hpcgate.admission import Caller
-from hpcgate.body import Bodies
+from hpcgate.admission.queue import Caller
 from hpcgate.config.http import HttpSettings
-from hpcgate.refusals import Lobby, Refusals
-from hpcgate.serving import LINGER, LINGER_BYTES, Http
-from hpcgate.sink import TURN, Ends, Sink
+from hpcgate.http.body import Bodies
+from hpcgate.server.http_protocol import LINGER, LINGER_BYTES, Http
+from hpcgate.server.refusals import Lobby, Refusals
+from hpcgate.server.sink import TURN, Ends, Sink
 from hpcgate.telemetry.containment import FAULTS
-from tests.test_front import self_signed
+from tests.server.test_front import self_signed
 
 LONG = 700_000
 """Bytes that are more than the server reads in one go, and less than it reads at once from who is refused."""
@@ -317,8 +317,8 @@ BUFFER = 256 * 1024
 def test_all_who_send_without_end_are_read_so_much_in_a_turn_and_users_are_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hpcgate.sink.PAUSE", 3600.0)
-    monkeypatch.setattr("hpcgate.serving.LINGER", 3600.0)
+    monkeypatch.setattr("hpcgate.server.sink.PAUSE", 3600.0)
+    monkeypatch.setattr("hpcgate.server.http_protocol.LINGER", 3600.0)
     read = 0
 
     class Counting(Http):
@@ -362,8 +362,8 @@ def test_all_who_send_without_end_are_read_so_much_in_a_turn_and_users_are_serve
 
 def test_who_sends_without_end_is_read_for_a_while_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a turn comes or not: the connections end by themselves."""
-    monkeypatch.setattr("hpcgate.sink.PAUSE", 3600.0)
-    monkeypatch.setattr("hpcgate.serving.LINGER", 0.2)
+    monkeypatch.setattr("hpcgate.server.sink.PAUSE", 3600.0)
+    monkeypatch.setattr("hpcgate.server.http_protocol.LINGER", 0.2)
 
     async def come() -> None:
         async with serving(Parting(b"", ()), None) as port, asyncio.timeout(120):
@@ -410,7 +410,7 @@ def test_over_tls_who_sends_without_end_is_cut_off(
             super().cut()
 
     monkeypatch.setattr(f"{__name__}.Http", Noting)
-    monkeypatch.setattr("hpcgate.sink.BURST", MUCH if reason == "bytes" else math.inf)
+    monkeypatch.setattr("hpcgate.server.sink.BURST", MUCH if reason == "bytes" else math.inf)
     clock = Clock()
     ends = Ends(LINGER_BYTES, LINGER, clock)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpcgate.refusals import HOLD, SHARE, Lobby, Refusals
+from hpcgate.server.refusals import HOLD, SHARE, Lobby, Refusals
 
 COST = 0.001
 """Seconds that the loop takes for each."""

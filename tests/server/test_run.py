@@ -12,8 +12,8 @@ import structlog
 import uvicorn
 
 from hpcgate.config import LoggerSettings
-from hpcgate.logs import configure_logging
-from hpcgate.server import Server
+from hpcgate.server.lifecycle import Server
+from hpcgate.server.logs import configure_logging
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_names_that_are_looked_up_slowly_leave_threads_for_others() -> None:
     """libuv has four by default, of which look-ups get two."""
     program = (
         "import asyncio, os, uvloop\n"
-        "from hpcgate.serving import LOOK_UPS, make_room_for_look_ups\n"
+        "from hpcgate.server.http_protocol import LOOK_UPS, make_room_for_look_ups\n"
         "make_room_for_look_ups()\n"
         "async def look_up():\n"
         "    await asyncio.get_running_loop().getaddrinfo('localhost', 22)\n"

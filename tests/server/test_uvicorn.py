@@ -14,9 +14,9 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from hpcgate.exchange import Exchange
-from hpcgate.server import Server
-from hpcgate.serving import Http
+from hpcgate.server.exchange import Exchange
+from hpcgate.server.http_protocol import Http
+from hpcgate.server.lifecycle import Server
 
 TABLE: dict[type, tuple[type, set[str]]] = {
     Http: (

@@ -13,10 +13,10 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from hpcgate import middleware
-from hpcgate.admission import BYTES_EACH, FLOOR, Admission
-from hpcgate.refusals import HOLD, Lobby, Refusals
-from hpcgate.serving import Http
+from hpcgate.admission.queue import BYTES_EACH, FLOOR, Admission
+from hpcgate.http import disconnect
+from hpcgate.server.http_protocol import Http
+from hpcgate.server.refusals import HOLD, Lobby, Refusals
 
 USERS = 50
 ANSWERS = 1000
@@ -216,11 +216,11 @@ def test_a_request_that_would_be_refused_takes_a_fraction_of_an_answer(few: floa
 
 
 def test_a_request_that_takes_long_needs_nobody_who_watches_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "WATCH_AFTER", 0.0)
+    monkeypatch.setattr(disconnect, "WATCH_AFTER", 0.0)
 
     class Watched(Crowd):
         async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-            await middleware.HangUp(super().serve)(scope, receive, send)
+            await disconnect.HangUp(super().serve)(scope, receive, send)
 
     async def count() -> None:
         crowd = Watched(USERS)

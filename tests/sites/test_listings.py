@@ -16,7 +16,7 @@ from hpcgate.errors import BadRequest, PathNotFound, TooLarge
 from hpcgate.filesystem.base import Limits, Page
 from hpcgate.filesystem.beneath import Confined
 from hpcgate.filesystem.ls import Ls
-from hpcgate.ssh.files import ROW
+from hpcgate.ssh.files.protocol import ROW
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 from tests.filesystem.remote import UNHURRIED, WAYS, Place, keys, nodes, place, sshd

@@ -22,7 +22,7 @@ from hpcgate.filesystem.base import Limits
 from hpcgate.filesystem.beneath import Confined
 from hpcgate.filesystem.compress import Compress
 from hpcgate.filesystem.tus import ADOPT_NEW
-from hpcgate.ssh.files import Replacing
+from hpcgate.ssh.files.protocol import Replacing
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 from tests.filesystem.remote import UNHURRIED, WAYS, Place, keys, nodes, place, sshd

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from hpcgate.checking import tools
 from hpcgate.demo.packages import ensure_installed
 from hpcgate.demo.sshd import Sshd
+from hpcgate.diagnosis import tools
 from hpcgate.errors import PathNotFound, ToolMissing
 from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.base import Limits, naming
 from hpcgate.filesystem.file_type import FileType
+from hpcgate.ssh.files.coreutils_errors import told
 from hpcgate.ssh.runner import Completed
-from hpcgate.ssh.words import told
 from tests.sites.shells import shell_program
 from tests.sites.test_start_up import Account
 from tests.ssh.conftest import MakePool, make_pool, nodes, sshd

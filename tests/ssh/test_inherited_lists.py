@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcgate.filesystem import compress, extract, unpacking
-from hpcgate.ssh import command_files
+from hpcgate.ssh.files import command_files
 from hpcgate.transfers import jobs
 from tests.ssh.stepping import Shims
 from tests.ssh.test_swaps import NEW, UPLOAD, Making, archive, command, job

@@ -124,9 +124,9 @@ LYING_TOOLS = {
 @pytest.fixture(autouse=True)
 def _short_of_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for uploads and streams that make no progress for seconds, not minutes."""
-    monkeypatch.setattr("hpcgate.ssh.command_files.UPLOAD_TIMEOUT", 3.0)
+    monkeypatch.setattr("hpcgate.ssh.files.command_files.UPLOAD_TIMEOUT", 3.0)
     for module in ("command_streams", "sftp_streams"):
-        monkeypatch.setattr(f"hpcgate.ssh.{module}.PATIENCE", 1.0)
+        monkeypatch.setattr(f"hpcgate.ssh.files.{module}.PATIENCE", 1.0)
 
 
 class Told(Telemetry):

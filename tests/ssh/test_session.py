@@ -20,10 +20,10 @@ from hpcgate.errors import (
     TooLarge,
 )
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.command_files import CommandFiles
 from hpcgate.ssh.connection import ChannelRefused, Connection
+from hpcgate.ssh.files.command_files import CommandFiles
+from hpcgate.ssh.files.sftp_files import SftpFiles
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.sftp_files import SftpFiles
 from tests.ssh.conftest import MakePool
 from tests.ssh.nodes import LoginNodes, gone, principal, processes, running
 

@@ -1,9 +1,9 @@
 """What others swap between any two steps of a script leads it nowhere else.
 
 The attacker may write in the directories that are written to, and has ready what he puts there: links, and directories
-of links. (They belong to somebody else, as links of a directory's owner are followed: `hpcgate.ssh.footing`.) Before a
-step of the script, each in turn, he exchanges what it is about to use; at the next step, in every second run, he puts
-the old one back. Nothing of the victim's elsewhere may change, and nothing of it come to light.
+of links. (They belong to somebody else, as links of a directory's owner are followed: `hpcgate.ssh.files.footing`.)
+Before a step of the script, each in turn, he exchanges what it is about to use; at the next step, in every second run,
+he puts the old one back. Nothing of the victim's elsewhere may change, and nothing of it come to light.
 """
 
 import io
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from hpcgate.filesystem import compress, extract, tus, unpacking
-from hpcgate.ssh import command_files, footing, standing
+from hpcgate.ssh.files import command_attributes, command_files, footing
 from hpcgate.transfers import jobs
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.script import job_script
@@ -107,16 +107,16 @@ SCRIPTS: dict[str, Making] = {
         footing._OWNED.replace('exec "$@"', tus.JOIN),
         *(TREE, ".hpcgate-upload-whole", "", "./.hpcgate-content", f"{TREE}/d", PART, f"{TREE}/d", PART),
     ),
-    "mkdir": command(standing.MKDIR, f"{TREE}/d/made"),
-    "mkdir -p": command(standing.MKDIR_PARENTS, f"{TREE}/d/made/deep"),
-    "symlink": command(standing.SYMLINK, "nowhere", f"{TREE}/d/made"),
-    "rename": command(standing.RENAME, "{}/mine/file", f"{TREE}/d/key"),
-    "rename from there": command(standing.RENAME, f"{TREE}/d/key", "{}/mine/got"),
-    "rm": command(standing.REMOVE, f"{TREE}/d/key"),
-    "rm of a directory": command(standing.REMOVE, f"{TREE}/d/"),
-    "chmod": command(standing.CHMOD, f"{TREE}/key", "666"),
-    "chmod of what cannot be read": command(standing.CHMOD, f"{TREE}/unreadable", "666"),
-    "chown": command(standing.CHOWN, f"{TREE}/key", f"{NOBODY}:{NOBODY}"),
+    "mkdir": command(command_attributes.MKDIR, f"{TREE}/d/made"),
+    "mkdir -p": command(command_attributes.MKDIR_PARENTS, f"{TREE}/d/made/deep"),
+    "symlink": command(command_attributes.SYMLINK, "nowhere", f"{TREE}/d/made"),
+    "rename": command(command_attributes.RENAME, "{}/mine/file", f"{TREE}/d/key"),
+    "rename from there": command(command_attributes.RENAME, f"{TREE}/d/key", "{}/mine/got"),
+    "rm": command(command_attributes.REMOVE, f"{TREE}/d/key"),
+    "rm of a directory": command(command_attributes.REMOVE, f"{TREE}/d/"),
+    "chmod": command(command_attributes.CHMOD, f"{TREE}/key", "666"),
+    "chmod of what cannot be read": command(command_attributes.CHMOD, f"{TREE}/unreadable", "666"),
+    "chown": command(command_attributes.CHOWN, f"{TREE}/key", f"{NOBODY}:{NOBODY}"),
     "cp job": job(lambda top: jobs.cp(f"{top}/mine/file", f"{top}/shared/tree/key")),
     "cp job of a tree": job(lambda top: jobs.cp(f"{top}/mine/d", f"{top}/shared/tree")),
     "mv job": job(lambda top: jobs.mv(f"{top}/mine/file", f"{top}/shared/tree/key")),

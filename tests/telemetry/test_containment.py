@@ -16,16 +16,16 @@ import uvloop
 from uvicorn.server import ServerState
 
 import hpcgate
-from hpcgate.admission import Admission
-from hpcgate.idleness import Rest
-from hpcgate.refusals import Lobby, Refusals
-from hpcgate.server import Server, _Look
-from hpcgate.serving import Http
+from hpcgate.admission.queue import Admission
+from hpcgate.server.http_protocol import Http
+from hpcgate.server.idleness import Rest
+from hpcgate.server.lifecycle import Server, _Look
+from hpcgate.server.refusals import Lobby, Refusals
 from hpcgate.telemetry import containment
 from hpcgate.telemetry.containment import FAULTS, Faults, contained, kept, on_loop_error, reaped
 
 SOURCE = Path(hpcgate.__file__).parent
-ELSEWHERE = ("demo", "transfers/streamer_program.py", "transfers/wormhole_program.py", "cli.py", "checking")
+ELSEWHERE = ("demo", "transfers/streamer_program.py", "transfers/wormhole_program.py", "cli", "diagnosis")
 """Programs of their own, and commands that do one thing and end."""
 
 HOOKS = frozenset(
@@ -44,30 +44,30 @@ TASKS = {
     "auth/jwks.py:open": "kept",
     "auth/names.py:_read": "reaped",
     "auth/openfga.py:_shared": "reaped",
-    "credentials/kept.py:credential": "reaped",
+    "credentials/certificate_cache.py:credential": "reaped",
     "credentials/static.py:credential": "awaited by each who asks",
     "filesystem/tus.py:_locked": "awaited by the request",
-    "gateway.py:_background": "kept",
+    "gateway/gateway.py:_background": "kept",
     "health/prober.py:_as_the_account": "a group within what is kept",
     "health/prober.py:round": "a group within what is kept",
-    "middleware.py:start": "reaped",
-    "monitoring.py:monitored": "kept",
-    "reloading.py:reload": "reaped",
-    "reloading.py:tick": "contained in itself",
+    "http/disconnect.py:start": "reaped",
+    "gateway/collector.py:monitored": "kept",
+    "gateway/reload.py:reload": "reaped",
+    "gateway/reload.py:tick": "contained in itself",
     "schedulers/reads.py:_spawn": "reaped",
     "schedulers/slurm/rest/backend.py:_each": "a group of the request",
     "schedulers/slurm/scheduler.py:_ask_both": "a group of the request",
     "schedulers/slurm/scheduler.py:_patiently": "a group of the request",
     "schedulers/submitting.py:_follow": "awaited by the request",
-    "server.py:_accept": "reaped",
+    "server/lifecycle.py:_accept": "reaped",
     "ssh/connection.py:spawn": "awaited by who asks, or reaped",
     "ssh/host_keys.py:_read": "reaped",
     "ssh/nodes.py:_first": "awaited, or closed",
     "ssh/nodes.py:look_up": "reaped",
     "ssh/pool.py:_spawn": "reaped",
     "ssh/pool.py:close": "awaited",
-    "ssh/sftp_files.py": "awaited by the request",
-    "ssh/sftp_streams.py:_opened": "awaited, or closed late",
+    "ssh/files/sftp_files.py": "awaited by the request",
+    "ssh/files/sftp_streams.py:_opened": "awaited, or closed late",
 }
 
 

@@ -9,8 +9,8 @@ import pytest
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from hpcgate.app import create_app
 from hpcgate.config import Settings
+from hpcgate.server.app import create_app
 
 GENERAL = {
     "auth": {"authentication": {"token_url": "http://127.0.0.1:9/token"}},

@@ -16,7 +16,8 @@ from hpcgate.errors import Denied, Forbidden, GatewayError, Unauthenticated
 from hpcgate.filesystem.base import Lender, Operation, naming
 from hpcgate.filesystem.beneath import ConfinedPool
 from hpcgate.filesystem.confinement import Reach, confine
-from hpcgate.gateway import Gateway, System
+from hpcgate.gateway.gateway import Gateway
+from hpcgate.gateway.system import System
 from hpcgate.telemetry import journal
 
 audit = structlog.get_logger("hpcgate.audit")

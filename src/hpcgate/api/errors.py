@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpcgate.api.answers import fields
-from hpcgate.api.models import ApiResponseError, ApResponseErrorType
+from hpcgate.api.models.base import ApiResponseError, ApResponseErrorType
+from hpcgate.api.responses import fields
 from hpcgate.errors import GatewayError
 from hpcgate.outbound.wording import without
 from hpcgate.telemetry.containment import FAULTS

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
-from hpcgate.api import problems
-from hpcgate.api.schemas import query_parameters
+from hpcgate.api import errors
+from hpcgate.api.openapi import query_parameters
 from hpcgate.api.terms import Terms, terms_of
 
 M = TypeVar("M", bound=BaseModel)
@@ -95,4 +95,4 @@ def read_query(model: type[M], given: Mapping[str, str]) -> M:
     try:
         return model.model_validate(given, extra="ignore")
     except ValidationError as error:
-        raise problems.InvalidParameters("query", error) from None
+        raise errors.InvalidParameters("query", error) from None

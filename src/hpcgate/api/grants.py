@@ -4,7 +4,7 @@ import posixpath
 import re
 from dataclasses import replace
 
-from hpcgate.api.dependencies import Access
+from hpcgate.api.access import Access
 from hpcgate.auth.policy import Grant
 from hpcgate.errors import Denied, TooLarge
 from hpcgate.filesystem.base import encode_path

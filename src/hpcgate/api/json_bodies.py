@@ -10,12 +10,12 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.routing import BaseRoute
 
-from hpcgate.api.models import BodyParameters
-from hpcgate.api.problems import MAX_NAME, MAX_NAMED, InvalidParameters
+from hpcgate.api.errors import MAX_NAME, MAX_NAMED, InvalidParameters
+from hpcgate.api.models.base import BodyParameters
 from hpcgate.api.remarks import remark
 from hpcgate.api.terms import Terms
-from hpcgate.body import Body
 from hpcgate.errors import BadRequest, UnsupportedMediaType
+from hpcgate.http.body import Body
 
 M = TypeVar("M", bound=BaseModel)
 

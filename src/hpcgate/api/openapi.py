@@ -7,8 +7,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from hpcgate.api import operation_examples, operation_names
-from hpcgate.api.models import ApiResponseError
+from hpcgate.api import openapi_examples, openapi_names
+from hpcgate.api.models.base import ApiResponseError
 from hpcgate.api.terms import terms_of
 
 REF = "#/components/schemas/{model}"
@@ -74,8 +74,8 @@ def install(
                 servers=app.servers,
             )
             _complete(document)
-            operation_names.name(document)
-            operation_examples.show(document)
+            openapi_names.name(document)
+            openapi_examples.show(document)
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from hpcgate.ssh.files import Replacing
+from hpcgate.ssh.files.protocol import Replacing
 
 ReplaceParameter = Annotated[
     Replacing,

@@ -6,8 +6,8 @@ from collections.abc import Awaitable
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hpcgate.api.problems import problem
-from hpcgate.heads import odd_path
+from hpcgate.api.errors import problem
+from hpcgate.http.heads import odd_path
 
 _SLASHES = re.compile("/{2,}")
 
@@ -16,7 +16,7 @@ MERGED = "merged_slashes"
 
 
 class PlainPaths:
-    """Answers 404 to paths that a proxy may take for others than they are: see `hpcgate.heads.odd_path`.
+    """Answers 404 to paths that a proxy may take for others than they are: see `hpcgate.http.heads.odd_path`.
 
     They name nothing here, and say so in the message. Slashes in a row, which come about where a base URL ends in one,
     can be taken for one; the door does not let such a request in to routes from which a proxy keeps others away.

@@ -11,8 +11,8 @@ from pydantic import AliasChoices, BaseModel
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
-from hpcgate.api.problems import MAX_NAME, MAX_NAMED
-from hpcgate.middleware import REMARKS
+from hpcgate.api.errors import MAX_NAME, MAX_NAMED
+from hpcgate.http.envelope import REMARKS
 
 MAX_PARAMETERS = 100
 """Most parameters of a query that are looked at: those of a longer one are not all told."""

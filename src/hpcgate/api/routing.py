@@ -8,15 +8,15 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpcgate.api import problems
-from hpcgate.api.answers import JsonBytes
-from hpcgate.api.dependencies import authenticate, gateway
-from hpcgate.api.direct import DirectRoutes
-from hpcgate.api.paths import MERGED
+from hpcgate.api import errors
+from hpcgate.api.access import authenticate, gateway
+from hpcgate.api.fast_path import DirectRoutes
+from hpcgate.api.plain_paths import MERGED
 from hpcgate.api.remarks import Queries
+from hpcgate.api.responses import JsonBytes
 from hpcgate.api.terms import Terms, terms_of
-from hpcgate.body import Body
 from hpcgate.errors import GatewayError
+from hpcgate.http.body import Body
 
 
 class Door:
@@ -94,7 +94,7 @@ class Door:
         except Exception as error:
             if started:
                 raise  # the server cuts the answer off, so that it cannot pass for a whole one
-            await problems.answer_to(request, error)(scope, receive, send)
+            await errors.answer_to(request, error)(scope, receive, send)
 
     async def _lead_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit a request to a route that FastAPI serves."""
@@ -107,7 +107,7 @@ class Door:
             await admit(request, terms_of(route))
             self._queries.look(scope, route)
         except Exception as error:
-            await problems.answer_to(request, error)(scope, receive, send)
+            await errors.answer_to(request, error)(scope, receive, send)
         else:
             await self._inner(scope, receive, send)
 

@@ -10,7 +10,7 @@ import structlog
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from hpcgate.api.answers import fields
+from hpcgate.api.responses import fields
 from hpcgate.errors import BadRequest, GatewayError, TooLarge
 
 log = structlog.stdlib.get_logger(__name__)

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from starlette.routing import BaseRoute
 
-from hpcgate.body import Bounds
-from hpcgate.gateway import Gateway
+from hpcgate.gateway.gateway import Gateway
+from hpcgate.http.body import Bounds
 
 E = TypeVar("E", bound=Callable[..., Any])
 

@@ -11,12 +11,12 @@ import typer
 from rich.console import Console
 
 from hpcgate import __version__
-from hpcgate.auth.command import TokenFileOption, TokenOption, be_silent, failure, given_token
-from hpcgate.auth.command import token as token_command
+from hpcgate.cli.maintenance import app as maintenance_app
+from hpcgate.cli.token import TokenFileOption, TokenOption, be_silent, failure, given_token
+from hpcgate.cli.token import token as token_command
 from hpcgate.config import Settings
 from hpcgate.config.loading import ENVIRONMENT_VARIABLES
 from hpcgate.config.monitoring import TracingSettings
-from hpcgate.health.command import app as maintenance_app
 
 app = typer.Typer(
     name="hpcgate",
@@ -73,8 +73,8 @@ def serve(
         raise typer.BadParameter("needs --tls-cert", param_hint="--tls-key")
     settings = _load(config)
     from hpcgate.config.loading import load
-    from hpcgate.serving import serve as serve_settings
-    from hpcgate.tls import Unusable
+    from hpcgate.server.run import serve as serve_settings
+    from hpcgate.server.tls import Unusable
 
     try:
         serve_settings(settings, host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, load=lambda: load(config))
@@ -113,7 +113,7 @@ def check(
     lines, status = report(config)
     findings: list[tuple[str, Any]] = []
     if connect and status == 0:
-        from hpcgate.checking.walk import walk
+        from hpcgate.diagnosis.run import walk
 
         be_silent()
         findings = asyncio.run(walk(_load(config), given_token(token, token_file)))
@@ -161,7 +161,7 @@ def openapi(
     ] = None,
 ) -> None:
     """Print the OpenAPI document, of a configuration or in general."""
-    from hpcgate.app import create_app
+    from hpcgate.server.app import create_app
 
     general = {
         "auth": {"authentication": {"token_url": "http://127.0.0.1/token"}},

@@ -16,9 +16,9 @@ from hpcgate.auth import Principal
 from hpcgate.config import PluginSettings, Secret
 from hpcgate.config.values import AbsolutePath, HostKey
 from hpcgate.credentials.base import Credential
+from hpcgate.credentials.certificate_cache import CertificateSource
 from hpcgate.credentials.certificates import Expectation, checked, user_certificate
 from hpcgate.credentials.issuing import Request, issue
-from hpcgate.credentials.kept import CertificateSource
 from hpcgate.errors import CredentialRefused, Unavailable
 from hpcgate.threads import Threads
 

@@ -15,8 +15,8 @@ from hpcgate.auth import Principal
 from hpcgate.config import PluginSettings
 from hpcgate.config.values import HostKey, Pause, Seconds
 from hpcgate.credentials.base import Credential
+from hpcgate.credentials.certificate_cache import CertificateSource
 from hpcgate.credentials.certificates import Expectation, checked, user_certificate
-from hpcgate.credentials.kept import CertificateSource
 from hpcgate.errors import CredentialRefused, Unavailable
 from hpcgate.outbound.client import Answer, BrokenOff, HttpClient, ServiceError, TooSlow, Unreachable, Unusable
 from hpcgate.outbound.documents import decoded, string_at

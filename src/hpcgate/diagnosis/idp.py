@@ -5,8 +5,8 @@ from urllib.parse import urlsplit
 
 from hpcgate.auth.client_credentials import MAX_ANSWER
 from hpcgate.auth.jwks import MAX_DOCUMENT, MAX_REDIRECTS, Jwks, Source
-from hpcgate.checking import clocks
 from hpcgate.config import OidcSettings
+from hpcgate.diagnosis import clocks
 from hpcgate.outbound.client import HttpClient, ServiceError, TooSlow
 from hpcgate.ssh.survey import Finding
 

@@ -7,10 +7,10 @@ from hpcgate.auth import Principal
 from hpcgate.auth.jwks import Jwks
 from hpcgate.auth.openfga import OpenFga
 from hpcgate.auth.tokens import TokenVerifier
-from hpcgate.checking.idp import look_at_idp
-from hpcgate.checking.system import Crowds, Who, look_at_system
 from hpcgate.config import Cluster, Settings, plugin
 from hpcgate.credentials.base import CredentialSource
+from hpcgate.diagnosis.idp import look_at_idp
+from hpcgate.diagnosis.system import Crowds, Who, look_at_system
 from hpcgate.health.account import ProbeAccount
 from hpcgate.ssh.survey import Finding
 

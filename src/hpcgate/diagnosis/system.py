@@ -9,9 +9,9 @@ from typing import Any
 
 from hpcgate.auth import Principal
 from hpcgate.auth.authorizer import Authorizer
-from hpcgate.checking import clocks, tools
 from hpcgate.config import Cluster, SchedulerSettings, SshSettings, plugin
 from hpcgate.credentials.base import CredentialSource
+from hpcgate.diagnosis import clocks, tools
 from hpcgate.errors import (
     CommandFailed,
     CredentialRefused,
@@ -27,7 +27,7 @@ from hpcgate.errors import (
 from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Scheduler
 from hpcgate.schedulers.slurm.rest.problems import DaemonDown
-from hpcgate.ssh import rehearsal
+from hpcgate.ssh import preflight
 from hpcgate.ssh.nodes import Node
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.survey import Finding, survey
@@ -77,12 +77,12 @@ class Crowds:
         """Return how many were dropped.
 
         Raises:
-            GatewayError: As `rehearsal.logins`.
+            GatewayError: As `preflight.logins`.
         """
         node = (pool.settings.nodes[0], count)
         async with self._turn:
             if node not in self._known:
-                self._known[node] = await rehearsal.logins(pool, principal, count)
+                self._known[node] = await preflight.logins(pool, principal, count)
             return self._known[node]
 
 
@@ -236,7 +236,7 @@ class _Walk:
 
     async def _channels(self) -> list[Finding]:
         async with self._pool.lease(self._principal) as session:
-            count = await rehearsal.channels(session, LOOKED_FOR)
+            count = await preflight.channels(session, LOOKED_FOR)
         self._opens_channels = count > 0
         check, wanted = "MaxSessions", self._ssh.max_sessions
         raise_it = "raise MaxSessions in sshd_config for the gateway's address, to 100 or so"
@@ -293,13 +293,13 @@ class _Walk:
 
     async def _sftp(self) -> list[Finding]:
         async with self._pool.lease(self._principal) as session:
-            refusal = await rehearsal.sftp(session)
+            refusal = await preflight.sftp(session)
         check, wanted = "SFTP", self._ssh.files
         if refusal is None:
             used = "works" if wanted != "commands" else "works, but is not used (ssh.files is commands)"
             return [Finding(True, f"SFTP {used}", check=check)]
         offer = "put `Subsystem sftp internal-sftp` into sshd_config"
-        if refusal == rehearsal.NO_ROOM:
+        if refusal == preflight.NO_ROOM:
             offer = "raise MaxSessions"
         if wanted == "sftp":
             return [Finding(False, f"SFTP does not work: {refusal}", f"{offer}, or set ssh.files to auto", check)]

@@ -4,8 +4,8 @@ import errno
 import re
 
 from hpcgate.errors import BadRequest, GatewayError
+from hpcgate.ssh.files.coreutils_errors import NOT_REGULAR, not_regular, number_in, quote_if_needed, reason, told
 from hpcgate.ssh.runner import Completed
-from hpcgate.ssh.words import NOT_REGULAR, not_regular, number_in, quote_if_needed, reason, told
 
 # What tar adds to the reason, which the line before has given.
 _NOISE = (

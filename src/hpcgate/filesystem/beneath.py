@@ -17,19 +17,19 @@ from hpcgate.auth import Principal
 from hpcgate.auth.policy import Grant
 from hpcgate.errors import BadAnswer, ConnectionLost, Denied, GatewayError, NotSupported, PathNotFound
 from hpcgate.filesystem import checksum, compress, extract, file_type, tus, unpacking
-from hpcgate.ssh import standing
-from hpcgate.ssh.command_files import LARGE, parse_stat, size_in, unwritable
-from hpcgate.ssh.command_streams import CommandStreams, OpenByCommand, said_in
-from hpcgate.ssh.files import Attributes, Entry, RemoteFiles, Replacing, refuse_root, temporary_name, too_large
-from hpcgate.ssh.login_node import View
+from hpcgate.ssh.commands.process import Process
+from hpcgate.ssh.commands.quoting import Steering
+from hpcgate.ssh.files import command_attributes
+from hpcgate.ssh.files.command_files import LARGE, parse_stat, size_in, unwritable
+from hpcgate.ssh.files.command_streams import CommandStreams, OpenByCommand, said_in
+from hpcgate.ssh.files.coreutils_errors import NOT_REGULAR, not_regular, number_in, quote, said, shown, told, unreadable
+from hpcgate.ssh.files.login_node import View
+from hpcgate.ssh.files.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
+from hpcgate.ssh.files.protocol import Attributes, Entry, RemoteFiles, Replacing, refuse_root, temporary_name, too_large
+from hpcgate.ssh.files.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, Streams
 from hpcgate.ssh.pool import Pool
-from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
-from hpcgate.ssh.process import Process
-from hpcgate.ssh.quoting import Steering
 from hpcgate.ssh.runner import Completed, understanding
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, Streams
-from hpcgate.ssh.words import NOT_REGULAR, not_regular, number_in, quote, said, shown, told, unreadable
 
 T = TypeVar("T")
 
@@ -321,13 +321,13 @@ _COMMANDS: dict[str, Callable[[Beneath, list[bytes]], Awaitable[Completed]]] = {
     tus.SWEEP: _sweep,
     tus.JOIN: _join,
     tus.ADOPT_NEW: _adopt,
-    standing.CHMOD: _chmod,
-    standing.CHOWN: _chown,
+    command_attributes.CHMOD: _chmod,
+    command_attributes.CHOWN: _chown,
 }
 
 
 class ConfinedFiles(CommandStreams):
-    """`hpcgate.ssh.streams.Streams` by the program: nothing of `CommandStreams` that runs a command is left."""
+    """`hpcgate.ssh.files.streams.Streams` by the program: nothing of `CommandStreams` that runs a command is left."""
 
     def __init__(self, beneath: Beneath, view: View, session: Confined) -> None:
         super().__init__(_NoRunner(beneath.grant), view)

@@ -283,7 +283,7 @@ class Box:
 def trusted(link, holder):
     """Tell whether a link in a directory is followed for writing; one with several names may be anybody's.
 
-    As hpcgate.ssh.footing has it, and the kernel's fs.protected_symlinks.
+    As hpcgate.ssh.files.footing has it, and the kernel's fs.protected_symlinks.
     """
     if not holder.st_mode & 0o022 or link.st_uid == holder.st_uid:
         return True

@@ -5,10 +5,10 @@ import re
 from hpcgate.errors import CommandFailed
 from hpcgate.filesystem.base import Operation, Parameters, Path, raw
 from hpcgate.filesystem.models import FileChecksum
-from hpcgate.ssh.command_files import REGULAR
+from hpcgate.ssh.files.command_files import REGULAR
+from hpcgate.ssh.files.coreutils_errors import NOT_REGULAR, not_regular, said, told
 from hpcgate.ssh.runner import SHORT
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.words import NOT_REGULAR, not_regular, said, told
 
 # A name with a backslash or a newline makes sha256sum put a backslash before the digits.
 _DIGITS = re.compile(rb"\\?([0-9a-f]{64}) ")

@@ -7,8 +7,8 @@ from contextlib import suppress
 from hpcgate.errors import BadRequest, GatewayError
 from hpcgate.filesystem.base import Operation, Parameters, SourcePath, raw
 from hpcgate.filesystem.models import File, file_at
+from hpcgate.ssh.files.command_attributes import CHMOD, stand_and
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.standing import CHMOD, stand_and
 
 _OCTAL = re.compile(r"[0-7]{1,5}", re.ASCII)
 

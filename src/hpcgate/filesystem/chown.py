@@ -5,8 +5,8 @@ from pydantic import Field
 from hpcgate.errors import BadRequest
 from hpcgate.filesystem.base import Operation, Parameters, SourcePath, raw
 from hpcgate.filesystem.models import File, file_at
+from hpcgate.ssh.files.command_attributes import CHOWN, stand_and
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.standing import CHOWN, stand_and
 
 
 class PutFileChownRequest(Parameters):

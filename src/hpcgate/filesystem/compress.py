@@ -8,12 +8,12 @@ from hpcgate.errors import BadRequest, CommandFailed
 from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
 from hpcgate.filesystem.models import CompressionType
-from hpcgate.ssh.command_files import ADOPT
-from hpcgate.ssh.ending import CUT_OFF
-from hpcgate.ssh.files import temporary_name
-from hpcgate.ssh.footing import ENTER
+from hpcgate.ssh.commands.ending import CUT_OFF
+from hpcgate.ssh.files.command_files import ADOPT
+from hpcgate.ssh.files.coreutils_errors import failure, quote_if_needed
+from hpcgate.ssh.files.footing import ENTER
+from hpcgate.ssh.files.protocol import temporary_name
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.words import failure, quote_if_needed
 
 # The archive grows under a hidden name beside the target and takes the target's only when it is whole. Names reach tar
 # by --null and --verbatim-files-from, as on its command line it takes a backslash for an escape; before 1.29 it has

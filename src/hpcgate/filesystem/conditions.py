@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Self
 
 from hpcgate.errors import PreconditionFailed
-from hpcgate.ssh.files import Attributes
+from hpcgate.ssh.files.protocol import Attributes
 
 _TAG = re.compile(r'[ \t,]*(W/)?("[\x21\x23-\x7e\x80-\U0010ffff]*")[ \t]*(?:,|$)')
 

@@ -12,10 +12,10 @@ from hpcgate.errors import AlreadyExists, BadRequest, ConnectionLost, PathNotFou
 from hpcgate.filesystem.base import Lender, Limits
 from hpcgate.filesystem.conditions import Conditions, Validator
 from hpcgate.filesystem.slots import PathLocks
-from hpcgate.ssh.files import Attributes, Replacing
+from hpcgate.ssh.files.coreutils_errors import failure, quote
+from hpcgate.ssh.files.protocol import Attributes, Replacing
+from hpcgate.ssh.files.streams import OpenFile, Streams
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.streams import OpenFile, Streams
-from hpcgate.ssh.words import failure, quote
 
 SMALL = 256 * 1024
 """Files up to this many bytes are read in one go."""

@@ -8,8 +8,8 @@ from pydantic_core import PydanticCustomError
 from hpcgate.errors import GatewayError, TooLarge
 from hpcgate.filesystem.base import Limits, Parameters, Path
 from hpcgate.filesystem.models import ContentUnit
-from hpcgate.ssh.files import RemoteFiles
-from hpcgate.ssh.words import shown
+from hpcgate.ssh.files.coreutils_errors import shown
+from hpcgate.ssh.files.protocol import RemoteFiles
 
 FIRST_BLOCK = 64 * 1024
 """Bytes that are read at first in search of lines; each further block is twice as long."""

@@ -6,11 +6,11 @@ from hpcgate.errors import BadRequest
 from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
 from hpcgate.filesystem.models import CompressionType
-from hpcgate.ssh.command_files import REGULAR
-from hpcgate.ssh.ending import CUT_OFF
-from hpcgate.ssh.files import temporary_name
-from hpcgate.ssh.footing import OWN, untrusted
-from hpcgate.ssh.merging import MERGE
+from hpcgate.ssh.commands.ending import CUT_OFF
+from hpcgate.ssh.files.command_files import REGULAR
+from hpcgate.ssh.files.footing import OWN, untrusted
+from hpcgate.ssh.files.merging import MERGE
+from hpcgate.ssh.files.protocol import temporary_name
 from hpcgate.ssh.session import Session
 
 # $1 the archive, $2 the directory, $3 how it is compressed, $4 the name of a hidden directory: there it is unpacked,

@@ -1,8 +1,8 @@
 """file: what kind of content a file has."""
 
 from hpcgate.filesystem.base import Operation, Parameters, Path, raw
+from hpcgate.ssh.files.coreutils_errors import shown, told
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.words import shown, told
 
 # file(1) says "cannot open" as a result, with success; stat(1) says it as an error. The user's own magic file (file(1),
 # ENVIRONMENT) need not be there.

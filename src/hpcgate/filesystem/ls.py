@@ -13,9 +13,9 @@ from pydantic_core import PydanticCustomError
 from hpcgate.errors import BadRequest
 from hpcgate.filesystem.base import Operation, Page, Parameters, Path, raw
 from hpcgate.filesystem.models import File, zone_of
-from hpcgate.ssh.files import Counter, Entry
+from hpcgate.ssh.files.protocol import Counter, Entry
+from hpcgate.ssh.files.streams import Streams
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.streams import Streams
 
 MANY = 1000
 """Entries whose conversion would keep all other requests waiting for longer than a few milliseconds."""

@@ -8,10 +8,10 @@ from typing import Self
 from pydantic import Field
 
 from hpcgate.filesystem.base import Result
-from hpcgate.ssh.files import Entry
-from hpcgate.ssh.login_node import local_time
+from hpcgate.ssh.files.coreutils_errors import shown
+from hpcgate.ssh.files.login_node import local_time
+from hpcgate.ssh.files.protocol import Entry
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.words import shown
 
 
 class ContentUnit(StrEnum):

@@ -15,9 +15,9 @@ from hpcgate.errors import CommandFailed, ConnectionLost, TooLarge
 from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.base import Lender
 from hpcgate.filesystem.tar_stream import Member, TarReader
-from hpcgate.ssh.process import Process
+from hpcgate.ssh.commands.process import Process
+from hpcgate.ssh.files.streams import PATIENCE, cut
 from hpcgate.ssh.runner import Completed
-from hpcgate.ssh.streams import PATIENCE, cut
 
 log = structlog.stdlib.get_logger(__name__)
 

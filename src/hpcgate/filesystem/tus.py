@@ -6,9 +6,9 @@ upload, and the offset is what the login node says that the file's size is. Who 
 its token in it and looks now and then whether it is still there: another process that finds the lock taken and wants to
 write overwrites it and waits until that has been noticed.
 
-The directory is the user's alone (`hpcgate.ssh.private_directory`), for the one that it lies in may be one that others
-write, who would plant links there. The files are the user's, who may write anything into them: nothing in them is a
-path.
+The directory is the user's alone (`hpcgate.ssh.files.private_directory`), for the one that it lies in may be one that
+others write, who would plant links there. The files are the user's, who may write anything into them: nothing in them
+is a path.
 """
 
 import asyncio
@@ -41,12 +41,12 @@ from hpcgate.errors import (
     PathNotFound,
     TooLarge,
 )
-from hpcgate.ssh.command_files import ADOPT
-from hpcgate.ssh.footing import OWN, untrusted
-from hpcgate.ssh.private_directory import PrivateDirectory
+from hpcgate.ssh.files.command_files import ADOPT
+from hpcgate.ssh.files.coreutils_errors import naming, quote, told
+from hpcgate.ssh.files.footing import OWN, untrusted
+from hpcgate.ssh.files.private_directory import PrivateDirectory
+from hpcgate.ssh.files.streams import SYNC_PATIENCE, Streams
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.streams import SYNC_PATIENCE, Streams
-from hpcgate.ssh.words import naming, quote, told
 
 CHECKSUMS = tuple(name for name in ("sha1", "sha256", "sha512", "md5") if name in hashlib.algorithms_available)
 """The algorithms of the checksum extension; sha1 is the one that every server has to know."""

@@ -16,15 +16,15 @@ from dataclasses import replace
 from hpcgate.errors import BadRequest, GatewayError, NotADirectory, PathNotFound, TooLarge
 from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.tar_stream import END, Member, TarReader
-from hpcgate.ssh.ending import CUT_OFF
-from hpcgate.ssh.files import temporary_name
-from hpcgate.ssh.footing import OWN
-from hpcgate.ssh.merging import MERGE
-from hpcgate.ssh.process import Process
+from hpcgate.ssh.commands.ending import CUT_OFF
+from hpcgate.ssh.commands.process import Process
+from hpcgate.ssh.files.coreutils_errors import quote
+from hpcgate.ssh.files.footing import OWN
+from hpcgate.ssh.files.merging import MERGE
+from hpcgate.ssh.files.protocol import temporary_name
+from hpcgate.ssh.files.streams import SYNC_PATIENCE
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.streams import SYNC_PATIENCE
-from hpcgate.ssh.words import quote
 
 CLEANING = 60.0
 """Seconds that the login node has to remove what an upload that broke off has left."""

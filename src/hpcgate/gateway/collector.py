@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from hpcgate import __version__
 from hpcgate.config import MetricsSettings
-from hpcgate.gateway import Gateway
+from hpcgate.gateway.gateway import Gateway
 from hpcgate.schedulers.reads import SharedReads
 from hpcgate.telemetry.containment import FAULTS, kept
 from hpcgate.telemetry.metrics import Metrics

@@ -11,7 +11,7 @@ from typing import Any, Self
 import structlog
 
 from hpcgate.config import ConfigError, Model, Settings
-from hpcgate.gateway import Gateway
+from hpcgate.gateway.gateway import Gateway
 from hpcgate.telemetry.base import Telemetry
 from hpcgate.telemetry.containment import FAULTS, contained, reaped
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpcgate.arrivals import Arrivals
+from hpcgate.admission.bodies import Arrivals
 from hpcgate.errors import GatewayError, TimedOut, TooLarge
 
 SMALL = 64 * 1024

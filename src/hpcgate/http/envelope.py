@@ -4,37 +4,24 @@ Pure ASGI, so that bodies stream through untouched. What only looks at a request
 be awaited instead of awaiting it: each coroutine between the server and a route costs every request something.
 """
 
-import asyncio
 import os
 import random
 import re
 import time
-from collections.abc import Awaitable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, MutableMapping
 from typing import Any
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpcgate.auth.groups import Group, group_of
-from hpcgate.telemetry.containment import FAULTS, contained, reaped
-from hpcgate.telemetry.journal import Journal, current
+from hpcgate.http.disconnect import _ON_GONE, CLIENT_GONE, CONNECTED
+from hpcgate.http.request_log import Ended, RequestLines
+from hpcgate.telemetry.containment import FAULTS
 
 log = structlog.get_logger("hpcgate.access")
-trace_log = structlog.get_logger("f7t_v2_tracing_log")
-audit_log = structlog.get_logger("hpcgate.audit")
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-WATCH_AFTER = 0.25
-"""Seconds after which a running request begins to watch for its client hanging up.
-
-Most are done by then, also where a hundred of them wait for each other. A watch is a task, which costs a quarter of
-what all the rest of HTTP costs.
-"""
-
-CLIENT_GONE = 499
-"""The status in the access log of a request whose client went away, as nginx writes it."""
 
 MAX_ID_LENGTH = 128
 
@@ -173,127 +160,6 @@ def security_headers(*, hsts_max_age: int) -> Headers:
     return tuple(headers)
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A request that has ended.
-
-    Attributes:
-        scope: Its ASGI scope.
-        asked: Its headers.
-        status: The status of the answer, or `CLIENT_GONE`.
-        seconds: How long it took.
-        whole: Whether the answer was sent to its end.
-    """
-
-    scope: Scope
-    asked: Mapping[bytes, bytes]
-    status: int
-    seconds: float
-    whole: bool
-
-
-class RequestLines:
-    """The lines that one request leaves in the logs.
-
-    Args:
-        access: Whether there is an access line.
-        tracing: Whether there is a tracing line, as FirecREST has it.
-        tracing_headers: Request headers of the tracing line, each with the name of its field.
-        audit: Whether actions are recorded.
-        audit_reads: Whether those are that only read.
-    """
-
-    def __init__(
-        self,
-        *,
-        access: bool = True,
-        tracing: bool = False,
-        tracing_headers: Sequence[tuple[str, str]] = (),
-        audit: bool = False,
-        audit_reads: bool = True,
-    ) -> None:
-        self._access = access
-        self._tracing = tracing
-        self._tracing_headers = [(name.lower().encode("latin-1"), field) for name, field in tracing_headers]
-        self._audit = audit
-        self._audit_reads = audit_reads
-
-    def begin(self, request_id: str, correlation_id: str) -> Journal:
-        """Open the journal of a request, for all that is logged from here on."""
-        notes = Journal(request_id, correlation_id, [] if self._audit else None, [] if self._tracing else None)
-        current.set(notes)
-        return notes
-
-    def end(self, notes: Journal, ended: Ended) -> None:
-        """Write the lines and close the journal."""
-        scope = ended.scope
-        state = scope["state"]
-        if self._access:
-            log.info(
-                "http.request",
-                method=scope["method"],
-                path=scope["path"],
-                status=ended.status,
-                seconds=round(ended.seconds * 1e6) / 1e6,
-                user=state["username"],
-                client=scope["client"][0] if scope.get("client") else None,
-                request_id=notes.request_id,
-                correlation_id=notes.correlation_id,
-            )
-        if self._tracing:
-            trace_log.info("http.trace", **self._trace(notes, ended))
-        if notes.operation is not None:
-            self._record(notes, notes.operation, ended)
-        notes.open = False
-
-    def _trace(self, notes: Journal, ended: Ended) -> dict[str, Any]:
-        scope = ended.scope
-        state = scope["state"]
-        fields: dict[str, Any] = {
-            "username": state["username"],
-            "system_name": state.get("system"),
-            "endpoint": scope["path"],
-            "resource": scope["path"].strip("/").partition("/")[0],
-            "status_code": ended.status,
-            "user_agent": _text(ended.asked.get(b"user-agent")),
-        }
-        for name, key in self._tracing_headers:
-            fields.setdefault(key, "***" if name in _SECRET_HEADERS else _text(ended.asked.get(name)))
-        if notes.backend:
-            fields["backend"] = notes.backend[0] if len(notes.backend) == 1 else notes.backend
-        return {name: value for name, value in fields.items() if value is not None}
-
-    def _record(self, notes: Journal, operation: tuple[str, str], ended: Ended) -> None:
-        method, route = operation
-        group = group_of(method, route)
-        if group in _READS and not self._audit_reads:
-            return
-        audit_log.info(
-            "action",
-            **notes.who,
-            system=ended.scope["state"].get("system"),
-            operation=f"{method} {route}",
-            group=group,
-            paths=notes.paths or None,
-            job_id=notes.job_id,
-            outcome=_outcome(ended),
-            status=ended.status,
-            seconds=round(ended.seconds, 6),
-        )
-
-
-_READS = frozenset({Group.STATUS_READ, Group.COMPUTE_READ, Group.FS_READ})
-_SECRET_HEADERS = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"x-api-key"})
-
-
-def _outcome(ended: Ended) -> str:
-    if not ended.whole:
-        return "aborted"
-    if ended.status in (401, 403):
-        return "denied"
-    return "success" if ended.status < 400 else "failure"
-
-
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("latin-1")
 
@@ -319,138 +185,9 @@ class TrailingSlash:
         return self.app(scope, receive, send)
 
 
-_HANG_UP = contained("http.hang_up")
-
-CONNECTED = "connected"
-"""In the state of a request: whether its client is there. A server that says so tells when the client goes."""
-_ON_GONE = "on_gone"
-
-
 def tell_gone(state: MutableMapping[str, Any]) -> None:
     """Tell a request, by its state, that its client has gone."""
     state[CONNECTED] = False
     on_gone = state.get(_ON_GONE)
     if on_gone is not None:
         on_gone()
-
-
-class HangUp:
-    """Cancels a request whose client has gone, so that what it started on a login node ends too.
-
-    That is only done once its body has been read: the body's reader notices by itself. The gateway's own server tells
-    (`tell_gone`), at no cost to those who stay. With any other a request is watched after `WATCH_AFTER` seconds, at
-    most twice as many: one timer looks after all of them.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-        self._young: set[_Watch] = set()
-        self._older: set[_Watch] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 (an ASGI server calls within a task)
-        state = scope["state"]
-        watch = _Watch(task, receive, has_body="body" in state)
-        connected = state.get(CONNECTED)
-        if connected is None:
-            self._young.add(watch)
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._look)
-        else:
-            state[_ON_GONE] = watch.gone
-            if not connected:
-                watch.gone()
-        try:
-            await self.app(scope, watch.receive, send)
-        except asyncio.CancelledError:
-            if not watch.hung_up or task.uncancel() > 0:
-                raise
-        finally:
-            if connected is None:
-                self._young.discard(watch)
-                self._older.discard(watch)
-                if watch.watching:
-                    await watch.stop()
-            else:
-                # It leads back here.
-                del state[_ON_GONE]
-
-    @contained("http.hang_up")
-    def _look(self) -> None:
-        """Watch those that were running at the last look already."""
-        due, self._older, self._young = self._older, self._young, set()
-        # The timer first: whatever happens below, it goes on for the others.
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._look) if self._older else None
-        for watch in due:
-            with _HANG_UP:
-                watch.start()
-
-
-class _Watch:
-    """Waits for the end of one client's connection."""
-
-    __slots__ = ("_body_read", "_kept", "_receive", "_task", "_waiter", "_watcher", "hung_up")
-
-    def __init__(self, task: asyncio.Task[Any], receive: Receive, *, has_body: bool) -> None:
-        self.hung_up = False
-        self._task = task
-        self._receive = receive
-        self._body_read = not has_body
-        self._waiter: asyncio.Event | None = None
-        self._kept: list[Message] = []
-        self._watcher: asyncio.Task[None] | None = None
-
-    @property
-    def watching(self) -> bool:
-        """Whether it has begun to watch."""
-        return self._watcher is not None
-
-    def start(self) -> None:
-        self._watcher = asyncio.create_task(self._watch())
-
-    async def _watch(self) -> None:
-        if not self._body_read:
-            self._waiter = asyncio.Event()
-            await self._waiter.wait()
-        while (message := await self._receive())["type"] != "http.disconnect":
-            self._kept.append(message)
-        self.gone()
-
-    def gone(self) -> None:
-        """Cancel the request, unless its body is still being read. It may be told several times."""
-        if self._body_read and not self.hung_up:
-            self.hung_up = True
-            self._task.cancel()
-
-    async def receive(self) -> Message:
-        if self._watcher is not None and self._body_read:
-            # The watcher is the one reader now: it has kept an empty body, or there is only the hang-up to wait for.
-            await asyncio.sleep(0)
-            if self._kept:
-                return self._kept.pop(0)
-            await asyncio.shield(self._watcher)
-            return {"type": "http.disconnect"}
-        message = await self._receive()
-        if message["type"] != "http.request":
-            # The application knows now, and may still have to put away what it was sent: it is not cut off.
-            return message
-        if not message.get("more_body", False):
-            self._body_read = True
-            if self._waiter is not None:
-                self._waiter.set()
-        return message
-
-    async def stop(self) -> None:
-        if self._watcher is not None and not self._watcher.done():
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
-        elif self._watcher is not None:
-            reaped(self._watcher, "http.hang_up")
-        # It leads back here.
-        self._watcher = None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpcgate.middleware import CLIENT_GONE
+from hpcgate.http.disconnect import CLIENT_GONE
 from hpcgate.telemetry.metrics import Metrics
 from hpcgate.telemetry.tally import Count, Counter, Tally
 

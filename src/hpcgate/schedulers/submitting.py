@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcgate.errors import NoSpace, TimedOut
-from hpcgate.ssh.process import Process
+from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.session import Session
 
 MOST = 1024 * 1024
@@ -24,7 +24,7 @@ _NO_ROOM = "hpcgate: no room for the input: "
 
 _WHOLE = (
     "exec 2>&1; _hpcgate_file=; "
-    # As `hpcgate.ssh.ending` says, on one line.
+    # As `hpcgate.ssh.commands.ending` says, on one line.
     "_hpcgate_end() { trap '' HUP INT TERM; trap - EXIT; "
     '[ -z "$_hpcgate_file" ] || rm -f -- "$_hpcgate_file"; exit "$1"; }; '
     "trap '_hpcgate_end \"$?\"' EXIT; trap '_hpcgate_end 1' HUP INT TERM; "

@@ -12,18 +12,22 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hpcgate import __version__
-from hpcgate.api import archive, compute, content, filesystem, pages, problems, schemas, status, transfers, uploads
-from hpcgate.api.bodies import models_of
-from hpcgate.api.door import Door
-from hpcgate.api.paths import PlainPaths
+from hpcgate.api import errors, openapi
+from hpcgate.api.json_bodies import models_of
+from hpcgate.api.plain_paths import PlainPaths
+from hpcgate.api.routes import archive, content, jobs, pages, status, transfers, uploads
+from hpcgate.api.routes import operations as filesystem
+from hpcgate.api.routing import Door
 from hpcgate.api.terms import MONITORED, PUBLIC, on
-from hpcgate.body import Bodies
 from hpcgate.config import Settings
 from hpcgate.config.http import CorsSettings
-from hpcgate.measuring import Measured, Traced
-from hpcgate.middleware import Envelope, HangUp, RequestLines, TrailingSlash, security_headers
-from hpcgate.monitoring import exposition, monitored
-from hpcgate.reloading import Gateways
+from hpcgate.gateway.collector import exposition, monitored
+from hpcgate.gateway.reload import Gateways
+from hpcgate.http.body import Bodies
+from hpcgate.http.disconnect import HangUp
+from hpcgate.http.envelope import Envelope, TrailingSlash, security_headers
+from hpcgate.http.metrics import Measured, Traced
+from hpcgate.http.request_log import RequestLines
 from hpcgate.telemetry.metrics import Metrics
 from hpcgate.telemetry.recorder import Recorder
 
@@ -86,7 +90,7 @@ def create_app(settings: Settings) -> Application:
     operations = APIRouter(prefix=filesystem.router.prefix, tags=list(filesystem.router.tags))
     filesystem.add_operations(operations)
     files = (filesystem.router, operations, content.router, uploads.router, archive.router)
-    for router in (status.router, compute.router, *files, transfers.router):
+    for router in (status.router, jobs.router, *files, transfers.router):
         # Not include_router: it keeps the router as it is and matches each request's path twice.
         app.router.routes.extend(router.routes)
     if settings.metrics.path is not None:
@@ -95,10 +99,10 @@ def create_app(settings: Settings) -> Application:
         if isinstance(route, Route) and route.path == app.openapi_url:
             on(PUBLIC)(route.endpoint)
     for read, model in models_of(app.routes):
-        read.openapi_extra = {**(read.openapi_extra or {}), "requestBody": schemas.body_schema(model)}
-    problems.install(app)
+        read.openapi_extra = {**(read.openapi_extra or {}), "requestBody": openapi.body_schema(model)}
+    errors.install(app)
     pages.install(app, settings.auth.authentication)
-    schemas.install(
+    openapi.install(
         app,
         token_url=settings.auth.authentication.token_url,
         authorization_url=settings.auth.authentication.authorization_url,
@@ -109,7 +113,7 @@ def create_app(settings: Settings) -> Application:
             *(model for _, model in models_of(app.routes)),
         ],
     )
-    app.add_middleware(problems.LastResort)
+    app.add_middleware(errors.LastResort)
     app.chain = PlainPaths(Door(app.chain, app, settings.apis_root_path.rstrip("/")), merge=settings.http.merge_slashes)
     # Each is around the one before.
     if telemetry.metrics is not None:

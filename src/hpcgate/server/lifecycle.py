@@ -14,18 +14,18 @@ from typing import Any, Protocol, cast
 import structlog
 import uvicorn
 
-from hpcgate.admission import BYTES_EACH
+from hpcgate.admission.queue import BYTES_EACH
 from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
-from hpcgate.garbage import Garbage
-from hpcgate.gateway import Gateway
-from hpcgate.idleness import Idleness
-from hpcgate.refusals import HELD, Lobby, Refusals
-from hpcgate.reloading import Gateways, Reloader
-from hpcgate.sink import Ending, Ends
+from hpcgate.gateway.gateway import Gateway
+from hpcgate.gateway.reload import Gateways, Reloader
+from hpcgate.server.garbage import Garbage
+from hpcgate.server.idleness import Idleness
+from hpcgate.server.refusals import HELD, Lobby, Refusals
+from hpcgate.server.sink import Ending, Ends
+from hpcgate.server.tls import Tls
 from hpcgate.telemetry.containment import FAULTS, contained, on_loop_error, reaped
 from hpcgate.threads import Threads
-from hpcgate.tls import Tls
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -27,11 +27,11 @@ from hpcgate.errors import (
 )
 from hpcgate.outbound.wording import clipped, one_line
 from hpcgate.ssh.channels import MOST_WAIT, Channels, Slot
-from hpcgate.ssh.command import Command
+from hpcgate.ssh.commands.command import Command
+from hpcgate.ssh.commands.quoting import WORD
 from hpcgate.ssh.errors import connect_error, reason
 from hpcgate.ssh.host_keys import HostKeys, Trusted
 from hpcgate.ssh.nodes import Nodes, first_words, reach
-from hpcgate.ssh.quoting import WORD
 from hpcgate.ssh.unsent import LEAST_PACKET, Unsent
 from hpcgate.telemetry.base import Source, Telemetry
 from hpcgate.telemetry.containment import contained

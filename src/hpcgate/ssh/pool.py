@@ -30,11 +30,11 @@ from hpcgate.errors import (
     Unavailable,
 )
 from hpcgate.ssh.brake import Brake, Refusals, brake_of, later
-from hpcgate.ssh.command_streams import CommandStreams
 from hpcgate.ssh.connection import Connection, Target
 from hpcgate.ssh.errors import again
+from hpcgate.ssh.files.command_streams import CommandStreams
+from hpcgate.ssh.files.login_node import LoginNode
 from hpcgate.ssh.host_keys import HostKeys
-from hpcgate.ssh.login_node import LoginNode
 from hpcgate.ssh.nodes import Nodes
 from hpcgate.ssh.pace import PACE
 from hpcgate.ssh.session import FileAccess, Session

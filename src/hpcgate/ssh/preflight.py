@@ -8,9 +8,9 @@ from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 from hpcgate.auth import Principal
 from hpcgate.errors import GatewayError, LoginNodeError, LoginNodeShut, NeverBegan, NotSupported
 from hpcgate.ssh.connection import _attempt, _Dropped
+from hpcgate.ssh.files.sftp_files import SftpFiles
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
-from hpcgate.ssh.sftp_files import SftpFiles
 
 NO_ROOM = "there is no channel to spare for it"
 """Why SFTP does not work where sshd's MaxSessions is 1."""

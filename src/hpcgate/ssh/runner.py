@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from hpcgate.errors import BadAnswer
-from hpcgate.ssh.quoting import Steering
+from hpcgate.ssh.commands.quoting import Steering
 
 SHORT: Final = 1024 * 1024
 """Bytes of output of a command that is asked for one thing; what is read of it on the event loop has its bound here."""

@@ -15,23 +15,23 @@ from asyncssh.stream import SSHClientStreamSession, SSHWriter
 
 from hpcgate.errors import BadRequest, NeverBegan, NeverReached, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.command import MOST_ERRORS, MOST_NOISE, START_UP_FILES, Command
-from hpcgate.ssh.command_files import CommandFiles
-from hpcgate.ssh.command_streams import CommandStreams
+from hpcgate.ssh.commands.command import MOST_ERRORS, MOST_NOISE, START_UP_FILES, Command
+from hpcgate.ssh.commands.process import Process
+from hpcgate.ssh.commands.quoting import Steering, called, new_word, shell_line
+from hpcgate.ssh.commands.resident import Worker
 from hpcgate.ssh.connection import ChannelRefused, Connection
-from hpcgate.ssh.files import RemoteFiles
-from hpcgate.ssh.helped_files import HelpedFiles
-from hpcgate.ssh.helper import Helper
-from hpcgate.ssh.login_node import LoginNode
-from hpcgate.ssh.process import Process
-from hpcgate.ssh.quoting import Steering, called, new_word, shell_line
+from hpcgate.ssh.files.command_files import CommandFiles
+from hpcgate.ssh.files.command_streams import CommandStreams
+from hpcgate.ssh.files.helped_files import HelpedFiles
+from hpcgate.ssh.files.helper import Helper
+from hpcgate.ssh.files.login_node import LoginNode
+from hpcgate.ssh.files.protocol import RemoteFiles
+from hpcgate.ssh.files.sftp_bulk import MOST_BLOCK, BulkSftp
+from hpcgate.ssh.files.sftp_files import SftpFiles
+from hpcgate.ssh.files.sftp_status import Answers
+from hpcgate.ssh.files.sftp_streams import SftpStreams
+from hpcgate.ssh.files.streams import Streams
 from hpcgate.ssh.runner import Completed
-from hpcgate.ssh.sftp_bulk import MOST_BLOCK, BulkSftp
-from hpcgate.ssh.sftp_files import SftpFiles
-from hpcgate.ssh.sftp_status import Answers
-from hpcgate.ssh.sftp_streams import SftpStreams
-from hpcgate.ssh.streams import Streams
-from hpcgate.ssh.worker import Worker
 from hpcgate.telemetry.journal import note_command
 
 _LEAST_FOR_BULK = 4

@@ -2,7 +2,7 @@
 
 A callback, a timer, a part of a tick or a background task of one connection must neither end nor delay what is
 another's. Whatever the event loop calls is a function that is `contained`; what runs for ever is `kept` running; a task
-that nobody awaits is `reaped`. tests/test_containment.py scans the source for what is none of these.
+that nobody awaits is `reaped`. tests/telemetry/test_containment.py scans the source for what is none of these.
 
 A transport that has been closed meanwhile is normal, not a fault.
 """

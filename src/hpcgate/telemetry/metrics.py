@@ -1,6 +1,6 @@
 """The metrics that are counted as things happen. Labels hold no user names, paths or job ids.
 
-Those that are read off the pools, the boards and so on when Prometheus asks are in `hpcgate.monitoring`.
+Those that are read off the pools, the boards and so on when Prometheus asks are in `hpcgate.gateway.collector`.
 """
 
 from typing import Final

@@ -11,8 +11,8 @@ from typing import Literal
 
 from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, NotSupported
-from hpcgate.ssh.command_files import ADOPT
-from hpcgate.ssh.merging import MERGE
+from hpcgate.ssh.files.command_files import ADOPT
+from hpcgate.ssh.files.merging import MERGE
 from hpcgate.transfers.base import BatchJob, JobLogs, Script, Submit, TransferJob
 from hpcgate.transfers.script import STAGE, directives_for, job_script
 

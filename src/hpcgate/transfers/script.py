@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from hpcgate.errors import BadRequest
-from hpcgate.ssh.ending import ENDING
-from hpcgate.ssh.footing import ENTER
+from hpcgate.ssh.commands.ending import ENDING
+from hpcgate.ssh.files.footing import ENTER
 
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
 # Lone surrogates, which stand for bytes that are not UTF-8, are in names of files only.
@@ -54,8 +54,8 @@ unstage() {
 }
 """
 )
-"""``settle`` (`hpcgate.ssh.footing.ENTER`) goes to the directory of a file, links followed as they may be for writing,
-and sets `base`; ``beside`` does so without following a link in the last place.
+"""``settle`` (`hpcgate.ssh.files.footing.ENTER`) goes to the directory of a file, links followed as they may be for
+writing, and sets `base`; ``beside`` does so without following a link in the last place.
 
 ``stage`` makes a directory there for the user alone and goes to it: ``./new`` is what is to become ``../$base``. Names
 in it cannot be led astray. The script stays there, and the directory is gone however it ends.

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from fastapi import Request
 
-from hpcgate.api import problems
-from hpcgate.api.bodies import validated
-from hpcgate.api.compute import _Encodings
-from hpcgate.api.models import PostJobSubmitRequest
-from hpcgate.api.problems import InvalidParameters
+from hpcgate.api import errors
+from hpcgate.api.errors import InvalidParameters
+from hpcgate.api.json_bodies import validated
+from hpcgate.api.models.jobs import PostJobSubmitRequest
+from hpcgate.api.routes.jobs import _Encodings
 from hpcgate.schedulers.base import Job, JobStatus, JobTime
 
 JOB = Job(
@@ -44,7 +44,7 @@ def test_unknown_fields_of_a_job_are_said(job: Any, beside: Any, unknown: list[s
     with pytest.raises(InvalidParameters) as caught:
         validated(PostJobSubmitRequest, body)
     request = Request({"type": "http", "headers": []})
-    answer = json.loads(bytes(problems.answer_to(request, caught.value).body))
+    answer = json.loads(bytes(errors.answer_to(request, caught.value).body))
     assert sorted(field["name"] for field in answer["data"]["fields"]) == unknown
     assert answer["errorType"] == "validation"
     assert answer["message"].startswith("Validation error: unknown fields ")
@@ -54,7 +54,7 @@ def test_unknown_fields_of_a_job_are_said(job: Any, beside: Any, unknown: list[s
 def test_a_body_of_unknown_fields_makes_no_long_message() -> None:
     with pytest.raises(InvalidParameters) as caught:
         validated(PostJobSubmitRequest, {"job": NEEDED | {f"{number}{'x' * 10_000}": 1 for number in range(1000)}})
-    answer = json.loads(bytes(problems.answer_to(Request({"type": "http", "headers": []}), caught.value).body))
+    answer = json.loads(bytes(errors.answer_to(Request({"type": "http", "headers": []}), caught.value).body))
     assert len(answer["message"]) < 1000
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from hpcgate.schedulers.base import Job, JobStatus, JobTime
-from hpcgate.schedulers.slurm import past as past_module
+from hpcgate.schedulers.slurm import history_cache as past_module
+from hpcgate.schedulers.slurm.history_cache import Past, agree
 from hpcgate.schedulers.slurm.job_ids import JobId
-from hpcgate.schedulers.slurm.past import Past, agree
 from hpcgate.schedulers.slurm.records import Record, Selection
 
 MINE = Selection(user="alice", window=3600)

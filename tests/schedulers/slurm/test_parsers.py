@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hpcgate.schedulers.base import Account, Job, Partition
 from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, values
-from hpcgate.schedulers.slurm.marks import new_mark
+from hpcgate.schedulers.slurm.delimiters import new_mark
 from hpcgate.schedulers.slurm.records import Record, merged
 from hpcgate.schedulers.slurm.scancel import Outcome
 from hpcgate.schedulers.slurm.streams import StreamNames, expanded, first_node

@@ -16,8 +16,7 @@ from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.scheduler import Slurm
 from hpcgate.schedulers.slurm.settings import SlurmSettings
 from hpcgate.schedulers.slurm.silence import LONGEST, PAUSE, Silence
-
-from .test_past import record
+from tests.schedulers.slurm.test_history_cache import record
 
 ALICE = Principal("alice", token="")
 ALLOCATION = replace(record("7", "PENDING").job, name="allocation", partition="", nodes="None assigned")

@@ -20,8 +20,8 @@ from hpcgate.filesystem import compress, extract, unpacking
 from hpcgate.schedulers import submitting
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.pbs.script import composed
-from hpcgate.ssh import command_files
-from hpcgate.ssh.ending import CUT_OFF, ENDING
+from hpcgate.ssh.commands.ending import CUT_OFF, ENDING
+from hpcgate.ssh.files import command_files
 from hpcgate.transfers import jobs, s3_jobs, streamer, wormhole
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.script import job_script

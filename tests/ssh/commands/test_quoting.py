@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import hpcgate
 from hpcgate.errors import BadRequest
-from hpcgate.ssh.quoting import MAX_LINE, Steering, called, opening, shell_line
+from hpcgate.ssh.commands.quoting import MAX_LINE, Steering, called, opening, shell_line
 from tests.sites.shells import shell_program
 
 AWKWARD = st.text(alphabet="'\"\\ $`!*?~{}()<>|&;#%^\n\r\ta-=é\U0001f600\udcff[]@:/").map(
@@ -145,7 +145,7 @@ def scripts() -> Iterator[tuple[str, int, list[ast.expr]]]:
 
 
 def test_every_script_says_which_tool_it_stands_for() -> None:
-    """Messages about time and size name a command by its ``$0``: `hpcgate.ssh.quoting.called`."""
+    """Messages about time and size name a command by its ``$0``: `hpcgate.ssh.commands.quoting.called`."""
     found = [(file, line, words) for file, line, words in scripts() if not file.startswith("demo/")]
     assert len(found) > 20
     nameless = [

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcgate.ssh.channels import Channels
-from hpcgate.ssh.sftp_bulk import BulkSftp, fair_block
+from hpcgate.ssh.files.sftp_bulk import BulkSftp, fair_block
 
 STATUS, HANDLE, DATA, ATTRS, EXTENDED_REPLY = 101, 102, 103, 105, 201
 LIMITS = b"limits@openssh.com"

@@ -3,49 +3,16 @@
 The models of filesystem operations belong to the operations themselves (`hpcgate.filesystem`).
 """
 
-from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, ConfigDict, Field
 
-from hpcgate.filesystem.base import Parameters
-
-
-class Wire(BaseModel):
-    """The base of all answers: camelCase, read from our own nouns by attribute."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, from_attributes=True)
-
-
-class Snake(BaseModel):
-    """The base of the few answers that keep snake_case on the wire (contract, status)."""
-
-    model_config = ConfigDict(from_attributes=True)
-
+from hpcgate.api.models.base import Snake, Wire
 
 # Errors
-
-
-class ApResponseErrorType(StrEnum):
-    """What kind of error."""
-
-    error = "error"
-    validation = "validation"
-
-
-class ApiResponseError(Wire):
-    """The body of every error."""
-
-    error_type: ApResponseErrorType = ApResponseErrorType.error
-    message: str
-    caused_by: list[str] | None = None
-    data: dict[str, Any] | None = None
-    user: str | None = None
-    reason: str | None = Field(None, description="`maintenance` where a system is under maintenance; else not there")
 
 
 # Status
@@ -400,156 +367,3 @@ class UserInfoResponse(Wire):
 
 
 # Compute
-
-
-class JobsTimeWindow(StrEnum):
-    """How far back finished jobs are listed."""
-
-    h1 = "1h"
-    h8 = "8h"
-    h24 = "24h"
-    d3 = "3d"
-    d7 = "7d"
-
-
-class JobStatus(Wire):
-    """The state of a job or a step."""
-
-    state: str
-    state_reason: str | None = None
-    exit_code: int | None = None
-    interrupt_signal: int | None = None
-
-
-class JobTime(Wire):
-    """Seconds and Unix seconds."""
-
-    elapsed: int | None = None
-    start: int | None = None
-    end: int | None = None
-    suspended: int | None = None
-    limit: int | None = None
-
-
-class JobTask(Wire):
-    """A step of a job."""
-
-    id: str
-    name: str
-    status: JobStatus
-    time: JobTime
-
-
-class JobModel(Wire):
-    """A job."""
-
-    job_id: str
-    name: str
-    status: JobStatus
-    tasks: list[JobTask] | None = None
-    time: JobTime
-    account: str | None = None
-    allocation_nodes: int
-    cluster: str
-    group: str | None = None
-    nodes: str
-    partition: str
-    kill_request_user: str | None = None
-    user: str | None
-    working_directory: str
-    priority: int | None = None
-
-
-class GetJobResponse(Wire):
-    """Jobs."""
-
-    jobs: list[JobModel] | None = None
-
-
-class JobMetadataModel(Wire):
-    """What was submitted, with absolute, expanded paths."""
-
-    job_id: str
-    script: str | None = None
-    standard_input: str | None = None
-    standard_output: str | None = None
-    standard_error: str | None = None
-
-
-class GetJobMetadataResponse(Wire):
-    """Metadata of a job."""
-
-    jobs: list[JobMetadataModel] | None = None
-
-
-class BodyParameters(Parameters):
-    """Parameters in a body. A null says no more than a field that is not there.
-
-    Class attributes:
-        strict: Whether fields that are not known are refused, as what they ask for would be missed too late.
-        unused: The fields that clients of FirecREST's send though nothing is done with them, and what to say of each.
-    """
-
-    model_config = ConfigDict(json_schema_extra=None)
-
-    strict: ClassVar[bool] = False
-    unused: ClassVar[Mapping[str, str]] = {}
-
-    def remarks(self) -> Iterator[str]:
-        """Yield what to say of the fields that were sent and are not used."""
-        for name in sorted(self.model_fields_set):
-            value = getattr(self, name)
-            if isinstance(value, BodyParameters):
-                yield from (f"{to_camel(name)}.{remark}" for remark in value.remarks())
-            elif name in self.unused and value is not None:
-                yield f"{to_camel(name)} is not used: {self.unused[name]}"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_not_there(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        known = {name for field in cls.model_fields for name in (field, to_camel(field))}
-        return {name: value for name, value in given.items() if value is not None or name in known}
-
-
-class JobDescriptionModel(BodyParameters):
-    """What to submit: exactly one of `script` and `scriptPath`. What else a scheduler can do, a script asks for."""
-
-    unused: ClassVar[Mapping[str, str]] = {"environment": "the job's variables are job.env"}
-
-    name: str | None = Field(None, description="Name for the job")
-    account: str | None = Field(None, description="Account to charge")
-    reservation: str | None = Field(None, description="Reservation to run in")
-    working_directory: str = Field(description="Directory of the job, absolute")
-    standard_input: str | None = Field(None, description="File that the job reads")
-    standard_output: str | None = Field(None, description="File for the job's output")
-    standard_error: str | None = Field(None, description="File for the job's errors")
-    env: dict[str, str] | list[str] = Field(
-        default={"F7T_version": "v2.0.0"}, description="Environment, as an object or as a list of NAME=value"
-    )
-    environment: Any = Field(None, description="Not used: firecrest-ui sends it. `env` is the environment")
-    constraints: str | None = Field(None, description="Node features required")
-    partition: str | None = Field(None, description="Partition or queue")
-    script: str | None = Field(None, description="The batch script itself")
-    script_path: str | None = Field(None, description="Path of the batch script on the system, absolute")
-
-
-class PostJobSubmitRequest(BodyParameters):
-    """A job to submit."""
-
-    strict: ClassVar[bool] = True
-
-    job: JobDescriptionModel
-
-
-class PostJobSubmissionResponse(Wire):
-    """The submitted job."""
-
-    job_id: str | None = None
-
-
-class PostJobAttachRequest(BodyParameters):
-    """A command to run inside a job's allocation."""
-
-    command: str = Field("", description="Shell command, required all the same")

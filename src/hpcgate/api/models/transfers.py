@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
-from hpcgate.api.models import BodyParameters, Wire
+from hpcgate.api.models.base import BodyParameters, Wire
 from hpcgate.filesystem.base import Path, SourcePath
 from hpcgate.filesystem.models import CompressionType
 

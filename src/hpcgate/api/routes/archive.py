@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from hpcgate.api.dependencies import AccessDep, GatewayDep
-from hpcgate.api.filesystem import query_of
+from hpcgate.api.access import AccessDep, GatewayDep
+from hpcgate.api.routes.operations import query_of
 from hpcgate.api.streaming import Answer, StreamingAnswer, announced_size, attachment, body_of, whole
 from hpcgate.api.terms import Kind, Terms, on
 from hpcgate.filesystem.base import encode_path

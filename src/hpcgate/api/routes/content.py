@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from hpcgate.api.answers import fields
-from hpcgate.api.dependencies import Access, AccessDep, GatewayDep
-from hpcgate.api.filesystem import query_of
-from hpcgate.api.replacing import ReplaceParameter
+from hpcgate.api.access import Access, AccessDep, GatewayDep
+from hpcgate.api.parameters import ReplaceParameter
+from hpcgate.api.responses import fields
+from hpcgate.api.routes.operations import query_of
 from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, announced_size, attachment, body_of, whole
 from hpcgate.api.terms import Kind, Terms, on
 from hpcgate.errors import BadRequest, RangeNotSatisfiable, UnsupportedMediaType
@@ -18,9 +18,9 @@ from hpcgate.filesystem.conditions import Conditions, Validator, Verdict
 from hpcgate.filesystem.content import exactly, opened, put
 from hpcgate.filesystem.digests import Digests, parse_digests
 from hpcgate.filesystem.ranges import ByteRange, MultipartRanges, parse_range
-from hpcgate.gateway import Gateway
-from hpcgate.ssh.files import Replacing
-from hpcgate.ssh.streams import OpenFile
+from hpcgate.gateway.gateway import Gateway
+from hpcgate.ssh.files.protocol import Replacing
+from hpcgate.ssh.files.streams import OpenFile
 
 router = APIRouter(prefix="/filesystem/{system_name}/files", tags=["filesystem"])
 

@@ -6,12 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from hpcgate.api import models
-from hpcgate.api.answers import encoded, json_bytes
-from hpcgate.api.bodies import JOB, json_body
-from hpcgate.api.dependencies import AccessDep, enter
-from hpcgate.api.direct import DirectRoute, described, read_query
+from hpcgate.api.access import AccessDep, enter
+from hpcgate.api.fast_path import DirectRoute, described, read_query
 from hpcgate.api.grants import admit_job
+from hpcgate.api.json_bodies import JOB, json_body
+from hpcgate.api.models import jobs as models
+from hpcgate.api.responses import encoded, json_bytes
 from hpcgate.api.terms import on
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import Job, JobDescription, JobQuery, Jobs

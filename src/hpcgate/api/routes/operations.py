@@ -10,21 +10,21 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 
-from hpcgate.api.answers import fields, json_bytes
-from hpcgate.api.bodies import read_json, validated
-from hpcgate.api.dependencies import Access, AccessDep, GatewayDep, enter, gateway
-from hpcgate.api.direct import DirectRoute, described, read_query
+from hpcgate.api.access import Access, AccessDep, GatewayDep, enter, gateway
+from hpcgate.api.fast_path import DirectRoute, described, read_query
+from hpcgate.api.json_bodies import read_json, validated
+from hpcgate.api.multipart import MultipartFile
+from hpcgate.api.openapi import body_schema, query_parameters
+from hpcgate.api.parameters import ReplaceParameter
 from hpcgate.api.remarks import reads, remark
-from hpcgate.api.replacing import ReplaceParameter
-from hpcgate.api.schemas import body_schema, query_parameters
+from hpcgate.api.responses import fields, json_bytes
 from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, attachment
 from hpcgate.api.terms import Kind, Terms, on
-from hpcgate.api.upload import MultipartFile
 from hpcgate.config import plugins
 from hpcgate.errors import Denied, TooLarge
 from hpcgate.filesystem.base import Operation, Page, Parameters, encode_path, naming
 from hpcgate.filesystem.content import exactly, opened, read_small, refuse_larger, upload_target, write
-from hpcgate.ssh.files import Replacing
+from hpcgate.ssh.files.protocol import Replacing
 
 
 def registered() -> list[type[Operation]]:

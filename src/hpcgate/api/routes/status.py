@@ -8,13 +8,13 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from hpcgate.api import models
-from hpcgate.api.dependencies import AccessDep, GatewayDep, PrincipalDep
+from hpcgate.api.access import AccessDep, GatewayDep, PrincipalDep
+from hpcgate.api.models import status as models
 from hpcgate.api.terms import PUBLIC, on
 from hpcgate.config import Cluster
 from hpcgate.errors import Unavailable
 from hpcgate.filesystem.identity import identity
-from hpcgate.gateway import System
+from hpcgate.gateway.system import System
 from hpcgate.health.board import ServiceHealth
 
 router = APIRouter(prefix="/status", tags=["status"])

@@ -6,10 +6,10 @@ from urllib.parse import quote, quote_from_bytes
 
 from fastapi import APIRouter, Query
 
-from hpcgate.api import transfer_models as models
-from hpcgate.api.bodies import json_body
+from hpcgate.api.access import Access, AccessDep
 from hpcgate.api.confined_jobs import confined
-from hpcgate.api.dependencies import Access, AccessDep
+from hpcgate.api.json_bodies import json_body
+from hpcgate.api.models import transfers as models
 from hpcgate.errors import Denied, NoSuchTransfer
 from hpcgate.filesystem.base import Path, encode_path
 from hpcgate.filesystem.confinement import Reach

@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from hpcgate.api.answers import fields
-from hpcgate.api.dependencies import Access, GatewayDep, enter
-from hpcgate.api.filesystem import query_of
+from hpcgate.api.access import Access, GatewayDep, enter
+from hpcgate.api.responses import fields
+from hpcgate.api.routes.operations import query_of
 from hpcgate.api.streaming import announced_size, body_of
 from hpcgate.api.terms import PUBLIC, Kind, Terms, on
 from hpcgate.errors import BadRequest, GatewayError, PreconditionFailed, TooLarge, UnsupportedMediaType
@@ -19,9 +19,9 @@ from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.conditions import http_date
 from hpcgate.filesystem.content import upload_target
 from hpcgate.filesystem.tus import CHECKSUMS, Checksum, Upload, Uploads, parse_metadata, place
-from hpcgate.gateway import Gateway
-from hpcgate.ssh.files import Replacing
-from hpcgate.ssh.streams import Streams
+from hpcgate.gateway.gateway import Gateway
+from hpcgate.ssh.files.protocol import Replacing
+from hpcgate.ssh.files.streams import Streams
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from hpcgate.schedulers.pbs import script
 from hpcgate.schedulers.pbs.variables import STEERING
 from hpcgate.schedulers.submitting import uncoloured
 from hpcgate.schedulers.variables import LOGIN
-from hpcgate.ssh.quoting import KEEPING_FUNCTIONS
+from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS
 
 NO_DIRECTORY = 66
 """Exit status if the working directory cannot be entered."""

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.variables import check_variable
-from hpcgate.ssh.ending import ENDING
+from hpcgate.ssh.commands.ending import ENDING
 
 MAX_SIZE = 4 * 1024 * 1024
 """Bytes of a script."""

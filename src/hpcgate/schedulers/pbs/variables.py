@@ -5,7 +5,7 @@ lies (``PBS_CONF_FILE``, ``PBS_EXEC``, ``PBS_HOME``) is the site's. OpenPBS 23.0
 variables" of qsub, qstat and qdel; OpenPBS 23.06 Administrator's Guide, "The pbs.conf file".
 """
 
-from hpcgate.ssh.quoting import Steering
+from hpcgate.ssh.commands.quoting import Steering
 
 STEERING = Steering(
     prefixes=(

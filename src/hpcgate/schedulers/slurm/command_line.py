@@ -24,6 +24,7 @@ from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
 from hpcgate.schedulers.reading import Findings, Reader
 from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
+from hpcgate.schedulers.slurm.delimiters import new_mark
 from hpcgate.schedulers.slurm.failures import (
     BUSY,
     DENIED,
@@ -38,7 +39,6 @@ from hpcgate.schedulers.slurm.failures import (
     says,
 )
 from hpcgate.schedulers.slurm.job_ids import JobId
-from hpcgate.schedulers.slurm.marks import new_mark
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.settings import SlurmSettings
 from hpcgate.schedulers.slurm.streams import StreamNames, expanded, first_node

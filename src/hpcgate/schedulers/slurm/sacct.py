@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from hpcgate.schedulers.base import Job, JobStatus, JobTask, JobTime
 from hpcgate.schedulers.slurm import values
+from hpcgate.schedulers.slurm.delimiters import parse_rows
 from hpcgate.schedulers.slurm.job_ids import addressable
-from hpcgate.schedulers.slurm.marks import parse_rows
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.states import ENDED, LISTED
 from hpcgate.schedulers.slurm.version import PLAIN_SCRIPTS, SACCT_STREAMS

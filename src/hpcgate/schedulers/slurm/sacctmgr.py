@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hpcgate.schedulers.base import Account
-from hpcgate.schedulers.slurm.marks import parse_rows
+from hpcgate.schedulers.slurm.delimiters import parse_rows
 
 
 def command(username: str) -> list[str]:

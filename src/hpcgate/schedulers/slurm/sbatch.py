@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.slurm import values
+from hpcgate.schedulers.slurm.delimiters import parse_rows
 from hpcgate.schedulers.slurm.job_ids import JobId
-from hpcgate.schedulers.slurm.marks import parse_rows
 from hpcgate.schedulers.slurm.variables import SUBMITTING
 from hpcgate.schedulers.submitting import uncoloured
 from hpcgate.schedulers.variables import LOGIN, check_variable
-from hpcgate.ssh.quoting import KEEPING_FUNCTIONS
+from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS
 
 _OPTIONS: Mapping[str, str] = {
     "name": "job-name",

@@ -34,9 +34,9 @@ from hpcgate.schedulers.base import (
 from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.slurm.client import client
 from hpcgate.schedulers.slurm.command_line import NoHistory
+from hpcgate.schedulers.slurm.history_cache import Past, who
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.options import OPTIONS
-from hpcgate.schedulers.slurm.past import Past, who
 from hpcgate.schedulers.slurm.records import Record, Selection, merged
 from hpcgate.schedulers.slurm.rest.backend import Rest
 from hpcgate.schedulers.slurm.scancel import Outcome

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from hpcgate.schedulers.base import Job, JobStatus, JobTime
 from hpcgate.schedulers.slurm import values
+from hpcgate.schedulers.slurm.delimiters import parse_rows
 from hpcgate.schedulers.slurm.job_ids import addressable
-from hpcgate.schedulers.slurm.marks import parse_rows
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.states import ENDED, WAITING
 

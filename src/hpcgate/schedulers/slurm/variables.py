@@ -5,7 +5,7 @@ ask before it cancels. Where the gateway asks, they are unset, whatever a releas
 ENVIRONMENT VARIABLES of its manual pages. Where a user submits, they count: https://slurm.schedmd.com/sbatch.html
 """
 
-from hpcgate.ssh.quoting import Steering
+from hpcgate.ssh.commands.quoting import Steering
 
 ASKING = Steering(
     prefixes=(

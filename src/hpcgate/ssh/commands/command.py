@@ -7,7 +7,7 @@ import asyncssh
 
 from hpcgate.errors import NeverBegan, NeverReached
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.quoting import WORD, is_joined, is_robbed, opening
+from hpcgate.ssh.commands.quoting import WORD, is_joined, is_robbed, opening
 
 MAX_STDERR = 64 * 1024
 _NOISE_KEPT = 4096

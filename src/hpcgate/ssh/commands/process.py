@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from hpcgate.errors import GatewayError, TimedOut, TooLarge
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.command import MOST_ERRORS, Command
-from hpcgate.ssh.quoting import WORD
+from hpcgate.ssh.commands.command import MOST_ERRORS, Command
+from hpcgate.ssh.commands.quoting import WORD
 
 _MOST_WAITING = 1024 * 1024
 """Bytes of output that are kept for a reader; then the login node has to wait, and the command with it."""

@@ -16,7 +16,7 @@ from hpcgate.errors import (
     TooLarge,
 )
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.command import MAX_STDERR, MOST_NOISE, Output, ended_early, last_words, out_of_time
+from hpcgate.ssh.commands.command import MAX_STDERR, MOST_NOISE, Output, ended_early, last_words, out_of_time
 from hpcgate.telemetry.containment import contained
 
 _END = b"\0"

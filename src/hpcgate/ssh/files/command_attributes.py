@@ -1,16 +1,16 @@
 """What changes a file but its content, by commands that stand in the file's directory.
 
 A path that has been looked at may lead elsewhere when it is used, where others may write. These scripts follow it as
-`hpcgate.ssh.footing` does, go to the directory, see that it is the right one, and use a bare name from then on.
+`hpcgate.ssh.files.footing` does, go to the directory, see that it is the right one, and use a bare name from then on.
 """
 
 import re
 
 from hpcgate.errors import CommandFailed, GatewayError
-from hpcgate.ssh.ending import CUT_OFF
-from hpcgate.ssh.footing import ENTER, MOVED, parent, untrusted
+from hpcgate.ssh.commands.ending import CUT_OFF
+from hpcgate.ssh.files.coreutils_errors import failure, number_in, quote, told
+from hpcgate.ssh.files.footing import ENTER, MOVED, parent, untrusted
 from hpcgate.ssh.runner import Completed, Runner
-from hpcgate.ssh.words import failure, number_in, quote, told
 
 MKDIR = ENTER + 'beside "$1"\nexec mkdir -- "./$base"\n'
 MKDIR_PARENTS = (

@@ -7,14 +7,23 @@ import stat
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 
 from hpcgate.errors import CommandFailed, GatewayError, NeverBegan, TooLarge
-from hpcgate.ssh.command import START_UP_FILES
-from hpcgate.ssh.ending import CUT_OFF
-from hpcgate.ssh.files import ROW, Attributes, Counter, Entry, refuse_root, temporary_name, too_large
-from hpcgate.ssh.footing import ENTER, MOVED, untrusted
-from hpcgate.ssh.login_node import View
+from hpcgate.ssh.commands.command import START_UP_FILES
+from hpcgate.ssh.commands.ending import CUT_OFF
+from hpcgate.ssh.files.command_attributes import CHMOD, MKDIR, MKDIR_PARENTS, REMOVE, RENAME, SYMLINK, stand_and
+from hpcgate.ssh.files.coreutils_errors import (
+    NOT_REGULAR,
+    failure,
+    not_regular,
+    number_in,
+    quote,
+    said,
+    told,
+    unreadable,
+)
+from hpcgate.ssh.files.footing import ENTER, MOVED, untrusted
+from hpcgate.ssh.files.login_node import View
+from hpcgate.ssh.files.protocol import ROW, Attributes, Counter, Entry, refuse_root, temporary_name, too_large
 from hpcgate.ssh.runner import SHORT, Completed, Runner, understanding
-from hpcgate.ssh.standing import CHMOD, MKDIR, MKDIR_PARENTS, REMOVE, RENAME, SYMLINK, stand_and
-from hpcgate.ssh.words import NOT_REGULAR, failure, not_regular, number_in, quote, said, told, unreadable
 
 BLOCK = 4 * 1024 * 1024
 """Bytes that one command of a stream reads."""
@@ -345,7 +354,7 @@ class Framed:
 
 
 class CommandFiles:
-    """`hpcgate.ssh.files.RemoteFiles` by commands of a POSIX shell and GNU coreutils."""
+    """`hpcgate.ssh.files.protocol.RemoteFiles` by commands of a POSIX shell and GNU coreutils."""
 
     def __init__(self, runner: Runner, view: View) -> None:
         self._runner = runner

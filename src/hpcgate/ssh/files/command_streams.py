@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from hpcgate.errors import AlreadyExists, BadAnswer, ConnectionLost, GatewayError, PathNotFound, TimedOut
-from hpcgate.ssh.command_files import (
+from hpcgate.ssh.commands.process import Process
+from hpcgate.ssh.files.command_files import (
     LIKE_OLD,
     OVERWRITE,
     REGULAR,
@@ -22,14 +23,23 @@ from hpcgate.ssh.command_files import (
     size_in,
     unwritable,
 )
-from hpcgate.ssh.files import Attributes, Entry, Replacing, temporary_name
-from hpcgate.ssh.footing import Pinned, resolve, untrusted
-from hpcgate.ssh.login_node import View
-from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
-from hpcgate.ssh.process import Process
+from hpcgate.ssh.files.coreutils_errors import (
+    NOT_REGULAR,
+    failure,
+    naming,
+    not_regular,
+    number_in,
+    quote,
+    said,
+    told,
+    unreadable,
+)
+from hpcgate.ssh.files.footing import Pinned, resolve, untrusted
+from hpcgate.ssh.files.login_node import View
+from hpcgate.ssh.files.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
+from hpcgate.ssh.files.protocol import Attributes, Entry, Replacing, temporary_name
+from hpcgate.ssh.files.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
 from hpcgate.ssh.runner import Completed, Runner, understanding
-from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
-from hpcgate.ssh.words import NOT_REGULAR, failure, naming, not_regular, number_in, quote, said, told, unreadable
 
 # Says the attributes of the file that it has opened, then writes the parts that it is asked for. A part of a file that
 # has become shorter is its last.
@@ -81,7 +91,7 @@ _CREATE = '[ -z "$2" ] || umask 077; set -C; : > "$1"'
 
 
 class CommandStreams(CommandFiles):
-    """`hpcgate.ssh.streams.Streams` by commands of a POSIX shell and GNU coreutils."""
+    """`hpcgate.ssh.files.streams.Streams` by commands of a POSIX shell and GNU coreutils."""
 
     def __init__(self, runner: StreamRunner, view: View) -> None:
         super().__init__(runner, view)
@@ -322,7 +332,7 @@ async def _refuse_existing(runner: Runner, path: bytes) -> None:
 
 
 class OpenByCommand:
-    """`hpcgate.ssh.streams.OpenFile` by a shell."""
+    """`hpcgate.ssh.files.streams.OpenFile` by a shell."""
 
     __slots__ = ("_output", "_path", "_process", "_rest", "attributes")
 

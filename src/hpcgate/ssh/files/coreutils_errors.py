@@ -106,7 +106,7 @@ def naming(path: bytes) -> Iterator[None]:
 
 def _naming(line: str, path: bytes) -> str:
     number = number_in([line])
-    # A path at the beginning is that of something else: `hpcgate.ssh.footing`.
+    # A path at the beginning is that of something else: `hpcgate.ssh.files.footing`.
     if number is None or line.startswith("/") or not _MAKESHIFT.search(line):
         return line
     doing = "error writing" if re.search("error writing|write error", line) else "cannot create regular file"

@@ -20,12 +20,12 @@ from itertools import pairwise
 from time import monotonic
 
 from hpcgate.errors import PermissionDenied
-from hpcgate.ssh.files import OTHERS_WRITE
-from hpcgate.ssh.process import Process
-from hpcgate.ssh.quoting import Steering, called
+from hpcgate.ssh.commands.process import Process
+from hpcgate.ssh.commands.quoting import Steering, called
+from hpcgate.ssh.files.coreutils_errors import told
+from hpcgate.ssh.files.protocol import OTHERS_WRITE
+from hpcgate.ssh.files.streams import StreamRunner
 from hpcgate.ssh.runner import SHORT, Completed, Runner
-from hpcgate.ssh.streams import StreamRunner
-from hpcgate.ssh.words import told
 
 UNTRUSTED = "is a symbolic link of somebody else's where others may write; it is not followed for writing"
 """What is said of a link that is refused, behind its path."""
@@ -160,7 +160,7 @@ own() {
 }
 """
 )
-"""``own DIRECTORY NAME`` goes to a directory in it that is the user's alone: `hpcgate.ssh.private_directory`."""
+"""``own DIRECTORY NAME`` goes to a directory in it that is the user's alone: `hpcgate.ssh.files.private_directory`."""
 
 _PINNED = ENTER + 'follow "$1"; enter "$real"; shift\nexec "$@"\n'
 _OWNED = OWN + 'own "$1" "$2"; shift 2\nexec "$@"\n'

@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 
-from hpcgate.ssh.files import Attributes, Counter, Entry, RemoteFiles
-from hpcgate.ssh.helper import Helper
+from hpcgate.ssh.files.helper import Helper
+from hpcgate.ssh.files.protocol import Attributes, Counter, Entry, RemoteFiles
 
 
 class HelpedFiles:
-    """`hpcgate.ssh.files.RemoteFiles` by the helper where it helps.
+    """`hpcgate.ssh.files.protocol.RemoteFiles` by the helper where it helps.
 
     Args:
         helper: The helper.

@@ -10,10 +10,10 @@ import re
 import time
 
 from hpcgate.errors import BadAnswer, NeverReached, NotSupported, TimedOut, TooLarge
-from hpcgate.ssh.files import Attributes, Entry
-from hpcgate.ssh.login_node import View
+from hpcgate.ssh.files.coreutils_errors import failure, quote
+from hpcgate.ssh.files.login_node import View
+from hpcgate.ssh.files.protocol import Attributes, Entry
 from hpcgate.ssh.runner import Runner, understanding
-from hpcgate.ssh.words import failure, quote
 
 MOST_ENTRIES = 1000
 """Entries of a directory. It answers one request after the other, and must not keep the next waiting for long."""

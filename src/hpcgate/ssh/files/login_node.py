@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 from hpcgate.errors import TooLarge
-from hpcgate.ssh.footing import Footings
+from hpcgate.ssh.files.footing import Footings
 from hpcgate.ssh.runner import SENSELESS, Runner
 
 MAX_USERS = 10_000

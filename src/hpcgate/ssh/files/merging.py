@@ -2,8 +2,8 @@
 
 tar and cp walk the directories below their target by name: whoever may write in one of those can put a link in the way,
 and have a member written elsewhere. So a tree takes shape in a directory of the user's alone, and each directory that
-is there already is entered, seen to be the right one (`hpcgate.ssh.footing.ENTER`), and moved into by bare names, which
-rename(2) does not follow.
+is there already is entered, seen to be the right one (`hpcgate.ssh.files.footing.ENTER`), and moved into by bare
+names, which rename(2) does not follow.
 """
 
 MERGE = """\
@@ -55,8 +55,8 @@ descend() {
   fi
 }
 """
-"""``merge DIRECTORY``, with `hpcgate.ssh.footing.ENTER`: moves all that is in the directory of descriptor 5 into the
-one that the shell stands in, whose real path it is given. Directories become one, and a file or link replaces one.
+"""``merge DIRECTORY``, with `hpcgate.ssh.files.footing.ENTER`: moves all that is in the directory of descriptor 5 into
+the one that the shell stands in, whose real path it is given. Directories become one, and a file or link replaces one.
 ``descend NAME OTHER`` does so with a directory in the one and another in the other, and is for a shell of its own; `at`
 must be where that stands. An existing directory gets mode and times of the new one unless somebody else could have put
 it there.

@@ -3,7 +3,7 @@
 It is made exclusively and with mode 0700, and is only used while it is seen to be that: a directory and no link, the
 user's own, with nobody else allowed to write. What lies in it cannot be planted, read or swapped by others, whatever
 they do beside it. Where others could move it, it is not reached by its path but by commands that stand in it, see that
-it is the right one, and use bare names: `hpcgate.ssh.footing.Pinned`.
+it is the right one, and use bare names: `hpcgate.ssh.files.footing.Pinned`.
 """
 
 import stat
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpcgate.errors import PermissionDenied
-from hpcgate.ssh.files import OTHERS_WRITE
+from hpcgate.ssh.files.coreutils_errors import quote
+from hpcgate.ssh.files.protocol import OTHERS_WRITE
 from hpcgate.ssh.runner import Runner
-from hpcgate.ssh.words import quote
 
 if TYPE_CHECKING:
-    from hpcgate.ssh.streams import Streams
+    from hpcgate.ssh.files.streams import Streams
 
 PRIVATE_MODE = 0o700
 

@@ -1,7 +1,7 @@
 """Files on a login node, whichever way they are reached.
 
-Two implementations: `hpcgate.ssh.sftp_files.SftpFiles` and, for sites that forbid SFTP,
-`hpcgate.ssh.command_files.CommandFiles`. Paths are bytes: a Unix file name is bytes without NUL and slash.
+Two implementations: `hpcgate.ssh.files.sftp_files.SftpFiles` and, for sites that forbid SFTP,
+`hpcgate.ssh.files.command_files.CommandFiles`. Paths are bytes: a Unix file name is bytes without NUL and slash.
 Every method raises `PathNotFound`, `PermissionDenied`, `NotADirectory`, `IsADirectory`, `AlreadyExists`, `NoSpace`,
 `BadRequest` (a name too long, a loop of links, a FIFO where a file is wanted), `TimedOut`, `ConnectionLost` or
 `CommandFailed`, with the words of the coreutils tool for the job, for example

@@ -14,8 +14,8 @@ from typing import Any, cast
 import asyncssh
 
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.command import MOST_NOISE
-from hpcgate.ssh.sftp_status import failed
+from hpcgate.ssh.commands.command import MOST_NOISE
+from hpcgate.ssh.files.sftp_status import failed
 
 _INIT, _VERSION = 1, 2
 _OPEN, _CLOSE, _READ, _WRITE, _FSTAT, _FSETSTAT = 3, 4, 5, 6, 8, 10

@@ -1,7 +1,7 @@
 """Files by SFTP (version 3, draft-ietf-secsh-filexfer-02, with OpenSSH's extensions).
 
 Nothing here forks on the login node as long as all goes well. What SFTP leaves open is asked for elsewhere: inode
-numbers and the like by the helper (`hpcgate.ssh.helper`), names of owners that a listing does not carry by
+numbers and the like by the helper (`hpcgate.ssh.files.helper`), names of owners that a listing does not carry by
 ``getent``, once. SFTP version 3 has one answer, "Failure", for most errors: whatever fails is done again as a command,
 which then says in its own words why, or succeeds.
 """
@@ -27,15 +27,15 @@ from hpcgate.errors import (
     PermissionDenied,
     TimedOut,
 )
-from hpcgate.ssh.command_files import CommandFiles
 from hpcgate.ssh.errors import reason, translate
-from hpcgate.ssh.files import PRIVATE, Attributes, Counter, Entry, refuse_root, temporary_name, without_group
-from hpcgate.ssh.footing import Footing, Self, Step, ancestors, parent, resolve
-from hpcgate.ssh.helper import Helper
-from hpcgate.ssh.login_node import View
+from hpcgate.ssh.files.command_files import CommandFiles
+from hpcgate.ssh.files.coreutils_errors import failure, naming, not_regular, quote
+from hpcgate.ssh.files.footing import Footing, Self, Step, ancestors, parent, resolve
+from hpcgate.ssh.files.helper import Helper
+from hpcgate.ssh.files.login_node import View
+from hpcgate.ssh.files.protocol import PRIVATE, Attributes, Counter, Entry, refuse_root, temporary_name, without_group
+from hpcgate.ssh.files.sftp_bulk import fair_block
 from hpcgate.ssh.runner import SENSELESS, Runner
-from hpcgate.ssh.sftp_bulk import fair_block
-from hpcgate.ssh.words import failure, naming, not_regular, quote
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,7 +61,7 @@ _LONGNAME = re.compile(rb"[-dlcbpsD?]\S{9}[ +.@]? *(?:\d+|\?) +(\S+) +(\S+) +(\d
 
 
 class SftpFiles:
-    """`hpcgate.ssh.files.RemoteFiles` by SFTP.
+    """`hpcgate.ssh.files.protocol.RemoteFiles` by SFTP.
 
     Access control lists do not show in SFTP, so `Entry.mark` is always empty here.
 

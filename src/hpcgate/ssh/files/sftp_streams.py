@@ -13,16 +13,16 @@ import asyncssh
 from asyncssh.sftp import SFTPName
 
 from hpcgate.errors import AlreadyExists, CommandFailed, GatewayError, PathNotFound, TimedOut
-from hpcgate.ssh.command_streams import CommandStreams, create_by_command
 from hpcgate.ssh.errors import translate
-from hpcgate.ssh.files import PRIVATE, Attributes, Entry, Replacing, temporary_name, without_group
-from hpcgate.ssh.footing import resolve
+from hpcgate.ssh.files.command_streams import CommandStreams, create_by_command
+from hpcgate.ssh.files.coreutils_errors import failure, naming, not_regular, quote, unreadable
+from hpcgate.ssh.files.footing import resolve
+from hpcgate.ssh.files.private_directory import PRIVATE_MODE, PrivateDirectory, is_private, not_private
+from hpcgate.ssh.files.protocol import PRIVATE, Attributes, Entry, Replacing, temporary_name, without_group
+from hpcgate.ssh.files.sftp_bulk import BulkSftp
+from hpcgate.ssh.files.sftp_files import CLEANING, SftpFiles, adopted
+from hpcgate.ssh.files.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
 from hpcgate.ssh.pace import PACE
-from hpcgate.ssh.private_directory import PRIVATE_MODE, PrivateDirectory, is_private, not_private
-from hpcgate.ssh.sftp_bulk import BulkSftp
-from hpcgate.ssh.sftp_files import CLEANING, SftpFiles, adopted
-from hpcgate.ssh.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
-from hpcgate.ssh.words import failure, naming, not_regular, quote, unreadable
 from hpcgate.telemetry.containment import contained
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ _ATTEMPTS = 5
 
 
 class SftpStreams(SftpFiles):
-    """`hpcgate.ssh.streams.Streams` by SFTP: bytes by a channel of their own, all else as `SftpFiles` does.
+    """`hpcgate.ssh.files.streams.Streams` by SFTP: bytes by a channel of their own, all else as `SftpFiles` does.
 
     Args:
         files: The files as small requests reach them.
@@ -433,7 +433,7 @@ class _Width:
 
 
 class _Open:
-    """`hpcgate.ssh.streams.OpenFile` by SFTP."""
+    """`hpcgate.ssh.files.streams.OpenFile` by SFTP."""
 
     __slots__ = ("_handle", "_path", "_streams", "attributes")
 

@@ -1,16 +1,16 @@
 """Files of any size, read and written while they flow, with a few MiB of memory each.
 
-Two implementations, as of `hpcgate.ssh.files.RemoteFiles`: `hpcgate.ssh.sftp_streams.SftpStreams` and
-`hpcgate.ssh.command_streams.CommandStreams`. Both are lent by `hpcgate.ssh.session.Session.bulk`.
+Two implementations, as of `hpcgate.ssh.files.protocol.RemoteFiles`: `hpcgate.ssh.files.sftp_streams.SftpStreams` and
+`hpcgate.ssh.files.command_streams.CommandStreams`. Both are lent by `hpcgate.ssh.session.Session.bulk`.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from hpcgate.ssh.files import Attributes, Entry, RemoteFiles, Replacing
-from hpcgate.ssh.private_directory import PrivateDirectory
-from hpcgate.ssh.process import Process
+from hpcgate.ssh.commands.process import Process
+from hpcgate.ssh.files.private_directory import PrivateDirectory
+from hpcgate.ssh.files.protocol import Attributes, Entry, RemoteFiles, Replacing
 from hpcgate.ssh.runner import Runner
 
 PATIENCE = 120.0

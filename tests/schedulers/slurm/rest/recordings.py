@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-DIRECTORY = Path(__file__).parents[2] / "recordings"
+DIRECTORY = Path(__file__).parents[3] / "recordings"
 RELEASE_OF = {38: "22.05", 42: "26.05", 43: "26.05", 44: "26.05", 45: "26.05"}
 """The release that each recorded version was recorded of."""
 

@@ -1,0 +1,1 @@
+"""Which requests are served, which wait for their turn, and what their bodies may take meanwhile."""

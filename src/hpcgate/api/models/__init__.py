@@ -1,0 +1,1 @@
+"""The wire models, one module a part of the API."""

@@ -1,0 +1,131 @@
+"""The wire models of /compute: names, fields and defaults as in the contract's schema."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from hpcgate.api.models.base import BodyParameters, Wire
+
+
+class JobsTimeWindow(StrEnum):
+    """How far back finished jobs are listed."""
+
+    h1 = "1h"
+    h8 = "8h"
+    h24 = "24h"
+    d3 = "3d"
+    d7 = "7d"
+
+
+class JobStatus(Wire):
+    """The state of a job or a step."""
+
+    state: str
+    state_reason: str | None = None
+    exit_code: int | None = None
+    interrupt_signal: int | None = None
+
+
+class JobTime(Wire):
+    """Seconds and Unix seconds."""
+
+    elapsed: int | None = None
+    start: int | None = None
+    end: int | None = None
+    suspended: int | None = None
+    limit: int | None = None
+
+
+class JobTask(Wire):
+    """A step of a job."""
+
+    id: str
+    name: str
+    status: JobStatus
+    time: JobTime
+
+
+class JobModel(Wire):
+    """A job."""
+
+    job_id: str
+    name: str
+    status: JobStatus
+    tasks: list[JobTask] | None = None
+    time: JobTime
+    account: str | None = None
+    allocation_nodes: int
+    cluster: str
+    group: str | None = None
+    nodes: str
+    partition: str
+    kill_request_user: str | None = None
+    user: str | None
+    working_directory: str
+    priority: int | None = None
+
+
+class GetJobResponse(Wire):
+    """Jobs."""
+
+    jobs: list[JobModel] | None = None
+
+
+class JobMetadataModel(Wire):
+    """What was submitted, with absolute, expanded paths."""
+
+    job_id: str
+    script: str | None = None
+    standard_input: str | None = None
+    standard_output: str | None = None
+    standard_error: str | None = None
+
+
+class GetJobMetadataResponse(Wire):
+    """Metadata of a job."""
+
+    jobs: list[JobMetadataModel] | None = None
+
+
+class JobDescriptionModel(BodyParameters):
+    """What to submit: exactly one of `script` and `scriptPath`. What else a scheduler can do, a script asks for."""
+
+    unused: ClassVar[Mapping[str, str]] = {"environment": "the job's variables are job.env"}
+
+    name: str | None = Field(None, description="Name for the job")
+    account: str | None = Field(None, description="Account to charge")
+    reservation: str | None = Field(None, description="Reservation to run in")
+    working_directory: str = Field(description="Directory of the job, absolute")
+    standard_input: str | None = Field(None, description="File that the job reads")
+    standard_output: str | None = Field(None, description="File for the job's output")
+    standard_error: str | None = Field(None, description="File for the job's errors")
+    env: dict[str, str] | list[str] = Field(
+        default={"F7T_version": "v2.0.0"}, description="Environment, as an object or as a list of NAME=value"
+    )
+    environment: Any = Field(None, description="Not used: firecrest-ui sends it. `env` is the environment")
+    constraints: str | None = Field(None, description="Node features required")
+    partition: str | None = Field(None, description="Partition or queue")
+    script: str | None = Field(None, description="The batch script itself")
+    script_path: str | None = Field(None, description="Path of the batch script on the system, absolute")
+
+
+class PostJobSubmitRequest(BodyParameters):
+    """A job to submit."""
+
+    strict: ClassVar[bool] = True
+
+    job: JobDescriptionModel
+
+
+class PostJobSubmissionResponse(Wire):
+    """The submitted job."""
+
+    job_id: str | None = None
+
+
+class PostJobAttachRequest(BodyParameters):
+    """A command to run inside a job's allocation."""
+
+    command: str = Field("", description="Shell command, required all the same")

@@ -1,0 +1,5 @@
+"""``python -m hpcgate.cli``."""
+
+from hpcgate.cli.commands import main
+
+main()

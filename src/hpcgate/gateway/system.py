@@ -1,0 +1,152 @@
+"""One system, and what a route does on it."""
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from hpcgate.auth import Principal
+from hpcgate.config import Cluster, plugin
+from hpcgate.credentials.base import CredentialSource
+from hpcgate.errors import BadRequest, NoSuchTransfer
+from hpcgate.filesystem.base import Limits, Operation, naming
+from hpcgate.health.board import HealthBoard
+from hpcgate.health.maintenance import Calendar, Window
+from hpcgate.schedulers.base import JobDescription, Scheduler
+from hpcgate.schedulers.reads import SharedReads
+from hpcgate.ssh.pool import Pool
+from hpcgate.telemetry.base import SILENT, Telemetry
+from hpcgate.telemetry.journal import note_path
+from hpcgate.transfers.base import BatchJob, Surroundings, Transfer
+from hpcgate.transfers.jobs import TransferJobs
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One configured system: its settings, its connections and its scheduler."""
+
+    settings: Cluster
+    pool: Pool
+    scheduler: Scheduler
+    limits: Limits
+    jobs: TransferJobs
+    board: HealthBoard
+    calendar: Calendar
+    telemetry: Telemetry = SILENT
+    transfers: Mapping[str, Transfer] = field(init=False)
+    _roots: frozenset[str] = field(init=False)
+    _within: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        roots = tuple(fs.path.rstrip("/") for fs in self.settings.file_systems)
+        object.__setattr__(self, "_roots", frozenset(roots))
+        object.__setattr__(self, "_within", tuple(f"{root}/" for root in roots))
+        around = Surroundings(self.name, self.pool, self.jobs.run)
+        methods = [
+            plugin("hpcgate.transfers", settings.service_type)(settings, around)
+            for settings in self.settings.data_operation.data_transfer
+        ]
+        object.__setattr__(self, "transfers", {method.method: method for method in methods})
+
+    @property
+    def name(self) -> str:
+        """The name as it is configured."""
+        return self.settings.name
+
+    @property
+    def scheduler_by_ssh(self) -> bool:
+        """Whether the scheduler is reached through the login node."""
+        return getattr(self.settings.scheduler, "connection_mode", "ssh") != "rest"
+
+    @classmethod
+    def from_settings(cls, settings: Cluster, credentials: CredentialSource, telemetry: Telemetry = SILENT) -> Self:
+        """Make a system; nothing is opened yet."""
+        pool = Pool(settings.name, settings.ssh, credentials, telemetry)
+        make = plugin("hpcgate.schedulers", settings.scheduler.type)
+        scheduler = SharedReads(
+            make(settings.name, settings.scheduler, pool),
+            settings.scheduler.read_cache,
+            system=settings.name,
+            telemetry=telemetry,
+        )
+        operation = settings.data_operation
+
+        async def submit(principal: Principal, job: BatchJob) -> str:
+            job_id = await scheduler.submit(principal, JobDescription(**asdict(job)))
+            telemetry.transfer_job(settings.name, job.name.removeprefix("transfer-"))
+            return job_id
+
+        return cls(
+            settings,
+            pool,
+            scheduler,
+            Limits(max_ops_file_size=operation.max_ops_file_size),
+            TransferJobs(
+                settings.name,
+                _work_root(settings),
+                operation.datatransfer_jobs_directives,
+                submit,
+                operation.transfer_log_lifetime,
+            ),
+            HealthBoard(
+                settings.name,
+                settings.probing.startup_grace_period,
+                [file_system.path for file_system in settings.file_systems],
+            ),
+            Calendar(settings.name, map(Window.of, settings.maintenance)),
+            telemetry,
+        )
+
+    def transfer(self, method: str) -> Transfer:
+        """Return a transfer method that the system offers.
+
+        Raises:
+            NoSuchTransfer: It does not.
+            Unhealthy: What it stands on is unhealthy.
+        """
+        try:
+            transfer = self.transfers[method]
+        except KeyError:
+            raise NoSuchTransfer(self.name, tuple(self.transfers)) from None
+        if method == "s3":
+            self.board.require(("s3",))
+        return transfer
+
+    def admit(self, path: str) -> None:
+        """Check a path against the system's file systems (contract, Statuses, 400 and 503).
+
+        Raises:
+            BadRequest: The path lies outside of them.
+            Unhealthy: The file system that it is on is.
+        """
+        note_path(path)
+        if not self._roots or not (self.settings.restrict_paths or self.settings.probing.services):
+            return
+        plain = path if "/." not in path and "//" not in path else posixpath.normpath(path)
+        if not self._inside(path) or not self._inside(plain):
+            raise BadRequest(f"Unsupported path: {path!r} is not in a file system of {self.name}.")
+        self.board.require_path(plain)
+
+    def _inside(self, path: str) -> bool:
+        return path.startswith(self._within) or path in self._roots
+
+    async def perform(self, principal: Principal, operation: Operation) -> Any:
+        """Run a filesystem operation as the user; one that only reads is tried again on a lost connection."""
+        for path in operation.paths():
+            self.admit(path)
+        with naming(operation):
+            return await self.pool.perform(principal, operation.run, retry=not operation.writes)
+
+    async def close(self) -> None:
+        """Close the clients of the transfer methods and of the scheduler, and every connection."""
+        for transfer in self.transfers.values():
+            await transfer.close()
+        await self.scheduler.close()
+        await self.pool.close()
+
+
+def _work_root(settings: Cluster) -> str | None:
+    for file_system in settings.file_systems:
+        if file_system.default_work_dir:
+            return file_system.path
+    return None

@@ -1,0 +1,1 @@
+"""One process that serves: how it starts, speaks HTTP, writes logs and stops."""

@@ -1,0 +1,121 @@
+"""One process that serves: uvicorn on uvloop, with our own HTTP protocol and lifecycle."""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from yaml import YAMLError
+
+from hpcgate.config import Settings
+from hpcgate.http.envelope import security_headers
+from hpcgate.server import garbage
+from hpcgate.server.app import create_app
+from hpcgate.server.http_protocol import LINGER, LINGER_BYTES, Http, make_room_for_look_ups
+from hpcgate.server.lifecycle import Server
+from hpcgate.server.logs import LOG_CONFIG, configure_logging, take_over_libraries
+from hpcgate.server.sink import Ends, Sink
+from hpcgate.server.tls import Tls, Unusable
+
+log = structlog.get_logger(__name__)
+
+
+ACCEPTORS = 16
+"""Times that the listening socket is in the event loop.
+
+libuv accepts one connection a socket each time round its loop. Under load one round takes long, and with one socket
+the last of a hundred clients that connect at once would wait for a hundred rounds.
+"""
+
+
+def _ways(settings: Settings) -> dict[str, Any]:
+    """Return the attributes of `Http` for one process."""
+    http = settings.http
+    # Over TLS alone, which is not known here: what is refused can do without.
+    extra = security_headers(hsts_max_age=0) if http.security_headers else ()
+    always = {f"{settings.apis_root_path}{path}" for path in Http.always}
+    if settings.metrics.path is not None:
+        always.add(f"{settings.apis_root_path}{settings.metrics.path}")
+    lines = b"".join(b"%s: %s\r\n" % header for header in extra)
+    return {"settings": http, "extra": lines, "always": Http.always | always, "sink": Sink(LINGER_BYTES)}
+
+
+def serve(
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    load: Callable[[], Settings] | None = None,
+) -> None:
+    """Serve until a signal ends the process.
+
+    Args:
+        settings: A validated configuration.
+        host: The address to listen on.
+        port: The TCP port; 0 picks a free one, which the log names.
+        tls_cert: The certificate and its chain (PEM), to serve HTTPS.
+        tls_key: Its private key; None is in the same file.
+        load: Reads the configuration anew, on SIGHUP.
+
+    Raises:
+        Unusable: The certificate, or a file that logs go to or come from, is of no use.
+    """
+    try:
+        configure_logging(settings.logger, settings.audit)
+    except OSError as error:
+        raise Unusable(f"cannot write the audit log {settings.audit.to}: {error.strerror}") from None
+    take_over_libraries()
+    tls = None if tls_cert is None else Tls(tls_cert, tls_key)
+    # A core file would hold every token and key.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # asyncssh asks who runs it, and a container's arbitrary user id has no name.
+    os.environ.setdefault("LOGNAME", "hpcgate")
+    log_config = os.environ.get(LOG_CONFIG)
+    proxies = list(settings.http.trusted_proxies)
+    try:
+        config = uvicorn.Config(
+            create_app(settings),
+            host=host,
+            port=port,
+            loop="uvloop",
+            http=type("Http", (Http,), _ways(settings)),
+            ws="none",
+            # A logging configuration of the site's decides on uvicorn's own access log, too.
+            access_log=bool(log_config),
+            log_config=log_config,
+            server_header=False,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=proxies,
+            ssl_context_factory=None if tls is None else (lambda *_: tls.context),
+            log_level="warning" if settings.logger.level in ("warning", "error") else "info",
+            timeout_keep_alive=cast("int", settings.http.keep_alive),
+        )
+    except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, YAMLError) as error:
+        if log_config is None:
+            raise
+        raise Unusable(f"{LOG_CONFIG}: cannot use {log_config}: {error}") from error
+    try:
+        listener = config.bind_socket()
+    except SystemExit:
+        # uvicorn has told why, but not where.
+        log.error("server.cannot_listen", host=host, port=port)
+        raise
+    garbage.set_up()
+    make_room_for_look_ups()
+    server = Server(config)
+    server.tls, server.settings, server.load = tls, settings.http, load
+    server.ends = Ends(LINGER_BYTES, LINGER)
+    signal.signal(signal.SIGHUP, lambda *_: server.reloader.ask())
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener, *(listener.dup() for _ in range(ACCEPTORS - 1))])
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)

@@ -1,0 +1,1 @@
+"""Commands on a login node: quoted, run, fed, read and ended."""
