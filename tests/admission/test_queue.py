@@ -6,16 +6,16 @@ from collections import Counter
 
 import pytest
 
-from hpcgate.admission.queue import (  # fmt: skip
-    ALONE,
+from hpcgate.admission.queue import (
     BYTES_EACH,
+    CALLER_MEMORY,
     EVIDENCE,
     FLOOR,
     IN_SERVICE,
-    LATELY,
     SETTLED,
     SETTLING,
     SHARE,
+    SHARE_ALONE,
     START,
     STRANGERS,
     Admission,
@@ -356,14 +356,14 @@ def test_waiting_takes_longer_while_many_log_in_and_until_what_came_meanwhile_is
 def test_who_is_alone_may_have_more_at_a_time_and_others_are_remembered_for_a_while() -> None:
     admission = busy()
     greedy = User("greedy")
-    for _ in range(ALONE):
+    for _ in range(SHARE_ALONE):
         assert not admission.must_wait(greedy, 0)
         admission.begin(greedy)
     assert admission.must_wait(greedy, 0)
     admission.begin(User("modest"))
-    for times, waits in ((LATELY, True), (2 * LATELY, False)):
+    for times, waits in ((CALLER_MEMORY, True), (2 * CALLER_MEMORY, False)):
         for _ in range(times):
-            look(admission, idle=0.0, running=ALONE, done=1000)
+            look(admission, idle=0.0, running=SHARE_ALONE, done=1000)
         for _ in range(SHARE):
             admission.begin(greedy)
         assert admission.must_wait(greedy, 0) == waits

@@ -26,7 +26,7 @@ SECRET = b"nobody may read this"
 ONLY = "name-of-the-outside"
 OPERATIONS = ["fs:read", "fs:write", "compute:submit", "compute:read", "transfer"]
 SWAPPER = Path(__file__).with_name("swapper.py")
-MOST_SECONDS = 900
+MAX_SECONDS = 900
 """Seconds after which a swapper ends by itself."""
 
 
@@ -252,7 +252,7 @@ def swapping(box: Path) -> Iterator[None]:
     """Exchange `way` and `leaf` with their links, again and again."""
     pairs = [str(path) for name in ("way", "leaf") for path in (box / name, box.parent / "aside" / name)]
     # Not as the user: the tests' own Python may lie where only they can enter. A swap is a swap.
-    swapper = subprocess.Popen([sys.executable, str(SWAPPER), str(MOST_SECONDS), *pairs])
+    swapper = subprocess.Popen([sys.executable, str(SWAPPER), str(MAX_SECONDS), *pairs])
     try:
         assert wait_until(lambda: (box / "way").is_symlink())
         yield

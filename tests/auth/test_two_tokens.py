@@ -22,7 +22,7 @@ from hpcgate.credentials.certificate_cache import CertificateSource
 from hpcgate.errors import CredentialRefused, Forbidden, GatewayError, Unauthenticated
 from hpcgate.schedulers.base import JobQuery, Jobs
 from hpcgate.schedulers.reads import SharedReads
-from hpcgate.schedulers.slurm.history_cache import Past, who
+from hpcgate.schedulers.slurm.history_cache import HistoryCache, who
 from hpcgate.schedulers.slurm.records import Selection
 from hpcgate.ssh.pool import Pool
 from tests.schedulers.test_reads import Backend, a_job
@@ -221,7 +221,7 @@ async def read(site: Site, one: Claims, other: Claims) -> None:
 async def past(site: Site, one: Claims, other: Claims) -> None:
     """What sacct has said to one is not said to the other."""
     first, second = map(who, principals(one, other))
-    it = Past(60)
+    it = HistoryCache(60)
     it.put(first, Selection(), [], [])
     assert it.known(first, Selection())
     assert not it.known(second, Selection())
@@ -247,7 +247,7 @@ CACHES: Mapping[tuple[str, ...], Callable[[Site, Claims, Claims], Awaitable[None
             "schedulers/reads.py:_Generation.leaving",
             "api/routes/jobs.py:_Encodings._kept",
         ): read,
-        ("schedulers/slurm/history_cache.py:Past._kept",): past,
+        ("schedulers/slurm/history_cache.py:HistoryCache._kept",): past,
     }
 )
 """How each cache is tried; the names are those of the table in docs/security.md."""

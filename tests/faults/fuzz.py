@@ -39,7 +39,7 @@ from tests.http.test_heads import ODD
 
 AT_ONCE = 64
 """Connections that break the rules at a time."""
-MOST_REQUESTS = 256
+MAX_REQUESTS = 256
 """`http.max_requests` of the gateway, so that few strangers fill it."""
 STRANGERS = 700
 """Connections of strangers that fill it: those served, as many as may wait, and more."""
@@ -421,7 +421,7 @@ class Fuzz:
                     text = await answer.text()
                 refused = metric(text, "hpcgate_http_requests_refused_total")
                 before = refused if before is None else before
-                if metric(text, "hpcgate_http_requests_waiting") >= MOST_REQUESTS or refused > before:
+                if metric(text, "hpcgate_http_requests_waiting") >= MAX_REQUESTS or refused > before:
                     return
                 await asyncio.sleep(0.05)
 
@@ -546,7 +546,7 @@ def scene(cluster: Cluster) -> Iterator[Scene]:
             auth={"authentication": {"introspection": introspection}},
             metrics={"path": "/metrics"},
             http={
-                "max_requests": MOST_REQUESTS,
+                "max_requests": MAX_REQUESTS,
                 "header_timeout": SILENT,
                 "keep_alive": 1,
                 "body_timeout": 2,

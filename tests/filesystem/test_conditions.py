@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcgate.errors import BadRequest, PreconditionFailed, RateLimited
-from hpcgate.filesystem.conditions import Conditions, Validator, Verdict, http_date, parse_date, parse_tags
+from hpcgate.filesystem.conditions import ConditionResult, Conditions, Validator, http_date, parse_date, parse_tags
 from hpcgate.filesystem.digests import Digests, parse_digests
 from hpcgate.filesystem.slots import PathLocks, StreamSlots
 from hpcgate.ssh.files.protocol import Attributes
@@ -74,12 +74,12 @@ def test_dates_out_of_range_are_clamped() -> None:
 
 def test_if_none_match_wins_over_a_date() -> None:
     both = conditions(if_none_match='"x"', if_modified_since=http_date(NOW))
-    assert both.for_reading(FILE) is Verdict.GO_ON
-    assert conditions(if_modified_since=http_date(NOW)).for_reading(FILE) is Verdict.NOT_MODIFIED
+    assert both.for_reading(FILE) is ConditionResult.GO_ON
+    assert conditions(if_modified_since=http_date(NOW)).for_reading(FILE) is ConditionResult.NOT_MODIFIED
 
 
 def test_if_match_wins_over_a_date() -> None:
-    assert conditions(if_match=FILE.etag, if_unmodified_since=http_date(0)).for_reading(FILE) is Verdict.GO_ON
+    assert conditions(if_match=FILE.etag, if_unmodified_since=http_date(0)).for_reading(FILE) is ConditionResult.GO_ON
     with pytest.raises(PreconditionFailed):
         conditions(if_unmodified_since=http_date(NOW - 1)).for_reading(FILE)
 

@@ -9,7 +9,7 @@ import pytest
 from hpcgate.errors import BadRequest, GatewayError, NoSpace, PermissionDenied
 from hpcgate.filesystem.base import Limits
 from hpcgate.filesystem.compress import Compress
-from hpcgate.filesystem.tus import UploadDesk, Uploads
+from hpcgate.filesystem.tus import UploadRegistry, Uploads
 from hpcgate.ssh.files.protocol import Replacing
 from hpcgate.ssh.session import Session
 from tests.filesystem.remote import Place
@@ -39,7 +39,7 @@ async def compress(session: Session, place: Place, name: str, pattern: str = "")
 async def upload(session: Session, place: Place, name: str) -> None:
     directory, _, last = (place / name).rpartition(b"/")
     async with session.bulk() as streams:
-        uploads = Uploads(session, streams, directory, UploadDesk(), 1000)
+        uploads = Uploads(session, streams, directory, UploadRegistry(), 1000)
         begun = await uploads.create(last, 500_000, "")
         try:
             await uploads.append(begun.id, 0, blocks(os.urandom(500_000)))
@@ -50,11 +50,11 @@ async def upload(session: Session, place: Place, name: str) -> None:
 async def join(session: Session, place: Place, name: str) -> None:
     directory, _, last = (place / name).rpartition(b"/")
     async with session.bulk() as streams:
-        beside = Uploads(session, streams, place / "", UploadDesk(), 1000)
+        beside = Uploads(session, streams, place / "", UploadRegistry(), 1000)
         part = await beside.create(b"part", 500_000, "", partial=True)
         try:
             await beside.append(part.id, 0, blocks(os.urandom(500_000)))
-            await Uploads(session, streams, directory, UploadDesk(), 1000).join(last, "", [(beside, part.id)])
+            await Uploads(session, streams, directory, UploadRegistry(), 1000).join(last, "", [(beside, part.id)])
         finally:
             await beside.discard(part.id)
 

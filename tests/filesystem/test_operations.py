@@ -45,7 +45,7 @@ from hpcgate.filesystem.symlink import Symlink
 from hpcgate.filesystem.tail import Tail
 from hpcgate.filesystem.view import View
 
-MOST = 1024 * 1024
+MAX = 1024 * 1024
 
 
 def text(path: bytes) -> str:
@@ -56,7 +56,7 @@ def text(path: bytes) -> str:
 def do(session):
     async def run(operation, **given):
         given = {key: text(value) if isinstance(value, bytes) else value for key, value in given.items()}
-        asked = operation(operation.Parameters.model_validate(given), Limits(MOST))
+        asked = operation(operation.Parameters.model_validate(given), Limits(MAX))
         assert all(path in given.values() for path in asked.paths())
         return await asked.run(session)
 
@@ -222,15 +222,15 @@ async def test_head_and_tail_without_a_count(do, place):
 
 
 async def test_head_and_tail_of_too_much(do, place):
-    long = place.write("long", b"x" * (2 * MOST) + b"\n")
-    exact = place.write("exact", b"x" * (MOST - 1) + b"\n")
+    long = place.write("long", b"x" * (2 * MAX) + b"\n")
+    exact = place.write("exact", b"x" * (MAX - 1) + b"\n")
     for operation in (Head, Tail):
         with pytest.raises(TooLarge):
             await do(operation, path=long, lines=1)
         with pytest.raises(TooLarge):
-            await do(operation, path=long, bytes=2 * MOST)
-        assert len((await do(operation, path=exact, lines=1)).content) == MOST
-        assert len((await do(operation, path=long, bytes=MOST)).content) == MOST
+            await do(operation, path=long, bytes=2 * MAX)
+        assert len((await do(operation, path=exact, lines=1)).content) == MAX
+        assert len((await do(operation, path=long, bytes=MAX)).content) == MAX
 
 
 @pytest.mark.parametrize("operation", [Head, Tail])
@@ -253,15 +253,15 @@ async def test_view(do, place):
     assert await do(View, path=path) == "0123456789\ufffd"
     assert await do(View, path=path, size=3, offset=8) == "89\ufffd"
     assert await do(View, path=path, offset=11) == ""
-    assert await do(View, path=path, offset=1000, size=MOST) == ""
+    assert await do(View, path=path, offset=1000, size=MAX) == ""
     for far in (2**40 + 1, 10**15, 2**63 - 1, 2**63, 2**64, 10**30):
         assert await do(View, path=path, offset=far) == ""
         assert (await do(Tail, path=path, bytes=far, skip_heading=True)).content == ""
         with pytest.raises(PathNotFound, match=r"^dd: failed to open"):
             await do(View, path=path + b"-missing", offset=far)
-    large = place.write("large", b"x" * (6 * MOST) + b"end")
-    assert await do(View, path=large, offset=6 * MOST, size=10) == "end"
-    for wrong in ({"size": 0}, {"size": -1}, {"offset": -1}, {"size": MOST + 1}):
+    large = place.write("large", b"x" * (6 * MAX) + b"end")
+    assert await do(View, path=large, offset=6 * MAX, size=10) == "end"
+    for wrong in ({"size": 0}, {"size": -1}, {"offset": -1}, {"size": MAX + 1}):
         with pytest.raises(BadRequest):
             await do(View, path=path, **wrong)
     with pytest.raises(PathNotFound, match=r"^dd: failed to open '.*/none': No such file or directory$"):
@@ -406,7 +406,7 @@ async def test_symlink(do, place):
 async def test_symlink_with_a_relative_target(session, place, target):
     place.run("mkdir", "directory")
     link = text(place / "directory/link")
-    asked = Symlink(Symlink.Parameters(sourcePath=target, linkPath=link), Limits(MOST))
+    asked = Symlink(Symlink.Parameters(sourcePath=target, linkPath=link), Limits(MAX))
     assert asked.paths() == (f"{os.path.dirname(link)}/{target}", link)
     told = await asked.run(session)
     assert (told.name, told.link_target) == (link, target)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcgate.errors import RangeNotSatisfiable
-from hpcgate.filesystem.ranges import MOST_RANGES, ByteRange, MultipartRanges, parse_range
+from hpcgate.filesystem.ranges import MAX_RANGES, ByteRange, MultipartRanges, parse_range
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ from hpcgate.filesystem.ranges import MOST_RANGES, ByteRange, MultipartRanges, p
         ("bytes=٣-4", None),
         ("lines=1-2", None),
         ("bytes=" + "9" * 30 + "-", None),
-        ("bytes=" + ",".join(f"{2 * n}-{2 * n}" for n in range(MOST_RANGES + 1)), None),
+        ("bytes=" + ",".join(f"{2 * n}-{2 * n}" for n in range(MAX_RANGES + 1)), None),
     ],
 )
 def test_parse_range(header: str | None, found: list[tuple[int, int]] | None) -> None:
@@ -98,9 +98,9 @@ def test_any_header_is_survived(header: str) -> None:
 
 
 def test_too_many_parts_are_not_looked_at_further() -> None:
-    header = "bytes=" + ",".join(f"{3 * number}-{3 * number}" for number in range(MOST_RANGES))
+    header = "bytes=" + ",".join(f"{3 * number}-{3 * number}" for number in range(MAX_RANGES))
     assert parse_range(f"{header},0-", 10**9) == [ByteRange(0, 10**9)]
-    assert parse_range(f"{header},{3 * MOST_RANGES}-{3 * MOST_RANGES},0-", 10**9) is None
+    assert parse_range(f"{header},{3 * MAX_RANGES}-{3 * MAX_RANGES},0-", 10**9) is None
 
 
 def test_multipart_length() -> None:

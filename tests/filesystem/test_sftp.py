@@ -134,11 +134,11 @@ async def _all(blocks: AsyncIterator[bytes]) -> bytes:
 async def test_names_with_blanks_are_looked_up_not_guessed(session: Session, place: Place):
     from asyncssh.sftp import SFTPAttrs, SFTPName
 
-    from hpcgate.ssh.files.login_node import View
+    from hpcgate.ssh.files.login_node import NodeView
     from hpcgate.ssh.files.sftp_files import _entry, _learn
 
     def learned(longname: bytes) -> tuple[dict[int, str], dict[int, str]]:
-        view = View()
+        view = NodeView()
         attributes = SFTPAttrs(uid=1, gid=2, size=5, permissions=0o100644, mtime=0)
         found = SFTPName(b"a b", longname, attributes)
         _learn(view, found, _entry(b"a b", attributes))

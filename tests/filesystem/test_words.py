@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hpcgate.errors import BadRequest, CommandFailed, NoSpace, PathNotFound, PermissionDenied
 from hpcgate.ssh.files.command_files import parse_listing, permission_bits, unescape
-from hpcgate.ssh.files.coreutils_errors import failure, quote, quote_if_needed, told
+from hpcgate.ssh.files.coreutils_errors import error_from_stderr, failure, quote, quote_if_needed
 from hpcgate.ssh.files.login_node import LoginNode, _rule_file, local_time, parse_zone
 from hpcgate.ssh.files.protocol import refuse_root
 
@@ -61,14 +61,16 @@ def test_reasons_are_those_of_this_system():
 
 
 def test_what_a_tool_says_decides_the_class():
-    assert isinstance(told(b"rm: cannot remove 'x': No such file or directory\n", "rm"), PathNotFound)
-    assert isinstance(told(b"rm: cannot remove 'No such file or directory': Permission denied", "rm"), PermissionDenied)
-    assert isinstance(told(b"tar: x: Cannot write: Disk quota exceeded\n", "tar"), NoSpace)
-    assert isinstance(told(b"chmod: something new\n", "chmod"), CommandFailed)
-    assert isinstance(told(b"chmod: something new\n", "chmod", otherwise=BadRequest), BadRequest)
+    assert isinstance(error_from_stderr(b"rm: cannot remove 'x': No such file or directory\n", "rm"), PathNotFound)
+    assert isinstance(
+        error_from_stderr(b"rm: cannot remove 'No such file or directory': Permission denied", "rm"), PermissionDenied
+    )
+    assert isinstance(error_from_stderr(b"tar: x: Cannot write: Disk quota exceeded\n", "tar"), NoSpace)
+    assert isinstance(error_from_stderr(b"chmod: something new\n", "chmod"), CommandFailed)
+    assert isinstance(error_from_stderr(b"chmod: something new\n", "chmod", otherwise=BadRequest), BadRequest)
     noisy = b"Welcome! No such file or directory\nrm: cannot remove 'x': Permission denied\nTry 'rm --help'\n"
-    assert told(noisy, "rm").message == "rm: cannot remove 'x': Permission denied"
-    assert told(b"", "rm").message == "rm: failed"
+    assert error_from_stderr(noisy, "rm").message == "rm: cannot remove 'x': Permission denied"
+    assert error_from_stderr(b"", "rm").message == "rm: failed"
 
 
 @given(st.integers(0, 0o7777))
@@ -194,4 +196,4 @@ def test_what_rm_takes(path):
 @pytest.mark.parametrize("words", ["File size limit exceeded", "sh: line 1:    42 File size limit exceeded"])
 def test_a_limit_of_the_users_own_is_not_a_failure_of_ours(words):
     """By SIGXFSZ, where a start-up file has set ``ulimit -f``."""
-    assert isinstance(told(words.encode() + b"\n", "cp"), BadRequest)
+    assert isinstance(error_from_stderr(words.encode() + b"\n", "cp"), BadRequest)

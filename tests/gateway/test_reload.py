@@ -77,7 +77,7 @@ async def test_the_old_one_waits_for_its_requests_and_goes_with_the_process(sett
             # What holds for the whole process is shared, and what runs on the old one still counts.
             assert served[0].admission is served[1].admission
             with served[0].streams.hold("alice"), served[1].streams.hold("alice"):
-                assert served[1].admission.count_aside() == 2
+                assert served[1].admission.count_uncounted() == 2
             assert served[0].locks is served[1].locks
             assert served[0].uploads is served[1].uploads
     assert "config.old_gateway_closed" in [line["event"] for line in logs]
@@ -99,7 +99,7 @@ async def test_what_did_not_change_is_handed_on_and_closed_by_the_last(
         async def reload(**changes: Any) -> tuple[bool, bool, bool]:
             assert await gateways.reload(lambda: settings(**changes), list)
             await until(lambda: "0 before" in repr(gateways))
-            one, other = served[-2].holdings, served[-1].holdings
+            one, other = served[-2].carried_over, served[-1].carried_over
             assert served[-1].rates is other.rates.value
             return (
                 one.systems["daint"] is other.systems["daint"],
@@ -180,9 +180,9 @@ async def test_who_waits_at_a_system_of_two_gateways_counts_once(
     monkeypatch.setattr(Pool, "waiting", 3)
     async with Gateway.open(settings()) as before:
         async with Gateway.open(settings(), before=before) as after:
-            assert after.aside(before) == 3
+            assert after.uncounted(before) == 3
         async with Gateway.open(settings(state_directory=None), before=before) as after:
-            assert after.aside(before) == 6
+            assert after.uncounted(before) == 6
 
 
 async def test_what_cannot_be_opened_changes_nothing(

@@ -13,7 +13,7 @@ import yaml
 from hpcgate.cli.maintenance import moment
 from hpcgate.config import MaintenanceWindow
 from hpcgate.errors import UnderMaintenance
-from hpcgate.health.maintenance import Calendar, Notices, Watch, Window, iso
+from hpcgate.health.maintenance import Calendar, Notices, NoticeWatch, Window, iso
 
 NOW = 1_800_000_000.0
 
@@ -59,7 +59,7 @@ def test_what_users_are_told() -> None:
 async def test_two_gateways_read_one_directory(tmp_path: Path) -> None:
     notices = Notices(tmp_path)
     calendars = [{"a/b": Calendar("A/b"), "other": Calendar("other")} for _ in range(2)]
-    watches = [Watch(notices, each) for each in calendars]
+    watches = [NoticeWatch(notices, each) for each in calendars]
 
     async def look() -> list[list[int]]:
         for watch in watches:
@@ -80,7 +80,7 @@ async def test_two_gateways_read_one_directory(tmp_path: Path) -> None:
 async def test_a_damaged_notice_leaves_what_was_said(tmp_path: Path) -> None:
     notices = Notices(tmp_path)
     calendar = Calendar("daint")
-    watch = Watch(notices, {"daint": calendar})
+    watch = NoticeWatch(notices, {"daint": calendar})
     notices.put("daint", window(reason="one"))
     await watch.look()
     for damaged in ("{", "[]", '{"windows": [{"until": "soon"}]}', '{"windows": 3}'):

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcgate.api.responses import fields
-from hpcgate.http.heads import MOST_FIELDS, odd_path, refusal
-from hpcgate.server.http_protocol import MOST_PIPELINED
+from hpcgate.http.heads import MAX_FIELDS, odd_path, refusal
+from hpcgate.server.http_protocol import MAX_PIPELINED
 from tests.front import Front, serving
 
 PATH = b"/status/liveness"
@@ -130,7 +130,7 @@ ODD: dict[str, tuple[int, bytes]] = {
     "a value without end": (431, head(b"Host: a", b"X: " + b"a" * LONG)),
     "a name without end": (431, head(b"Host: a", b"a" * LONG + b": x")),
     "a token without end": (431, head(b"Host: a", b"Authorization: Bearer " + b"a" * LONG)),
-    "more fields than anybody sends": (431, head(b"Host: a", *(b"X: y" for _ in range(MOST_FIELDS)))),
+    "more fields than anybody sends": (431, head(b"Host: a", *(b"X: y" for _ in range(MAX_FIELDS)))),
     "another host in the target": (400, asked(b"http://other.example.org" + PATH)),
     "a user in the target": (400, asked(b"http://u:p@gateway.example.org" + PATH)),
     "no path in the target": (400, asked(b"http://gateway.example.org")),
@@ -260,7 +260,7 @@ GOOD_ONES = {
     "a byte in a value": head(b"Host: a", b"X: \xff"),
     "a slash at the end": asked(PATH + b"/"),
     "encoded slashes in the query": asked(PATH + b"?path=%2Fhome%2F..%2F%00%25"),
-    "fields as many as allowed": head(b"Host: a", *(b"X: y" for _ in range(MOST_FIELDS - 1))),
+    "fields as many as allowed": head(b"Host: a", *(b"X: y" for _ in range(MAX_FIELDS - 1))),
     "HEAD": b"HEAD " + PATH + b" HTTP/1.1\r\nHost: a\r\n\r\n",
     "an upgrade to HTTP/2": head(b"Host: a", b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c"),
     "an upgrade to WebSocket": head(b"Host: a", b"Connection: Upgrade", b"Upgrade: websocket"),
@@ -334,7 +334,7 @@ def test_a_refusal_is_read_even_by_who_goes_on_sending(front: Front) -> None:
 
 
 def test_more_requests_at_once_than_anybody_sends(front: Front) -> None:
-    answer = sent(front, asked(b"/openapi.json") + head(b"Host: a") * (MOST_PIPELINED + 500))
+    answer = sent(front, asked(b"/openapi.json") + head(b"Host: a") * (MAX_PIPELINED + 500))
     assert answer.count(b"HTTP/1.1 400") == 1
     assert answer.count(b"HTTP/1.1 200") > 100
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcgate.outbound import documents
-from hpcgate.outbound.documents import MAX_DEPTH, MOST_IN_A_ROW, decoded, decoded_in_turns, string_at
+from hpcgate.outbound.documents import MAX_DEPTH, MAX_IN_A_ROW, decoded, decoded_in_turns, string_at
 
 ANY = st.recursive(
     st.none()
@@ -52,7 +52,7 @@ def test_a_string_is_found_or_there_is_none(value: object, path: list[str]) -> N
         assert isinstance(string_at(value, *path), str)
 
 
-MANY = MOST_IN_A_ROW + 2
+MANY = MAX_IN_A_ROW + 2
 IN_A_ROW = {
     # What keeps the interpreter to itself for long, were it decoded.
     "numbers": "[" + "1," * MANY + "1]",

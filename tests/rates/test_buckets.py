@@ -10,7 +10,7 @@ import structlog
 from hpcgate.config.rates import Rate, RedisSettings
 from hpcgate.errors import Unavailable
 from hpcgate.rates import memory
-from hpcgate.rates.base import Bucket, Counter
+from hpcgate.rates.base import Bucket, BucketStore
 from hpcgate.rates.memory import MemoryCounter
 from hpcgate.rates.redis import RedisCounter
 from tests.redis_server import PASSWORD, RedisServer
@@ -30,15 +30,15 @@ def settings(server: RedisServer, **more: object) -> RedisSettings:
 
 
 @pytest.fixture(params=["memory", "redis"])
-async def counter(request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path) -> AsyncIterator[Counter]:
-    made: Counter = (
+async def counter(request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path) -> AsyncIterator[BucketStore]:
+    made: BucketStore = (
         MemoryCounter() if request.param == "memory" else RedisCounter(settings(server, prefix=f"{tmp_path.name}:"))
     )
     yield made
     await made.close()
 
 
-async def test_a_burst_and_then_no_more(counter: Counter) -> None:
+async def test_a_burst_and_then_no_more(counter: BucketStore) -> None:
     bucket = Bucket("user:fs:read:alice", SLOW)
     verdicts = [await counter.take([bucket]) for _ in range(5)]
     assert [verdict.allowed for verdict in verdicts] == [True, True, True, False, False]
@@ -50,7 +50,7 @@ async def test_a_burst_and_then_no_more(counter: Counter) -> None:
     assert "Retry-After" not in verdicts[0].headers()
 
 
-async def test_a_bucket_fills_again(counter: Counter) -> None:
+async def test_a_bucket_fills_again(counter: BucketStore) -> None:
     bucket = Bucket("user:fs:read:alice", FAST)
     async with asyncio.timeout(60):
         while (await counter.take([bucket])).allowed:
@@ -59,14 +59,14 @@ async def test_a_bucket_fills_again(counter: Counter) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_each_has_a_bucket_of_its_own(counter: Counter) -> None:
+async def test_each_has_a_bucket_of_its_own(counter: BucketStore) -> None:
     for _ in range(4):
         await counter.take([Bucket("user:fs:read:alice", SLOW)])
     assert (await counter.take([Bucket("user:fs:read:bob", SLOW)])).allowed
     assert (await counter.take([Bucket("user:fs:write:alice", SLOW)])).allowed
 
 
-async def test_all_or_none(counter: Counter) -> None:
+async def test_all_or_none(counter: BucketStore) -> None:
     mine, all_of_the_client = Bucket("user:fs:read:alice", SLOW), Bucket("client:fs:read:portal", SLOW)
     for _ in range(3):
         assert (await counter.take([all_of_the_client])).allowed
@@ -76,14 +76,14 @@ async def test_all_or_none(counter: Counter) -> None:
     assert [(await counter.take([mine])).allowed for _ in range(4)] == [True, True, True, False]
 
 
-async def test_many_at_once_get_no_more_than_there_is(counter: Counter) -> None:
+async def test_many_at_once_get_no_more_than_there_is(counter: BucketStore) -> None:
     bucket = Bucket("user:fs:read:alice", Rate(rate=0.001, burst=10))
     verdicts = await asyncio.gather(*(counter.take([bucket]) for _ in range(50)))
     assert sum(verdict.allowed for verdict in verdicts) == 10
 
 
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MOST_BUCKETS", 10)
+    monkeypatch.setattr(memory, "MAX_BUCKETS", 10)
     counter = MemoryCounter()
     for number in range(100):
         await counter.take([Bucket(f"user:fs:read:user{number}", SLOW)])

@@ -9,7 +9,7 @@ import pytest
 
 from hpcgate.config.rates import Rate, RedisSettings
 from hpcgate.rates.base import Bucket
-from hpcgate.rates.redis import MOST_ANSWER, RedisCounter
+from hpcgate.rates.redis import MAX_ANSWER, RedisCounter
 
 Lie = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -118,7 +118,7 @@ async def test_a_redis_that_lies_is_one_that_is_down(name: str) -> None:
     beside.cancel()
     assert [verdict.allowed for verdict in verdicts] == [True, True, False]
     assert turns
-    assert grown < 1000 * MOST_ANSWER
+    assert grown < 1000 * MAX_ANSWER
 
 
 async def test_an_answer_that_comes_late_is_nobody_elses() -> None:

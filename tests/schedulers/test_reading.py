@@ -19,7 +19,7 @@ from hpcgate.schedulers.pbs import command_line as pbs
 from hpcgate.schedulers.pbs import pbs_rstat, pbsnodes, qstat
 from hpcgate.schedulers.pbs.failures import NO_HISTORY
 from hpcgate.schedulers.pbs.settings import PbsSettings
-from hpcgate.schedulers.reading import LARGE, MOST_SKIPPED, MOST_TOLD, Reader
+from hpcgate.schedulers.reading import LARGE, MAX_SKIPPED, MAX_TOLD, Reader
 from hpcgate.schedulers.slurm import command_line as slurm
 from hpcgate.schedulers.slurm import sacct, sacctmgr, scontrol, squeue
 from hpcgate.schedulers.slurm.failures import NO_ACCOUNTING
@@ -75,16 +75,16 @@ async def test_a_tool_that_lies_costs_a_typed_error_and_a_few_lines_of_log(lie: 
     with structlog.testing.capture_logs() as logs, contextlib.suppress(BadAnswer):
         found = await Reader().read(ALICE, "tool", text.encode(), lambda output: parse(output.decode()))
         assert len(found) <= 5000
-    assert len(logs) <= MOST_TOLD + 1
+    assert len(logs) <= MAX_TOLD + 1
     assert all(len(repr(entry)) < 2000 for entry in logs)
 
 
 def test_a_few_odd_rows_among_many_are_skipped_and_counted() -> None:
-    numbers = [str(number) for number in range(2 * MOST_SKIPPED)] + ["x"] * (2 * MOST_SKIPPED - 1)
+    numbers = [str(number) for number in range(2 * MAX_SKIPPED)] + ["x"] * (2 * MAX_SKIPPED - 1)
     with structlog.testing.capture_logs() as logs:
-        assert len(reading.rows("skipped", "tool", numbers, int)) == 2 * MOST_SKIPPED
-    assert len(logs) == MOST_TOLD + 1
-    assert logs[-1]["more"] == 2 * MOST_SKIPPED - 1 - MOST_TOLD
+        assert len(reading.rows("skipped", "tool", numbers, int)) == 2 * MAX_SKIPPED
+    assert len(logs) == MAX_TOLD + 1
+    assert logs[-1]["more"] == 2 * MAX_SKIPPED - 1 - MAX_TOLD
     with pytest.raises(BadAnswer), structlog.testing.capture_logs():
         reading.rows("skipped", "tool", ["x", *numbers, *["x"] * 10], int)
 

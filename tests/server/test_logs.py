@@ -144,7 +144,7 @@ def test_any_path_can_be_noted() -> None:
         journal.note_path(path)
     assert notes.paths is not None
     assert notes.paths[:4] == ["/a", "/\u00e9\U0001f600", "/\ufffd", "/\ufffdx"]
-    assert len(notes.paths) == journal.MOST_ENTRIES
+    assert len(notes.paths) == journal.MAX_ENTRIES
 
 
 @pytest.mark.parametrize("to", ["relative.log", "/nowhere/at/all/audit.log", "/tmp", "STDOUT"])

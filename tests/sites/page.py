@@ -14,7 +14,7 @@ from tests.sites.test_machines import SYSTEM_SHELLS
 from tests.sites.test_shells import BY_SFTP, FORCED, REFUSALS, SHELLS
 from tests.sites.test_start_up import HARMFUL, HARMLESS, WAYS
 
-MOST = 60
+MAX = 60
 """Characters of a case's text that are shown."""
 INTRODUCTION = f"""\
 # What your site may have
@@ -131,4 +131,4 @@ def _cell(right: Iterable[str]) -> str:
 
 def _code(text: str) -> str:
     shown = " ".join(text.replace("`", "'").split())
-    return "`" + (shown if len(shown) <= MOST else shown[:MOST] + " ...").replace("|", "\\|") + "`"
+    return "`" + (shown if len(shown) <= MAX else shown[:MAX] + " ...").replace("|", "\\|") + "`"

@@ -33,7 +33,7 @@ __all__ = ["make_pool", "nodes", "sshd"]
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs root and FUSE"
 )
-MOST_LEFT = 6
+MAX_LEFT = 6
 """Processes that may stay on the login node while the file server is away, however much is asked: SFTP servers, which
 sshd does not signal, a helper, and the login shells of what was to end it, which wait for the home themselves."""
 STREAMS = ("download", "upload", "put")
@@ -144,7 +144,7 @@ async def test_a_file_server_that_does_not_answer(
                     assert any(words in error.message for words in WORDS), (name, error.message)
                     assert "Command sh" not in error.message
                     assert "Command perl" not in error.message
-            await become_fewer(account.user, MOST_LEFT if warm else 0)
+            await become_fewer(account.user, MAX_LEFT if warm else 0)
             # Others do not notice, and neither do the user's other files.
             for name in ("stat", "run", "download"):
                 theirs = nodes.alice.home

@@ -19,7 +19,7 @@ from hpcgate.errors import PathNotFound, ToolMissing
 from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.base import Limits, naming
 from hpcgate.filesystem.file_type import FileType
-from hpcgate.ssh.files.coreutils_errors import told
+from hpcgate.ssh.files.coreutils_errors import error_from_stderr
 from hpcgate.ssh.runner import Completed
 from tests.sites.shells import shell_program
 from tests.sites.test_start_up import Account
@@ -81,7 +81,7 @@ def test_the_words_of_each_shell_about_a_tool_that_is_missing(shell: str, script
     argv = [shell_program(program), *options, script]
     done = subprocess.run(argv, capture_output=True, env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"})
     assert done.returncode == 127
-    error = told(done.stderr, "no-such-tool")
+    error = error_from_stderr(done.stderr, "no-such-tool")
     assert isinstance(error, ToolMissing), done.stderr
     assert error.tool == "no-such-tool"
 

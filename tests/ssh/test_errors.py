@@ -21,7 +21,7 @@ from hpcgate.errors import (
     TimedOut,
     Unhealthy,
 )
-from hpcgate.ssh.errors import BY_CLASS, again, class_of, connect_error, translate
+from hpcgate.ssh.errors import BY_CLASS, class_of, connect_error, fresh_copy, translate
 
 EXCEPTIONS = sorted(
     {value for value in vars(asyncssh).values() if inspect.isclass(value) and issubclass(value, Exception)},
@@ -96,13 +96,13 @@ MADE = (
 
 @pytest.mark.parametrize("error", MADE, ids=lambda error: type(error).__name__)
 def test_a_copy_says_the_same_whatever_the_constructor_makes_of_its_arguments(error: GatewayError) -> None:
-    fresh = again(again(error))
+    fresh = fresh_copy(fresh_copy(error))
     assert fresh is not error
     assert (type(fresh), str(fresh), vars(fresh)) == (type(error), str(error), vars(error))
 
 
 def test_a_shared_error_is_copied_for_each() -> None:
     error = ConnectionLost("lost", headers={"Retry-After": "1"})
-    copy = again(error)
+    copy = fresh_copy(error)
     assert copy is not error
     assert (type(copy), copy.message, copy.headers) == (ConnectionLost, "lost", {"Retry-After": "1"})

@@ -220,7 +220,7 @@ def test_answers_that_nobody_takes_end_the_connection() -> None:
     unsent.Unsent(ssh, lambda: flooded.append(True))
     ssh.send_packet(2)
     assert not ssh.packets, "messages to ignore are not sent"
-    ssh.waiting = unsent.MOST_UNSENT
+    ssh.waiting = unsent.MAX_UNSENT
     ssh.pause_writing()
     ssh.send_packet(81)
     assert not flooded

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from hpcgate.ssh import pace as pace_module
-from hpcgate.ssh.pace import LATE, LEAST, MOST, Pace
+from hpcgate.ssh.pace import LATE, LEAST, MAX, Pace
 
 
 async def test_nobody_waits_nobody_pauses() -> None:
@@ -45,7 +45,7 @@ async def test_a_late_event_loop_makes_longer_pauses_within_bounds(monkeypatch: 
             await pace.turn()
         assert slept[0] == LEAST
         assert slept == sorted(slept)
-        assert slept[-1] == MOST
+        assert slept[-1] == MAX
         late = LATE / 2
         for _ in range(200):
             await pace.turn()

@@ -337,10 +337,10 @@ async def test_what_is_large_has_a_connection_of_its_own(make_pool: MakePool, ss
     who = principal(nodes.alice)
     async with pool.lease_bulk(who, 999) as small, pool.lease_bulk(who) as unknown, pool.lease(who) as plain:
         assert small is unknown is plain
-        assert not plain.apart
+        assert not plain.dedicated
     async with pool.lease_bulk(who, 1000) as large, pool.lease_bulk(who) as unknown, pool.lease(who) as still:
         assert large is unknown, "while there is one, all streams go by it"
-        assert large.apart
+        assert large.dedicated
         assert still is plain
         assert (await large.run(["id", "-un"])).stdout.decode().strip() == nodes.alice.name
         assert pool.stats.connections == 2
@@ -357,7 +357,7 @@ async def test_many_large_ones_share_one_login(make_pool: MakePool, sshd: Sshd, 
 
     async def stream() -> None:
         async with pool.lease_bulk(principal(nodes.alice), 1) as session:
-            assert session.apart
+            assert session.dedicated
 
     await asyncio.gather(*(stream() for _ in range(10)))
     assert pool.stats.logins == 2, "the first connection, and one for all that is large"
@@ -376,7 +376,7 @@ async def test_a_second_connection_without_channels_is_closed(
     with monkeypatch.context() as played:
         played.setattr(Connection, "open_channel", refuse)
         async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
-            assert not session.apart
+            assert not session.dedicated
     await settled(pool, 1)
     await use(pool, nodes.alice)
 
@@ -388,7 +388,7 @@ async def test_what_is_large_goes_by_the_users_other_connection(
     pool = make_pool(sshd, bulk_from=bulk_from, max_clients=max_clients)
     await use(pool, nodes.alice)
     async with pool.lease_bulk(principal(nodes.alice), 10**9) as session:
-        assert not session.apart
+        assert not session.dedicated
     stats = pool.stats
     assert (stats.logins, stats.evictions) == (1, 0), "nobody is sent away for a second connection"
 
@@ -400,7 +400,7 @@ async def test_a_second_login_that_is_refused_is_no_error(make_pool: MakePool, s
     source.refuse = "One at a time"
     for _ in range(2):
         async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
-            assert not session.apart
+            assert not session.dedicated
             assert (await session.run(["true"])).ok
     assert len(source.asked) == 2, "it is not tried again for a while"
     await use(pool, nodes.alice)
@@ -423,7 +423,7 @@ async def test_a_second_connection_that_serves_nothing_is_no_error(
     with structlog.testing.capture_logs() as logs:
         for _ in range(2):
             async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
-                assert not session.apart
+                assert not session.dedicated
                 assert (await session.run(["true"])).ok
     assert [line["user"] for line in logs if line["event"] == "ssh.bulk.refused"] == [nodes.alice.name]
     assert (pool.stats.connections, pool.stats.logins) == (1, 2)
@@ -439,7 +439,7 @@ async def test_a_second_connection_is_for_when_there_is_plenty_of_room(
         pool.lease_bulk(principal(nodes.alice), 1000) as alice,
         pool.lease_bulk(principal(nodes.bob), 1000) as bob,
     ):
-        assert (alice.apart, bob.apart) == (True, False)
+        assert (alice.dedicated, bob.dedicated) == (True, False)
 
 
 async def test_the_first_connection_comes_first(
@@ -457,7 +457,7 @@ async def test_the_first_connection_comes_first(
 
     monkeypatch.setattr(Connection, "open", once)
     async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
-        assert not session.apart
+        assert not session.dedicated
         await use(pool, nodes.alice)
 
 
@@ -484,7 +484,7 @@ async def test_a_second_connection_that_runs_nothing_is_no_error(
     pool = make_pool(node, bulk_from=1000, files=files)
     await use(pool, nodes.alice)
     async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
-        assert not session.apart
+        assert not session.dedicated
         assert (await session.run(["true"])).ok
     await settled(pool, 1)
 
@@ -504,14 +504,14 @@ async def test_nobody_gets_a_second_connection_before_it_is_known_to_serve(
 
     async def large() -> bool:
         async with pool.lease_bulk(who, 1000) as session:
-            return session.apart
+            return session.dedicated
 
     with monkeypatch.context() as played:
         played.setattr(Connection, "open_channel", refuse)
         task = asyncio.create_task(large())
         await begun.wait()
         async with pool.lease_bulk(who) as small:
-            assert not small.apart
+            assert not small.dedicated
         go_on.set()
         assert not await task
     await settled(pool, 1)
@@ -528,13 +528,13 @@ async def test_a_second_login_that_hangs_keeps_nobody_for_long(
     for patience in (0.2, 3600.0):
         monkeypatch.setattr("hpcgate.ssh.pool._BULK_PATIENCE", patience)
         async with asyncio.timeout(60), pool.lease_bulk(principal(nodes.alice), 1000) as session:
-            assert not session.apart
+            assert not session.dedicated
     source.gate.set()
     await settled(pool, 2)
     while pool.stats.idle < 2:
         await asyncio.sleep(0.01)
     async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
-        assert session.apart, "it serves once it is there"
+        assert session.dedicated, "it serves once it is there"
 
 
 async def test_a_second_connection_that_has_expired_sends_nobody_away(
@@ -545,11 +545,11 @@ async def test_a_second_connection_that_has_expired_sends_nobody_away(
     who = principal(nodes.alice)
     await use(pool, nodes.alice)
     async with pool.lease_bulk(who, 1000) as first:
-        assert first.apart
+        assert first.dedicated
         await use(pool, nodes.bob)
         first._connection.expires_at = time.time() - 1
         async with pool.lease_bulk(who, 1000) as second:
-            assert not second.apart
+            assert not second.dedicated
     assert (pool.stats.evictions, pool.stats.connections) == (0, 3)
 
 
@@ -567,7 +567,7 @@ async def test_a_second_connection_is_to_the_same_login_node(make_pool: MakePool
         at = plain._connection.node
         pool._target.nodes.failed(next(node for node in pool._target.nodes.nodes if at.endswith(f":{node[1]}")), "x")
         async with pool.lease_bulk(who, 1000) as session:
-            assert not session.apart
+            assert not session.dedicated
     await settled(pool, 1)
 
 
@@ -610,7 +610,7 @@ async def test_closing_ends_a_second_login_under_way(
 
     async def large() -> bool:
         async with pool.lease_bulk(principal(nodes.alice), 1000) as session:
-            return session.apart
+            return session.dedicated
 
     task = asyncio.create_task(large())
     await begun.wait()
@@ -630,9 +630,9 @@ async def test_a_second_connection_that_has_ended_is_made_again(
         first._connection.ssh.abort()
     await settled(pool, 1)
     async with pool.lease_bulk(who) as plain:
-        assert not plain.apart, "for what may be small none is made"
+        assert not plain.dedicated, "for what may be small none is made"
     async with pool.lease_bulk(who, 1000) as second:
-        assert second.apart
+        assert second.dedicated
         assert second is not first
 
 

@@ -101,7 +101,7 @@ async def test_a_token_that_is_refused_says_nothing_of_another(
 async def test_one_user_has_so_many_kinds_of_tokens_at_a_time(
     make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpcgate.ssh.pool._MOST_STANDINGS", 2)
+    monkeypatch.setattr("hpcgate.ssh.pool._MAX_STANDINGS", 2)
     pool = make_pool(sshd, Judging(nodes), pool_wait=30)
     async with AsyncExitStack() as stack:
         for name in "12":
@@ -126,7 +126,7 @@ async def test_one_user_has_so_many_kinds_of_tokens_at_a_time(
 
 
 def test_refused_logins_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpcgate.ssh.brake._MOST_KNOWN", 3)
+    monkeypatch.setattr("hpcgate.ssh.brake._MAX_KNOWN", 3)
     refusals = Refusals(60, 60)
     for number in range(10):
         refusals.add(str(number), CredentialRefused("no"))

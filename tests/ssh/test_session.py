@@ -291,8 +291,8 @@ async def test_files_commands_and_long_lived_processes_share_what_channels_there
 async def test_a_channel_that_does_not_come_free(
     make_pool: MakePool, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpcgate.ssh.channels.MOST_WAIT", 0.3)
-    monkeypatch.setattr("hpcgate.ssh.connection.MOST_WAIT", 0.3)
+    monkeypatch.setattr("hpcgate.ssh.channels.MAX_WAIT", 0.3)
+    monkeypatch.setattr("hpcgate.ssh.connection.MAX_WAIT", 0.3)
     async with make_pool(nodes.cramped).lease(principal(nodes.alice)) as session:
         free = nodes.alice.home / "free-4719"
         busy = asyncio.create_task(session.run(["sh", "-c", f"until [ -e {free} ]; do sleep 0.05; done"], timeout=300))

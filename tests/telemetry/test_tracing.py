@@ -10,7 +10,7 @@ from hpcgate.errors import PathNotFound
 from hpcgate.telemetry.base import SILENT, trace_headers
 from hpcgate.telemetry.metrics import Metrics
 from hpcgate.telemetry.recorder import Recorder
-from hpcgate.telemetry.tracing import MOST_CHILDREN, Tracing
+from hpcgate.telemetry.tracing import MAX_CHILDREN, Tracing
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -106,11 +106,11 @@ async def test_one_request_makes_only_so_many_spans() -> None:
     tracing, kept = traced()
     recorder = Recorder(tracing=tracing)
     with tracing.request("GET", [], "r-1"):
-        for _ in range(MOST_CHILDREN + 5):
+        for _ in range(MAX_CHILDREN + 5):
             with recorder.stage("sftp", "daint", "readdir"):
                 pass
     tracing.close()
-    assert len(kept.get_finished_spans()) == MOST_CHILDREN + 1
+    assert len(kept.get_finished_spans()) == MAX_CHILDREN + 1
     assert (kept.named()["GET"].attributes or {})["hpcgate.spans_dropped"] == 5
 
 

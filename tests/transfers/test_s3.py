@@ -28,9 +28,9 @@ from hypothesis import strategies as st
 from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, SubmissionRefused, Unavailable
 from hpcgate.transfers import s3
-from hpcgate.transfers.base import Download, JobLogs, Script, Surroundings, TransferJob, Upload
+from hpcgate.transfers.base import Download, JobLogs, Script, TransferContext, TransferJob, Upload
 from hpcgate.transfers.presigning import Signer
-from hpcgate.transfers.s3 import Place, S3Transfer, Urls, bucket_name, object_key, part_count
+from hpcgate.transfers.s3 import ObjectUpload, S3Transfer, Urls, bucket_name, object_key, part_count
 from hpcgate.transfers.s3_jobs import VERIFY
 from hpcgate.transfers.s3_settings import GIB, MIB, S3Settings
 from hpcgate.transfers.store import Store
@@ -102,7 +102,7 @@ async def test_signatures_are_those_of_botocore(endpoint: str, bucket: str, key:
 
 
 def test_ten_thousand_urls_are_quick_and_compact() -> None:
-    urls = Urls(Signer("AK", "SK", "r", 60), Place("b", "k", "id", datetime.now(UTC)), "http://127.0.0.1")
+    urls = Urls(Signer("AK", "SK", "r", 60), ObjectUpload("b", "k", "id", datetime.now(UTC)), "http://127.0.0.1")
     stem, signatures = urls.parts(10_000)
     assert len(signatures) == 10_000
     assert len(" ".join(signatures)) < MIB
@@ -146,7 +146,7 @@ def method(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
     def make(jobs: Jobs, **settings: Any) -> S3Transfer:
         multipart = {"max_part_size": PART, **settings.pop("multipart", {})}
         document = store.settings(multipart=multipart, poll_interval=0.2, wait_timeout=20, **settings)
-        around = Surroundings("demo", None, jobs)  # type: ignore[arg-type]
+        around = TransferContext("demo", None, jobs)  # type: ignore[arg-type]
         return S3Transfer(S3Settings.model_validate(document), around)
 
     return make  # type: ignore[return-value]

@@ -24,7 +24,7 @@ from hpcgate.auth import Principal
 from hpcgate.demo.ports import listens
 from hpcgate.errors import NotSupported
 from hpcgate.transfers import streamer
-from hpcgate.transfers.base import Download, JobLogs, Script, Surroundings, TransferJob, Upload
+from hpcgate.transfers.base import Download, JobLogs, Script, TransferContext, TransferJob, Upload
 from hpcgate.transfers.streamer import StreamerSettings, StreamerTransfer
 from tests.transfers.servers import free_port
 from tests.transfers.shells import Ended, Sh, assert_group_kept, either
@@ -62,7 +62,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Script, Any]]:
             "service_type": "streamer", "host": "127.0.0.1", "port_range": [first, min(first + 3, 65535)],
             "connection_attempts": 1, "wait_timeout": 20, "python": sys.executable, "install": False, **settings,
         }  # fmt: skip
-        around = Surroundings("demo", None, run)  # type: ignore[arg-type]
+        around = TransferContext("demo", None, run)  # type: ignore[arg-type]
         method = StreamerTransfer(StreamerSettings.model_validate(document), around)
         call = method.upload(ALICE, request) if isinstance(request, Upload) else method.download(ALICE, request)
         started = asyncio.run(call)
@@ -359,7 +359,7 @@ def test_addresses(start: Any) -> None:
     _, directives = start(Download("/x"))
     assert coordinates(directives)["ips"] == ["127.0.0.1"]
     _, directives = start(Download("/x"), port_range=[1, 1], connection_attempts=60_000)
-    assert len(coordinates(directives)["ips"]) == streamer.MOST_ADDRESSES
+    assert len(coordinates(directives)["ips"]) == streamer.MAX_ADDRESSES
     with pytest.raises(NotSupported, match="public_ips"):
         start(Download("/x"), host=None)
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest
 from hpcgate.transfers import wormhole
-from hpcgate.transfers.base import Download, JobLogs, Script, Surroundings, TransferJob, Upload
+from hpcgate.transfers.base import Download, JobLogs, Script, TransferContext, TransferJob, Upload
 from hpcgate.transfers.wormhole import WormholeSettings, WormholeTransfer
 from tests.transfers.servers import WormholeServers
 from tests.transfers.shells import Sh, assert_group_kept
@@ -62,7 +62,7 @@ def start(monkeypatch: pytest.MonkeyPatch, servers: WormholeServers) -> Callable
             "service_type": "wormhole", "relay_url": servers.relay_url, "transit_helper": servers.transit_helper,
             "wait_timeout": 30, "python": sys.executable, "install": False, **settings,
         }  # fmt: skip
-        around = Surroundings("demo", None, run)  # type: ignore[arg-type]
+        around = TransferContext("demo", None, run)  # type: ignore[arg-type]
         method = WormholeTransfer(WormholeSettings.model_validate(document), around)
         call = method.upload(ALICE, request) if isinstance(request, Upload) else method.download(ALICE, request)
         started = asyncio.run(call)

@@ -17,13 +17,13 @@ AMPLE = 0.3
 """The share from which on it has time for more at a time of one caller."""
 SHRINK = 0.8
 """The limit on requests at a time falls to this share of itself with each look at a loop without time."""
-CALM = 1.0
+CALM_AFTER = 1.0
 """Seconds for which the loop must have had time before callers no longer take turns."""
 SHARE = 6
 """As many requests of one caller run at a time while callers take turns."""
-ALONE = 32
+SHARE_ALONE = 32
 """As many if there has been no other caller lately: many at a time share packets, and nobody waits behind them."""
-LATELY = 100
+CALLER_MEMORY = 100
 """Looks for which a caller is remembered, once or twice."""
 STRANGERS = 0.1
 """The share of the loop's time that callers without a verified token get while users are there."""
@@ -247,11 +247,11 @@ class Admission:
     Args:
         most: Requests at a time, those that wait included, those set aside apart; as many strangers may wait.
         max_delay: Seconds that a request waits to be served at most.
-        aside: Returns how many of the requests under way do not count: streams, which last and cost little in between,
-            and those that wait for a login. Can be set anew.
+        uncounted: Returns how many of the requests under way do not count: streams, which last and cost little in
+            between, and those that wait for a login. Can be set anew.
     """
 
-    def __init__(self, most: int, max_delay: float, aside: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, most: int, max_delay: float, uncounted: Callable[[], int] = lambda: 0) -> None:
         self.most = most
         self.limit = min(START, most)
         self.share = SHARE
@@ -266,11 +266,11 @@ class Admission:
         self._callers: set[Asker] = set()
         self._callers_before: set[Asker] = set()
         self._max_delay = max_delay
-        self.count_aside = aside
+        self.count_uncounted = uncounted
         self.settling: Callable[[], bool] = lambda: False
-        self._aside = 0
+        self._uncounted = 0
         self._settled = SETTLED
-        self._calm = CALM
+        self._calm = CALM_AFTER
         self.now = 0.0
         self._seen_user = -ACTIVE
         self._rate = 0.0
@@ -290,7 +290,7 @@ class Admission:
     @property
     def busy(self) -> bool:
         """Whether callers take turns."""
-        return self._calm < CALM
+        return self._calm < CALM_AFTER
 
     @property
     def users_there(self) -> bool:
@@ -346,7 +346,9 @@ class Admission:
 
     def _has_share(self, asker: Asker) -> bool:
         held = self._held.get(asker, 0)
-        return held >= self.share and self.busy and (held >= ALONE * self.share // SHARE or not self._alone(asker))
+        return (
+            held >= self.share and self.busy and (held >= SHARE_ALONE * self.share // SHARE or not self._alone(asker))
+        )
 
     def _alone(self, asker: Asker) -> bool:
         return self._callers <= {asker} and self._callers_before <= {asker}
@@ -358,7 +360,7 @@ class Admission:
 
     def full(self, running: int) -> bool:
         """Say whether so many requests, those aside included, leave no room for one more."""
-        return running - self._aside >= self.limit
+        return running - self._uncounted >= self.limit
 
     def wait(self, caller: Caller, running: int) -> None:
         """Have a request wait for room, or refuse it if it would wait in vain."""
@@ -447,8 +449,8 @@ class Admission:
             done: How many were answered, those refused apart.
         """
         self.idle = idle
-        self._aside = self.count_aside()
-        self.running = running - self._aside
+        self._uncounted = self.count_uncounted()
+        self.running = running - self._uncounted
         self._settled = 0.0 if self.settling() else self._settled + seconds
         settling = self._settled < SETTLED
         self.now += seconds / (SETTLING if settling else 1)
@@ -463,7 +465,7 @@ class Admission:
         self._generation += 1
         for asker in list(self._users.blocked):
             self._users.unblock(asker)
-        if self._generation % LATELY == 0:
+        if self._generation % CALLER_MEMORY == 0:
             self._callers, self._callers_before = set(), self._callers
         self.feed(running)
         self._squeeze_in()
@@ -480,7 +482,7 @@ class Admission:
 
     def _set_limit(self, rate: float, seconds: float, *, settling: bool) -> None:
         self._rate += min(1.0, seconds / _MEMORY) * (rate - self._rate)
-        if self._calm >= CALM:
+        if self._calm >= CALM_AFTER:
             # After a rest the average says nothing.
             self._rate = max(self._rate, rate)
         if self.idle < IDLE and not settling:
@@ -493,9 +495,9 @@ class Admission:
         if self._users.waiting and self.idle >= AMPLE and not settling:
             self.share = min(self.limit, self.share * 2)
         kept_out = self._users.waiting or (self._strangers.waiting and not self.users_there)
-        if kept_out or (self._calm >= CALM and self.running >= self.limit // 2):
+        if kept_out or (self._calm >= CALM_AFTER and self.running >= self.limit // 2):
             self.limit = min(self.most, self.limit * 2)
-        elif self._calm >= CALM and self.running < self.limit // 4:
+        elif self._calm >= CALM_AFTER and self.running < self.limit // 4:
             self.limit = min(self.most, max(START, int(self.limit * SHRINK)))
 
     def _squeeze_in(self) -> None:

@@ -26,7 +26,7 @@ _GUIDE = frozenset(
 )  # fmt: skip
 """Those that glibc itself does not heed in a program of more rights than its user's (unsecvars.h)."""
 
-MOST_SCRIPT = 4 * 1024 * 1024
+MAX_SCRIPT = 4 * 1024 * 1024
 """Bytes of a script that is read to be checked. Slurm takes no larger one by default (slurm.conf, max_script_size)."""
 
 
@@ -59,11 +59,11 @@ async def _with_script(access: Access, job: JobDescription, known: Directives | 
         raise Denied(access.grant.rule, "scriptPath must be absolute")
 
     async def read(session: Session) -> bytes:
-        return await (await session.files()).read(encode_path(path), size=MOST_SCRIPT + 1)
+        return await (await session.files()).read(encode_path(path), size=MAX_SCRIPT + 1)
 
     content = await access.pool.perform(access.principal, read, retry=True)
-    if len(content) > MOST_SCRIPT:
-        raise TooLarge(f"{path}: the script is larger than {MOST_SCRIPT} bytes.")
+    if len(content) > MAX_SCRIPT:
+        raise TooLarge(f"{path}: the script is larger than {MAX_SCRIPT} bytes.")
     try:
         script = content.decode()
     except UnicodeDecodeError:

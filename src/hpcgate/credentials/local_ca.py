@@ -32,17 +32,17 @@ _PATIENCE = 10.0
 """Seconds that an agent or a token may take."""
 
 
-_MOST_OF_AN_ANSWER = 256 * 1024
+_MAX_ANSWER = 256 * 1024
 """Bytes of an agent's answer; OpenSSH's own sends and takes no more (AGENT_MAX_LEN)."""
-_MOST_PRINCIPALS = 256
+_MAX_PRINCIPALS = 256
 """Names in a certificate; sshd takes no more (SSHKEY_CERT_MAX_PRINCIPALS)."""
-_MOST_OF_A_NAME = 128
+_MAX_NAME = 128
 """Characters of a token's or a request's id that go into a key id."""
 
 
 def _plain(value: str) -> str:
     """Return an id as one word, so that none can pass for another field of the key id."""
-    return re.sub(r"[^A-Za-z0-9._:@+/-]", "_", value[:_MOST_OF_A_NAME])
+    return re.sub(r"[^A-Za-z0-9._:@+/-]", "_", value[:_MAX_NAME])
 
 
 class _AgentSocket:
@@ -67,7 +67,7 @@ class _AgentAnswers:
         Raises:
             ValueError: The agent announces more than an answer may have.
         """
-        if size > _MOST_OF_AN_ANSWER:
+        if size > _MAX_ANSWER:
             raise ValueError(f"an answer of {size} bytes")
         return await self._reader.readexactly(size)
 
@@ -182,9 +182,9 @@ class LocalCa(CertificateSource):
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
             raise CredentialRefused(f"The token of {principal.username} has no names in its claim {claim}")
-        if len(names) > _MOST_PRINCIPALS:
+        if len(names) > _MAX_PRINCIPALS:
             raise CredentialRefused(
-                f"The token of {principal.username} has more than {_MOST_PRINCIPALS} names in its claim {claim}"
+                f"The token of {principal.username} has more than {_MAX_PRINCIPALS} names in its claim {claim}"
             )
         return names
 

@@ -31,13 +31,13 @@ from hpcgate.ssh import preflight
 from hpcgate.ssh.nodes import Node
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.survey import Finding, survey
-from hpcgate.transfers.base import Script, Surroundings, TransferJob
+from hpcgate.transfers.base import Script, TransferContext, TransferJob
 
 LOOKED_FOR = 20
 """Channels after which it is not tried to open one more; sshd's own MaxSessions is 10."""
 FEW = 4
 """With fewer channels, streams and commands wait for each other."""
-MOST_LOGINS = 32
+MAX_LOGINS = 32
 LONGEST = 60.0
 """Seconds that one check may take, whatever the settings say."""
 
@@ -280,7 +280,7 @@ class _Walk:
             text = "MaxStartups was not tried through the jump host"
             advice = "see that the sshd_config of both machines takes ssh.max_logins logins at once"
             return [Finding(None, text, advice, check)]
-        count = min(self._ssh.max_logins, MOST_LOGINS)
+        count = min(self._ssh.max_logins, MAX_LOGINS)
         dropped = await self._crowds.dropped(self._pool, self._principal, count)
         if dropped:
             text = f"of {count} logins at once {dropped} were dropped by sshd (MaxStartups, or who else logs in now)"
@@ -373,7 +373,7 @@ async def _stores(settings: Cluster, credentials: CredentialSource) -> list[Find
         raise CommandFailed("This is a check")
 
     async def look(store: Any) -> Finding:
-        transfer = plugin("hpcgate.transfers", store.service_type)(store, Surroundings(settings.name, pool, no_job))
+        transfer = plugin("hpcgate.transfers", store.service_type)(store, TransferContext(settings.name, pool, no_job))
         try:
             async with asyncio.timeout(LONGEST):
                 await transfer.ping()

@@ -4,7 +4,14 @@ import errno
 import re
 
 from hpcgate.errors import BadRequest, GatewayError
-from hpcgate.ssh.files.coreutils_errors import NOT_REGULAR, not_regular, number_in, quote_if_needed, reason, told
+from hpcgate.ssh.files.coreutils_errors import (
+    NOT_REGULAR,
+    error_from_stderr,
+    not_regular,
+    number_in,
+    quote_if_needed,
+    reason,
+)
 from hpcgate.ssh.runner import Completed
 
 # What tar adds to the reason, which the line before has given.
@@ -41,7 +48,7 @@ def archive_error(
         of_target = re.compile(f"{re.escape(temporary.decode())}|/dev/fd/4|^mv: ")
         lines = [_opening(line, path) if of_target.search(line) else line for line in lines]
     words = "\n".join(lines[:8]) or text.strip() or "tar: failed"
-    return told(words.encode(), "", otherwise=otherwise)
+    return error_from_stderr(words.encode(), "", otherwise=otherwise)
 
 
 def _opening(line: str, path: bytes) -> str:

@@ -22,8 +22,17 @@ from hpcgate.ssh.commands.quoting import Steering
 from hpcgate.ssh.files import command_attributes
 from hpcgate.ssh.files.command_files import LARGE, parse_stat, size_in, unwritable
 from hpcgate.ssh.files.command_streams import CommandStreams, OpenByCommand, said_in
-from hpcgate.ssh.files.coreutils_errors import NOT_REGULAR, not_regular, number_in, quote, said, shown, told, unreadable
-from hpcgate.ssh.files.login_node import View
+from hpcgate.ssh.files.coreutils_errors import (
+    NOT_REGULAR,
+    error_from_stderr,
+    not_regular,
+    number_in,
+    quote,
+    shown,
+    stderr_lines,
+    unreadable,
+)
+from hpcgate.ssh.files.login_node import NodeView
 from hpcgate.ssh.files.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
 from hpcgate.ssh.files.protocol import Attributes, Entry, RemoteFiles, Replacing, refuse_root, temporary_name, too_large
 from hpcgate.ssh.files.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, Streams
@@ -34,7 +43,7 @@ from hpcgate.ssh.session import Session
 T = TypeVar("T")
 
 PROGRAM = files("hpcgate.filesystem").joinpath("beneath_program.py").read_bytes()
-_MOST_PART = 16 * 1024 * 1024
+_MAX_PART = 16 * 1024 * 1024
 """Bytes of a part of a listing: 500 entries of the longest names and link targets, in JSON."""
 DENIED = 77
 """The exit status of the program for what the rule does not allow."""
@@ -126,7 +135,7 @@ class Beneath:
         """
         done = await self.run(do, words, **parameters)
         if not done.ok:
-            raise told(done.stderr, words.partition(":")[0])
+            raise error_from_stderr(done.stderr, words.partition(":")[0])
         return done.stdout
 
     @asynccontextmanager
@@ -161,7 +170,7 @@ class Confined(Session):
         self.username = session.username
         self.system = session.system
         self.node = session.node
-        self.apart = session.apart
+        self.dedicated = session.dedicated
         self._beneath = Beneath(session, grant)
 
     @classmethod
@@ -329,7 +338,7 @@ _COMMANDS: dict[str, Callable[[Beneath, list[bytes]], Awaitable[Completed]]] = {
 class ConfinedFiles(CommandStreams):
     """`hpcgate.ssh.files.streams.Streams` by the program: nothing of `CommandStreams` that runs a command is left."""
 
-    def __init__(self, beneath: Beneath, view: View, session: Confined) -> None:
+    def __init__(self, beneath: Beneath, view: NodeView, session: Confined) -> None:
         super().__init__(_NoRunner(beneath.grant), view)
         self._beneath = beneath
         self._session = session
@@ -360,7 +369,7 @@ class ConfinedFiles(CommandStreams):
         if not done.ok:
             if done.words.endswith("listing is too large"):
                 raise too_large(limit or 0)
-            raise told(done.stderr, "ls")
+            raise error_from_stderr(done.stderr, "ls")
         return await self._shown(done.stdout, names=names)
 
     async def scan(
@@ -381,13 +390,13 @@ class ConfinedFiles(CommandStreams):
             rest = b""
             async for block in output:
                 *lines, rest = (rest + block).split(b"\n")
-                if len(rest) > _MOST_PART:
+                if len(rest) > _MAX_PART:
                     raise BadAnswer("python3 on the login node says more than it was asked")
                 for line in lines:
                     yield await self._shown(line, names=names)
             done = await self._beneath.ended(process)
         if not done.ok:
-            raise told(done.stderr, "ls")
+            raise error_from_stderr(done.stderr, "ls")
 
     async def entry(self, path: bytes) -> Entry:
         """Return one file."""
@@ -633,11 +642,11 @@ async def _feed(process: Process, content: AsyncIterable[bytes]) -> None:
 def _unread(done: Completed, path: bytes, tool: str) -> GatewayError:
     if done.ok:
         return ConnectionLost(f"{tool}: {quote(path)}: the login node said nothing")
-    lines = said(done.stderr, tool)
+    lines = stderr_lines(done.stderr, tool)
     if NOT_REGULAR in lines:
         return not_regular(tool, path)
     number = number_in(lines)
-    return told(done.stderr, tool) if number is None else unreadable(tool, path, number)
+    return error_from_stderr(done.stderr, tool) if number is None else unreadable(tool, path, number)
 
 
 class ConfinedPool:

@@ -33,14 +33,14 @@ DENIED = 77
 OBJECT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 DIRECTORY = OBJECT | os.O_DIRECTORY
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-MOST_LINKS = 40
-MOST_SWAPS = 100
+MAX_LINKS = 40
+MAX_SWAPS = 100
 BLOCK = 256 * 1024
 PART = 500
 HIDDEN = b".hpcgate-"
 ACL = "system.posix_acl_access"
 INHERITED = "system.posix_acl_default"
-MOST_HEADER = 1024 * 1024
+MAX_HEADER = 1024 * 1024
 LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 PRIVATE = re.compile(rb"\.hpcgate-upload-[0-9a-f]{32}\Z")
 NOT_REGULAR = "Not a regular file"
@@ -115,7 +115,7 @@ class Place:
 
 def look(directory, name):
     """Open what has a name in a directory, never following a link, and return it with its attributes."""
-    for _ in range(MOST_SWAPS):
+    for _ in range(MAX_SWAPS):
         try:
             # Not by O_PATH alone: only this mounts what an automounter has there.
             fd = os.open(name, DIRECTORY, dir_fd=directory)
@@ -197,7 +197,7 @@ class Box:
                     if PRIVATE.match(name):
                         self._missed(path, here, todo)
                         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-                    if links > MOST_LINKS:
+                    if links > MAX_LINKS:
                         self._missed(path, here, todo)
                         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                     if target.startswith(b"/"):
@@ -1102,7 +1102,7 @@ class Member(tarfile.TarInfo):
     """A member of an archive, whose long names and attributes are read only as far as any system would take them."""
 
     def _proc_member(self, tar):
-        if self.size < 0 or (self.type in LONG and self.size > MOST_HEADER):
+        if self.size < 0 or (self.type in LONG and self.size > MAX_HEADER):
             raise Failed("tar: a header of the archive is too large")
         return super()._proc_member(tar)
 

@@ -6,7 +6,7 @@ from hpcgate.errors import CommandFailed
 from hpcgate.filesystem.base import Operation, Parameters, Path, raw
 from hpcgate.filesystem.models import FileChecksum
 from hpcgate.ssh.files.command_files import REGULAR
-from hpcgate.ssh.files.coreutils_errors import NOT_REGULAR, not_regular, said, told
+from hpcgate.ssh.files.coreutils_errors import NOT_REGULAR, error_from_stderr, not_regular, stderr_lines
 from hpcgate.ssh.runner import SHORT
 from hpcgate.ssh.session import Session
 
@@ -39,9 +39,9 @@ class Checksum(Operation):
         path = raw(self.parameters.path)
         done = await session.run(["sh", "-c", SCRIPT, "sha256sum", path], limit=SHORT)
         if not done.ok:
-            if NOT_REGULAR in said(done.stderr, "sha256sum"):
+            if NOT_REGULAR in stderr_lines(done.stderr, "sha256sum"):
                 raise not_regular("sha256sum", path)
-            raise told(done.stderr, "sha256sum")
+            raise error_from_stderr(done.stderr, "sha256sum")
         match = _DIGITS.match(done.stdout)
         if match is None:
             raise CommandFailed("sha256sum: unexpected output")

@@ -68,7 +68,7 @@ def parse_tags(text: str) -> list[tuple[bool, str]]:
     return tags
 
 
-class Verdict(Enum):
+class ConditionResult(Enum):
     """What the conditions of a request say to it."""
 
     GO_ON = "go on"
@@ -98,7 +98,7 @@ class Conditions:
         """Whether there must be no file yet."""
         return (self.if_none_match or "").strip() == "*"
 
-    def for_reading(self, current: Validator) -> Verdict:
+    def for_reading(self, current: Validator) -> ConditionResult:
         """Judge a GET or HEAD, in the order of RFC 9110, section 13.2.2.
 
         Raises:
@@ -106,9 +106,11 @@ class Conditions:
         """
         self._demand(current)
         if self.if_none_match is not None:
-            return Verdict.NOT_MODIFIED if self._none_matches(current) else Verdict.GO_ON
+            return ConditionResult.NOT_MODIFIED if self._none_matches(current) else ConditionResult.GO_ON
         since = parse_date(self.if_modified_since)
-        return Verdict.NOT_MODIFIED if since is not None and current.modified <= since else Verdict.GO_ON
+        return (
+            ConditionResult.NOT_MODIFIED if since is not None and current.modified <= since else ConditionResult.GO_ON
+        )
 
     def for_writing(self, current: Validator | None) -> None:
         """Judge a request that replaces the file, or makes it where `current` is None.

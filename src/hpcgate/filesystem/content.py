@@ -34,8 +34,8 @@ async def opened(
         whole: Says whether it may be read to its end; a large one is then opened where it keeps nobody waiting.
     """
     async with AsyncExitStack() as stack:
-        file, apart = await _open(pool, principal, path, stack)
-        if not apart and pool.is_bulk(size := file.attributes.size) and whole(file):
+        file, dedicated = await _open(pool, principal, path, stack)
+        if not dedicated and pool.is_bulk(size := file.attributes.size) and whole(file):
             await stack.aclose()
             file, _ = await _open(pool, principal, path, stack, size)
         yield file
@@ -59,7 +59,7 @@ async def _try_to_open(
         streams = await attempt.enter_async_context(session.bulk())
         file = await attempt.enter_async_context(streams.open(path))
         stack.push_async_exit(attempt.pop_all())
-        return file, session.apart
+        return file, session.dedicated
 
 
 async def exactly(file: OpenFile, offset: int, size: int) -> AsyncGenerator[bytes]:

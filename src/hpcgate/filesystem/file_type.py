@@ -1,7 +1,7 @@
 """file: what kind of content a file has."""
 
 from hpcgate.filesystem.base import Operation, Parameters, Path, raw
-from hpcgate.ssh.files.coreutils_errors import shown, told
+from hpcgate.ssh.files.coreutils_errors import error_from_stderr, shown
 from hpcgate.ssh.session import Session
 
 # file(1) says "cannot open" as a result, with success; stat(1) says it as an error. The user's own magic file (file(1),
@@ -32,5 +32,5 @@ class FileType(Operation):
         """Run file."""
         done = await session.run(["sh", "-c", SCRIPT, "file", raw(self.parameters.path)])
         if not done.ok:
-            raise told(done.stderr, "stat")
+            raise error_from_stderr(done.stderr, "stat")
         return shown(done.stdout.rstrip(b"\n"))

@@ -13,13 +13,13 @@ from pydantic_core import PydanticCustomError
 from hpcgate.errors import BadRequest
 from hpcgate.filesystem.base import Operation, Page, Parameters, Path, raw
 from hpcgate.filesystem.models import File, zone_of
-from hpcgate.ssh.files.protocol import Counter, Entry
+from hpcgate.ssh.files.protocol import Entry, ListingSize
 from hpcgate.ssh.files.streams import Streams
 from hpcgate.ssh.session import Session
 
 MANY = 1000
 """Entries whose conversion would keep all other requests waiting for longer than a few milliseconds."""
-MOST_IN_PAGE = 10_000
+MAX_IN_PAGE = 10_000
 """Entries of a page."""
 
 
@@ -34,7 +34,7 @@ class LsParameters(Parameters):
     limit: int | None = Field(
         None,
         ge=1,
-        le=MOST_IN_PAGE,
+        le=MAX_IN_PAGE,
         description="Return a page of at most so many entries, in the order of their names.",
     )
     cursor: str | None = Field(None, description="The `nextCursor` of the page before; with `limit`.")
@@ -115,7 +115,7 @@ class Ls(Operation):
         first.sort(key=attrgetter("name"))
         more |= len(first) > most
         del first[most:]
-        Counter(self.limits.max_ops_file_size).add_all(first)
+        ListingSize(self.limits.max_ops_file_size).add_all(first)
         shown = await asyncio.to_thread(_shown, first, zone, self.parameters.numeric_uid)
         return Page(shown, _cursor_behind(first[-1].name) if more and first else None)
 

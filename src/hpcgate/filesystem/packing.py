@@ -23,7 +23,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 PIECE = 256 * 1024
 """Bytes of an archive that go out at a time."""
-MOST_IN_ZIP = 200_000
+MAX_IN_ZIP = 200_000
 """Members of a zip archive, whose index is kept until its end: 1 KiB of memory each."""
 _CHANGED = 1
 """tar's exit status where a file was written to meanwhile (GNU tar manual, "Return Values")."""
@@ -169,8 +169,8 @@ async def _zipped(tar: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
             for event in reader.feed(block):
                 if isinstance(event, Member):
                     count += 1
-                    if count > MOST_IN_ZIP:
-                        raise TooLarge(f"A zip archive may have {MOST_IN_ZIP} members here; use tar.")
+                    if count > MAX_IN_ZIP:
+                        raise TooLarge(f"A zip archive may have {MAX_IN_ZIP} members here; use tar.")
                     left = event.size
                     member = _begin(archive, event)
                 elif member is not None:

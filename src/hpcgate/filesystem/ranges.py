@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from hpcgate.errors import RangeNotSatisfiable
 
-MOST_RANGES = 64
+MAX_RANGES = 64
 """Parts that one answer has at most. Who asks for more gets the whole file (RFC 9110, section 14.2)."""
 
 _SPEC = re.compile(r"(\d{1,19})-(\d{0,19})|-(\d{1,19})", re.ASCII)
@@ -69,7 +69,7 @@ def parse_range(header: str | None, total: int) -> list[ByteRange] | None:
             part = ByteRange(int(first), end - int(first))
         if part.size > 0:
             _add(found, part)
-            if len(found) > MOST_RANGES:
+            if len(found) > MAX_RANGES:
                 # Not only of what is left in the end: to join thousands would keep all others waiting.
                 return None
     if not asked:

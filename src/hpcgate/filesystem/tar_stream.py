@@ -14,7 +14,7 @@ from typing import Literal
 from hpcgate.errors import BadRequest
 
 BLOCK = 512
-MOST_EXTRA = 1024 * 1024
+MAX_EXTRA = 1024 * 1024
 """Bytes of a long name or of a pax header."""
 
 Kind = Literal["file", "directory", "symlink", "hardlink", "other"]
@@ -35,7 +35,7 @@ _TYPES = {
 }
 _WITHOUT_DATA = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
 _EXTRA = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
-_MOST_NUMBER = 2**63 - 1
+_MAX_NUMBER = 2**63 - 1
 """What a size or a time can be on any file system; what a header cannot say is far beyond."""
 _RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
 
@@ -146,7 +146,7 @@ class TarReader:
         if info.size < 0:
             raise BadRequest("The archive has a member of negative size.")
         if info.type in _EXTRA:
-            if info.size > MOST_EXTRA:
+            if info.size > MAX_EXTRA:
                 raise BadRequest("The archive has a name that is too long.")
             self._extra_type = info.type
             self._content, self._padding = info.size, -info.size % BLOCK
@@ -188,11 +188,11 @@ class TarReader:
                 self._link = value
             elif key == b"size":
                 self._size = int(value)
-                if not 0 <= self._size <= _MOST_NUMBER:
+                if not 0 <= self._size <= _MAX_NUMBER:
                     raise ValueError
             elif key == b"mtime":
                 self._mtime = int(float(value))
-                if abs(self._mtime) > _MOST_NUMBER:
+                if abs(self._mtime) > _MAX_NUMBER:
                     raise ValueError
         except (ValueError, OverflowError):
             raise BadRequest("The archive has a damaged pax header.") from None

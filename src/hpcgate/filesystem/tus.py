@@ -42,7 +42,7 @@ from hpcgate.errors import (
     TooLarge,
 )
 from hpcgate.ssh.files.command_files import ADOPT
-from hpcgate.ssh.files.coreutils_errors import naming, quote, told
+from hpcgate.ssh.files.coreutils_errors import error_from_stderr, naming, quote
 from hpcgate.ssh.files.footing import OWN, untrusted
 from hpcgate.ssh.files.private_directory import PrivateDirectory
 from hpcgate.ssh.files.streams import SYNC_PATIENCE, Streams
@@ -50,11 +50,11 @@ from hpcgate.ssh.session import Session
 
 CHECKSUMS = tuple(name for name in ("sha1", "sha256", "sha512", "md5") if name in hashlib.algorithms_available)
 """The algorithms of the checksum extension; sha1 is the one that every server has to know."""
-MOST_STATE = 64 * 1024
+MAX_STATE = 64 * 1024
 """Bytes of a state file."""
-MOST_METADATA = 16 * 1024
+MAX_METADATA = 16 * 1024
 """Characters of a client's metadata."""
-MOST_PARTS = 1000
+MAX_PARTS = 1000
 """Uploads that one file may be made of."""
 LOOK = 1.0
 """Seconds between a writer's looks at its lock."""
@@ -126,7 +126,7 @@ class State(BaseModel):
 
     name: str = Field(max_length=400)
     length: int | None = Field(default=None, ge=0, lt=2**63)
-    metadata: str = Field(default="", max_length=MOST_METADATA, pattern=_HEADER_TEXT)
+    metadata: str = Field(default="", max_length=MAX_METADATA, pattern=_HEADER_TEXT)
     partial: bool = False
     unverified: int | None = Field(default=None, ge=0, lt=2**63)
 
@@ -158,7 +158,7 @@ class State(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class TusUpload:
     """An upload as it stands.
 
     Attributes:
@@ -180,7 +180,7 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class Checksum:
+class ExpectedDigest:
     """What a chunk must have.
 
     Attributes:
@@ -192,7 +192,7 @@ class Checksum:
     value: bytes
 
     @classmethod
-    def parse(cls, header: str) -> "Checksum":
+    def parse(cls, header: str) -> "ExpectedDigest":
         """Read the header Upload-Checksum.
 
         Raises:
@@ -213,8 +213,8 @@ def parse_metadata(header: str) -> dict[str, bytes]:
     Raises:
         BadRequest: It is malformed.
     """
-    if len(header) > MOST_METADATA:
-        raise BadRequest(f"Upload-Metadata: more than {MOST_METADATA} characters.")
+    if len(header) > MAX_METADATA:
+        raise BadRequest(f"Upload-Metadata: more than {MAX_METADATA} characters.")
     found: dict[str, bytes] = {}
     for pair in header.split(",") if header.strip() else ():
         key, _, text = pair.strip().partition(" ")
@@ -266,12 +266,12 @@ class Interruption:
             yield block
 
 
-class UploadDesk:
+class UploadRegistry:
     """What one process knows of the uploads that pass through it: who writes to which, and which it has completed."""
 
     def __init__(self) -> None:
         self._writers: dict[Hashable, tuple[Interruption, asyncio.Event]] = {}
-        self._completed: OrderedDict[Hashable, Upload] = OrderedDict()
+        self._completed: OrderedDict[Hashable, TusUpload] = OrderedDict()
 
     @asynccontextmanager
     async def write(self, key: Hashable) -> AsyncIterator[Interruption]:
@@ -296,13 +296,13 @@ class UploadDesk:
             del self._writers[key]
             mine[1].set()
 
-    def remember(self, key: Hashable, upload: Upload) -> None:
+    def remember(self, key: Hashable, upload: TusUpload) -> None:
         """Remember a completed upload."""
         self._completed[key] = upload
         if len(self._completed) > REMEMBERED:
             self._completed.popitem(last=False)
 
-    def completed(self, key: Hashable) -> Upload | None:
+    def completed(self, key: Hashable) -> TusUpload | None:
         """Return an upload that has been completed here not long ago."""
         return self._completed.get(key)
 
@@ -314,19 +314,21 @@ class Uploads:
         session: The user's session.
         streams: Its files, as `Session.bulk` lends them.
         directory: The directory.
-        desk: What the process knows.
+        registry: What the process knows.
         lifetime: Seconds that an upload may rest before it expires.
     """
 
-    def __init__(self, session: Session, streams: Streams, directory: bytes, desk: UploadDesk, lifetime: float) -> None:
+    def __init__(
+        self, session: Session, streams: Streams, directory: bytes, registry: UploadRegistry, lifetime: float
+    ) -> None:
         self._session = session
         self._streams = streams
         self._directory = directory
         self._root = directory.rstrip(b"/") + b"/"
-        self._desk = desk
+        self._desk = registry
         self._lifetime = lifetime
 
-    async def create(self, name: bytes, length: int | None, metadata: str, *, partial: bool = False) -> Upload:
+    async def create(self, name: bytes, length: int | None, metadata: str, *, partial: bool = False) -> TusUpload:
         """Begin an upload.
 
         Raises:
@@ -346,9 +348,9 @@ class Uploads:
         except BaseException:
             await self.discard(upload_id)
             raise
-        return Upload(upload_id, state, 0, int(time.time() + self._lifetime))
+        return TusUpload(upload_id, state, 0, int(time.time() + self._lifetime))
 
-    async def find(self, upload_id: str) -> Upload:
+    async def find(self, upload_id: str) -> TusUpload:
         """Return an upload as it stands.
 
         Raises:
@@ -357,7 +359,7 @@ class Uploads:
         """
         return (await self._find(upload_id))[0]
 
-    async def _find(self, upload_id: str) -> tuple[Upload, PrivateDirectory | None]:
+    async def _find(self, upload_id: str) -> tuple[TusUpload, PrivateDirectory | None]:
         """Return an upload, and where it lies unless it is complete."""
         try:
             place = await self._streams.private(self._directory, self._name(upload_id))
@@ -377,7 +379,7 @@ class Uploads:
         except PathNotFound:
             return False
 
-    async def _look_at(self, upload_id: str, place: PrivateDirectory) -> Upload:
+    async def _look_at(self, upload_id: str, place: PrivateDirectory) -> TusUpload:
         state = await self._load(place)
         try:
             content = await place.streams.stat(place.inside + _CONTENT, follow=False)
@@ -385,7 +387,7 @@ class Uploads:
             # A process ended between the last two steps of `_publish`, or the content was removed.
             if state.length is None or state.partial or not await self._published(state):
                 raise NotFound("There is no such upload.") from None
-            return Upload(upload_id, state, state.length, None)
+            return TusUpload(upload_id, state, state.length, None)
         if not stat.S_ISREG(content.mode):
             raise NotFound("There is no such upload.")
         expires = int(content.mtime + self._lifetime)
@@ -393,9 +395,9 @@ class Uploads:
             await self._forget(upload_id, place)
             raise Gone("The upload has expired.")
         offset = content.size if state.unverified is None else min(content.size, state.unverified)
-        return Upload(upload_id, state, offset, expires)
+        return TusUpload(upload_id, state, offset, expires)
 
-    async def settle(self, upload_id: str) -> Upload:
+    async def settle(self, upload_id: str) -> TusUpload:
         """Return an upload as it stands, and give a whole one its name if the process that should have has ended.
 
         Raises:
@@ -414,8 +416,8 @@ class Uploads:
         *,
         length: int | None = None,
         size: int | None = None,
-        checksum: Checksum | None = None,
-    ) -> Upload:
+        checksum: ExpectedDigest | None = None,
+    ) -> TusUpload:
         """Write on, and give the file its name if that was all of it.
 
         Args:
@@ -479,14 +481,14 @@ class Uploads:
     async def _discard(self, upload_id: str) -> None:
         await self._forget(upload_id, await self._streams.private(self._directory, self._name(upload_id)))
 
-    async def join(self, name: bytes, metadata: str, parts: Sequence[tuple["Uploads", str]]) -> Upload:
+    async def join(self, name: bytes, metadata: str, parts: Sequence[tuple["Uploads", str]]) -> TusUpload:
         """Make a file of several partial uploads, which are gone then.
 
         Raises:
             BadRequest: One is no partial upload, or not complete.
         """
-        if len(parts) > MOST_PARTS:
-            raise BadRequest(f"A file may be made of {MOST_PARTS} uploads.")
+        if len(parts) > MAX_PARTS:
+            raise BadRequest(f"A file may be made of {MAX_PARTS} uploads.")
         private = "private" if await self._exists(self._root + name) else ""
         length = 0
         words: list[str | bytes] = []
@@ -499,14 +501,14 @@ class Uploads:
             words += (uploads._directory, uploads._name(part_id))
             found.append((uploads, part_id, there))
         upload_id = secrets.token_hex(16)
-        upload = Upload(upload_id, State.of(name, length, metadata, partial=False), length, None)
+        upload = TusUpload(upload_id, State.of(name, length, metadata, partial=False), length, None)
         try:
             with naming(self._root + name):
                 place = await self._streams.make_private(self._directory, self._name(upload_id))
                 argv = ["sh", "-c", JOIN, "cat", private, place.inside + _CONTENT, *words]
                 done = await place.runner.run(argv, timeout=SYNC_PATIENCE)
                 if not done.ok:
-                    raise untrusted(done.stderr) or told(done.stderr, "cat")
+                    raise untrusted(done.stderr) or error_from_stderr(done.stderr, "cat")
                 await self._publish(upload, place)
             await self._forget(upload_id, place, ())
         except BaseException:
@@ -519,7 +521,9 @@ class Uploads:
 
     # The steps
 
-    async def _unverified(self, place: PrivateDirectory, state: State, offset: int, checksum: Checksum | None) -> State:
+    async def _unverified(
+        self, place: PrivateDirectory, state: State, offset: int, checksum: ExpectedDigest | None
+    ) -> State:
         """Drop what an earlier request left unverified, and note what this one may."""
         if state.unverified is not None:
             await place.streams.truncate(place.inside + _CONTENT, offset)
@@ -532,7 +536,7 @@ class Uploads:
         place: PrivateDirectory,
         content: AsyncIterable[bytes],
         offset: int,
-        checksum: Checksum,
+        checksum: ExpectedDigest,
         interruption: Interruption,
     ) -> int:
         digest = hashlib.new(checksum.algorithm, usedforsecurity=False)
@@ -552,7 +556,7 @@ class Uploads:
                 await place.streams.truncate(path, offset)
             raise
 
-    async def _finish(self, upload: Upload, writer: "_Writer") -> Upload:
+    async def _finish(self, upload: TusUpload, writer: "_Writer") -> TusUpload:
         if upload.state.partial or upload.expires is None:
             return upload
         await writer.place.streams.sync(writer.place.inside + _CONTENT)
@@ -565,7 +569,7 @@ class Uploads:
         self._desk.remember((self._root, self._key(upload.id)), upload)
         return upload
 
-    async def _publish(self, upload: Upload, place: PrivateDirectory) -> None:
+    async def _publish(self, upload: TusUpload, place: PrivateDirectory) -> None:
         """Give the content its name. With that the upload is complete, whatever becomes of the rest."""
         path = place.inside + _CONTENT
         target = place.beside + upload.state.filename
@@ -575,7 +579,7 @@ class Uploads:
                 raise IsADirectory(f"cp: cannot create regular file {shown}: Is a directory")
             done = await place.runner.run(["sh", "-c", ADOPT_NEW, "chmod", target, path])
             if not done.ok:
-                raise told(done.stderr, "chmod")
+                raise error_from_stderr(done.stderr, "chmod")
         await place.streams.move(path, target)
 
     async def _published(self, state: State) -> bool:
@@ -655,7 +659,7 @@ class Uploads:
 
     async def _load(self, place: PrivateDirectory) -> State:
         try:
-            return State.model_validate_json(await self._read(place, _STATE, MOST_STATE))
+            return State.model_validate_json(await self._read(place, _STATE, MAX_STATE))
         except ValidationError:
             raise BadRequest("The state of the upload is damaged.") from None
 

@@ -35,7 +35,7 @@ class Shared(Generic[_T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings:
+class CarriedOver:
     """What a gateway would leave to the next one: whatever that one's settings say nothing else of."""
 
     settings: Settings
@@ -44,7 +44,7 @@ class Holdings:
     rates: Shared[RateLimits]
 
     @classmethod
-    def of(cls, settings: Settings, telemetry: Telemetry, before: "Holdings | None") -> Self:
+    def of(cls, settings: Settings, telemetry: Telemetry, before: "CarriedOver | None") -> Self:
         """Take over what stays as it was, and make the rest; nothing is opened yet."""
         if before is None:
             before = cls(settings, _credentials(settings), {}, _rates(settings))

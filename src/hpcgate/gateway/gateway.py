@@ -21,11 +21,11 @@ from hpcgate.config import Settings
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import SystemNotFound
 from hpcgate.filesystem.slots import PathLocks, StreamSlots
-from hpcgate.filesystem.tus import UploadDesk
-from hpcgate.gateway.carry_over import Holdings
+from hpcgate.filesystem.tus import UploadRegistry
+from hpcgate.gateway.carry_over import CarriedOver
 from hpcgate.gateway.system import System
 from hpcgate.health.account import ProbeAccount
-from hpcgate.health.maintenance import Notices, Watch
+from hpcgate.health.maintenance import Notices, NoticeWatch
 from hpcgate.health.prober import Prober
 from hpcgate.telemetry.base import SILENT, Telemetry
 from hpcgate.telemetry.containment import kept
@@ -39,23 +39,23 @@ class Gateway:
     Use `Gateway.open` as an async context manager: what it opens is closed in reverse order.
 
     Attributes:
-        holdings: What the next gateway of the process may take over.
+        carried_over: What the next gateway of the process may take over.
         stopping: Whether the process is about to end, so that requests should go elsewhere.
         asked_ready_at: When somebody last asked whether it is ready, by the monotonic clock.
     """
 
     def __init__(
         self,
-        holdings: Holdings,
+        carried_over: CarriedOver,
         tokens: TokenVerifier,
         jwks: Jwks,
         authorizer: Authorizer,
         probers: Mapping[str, Prober],
         telemetry: Telemetry,
     ) -> None:
-        self.holdings = holdings
-        self.settings = settings = holdings.settings
-        self.systems = {name: shared.value for name, shared in holdings.systems.items()}
+        self.carried_over = carried_over
+        self.settings = settings = carried_over.settings
+        self.systems = {name: shared.value for name, shared in carried_over.systems.items()}
         self.tokens = tokens
         self.api_keys = (
             ApiKeys(settings.auth.api_keys, tokens.local, settings.auth.authentication.required_scopes)
@@ -69,11 +69,11 @@ class Gateway:
         self.telemetry = telemetry
         self.arrivals = Arrivals(settings.http.max_bodies_per_user, settings.http.max_body_memory)
         self.streams = StreamSlots(settings.streams.max_streams, settings.streams.max_streams_per_user)
-        self.admission = Admission(settings.http.max_requests, settings.http.max_delay, self.aside)
+        self.admission = Admission(settings.http.max_requests, settings.http.max_delay, self.uncounted)
         self.admission.settling = self.settling
-        self.rates = holdings.rates.value
+        self.rates = carried_over.rates.value
         self.locks = PathLocks()
-        self.uploads = UploadDesk()
+        self.uploads = UploadRegistry()
         self.stopping = False
         self.asked_ready_at: float | None = None
         self._background: Iterable[asyncio.Task[None]] = ()
@@ -88,7 +88,7 @@ class Gateway:
         """Say whether many users log in at once."""
         return sum(system.pool.waiting for system in self.systems.values()) >= FLOOR
 
-    def aside(self, *others: "Gateway") -> int:
+    def uncounted(self, *others: "Gateway") -> int:
         """Return how many of the requests under way cost little: streams, and those that wait for a body or a login.
 
         Args:
@@ -124,10 +124,10 @@ class Gateway:
             if settings.auth.authorization is not None:
                 authorizer = OpenFga(settings.auth.authorization)
             stack.push_async_callback(authorizer.close)
-            holdings = Holdings.of(settings, telemetry, None if before is None else before.holdings)
-            credentials = holdings.credentials.join(stack)
-            holdings.rates.join(stack)
-            systems = {name: shared.join(stack) for name, shared in holdings.systems.items()}
+            carried_over = CarriedOver.of(settings, telemetry, None if before is None else before.carried_over)
+            credentials = carried_over.credentials.join(stack)
+            carried_over.rates.join(stack)
+            systems = {name: shared.join(stack) for name, shared in carried_over.systems.items()}
             tokens = TokenVerifier(authentication, jwks, settings.http.max_header_size)
             stack.push_async_callback(tokens.close)
             probers = {}
@@ -145,11 +145,11 @@ class Gateway:
             ]
             if settings.state_directory is not None:
                 calendars = {name: system.calendar for name, system in systems.items()}
-                watch = Watch(Notices(Path(settings.state_directory)), calendars)
+                watch = NoticeWatch(Notices(Path(settings.state_directory)), calendars)
                 await watch.look()
                 jobs.append(("health.maintenance", watch.run))
             background = await stack.enter_async_context(_background(jobs))
-            opened = cls(holdings, tokens, jwks, authorizer, probers, telemetry)
+            opened = cls(carried_over, tokens, jwks, authorizer, probers, telemetry)
             opened._background = background
             opened._serving = serving
             yield opened

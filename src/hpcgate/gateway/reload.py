@@ -59,13 +59,13 @@ class Gateways:
         """Tell how many of them are open."""
         return f"<Gateways, {len(self._retiring)} before the one that serves>"
 
-    def _aside(self) -> int:
-        return 0 if self._current is None else self._current.gateway.aside(*self._retiring.values())
+    def _uncounted(self) -> int:
+        return 0 if self._current is None else self._current.gateway.uncounted(*self._retiring.values())
 
     async def __aenter__(self) -> Self:
         """Open the first gateway."""
         self._current = await self._open(self._started_with)
-        self._current.gateway.admission.count_aside = self._aside
+        self._current.gateway.admission.count_uncounted = self._uncounted
         self._serve(self._current.gateway)
         return self
 

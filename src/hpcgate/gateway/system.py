@@ -17,7 +17,7 @@ from hpcgate.schedulers.reads import SharedReads
 from hpcgate.ssh.pool import Pool
 from hpcgate.telemetry.base import SILENT, Telemetry
 from hpcgate.telemetry.journal import note_path
-from hpcgate.transfers.base import BatchJob, Surroundings, Transfer
+from hpcgate.transfers.base import BatchJob, Transfer, TransferContext
 from hpcgate.transfers.jobs import TransferJobs
 
 
@@ -41,7 +41,7 @@ class System:
         roots = tuple(fs.path.rstrip("/") for fs in self.settings.file_systems)
         object.__setattr__(self, "_roots", frozenset(roots))
         object.__setattr__(self, "_within", tuple(f"{root}/" for root in roots))
-        around = Surroundings(self.name, self.pool, self.jobs.run)
+        around = TransferContext(self.name, self.pool, self.jobs.run)
         methods = [
             plugin("hpcgate.transfers", settings.service_type)(settings, around)
             for settings in self.settings.data_operation.data_transfer

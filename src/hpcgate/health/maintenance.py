@@ -28,7 +28,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 EVERY = 1.0
 """Seconds between looks at the directory."""
-_MOST_BYTES = 64 * 1024
+_MAX_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class Notices:
         """
         try:
             with self.path(system).open("rb") as file:
-                content = file.read(_MOST_BYTES)
+                content = file.read(_MAX_BYTES)
         except FileNotFoundError:
             return ()
         try:
@@ -180,7 +180,7 @@ class Notices:
             raise ValueError(f"{self.path(system)} is damaged") from error
 
 
-class Watch:
+class NoticeWatch:
     """Reads the notices again whenever they change, until cancelled.
 
     Args:

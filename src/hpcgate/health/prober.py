@@ -18,7 +18,7 @@ from hpcgate.health.account import ProbeAccount
 from hpcgate.health.board import RECHECK, HealthBoard, ServiceHealth, ServiceName
 from hpcgate.schedulers.base import Scheduler
 from hpcgate.ssh.pool import Pool
-from hpcgate.transfers.base import RunJob, Surroundings, Transfer
+from hpcgate.transfers.base import RunJob, Transfer, TransferContext
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -94,7 +94,7 @@ class Prober:
                 path = file_system.path.rstrip("/") or "/"
                 self._then.append(_Probe("filesystem", seconds["filesystem"], self._mount(path), path))
         if _S3 in seconds:
-            around = Surroundings(self._name, self._pool, run_job)
+            around = TransferContext(self._name, self._pool, run_job)
             for transfer in settings.data_operation.data_transfer:
                 if transfer.service_type == _S3:
                     own = transfer.model_copy(update={"timeout": seconds[_S3]})

@@ -39,8 +39,8 @@ class HangUp:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._young: set[_Watch] = set()
-        self._older: set[_Watch] = set()
+        self._young: set[_DisconnectWatch] = set()
+        self._older: set[_DisconnectWatch] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,7 +51,7 @@ class HangUp:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 (an ASGI server calls within a task)
         state = scope["state"]
-        watch = _Watch(task, receive, has_body="body" in state)
+        watch = _DisconnectWatch(task, receive, has_body="body" in state)
         connected = state.get(CONNECTED)
         if connected is None:
             self._young.add(watch)
@@ -87,7 +87,7 @@ class HangUp:
                 watch.start()
 
 
-class _Watch:
+class _DisconnectWatch:
     """Waits for the end of one client's connection."""
 
     __slots__ = ("_body_read", "_kept", "_receive", "_task", "_waiter", "_watcher", "hung_up")

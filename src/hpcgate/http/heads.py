@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-MOST_FIELDS = 200
+MAX_FIELDS = 200
 """Header fields of a request. Clients and proxies send a few dozen."""
 
 # RFC 3986, section 3.2, without what no host's name has: `%` is for the zone of an address (RFC 6874) alone.
@@ -49,7 +49,7 @@ VERSION = _bad("HTTP/1.1 and HTTP/1.0 are spoken here.")
 TARGET = _bad("The request's target must be a path that begins with a slash (RFC 9112, section 3.2).")
 CODING = _bad("Transfer-Encoding must be chunked, in HTTP/1.1.")
 EXPECTATION = Refusal(417, "Expectation Failed", "Only 100-continue can be expected.")
-FIELDS = Refusal(431, "Request Header Fields Too Large", f"There are more than {MOST_FIELDS} header fields.")
+FIELDS = Refusal(431, "Request Header Fields Too Large", f"There are more than {MAX_FIELDS} header fields.")
 
 
 def refusal(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Refusal | None:
@@ -88,7 +88,7 @@ def refusal(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]])
         return VERSION
     if host is None and version == "1.1":
         return HOST
-    if len(headers) > MOST_FIELDS:
+    if len(headers) > MAX_FIELDS:
         return FIELDS
     if target[:1] != b"/" or b"#" in target:
         return _absolute(target, host)

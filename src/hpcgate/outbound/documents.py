@@ -6,7 +6,7 @@ from typing import Any
 
 MAX_DEPTH = 64
 """Most arrays and objects within each other. What walks a value by recursion can take as much."""
-MOST_IN_A_ROW = 200_000
+MAX_IN_A_ROW = 200_000
 """Values between the ends of two objects of what is decoded in a thread: they take some hundredths of a second."""
 _WINDOW = 256 * 1024
 """Characters that are looked at in one go."""
@@ -48,10 +48,10 @@ def decoded_in_turns(text: str, **options: Any) -> Any:
         options: As those of `json.loads`.
 
     Raises:
-        ValueError: It is not JSON, or has more than `MOST_IN_A_ROW` values without an object.
+        ValueError: It is not JSON, or has more than `MAX_IN_A_ROW` values without an object.
         RecursionError: It is nested too deeply.
     """
-    if _longest_row(text) > MOST_IN_A_ROW:
+    if _longest_row(text) > MAX_IN_A_ROW:
         raise ValueError("too many values in a row")
     return json.loads(text, object_hook=_as_it_is, **options)
 

@@ -11,7 +11,7 @@ _RUN = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
 """What a token can be made of (RFC 6750, section 2.1), long enough to hold a piece of one."""
 _JWT = re.compile(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*)*")
 """A JWT, or the beginning of one: base64url of ``{"``."""
-_MOST_READ = 64 * 1024
+_MAX_READ = 64 * 1024
 """Characters of a text that are looked at at all."""
 
 
@@ -45,7 +45,7 @@ def _without(text: str, secret: str) -> str:
 
 def clipped(text: str, most: int, *secrets: str) -> str:
     """Return at most so many characters of a text, `masked` before it is cut; what is left out shows as ``...``."""
-    text = masked(text[: max(_MOST_READ, 2 * most)], *secrets)
+    text = masked(text[: max(_MAX_READ, 2 * most)], *secrets)
     return text if len(text) <= most else text[:most] + "..."
 
 

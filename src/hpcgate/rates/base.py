@@ -22,7 +22,7 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RateDecision:
     """What became of taking one token from each of several buckets: all were taken, or none.
 
     Attributes:
@@ -54,20 +54,20 @@ class Verdict:
         return told
 
 
-def judged(buckets: Sequence[Bucket], tokens: Sequence[float]) -> Verdict:
+def judged(buckets: Sequence[Bucket], tokens: Sequence[float]) -> RateDecision:
     """Return the verdict on buckets that held so many tokens before one was to be taken from each."""
     allowed = all(held >= 1 for held in tokens)
     states = [
-        Verdict(allowed, bucket, held - 1 if allowed else held, max(0.0, (1 - held) / bucket.rate.rate))
+        RateDecision(allowed, bucket, held - 1 if allowed else held, max(0.0, (1 - held) / bucket.rate.rate))
         for bucket, held in zip(buckets, tokens, strict=True)
     ]
     return min(states, key=lambda state: state.left) if allowed else max(states, key=lambda state: state.wait)
 
 
-class Counter(Protocol):
+class BucketStore(Protocol):
     """Where the buckets are kept."""
 
-    async def take(self, buckets: Sequence[Bucket]) -> Verdict:
+    async def take(self, buckets: Sequence[Bucket]) -> RateDecision:
         """Take a token from each bucket, or none from any.
 
         Raises:

@@ -7,7 +7,7 @@ from hpcgate.auth import Principal
 from hpcgate.config.groups import Group
 from hpcgate.config.rates import RateLimitSettings
 from hpcgate.errors import RateLimited
-from hpcgate.rates.base import Bucket, Counter
+from hpcgate.rates.base import Bucket, BucketStore
 from hpcgate.rates.memory import MemoryCounter
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -24,7 +24,7 @@ class RateLimits:
         self.on = bool(settings.per_user or settings.per_client)
         self._settings = settings
         self._exempt = frozenset(settings.exempt_clients)
-        self._counter: Counter = MemoryCounter()
+        self._counter: BucketStore = MemoryCounter()
         if self.on and settings.redis is not None:
             # Redis's client is an extra.
             from hpcgate.rates.redis import RedisCounter
@@ -39,7 +39,7 @@ class RateLimits:
 
         Raises:
             RateLimited: It is one too many.
-            Unavailable: As `Counter.take`.
+            Unavailable: As `BucketStore.take`.
         """
         client = principal.client_id
         if client is not None and client in self._exempt:

@@ -4,9 +4,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from hpcgate.rates.base import Bucket, Verdict, judged
+from hpcgate.rates.base import Bucket, RateDecision, judged
 
-MOST_BUCKETS = 100_000
+MAX_BUCKETS = 100_000
 """Buckets that are kept; the one that was used longest ago, and so is the fullest, is forgotten first."""
 
 
@@ -24,7 +24,7 @@ class MemoryCounter:
     def __repr__(self) -> str:
         return f"<MemoryCounter {len(self._buckets)} buckets>"
 
-    async def take(self, buckets: Sequence[Bucket]) -> Verdict:
+    async def take(self, buckets: Sequence[Bucket]) -> RateDecision:
         """Take a token from each bucket, or none from any."""
         now = self._clock()
         held = [self._held(bucket, now) for bucket in buckets]
@@ -32,7 +32,7 @@ class MemoryCounter:
         for bucket, tokens in zip(buckets, held, strict=True):
             self._buckets[bucket.key] = (tokens - 1 if verdict.allowed else tokens, now)
             self._buckets.move_to_end(bucket.key)
-        while len(self._buckets) > MOST_BUCKETS:
+        while len(self._buckets) > MAX_BUCKETS:
             self._buckets.popitem(last=False)
         return verdict
 

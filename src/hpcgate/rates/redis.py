@@ -13,12 +13,12 @@ from redis.exceptions import InvalidResponse
 
 from hpcgate.config.rates import RedisSettings
 from hpcgate.errors import Unavailable
-from hpcgate.rates.base import Bucket, Verdict, judged
+from hpcgate.rates.base import Bucket, RateDecision, judged
 from hpcgate.rates.memory import MemoryCounter
 
 log = structlog.get_logger(__name__)
 
-MOST_ANSWER: Final = 64 * 1024
+MAX_ANSWER: Final = 64 * 1024
 """Most bytes of an answer: a number for each bucket of a request."""
 PAUSE: Final = 1.0
 """Seconds for which a server that did not answer is not asked again."""
@@ -68,7 +68,7 @@ class _Bounded(_AsyncRESP2Parser):
 
     def _take(self, size: int) -> None:
         self._taken += size
-        if size < 0 or self._taken > MOST_ANSWER:
+        if size < 0 or self._taken > MAX_ANSWER:
             raise InvalidResponse("more than an answer may have")
 
 
@@ -95,7 +95,7 @@ class RedisCounter:
         """Tell whether the server answers; its URL may hold a password."""
         return f"<RedisCounter {'down' if self._down else 'up'}>"
 
-    async def take(self, buckets: Sequence[Bucket]) -> Verdict:
+    async def take(self, buckets: Sequence[Bucket]) -> RateDecision:
         """Take a token from each bucket, or none from any.
 
         Raises:

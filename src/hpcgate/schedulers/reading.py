@@ -25,13 +25,13 @@ LARGE: Final = 256 * 1024
 """Bytes from which on an answer is read in a thread, so that the event loop serves others meanwhile."""
 AT_A_TIME: Final = 2
 """Large answers that are read at a time, no two of them of the same user."""
-MOST_SKIPPED: Final = 1000
+MAX_SKIPPED: Final = 1000
 """Rows that may be skipped of an answer; beyond that, one of which less could be read than not makes no sense."""
-MOST_TOLD: Final = 10
+MAX_TOLD: Final = 10
 """Rows of an answer that are logged."""
-_MOST_USERS: Final = 10_000
+_MAX_USERS: Final = 10_000
 """How many users' findings are remembered."""
-_MOST_SHOWN: Final = 400
+_MAX_SHOWN: Final = 400
 """Characters of a row in the log."""
 
 
@@ -51,7 +51,7 @@ class Findings(Generic[Found]):
         found = self._users.get(principal.username)
         if found is None:
             found = self._users[principal.username] = self._make()
-            if len(self._users) > _MOST_USERS:
+            if len(self._users) > _MAX_USERS:
                 self._users.popitem(last=False)
         else:
             self._users.move_to_end(principal.username)
@@ -131,11 +131,11 @@ def rows(
             parsed.append(parse(row))
         except (ValueError, KeyError) as error:
             skipped += 1
-            if skipped <= MOST_TOLD:
-                words = clipped(str(error), _MOST_SHOWN)
-                _log.warning(event, tool=tool, row=clipped(shown(row), _MOST_SHOWN), error=words)
-            elif skipped > MOST_SKIPPED and skipped > len(parsed):
+            if skipped <= MAX_TOLD:
+                words = clipped(str(error), _MAX_SHOWN)
+                _log.warning(event, tool=tool, row=clipped(shown(row), _MAX_SHOWN), error=words)
+            elif skipped > MAX_SKIPPED and skipped > len(parsed):
                 raise BadAnswer(f"{tool}: the login node's answer makes no sense") from None
-    if skipped > MOST_TOLD:
-        _log.warning(event, tool=tool, more=skipped - MOST_TOLD)
+    if skipped > MAX_TOLD:
+        _log.warning(event, tool=tool, more=skipped - MAX_TOLD)
     return parsed

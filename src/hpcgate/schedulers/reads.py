@@ -29,7 +29,7 @@ from hpcgate.schedulers.base import (
     Scheduler,
 )
 from hpcgate.schedulers.directives import Directives
-from hpcgate.ssh.errors import again
+from hpcgate.ssh.errors import fresh_copy
 from hpcgate.telemetry.base import SILENT, Telemetry
 from hpcgate.telemetry.containment import contained, reaped
 from hpcgate.telemetry.journal import note_job
@@ -242,7 +242,7 @@ class SharedReads(Scheduler):
                 raise Unavailable("The gateway is being stopped") from None
             raise
         except GatewayError as error:
-            raise again(error) from error.__cause__
+            raise fresh_copy(error) from error.__cause__
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
@@ -327,7 +327,7 @@ class SharedReads(Scheduler):
             if isinstance(answer, Jobs):
                 future.set_result(answer)
             else:
-                future.set_exception(again(answer))
+                future.set_exception(fresh_copy(answer))
 
     def _spawn(self, coroutine: Any) -> "asyncio.Task[Any]":
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -16,7 +16,7 @@ from hpcgate.errors import NoSpace, TimedOut
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.session import Session
 
-MOST = 1024 * 1024
+MAX = 1024 * 1024
 """Bytes of output that are kept, of more the first and the last half."""
 
 
@@ -133,17 +133,17 @@ async def _follow(process: Process, stdin: bytes, seconds: float, patience: Call
 
 
 class _Output:
-    """The text of an output, of which what is over `MOST` is dropped from the middle."""
+    """The text of an output, of which what is over `MAX` is dropped from the middle."""
 
     def __init__(self) -> None:
         self._head = bytearray()
         self._tail = bytearray()
 
     def add(self, block: bytes) -> None:
-        room = MOST // 2 - len(self._head)
+        room = MAX // 2 - len(self._head)
         self._head += block[:room]
         self._tail += block[room:]
-        del self._tail[: -MOST // 2]
+        del self._tail[: -MAX // 2]
 
     @property
     def text(self) -> str:

@@ -11,7 +11,7 @@ _DECIDING = frozenset({b"connection", b"transfer-encoding"})
 """Headers that uvicorn reads, beside the length."""
 
 
-_MOST_PLAIN = 256
+_MAX_PLAIN = 256
 _PLAIN: set[bytes] = set()
 """Names of headers that have been looked at."""
 
@@ -22,7 +22,7 @@ def _are_plain(names: Set[bytes]) -> bool:
         return True
     if any(name in _DECIDING or name != name.lower() or HEADER_RE.search(name) for name in names):
         return False
-    if len(_PLAIN) < _MOST_PLAIN:
+    if len(_PLAIN) < _MAX_PLAIN:
         _PLAIN.update(names)
     return True
 

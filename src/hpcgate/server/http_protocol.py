@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_UPS = 64
 """Names that may be looked up at a time: a DNS server that is slow for one of them must not keep others waiting."""
-MOST_PIPELINED = 1000
+MAX_PIPELINED = 1000
 """Requests of one connection that wait for an earlier one of it."""
 LINGER = 10.0
 """Seconds for which a refused client may go on sending, so that it comes to read the answer: a socket that is closed
@@ -414,7 +414,7 @@ class Http(HttpToolsProtocol):
         refused = refusal(self.parser.get_http_version(), self.url, self.headers)
         if refused is not None:
             raise _Refused(refused)
-        if len(self.pipeline) >= MOST_PIPELINED:
+        if len(self.pipeline) >= MAX_PIPELINED:
             raise _Refused(PIPELINED)
         body = brings_body(self.headers)
         if body and self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
@@ -786,7 +786,7 @@ def _problem(message: str, data: dict[str, str] | None = None) -> bytes:
 NO_HTTP = Refusal(400, "Bad Request", "Invalid HTTP request received.")
 BROKEN_OFF = Refusal(400, "Bad Request", "The request broke off.")
 PADDED = Refusal(400, "Bad Request", "The body's chunks hold more padding than content.")
-PIPELINED = Refusal(400, "Bad Request", f"More than {MOST_PIPELINED} requests wait on this connection.")
+PIPELINED = Refusal(400, "Bad Request", f"More than {MAX_PIPELINED} requests wait on this connection.")
 CRASHED = Refusal(500, "Internal Server Error", "Internal server error")
 FAULTS.register("http.connection")
 FAULTS.register("http.made")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 LATE = 0.05
 """Seconds by which an event loop with too much to do is late."""
-HARD = 0.3
+BUSY_SHARE = 0.3
 """The share of a core below which a late event loop slept, or was kept from the core."""
 
 
@@ -54,7 +54,7 @@ class Idleness:
         then, self._then = self._then, self._spent()
         ran, waited = self._then[0] - then[0], self._then[1] - then[1]
         share = min(1.0, max(0.0, (ran + waited) / seconds)) if seconds > 0 else 0.0
-        if self._file is None and lag > LATE and share > HARD:
+        if self._file is None and lag > LATE and share > BUSY_SHARE:
             return Rest(0.0, ran)
         return Rest(1.0 - share, min(seconds, max(0.0, seconds - waited)))
 

@@ -21,7 +21,7 @@ from hpcgate.ssh.nodes import Node
 _DEPTH: Final = 2.0
 """Refusals that may come at once. Two of sshd's default penalties are under what it begins to act on."""
 _LEAST: Final = 0.01
-_MOST_KNOWN: Final = 10_000
+_MAX_KNOWN: Final = 10_000
 
 
 class Brake:
@@ -103,7 +103,7 @@ class Brake:
 def _note(users: dict[str, None], username: str) -> None:
     users.pop(username, None)
     users[username] = None
-    if len(users) > _MOST_KNOWN:
+    if len(users) > _MAX_KNOWN:
         del users[next(iter(users))]
 
 
@@ -146,7 +146,7 @@ class Refusals:
             return
         pause = max(self._pause if before is None else min(2 * before.pause, self._most), least)
         self._known[key] = _Refusal(time.monotonic() + pause, pause, error)
-        if len(self._known) > _MOST_KNOWN:
+        if len(self._known) > _MAX_KNOWN:
             del self._known[next(iter(self._known))]
 
     def get(self, key: str) -> GatewayError | None:

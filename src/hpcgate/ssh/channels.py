@@ -12,7 +12,7 @@ from hpcgate.errors import ConnectionLost, PoolExhausted
 from hpcgate.telemetry.containment import contained
 
 _FIRST_GUESS = 10
-MOST_WAIT = 30.0
+MAX_WAIT = 30.0
 """Seconds that a command waits for a channel at most."""
 _REMIND = 0.2
 """Seconds between calls of `on_short` while somebody waits."""
@@ -56,7 +56,7 @@ class Channels:
             raise ConnectionLost(self._lost.message)
         if self._queue or not self._room():
             try:
-                async with asyncio.timeout(MOST_WAIT):
+                async with asyncio.timeout(MAX_WAIT):
                     await self._wait(first=False)
             except TimeoutError:
                 raise self.exhausted() from None

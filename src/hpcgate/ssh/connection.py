@@ -26,7 +26,7 @@ from hpcgate.errors import (
     LoginNodeUnreachable,
 )
 from hpcgate.outbound.wording import clipped, one_line
-from hpcgate.ssh.channels import MOST_WAIT, Channels, Slot
+from hpcgate.ssh.channels import MAX_WAIT, Channels, Slot
 from hpcgate.ssh.commands.command import Command
 from hpcgate.ssh.commands.quoting import WORD
 from hpcgate.ssh.errors import connect_error, reason
@@ -62,7 +62,7 @@ _DROPPED_PAUSE_MOST = 0.8
 """Seconds between attempts to connect where sshd has dropped the connection at once; they double up to the most."""
 _SHUT_PATIENCE = 2.0
 """Seconds after which an sshd that will not have the connection punishes the address: others log in within that."""
-_MOST_SAID = 300
+_MAX_SAID = 300
 """Characters of what sshd says in a login that are passed on."""
 _TERM_PATIENCE = 0.4
 """Seconds that a command has to end after TERM."""
@@ -199,7 +199,7 @@ class _Client(asyncssh.SSHClient):
     def auth_banner_received(self, msg: str, lang: str) -> None:
         # The site's banner comes before the key, what PAM says after it.
         if self.key is not None and self.key.signed:
-            self.said = clipped(one_line(msg[: 2 * _MOST_SAID]), _MOST_SAID)
+            self.said = clipped(one_line(msg[: 2 * _MAX_SAID]), _MAX_SAID)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.on_flood = None
@@ -354,7 +354,7 @@ class Connection:
         If the caller is cancelled meanwhile or runs out of patience, what was started is ended again.
         """
         pauses = iter(_REFUSED_PAUSES)
-        give_up = time.monotonic() + MOST_WAIT
+        give_up = time.monotonic() + MAX_WAIT
         while True:
             opening = self.spawn(self._create(slot, session, command, subsystem))
             try:

@@ -157,7 +157,7 @@ def reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def again(error: GatewayError) -> GatewayError:
+def fresh_copy(error: GatewayError) -> GatewayError:
     """Return a fresh copy of an error that several wait for, so that each has a traceback of its own."""
     # Not by copy.copy, which calls the constructor with the message: that of JobNotFound puts words before it.
     fresh = type(error).__new__(type(error))

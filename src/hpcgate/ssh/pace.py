@@ -6,7 +6,7 @@ from types import TracebackType
 LATE = 0.0015
 """Seconds by which the event loop may be late before streams pause for longer; its timers count in milliseconds."""
 LEAST = 0.0005
-MOST = 0.05
+MAX = 0.05
 """Seconds of a pause. A stream pauses once a block, so that the longest still leaves it 5 MiB a second."""
 
 
@@ -33,7 +33,7 @@ class Pace:
         began, pause = loop.time(), self._pause
         await asyncio.sleep(pause)
         if loop.time() - began - pause > LATE:
-            self._pause = min(MOST, self._pause * 1.2)
+            self._pause = min(MAX, self._pause * 1.2)
         else:
             self._pause = max(LEAST, self._pause * 0.95)
 

@@ -31,7 +31,7 @@ from hpcgate.errors import (
 )
 from hpcgate.ssh.brake import Brake, Refusals, brake_of, later
 from hpcgate.ssh.connection import Connection, Target
-from hpcgate.ssh.errors import again
+from hpcgate.ssh.errors import fresh_copy
 from hpcgate.ssh.files.command_streams import CommandStreams
 from hpcgate.ssh.files.login_node import LoginNode
 from hpcgate.ssh.host_keys import HostKeys
@@ -49,7 +49,7 @@ _LOGIN_QUEUE = 60.0
 """Seconds that a login waits at most while `max_logins` others are under way."""
 _BULK = "\0bulk"
 """Ends the key of a user's second place; no user name has a NUL in it."""
-_MOST_STANDINGS = 8
+_MAX_STANDINGS = 8
 """Places of a kind that one user has at a time, by tokens that stand for different things."""
 _BULK_PATIENCE = 5.0
 """Seconds that a stream waits at most for a second connection: it can do without."""
@@ -151,7 +151,7 @@ class Places:
         return place
 
     @property
-    def plenty(self) -> bool:
+    def has_headroom(self) -> bool:
         """Whether so much room is left that one user may have two connections."""
         return not self.queue and self.taken < self.most * 3 // 4
 
@@ -351,7 +351,7 @@ class Pool:
         places, key = self._places, self._key(principal) + _BULK
         place = places.current.get(key)
         under_way = place is not None and place.connection is None
-        if not (places.plenty or under_way) or self._refusals.get(key) is not None:
+        if not (places.has_headroom or under_way) or self._refusals.get(key) is not None:
             return None
         try:
             async with asyncio.timeout(_BULK_PATIENCE):
@@ -434,7 +434,7 @@ class Pool:
             if place is None:
                 refusal = self._refusals.get(key) or self._refusals.get(_ungranted(key, token))
                 if refusal is not None:
-                    raise again(refusal)
+                    raise fresh_copy(refusal)
                 self._brake(principal.username)
                 if not self._make_room_for_standing(principal.username, key):
                     await self._wait_in_crowd(principal.username, key, deadline)
@@ -476,7 +476,7 @@ class Pool:
             for place in (*self._places.current.values(), *self._places.retired)
             if place.username == username and place.bulk == bulk and place.key != key
         ]
-        if len(others) < _MOST_STANDINGS:
+        if len(others) < _MAX_STANDINGS:
             return True
         for place in self._places.idle:
             if place in others:
@@ -497,7 +497,7 @@ class Pool:
                 await waiter
         except TimeoutError:
             raise PoolExhausted(
-                f"The user {username} has connections to {self.system} in use by {_MOST_STANDINGS} kinds of tokens",
+                f"The user {username} has connections to {self.system} in use by {_MAX_STANDINGS} kinds of tokens",
                 headers={"Retry-After": "1"},
             ) from None
         finally:
@@ -530,7 +530,7 @@ class Pool:
             raise
         except GatewayError as error:
             place.waiting -= 1
-            raise again(error) from error.__cause__
+            raise fresh_copy(error) from error.__cause__
         return True
 
     async def _login(self, place: Place, principal: Principal) -> None:
@@ -569,7 +569,7 @@ class Pool:
             node=connection.node,
             seconds=round(time.monotonic() - started, 3),
         )
-        session = Session(connection, self.node, self._access, apart=place.bulk)
+        session = Session(connection, self.node, self._access, dedicated=place.bulk)
         if place.bulk:
             try:
                 await self._rehearse(place.key.removesuffix(_BULK), connection, session)
@@ -590,7 +590,7 @@ class Pool:
 
     async def _admit(self, place: Place) -> None:
         """Wait until the pool has room for one more connection."""
-        if place.bulk and not self._places.plenty:
+        if place.bulk and not self._places.has_headroom:
             raise PoolExhausted(f"There is no room for second connections to {self.system}")
         if self._places.admit(place):
             return

@@ -15,7 +15,7 @@ from asyncssh.stream import SSHClientStreamSession, SSHWriter
 
 from hpcgate.errors import BadRequest, NeverBegan, NeverReached, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.commands.command import MOST_ERRORS, MOST_NOISE, START_UP_FILES, Command
+from hpcgate.ssh.commands.command import MAX_ERRORS, MAX_NOISE, START_UP_FILES, Command
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.commands.quoting import Steering, called, new_word, shell_line
 from hpcgate.ssh.commands.resident import Worker
@@ -26,7 +26,7 @@ from hpcgate.ssh.files.helped_files import HelpedFiles
 from hpcgate.ssh.files.helper import Helper
 from hpcgate.ssh.files.login_node import LoginNode
 from hpcgate.ssh.files.protocol import RemoteFiles
-from hpcgate.ssh.files.sftp_bulk import MOST_BLOCK, BulkSftp
+from hpcgate.ssh.files.sftp_bulk import MAX_BLOCK, BulkSftp
 from hpcgate.ssh.files.sftp_files import SftpFiles
 from hpcgate.ssh.files.sftp_status import Answers
 from hpcgate.ssh.files.sftp_streams import SftpStreams
@@ -37,7 +37,7 @@ from hpcgate.telemetry.journal import note_command
 _LEAST_FOR_BULK = 4
 """Channels that a login node must allow before streams get one of their own."""
 _LEAST_ANSWER = 5
-_MOST_ANSWER = MOST_BLOCK + 1024
+_MAX_ANSWER = MAX_BLOCK + 1024
 """Bytes of an answer of an SFTP server: OpenSSH's are up to 256 KiB long."""
 
 log = structlog.stdlib.get_logger(__name__)
@@ -63,7 +63,7 @@ class Session:
         username: Whose session it is.
         system: The name of the system.
         node: What is known of the login node.
-        apart: Whether it is the user's second one, for what is large.
+        dedicated: Whether it is the user's second one, for what is large.
     """
 
     __slots__ = (
@@ -73,27 +73,27 @@ class Session:
         "_bulk_opening",
         "_bulk_users",
         "_connection",
-        "_cramped",
         "_files",
         "_hanging",
         "_opening",
         "_refused",
         "_sftp",
+        "_single_channel",
         "_workers",
-        "apart",
+        "dedicated",
         "node",
         "system",
         "username",
     )
 
-    def __init__(self, connection: Connection, node: LoginNode, access: FileAccess, *, apart: bool = False) -> None:
-        self.apart = apart
+    def __init__(self, connection: Connection, node: LoginNode, access: FileAccess, *, dedicated: bool = False) -> None:
+        self.dedicated = dedicated
         self.username = connection.username
         self.system = connection.system
         self.node = node
         self._connection = connection
         self._access = access
-        self._cramped = False
+        self._single_channel = False
         self._refused = False
         self._behind: RemoteFiles | None = None
         self._files = HelpedFiles(
@@ -189,7 +189,7 @@ class Session:
         if command.stdout.drowned:
             raise command.stdout.flood()
         if command.complains:
-            raise TooLarge(f"Command {called(argv)} wrote more than {MOST_ERRORS} bytes on standard error")
+            raise TooLarge(f"Command {called(argv)} wrote more than {MAX_ERRORS} bytes on standard error")
         if command.stdout.overflown:
             raise TooLarge(f"Command {called(argv)} wrote more than {most} bytes")
         status = command.exit_status
@@ -403,8 +403,8 @@ class Session:
         if not self._bulk_users and self._bulk is not None:
             self._bulk.close()
             self._bulk = None
-        if self._connection.channels.limit == 1 and self._sftp is not None and not self._cramped:
-            self._cramped = True
+        if self._connection.channels.limit == 1 and self._sftp is not None and not self._single_channel:
+            self._single_channel = True
             self._behind = None
             self._sftp.close()
             log.warning("ssh.sftp.no_room", system=self.system, user=self.username)
@@ -413,7 +413,7 @@ class Session:
         access = self._access
         found = access.way if access.mode == "auto" else access.mode
         without = access.mode == "auto" and (self._refused or self._hangs)
-        if found != "commands" and not self._cramped and not without:
+        if found != "commands" and not self._single_channel and not without:
             try:
                 client, stream, channel = await self._open_sftp()
                 self._sftp = channel
@@ -427,7 +427,7 @@ class Session:
                     refuse=stream.refuse,
                     stage=partial(self._connection.telemetry.stage, "sftp", self.system),
                 )
-            except _Cramped:
+            except _SingleChannel:
                 log.warning("ssh.sftp.no_room", system=self.system, user=self.username)
             except NeverReached:
                 raise
@@ -501,8 +501,8 @@ class Session:
         """
         connection = self._connection
         if connection.channels.limit == 1:
-            self._cramped = True
-            raise _Cramped
+            self._single_channel = True
+            raise _SingleChannel
         await self._try_shell()
         slot = await connection.channels.acquire()
         stream = _SftpStream(slot, partial(connection.distrust, "sftp"))
@@ -524,9 +524,9 @@ class Session:
                     3,
                 )
                 if self._access.way != "sftp" and not await connection.has_room():
-                    self._cramped = True
+                    self._single_channel = True
                     self._access.way = "commands"
-                    raise _Cramped
+                    raise _SingleChannel
         except ChannelRefused as error:
             # Where others have SFTP, it is this user's alone that there is none, or none now.
             self._refused = True
@@ -550,7 +550,7 @@ class Session:
         return client, stream, channel
 
 
-class _Cramped(Exception):
+class _SingleChannel(Exception):
     """The login node allows one channel only (MaxSessions 1), and SFTP would keep it."""
 
 
@@ -589,7 +589,7 @@ class _SftpStream(SSHClientStreamSession[bytes]):
         """Hand on answers that are no longer than any that the gateway asks for; standard error is of no use."""
         if datatype is not None:
             self._aside += len(data)
-            if self._aside > MOST_NOISE:
+            if self._aside > MAX_NOISE:
                 self.refuse("the SFTP server writes errors without end")
             return
         position, end = 0, len(data)
@@ -605,7 +605,7 @@ class _SftpStream(SSHClientStreamSession[bytes]):
             if len(self._head) == 4:
                 self._left = int.from_bytes(self._head, "big")
                 self._head.clear()
-                if not _LEAST_ANSWER <= self._left <= _MOST_ANSWER:
+                if not _LEAST_ANSWER <= self._left <= _MAX_ANSWER:
                     self.refuse("the SFTP server's answer makes no sense")
                     return
         super().data_received(data, datatype)

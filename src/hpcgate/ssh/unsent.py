@@ -15,7 +15,7 @@ from hpcgate.telemetry.containment import contained
 LEAST_PACKET: Final = 1024
 """Bytes of data that a packet to the login node may hold at least. OpenSSH and Dropbear take 32 KiB; of a node that
 takes one byte, each byte would be a packet, encrypted by itself."""
-MOST_UNSENT: Final = 16 * 1024 * 1024
+MAX_UNSENT: Final = 16 * 1024 * 1024
 """Bytes that may wait on a connection: requests, and answers to what the login node asks, which nothing holds back."""
 
 
@@ -41,7 +41,7 @@ class Unsent:
         def send(pkttype: int, *args: bytes, **options: Any) -> None:
             if pkttype != MSG_IGNORE:
                 send_packet(pkttype, *args, **options)
-                if self._full and self._transport.get_write_buffer_size() > MOST_UNSENT:
+                if self._full and self._transport.get_write_buffer_size() > MAX_UNSENT:
                     self._flooded()
 
         def add(channel: Any) -> Any:

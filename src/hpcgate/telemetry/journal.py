@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-MOST_ENTRIES = 100
+MAX_ENTRIES = 100
 """Commands, requests or paths that are noted of one request."""
 
 
@@ -45,7 +45,7 @@ current: ContextVar[Journal | None] = ContextVar("hpcgate_journal", default=None
 def note_command(argv: Sequence[str | bytes], exit_status: int | None) -> None:
     """Note that a command was run on a login node; None is one whose end was not seen."""
     journal = current.get()
-    if journal is not None and journal.backend is not None and journal.open and len(journal.backend) < MOST_ENTRIES:
+    if journal is not None and journal.backend is not None and journal.open and len(journal.backend) < MAX_ENTRIES:
         words = [word if isinstance(word, str) else word.decode("utf-8", "replace") for word in argv]
         entry = {"command": shlex.join(words)}
         if exit_status is not None:
@@ -56,14 +56,14 @@ def note_command(argv: Sequence[str | bytes], exit_status: int | None) -> None:
 def note_exchange(url: str, status: int) -> None:
     """Note that a service was asked over HTTP."""
     journal = current.get()
-    if journal is not None and journal.backend is not None and journal.open and len(journal.backend) < MOST_ENTRIES:
+    if journal is not None and journal.backend is not None and journal.open and len(journal.backend) < MAX_ENTRIES:
         journal.backend.append({"url": url, "response_status": str(status)})
 
 
 def note_path(path: str) -> None:
     """Note a path that the request acts on; bytes that are not UTF-8 show as U+FFFD."""
     journal = current.get()
-    if journal is not None and journal.paths is not None and len(journal.paths) < MOST_ENTRIES:
+    if journal is not None and journal.paths is not None and len(journal.paths) < MAX_ENTRIES:
         text = readable(path)
         if text not in journal.paths:
             journal.paths.append(text)

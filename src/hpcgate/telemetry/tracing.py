@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-MOST_CHILDREN = 128
+MAX_CHILDREN = 128
 """Spans below that of one request; a recursive listing would make thousands."""
 
 
@@ -27,7 +27,7 @@ _SILENT_ON_ERRORS: dict[str, Any] = {"record_exception": False, "set_status_on_e
 
 @dataclass(slots=True)
 class _Budget:
-    left: int = MOST_CHILDREN
+    left: int = MAX_CHILDREN
     dropped: int = 0
 
 

@@ -145,7 +145,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class TransferContext:
     """What a transfer method finds around it.
 
     Attributes:
@@ -171,7 +171,7 @@ class Transfer(ABC):
     method: ClassVar[str]
 
     @abstractmethod
-    def __init__(self, settings: Any, surroundings: Surroundings) -> None:
+    def __init__(self, settings: Any, context: TransferContext) -> None:
         """Keep the settings (an instance of ``Settings``) and the surroundings; open nothing."""
 
     async def upload(self, principal: Principal, upload: Upload) -> Started:

@@ -10,16 +10,7 @@ from typing import ClassVar
 from hpcgate.auth import Principal
 from hpcgate.config import TransferSettings
 from hpcgate.errors import BadRequest
-from hpcgate.transfers.base import (
-    Directives,
-    Download,
-    Script,
-    Started,
-    Surroundings,
-    Transfer,
-    TransferJob,
-    Upload,
-)
+from hpcgate.transfers.base import Directives, Download, Script, Started, Transfer, TransferContext, TransferJob, Upload
 from hpcgate.transfers.ends import check_target, size_of_source
 from hpcgate.transfers.presigning import SIGNATURE, Signer
 from hpcgate.transfers.s3_jobs import EGRESS, INGRESS
@@ -71,9 +62,9 @@ class S3Transfer(Transfer):
     Settings: ClassVar[type[TransferSettings]] = S3Settings
     method: ClassVar[str] = "s3"
 
-    def __init__(self, settings: S3Settings, surroundings: Surroundings) -> None:
+    def __init__(self, settings: S3Settings, context: TransferContext) -> None:
         self._settings = settings
-        self._surroundings = surroundings
+        self._context = context
         self._store = Store(settings.private_url.get_secret_value(), settings)
         self._signer = Signer(
             settings.access_key_id.get_secret_value(),
@@ -93,7 +84,7 @@ class S3Transfer(Transfer):
             raise BadRequest("fileSize is required for an upload by s3.")
         part_size = self._settings.multipart.max_part_size
         parts = part_count(upload.file_size, part_size)
-        await check_target(self._surroundings.pool, principal, upload.path)
+        await check_target(self._context.pool, principal, upload.path)
         place = await self._open(principal, upload.path)
         urls = Urls(self._signer, place, self._settings.private_url.get_secret_value())
         values = {
@@ -125,7 +116,7 @@ class S3Transfer(Transfer):
             PathNotFound, PermissionDenied: The file cannot be read.
             Unavailable: The store does not answer.
         """
-        size = await size_of_source(self._surroundings.pool, principal, download.path)
+        size = await size_of_source(self._context.pool, principal, download.path)
         multipart = self._settings.multipart
         parts = part_count(size, multipart.max_part_size)
         place = await self._open(principal, download.path)
@@ -163,14 +154,16 @@ class S3Transfer(Transfer):
             "check": "yes" if self._settings.check_etags else "",
         }
 
-    async def _open(self, principal: Principal, path: str) -> "Place":
+    async def _open(self, principal: Principal, path: str) -> "ObjectUpload":
         bucket = bucket_name(principal.username, self._settings.tenant)
         key = object_key(path)
-        return Place(bucket, key, await self._store.open_upload(bucket, key), datetime.now(UTC))
+        return ObjectUpload(bucket, key, await self._store.open_upload(bucket, key), datetime.now(UTC))
 
-    async def _run(self, principal: Principal, script: Script, account: str | None, place: "Place") -> TransferJob:
+    async def _run(
+        self, principal: Principal, script: Script, account: str | None, place: "ObjectUpload"
+    ) -> TransferJob:
         try:
-            return await self._surroundings.run_job(principal, script, account)
+            return await self._context.run_job(principal, script, account)
         except BaseException:
             # Without a job nobody would ever come for it.
             await self._store.abort_upload(place.bucket, place.key, place.upload_id)
@@ -178,7 +171,7 @@ class S3Transfer(Transfer):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ObjectUpload:
     """An object on its way: where, by which multipart upload, and when its URLs begin to be valid."""
 
     bucket: str
@@ -192,7 +185,7 @@ class Urls:
     """Presigned URLs for one object, as seen from one side."""
 
     signer: Signer
-    place: Place
+    place: ObjectUpload
     endpoint: str
 
     def plain(self, method: str) -> str:

@@ -12,13 +12,13 @@ from hpcgate.config import TransferSettings
 from hpcgate.config.values import Port, Seconds
 from hpcgate.errors import NotSupported
 from hpcgate.transfers import python_jobs
-from hpcgate.transfers.base import Directives, Download, Script, Started, Surroundings, Transfer, Upload
+from hpcgate.transfers.base import Directives, Download, Script, Started, Transfer, TransferContext, Upload
 from hpcgate.transfers.ends import check_target, size_of_source
 from hpcgate.transfers.python_jobs import ENVIRONMENT_LATER, RECEIVE, PythonSettings
 
 REQUIREMENT = "firecrest-streamer"
 
-MOST_ADDRESSES = 8000
+MAX_ADDRESSES = 8000
 """Most addresses in the coordinates, so that an answer stays within some 200 kB."""
 
 _UPLOAD = f"""\
@@ -81,9 +81,9 @@ class StreamerTransfer(Transfer):
     Settings: ClassVar[type[TransferSettings]] = StreamerSettings
     method: ClassVar[str] = "streamer"
 
-    def __init__(self, settings: StreamerSettings, surroundings: Surroundings) -> None:
+    def __init__(self, settings: StreamerSettings, context: TransferContext) -> None:
         self._settings = settings
-        self._surroundings = surroundings
+        self._context = context
         self._program = python_jobs.run("streamer_program")
 
     async def upload(self, principal: Principal, upload: Upload) -> Started:
@@ -94,7 +94,7 @@ class StreamerTransfer(Transfer):
             NotSupported: The settings name no address for users.
         """
         self._addresses()
-        await check_target(self._surroundings.pool, principal, upload.path)
+        await check_target(self._context.pool, principal, upload.path)
         return await self._start(principal, "receive", upload.path, upload.account)
 
     async def download(self, principal: Principal, download: Download) -> Started:
@@ -105,7 +105,7 @@ class StreamerTransfer(Transfer):
             NotSupported: The settings name no address for users.
         """
         self._addresses()
-        await size_of_source(self._surroundings.pool, principal, download.path)
+        await size_of_source(self._context.pool, principal, download.path)
         return await self._start(principal, "send", download.path, download.account)
 
     def _addresses(self) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class StreamerTransfer(Transfer):
             return settings.public_ips
         if settings.host:
             return (settings.host,)
-        raise NotSupported(f"{self._surroundings.system}: the streamer's public_ips are not configured")
+        raise NotSupported(f"{self._context.system}: the streamer's public_ips are not configured")
 
     async def _start(self, principal: Principal, verb: str, path: str, account: str | None) -> Started:
         settings = self._settings
@@ -136,10 +136,10 @@ class StreamerTransfer(Transfer):
             script = Script("transfer-streamer-in", {**values, "target": path}, _UPLOAD + self._program + _END)
         else:
             script = Script("transfer-streamer-out", values, _DOWNLOAD + self._program + _END)
-        job = await self._surroundings.run_job(principal, script, account)
+        job = await self._context.run_job(principal, script, account)
         addresses = list(self._addresses())
         repeats = settings.connection_attempts // (len(addresses) * (last - first + 1))
-        repeats = max(1, min(repeats, MOST_ADDRESSES // len(addresses)))
+        repeats = max(1, min(repeats, MAX_ADDRESSES // len(addresses)))
         coordinates = {"ports": [first, last], "ips": addresses * repeats, "secret": secret}
         encoded = base64.urlsafe_b64encode(json.dumps(coordinates).encode()).decode()
         return Started(job, Directives(self.method, coordinates=encoded))

@@ -12,7 +12,7 @@ from hpcgate.config.values import Seconds
 from hpcgate.errors import BadRequest
 from hpcgate.ssh.files.command_files import ADOPT
 from hpcgate.transfers import python_jobs
-from hpcgate.transfers.base import Directives, Download, Script, Started, Surroundings, Transfer, Upload
+from hpcgate.transfers.base import Directives, Download, Script, Started, Transfer, TransferContext, Upload
 from hpcgate.transfers.ends import check_target, size_of_source
 from hpcgate.transfers.python_jobs import ENVIRONMENT, RECEIVE, PythonSettings
 
@@ -79,9 +79,9 @@ class WormholeTransfer(Transfer):
     Settings: ClassVar[type[TransferSettings]] = WormholeSettings
     method: ClassVar[str] = "wormhole"
 
-    def __init__(self, settings: WormholeSettings, surroundings: Surroundings) -> None:
+    def __init__(self, settings: WormholeSettings, context: TransferContext) -> None:
         self._settings = settings
-        self._surroundings = surroundings
+        self._context = context
         self._program = python_jobs.run("wormhole_program")
 
     async def upload(self, principal: Principal, upload: Upload) -> Started:
@@ -93,11 +93,11 @@ class WormholeTransfer(Transfer):
         """
         if not upload.wormhole_code:
             raise BadRequest("wormholeCode is required for an upload by wormhole.")
-        await check_target(self._surroundings.pool, principal, upload.path)
+        await check_target(self._context.pool, principal, upload.path)
         arguments = ["receive", "--accept-file", "--hide-progress", "-o", "new", upload.wormhole_code]
         values = {**self._values(upload.wormhole_code, arguments), "target": upload.path}
         script = Script("transfer-wormhole-in", values, _UPLOAD + self._program + _RECEIVED)
-        job = await self._surroundings.run_job(principal, script, upload.account)
+        job = await self._context.run_job(principal, script, upload.account)
         return Started(job, Directives(self.method, wormhole_code=upload.wormhole_code))
 
     async def download(self, principal: Principal, download: Download) -> Started:
@@ -106,11 +106,11 @@ class WormholeTransfer(Transfer):
         Raises:
             PathNotFound, PermissionDenied, IsADirectory: The file cannot be read.
         """
-        await size_of_source(self._surroundings.pool, principal, download.path)
+        await size_of_source(self._context.pool, principal, download.path)
         code = new_code()
         arguments = ["send", "--hide-progress", "--no-qr", "--code", code, "--", download.path]
         script = Script("transfer-wormhole-out", self._values(code, arguments), _DOWNLOAD + self._program + _SENT)
-        job = await self._surroundings.run_job(principal, script, download.account)
+        job = await self._context.run_job(principal, script, download.account)
         return Started(job, Directives(self.method, wormhole_code=code))
 
     def _values(self, code: str, command: list[str]) -> dict[str, str]:

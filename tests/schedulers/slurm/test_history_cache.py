@@ -6,7 +6,7 @@ import pytest
 
 from hpcgate.schedulers.base import Job, JobStatus, JobTime
 from hpcgate.schedulers.slurm import history_cache as past_module
-from hpcgate.schedulers.slurm.history_cache import Past, agree
+from hpcgate.schedulers.slurm.history_cache import HistoryCache, agree
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.records import Record, Selection
 
@@ -35,7 +35,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_it_holds_while_the_queue_is_the_same(clock: list[float]) -> None:
-    past = Past(2)
+    past = HistoryCache(2)
     assert not past.known("alice", MINE)
     past.put("alice", MINE, RUNNING, PAST)
     clock[0] += 1.5
@@ -57,7 +57,7 @@ def test_it_holds_while_the_queue_is_the_same(clock: list[float]) -> None:
     ids=["one has gone", "a new one", "one has ended", "one has begun"],
 )
 def test_whatever_the_queue_shows_ends_it(queue: list[Record], clock: list[float]) -> None:
-    past = Past(2)
+    past = HistoryCache(2)
     past.put("alice", MINE, RUNNING, PAST)
     assert past.get("alice", MINE, queue) is None
     assert not past.known("alice", MINE), "even if the queue should look as before the next time"
@@ -70,13 +70,13 @@ def test_what_the_database_does_not_know_yet_is_not_kept(clock: list[float]) -> 
     assert not agree([], [record("1", "RUNNING")]), "the controller has forgotten it, and the database not heard"
     halved = record("1", "COMPLETED")
     assert not agree(ended, [replace(halved, job=replace(halved.job, partition=None))])
-    past = Past(2)
+    past = HistoryCache(2)
     past.put("alice", MINE, ended, [record("1", "RUNNING")])
     assert not past.known("alice", MINE)
 
 
 def test_users_and_selections_share_nothing_and_a_write_ends_all_of_a_user(clock: list[float]) -> None:
-    past = Past(2)
+    past = HistoryCache(2)
     for user in ("alice", "bob"):
         past.put(user, MINE, RUNNING, PAST)
     assert not past.known("alice", Selection(user="bob", window=3600))
@@ -86,15 +86,15 @@ def test_users_and_selections_share_nothing_and_a_write_ends_all_of_a_user(clock
 
 
 def test_it_can_be_switched_off_and_is_bounded(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    off = Past(0)
+    off = HistoryCache(0)
     off.put("alice", MINE, RUNNING, PAST)
     assert not off.known("alice", MINE)
-    single = Past(2)
+    single = HistoryCache(2)
     chosen = Selection(ids=(JobId("1"),))
     single.put("alice", chosen, RUNNING, PAST)
     assert not single.known("alice", chosen)
-    monkeypatch.setattr(past_module, "MOST", 3)
-    past = Past(2)
+    monkeypatch.setattr(past_module, "MAX", 3)
+    past = HistoryCache(2)
     for number in range(10):
         past.put(f"user{number}", MINE, RUNNING, PAST)
     assert [past.known(f"user{number}", MINE) for number in range(10)] == [False] * 7 + [True] * 3

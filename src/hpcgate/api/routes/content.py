@@ -14,7 +14,7 @@ from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, announced_siz
 from hpcgate.api.terms import Kind, Terms, on
 from hpcgate.errors import BadRequest, RangeNotSatisfiable, UnsupportedMediaType
 from hpcgate.filesystem.base import encode_path
-from hpcgate.filesystem.conditions import Conditions, Validator, Verdict
+from hpcgate.filesystem.conditions import ConditionResult, Conditions, Validator
 from hpcgate.filesystem.content import exactly, opened, put
 from hpcgate.filesystem.digests import Digests, parse_digests
 from hpcgate.filesystem.ranges import ByteRange, MultipartRanges, parse_range
@@ -89,7 +89,9 @@ async def _reading(request: Request, gateway: Gateway, access: Access) -> Respon
     wanted = request.headers.get("range")
 
     def sent(file: OpenFile) -> bool:
-        return request.method != "HEAD" and conditions.for_reading(Validator.of(file.attributes)) is Verdict.GO_ON
+        return (
+            request.method != "HEAD" and conditions.for_reading(Validator.of(file.attributes)) is ConditionResult.GO_ON
+        )
 
     @asynccontextmanager
     async def answer() -> AsyncIterator[Answer]:
@@ -110,7 +112,7 @@ async def _answer(name: bytes, file: OpenFile, conditions: Conditions, wanted: s
         "Content-Disposition": attachment(name.rpartition(b"/")[2]),
         "X-Content-Type-Options": "nosniff",
     }
-    if conditions.for_reading(validator) is Verdict.NOT_MODIFIED:
+    if conditions.for_reading(validator) is ConditionResult.NOT_MODIFIED:
         return Answer(304, headers)
     ranges: list[ByteRange] | None = None
     if wanted is not None and conditions.range_holds(validator):

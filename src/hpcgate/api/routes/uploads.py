@@ -18,7 +18,7 @@ from hpcgate.errors import BadRequest, GatewayError, PreconditionFailed, TooLarg
 from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.conditions import http_date
 from hpcgate.filesystem.content import upload_target
-from hpcgate.filesystem.tus import CHECKSUMS, Checksum, Upload, Uploads, parse_metadata, place
+from hpcgate.filesystem.tus import CHECKSUMS, ExpectedDigest, TusUpload, Uploads, parse_metadata, place
 from hpcgate.gateway.gateway import Gateway
 from hpcgate.ssh.files.protocol import Replacing
 from hpcgate.ssh.files.streams import Streams
@@ -138,7 +138,7 @@ def _number(request: Request, name: str) -> int | None:
     return int(text)
 
 
-def _expires(upload: Upload) -> str | None:
+def _expires(upload: TusUpload) -> str | None:
     return None if upload.expires is None else http_date(upload.expires)
 
 
@@ -273,9 +273,9 @@ def _parts(concat: str, access: Access) -> list[tuple[bytes, str]]:
     return found
 
 
-def _checksum(request: Request) -> Checksum | None:
+def _checksum(request: Request) -> ExpectedDigest | None:
     header = request.headers.get("upload-checksum")
-    return None if header is None else Checksum.parse(header)
+    return None if header is None else ExpectedDigest.parse(header)
 
 
 def _body(request: Request, gateway: Gateway, offset: int = 0) -> AsyncIterator[bytes]:

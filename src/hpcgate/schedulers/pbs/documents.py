@@ -18,12 +18,12 @@ Value: TypeAlias = "str | list[Value] | Attributes"
 Attributes: TypeAlias = dict[str, Value]
 """The attributes of a job, a node or a queue. Numbers, true, false and null are texts, as they were written."""
 
-_MOST_VALUES = 3_000_000
+_MAX_VALUES = 3_000_000
 """Commas of an answer. One of 32 MiB has a million; each value takes a hundred bytes and more."""
-_MOST_LINES = 3_000_000
-_MOST_BROKEN = 100
+_MAX_LINES = 3_000_000
+_MAX_BROKEN = 100
 """Documents that are no JSON."""
-_MOST_LINE = 1024 * 1024
+_MAX_LINE = 1024 * 1024
 """Characters of a line in which backslashes are mended; a list of variables has some ten thousand."""
 _LEAST_CHECKED = 1024 * 1024
 _MANGLED = re.compile(rb"\^([\x02-\x34])((?:\^[\xc0-\xff])+)")
@@ -69,17 +69,17 @@ def items(text: str, section: str) -> list[tuple[str, Attributes]]:
     """
     found: list[tuple[str, Attributes]] = []
     broken = 0
-    if text.count(",") > _MOST_VALUES or text.count("\n") > _MOST_LINES:
+    if text.count(",") > _MAX_VALUES or text.count("\n") > _MAX_LINES:
         raise ValueError("too many values")
     for chunk in _DOCUMENT.split(text):
         if not chunk.startswith("{"):
             continue
-        if len(chunk) < _LEAST_CHECKED or max(map(len, chunk.split("\n"))) <= _MOST_LINE:
+        if len(chunk) < _LEAST_CHECKED or max(map(len, chunk.split("\n"))) <= _MAX_LINE:
             chunk = _LITERAL.sub(_with_backslashes, chunk)
         document = _strict(chunk)
         if document is None:
             broken += 1
-            if broken > _MOST_BROKEN:
+            if broken > _MAX_BROKEN:
                 raise ValueError("too many documents that are none")
             found += _salvaged(chunk, section)
             continue

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hpcgate.auth import Principal
 from hpcgate.schedulers.slurm.records import Record, Selection
 
-MOST = 500
+MAX = 500
 """Answers that are kept."""
 
 Queue = tuple[tuple[str, str, str], ...]
@@ -45,7 +45,7 @@ class _Kept:
     since: float
 
 
-class Past:
+class HistoryCache:
     """The answers that are kept, by who asks (`who`) and selection.
 
     Args:
@@ -80,7 +80,7 @@ class Past:
         if not self._seconds or selection.ids is not None or not agree(live, records):
             return
         now = time.monotonic()
-        while self._kept and (len(self._kept) >= MOST or self._oldest() + self._seconds < now):
+        while self._kept and (len(self._kept) >= MAX or self._oldest() + self._seconds < now):
             self._kept.popitem(last=False)
         self._kept.pop((asker, selection), None)
         self._kept[asker, selection] = _Kept(queue_of(live), records, now)

@@ -176,7 +176,7 @@ def parse_submit_lines(text: str, mark: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Streams:
+class RecordedStreams:
     """The standard streams of a job as the database has them: relative or not, patterns not expanded."""
 
     raw: str
@@ -190,11 +190,11 @@ def stream_fields(version: tuple[int, int]) -> tuple[str, ...]:
     return ("JobIDRaw", "StdIn", "StdOut", "StdErr", "ElapsedRaw") if version >= SACCT_STREAMS else ()
 
 
-def parse_streams(text: str, mark: str) -> list[Streams]:
+def parse_streams(text: str, mark: str) -> list[RecordedStreams]:
     """Return the standard streams of `stream_fields`."""
 
-    def streams(row: Sequence[str]) -> Streams:
-        return Streams(row[0], *(values.text(column) for column in row[1:4]))
+    def streams(row: Sequence[str]) -> RecordedStreams:
+        return RecordedStreams(row[0], *(values.text(column) for column in row[1:4]))
 
     return parse_rows("sacct", rows_of(text, mark, 5), 5, streams)
 

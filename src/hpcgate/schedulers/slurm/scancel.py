@@ -21,7 +21,7 @@ class Outcome(Enum):
     FAILED = "failed"
 
 
-_MOST_TASKS = 10_000
+_MAX_TASKS = 10_000
 """One argument has at most 128 KiB."""
 _ERROR = re.compile(r"error: (?:Kill job error on job(?: step)? ?id \S+: )?([^\n]+)$", re.MULTILINE)
 _JOBS = re.compile(
@@ -38,8 +38,8 @@ def command(job_id: JobId) -> list[str]:
     """
     target = job_id.argument
     if job_id.tasks is not None and job_id.task is None:
-        if sum(len(one) for one in job_id.tasks if one.step != 1) > _MOST_TASKS:
-            raise BadRequest(f"More than {_MOST_TASKS} array tasks one by one")
+        if sum(len(one) for one in job_id.tasks if one.step != 1) > _MAX_TASKS:
+            raise BadRequest(f"More than {_MAX_TASKS} array tasks one by one")
         target = f"{job_id.base}_[{','.join(_numbers(one) for one in job_id.tasks if one)}]"
     return ["scancel", "--verbose", target]
 

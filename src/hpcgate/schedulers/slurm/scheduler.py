@@ -34,7 +34,7 @@ from hpcgate.schedulers.base import (
 from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.slurm.client import client
 from hpcgate.schedulers.slurm.command_line import NoHistory
-from hpcgate.schedulers.slurm.history_cache import Past, who
+from hpcgate.schedulers.slurm.history_cache import HistoryCache, who
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.options import OPTIONS
 from hpcgate.schedulers.slurm.records import Record, Selection, merged
@@ -109,7 +109,7 @@ class Slurm(Scheduler):
     def __init__(self, system: str, settings: SlurmSettings, pool: Pool) -> None:
         self.system = system
         self._commands = client(system, settings, pool)
-        self._past = Past(settings.history_cache)
+        self._past = HistoryCache(settings.history_cache)
         self._silence = Silence()
         # A third of it for an answer, the rest for something small.
         self._patience = min(settings.history_timeout, settings.timeout) / 3

@@ -17,7 +17,7 @@ RESERVATIONS = ("scontrol", "--all", "--oneliner", "show", "reservations")
 PING = ("scontrol", "ping")
 CONFIG = ("scontrol", "show", "config")
 
-_MOST_LINE = 256 * 1024
+_MAX_LINE = 256 * 1024
 """Characters of a line; one of a node or a partition has a few thousand."""
 _NAME = re.compile(r"(?<!\S)([A-Z][A-Za-z0-9_:/]*)=")
 
@@ -80,7 +80,7 @@ def parse_accounting(text: str) -> bool:
 
 def _lines(text: str, first: str, parse: Callable[[Mapping[str, str]], Parsed]) -> tuple[Parsed, ...]:
     def parsed(line: str) -> Parsed:
-        if len(line) > _MOST_LINE:
+        if len(line) > _MAX_LINE:
             raise ValueError("too long")
         # A value ends where the next name begins: names of reservations may have blanks. Free text (OS, Reason,
         # Comment, Extra) stands after all that is read here, so the first of a name counts.

@@ -103,7 +103,7 @@ def parse_exits(text: str, mark: str) -> dict[str, tuple[int | None, int | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Streams:
+class CurrentStreams:
     """The standard streams of a job as the controller has them; None for a path that does not fit the column."""
 
     raw: str
@@ -117,15 +117,15 @@ def streams_command(selection: Selection, mark: str) -> list[str]:
     return ["squeue", *select(selection), "--Format=" + _fixed(mark, ("JobID",), ("STDIN", "STDOUT", "STDERR"))]
 
 
-def parse_streams(text: str, mark: str) -> list[Streams]:
+def parse_streams(text: str, mark: str) -> list[CurrentStreams]:
     """Return the standard streams that `streams_command` printed."""
 
     def path(column: str) -> str | None:
         shown = column.rstrip(" ")
         return None if len(shown.encode()) >= _PATH_WIDTH else values.text(shown)
 
-    def streams(columns: Sequence[str]) -> Streams:
-        return Streams(columns[0], *(path(column) for column in columns[1:]))
+    def streams(columns: Sequence[str]) -> CurrentStreams:
+        return CurrentStreams(columns[0], *(path(column) for column in columns[1:]))
 
     return parse_rows("squeue", _fixed_rows(text, mark, 4), 4, streams)
 

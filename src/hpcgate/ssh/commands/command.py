@@ -12,12 +12,12 @@ from hpcgate.ssh.commands.quoting import WORD, is_joined, is_robbed, opening
 MAX_STDERR = 64 * 1024
 _NOISE_KEPT = 4096
 """Bytes of what start-up files print that are kept: more than the mark takes, enough to tell what went wrong."""
-MOST_NOISE = 16 * 1024 * 1024
+MAX_NOISE = 16 * 1024 * 1024
 """Bytes that start-up files may print before the command begins: more than a banner, or than a mistake in a loop."""
-MOST_ERRORS = 16 * 1024 * 1024
+MAX_ERRORS = 16 * 1024 * 1024
 """Bytes that a command may write on standard error, of which the beginning is kept."""
 _BLOCK = 256 * 1024
-_MOST_WORDS = 500
+_MAX_WORDS = 500
 """Characters of what start-up files have said last that are told."""
 START_UP_FILES = "A start-up file of the login shell (such as ~/.bashrc, ~/.profile, ~/.zshenv or ~/.cshrc)"
 
@@ -58,7 +58,7 @@ class Output:
             if begin is None:
                 del self.content[:-_NOISE_KEPT]
                 self._noise += len(data)
-                self.drowned = self._noise > MOST_NOISE
+                self.drowned = self._noise > MAX_NOISE
                 return
             self.started = True
             self.pid = begin[1]
@@ -220,7 +220,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
         if self.stderr.drowned and not self.stdout.started:
             self.stdout.drowned = True
             self._finish()
-        elif self.stderr.total > MOST_ERRORS:
+        elif self.stderr.total > MAX_ERRORS:
             self.complains = True
             self._finish()
 
@@ -242,7 +242,7 @@ def last_words(*outputs: Output) -> str:
         lines = bytes(output.content).decode("utf-8", "replace").splitlines()
         words = next((line.strip() for line in reversed(lines) if line.strip()), "")
         if words:
-            return "".join(letter if letter.isprintable() else "?" for letter in words[:_MOST_WORDS])
+            return "".join(letter if letter.isprintable() else "?" for letter in words[:_MAX_WORDS])
     return ""
 
 

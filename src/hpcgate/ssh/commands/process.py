@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from hpcgate.errors import GatewayError, TimedOut, TooLarge
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.commands.command import MOST_ERRORS, Command
+from hpcgate.ssh.commands.command import MAX_ERRORS, Command
 from hpcgate.ssh.commands.quoting import WORD
 
-_MOST_WAITING = 1024 * 1024
+_MAX_WAITING = 1024 * 1024
 """Bytes of output that are kept for a reader; then the login node has to wait, and the command with it."""
 _NO_LIMIT = 1 << 62
 
@@ -139,10 +139,10 @@ class Process(Command):
         if self.stdout.drowned:
             raise self.stdout.flood()
         if self.complains:
-            raise TooLarge(f"Command {self.name} wrote more than {MOST_ERRORS} bytes on standard error")
+            raise TooLarge(f"Command {self.name} wrote more than {MAX_ERRORS} bytes on standard error")
 
     def _hold_back(self) -> None:
-        if self._waiting >= _MOST_WAITING and self.channel is not None and not self._taking:
+        if self._waiting >= _MAX_WAITING and self.channel is not None and not self._taking:
             self.channel.pause_reading()
 
     def _take_more(self) -> None:

@@ -24,7 +24,7 @@ MAX_LINE = 120 * 1024
 """Bytes that a line may have: Linux allows one argument 128 KiB (execve(2), MAX_ARG_STRLEN)."""
 
 WORD = "hpcgate"
-_MOST_DIGITS = 20
+_MAX_DIGITS = 20
 _SAFE_IN_ALL_SHELLS = re.compile(r"[ -~]*")
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _./=:,@%+-")
 _MISLEADING = "unset POSIXLY_CORRECT BLOCK_SIZE LS_BLOCK_SIZE TAR_OPTIONS PERL_UNICODE PERLIO FUNCNEST EXECIGNORE;"
@@ -147,7 +147,7 @@ def opening(output: bytes | bytearray, word: str = WORD) -> tuple[int, int] | No
     at = output.find(head)
     while at >= 0:
         begin = at + len(head)
-        end = output.find(b":\n", begin, begin + _MOST_DIGITS + 2)
+        end = output.find(b":\n", begin, begin + _MAX_DIGITS + 2)
         if end > begin and output[begin:end].isdigit():
             return end + 2, int(output[begin:end])
         at = output.find(head, begin)

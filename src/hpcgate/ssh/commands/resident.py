@@ -16,11 +16,11 @@ from hpcgate.errors import (
     TooLarge,
 )
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.commands.command import MAX_STDERR, MOST_NOISE, Output, ended_early, last_words, out_of_time
+from hpcgate.ssh.commands.command import MAX_NOISE, MAX_STDERR, Output, ended_early, last_words, out_of_time
 from hpcgate.telemetry.containment import contained
 
 _END = b"\0"
-_MOST_ASIDE = 256 * 1024
+_MAX_ASIDE = 256 * 1024
 """Bytes that the process may write on standard error once it runs: a complaint about a locale, not a flood."""
 
 
@@ -183,7 +183,7 @@ class Worker(asyncssh.SSHClientSession[bytes]):
             self._aside += len(data)
             if self._noise is not None:
                 self._errors.feed(data)
-            if self._aside > (_MOST_ASIDE if self._noise is None else MOST_NOISE):
+            if self._aside > (_MAX_ASIDE if self._noise is None else MAX_NOISE):
                 self._refuse(BadAnswer(f"{self._name} on the login node writes errors without end"))
             return
         if self._noise is not None:

@@ -8,7 +8,7 @@ import re
 
 from hpcgate.errors import CommandFailed, GatewayError
 from hpcgate.ssh.commands.ending import CUT_OFF
-from hpcgate.ssh.files.coreutils_errors import failure, number_in, quote, told
+from hpcgate.ssh.files.coreutils_errors import error_from_stderr, failure, number_in, quote
 from hpcgate.ssh.files.footing import ENTER, MOVED, parent, untrusted
 from hpcgate.ssh.runner import Completed, Runner
 
@@ -176,4 +176,4 @@ def _told(done: Completed, tool: str, path: bytes, otherwise: type[GatewayError]
     directory = quote(parent(path))[1:-1].rstrip("/")
     text = "\n".join(lines).replace("'/dev/fd/4'", quote(path))
     text = _BARE.sub(lambda match: f"{match[1]}{directory}/", text)
-    return told(text.encode("utf-8", "surrogateescape"), tool, otherwise=otherwise)
+    return error_from_stderr(text.encode("utf-8", "surrogateescape"), tool, otherwise=otherwise)

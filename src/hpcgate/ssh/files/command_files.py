@@ -12,17 +12,17 @@ from hpcgate.ssh.commands.ending import CUT_OFF
 from hpcgate.ssh.files.command_attributes import CHMOD, MKDIR, MKDIR_PARENTS, REMOVE, RENAME, SYMLINK, stand_and
 from hpcgate.ssh.files.coreutils_errors import (
     NOT_REGULAR,
+    error_from_stderr,
     failure,
     not_regular,
     number_in,
     quote,
-    said,
-    told,
+    stderr_lines,
     unreadable,
 )
 from hpcgate.ssh.files.footing import ENTER, MOVED, untrusted
-from hpcgate.ssh.files.login_node import View
-from hpcgate.ssh.files.protocol import ROW, Attributes, Counter, Entry, refuse_root, temporary_name, too_large
+from hpcgate.ssh.files.login_node import NodeView
+from hpcgate.ssh.files.protocol import ROW, Attributes, Entry, ListingSize, refuse_root, temporary_name, too_large
 from hpcgate.ssh.runner import SHORT, Completed, Runner, understanding
 
 BLOCK = 4 * 1024 * 1024
@@ -356,7 +356,7 @@ class Framed:
 class CommandFiles:
     """`hpcgate.ssh.files.protocol.RemoteFiles` by commands of a POSIX shell and GNU coreutils."""
 
-    def __init__(self, runner: Runner, view: View) -> None:
+    def __init__(self, runner: Runner, view: NodeView) -> None:
         self._runner = runner
         self._view = view
 
@@ -378,7 +378,7 @@ class CommandFiles:
             raise too_large(limit or 0) from None
         # It also fails for a file below that it could not reach, having told of all others.
         if done.exit_status not in (0, 1, 2) or (not done.ok and not done.stdout):
-            raise told(done.stderr, "ls")
+            raise error_from_stderr(done.stderr, "ls")
         with understanding("ls"):
             if len(done.stdout) > LARGE:
                 entries, unknown = await asyncio.to_thread(parse_listing, done.stdout, path)
@@ -386,7 +386,7 @@ class CommandFiles:
                 entries, unknown = parse_listing(done.stdout, path)
         if unknown:
             entries += await self._links(path, unknown)
-        Counter(limit).add_all(entries)
+        ListingSize(limit).add_all(entries)
         return await self._named(entries) if names else entries
 
     async def entry(self, path: bytes) -> Entry:
@@ -395,14 +395,14 @@ class CommandFiles:
         with understanding("ls"):
             entries, _ = parse_listing(done.stdout, path)
         if not done.ok or len(entries) != 1:
-            raise told(done.stderr, "ls")
+            raise error_from_stderr(done.stderr, "ls")
         return (await self._named(entries))[0]
 
     async def stat(self, path: bytes, *, follow: bool = True) -> Attributes:
         """Return attributes, by ``stat``."""
         done = await self._runner.run(["stat", *(["-L"] if follow else []), "-c", STAT, "--", path], limit=SHORT)
         if not done.ok:
-            raise told(done.stderr, "stat")
+            raise error_from_stderr(done.stderr, "stat")
         with understanding("stat"):
             return parse_stat(done.stdout)
 
@@ -410,7 +410,7 @@ class CommandFiles:
         """Resolve links, by ``realpath``."""
         done = await self._runner.run(["realpath", "-z", "--", path], limit=SHORT)
         if not done.ok:
-            raise told(done.stderr, "realpath")
+            raise error_from_stderr(done.stderr, "realpath")
         return done.stdout.removesuffix(b"\0")
 
     async def read(self, path: bytes, *, offset: int = 0, size: int | None = None, tool: str = "cat") -> bytes:
@@ -489,7 +489,7 @@ class CommandFiles:
         """
         done = await self._runner.run([tool, *arguments])
         if not done.ok:
-            raise told(done.stderr, tool, otherwise=otherwise)
+            raise error_from_stderr(done.stderr, tool, otherwise=otherwise)
 
     async def why_not_written(self, path: bytes) -> GatewayError | None:
         """Return why a file cannot be written, or None if now it can."""
@@ -546,11 +546,11 @@ def _portions(names: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 
 def _reading(done: Completed, path: bytes, tool: str) -> GatewayError:
-    lines = said(done.stderr, "dd")
+    lines = stderr_lines(done.stderr, "dd")
     if NOT_REGULAR in lines:
         return not_regular(tool, path)
     number = number_in(lines)
-    return told(done.stderr, "dd") if number is None else unreadable(tool, path, number)
+    return error_from_stderr(done.stderr, "dd") if number is None else unreadable(tool, path, number)
 
 
 def lost(path: bytes) -> NeverBegan:
@@ -566,12 +566,12 @@ def unwritable(path: bytes, done: Completed) -> GatewayError:
         return refused
     if done.exit_status == _CUT:
         return lost(path)
-    lines = said(done.stderr, "dd")
+    lines = stderr_lines(done.stderr, "dd")
     if NOT_REGULAR in lines:
         return not_regular("cp", path)
     number = number_in(lines)
     if number is None:
-        return told(done.stderr, "dd")
+        return error_from_stderr(done.stderr, "dd")
     partly = [line for line in done.words.splitlines() if line.startswith(PARTLY)]
     if partly:
         return failure(f"{partly[0]}: cp: error writing {quote(path)}", number)

@@ -25,17 +25,17 @@ from hpcgate.ssh.files.command_files import (
 )
 from hpcgate.ssh.files.coreutils_errors import (
     NOT_REGULAR,
+    error_from_stderr,
     failure,
     naming,
     not_regular,
     number_in,
     quote,
-    said,
-    told,
+    stderr_lines,
     unreadable,
 )
 from hpcgate.ssh.files.footing import Pinned, resolve, untrusted
-from hpcgate.ssh.files.login_node import View
+from hpcgate.ssh.files.login_node import NodeView
 from hpcgate.ssh.files.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
 from hpcgate.ssh.files.protocol import Attributes, Entry, Replacing, temporary_name
 from hpcgate.ssh.files.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
@@ -83,9 +83,9 @@ dd of="$1" bs=262144 seek="$2" iflag=fullblock oflag=seek_bytes,nofollow conv=no
 wait "$!" || exit 1
 stat -c %s -- "$1"
 """
-_MOST_ROW = 64 * 1024
+_MAX_ROW = 64 * 1024
 """Bytes of a row that ls prints: a name and what a link holds, each byte of which takes up to four."""
-_MOST_SAID = 64 * 1024
+_MAX_SAID = 64 * 1024
 """Bytes that a command says before or after a file's content: attributes, a size, two paths."""
 _CREATE = '[ -z "$2" ] || umask 077; set -C; : > "$1"'
 
@@ -93,7 +93,7 @@ _CREATE = '[ -z "$2" ] || umask 077; set -C; : > "$1"'
 class CommandStreams(CommandFiles):
     """`hpcgate.ssh.files.streams.Streams` by commands of a POSIX shell and GNU coreutils."""
 
-    def __init__(self, runner: StreamRunner, view: View) -> None:
+    def __init__(self, runner: StreamRunner, view: NodeView) -> None:
         super().__init__(runner, view)
         self._starter = runner
 
@@ -127,7 +127,7 @@ class CommandStreams(CommandFiles):
             async for block in output:
                 empty = False
                 lines, newline, rest = (rest + block).rpartition(b"\n")
-                if len(rest) > _MOST_ROW:
+                if len(rest) > _MAX_ROW:
                     raise BadAnswer("ls on the login node prints a line without end")
                 if not newline:
                     continue
@@ -139,7 +139,7 @@ class CommandStreams(CommandFiles):
                     yield await self._named(entries) if names else entries
             # It also fails for a file below that it could not reach, having told of all others.
             if (status := await process.ended()) not in (0, 1, 2) or (status and empty):
-                raise told(bytes(process.stderr.content), "ls")
+                raise error_from_stderr(bytes(process.stderr.content), "ls")
 
     async def replace(
         self,
@@ -241,7 +241,7 @@ class CommandStreams(CommandFiles):
         """Have a file on disk, by ``sync``."""
         done = await self._runner.run(["sync", "--", path], timeout=SYNC_PATIENCE)
         if not done.ok:
-            raise told(done.stderr, "sync")
+            raise error_from_stderr(done.stderr, "sync")
 
     async def move(self, source: bytes, target: bytes, *, exclusive: bool = False) -> None:
         """Rename, by ``mv -T``, or by ``ln`` and ``rm``, which replace nothing."""
@@ -261,7 +261,7 @@ class CommandStreams(CommandFiles):
         mode = f"{PRIVATE_MODE:o}"
         done = await Pinned(self._starter, directory).run(["mkdir", "-m", mode, "--", b"./" + name])
         if not done.ok:
-            raise untrusted(done.stderr) or told(done.stderr, "mkdir")
+            raise untrusted(done.stderr) or error_from_stderr(done.stderr, "mkdir")
         try:
             return await self.private(directory, name)
         except PathNotFound:
@@ -273,7 +273,7 @@ class CommandStreams(CommandFiles):
         inside = Pinned(self._starter, directory, name)
         done = await inside.run(["true"])
         if not done.ok:
-            raise untrusted(done.stderr) or told(done.stderr, "stat")
+            raise untrusted(done.stderr) or error_from_stderr(done.stderr, "stat")
         return PrivateDirectory(CommandStreams(inside, self._view), inside, b"./", b"../")
 
     async def remove_private(self, directory: bytes, name: bytes) -> None:
@@ -305,7 +305,7 @@ async def said_in(process: Process, output: AsyncIterable[bytes], *, until: byte
                 said += block
                 if until is not None and until in said:
                     break
-                if len(said) > _MOST_SAID:
+                if len(said) > _MAX_SAID:
                     raise BadAnswer("A command on the login node that moves a file says more than it was asked")
     except TimeoutError:
         raise TimedOut(f"Command {process.name} timed out after {process.stall:g} s") from None
@@ -321,7 +321,7 @@ async def create_by_command(runner: Runner, path: bytes, *, private: bool = Fals
     await _refuse_existing(runner, path)
     done = await runner.run(["sh", "-c", _CREATE, "cp", path, "private" if private else ""])
     if not done.ok:
-        number = number_in(said(done.stderr, "cp"))
+        number = number_in(stderr_lines(done.stderr, "cp"))
         raise failure(f"cp: cannot create regular file {quote(path)}", number or errno.EEXIST)
 
 
@@ -364,8 +364,8 @@ class OpenByCommand:
 
 
 def _unreadable(process: Process, path: bytes) -> GatewayError:
-    lines = said(bytes(process.stderr.content), "dd")
+    lines = stderr_lines(bytes(process.stderr.content), "dd")
     if NOT_REGULAR in lines:
         return not_regular("cat", path)
     number = number_in(lines)
-    return told(bytes(process.stderr.content), "dd") if number is None else unreadable("cat", path, number)
+    return error_from_stderr(bytes(process.stderr.content), "dd") if number is None else unreadable("cat", path, number)

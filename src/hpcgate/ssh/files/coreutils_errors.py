@@ -1,7 +1,7 @@
 """What the coreutils tools say when something fails, and which of our errors that is.
 
 Clients match on the words of the tools, whichever way a file was reached (contract, Statuses). This is the one table
-of errno(3) values: `failure` composes a message from a number, `told` recognises the number in a tool's message.
+of errno(3) values: `failure` composes a message from a number, `error_from_stderr` recognises the number in a message.
 """
 
 import errno
@@ -22,7 +22,7 @@ from hpcgate.errors import (
     PermissionDenied,
     ToolMissing,
 )
-from hpcgate.ssh.errors import again
+from hpcgate.ssh.errors import fresh_copy
 
 HIDDEN = ".hpcgate-"
 """What the names begin with that files have here until they get their own."""
@@ -96,11 +96,11 @@ def naming(path: bytes) -> Iterator[None]:
         yield
     except GatewayError as error:
         lines = error.message.splitlines()
-        told = "\n".join(_naming(line, path) for line in lines)
-        if told == "\n".join(lines):
+        message = "\n".join(_naming(line, path) for line in lines)
+        if message == "\n".join(lines):
             raise
-        fresh = again(error)
-        fresh.message, fresh.args = told, (told,)
+        fresh = fresh_copy(error)
+        fresh.message, fresh.args = message, (message,)
         raise fresh from error
 
 
@@ -122,7 +122,7 @@ def number_in(lines: Iterable[str]) -> int | None:
     return None
 
 
-def said(stderr: bytes, tool: str) -> list[str]:
+def stderr_lines(stderr: bytes, tool: str) -> list[str]:
     """Return the lines that a tool wrote to standard error, without those of others such as login scripts."""
     lines = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
     own = [line for line in lines if line.startswith(f"{tool}: ")]
@@ -137,7 +137,7 @@ def missing(stderr: bytes) -> str | None:
     return None
 
 
-def told(stderr: bytes, tool: str, *, otherwise: type[GatewayError] = CommandFailed) -> GatewayError:
+def error_from_stderr(stderr: bytes, tool: str, *, otherwise: type[GatewayError] = CommandFailed) -> GatewayError:
     """Return the error that a tool's standard error tells of, in the tool's own words.
 
     Args:
@@ -147,7 +147,7 @@ def told(stderr: bytes, tool: str, *, otherwise: type[GatewayError] = CommandFai
     """
     if (program := missing(stderr)) is not None:
         return ToolMissing(program)
-    lines = said(stderr, tool)
+    lines = stderr_lines(stderr, tool)
     number = number_in(lines)
     kind = otherwise if number is None else _REASONS[number][1]
     if any(_NO_PROCESS.search(line) for line in lines):

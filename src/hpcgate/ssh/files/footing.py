@@ -22,7 +22,7 @@ from time import monotonic
 from hpcgate.errors import PermissionDenied
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.commands.quoting import Steering, called
-from hpcgate.ssh.files.coreutils_errors import told
+from hpcgate.ssh.files.coreutils_errors import error_from_stderr
 from hpcgate.ssh.files.protocol import OTHERS_WRITE
 from hpcgate.ssh.files.streams import StreamRunner
 from hpcgate.ssh.runner import SHORT, Completed, Runner
@@ -33,7 +33,7 @@ MOVED = "has just been put somewhere else"
 """What is said of a directory that another one has taken the place of."""
 LASTS = 10.0
 """Seconds that a directory is taken for as safe as it was: only its owner and root could change that."""
-MOST_REMEMBERED = 256
+MAX_REMEMBERED = 256
 """Directories that are remembered for each user."""
 
 # What is looked at is looked at from the directory that it lies in, in which the shell stands, for any path may lead
@@ -229,7 +229,7 @@ class Footings:
         if footing.fixed:
             self._known[footing.real] = (monotonic() + LASTS, footing)
             self._known.move_to_end(footing.real)
-            if len(self._known) > MOST_REMEMBERED:
+            if len(self._known) > MAX_REMEMBERED:
                 self._known.popitem(last=False)
 
     async def who(self, runner: Runner) -> Self:
@@ -305,7 +305,7 @@ async def resolve(runner: Runner, path: bytes) -> bytes:
     """
     done = await runner.run(["sh", "-c", _RESOLVE, "readlink", path], limit=SHORT)
     if not done.ok:
-        raise untrusted(done.stderr) or told(done.stderr, "stat")
+        raise untrusted(done.stderr) or error_from_stderr(done.stderr, "stat")
     return done.stdout
 
 

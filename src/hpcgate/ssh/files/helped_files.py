@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 
 from hpcgate.ssh.files.helper import Helper
-from hpcgate.ssh.files.protocol import Attributes, Counter, Entry, RemoteFiles
+from hpcgate.ssh.files.protocol import Attributes, Entry, ListingSize, RemoteFiles
 
 
 class HelpedFiles:
@@ -34,7 +34,7 @@ class HelpedFiles:
         if self._lists and not recursive and not follow:
             entries = await self._helper.listing(path, hidden=hidden)
             if entries is not None:
-                Counter(limit).add_all(entries)
+                ListingSize(limit).add_all(entries)
                 return entries
         behind = await self._behind()
         return await behind.listing(path, hidden=hidden, recursive=recursive, follow=follow, names=names, limit=limit)

@@ -11,16 +11,16 @@ import time
 
 from hpcgate.errors import BadAnswer, NeverReached, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.files.coreutils_errors import failure, quote
-from hpcgate.ssh.files.login_node import View
+from hpcgate.ssh.files.login_node import NodeView
 from hpcgate.ssh.files.protocol import Attributes, Entry
 from hpcgate.ssh.runner import Runner, understanding
 
-MOST_ENTRIES = 1000
+MAX_ENTRIES = 1000
 """Entries of a directory. It answers one request after the other, and must not keep the next waiting for long."""
-MOST_BYTES = 512 * 1024
+MAX_BYTES = 512 * 1024
 """Bytes of a file, for the same reason."""
 
-MOST_ANSWER = 16 * 1024 * 1024
+MAX_ANSWER = 16 * 1024 * 1024
 """Bytes of an answer: so many entries with the longest names and link targets, each byte of which takes two."""
 ABSENT_PAUSE = 300.0
 """Seconds for which the helper is not tried again where there is no perl."""
@@ -28,7 +28,7 @@ LYING_PAUSE = 60.0
 """Seconds for which it is not where something else than the helper answered: a PATH of the user's, soon mended."""
 
 _FIELDS = 9
-_MOST_DIGITS = 80
+_MAX_DIGITS = 80
 """Characters of all the numbers of a row."""
 _ERRNO = re.compile(rb"E[0-9]{1,5}")
 
@@ -109,7 +109,7 @@ class Helper:
 
     __slots__ = ("_runner", "_view")
 
-    def __init__(self, runner: Runner, view: View) -> None:
+    def __init__(self, runner: Runner, view: NodeView) -> None:
         self._runner = runner
         self._view = view
 
@@ -136,7 +136,7 @@ class Helper:
 
     async def listing(self, path: bytes, *, hidden: bool) -> list[Entry] | None:
         """Return what a directory holds, or the one file."""
-        content = await self._content(b"D%d %d %b" % (hidden, MOST_ENTRIES, path))
+        content = await self._content(b"D%d %d %b" % (hidden, MAX_ENTRIES, path))
         if not content:
             return None if content is None else []
         try:
@@ -148,7 +148,7 @@ class Helper:
 
     async def read(self, path: bytes, *, offset: int, size: int) -> bytes | None:
         """Return up to `size` bytes of a regular file from `offset`."""
-        if size > MOST_BYTES:
+        if size > MAX_BYTES:
             return None
         content = await self._content(b"R%d %d %b" % (offset, size, path))
         if content is not None and len(content) > size:
@@ -170,7 +170,7 @@ class Helper:
         if view.helper is False and time.monotonic() < view.helper_pause:
             return None
         try:
-            answer = await self._runner.ask(HELPER, request, limit=MOST_ANSWER)
+            answer = await self._runner.ask(HELPER, request, limit=MAX_ANSWER)
         except NotSupported:
             self._give_up(ABSENT_PAUSE)
             return None
@@ -202,14 +202,14 @@ def _entries(content: bytes) -> list[Entry]:
         ValueError: It is none.
     """
     count = content.count(b"\0") + 1
-    if count % _FIELDS or count > _FIELDS * (MOST_ENTRIES + 1):
+    if count % _FIELDS or count > _FIELDS * (MAX_ENTRIES + 1):
         raise ValueError("not rows of a listing")
     fields = content.split(b"\0")
     names: dict[bytes, str] = {}
     entries = []
     for start in range(0, count, _FIELDS):
         name, mode, uid, gid, size, mtime, user, group, target = fields[start : start + _FIELDS]
-        if len(mode) + len(uid) + len(gid) + len(size) + len(mtime) > _MOST_DIGITS:
+        if len(mode) + len(uid) + len(gid) + len(size) + len(mtime) > _MAX_DIGITS:
             raise ValueError("not numbers of stat(2)")
         if user not in names:
             names[user] = user.decode("utf-8", "replace")

@@ -53,7 +53,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)
-class View:
+class NodeView:
     """One user's view of the login node.
 
     Attributes:
@@ -173,13 +173,13 @@ class LoginNode:
     def __init__(self, *, helper: bool = True) -> None:
         self._helper = None if helper else False
         self._helper_pause = 0.0 if helper else float("inf")
-        self._views: OrderedDict[str, View] = OrderedDict()
+        self._views: OrderedDict[str, NodeView] = OrderedDict()
 
-    def view(self, username: str) -> View:
+    def view(self, username: str) -> NodeView:
         """Return what is known of the login node from this user's sessions."""
         view = self._views.get(username)
         if view is None:
-            view = self._views[username] = View(helper=self._helper, helper_pause=self._helper_pause)
+            view = self._views[username] = NodeView(helper=self._helper, helper_pause=self._helper_pause)
             if len(self._views) > MAX_USERS:
                 self._views.popitem(last=False)
         else:

@@ -43,7 +43,7 @@ def without_group(mode: int) -> int:
     return mode & ~0o2070 | (mode & 0o7) << 3
 
 
-_MOST_DIGITS = 25
+_MAX_DIGITS = 25
 """Characters of a number of stat(2): 64 bits, a sign, and mtime's three decimals."""
 
 
@@ -71,7 +71,7 @@ class Attributes:
             ValueError: They are none: there are too few or too many, or one is not a number that stat(2) has.
         """
         *others, modified = numbers
-        if len(modified) > _MOST_DIGITS or any(len(number) > _MOST_DIGITS for number in others):
+        if len(modified) > _MAX_DIGITS or any(len(number) > _MAX_DIGITS for number in others):
             raise ValueError("not numbers of stat(2)")
         ino, dev, nlink, uid, gid, size, atime, ctime = map(int, others)
         mtime, fraction = divmod(int(modified.replace(b".", b"")), 1000)
@@ -202,7 +202,7 @@ ROW = 64
 """Bytes that a row of a listing takes besides its name and what a link holds."""
 
 
-class Counter:
+class ListingSize:
     """Counts the bytes of a listing.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import asyncssh
 
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.commands.command import MOST_NOISE
+from hpcgate.ssh.commands.command import MAX_NOISE
 from hpcgate.ssh.files.sftp_status import failed
 
 _INIT, _VERSION = 1, 2
@@ -26,9 +26,9 @@ _ATTR_SIZES = ((_ATTR_SIZE, 8), (_ATTR_OWNERS, 8), (_ATTR_PERMISSIONS, 4), (_ATT
 
 _DEFAULT_BLOCK = 32768
 """Bytes of a READ or WRITE that every server takes."""
-MOST_BLOCK = 256 * 1024
+MAX_BLOCK = 256 * 1024
 """Bytes of a READ or WRITE at most, whatever the server takes."""
-_MOST_MESSAGE = 256 * 1024
+_MAX_MESSAGE = 256 * 1024
 """Bytes of an answer that is no file's content."""
 _PACKET = 32768
 """Bytes that go into one SSH packet: what OpenSSH takes at a time."""
@@ -37,7 +37,7 @@ _HEAD = struct.Struct(">IBI")
 
 def fair_block(told: int) -> int:
     """Return the bytes of a READ or WRITE for a server that says it takes so many; each takes 32 KiB at least."""
-    return max(_DEFAULT_BLOCK, min(told, MOST_BLOCK))
+    return max(_DEFAULT_BLOCK, min(told, MAX_BLOCK))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
         """Take answers apart; the content of files is not copied."""
         if datatype is not None:
             self._aside += len(data)
-            if self._aside > MOST_NOISE:
+            if self._aside > MAX_NOISE:
                 self._give_up()
             return
         position, end = 0, len(data)
@@ -131,7 +131,7 @@ class BulkSftp(asyncssh.SSHClientSession[bytes]):
         if len(message) == 5:
             if kind == _DATA:
                 self._wanted = 13
-            elif 1 <= length <= _MOST_MESSAGE:
+            elif 1 <= length <= _MAX_MESSAGE:
                 self._wanted = 4 + length
             else:
                 return self._give_up()

@@ -32,8 +32,16 @@ from hpcgate.ssh.files.command_files import CommandFiles
 from hpcgate.ssh.files.coreutils_errors import failure, naming, not_regular, quote
 from hpcgate.ssh.files.footing import Footing, Self, Step, ancestors, parent, resolve
 from hpcgate.ssh.files.helper import Helper
-from hpcgate.ssh.files.login_node import View
-from hpcgate.ssh.files.protocol import PRIVATE, Attributes, Counter, Entry, refuse_root, temporary_name, without_group
+from hpcgate.ssh.files.login_node import NodeView
+from hpcgate.ssh.files.protocol import (
+    PRIVATE,
+    Attributes,
+    Entry,
+    ListingSize,
+    refuse_root,
+    temporary_name,
+    without_group,
+)
 from hpcgate.ssh.files.sftp_bulk import fair_block
 from hpcgate.ssh.runner import SENSELESS, Runner
 
@@ -78,7 +86,7 @@ class SftpFiles:
         self,
         sftp: asyncssh.SFTPClient,
         runner: Runner,
-        view: View,
+        view: NodeView,
         *,
         timeout: float,
         abandon: Callable[[], None],
@@ -304,7 +312,7 @@ class SftpFiles:
     async def _list(
         self, path: bytes, hidden: bool, recursive: bool, follow: bool, limit: int | None
     ) -> list[Entry] | None:
-        counter = Counter(limit)
+        counter = ListingSize(limit)
         itself, content = await asyncio.gather(
             self._patiently(self._entry, path, follow=follow),
             self._directory(path, b"", hidden, follow, counter),
@@ -327,7 +335,7 @@ class SftpFiles:
             raise error
         self._connected(error, path)
 
-    async def _descend(self, path: bytes, content: list[Entry], hidden: bool, counter: Counter) -> None:
+    async def _descend(self, path: bytes, content: list[Entry], hidden: bool, counter: ListingSize) -> None:
         root = path if path.endswith(b"/") else path + b"/"
         level = [entry.name for entry in content if entry.is_directory]
         while level:
@@ -343,14 +351,16 @@ class SftpFiles:
                     content += result
                     level += (entry.name for entry in result if entry.is_directory)
 
-    async def _directory(self, path: bytes, prefix: bytes, hidden: bool, follow: bool, counter: Counter) -> list[Entry]:
+    async def _directory(
+        self, path: bytes, prefix: bytes, hidden: bool, follow: bool, counter: ListingSize
+    ) -> list[Entry]:
         entries: list[Entry] = []
         await self._patiently(self._scan, path, prefix, hidden, counter, entries)
         await self._complete(path, len(prefix), entries, follow)
         counter.add(sum(len(entry.link_target) for entry in entries if entry.link_target), rows=0)
         return entries
 
-    async def _scan(self, path: bytes, prefix: bytes, hidden: bool, counter: Counter, entries: list[Entry]) -> None:
+    async def _scan(self, path: bytes, prefix: bytes, hidden: bool, counter: ListingSize, entries: list[Entry]) -> None:
         async with aclosing(cast(AsyncGenerator[SFTPName, None], self._sftp.scandir(path))) as scan:
             async for found in scan:
                 entry = self._listed(found, prefix, hidden)
@@ -689,7 +699,7 @@ def _entry(name: bytes, attributes: asyncssh.SFTPAttrs) -> Entry:
     )
 
 
-def _learn(view: View, found: SFTPName, entry: Entry) -> None:
+def _learn(view: NodeView, found: SFTPName, entry: Entry) -> None:
     """Take the names of owner and group from what OpenSSH puts into a listing, if it is unmistakable."""
     longname, name = found.longname, found.filename
     if not isinstance(longname, bytes) or not isinstance(name, bytes) or not longname.endswith(b" " + name):

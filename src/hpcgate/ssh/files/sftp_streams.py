@@ -27,7 +27,7 @@ from hpcgate.telemetry.containment import contained
 
 T = TypeVar("T")
 
-MOST = 16
+MAX = 16
 """Requests of one stream under way at a time at most; with 255 KiB each, that is 4 MiB."""
 LEAST = 4
 """Requests under way once the stream has got going, even where others stand in line too."""
@@ -427,7 +427,7 @@ class _Width:
         """Take note of the time from a request to its answer."""
         self._best = min(self._best, seconds)
         if seconds <= self._best + QUEUE:
-            self.now = min(MOST, self.now * 2 if self.now < LEAST else self.now + 1)
+            self.now = min(MAX, self.now * 2 if self.now < LEAST else self.now + 1)
         elif self.now > LEAST:
             self.now -= 1
 
@@ -485,7 +485,7 @@ class _Writer:
         most = self._bulk.write_block
         view = memoryview(piece)
         for start in range(0, len(piece), most):
-            while len(self._window) >= MOST or (self._window and self._window[0][0].done()):
+            while len(self._window) >= MAX or (self._window and self._window[0][0].done()):
                 await self._oldest()
             await self._streams._wait(self._bulk.room())
             await PACE.turn()

@@ -327,7 +327,7 @@ class Hybrid(Rest):
         unknown = tuple(JobId(record.raw) for record in records if _ended_somehow(record))
         if not unknown:
             return records
-        asked = Selection(ids=unknown) if len(unknown) <= MOST_IDS else selection
+        asked = Selection(ids=unknown) if len(unknown) <= MAX_IDS else selection
         try:
             known = await self._commands.history(principal, asked)
         except (GatewayError, NoHistory):
@@ -344,7 +344,7 @@ class Hybrid(Rest):
         await self._commands.attach(principal, job_id, shell_command)
 
 
-MOST_IDS = 100
+MAX_IDS = 100
 """Up to so many jobs sacct is asked for by id; for more it is asked for the same as slurmrestd."""
 
 
@@ -375,7 +375,7 @@ def job_path(job_id: JobId) -> str:
     return quote(job_id.base if job_id.offset is not None else job_id.argument, safe="")
 
 
-MOST_TASKS = 1000
+MAX_TASKS = 1000
 """Most array tasks that are cancelled by one request each."""
 
 
@@ -387,8 +387,8 @@ def cancelled_ids(job_id: JobId) -> tuple[str, ...]:
     """
     if job_id.tasks is None or job_id.task is not None:
         return (job_id.argument,)
-    if sum(len(tasks) for tasks in job_id.tasks) > MOST_TASKS:
-        raise NotSupported(f"Cancelling more than {MOST_TASKS} tasks of an array is not supported over slurmrestd")
+    if sum(len(tasks) for tasks in job_id.tasks) > MAX_TASKS:
+        raise NotSupported(f"Cancelling more than {MAX_TASKS} tasks of an array is not supported over slurmrestd")
     return tuple(f"{job_id.base}_{task}" for tasks in job_id.tasks for task in tasks)
 
 

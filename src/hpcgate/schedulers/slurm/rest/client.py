@@ -123,9 +123,9 @@ class RestClient:
             raise SchedulerUnavailable("slurmctld does not answer")
         self._next_ping = now + DIAGNOSIS
         verdict = await self._verdict(principal)
-        if verdict is Verdict.TOKEN_REFUSED:
+        if verdict is PingResult.TOKEN_REFUSED:
             raise Forbidden("Slurm does not accept the token")
-        if verdict is not Verdict.UP:
+        if verdict is not PingResult.UP:
             self._doubt()
             raise SchedulerUnavailable("slurmctld does not answer")
 
@@ -203,31 +203,31 @@ class RestClient:
     async def _explained(self, principal: Principal, unclear: Unclear) -> GatewayError:
         """Find out whether an error that says nothing comes from a controller that is down or from a refused token."""
         verdict = await self._verdict(principal)
-        if verdict is Verdict.TOKEN_REFUSED:
+        if verdict is PingResult.TOKEN_REFUSED:
             return Forbidden(f"Slurm does not accept the token: {unclear.message}")
-        if verdict is Verdict.UP:
+        if verdict is PingResult.UP:
             return CommandFailed(unclear.message)
         self._doubt()
         return SchedulerUnavailable(f"Unable to contact slurm controller: {unclear.message}")
 
-    async def _verdict(self, principal: Principal) -> "Verdict":
+    async def _verdict(self, principal: Principal) -> "PingResult":
         """Judge controller and token by a ping.
 
         Of v0.0.38 that fails in the same way whether the controller is down or the token is refused; then the database
         is another judge of the token.
         """
-        verdict = Verdict.UNKNOWN
+        verdict = PingResult.UNKNOWN
         try:
             async with asyncio.timeout(DIAGNOSIS):
                 verdict = await self.ask(principal, "GET", f"slurm/{self.version.name}/ping", by_ping)
-                if verdict is Verdict.UNKNOWN:
+                if verdict is PingResult.UNKNOWN:
                     verdict = await self.database(principal, "tres", by_database)
         except (GatewayError, TimeoutError):
             pass
         return verdict
 
 
-class Verdict(Enum):
+class PingResult(Enum):
     """What a ping says of the controller and the token."""
 
     UP = "up"
@@ -236,19 +236,19 @@ class Verdict(Enum):
     UNKNOWN = "unknown"
 
 
-def by_ping(_: int, answer: object) -> Verdict:
+def by_ping(_: int, answer: object) -> PingResult:
     """Judge by the answer of ``/slurm/<version>/ping``."""
     up, said = cluster.controllers(answer)
     if up:
-        return Verdict.UP
+        return PingResult.UP
     if "Protocol authentication error" in said or numbers(problems(answer)) & REFUSED_TOKEN:
-        return Verdict.TOKEN_REFUSED
-    return Verdict.DOWN if said else Verdict.UNKNOWN
+        return PingResult.TOKEN_REFUSED
+    return PingResult.DOWN if said else PingResult.UNKNOWN
 
 
-def by_database(_: int, answer: object) -> Verdict:
+def by_database(_: int, answer: object) -> PingResult:
     """Judge by an answer of the accounting database."""
-    return Verdict.TOKEN_REFUSED if numbers(problems(answer)) & REFUSED_TOKEN else Verdict.UNKNOWN
+    return PingResult.TOKEN_REFUSED if numbers(problems(answer)) & REFUSED_TOKEN else PingResult.UNKNOWN
 
 
 def _decoded(content: bytes, *, large: bool = False) -> Any:

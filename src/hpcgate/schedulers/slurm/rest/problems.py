@@ -12,7 +12,7 @@ from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.slurm.failures import DENIED, OVER_LIMIT, UNREACHABLE, says
 from hpcgate.schedulers.slurm.rest import values
 
-MOST_WORDS = 2000
+MAX_WORDS = 2000
 """Characters of what slurmrestd says that a user is told."""
 REFUSED_TOKEN = frozenset({1007})
 """Protocol authentication error."""
@@ -63,7 +63,7 @@ def _problem(row: values.Row) -> Problem:
 
 def words(found: Iterable[Problem]) -> str:
     """Return what problems say, each once."""
-    return clipped("; ".join(dict.fromkeys(problem.words for problem in found if problem.words)), MOST_WORDS)
+    return clipped("; ".join(dict.fromkeys(problem.words for problem in found if problem.words)), MAX_WORDS)
 
 
 def numbers(found: Iterable[Problem]) -> frozenset[int]:
@@ -88,4 +88,4 @@ def failure(status: int, answer: object) -> GatewayError:
         return Unclear(said)
     if status in (502, 503, 504) and not found:
         return SchedulerUnavailable(f"slurmrestd cannot be reached: {status}")
-    return CommandFailed(clipped(said, MOST_WORDS))
+    return CommandFailed(clipped(said, MAX_WORDS))
