@@ -117,6 +117,8 @@ HARMFUL = {
     "allows no memory": "ulimit -v 1000",
     "runs zsh anew": "exec zsh -l",
     "ends at the first error": "set -e; false",
+    "hangs where it is answered": "read -r -n 1 answer && sleep 4711",
+    "hangs where anything is said": '[ -z "$(cat)" ] || exec sleep 4711',
     "allows three files": "ulimit -n 3",
 }
 WAYS: dict[str, dict[str, Any]] = {
@@ -151,6 +153,7 @@ class Account:
 
     def __exit__(self, *_: object) -> None:
         self.mend()
+        end_all(self.user)
         (self.home / ".second").unlink()
         shutil.rmtree(self.place)
 
@@ -254,7 +257,6 @@ async def test_what_a_start_up_file_leaves_running_holds_nobody_up_for_good(
         async with pool.lease(principal(account.user)) as session:
             await OPERATIONS[operation](session, account.place)
         await pool.close()
-        await asyncio.to_thread(end_all, account.user)
 
 
 @pytest.mark.parametrize("way", ["SFTP", "commands"])
@@ -271,10 +273,9 @@ async def test_what_cannot_be_ended_takes_no_channel_for_good(make_pool: MakePoo
         account.mend()
         await comes_right(pool, account, OPERATIONS["run"])
         await pool.close()
-        await asyncio.to_thread(end_all, account.user)
     await asyncio.to_thread(node.stop)
 
 
 def end_all(user: User) -> None:
     """End what a user left on the login node."""
-    subprocess.run(["pkill", "-KILL", "-x", "-u", user.name, "sleep"], check=False)
+    subprocess.run(["pkill", "-KILL", "-u", user.name], check=False)

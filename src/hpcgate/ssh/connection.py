@@ -221,7 +221,8 @@ class Connection:
         telemetry: Who is told what takes how long.
         expires_at: When the credential ends that logged in, Unix seconds, or None.
         channels: How many channels are open, and who waits for one.
-        shell_works: Whether the last command that was started has been reached by the login shell.
+        shell_works: Whether the last command that was started has been reached by the login shell, and `shell_waits`.
+        shell_waits: Whether the shell comes to its commands although their input has not ended yet.
         spent: Whether something on it could not be ended, and takes a channel for good: the next lease is another's.
     """
 
@@ -238,6 +239,7 @@ class Connection:
         self.on_lost: Callable[[], None] | None = None
         self.make_room: Callable[[], None] | None = None
         self.shell_works = False
+        self.shell_waits = False
         self.spent = False
         self._ssh = ssh
         # The jump host's beside its own.

@@ -169,7 +169,7 @@ class Session:
             opening = False
             if not fed:
                 await command.write(b"")
-            await self._reached(command)
+            await self._reached(command, fed=fed)
             deadline = asyncio.timeout(seconds)
             async with deadline:
                 if fed:
@@ -237,16 +237,27 @@ class Session:
                 await connection.end(process)
             note_command(argv, process.exit_status)
 
-    async def _reached(self, command: Command) -> None:
+    async def _reached(self, command: Command, *, fed: bool = True) -> None:
         """Wait until the login shell has come to a command.
+
+        Args:
+            command: The command.
+            fed: Whether its input is open meanwhile. The end of the input takes a shell past start-up files that read
+                it, which would hang where an SFTP server's client says the first word.
 
         Raises:
             NeverReached: It does not.
         """
         connection = self._connection
         connection.shell_works = False
-        await command.reached(connection.settings.start_up_timeout)
-        connection.shell_works = command.stdout.started
+        try:
+            await command.reached(connection.settings.start_up_timeout)
+        except NeverReached:
+            connection.shell_waits = False
+            raise
+        if fed:
+            connection.shell_waits = command.stdout.started
+        connection.shell_works = command.stdout.started and connection.shell_waits
 
     async def files(self) -> RemoteFiles:
         """Return the files of the system: by the helper, SFTP or commands as the settings and the login node allow."""
@@ -388,7 +399,7 @@ class Session:
         return worker
 
     def _began(self) -> None:
-        self._connection.shell_works = True
+        self._connection.shell_works = self._connection.shell_waits = True
 
     def _make_room(self) -> None:
         """Somebody waits for a channel: end the long-lived processes, each once it has answered.
@@ -449,7 +460,7 @@ class Session:
         if self._connection.shell_works:
             return
         try:
-            await self._run(["true"], b"", None, None, None, None)
+            await self._run(["true"], _nothing(), None, None, None, None)
         except NeverReached:
             raise
         except NeverBegan as error:
@@ -548,6 +559,12 @@ class Session:
             raise
         self._access.way = "sftp"
         return client, stream, channel
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    """Yield nothing: the input of a command that is open until the command has begun."""
+    return
+    yield b""
 
 
 class _SingleChannel(Exception):
