@@ -119,6 +119,7 @@ HARMFUL = {
     "ends at the first error": "set -e; false",
     "hangs where it is answered": "read -r -n 1 answer && sleep 4711",
     "hangs where anything is said": '[ -z "$(cat)" ] || exec sleep 4711',
+    "hangs for SFTP alone": "case $BASH_EXECUTION_STRING in *sftp-server*) exec sleep 4711;; esac",
     "allows three files": "ulimit -n 3",
 }
 WAYS: dict[str, dict[str, Any]] = {

@@ -70,6 +70,12 @@ _BEGIN_PAUSE = 0.005
 """Seconds between looks at whether a command that is to be ended has begun."""
 _KILL_PATIENCE = 0.3
 """Seconds until KILL must have had its effect."""
+_SWEEP = (
+    b"exec /bin/sh -c 'set +f;read -r c </proc/$PPID/comm||exit;case $c in sshd*|dropbear*);;*)exit;;esac;"
+    b"for s in /proc/[0-9]*/stat;do IFS= read -r l <$s||continue;p=${l%% *};set -- ${l##*) };"
+    b"case $2:$p in $PPID:$$);;$PPID:*)kill -s KILL -- -$p $p;;esac;done 2>/dev/null'"
+)
+"""Kills what the SSH server of this connection has started, but for itself: no other session has the same parent."""
 _REFUSED_PAUSES = (0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds between attempts to open a channel while none is open: sshd frees one a moment after it has closed."""
 _ROOM_PAUSES = (0.02, 0.05, 0.1)
@@ -420,6 +426,8 @@ class Connection:
 
     async def close(self) -> None:
         """End the commands that are still under way and close the connection."""
+        if self.spent and self.shell_waits and self._alive:
+            await self._sweep()
         tasks = [task for task in self._tasks if not task.done()]
         if self._alive and tasks:
             await asyncio.wait(tasks, timeout=2 * (_TERM_PATIENCE + _KILL_PATIENCE))
@@ -493,13 +501,26 @@ class Connection:
 
     async def _kill_group(self, pid: int) -> None:
         """Kill what is left of a process group, which sshd does not do once its leader is gone."""
+        line = f"exec /bin/sh -c 'kill -s KILL -- -{pid} {pid}'".encode()
+        await self._kill_by(line, _KILL_PATIENCE * 2, pid)
+
+    async def _sweep(self) -> None:
+        """Kill what could not be ended otherwise, such as an SFTP server whose start-up file hangs.
+
+        Nobody has the connection any more. Where the login shell hangs for commands as well, this would only be one
+        more that stays.
+        """
+        await self._kill_by(_SWEEP, self.settings.start_up_timeout, None)
+
+    async def _kill_by(self, line: bytes, patience: float, pid: int | None) -> None:
+        """Run a command that kills others, for so many seconds at most."""
         slot = Slot(self.channels)
         self.channels.opening += 1
         killer = Command(slot, 1024)
-        line = f"exec /bin/sh -c 'kill -s KILL -- -{pid} {pid}'".encode()
         try:
-            async with asyncio.timeout(_KILL_PATIENCE * 2):
+            async with asyncio.timeout(patience):
                 await self._create(slot, killer, line, None)
+                await killer.write(b"")
                 await killer.done
         except (TimeoutError, GatewayError, _Refused) as error:
             slot.release()

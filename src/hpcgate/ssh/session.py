@@ -563,8 +563,8 @@ class Session:
 
 async def _nothing() -> AsyncIterator[bytes]:
     """Yield nothing: the input of a command that is open until the command has begun."""
-    return
-    yield b""
+    for block in ():
+        yield block
 
 
 class _SingleChannel(Exception):
