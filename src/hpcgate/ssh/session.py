@@ -563,7 +563,8 @@ class Session:
 
 async def _nothing() -> AsyncIterator[bytes]:
     """Yield nothing: the input of a command that is open until the command has begun."""
-    for block in ():
+    blocks: tuple[bytes, ...] = ()
+    for block in blocks:
         yield block
 
 
