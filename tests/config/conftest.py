@@ -24,6 +24,19 @@ clusters:
 """
 
 
+def put(document: Any, key: str, value: Any) -> Any:
+    """Set what stands at a key such as ``clusters/0/name``, or take it away by ``...``; return the document."""
+    *parents, last = [int(part) if part.isdecimal() else part for part in key.split("/")]
+    holder = document
+    for parent in parents:
+        holder = holder.setdefault(parent, {}) if isinstance(holder, dict) else holder[parent]
+    if isinstance(holder, dict) and value is ...:
+        holder.pop(last, None)
+    else:
+        holder[last] = value
+    return document
+
+
 @pytest.fixture
 def example(tmp_path: Path) -> Callable[[str], Path]:
     """Write an example configuration with secrets that are really there; return where it is."""

@@ -68,8 +68,12 @@ def test_an_empty_text_is_said_wherever_it_leaves_something_unset(config: Writer
     cluster = document["clusters"][0]
     cluster["ssh"] |= {"host_keys": [ED25519], "proxyHost": ""}
     cluster["scheduler"]["environment"] = {"SLURM_CONF": ""}
+    document["http"] = {"trusted_proxies": ["10.0.0.1", ""]}
     lines, status = _report(config, document)
     assert status == 0
+    (item,) = [line for line in lines if "left out" in line]
+    assert item == "warning: http.trusted_proxies[1]: is empty, so it is left out"
+    lines.remove(item)
     assert [line.partition(" is empty, so it is unset: ")[::2] for line in lines[1:]] == [
         ("warning: auth.authentication.issuer:", "The iss claim that tokens must carry; unchecked if unset."),
         ("warning: auth.authentication.audience:", "A value that the aud claim must hold; unchecked if unset."),

@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 
 from hpcgate.config import Settings, load
 
-from .conftest import EXAMPLES, Writer
+from .conftest import EXAMPLES, Writer, put
 
 Example = Callable[[str], Path]
 
@@ -213,6 +213,35 @@ def test_an_empty_text_leaves_the_default(config: Writer) -> None:
     document["clusters"][0] |= {"file_systems": "", "data_operation": "", "probing": "", "maintenance": ""}
     document["clusters"][0]["ssh"] |= {"timeout": "", "max_clients": "", "proxy_host": "", "proxyPort": "", "port": ""}
     assert config.load(document) == config.load(config.base())
+
+
+@pytest.mark.parametrize(
+    ("where", "given", "same_as"),
+    [
+        ("auth/authentication/public_certs", ["", "https://idp/jwks"], ["https://idp/jwks"]),
+        ("auth/authentication/required_scopes", ["firecrest", "", None], ["firecrest"]),
+        ("auth/authentication/required_scopes", [""], ...),
+        ("auth/authentication/tokenTypes", ["", ""], ...),
+        ("auth/authentication/denied_users", [""], ...),
+        ("auth/policy", {"rules": [None, {"name": "a", "users": ["ann", ""]}]},
+            {"rules": [{"name": "a", "users": ["ann"]}]}),
+        ("doc_servers", [None], ...),
+        ("http", {"trusted_proxies": [""]}, {}),
+        ("http", {"trusted_proxies": ["10.0.0.0/8", ""]}, {"trusted_proxies": ["10.0.0.0/8"]}),
+        ("clusters/0/ssh/host", ["", "login.example.org"], ["login.example.org"]),
+        ("clusters/0/ssh/path", ["", "/opt/slurm/bin"], ["/opt/slurm/bin"]),
+        ("clusters/0/file_systems", [None, {"path": "/h", "data_type": "users"}],
+            [{"path": "/h", "data_type": "users"}]),
+        ("clusters/0/data_operation", {"datatransfer_jobs_directives": ["", "#SBATCH -n1"]},
+            {"datatransfer_jobs_directives": ["#SBATCH -n1"]}),
+        ("clusters/0/data_operation", {"data_transfer": ["", {"service_type": "wormhole"}]},
+            {"data_transfer": [{"service_type": "wormhole"}]}),
+        ("clusters/0/data_operation", {"data_transfer": [""]}, {}),
+        ("clusters/0/maintenance", [""], ...),
+    ],
+)  # fmt: skip
+def test_empty_items_of_a_list_are_left_out(where: str, given: Any, same_as: Any, config: Writer) -> None:
+    assert config.load(put(config.base(), where, given)) == config.load(put(config.base(), where, same_as))
 
 
 def test_null_that_means_something_stays(config: Writer) -> None:

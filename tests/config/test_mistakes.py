@@ -11,19 +11,7 @@ import yaml
 
 from hpcgate.config import ConfigError, Mistake, load
 
-from .conftest import Writer
-
-
-def _put(document: Any, key: str, value: Any) -> Any:
-    *parents, last = [int(part) if part.isdecimal() else part for part in key.split("/")]
-    holder = document
-    for parent in parents:
-        holder = holder.setdefault(parent, {}) if isinstance(holder, dict) else holder[parent]
-    if isinstance(holder, dict) and value is ...:
-        del holder[last]
-    else:
-        holder[last] = value
-    return document
+from .conftest import Writer, put
 
 
 def _key(kind: bytes, *rest: bytes) -> str:
@@ -44,6 +32,8 @@ S3 = {
     "ttl": 60,
 }
 TRANSFER = "clusters/0/data_operation/data_transfer"
+
+CONDITIONS = ("users", "groups", "scopes", "clients", "claims", "networks", "systems", "operations", "paths")
 
 ONE = [
     # Unknown keys, near a known one or not.
@@ -123,6 +113,33 @@ ONE = [
     ("clusters/0/name", "a/b", "clusters[0].name", "must match the regular expression ^[^/"),
     ("clusters/0/service_account/secret", "secret_file:/nowhere/x", "clusters[0].service_account.secret", "/nowhere/x"),
     ("clusters/0/service_account/secret", "secret_file:/tmp", None, "Is a directory"),
+    # Empty where that would let more in.
+    *(
+        (where, value, None, "is empty, which would let more in")
+        for where, value in (
+            *(
+                ("auth/policy", {"rules": [{"name": "a", name: value}]})
+                for name in CONDITIONS
+                for value in (("", [""], ["", None]) if name != "claims" else ("",))
+            ),
+            (
+                "auth/api_keys",
+                [
+                    {
+                        "name": "a",
+                        "hash": f"sha256:{'0' * 64}",
+                        "username": "u",
+                        "expires": "2030-01-01T00:00:00Z",
+                        "networks": [""],
+                    }
+                ],
+            ),
+            (f"{SSH}/host_keys", [""]),
+            (f"{SSH}/host_keys", ""),
+            ("ssh_credentials", {"type": "SSHService", "url": "https://keys", "ca_public_keys": [""]}),
+            ("ssh_credentials", {"type": "LocalCA", "ca_key": "k", "source_address": [""]}),
+        )
+    ),
     # The older shapes: the key is the one in the file.
     ("clusters/0/probing", {"interval": 9, "timeout": "x"}, "clusters[0].probing.timeout", "must be a number"),
     ("clusters/0/datatransfer_jobs_directives", "#SBATCH", "clusters[0].datatransfer_jobs_directives", "a list"),
@@ -137,13 +154,13 @@ ONE = [
 
 @pytest.mark.parametrize(("where", "value", "key", "message"), ONE)
 def test_one_mistake(where: str, value: Any, key: str | None, message: str | None, config: Writer) -> None:
-    found = config.mistake(_put(config.base(), where, value))
+    found = config.mistake(put(config.base(), where, value))
     assert key is None or found[0] == key
     assert message is None or message in found[1]
 
 
 def test_the_same_key_in_both_spellings(config: Writer) -> None:
-    document = _put(_put(config.base(), f"{SSH}/max_clients", 3), f"{SSH}/maxClients", 3)
+    document = put(put(config.base(), f"{SSH}/max_clients", 3), f"{SSH}/maxClients", 3)
     assert config.mistake(document) == (
         "clusters[0].ssh.maxClients",
         "is given twice, also as max_clients (system alps)",
@@ -151,26 +168,26 @@ def test_the_same_key_in_both_spellings(config: Writer) -> None:
 
 
 def test_good_host_keys_make_strictness_possible(config: Writer) -> None:
-    document = _put(_put(config.base(), f"{SSH}/host_keys", [ED25519]), f"{SSH}/strict_host_keys", True)
+    document = put(put(config.base(), f"{SSH}/host_keys", [ED25519]), f"{SSH}/strict_host_keys", True)
     assert config.load(document).clusters[0].ssh.strict_host_keys
-    key, message = config.mistake(_put(document, f"{SSH}/proxy_host", "jump"))
+    key, message = config.mistake(put(document, f"{SSH}/proxy_host", "jump"))
     assert key == "clusters[0].ssh.strict_host_keys"
     assert "jump host" in message
 
 
 @pytest.mark.parametrize("before", ["", "@cert-authority ", "login.example.org ", "@cert-authority *.example.org "])
 def test_host_keys_as_known_hosts_has_them(before: str, config: Writer) -> None:
-    assert config.load(_put(config.base(), f"{SSH}/host_keys", [before + ED25519]))
+    assert config.load(put(config.base(), f"{SSH}/host_keys", [before + ED25519]))
 
 
 def test_all_mistakes_in_one_go(config: Writer) -> None:
     document = config.base()
-    _put(document, "clusters/0/ssh/port", 99999)
-    _put(document, "clusters/0/ssh/proxy_port", 22)
-    _put(document, "clusters/0/ssh/colour", "red")
-    _put(document, "clusters/0/file_systems", [{"path": "/a", "data_type": "users", "default_work_dir": True}] * 2)
-    _put(document, "clusters/0/scheduler", {"type": "slurm"})
-    _put(document, "auth/authentication/token_url", 3)
+    put(document, "clusters/0/ssh/port", 99999)
+    put(document, "clusters/0/ssh/proxy_port", 22)
+    put(document, "clusters/0/ssh/colour", "red")
+    put(document, "clusters/0/file_systems", [{"path": "/a", "data_type": "users", "default_work_dir": True}] * 2)
+    put(document, "clusters/0/scheduler", {"type": "slurm"})
+    put(document, "auth/authentication/token_url", 3)
     document["clusters"].append(document["clusters"][0] | {"name": "ALPS", "ssh": {"host": "h"}, "file_systems": []})
     assert {mistake.key for mistake in config.mistakes(document)} == {
         "clusters[0].ssh.port",
@@ -186,7 +203,7 @@ def test_all_mistakes_in_one_go(config: Writer) -> None:
 
 def test_two_default_work_dirs_are_named(config: Writer) -> None:
     systems = [{"path": path, "data_type": "users", "default_work_dir": True} for path in ("/a", "/b")]
-    key, message = config.mistake(_put(config.base(), "clusters/0/file_systems", systems))
+    key, message = config.mistake(put(config.base(), "clusters/0/file_systems", systems))
     assert key == "clusters[0].file_systems"
     assert "/a and /b" in message
 
@@ -210,7 +227,7 @@ def test_storage_beside_data_operation(config: Writer) -> None:
 
 
 def test_directives_in_both_places(config: Writer) -> None:
-    document = _put(config.base(), "clusters/0/data_operation/datatransfer_jobs_directives", ["a"])
+    document = put(config.base(), "clusters/0/data_operation/datatransfer_jobs_directives", ["a"])
     document["clusters"][0]["datatransfer_jobs_directives"] = ["b"]
     key, message = config.mistake(document)
     assert key == "clusters[0].datatransfer_jobs_directives"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, Field
 
-from hpcgate.config.base import Model
+from hpcgate.config.base import NARROWS, Model
 from hpcgate.config.policy import Network
 from hpcgate.config.secrets import FileText
 
@@ -28,5 +28,7 @@ class ApiKeySettings(Model):
     )
     username: str = Field(min_length=1, description="The local user that it stands for.")
     scopes: tuple[str, ...] = Field((), description="The scopes that it has, as a token would.")
-    networks: tuple[Network, ...] = Field((), description="The IP networks that it may come from; unset: any.")
+    networks: Annotated[tuple[Network, ...], NARROWS] = Field(
+        (), description="The IP networks that it may come from; unset: any."
+    )
     expires: AwareDatetime = Field(description="When it ends, with its offset from UTC, as 2027-06-30T00:00:00Z.")

@@ -9,6 +9,7 @@ from pydantic import (
     AliasChoices,
     AliasGenerator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -21,6 +22,16 @@ from hpcgate.config.values import Pause, Seconds
 FROZEN = (AfterValidator(lambda value: MappingProxyType(dict(value))), PlainSerializer(dict))
 """Annotations of a mapping that cannot be changed."""
 
+
+def _something(value: Any) -> Any:
+    if value == "" or (isinstance(value, list | tuple) and value and all(map(_empty, value))):
+        raise ValueError("is empty, which would let more in: give a value, or leave the key out")
+    return value
+
+
+NARROWS = BeforeValidator(_something)
+"""Annotation of a setting that keeps somebody out: that it was left empty by mistake must not let them in."""
+
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -28,7 +39,8 @@ class Model(BaseModel):
     """The base of all settings: frozen, unknown keys refused, snake_case and camelCase accepted.
 
     A null where null means nothing else leaves the default, as a key without a value does in a Helm chart; and so does
-    an empty text, as a chart's template makes of a value that is not there.
+    an empty text, as a chart's template makes of a value that is not there. Such items of a list are left out, and so
+    is a list of nothing else. Where that would let more in (`NARROWS`), it is a mistake instead.
     """
 
     model_config = ConfigDict(
@@ -52,19 +64,35 @@ class Model(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _nothing_is_unset(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not any(value is None or value == "" for value in data.values()):
+        if not isinstance(data, dict) or not any(_holds_nothing(value) for value in data.values()):
             return data
         accepted = cls.accepted_names()
-        return {key: value for key, value in data.items() if not cls._unset(accepted, key, value)}
+        filled = {key: _filled(value) for key, value in data.items()}
+        return {key: value for key, value in filled.items() if not cls._unset(accepted, key, value)}
 
     @classmethod
     def _unset(cls, accepted: Mapping[str, str], key: Any, value: Any) -> bool:
-        if key not in accepted or not (value is None or value == ""):
+        if key not in accepted or not (_empty(value) or (isinstance(value, list) and _holds_nothing(value))):
             return False
         field = cls.model_fields[accepted[key]]
-        if field.is_required():
+        if field.is_required() or (NARROWS in field.metadata and value is not None):
             return False
-        return value == "" or NoneType not in get_args(field.annotation)
+        return value is not None or NoneType not in get_args(field.annotation)
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value == ""
+
+
+def _holds_nothing(value: Any) -> bool:
+    return _empty(value) or (isinstance(value, list) and any(map(_empty, value)))
+
+
+def _filled(value: Any) -> Any:
+    """Return a list without its empty items, unless there are no others."""
+    if not isinstance(value, list) or not _holds_nothing(value):
+        return value
+    return [item for item in value if not _empty(item)] or value
 
 
 class PluginSettings(Model):

@@ -112,6 +112,9 @@ def _read(path: Path) -> tuple[Settings | None, list[Mistake], list[Mistake]]:
 def _emptied(data: Any) -> Iterator[tuple[Location, str]]:
     """Yield each setting that an empty text leaves unset, and what it would have been."""
     for location in _empty_texts(data, ()):
+        if isinstance(location[-1], int):
+            yield location, "is empty, so it is left out"
+            continue
         model = model_at(location[:-1], data)
         name = model.accepted_names().get(str(location[-1])) if model is not None else None
         if model is not None and name is not None and not model.model_fields[name].is_required():

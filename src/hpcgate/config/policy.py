@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from hpcgate.config.base import FROZEN, Model
+from hpcgate.config.base import FROZEN, NARROWS, Model
 from hpcgate.config.groups import Group
 from hpcgate.config.values import AbsolutePath
 
@@ -49,21 +49,25 @@ class PolicyRule(Model):
 
     name: str = Field(min_length=1, max_length=100, description="The name, which users and the audit log are told.")
     effect: Literal["allow", "deny"] = Field("allow", description="What becomes of a request that it applies to.")
-    users: tuple[str, ...] = Field((), description="The user is one of these, by local name.")
-    groups: tuple[str, ...] = Field((), description="The token's groups hold one of these.")
-    scopes: tuple[str, ...] = Field((), description="The token has all of these scopes.")
-    clients: tuple[str, ...] = Field((), description="The token was issued to one of these client ids.")
-    claims: Annotated[Mapping[str, Values], *FROZEN] = Field(
+    users: Annotated[tuple[str, ...], NARROWS] = Field((), description="The user is one of these, by local name.")
+    groups: Annotated[tuple[str, ...], NARROWS] = Field((), description="The token's groups hold one of these.")
+    scopes: Annotated[tuple[str, ...], NARROWS] = Field((), description="The token has all of these scopes.")
+    clients: Annotated[tuple[str, ...], NARROWS] = Field(
+        (), description="The token was issued to one of these client ids."
+    )
+    claims: Annotated[Mapping[str, Values], NARROWS, *FROZEN] = Field(
         default_factory=lambda: MappingProxyType({}),
         description="Each claim, nested ones as `a.b`, has or holds one of its values; no values: it is there.",
     )
-    networks: tuple[Network, ...] = Field((), description="The request comes from one of these IP networks.")
-    systems: tuple[str, ...] = Field((), description="The request is for one of these systems.")
-    operations: tuple[Group, ...] = Field(
+    networks: Annotated[tuple[Network, ...], NARROWS] = Field(
+        (), description="The request comes from one of these IP networks."
+    )
+    systems: Annotated[tuple[str, ...], NARROWS] = Field((), description="The request is for one of these systems.")
+    operations: Annotated[tuple[Group, ...], NARROWS] = Field(
         (),
         description="The request is in one of these groups of operations: " + ", ".join(Group) + ".",
     )
-    paths: tuple[Prefix, ...] | None = Field(
+    paths: Annotated[tuple[Prefix, ...] | None, NARROWS] = Field(
         None,
         description="For `allow`: every path of the request must be, or be below, one of these real paths of the "
         "login node, {username} filled in; else it is denied. Unset: any path.",

@@ -26,7 +26,8 @@ Schema for editors.
 
 - **Keys** may be written in snake_case or in camelCase. An unknown key is a mistake, and so is a key given twice.
 - **Null**, a key without a value, and the empty text `""` leave the default: a Helm chart renders a value that is not
-  there so. What must be given must not be empty.
+  there so. Items of a list that are empty are left out, and a list of nothing else leaves the default, too. What must
+  be given must not be empty, nor what keeps somebody out: conditions of a policy's rules, networks, authorities.
 - **Secrets** may be given as they are, or as `secret_file:/path/to/file`; blanks around the file's text are dropped.
   They show in no log, no message and no answer.
 - **Systems** stand in the list `clusters`, or as `clusters: path:/directory`, one system in each `*.yaml` file of that

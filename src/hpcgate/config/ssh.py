@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from hpcgate.config.base import Model
+from hpcgate.config.base import NARROWS, Model
 from hpcgate.config.values import HostKey, Pause, Port, ReadableFile, SearchedDirectory, Seconds, node_address, nodes
 
 
@@ -34,11 +34,11 @@ class SshSettings(Model):
         description="Seconds for a user's login shell to come through its start-up files to a command or SFTP; then "
         "the time-out of the command begins.",
     )
-    host_keys: tuple[HostKey, ...] = Field(
+    host_keys: Annotated[tuple[HostKey, ...], NARROWS] = Field(
         (), description="Public host keys of the login node to accept, each a line as in a .pub file."
     )
     known_hosts: ReadableFile | None = Field(None, description="A known_hosts file; @cert-authority lines work too.")
-    proxy_host_keys: tuple[HostKey, ...] = Field(
+    proxy_host_keys: Annotated[tuple[HostKey, ...], NARROWS] = Field(
         (), description="Public host keys of the jump host to accept; needs proxy_host."
     )
     strict_host_keys: bool = Field(

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Hashable
 from contextlib import suppress
-from typing import Literal
+from typing import Annotated, Literal
 
 import asyncssh
 import structlog
@@ -14,6 +14,7 @@ from pydantic import Field, IPvAnyNetwork, model_validator
 
 from hpcgate.auth import Principal
 from hpcgate.config import PluginSettings, Secret
+from hpcgate.config.base import NARROWS
 from hpcgate.config.values import AbsolutePath, HostKey
 from hpcgate.credentials.base import Credential
 from hpcgate.credentials.certificate_cache import CertificateSource
@@ -96,7 +97,7 @@ class LocalCaSettings(PluginSettings):
     principals_claim: str | None = Field(
         None, min_length=1, description="A claim that holds a name, or a list of names, instead of principals."
     )
-    source_address: tuple[IPvAnyNetwork, ...] = Field(
+    source_address: Annotated[tuple[IPvAnyNetwork, ...], NARROWS] = Field(
         (), description="Networks from which it may be used: the gateway's own, as the login node sees it."
     )
     force_command: str | None = Field(None, min_length=1, description="The one command that it allows.")

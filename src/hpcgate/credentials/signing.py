@@ -5,7 +5,7 @@ import json
 import random
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import asyncssh
 from pydantic import Field
@@ -13,6 +13,7 @@ from pydantic import Field
 from hpcgate import __version__
 from hpcgate.auth import Principal
 from hpcgate.config import PluginSettings
+from hpcgate.config.base import NARROWS
 from hpcgate.config.values import HostKey, Pause, Seconds
 from hpcgate.credentials.base import Credential
 from hpcgate.credentials.certificate_cache import CertificateSource
@@ -41,7 +42,7 @@ class SigningSettings(PluginSettings):
         description="A certificate is used if one of these is among its principals; {username} is filled in, and * is"
         " any principal, or none.",
     )
-    ca_public_keys: tuple[HostKey, ...] = Field(
+    ca_public_keys: Annotated[tuple[HostKey, ...], NARROWS] = Field(
         (), description="The public keys of the authorities that certificates may be signed by; any if empty."
     )
     max_lifetime: Seconds | None = Field(

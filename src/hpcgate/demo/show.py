@@ -169,14 +169,15 @@ def _invite(cluster: Cluster, gateway: Gateway, tour: Tour, config: Path, consol
         "pyfirecrest's command line (pip install pyfirecrest):",
         f"  export FIRECREST_URL={gateway.url} AUTH_TOKEN_URL={cluster.idp.token_url}",
         f"  export FIRECREST_CLIENT_ID={user.client_id} FIRECREST_CLIENT_SECRET={user.client_secret}",
-        "  export FIRECREST_SYSTEM=demo",
+        f"  export FIRECREST_SYSTEM=demo USER_HOME={user.home}",
         f"  {programs / 'firecrest'} systems",
         f"  {programs / 'firecrest'} ls {user.home}",
         r"  printf '#!/bin/bash\nhostname\n' >my-job.sh",
         f"  {programs / 'firecrest'} submit --working-dir {user.home} my-job.sh",
         "  head -c 6291456 /dev/urandom >my-large-file",
         f"  {programs / 'firecrest'} upload my-large-file {user.home} my-large-file",
-        "What else: docs/users in the source.",
+        "What else: docs/users and docs/first-steps.md in the source, with these variables.",
+        f"  In place of /scratch/alice put {user.home}; the account is demo.",
         "The users:",
         *(
             f"  {person.name:<14} home {person.home}   client {person.client_id}   secret {person.client_secret}"
