@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from fastapi import Request
-from hpcgate.api.problems import answer_to
 
+from hpcgate.api.errors import answer_to
 from hpcgate.errors import GatewayError, UnderMaintenance, Unhealthy
 
 DOCS = Path(__file__).parents[2] / "docs"
