@@ -24,8 +24,8 @@ WORKERS ?= 2
 test: lint ## every test, on a real sshd and a real Slurm
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-deep: $(READY) ## the property tests with twenty times as many examples
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --hypothesis-profile deep --timeout 3600 -m hypothesis
+test-deep: $(READY) ## the property tests with forty times as many examples, and all requests of the attacks
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --hypothesis-profile deep --timeout 3600 -m "hypothesis or deep"
 
 test-debian13: ## the tests of the cluster, of sites and of SSH on a Debian 13 made by debootstrap, as root; FRESH=1 makes it anew
 	scripts/in-debian trixie sh -c 'make .venv/.ready && exec .venv/bin/python -m pytest -n 2 --dist loadfile \

@@ -1,4 +1,8 @@
-"""Every string of the corpus through every string parameter of every endpoint: nothing on the login node is touched."""
+"""Every string of the corpus through every string parameter of every endpoint: nothing on the login node is touched.
+
+All of it is more than a hundred thousand requests, so they are dealt into shares: one in each run of the tests, where
+every string meets every kind of parameter and every parameter meets strings of every kind, and all by `make test-deep`.
+"""
 
 import asyncio
 import copy
@@ -27,6 +31,12 @@ from tests.transfers.shells import SHELLS, Sh, own
 from .corpus import corpus
 
 AT_ONCE = 16
+SHARES = 4
+"""Into how many parts the requests are dealt; of a parameter's strings, each part has every fourth."""
+EACH_SHARE = [
+    pytest.param(number, id=f"{number + 1} of {SHARES}", marks=[pytest.mark.deep] if number else [])
+    for number in range(SHARES)
+]
 DEPTH = 4
 """Directories of the test's own above what is attacked, which a `..` or two removes."""
 HELD = "#!/bin/sh\n#SBATCH --hold\ntrue\n"
@@ -52,6 +62,9 @@ class Target:
         """Whether a request costs the scheduler a job."""
         return self.method in ("POST", "DELETE") and ("/transfer/" in self.route or self.route.endswith("/jobs"))
 
+
+Round = tuple[Target, str, list[str]]
+"""A parameter, the system, and the strings that are tried."""
 
 BODIES: Mapping[str, dict[str, Any]] = {
     "POST /compute/{system_name}/jobs": {
@@ -227,6 +240,13 @@ class Attack:
             return texts
         return [*texts, *(f"{self._values['home']}/{text}" for text in texts)]
 
+    def rounds(self, chosen: list[Target], texts: list[str], system: str, share: int) -> list[Round]:
+        """Return what is tried in one share: of each parameter other strings than of the one before it."""
+        return [
+            (target, system, self.texts(target, texts)[(number + share) % SHARES :: SHARES])
+            for number, target in enumerate(chosen)
+        ]
+
     async def send(self, http: aiohttp.ClientSession, target: Target, system: str, text: str) -> None:
         """Send one and judge the answer."""
         made = self.request(target, system, text)
@@ -246,7 +266,7 @@ def _segment(value: str) -> str:
     return quote(value, safe="").replace(".", "%2E") if value.strip(".") == "" else quote(value, safe="")
 
 
-async def _attack(attack: Attack, rounds: list[tuple[Target, str, list[str]]]) -> None:
+async def _attack(attack: Attack, rounds: list[Round]) -> None:
     work = ((target, system, text) for target, system, texts in rounds for text in texts)
     connector = aiohttp.TCPConnector(limit=AT_ONCE)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(60)) as http:
@@ -326,27 +346,43 @@ def test_the_corpus_is_large(ground: Ground) -> None:
     assert len(ground.corpus()) >= 200
 
 
+def test_the_shares_are_the_whole(attack: Attack, ground: Ground) -> None:
+    """Nothing is left out of all of them, and each of them has every string for every kind of parameter."""
+    texts, chosen = ground.corpus(), list(targets())
+    shares = [attack.rounds(chosen, texts, "demo", share) for share in range(SHARES)]
+    for target, *parts in zip(chosen, *shares, strict=True):
+        tried = [text for _, _, part in parts for text in part]
+        assert sorted(tried) == sorted(attack.texts(target, texts))
+    for share in shares:
+        for where in ("path", "query", "header", "body"):
+            assert {text for target, _, part in share for text in part if target.where == where} >= set(texts)
+
+
+@pytest.mark.parametrize("share", EACH_SHARE)
 @pytest.mark.parametrize("system", ["demo", "commands"])
-async def test_what_runs_on_the_login_node(system: str, attack: Attack, ground: Ground) -> None:
+async def test_what_runs_on_the_login_node(system: str, share: int, attack: Attack, ground: Ground) -> None:
     """All but what submits jobs."""
     texts = ground.corpus()
     chosen = [target for target in targets() if not target.submits]
     if system == "commands":
         chosen = [target for target in chosen if "/filesystem/" in target.route]
-    await _attack(attack, [(target, system, attack.texts(target, texts)) for target in chosen])
+    # What one system does not try in this share, the other may.
+    share += system == "commands"
+    await _attack(attack, attack.rounds(chosen, texts, system, share))
     assert attack.wrong == []
     ground.check()
-    assert attack.statuses[200] > 1000
+    assert attack.statuses[200] > 1000 / SHARES
 
 
-async def test_what_submits_jobs_to_slurm(attack: Attack, ground: Ground) -> None:
+@pytest.mark.parametrize("share", EACH_SHARE)
+async def test_what_submits_jobs_to_slurm(share: int, attack: Attack, ground: Ground) -> None:
     """The jobs are held: it is sbatch's command line that is attacked."""
     texts = ground.corpus()
     chosen = [target for target in targets() if target.submits]
-    await _attack(attack, [(target, "demo", attack.texts(target, texts)) for target in chosen])
+    await _attack(attack, attack.rounds(chosen, texts, "demo", share))
     assert attack.wrong == []
     ground.check()
-    assert attack.statuses[201] > 1000
+    assert attack.statuses[201] > 1000 / SHARES
 
 
 def test_what_runs_in_transfer_jobs(ground: Ground) -> None:
