@@ -11,7 +11,7 @@ import pytest
 
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.users import User
-from tests.faults.test_overload import PATIENCE, sent, where
+from tests.faults.test_overload import PATIENCE, SLOW, sent, where
 from tests.faults.vitals import GIVE_UP, eventually, vitals
 
 CROWD = 500
@@ -24,8 +24,8 @@ def test_a_hundred_requests_of_one_user_at_a_time(cluster: Cluster, max_sessions
     # They wait for channels; that a busy machine would shed some of them is another matter.
     config = cluster.write_gateway_config(
         cluster.directory / "few-channels.yaml",
-        http={"max_delay": 60},
-        clusters=[cluster.cluster_settings(sshd=sshd, probing=None)],
+        http={"max_delay": PATIENCE},
+        clusters=[cluster.cluster_settings(sshd=sshd, probing=None, ssh={"timeout": SLOW})],
         metrics={"path": "/metrics"},
     )
     gateway = cluster.start_gateway(config)
@@ -43,7 +43,7 @@ def test_a_hundred_requests_of_one_user_at_a_time(cluster: Cluster, max_sessions
 async def a_hundred(cluster: Cluster, gateway: Gateway, user: User, max_sessions: int) -> Counter[int]:
     headers = {"Authorization": f"Bearer {cluster.token(user)}"}
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=120, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=PATIENCE, limits=limits) as client:
 
         async def ask(number: int) -> int:
             operations = "/filesystem/demo/ops"
@@ -67,7 +67,7 @@ def test_more_users_than_connections(cluster: Cluster) -> None:
     alice, bob = (cluster.user(role) for role in ("alice", "bob"))
     config = cluster.write_gateway_config(
         cluster.directory / "one-connection.yaml",
-        clusters=[cluster.cluster_settings(ssh={"max_clients": 1, "pool_wait": 1}, probing=None)],
+        clusters=[cluster.cluster_settings(ssh={"max_clients": 1, "pool_wait": 1, "timeout": SLOW}, probing=None)],
         metrics={"path": "/metrics"},
     )
     gateway = cluster.start_gateway(config)
@@ -111,7 +111,11 @@ def test_single_requests_of_one_user_are_served_beside_five_hundred_of_another(c
         # Lists of this length are what the gateway itself has most to do with.
         cluster.as_user(user, ["sh", "-c", "mkdir -p many && cd many && seq 200 | xargs touch"])
     gateway = cluster.start_gateway(
-        cluster.write_gateway_config(cluster.directory / "shared.yaml", http={"max_delay": PATIENCE})
+        cluster.write_gateway_config(
+            cluster.directory / "shared.yaml",
+            clusters=[cluster.cluster_settings(ssh={"timeout": SLOW})],
+            http={"max_delay": PATIENCE},
+        )
     )
 
     def ask() -> int:
