@@ -385,7 +385,8 @@ async def test_what_submits_jobs_to_slurm(share: int, attack: Attack, ground: Gr
     assert attack.statuses[201] > 1000 / SHARES
 
 
-def test_what_runs_in_transfer_jobs(ground: Ground) -> None:
+@pytest.mark.parametrize("share", EACH_SHARE)
+def test_what_runs_in_transfer_jobs(share: int, ground: Ground) -> None:
     """The scripts, as a job runs them; of each all strings at once, each another one's neighbour."""
     texts = [text for text in ground.corpus() if "\0" not in text]
     with tempfile.TemporaryDirectory(prefix="hpcgate-attack-", dir="/tmp") as name:
@@ -394,9 +395,10 @@ def test_what_runs_in_transfer_jobs(ground: Ground) -> None:
         place.mkdir()
         (place / "file").write_text("content\n")
         own(place)
-        for number, text in enumerate(texts):
-            sh = Sh(SHELLS[number % len(SHELLS)], place)
-            source, target, pattern = (texts[(number + step) % len(texts)] for step in range(3))
+        for number in range(share, len(texts), SHARES):
+            sh = Sh(SHELLS[number // SHARES % len(SHELLS)], place)
+            # In each share a string is one of these.
+            text, source, target, pattern = (texts[(number + step) % len(texts)] for step in range(SHARES))
             source, target = f"{place}/{source}", f"{place}/a/b/{target}"
             for script in (
                 jobs.mv(source, target),
