@@ -12,6 +12,11 @@ from hpcgate.ssh.commands.quoting import WORD
 _MAX_WAITING = 1024 * 1024
 """Bytes of output that are kept for a reader; then the login node has to wait, and the command with it."""
 _NO_LIMIT = 1 << 62
+MOST_SILENCE = 30.0
+"""Seconds without output, once the command has ended, after which it is something else that keeps its output open.
+
+What the command wrote is on its way by then, which takes as long only where the network stands still.
+"""
 
 
 class Process(Command):
@@ -33,6 +38,8 @@ class Process(Command):
         self._blocks: deque[bytes] = deque()
         self._waiting = 0
         self._taking = False
+        self._deadlines: set[asyncio.Timeout] = set()
+        self._left_open = False
         self._arrived = asyncio.Event()
         self._sought = b""
         self._searched = b""
@@ -65,6 +72,14 @@ class Process(Command):
             self._waiting += len(data)
             self._arrived.set()
             self._hold_back()
+
+    def exit_status_received(self, status: int) -> None:
+        """The command has ended; its output comes to an end too, unless something else has it."""
+        self._wait_no_longer()
+
+    def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
+        """A signal has ended the command."""
+        self._wait_no_longer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The command has ended, or the connection."""
@@ -127,7 +142,8 @@ class Process(Command):
             LoginNodeError: The user's login shell ended before it came to the command.
             TooLarge: It writes on standard error without end.
         """
-        await self._within(asyncio.shield(self.done))
+        if not self._left_open:
+            await self._within(asyncio.shield(self.done))
         self._check_flood()
         status = self.exit_status
         if status is None:
@@ -169,11 +185,23 @@ class Process(Command):
 
     async def _within(self, waiting: Awaitable[object]) -> bool:
         """Wait; False if nothing came and the command has ended, but something else has not let go of its output."""
+        most = self.stall if self.exit_status is None else min(self.stall, MOST_SILENCE)
+        deadline = asyncio.timeout(most)
         try:
-            async with asyncio.timeout(self.stall):
+            async with deadline:
+                self._deadlines.add(deadline)
                 await waiting
         except TimeoutError:
             if self.exit_status is None:
                 raise TimedOut(f"Command {self.name} made no progress for {self.stall:g} s") from None
+            self._left_open = True
             return False
+        finally:
+            self._deadlines.discard(deadline)
         return True
+
+    def _wait_no_longer(self) -> None:
+        sooner = asyncio.get_running_loop().time() + min(self.stall, MOST_SILENCE)
+        for deadline in self._deadlines:
+            if not deadline.expired():
+                deadline.reschedule(min(sooner, deadline.when() or sooner))
