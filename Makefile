@@ -18,8 +18,11 @@ $(READY): pyproject.toml requirements.lock scripts/prepare
 demo: $(READY) ## a whole cluster and the gateway on this machine, with a tour; ONCE=1 ends after the tour
 	@$(BIN)/hpcgate demo $(if $(ONCE),--once)
 
-# Processes that `make test` shares its files among.
-WORKERS ?= 2
+# Processes that `make test` shares its files among. More than there are cores: of a test's time, half is waiting for
+# Slurm, for sshd, and for what is to end by itself.
+WORKERS ?= $(shell expr $$(nproc) + 2)
+# What hpcgate is compiled to is kept: the tests start it several hundred times.
+unexport PYTHONDONTWRITEBYTECODE
 
 test: lint ## every test, on a real sshd and a real Slurm
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
