@@ -252,7 +252,7 @@ async def test_what_a_start_up_file_leaves_running_holds_nobody_up_for_good(
     make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, operation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The channel stays open while anything has the command's output, which may be for good."""
-    monkeypatch.setattr("hpcgate.ssh.process.MOST_SILENCE", 5.0)
+    monkeypatch.setattr("hpcgate.ssh.commands.process.MAX_SILENCE", 5.0)
     pool = make_pool(sshd, files="commands", start_up_timeout=60, timeout={"command_execution": 5})
     with Account(nodes) as account:
         account.starts_with("sleep 4711 & disown")

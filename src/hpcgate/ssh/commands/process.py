@@ -12,7 +12,7 @@ from hpcgate.ssh.commands.quoting import WORD
 _MAX_WAITING = 1024 * 1024
 """Bytes of output that are kept for a reader; then the login node has to wait, and the command with it."""
 _NO_LIMIT = 1 << 62
-MOST_SILENCE = 30.0
+MAX_SILENCE = 30.0
 """Seconds without output, once the command has ended, after which it is something else that keeps its output open.
 
 What the command wrote is on its way by then, which takes as long only where the network stands still.
@@ -185,7 +185,7 @@ class Process(Command):
 
     async def _within(self, waiting: Awaitable[object]) -> bool:
         """Wait; False if nothing came and the command has ended, but something else has not let go of its output."""
-        most = self.stall if self.exit_status is None else min(self.stall, MOST_SILENCE)
+        most = self.stall if self.exit_status is None else min(self.stall, MAX_SILENCE)
         deadline = asyncio.timeout(most)
         try:
             async with deadline:
@@ -201,7 +201,7 @@ class Process(Command):
         return True
 
     def _wait_no_longer(self) -> None:
-        sooner = asyncio.get_running_loop().time() + min(self.stall, MOST_SILENCE)
+        sooner = asyncio.get_running_loop().time() + min(self.stall, MAX_SILENCE)
         for deadline in self._deadlines:
             if not deadline.expired():
                 deadline.reschedule(min(sooner, deadline.when() or sooner))
