@@ -1,9 +1,10 @@
 """Threads that the end of the process does not wait for: one may hang, in a file system or a library, for good."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -80,6 +81,38 @@ class Threads(ThreadPoolExecutor):
                 return
             _call(*work)
             del work  # what it holds is not kept while the thread rests
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what a function returns that may hang, from a thread of its own, which is left to itself if it does.
+
+    Args:
+        seconds: How long it may take.
+        call: The function. What it raises is raised here.
+
+    Raises:
+        TimeoutError: It takes longer.
+    """
+    future = _begun(call)
+    # A thread that waits for a future can be interrupted by a signal.
+    done, _ = wait((future,), seconds)
+    if not done:
+        raise TimeoutError
+    return future.result()
+
+
+async def alone(call: Callable[[], T]) -> T:
+    """Return what a function returns that may hang for good, from a thread of its own: it takes no thread of others'.
+
+    Who calls sees to it that there is one at a time of a kind.
+    """
+    return await asyncio.wrap_future(_begun(call))
+
+
+def _begun(call: Callable[[], T]) -> "Future[T]":
+    future: Future[T] = Future()
+    threading.Thread(target=_call, args=(future, call), name="alone", daemon=True).start()
+    return future
 
 
 def _call(future: "Future[Any]", call: Callable[[], Any]) -> None:

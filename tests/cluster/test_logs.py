@@ -1,6 +1,7 @@
 """The access, tracing and audit logs of a running gateway."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -257,6 +258,35 @@ def test_every_field_is_documented(watched: Watched) -> None:
     ):
         for name in line.keys() - {"authorization", "portal"}:
             assert f"`{name}`" in page, name
+
+
+def test_an_audit_log_that_hangs_holds_nobody(cluster: Cluster, watched: Watched, tmp_path: Path) -> None:
+    """A FIFO takes 64 KiB. Its reader rests while twice as much is recorded, and then reads every line, in order."""
+    fifo = tmp_path / "audit"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    gateway = None
+    try:
+        config = cluster.write_gateway_config(cluster.directory / "hanging-audit.yaml", audit={"to": str(fifo)})
+        gateway = cluster.start_gateway(config)
+        path = "/nowhere" + f"/{'x' * 200}" * 14
+        count = 60
+        with httpx.Client(base_url=gateway.url, headers=watched.http.headers, timeout=60) as http:
+            for number in range(count):
+                answer = http.get(
+                    "/filesystem/demo/ops/stat", params={"path": path}, headers={"X-Request-ID": str(number)}
+                )
+                assert answer.status_code == 404
+        text = b""
+        os.set_blocking(reader, True)
+        while text.count(b"\n") < count:
+            text += os.read(reader, 65536)
+        assert len(text) > 2 * 65536
+        assert [json.loads(line)["request_id"] for line in text.splitlines()] == [*map(str, range(count))]
+    finally:
+        if gateway is not None:
+            gateway.stop()
+        os.close(reader)
 
 
 def test_no_token_in_any_log(watched: Watched) -> None:

@@ -5,6 +5,7 @@ import datetime
 import ipaddress
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.front import Front, command, serving, write_config
+from tests.transfers.servers import free_port, wait_for_port
 
 ALIVE = "/status/liveness/"
 ORIGIN = "https://portal.example.org"
@@ -286,6 +288,46 @@ def test_a_client_that_takes_nothing_is_given_up(tmp_path: Path) -> None:
             with contextlib.suppress(ConnectionError):
                 received(connection)
         assert httpx.get(f"http://127.0.0.1:{front.port}{ALIVE}").status_code == 200
+
+
+def test_standard_output_that_nobody_reads_holds_nobody(tmp_path: Path) -> None:
+    """A pipe takes 64 KiB: with three times as much in the log all are answered, and it ends when it is told to."""
+    port = free_port()
+    process = subprocess.Popen(
+        command(write_config(tmp_path), port),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        wait_for_port(port, process)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+            for _ in range(200):
+                assert client.get(f"/{'x' * 1000}").status_code == 404
+        process.terminate()
+        assert process.wait(120) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_handlers_of_a_site_that_hang_hold_nobody(tmp_path: Path) -> None:
+    fifo, config = tmp_path / "fifo", tmp_path / "log-config.yaml"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    config.write_text(
+        f"version: 1\nhandlers: {{file: {{class: logging.FileHandler, filename: {fifo}, mode: w}}}}\n"
+        "root: {level: INFO, handlers: [file]}\n"
+    )
+    try:
+        with serving(tmp_path, env={"UVICORN_LOG_CONFIG": str(config)}) as front:
+            with httpx.Client(base_url=f"http://127.0.0.1:{front.port}", timeout=120) as client:
+                for _ in range(200):
+                    assert client.get(f"/{'x' * 1000}").status_code == 404
+            front.process.send_signal(signal.SIGINT)
+            front.process.wait(120)
+    finally:
+        os.close(reader)
 
 
 def test_logs_that_cannot_be_written_or_read_are_told(tmp_path: Path) -> None:

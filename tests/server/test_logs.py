@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -120,8 +121,30 @@ def test_a_file_that_cannot_be_written_is_told_once() -> None:
     for _ in range(3):
         file.write("{}")
     file.close()
-    (line,) = lines(output.getvalue())
-    assert (line["event"], line["reason"][-23:]) == ("audit.write_failed", "No space left on device")
+    failed, lost = lines(output.getvalue())
+    assert (failed["event"], failed["reason"][-23:]) == ("audit.write_failed", "No space left on device")
+    assert (lost["event"], lost["lines"]) == ("audit.lines_lost", 3)
+
+
+def test_what_a_full_disk_has_cut_off_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as it is full, wherever it cuts; a line that is cut off ends there, and is repeated whole."""
+    path = tmp_path / "audit.jsonl"
+    file = AuditFile(path)
+    write, room = os.write, [5, 0, 3, 40]
+
+    def full(descriptor: int, content: bytes) -> int:
+        if descriptor != file._file or not room:
+            return write(descriptor, content)
+        return write(descriptor, content[: room.pop(0)])
+
+    monkeypatch.setattr(os, "write", full)
+    given = [json.dumps({"number": number, "text": "x" * 20}).encode() + b"\n" for number in range(4)]
+    left = list(given)
+    while left:
+        del left[: file._append(left)]
+    whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"}\n")]
+    assert whole == given
+    file.close()
 
 
 def test_two_processes_may_share_a_file(tmp_path: Path) -> None:
@@ -160,26 +183,17 @@ def test_paths_are_shown_as_every_reader_takes_them(path: str, shown: str) -> No
     assert journal.readable(path) == shown
 
 
-async def test_lines_of_one_turn_of_the_loop_go_out_together_and_warnings_at_once() -> None:
-    class File(io.StringIO):
-        writes = 0
-
-        def write(self, text: str) -> int:
-            self.writes += 1
-            return super().write(text)
-
-    file = File()
+async def test_lines_keep_their_order_and_go_out_together() -> None:
+    file = io.StringIO()
     lines = Lines(file)
-    lines.info("one")
-    lines.info("two")
-    assert file.getvalue() == ""
-    await asyncio.sleep(0)
-    assert (file.getvalue(), file.writes) == ("one\ntwo\n", 1)
-    lines.info("three")
-    lines.warning("four")
-    assert file.getvalue() == "one\ntwo\nthree\nfour\n"
-    await asyncio.to_thread(lines.info, "five")
-    assert file.getvalue().endswith("five\n")
+    for number in range(100):
+        lines.info(str(number))
+    lines.warning("last")
+    assert await asyncio.to_thread(lines.drain)
+    assert file.getvalue().splitlines() == [*map(str, range(100)), "last"]
+    await asyncio.to_thread(lines.info, "of a thread")
+    assert await asyncio.to_thread(lines.drain)
+    assert file.getvalue().endswith("of a thread\n")
 
 
 @given(

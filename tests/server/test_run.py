@@ -83,7 +83,7 @@ async def test_a_certificate_on_a_file_system_that_hangs_holds_one_thread() -> N
             begun.release()
             return hangs.wait()
 
-        def renew(self) -> None:
+        def renew(self, pair: Any) -> None:
             nonlocal renewed
             renewed += 1
 

@@ -12,13 +12,14 @@ from hpcgate.auth.api_keys import HEADER
 from hpcgate.auth.groups import group_of
 from hpcgate.auth.policy import FREE, Grant, Question
 from hpcgate.auth.tokens import bearer
-from hpcgate.errors import Denied, Forbidden, GatewayError, Unauthenticated
+from hpcgate.errors import Denied, Forbidden, GatewayError, Unauthenticated, Unavailable
 from hpcgate.filesystem.base import Lender, Operation, naming
 from hpcgate.filesystem.beneath import ConfinedPool
 from hpcgate.filesystem.confinement import Reach, confine
 from hpcgate.gateway.gateway import Gateway
 from hpcgate.gateway.system import System
 from hpcgate.telemetry import journal
+from hpcgate.telemetry.audit import is_behind
 
 audit = structlog.get_logger("hpcgate.audit")
 
@@ -186,6 +187,7 @@ async def enter(request: Request, system_name: str) -> Access:
     request.scope["state"]["system"] = system.name
     notes = journal.current.get()
     if notes is not None and notes.paths is not None:
+        _require_record(request, notes)
         _begin_record(request, notes, principal)
     grant = await _authorize(request, opened, principal, system.name)
     system.calendar.check()
@@ -221,6 +223,16 @@ def _begin_record(request: Request, notes: journal.Journal, principal: Principal
     }
     notes.operation = (request.method, request.scope["route"].path)
     notes.job_id = request.path_params.get("job_id")
+
+
+def _require_record(request: Request, notes: journal.Journal) -> None:
+    """Refuse what could not be recorded, if it has to be. The refusal is not recorded either: it would be in the way.
+
+    Raises:
+        Unavailable: The audit log takes no lines.
+    """
+    if notes.required and is_behind() and group_of(request.method, request.scope["route"].path) in notes.required:
+        raise Unavailable("The audit log cannot be written at the moment", headers={"Retry-After": "5"})
 
 
 def _outcome(error: GatewayError, request: Request) -> str:

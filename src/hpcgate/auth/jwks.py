@@ -17,6 +17,7 @@ from hpcgate.auth.keys import VerificationKey, parse_keys
 from hpcgate.config import OidcSettings
 from hpcgate.outbound.client import BadAddress, HttpClient, TooSlow
 from hpcgate.telemetry.containment import contained, kept, reaped
+from hpcgate.threads import alone
 
 MAX_DOCUMENT = 512 * 1024
 """Most bytes of a key document."""
@@ -239,7 +240,7 @@ class Jwks:
         """Read a file. One on a file system that hangs holds one thread, however often it is tried."""
         reading = self._reading.get(path)
         if reading is None:
-            reading = self._reading[path] = asyncio.ensure_future(asyncio.to_thread(_read_file, path))
+            reading = self._reading[path] = asyncio.ensure_future(alone(partial(_read_file, path)))
             reading.add_done_callback(partial(self._have_read, path))
         return await asyncio.shield(reading)
 

@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
 
@@ -14,6 +15,7 @@ from hpcgate.config import OidcSettings
 from hpcgate.config.names import MAX_FILE, NoNames, parse_names
 from hpcgate.errors import Forbidden
 from hpcgate.telemetry.containment import contained, reaped
+from hpcgate.threads import alone
 
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 """ASCII alone: by Unicode the Kelvin sign is a k in lower case, and who gets a name with one would be another user."""
@@ -73,7 +75,7 @@ class LocalNames:
         patience = 0.0
         if self._reading is None:
             patience = PATIENCE
-            self._reading = asyncio.ensure_future(asyncio.to_thread(_read, file, self._state))
+            self._reading = asyncio.ensure_future(alone(partial(_read, file, self._state)))
             self._reading.add_done_callback(self._have_read)
         async with asyncio.timeout(patience):
             return await asyncio.shield(self._reading)

@@ -1,9 +1,9 @@
 """The settings of the audit log."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from hpcgate.config.base import Model
 
@@ -33,3 +33,13 @@ class AuditSettings(Model):
         None, description="Where the lines go: stdout, or the absolute path of a file; unset writes none."
     )
     reads: bool = Field(True, description="Whether actions are recorded that only read.")
+    required: bool = Field(
+        False,
+        description="Whether requests that would be recorded are refused, with 503, while the file takes no lines.",
+    )
+
+    @model_validator(mode="after")
+    def _a_file(self) -> Self:
+        if self.required and self.to in (None, STDOUT):
+            raise ValueError("required is for an audit log in a file of its own: set audit.to to one")
+        return self

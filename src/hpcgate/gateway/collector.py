@@ -20,6 +20,7 @@ from hpcgate.gateway.gateway import Gateway
 from hpcgate.schedulers.reads import SharedReads
 from hpcgate.telemetry.containment import FAULTS, kept
 from hpcgate.telemetry.metrics import Metrics
+from hpcgate.telemetry.writer import WRITERS
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -61,6 +62,18 @@ class GatewayCollector(Collector):
         for place, count in sorted(FAULTS.counts.items()):
             faults.add_metric([place], count)
         yield faults
+        dropped = CounterMetricFamily(
+            "hpcgate_log_lines_dropped",
+            "Lines of a log (log, audit) that were dropped, for too much waited to be written.",
+            labels=["log"],
+        )
+        waiting = GaugeMetricFamily(
+            "hpcgate_log_lines_waiting", "Lines of a log that wait to be written.", labels=["log"]
+        )
+        for writer in WRITERS:
+            dropped.add_metric([writer.name], writer.dropped)
+            waiting.add_metric([writer.name], writer.waiting)
+        yield from (dropped, waiting)
         yield GaugeMetricFamily(
             "hpcgate_ready",
             "1 if requests can be served: the IdP's keys are loaded and the process is not about to stop; else 0.",

@@ -14,6 +14,7 @@ from hpcgate.config import ConfigError, Model, Settings
 from hpcgate.gateway.gateway import Gateway
 from hpcgate.telemetry.base import Telemetry
 from hpcgate.telemetry.containment import FAULTS, contained, reaped
+from hpcgate.threads import alone
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -95,7 +96,7 @@ class Gateways:
         if before is None:
             return False
         try:
-            settings = await asyncio.to_thread(load)
+            settings = await alone(load)
         except ConfigError as error:
             for mistake in error.mistakes:
                 log.error("config.mistake", file=str(mistake.file), key=mistake.key, reason=mistake.message)

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from hpcgate.config import MaintenanceWindow
 from hpcgate.errors import UnderMaintenance
+from hpcgate.threads import alone
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -202,7 +203,7 @@ class NoticeWatch:
 
     async def look(self) -> None:
         """Read what has changed. A notice that cannot be read leaves what it said before."""
-        for system, result in (await asyncio.to_thread(self._changes)).items():
+        for system, result in (await alone(self._changes)).items():
             calendar = self._calendars[system]
             if isinstance(result, Exception):
                 if self._trouble.get(system) != str(result):

@@ -47,6 +47,7 @@ class RequestLines:
         tracing_headers: Request headers of the tracing line, each with the name of its field.
         audit: Whether actions are recorded.
         audit_reads: Whether those are that only read.
+        audit_required: Whether what cannot be recorded is refused.
     """
 
     def __init__(
@@ -57,16 +58,20 @@ class RequestLines:
         tracing_headers: Sequence[tuple[str, str]] = (),
         audit: bool = False,
         audit_reads: bool = True,
+        audit_required: bool = False,
     ) -> None:
         self._access = access
         self._tracing = tracing
         self._tracing_headers = [(name.lower().encode("latin-1"), field) for name, field in tracing_headers]
         self._audit = audit
         self._audit_reads = audit_reads
+        recorded = frozenset(Group) if audit_reads else frozenset(Group) - _READS
+        self._required: frozenset[str] = recorded if audit_required else frozenset()
 
     def begin(self, request_id: str, correlation_id: str) -> Journal:
         """Open the journal of a request, for all that is logged from here on."""
         notes = Journal(request_id, correlation_id, [] if self._audit else None, [] if self._tracing else None)
+        notes.required = self._required
         current.set(notes)
         return notes
 

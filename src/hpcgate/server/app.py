@@ -133,6 +133,7 @@ def create_app(settings: Settings) -> Application:
             tracing_headers=[(header.input, header.output) for header in settings.logger.loggable_request_headers],
             audit=settings.audit.to is not None,
             audit_reads=settings.audit.reads,
+            audit_required=settings.audit.required,
         ),
     )
     return app

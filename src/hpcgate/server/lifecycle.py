@@ -23,9 +23,10 @@ from hpcgate.server.garbage import Garbage
 from hpcgate.server.idleness import Idleness
 from hpcgate.server.refusals import HELD, Lobby, Refusals
 from hpcgate.server.sink import Ending, Ends
-from hpcgate.server.tls import Tls
+from hpcgate.server.tls import Pair, Tls
 from hpcgate.telemetry.containment import FAULTS, contained, on_loop_error, reaped
-from hpcgate.threads import Threads
+from hpcgate.telemetry.writer import WRITERS
+from hpcgate.threads import Threads, alone
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -106,7 +107,7 @@ class Server(uvicorn.Server):
         self._idleness = Idleness()
         self._garbage = Garbage()
         self._door: socket.socket | None = None
-        self._looking: asyncio.Future[bool] | None = None
+        self._looking: asyncio.Future[Pair | None] | None = None
         self._adopting: set[asyncio.Task[None]] = set()
         self.reloader = Reloader(self._reload)
 
@@ -122,6 +123,11 @@ class Server(uvicorn.Server):
         """Take note of a signal. Whoever sits at the terminal does not wait for a load balancer."""
         self._hurried = self._hurried or sig == signal.SIGINT
         super().handle_exit(sig, frame)
+
+    async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await super()._serve(sockets)
+        # The signal that has ended it is raised again: nothing comes after this, and nobody is left to wait.
+        WRITERS.close()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the gateway, and then the door to it."""
@@ -175,9 +181,9 @@ class Server(uvicorn.Server):
         if looking is not None and not looking.done():
             return
         self._looking = None
-        if looking is not None and looking.result():
-            tls.renew()
-        self._looking = asyncio.get_running_loop().run_in_executor(None, tls.changed)
+        if looking is not None and (pair := looking.result()) is not None:
+            tls.renew(pair)
+        self._looking = asyncio.ensure_future(alone(tls.changed))
 
     async def _is_over(self, counter: int) -> bool:
         try:

@@ -4,16 +4,15 @@ Three kinds of lines have loggers of their own: ``hpcgate.access``, ``f7t_v2_tra
 logging configuration files name it) and ``hpcgate.audit``.
 """
 
-import asyncio
 import atexit
 import json
 import logging
 import math
 import os
+import select
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
@@ -29,7 +28,8 @@ from hpcgate.config.audit import STDOUT, AuditSettings
 from hpcgate.credentials.base import KEYS, Credential
 from hpcgate.telemetry import journal
 from hpcgate.telemetry.audit import AuditFile, AuditLogger
-from hpcgate.telemetry.containment import FAULTS, contained
+from hpcgate.telemetry.containment import FAULTS
+from hpcgate.telemetry.writer import WRITERS, Writer
 
 AUDIT = "hpcgate.audit"
 ACCESS = "hpcgate.access"
@@ -85,6 +85,52 @@ def take_over_libraries() -> None:
         logging.basicConfig(handlers=[Bridge()], level=logging.WARNING, force=True)
 
 
+def hand_over() -> None:
+    """Have a thread call the handlers that a logging configuration has made: a file or a service of theirs may hang."""
+    writer = WRITERS.add(Writer("handlers", _handle, on_dropped=_tell_dropped))
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    made = {id(handler): handler for one in loggers if isinstance(one, logging.Logger) for handler in one.handlers}
+    instead = {key: Deferred(handler, writer) for key, handler in made.items()}
+    for one in loggers:
+        if isinstance(one, logging.Logger):
+            one.handlers = [instead[id(handler)] for handler in one.handlers]
+    # It waits for the lock of each handler, which one that hangs holds.
+    atexit.unregister(logging.shutdown)
+    atexit.register(_shut_down, writer)
+
+
+def _shut_down(writer: Writer[tuple[logging.Handler, logging.LogRecord]]) -> None:
+    if not writer.close():
+        logging.shutdown()
+
+
+def _handle(records: Sequence[tuple[logging.Handler, logging.LogRecord]]) -> int:
+    for handler, record in records:
+        try:
+            handler.handle(record)
+        except Exception:  # of the site's own: the next record may go well
+            FAULTS.count("log")
+    return len(records)
+
+
+class Deferred(logging.Handler):
+    """Stands for a handler, which a thread calls.
+
+    Args:
+        handler: The handler.
+        writer: Has the thread.
+    """
+
+    def __init__(self, handler: logging.Handler, writer: Writer[tuple[logging.Handler, logging.LogRecord]]) -> None:
+        super().__init__(handler.level)
+        self._deferred = handler
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a record over."""
+        self._writer.put((self._deferred, record), len(str(record.msg)))
+
+
 class Bridge(logging.Handler):
     """Takes what libraries log by the standard library, so that all lines of the process have one form."""
 
@@ -99,10 +145,7 @@ class Bridge(logging.Handler):
 
 
 class Lines:
-    """The logger at the end of the processors: writes the lines of one turn of the event loop in one go.
-
-    A warning, or worse, is written at once, with all before it; so is a line outside of an event loop, in a thread for
-    example.
+    """The logger at the end of the processors: hands its lines to a thread that writes them.
 
     Args:
         file: Where they go.
@@ -110,44 +153,49 @@ class Lines:
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
-        self._kept: list[str] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = threading.Lock()
+        self._writer = WRITERS.add(Writer("log", self._write, on_dropped=_tell_dropped))
 
     def msg(self, message: str) -> None:
-        """Write a line, now or in a moment."""
-        self._kept.append(message)
-        loop = asyncio._get_running_loop()
-        if loop is None:
-            self.flush()
-        elif loop is not self._loop:
-            self._loop = loop
-            loop.call_soon(self.flush)
+        """Have a line written soon."""
+        self._writer.put(message, len(message))
 
-    log = debug = info = msg
+    log = debug = info = warn = warning = error = critical = exception = fatal = failure = err = msg
 
-    def urgent(self, message: str) -> None:
-        """Write a line, and all before it, now: it may be the last one."""
-        self._kept.append(message)
-        self.flush()
+    def drain(self) -> bool:
+        """Wait for a moment until all is written, and say whether it is."""
+        return self._writer.drain()
 
-    warn = warning = error = critical = exception = fatal = failure = err = urgent
+    def _write(self, lines: Sequence[str]) -> int:
+        text = "\n".join((*lines, ""))
+        try:
+            write_whole(self._file, text)
+        except (OSError, ValueError):  # a full disk, or nobody reads any more: no reason to fail what goes on
+            FAULTS.count("log")
+        return len(lines)
 
-    @contained("log")
-    def flush(self) -> None:
-        """Write what is kept."""
-        with self._lock:
-            self._loop = None
-            # Other threads may go on to append meanwhile.
-            kept = self._kept[:]
-            del self._kept[: len(kept)]
-            if kept:
-                kept.append("")
-                try:
-                    self._file.write("\n".join(kept))
-                    self._file.flush()
-                except (OSError, ValueError):  # a full disk, or nobody reads any more: no reason to fail what goes on
-                    FAULTS.count("log")
+
+def write_whole(file: TextIO, text: str) -> None:
+    """Write text past the file's buffer, whose lock the end of the process would wait for.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    try:
+        descriptor = file.fileno()
+    except (OSError, ValueError):  # no file of the system's
+        file.write(text)
+        file.flush()
+        return
+    data = memoryview(text.encode(file.encoding or "utf-8", "backslashreplace"))
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:  # somebody who shares it has set it so
+            select.select((), (descriptor,), ())
+
+
+def _tell_dropped(lines: int) -> None:
+    structlog.get_logger(__name__).error("log.lines_dropped", lines=lines)
 
 
 class AccessLines:
@@ -198,7 +246,7 @@ def _plain(value: Any) -> str:
 def _factory(audit: AuditSettings | None, *, standard: bool) -> Any:
     """Return what makes the logger at the end of the processors, by its name."""
     output = Lines(sys.stdout)
-    atexit.register(output.flush)
+    atexit.register(WRITERS.close)
     access = AccessLines(output)
     auditor = None
     if audit is not None and audit.to is not None:

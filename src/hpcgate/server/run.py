@@ -20,7 +20,7 @@ from hpcgate.server import garbage
 from hpcgate.server.app import create_app
 from hpcgate.server.http_protocol import LINGER, LINGER_BYTES, Http, make_room_for_look_ups
 from hpcgate.server.lifecycle import Server
-from hpcgate.server.logs import LOG_CONFIG, configure_logging, take_over_libraries
+from hpcgate.server.logs import LOG_CONFIG, configure_logging, hand_over, take_over_libraries
 from hpcgate.server.sink import Ends, Sink
 from hpcgate.server.tls import Tls, Unusable
 
@@ -103,6 +103,8 @@ def serve(
         if log_config is None:
             raise
         raise Unusable(f"{LOG_CONFIG}: cannot use {log_config}: {error}") from error
+    if log_config:
+        hand_over()
     try:
         listener = config.bind_socket()
     except SystemExit:

@@ -2,15 +2,50 @@
 
 import os
 import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from hpcgate.threads import within
+
 log = structlog.get_logger(__name__)
+
+MAX = 1024 * 1024
+"""Bytes of either file, at most."""
+READING = 10.0
+"""Seconds that the files may take to be read at the start."""
 
 
 class Unusable(Exception):
     """Something that serving needs is of no use; the message says what and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What is in the two files.
+
+    Attributes:
+        stamps: What tells this state of them from others.
+        certificate: The certificate and its chain (PEM).
+        key: Its private key (PEM).
+    """
+
+    stamps: tuple[tuple[int, int], ...]
+    certificate: bytes
+    key: bytes
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Load them from memory, for OpenSSL takes files only and theirs may hang.
+
+        Raises:
+            OSError: They do not belong together, or are none.
+            Unusable: The key is encrypted.
+        """
+        with _file(self.certificate) as certificate, _file(self.key) as key:
+            context.load_cert_chain(certificate, key, password=_no_password)
 
 
 class Tls:
@@ -27,48 +62,84 @@ class Tls:
     def __init__(self, certificate: Path, key: Path | None) -> None:
         self._certificate = certificate
         self._key = key or certificate
-        self._stamps = self._look()
-        self.context = self._made()
+        self._stamps: tuple[tuple[int, int] | None, ...] = ()
+        try:
+            pair = within(READING, self._read)
+            self._stamps = pair.stamps
+            self.context = self._made(pair)
+        except TimeoutError:
+            raise self._unusable(f"they cannot be read within {READING:g} s") from None
+        except OSError as error:
+            raise self._unusable(_reason(error)) from None
 
     def __repr__(self) -> str:
         """Tell which file."""
         return f"<Tls {self._certificate}>"
 
-    def changed(self) -> bool:
-        """Say whether the files are others than those in use. A file system may hang: call it in a thread."""
-        stamps = self._look()
-        return stamps != self._stamps and None not in stamps
-
-    def renew(self) -> None:
-        """Take up a renewed certificate, for connections from now on. One that is of no use leaves the old one."""
-        stamps = self._look()
+    def changed(self) -> Pair | None:
+        """Return what the files hold if they are others than those last seen. They may hang: call it in a thread."""
+        stamps = tuple(_stamp(path) for path in (self._certificate, self._key))
         if stamps == self._stamps or None in stamps:
-            return
-        self._stamps = stamps
+            return None
         try:
-            # Both files are judged apart first: a failed load leaves a context without a key that fits.
-            self._made()
-            self.context.load_cert_chain(self._certificate, self._key)
-        except (Unusable, OSError) as error:
-            log.error("tls.renewal_failed", certificate=str(self._certificate), reason=str(error))
-            return
-        log.info("tls.renewed", certificate=str(self._certificate))
+            return self._read()
+        except OSError as error:
+            self._stamps = stamps
+            self._failed(_reason(error))
+            return None
 
-    def _made(self) -> ssl.SSLContext:
+    def renew(self, pair: Pair) -> None:
+        """Take up a renewed certificate, for connections from now on. One that is of no use leaves the old one."""
+        self._stamps = pair.stamps
+        try:
+            # Both are judged apart first: a failed load leaves a context without a key that fits.
+            self._made(pair)
+            pair.load(self.context)
+        except Unusable as error:
+            self._failed(str(error))
+        except OSError as error:
+            self._failed(_reason(error))
+        else:
+            log.info("tls.renewed", certificate=str(self._certificate))
+
+    def _failed(self, reason: str) -> None:
+        log.error("tls.renewal_failed", certificate=str(self._certificate), reason=reason)
+
+    def _unusable(self, reason: str) -> Unusable:
+        return Unusable(f"cannot use the certificate {self._certificate} with the key {self._key}: {reason}")
+
+    def _read(self) -> Pair:
+        """Read both files.
+
+        Raises:
+            OSError: One cannot be read, or is longer than any certificate.
+        """
+        with ExitStack() as stack:
+            files = [stack.enter_context(path.open("rb")) for path in (self._certificate, self._key)]
+            found = [os.fstat(file.fileno()) for file in files]
+            contents = [file.read(MAX + 1) for file in files]
+        if any(len(content) > MAX for content in contents):
+            raise OSError(f"more than {MAX} bytes")
+        return Pair(tuple((one.st_mtime_ns, one.st_ino) for one in found), contents[0], contents[1])
+
+    def _made(self, pair: Pair) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        try:
-            context.load_cert_chain(self._certificate, self._key, password=_no_password)
-        except OSError as error:
-            reason = error.strerror if error.errno and not isinstance(error, ssl.SSLError) else _reason(error)
-            raise Unusable(
-                f"cannot use the certificate {self._certificate} with the key {self._key}: {reason}"
-            ) from None
+        pair.load(context)
         return context
 
-    def _look(self) -> tuple[tuple[int, int] | None, ...]:
-        return tuple(_stamp(path) for path in (self._certificate, self._key))
+
+@contextmanager
+def _file(content: bytes) -> Iterator[str]:
+    """Give a name to content that no disk ever sees."""
+    descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def _no_password() -> str:
@@ -77,8 +148,12 @@ def _no_password() -> str:
 
 
 def _reason(error: OSError) -> str:
+    if error.strerror and not isinstance(error, ssl.SSLError):
+        return error.strerror
     reason = getattr(error, "reason", None)
-    return reason.replace("_", " ").lower() if reason else "no certificate or key in PEM format"
+    if reason:
+        return str(reason).replace("_", " ").lower()
+    return "no certificate or key in PEM format" if isinstance(error, ssl.SSLError) else str(error)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import asyncssh
@@ -11,6 +12,7 @@ import structlog
 from hpcgate.errors import HostKeyRefused
 from hpcgate.ssh.nodes import look_up
 from hpcgate.telemetry.containment import contained, reaped
+from hpcgate.threads import alone
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -153,7 +155,7 @@ class HostKeys:
         """Read the file. One on a file system that hangs holds one thread, however many log in."""
         reading = self._reading
         if reading is None or reading.get_loop() is not asyncio.get_running_loop():
-            reading = self._reading = asyncio.ensure_future(asyncio.to_thread(self._load, path))
+            reading = self._reading = asyncio.ensure_future(alone(partial(self._load, path)))
             reading.add_done_callback(self._have_read)
         try:
             return await asyncio.shield(reading)

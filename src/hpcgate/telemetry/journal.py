@@ -26,6 +26,7 @@ class Journal:
         paths: The paths that it acts on; None if nobody wants to know.
         job_id: The job that it acts on, or that it has made.
         backend: The commands and HTTP requests that it took; None if nobody wants to know.
+        required: Groups of operations that are refused if they cannot be recorded (`hpcgate.auth.groups.Group`).
         open: Whether the request still goes on.
     """
 
@@ -36,6 +37,7 @@ class Journal:
     who: Mapping[str, str | None] = field(default_factory=dict)
     operation: tuple[str, str] | None = None
     job_id: str | None = None
+    required: frozenset[str] = frozenset()
     open: bool = True
 
 
