@@ -10,6 +10,7 @@ import pytest
 
 from hpcgate.demo.cluster import Cluster, Gateway
 from tests.cluster.streaming import LARGE, etag_of, make, place, token
+from tests.log_lines import settled
 from tests.people import Person
 
 __all__ = ["place"]
@@ -42,7 +43,7 @@ def connections(large_gateway: Gateway) -> Connections:
     """Return a function that says of each login for a request so far whether it was for what is large."""
 
     def logged() -> list[bool]:
-        lines = large_gateway.log.read_text().rpartition("\n")[0].splitlines()
+        lines = settled(large_gateway.url, large_gateway.log).rpartition("\n")[0].splitlines()
         found = [json.loads(line) for line in lines if '"ssh.connect"' in line]
         return [line["bulk"] for line in found if "request_id" in line]
 

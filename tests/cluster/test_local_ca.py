@@ -17,6 +17,7 @@ from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.keys import Key
 from hpcgate.demo.packages import ensure_installed, program
 from hpcgate.demo.sshd import Sshd
+from tests.faults.vitals import eventually
 
 Start = Callable[..., tuple[Gateway, httpx.Client, Sshd]]
 LIBRARY = "/usr/lib/softhsm/libsofthsm2.so"
@@ -74,7 +75,9 @@ def test_the_audit_log_has_the_certificate(start: Start, cluster: Cluster) -> No
     authority = Key.make("gateway-ca")
     gateway, http, _ = start(authority, ca_key=authority.private_text(), lifetime=120)
     assert ask(http, cluster).status_code == 200
-    lines = gateway.configuration.with_suffix(".audit").read_text().splitlines()
+    audit = gateway.configuration.with_suffix(".audit")
+    eventually(lambda: '"action"' in audit.read_text(), 120)  # the last line of the request
+    lines = audit.read_text().splitlines()
     (issued,) = [line for line in map(json.loads, lines) if line["event"] == "certificate.issued"]
     assert issued["user"] == cluster.user("alice").name
     assert issued["principals"] == [cluster.user("alice").name]

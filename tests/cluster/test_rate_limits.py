@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from hpcgate.demo.cluster import Cluster, Gateway
+from tests.log_lines import settled
 from tests.redis_server import PASSWORD, RedisServer
 
 # So slow that no token comes back while a test runs.
@@ -90,6 +91,6 @@ def test_replicas_count_together(cluster: Cluster, start: Callable[..., Gateway]
         assert closed.status_code == 503
         assert closed.headers["retry-after"] == "1"
         for gateway in (one, other):
-            log = gateway.log.read_text()
+            log = settled(gateway.url, gateway.log)
             assert log.count("rate_limits.redis_down") == 1
             assert PASSWORD not in log

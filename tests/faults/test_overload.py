@@ -19,6 +19,7 @@ from hpcgate.demo.users import User
 from hpcgate.server.refusals import HELD, HOLD
 from tests.faults.fuzz import silent
 from tests.front import serving
+from tests.log_lines import settled
 
 CLIENTS = HELD
 MAY_WAIT = 100
@@ -145,7 +146,7 @@ def test_far_more_than_may_wait_are_refused_late_and_the_others_served_once_they
         assert (found["broken"], found["unanswered"], found["without_retry_after"]) == (0, 0, 0)
         # A refusal is held back, so that who is refused does not come back at once.
         assert found["statuses"]["503"]["least"] >= HOLD
-        assert '"server.overloaded"' in gateway.log.read_text()
+        assert '"server.overloaded"' in settled(gateway.url, gateway.log)
         # It is over as soon as the load is.
         assert httpx.get(f"{gateway.url}{path}", headers=headers, timeout=PATIENCE).status_code == 200
         assert "hpcgate_http_requests_waiting 0.0" in httpx.get(f"{gateway.url}/metrics", timeout=PATIENCE).text

@@ -13,6 +13,7 @@ from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.users import User
 from tests.faults.test_overload import PATIENCE, SLOW, sent, where
 from tests.faults.vitals import GIVE_UP, eventually, vitals
+from tests.log_lines import settled
 
 CROWD = 500
 
@@ -33,7 +34,7 @@ def test_a_hundred_requests_of_one_user_at_a_time(cluster: Cluster, max_sessions
         outcomes = asyncio.run(a_hundred(cluster, gateway, alice, max_sessions))
         # Reads and writes, by the helper, by SFTP and by commands: all of them went well, on one connection.
         assert outcomes == {200: 75, 201: 25}, outcomes
-        assert gateway.log.read_text().count('"ssh.connect"') == 1
+        assert settled(gateway.url, gateway.log).count('"ssh.connect"') == 1
         assert vitals(gateway.url).waiting == 0
     finally:
         gateway.stop()

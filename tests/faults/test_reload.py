@@ -13,6 +13,7 @@ import yaml
 
 from hpcgate.demo.cluster import Cluster, Gateway
 from tests.faults.load import READS, Load, put_and_get
+from tests.log_lines import settled
 
 
 def events(gateway: Gateway, name: str) -> list[dict[str, Any]]:
@@ -88,6 +89,7 @@ def test_users_stay_connected_where_nothing_changed(cluster: Cluster) -> None:
     clients = [(cluster.token(one), str(one.home)) for one in (alice, bob)]
 
     def logins(system: str) -> int:
+        settled(gateway.url, gateway.log)
         return sum(line["system"] == system for line in events(gateway, "ssh.connect"))
 
     def ask(system: str) -> None:

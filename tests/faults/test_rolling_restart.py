@@ -11,6 +11,7 @@ import pytest
 from hpcgate.demo.cluster import Cluster, Gateway
 from tests.deploy.proxies import KINDS, start_proxy
 from tests.faults.load import READS, Load, put_and_get
+from tests.log_lines import settled
 
 
 def restart_softly(gateway: Gateway) -> None:
@@ -53,7 +54,7 @@ def test_a_rolling_restart_under_load_loses_nothing(cluster: Cluster, kind: str)
                 load.go_on()
         assert not load.errors, Counter(outcome.error for outcome in load.errors)
         for gateway in gateways:
-            assert '"ssh.connect"' in gateway.log.read_text()
+            assert '"ssh.connect"' in settled(gateway.url, gateway.log)
     finally:
         proxy.daemon.stop()
         for gateway in gateways:

@@ -14,6 +14,7 @@ from tests.attack.key_service import KeyService
 from tests.faults.conftest import PATIENCE, Scene, at_rest, load
 from tests.faults.load import READS, Client, Load, Wrong, jobs, put_and_get, stat
 from tests.faults.vitals import GIVE_UP, Vitals, comes_back, eventually, vitals
+from tests.log_lines import settled
 
 
 def test_slurm_is_restarted(scene: Scene, before: Vitals) -> None:
@@ -90,7 +91,7 @@ def test_certificates_expire_while_they_are_used(cluster: Cluster) -> None:
                 eventually(lambda: service.issued[people[0].name] >= earlier + 3, GIVE_UP)
                 eventually(lambda: busy.summary()["slowly: ok"] > 5, GIVE_UP)
             assert not busy.errors, dict(busy.summary())
-            assert '"why": "expired"' in gateway.log.read_text()
+            assert '"why": "expired"' in settled(gateway.url, gateway.log)
             comes_back(gateway.url, before)
         finally:
             gateway.stop()
