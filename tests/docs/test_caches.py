@@ -59,6 +59,7 @@ BOOKKEEPING = {
     "telemetry/recorder.py:Recorder._tokens": "metrics, by kinds of refusals",
     "telemetry/tally.py:Counter._series": "metrics, by labels that no caller makes up",
     "telemetry/tally.py:Histogram._series": "metrics, by labels that no caller makes up",
+    "telemetry/writer.py:Writers._by_name": "the logs of the process",
 }
 """What is kept by keys and holds no answer for anybody else: who is there, what is counted."""
 
