@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-deep test-debian13 test-recipes unit lint format bench bench-paired soak docs sites clean
+.PHONY: help demo test coverage test-deep test-debian13 test-recipes unit lint format bench bench-paired soak docs sites clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,6 +26,13 @@ unexport PYTHONDONTWRITEBYTECODE
 
 test: lint ## every test, on a real sshd and a real Slurm
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+coverage: $(READY) ## branch coverage of the whole suite, the least covered modules last; TESTS=tests/config for some
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[coverage]'
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --sort=-cover
 
 test-deep: $(READY) ## the property tests with forty times as many examples, and all requests of the attacks
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --hypothesis-profile deep --timeout 3600 -m "hypothesis or deep"

@@ -121,7 +121,7 @@ def test_every_command_is_run(name: str) -> None:
 def test_every_option_of_the_command_itself_is_given() -> None:
     told = {node.value for node in nodes() if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     told |= {node.arg for node in nodes() if isinstance(node, ast.keyword) and node.arg}
-    for option in cli2.typer_click_object.params:  # type: ignore[attr-defined]
+    for option in cli2.typer_click_object.params:
         if option.name not in GROUP_OPTIONS_ELSEWHERE:
             assert told & {*option.opts, option.envvar}, f"no test gives firecrest its {option.opts}"
 

@@ -79,7 +79,7 @@ async def test_a_user_without_a_key() -> None:
 async def test_a_certificate_from_a_file_and_when_it_ends(tmp_path: Path) -> None:
     authority = Key.make("ca", "rsa")
     for kind in ("ed25519", "ecdsa", "rsa"):
-        key = Key.make("alice", kind)  # type: ignore[arg-type]
+        key = Key.make("alice", kind)
         now = time.time()
         file = tmp_path / "cert.pub"
         file.write_text(authority.certify(key, ["alice"], lifetime=120) + "\n")

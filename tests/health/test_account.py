@@ -64,7 +64,7 @@ def oidc(server: TestServer) -> OidcSettings:
 @pytest.fixture
 async def account(oidc: OidcSettings) -> AsyncIterator[ProbeAccount]:
     async with Jwks(oidc) as jwks:
-        yield ProbeAccount(ServiceAccount(client_id="probe", secret="s3cret"), oidc, TokenVerifier(oidc, jwks))  # type: ignore[arg-type]
+        yield ProbeAccount(ServiceAccount(client_id="probe", secret="s3cret"), oidc, TokenVerifier(oidc, jwks))
 
 
 async def test_client_credentials_and_one_token_for_many_rounds(account: ProbeAccount, provider: Provider) -> None:
@@ -92,7 +92,7 @@ async def test_new_keys_of_the_provider_cost_one_more_token(
 ) -> None:
     async with Jwks(oidc) as jwks:
         account = ProbeAccount(
-            ServiceAccount(client_id="probe", secret="s3cret"),  # type: ignore[arg-type]
+            ServiceAccount(client_id="probe", secret="s3cret"),
             oidc,
             TokenVerifier(oidc, jwks),
         )

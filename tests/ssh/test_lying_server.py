@@ -59,7 +59,7 @@ LOGINS = {
 @pytest.mark.parametrize("lie", LOGINS)
 async def test_a_lie_while_logging_in_is_a_typed_error(make_pool: MakePool, nodes: LoginNodes, lie: str) -> None:
     async with lying(LOGINS[lie]) as liar:
-        pool = make_pool(liar)  # type: ignore[arg-type]
+        pool = make_pool(liar)
         with pytest.raises(GatewayError) as caught:
             async with pool.lease(principal(nodes.alice)) as session:
                 await session.run(["true"])
@@ -100,7 +100,7 @@ def flooding(packet: bytes) -> Iterator[tuple[Liar, list[int]]]:
 @pytest.mark.parametrize("packet", [IGNORE, DEBUG], ids=["ignore", "debug"])
 async def test_a_flood_instead_of_a_login_is_cut_off(make_pool: MakePool, nodes: LoginNodes, packet: bytes) -> None:
     with flooding(packet) as (liar, sent):
-        pool = make_pool(liar, timeout={"connection": 60})  # type: ignore[arg-type]
+        pool = make_pool(liar, timeout={"connection": 60})
         with pytest.raises(LoginNodeError, match="sends what nobody asked for"):
             async with pool.lease(principal(nodes.alice)):
                 pass
@@ -118,7 +118,7 @@ CHANNELS = {
 async def test_a_channel_for_crumbs_ends_the_connection(make_pool: MakePool, nodes: LoginNodes, lie: str) -> None:
     told = Told()
     async with lying(Liar(options=CHANNELS[lie])) as liar:
-        pool = make_pool(liar, telemetry=told)  # type: ignore[arg-type]
+        pool = make_pool(liar, telemetry=told)
         async with pool.lease(principal(nodes.alice)) as session:
             with pytest.raises(ConnectionLost):
                 await session.run(["cat"], stdin=b"content")
@@ -127,7 +127,7 @@ async def test_a_channel_for_crumbs_ends_the_connection(make_pool: MakePool, nod
 
 async def test_a_channel_that_is_just_large_enough_works(make_pool: MakePool, nodes: LoginNodes) -> None:
     async with lying(Liar(options={"max_pktsize": unsent.LEAST_PACKET})) as liar:
-        pool = make_pool(liar)  # type: ignore[arg-type]
+        pool = make_pool(liar)
         async with pool.lease(principal(nodes.alice)) as session:
             done = await session.run(["wc", "-c"], stdin=bytes(100_000))
             assert done.stdout.strip() == b"100000"
@@ -142,7 +142,7 @@ async def test_an_answer_about_a_channel_that_makes_no_sense_ends_the_connection
 
     told = Told()
     async with lying(Liar(connected=confuse)) as liar:
-        pool = make_pool(liar, telemetry=told)  # type: ignore[arg-type]
+        pool = make_pool(liar, telemetry=told)
         async with pool.lease(principal(nodes.alice)) as session:
             with pytest.raises(ConnectionLost):
                 await session.run(["true"])
@@ -162,7 +162,7 @@ async def test_who_grants_gigabytes_and_reads_nothing_is_sent_little(make_pool: 
         connection._transport.pause_reading()
 
     async with lying(Liar(begun=turn_away, options={"window": 2**31 - 1})) as liar:
-        pool = make_pool(liar, timeout={"command_execution": 2})  # type: ignore[arg-type]
+        pool = make_pool(liar, timeout={"command_execution": 2})
         async with pool.lease(principal(nodes.alice)) as session:
             with pytest.raises((TimedOut, ConnectionLost)):
                 await session.run(["cat"], stdin=content())
@@ -189,7 +189,7 @@ async def test_who_reads_again_gets_all_of_it(make_pool: MakePool, nodes: LoginN
             pauses.append(asyncio.create_task(look_away_for_a_while(connection)))
 
     async with lying(Liar(begun=begun, options={"window": 2**31 - 1})) as liar:
-        pool = make_pool(liar)  # type: ignore[arg-type]
+        pool = make_pool(liar)
         async with pool.lease(principal(nodes.alice)) as session:
             done = await session.run(["wc", "-c"], stdin=content())
             assert int(done.stdout) == size

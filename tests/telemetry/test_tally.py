@@ -23,8 +23,8 @@ def test_the_same_text(observed: list[tuple[str, float]]) -> None:
         (ours, Counter, Histogram),
         (theirs, prometheus_client.Counter, prometheus_client.Histogram),
     ):
-        counts = counter("seen", "What was seen.", ("kind",), registry=registry)  # type: ignore[operator]
-        seconds = histogram("took_seconds", "What it took.", ("kind",), buckets=BUCKETS, registry=registry)  # type: ignore[operator]
+        counts = counter("seen", "What was seen.", ("kind",), registry=registry)
+        seconds = histogram("took_seconds", "What it took.", ("kind",), buckets=BUCKETS, registry=registry)
         for kind, amount in observed:
             counts.labels(kind).inc()
             counts.labels(kind).inc(amount)

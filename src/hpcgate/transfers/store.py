@@ -10,11 +10,11 @@ from typing import Any
 
 import aiohttp
 import structlog
-from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # it has no stubs of its own
-from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
-from aiobotocore.session import AioSession, get_session  # type: ignore[import-untyped]
-from botocore import handlers  # type: ignore[import-untyped]
-from botocore.exceptions import BotoCoreError, ClientError, SSLError  # type: ignore[import-untyped]
+from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.session import AioSession, get_session
+from botocore import handlers
+from botocore.exceptions import BotoCoreError, ClientError, SSLError
 
 from hpcgate.errors import Unavailable
 from hpcgate.outbound.client import MAX_HEADERS
