@@ -193,6 +193,8 @@ async def test_what_cannot_be_opened_changes_nothing(
 
     served: list[Gateway] = []
     async with Gateways(settings(), SILENT, served.append) as gateways:
+        # A gateway that cannot verify tokens itself gives way to any other.
+        await until(lambda: served[0].jwks.complete)
         with capture_logs() as logs:
             assert not await gateways.reload(mistaken, list)
             no_keys = {"authentication": {"token_url": "http://127.0.0.1/", "public_certs": ["file:///nowhere"]}}
