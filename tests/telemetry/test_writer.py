@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ class File:
     ],
 )
 async def test_a_file_that_hangs_holds_nobody_and_takes_so_much_memory(
-    most: dict[str, int], lines: list[str], kept: int
+    most: dict[str, Any], lines: list[str], kept: int
 ) -> None:
     file, told = File(), threading.Semaphore(0)
     dropped: list[int] = []
