@@ -20,11 +20,13 @@ GatewayError                 500
     JobNotFound              404
   TimedOut                   408
   Conflict                   409
+    UnderWay                 409
   Gone                       410
   PreconditionFailed         412
   TooLarge                   413
   UnsupportedMediaType       415
   RangeNotSatisfiable        416
+  KeyReused                  422
   Locked                     423
   LoginNodeError             424
     CredentialRefused        424
@@ -190,6 +192,21 @@ class Conflict(GatewayError):
     status = 409
 
 
+class UnderWay(Conflict):
+    """An earlier request with the same Idempotency-Key has not come to its end.
+
+    Args:
+        retry_after: Seconds until the same request may be sent again.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(
+            "The submission with this Idempotency-Key is under way",
+            data={"reason": "under_way"},
+            headers={"Retry-After": str(retry_after)},
+        )
+
+
 class Gone(GatewayError):
     """What the request names is no more, and will not be again."""
 
@@ -212,6 +229,12 @@ class RangeNotSatisfiable(GatewayError):
     """No part that was asked for lies within the file."""
 
     status = 416
+
+
+class KeyReused(GatewayError):
+    """An Idempotency-Key comes again, with another request."""
+
+    status = 422
 
 
 class Locked(GatewayError):

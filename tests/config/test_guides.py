@@ -30,10 +30,10 @@ def test_examples_load(text: str, tmp_path: Path) -> None:
     Settings.model_validate(GENERAL | yaml.safe_load(text))
 
 
-def test_the_scheduler_of_the_page_loads() -> None:
-    (text,) = examples("schedulers.md")
-    cluster = {"name": "demo", "ssh": {"host": "login.example.org"}} | yaml.safe_load(text)
-    Settings.model_validate(GENERAL | {"clusters": [cluster]})
+def test_the_settings_of_the_page_load() -> None:
+    scheduler, general = map(yaml.safe_load, examples("schedulers.md"))
+    cluster = {"name": "demo", "ssh": {"host": "login.example.org"}} | scheduler
+    Settings.model_validate(GENERAL | {"clusters": [cluster]} | general)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

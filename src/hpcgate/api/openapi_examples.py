@@ -41,6 +41,8 @@ _BODIES: dict[str, dict[str, Any]] = {
 _PARAMETERS: dict[str, Any] = {
     "system_name": "demo",
     "job_id": "4711",
+    "key": "5f6c1d0e-8a57-4d0b-9c39-1b4f0a1f8e52",
+    "Idempotency-Key": "5f6c1d0e-8a57-4d0b-9c39-1b4f0a1f8e52",
     "upload_id": "4c5ef8d0-3c0f-4b5e-9a55-0d7d3a1f0c11",
     "path": _FILE,
     "account": "project",

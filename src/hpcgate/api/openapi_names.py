@@ -21,6 +21,8 @@ _NAMES: dict[tuple[str, str], tuple[str, str]] = {
         "Get a job's script and outputs",
     ),
     ("put", "/compute/{system_name}/jobs/{job_id}/attach"): ("attach_to_job", "Run a command inside a running job"),
+    ("get", "/compute/{system_name}/submissions"): ("find_submission", "What has become of a submission? (any key)"),
+    ("get", "/compute/{system_name}/submissions/{key}"): ("get_submission", "What has become of a submission?"),
     ("get", f"{_FILES}/ops/download"): ("download", "Download a small file"),
     ("post", f"{_FILES}/ops/upload"): ("upload", "Upload a small file"),
     ("get", f"{_FILES}/ops/checksum"): ("checksum", "Get a file's checksum"),

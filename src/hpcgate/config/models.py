@@ -14,6 +14,7 @@ from hpcgate.config.audit import AuditSettings
 from hpcgate.config.auth import AuthSettings, OidcSettings, OpenFgaSettings
 from hpcgate.config.base import CredentialSettings, Model, PluginSettings, SchedulerSettings, TransferSettings
 from hpcgate.config.http import HttpSettings
+from hpcgate.config.idempotency import IdempotencySettings
 from hpcgate.config.introspection import IntrospectionSettings
 from hpcgate.config.logger import LoggerSettings
 from hpcgate.config.maintenance import MaintenanceWindow
@@ -122,6 +123,9 @@ class Settings(Model):
     rate_limits: RateLimitSettings = Field(
         default_factory=lambda: RateLimitSettings(), description="How many requests users and clients may send."
     )
+    idempotency: IdempotencySettings = Field(
+        default_factory=lambda: IdempotencySettings(), description="Submissions that happen once (Idempotency-Key)."
+    )
     http: HttpSettings = Field(default_factory=lambda: HttpSettings(), description="How HTTP is served.")
     metrics: MetricsSettings = Field(default_factory=lambda: MetricsSettings(), description="Metrics for Prometheus.")
     tracing: TracingSettings = Field(default_factory=lambda: TracingSettings(), description="Traces by OpenTelemetry.")
@@ -188,6 +192,7 @@ __all__ = [
     "CredentialSettings",
     "DataOperation",
     "FileSystem",
+    "IdempotencySettings",
     "IntrospectionSettings",
     "LoggerSettings",
     "MaintenanceWindow",

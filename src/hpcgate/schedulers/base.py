@@ -11,8 +11,10 @@ from typing import Any, ClassVar, Literal
 
 from hpcgate.auth import Principal
 from hpcgate.config import SchedulerSettings
-from hpcgate.errors import GatewayError
+from hpcgate.errors import GatewayError, NotSupported
 from hpcgate.schedulers.directives import Directives
+from hpcgate.schedulers.once import Fate, Submitted
+from hpcgate.schedulers.receipts import Once
 from hpcgate.ssh.pool import Pool
 
 TimeWindow = Literal["1h", "8h", "24h", "3d", "7d"]
@@ -210,6 +212,32 @@ class Scheduler(ABC):
             SubmissionRefused: With the scheduler's own words.
             Forbidden: A quota or QOS limit is reached.
         """
+
+    @property
+    def submits_once(self) -> bool:
+        """Whether there are `submit_once` and `submission`."""
+        return False
+
+    async def submit_once(self, principal: Principal, job: JobDescription, once: Once) -> Submitted:
+        """Submit a job, unless it was submitted before: however often it is asked for, by whomever, there is one job.
+
+        Raises:
+            NotSupported: This scheduler cannot promise it.
+            KeyReused: It was another job.
+            UnderWay: It is being submitted.
+            SchedulerUnavailable: It may have been submitted, and it cannot be told now.
+            Conflict: It was submitted, and its id cannot be told.
+            GatewayError: As `submit`; nothing was submitted, and the next one may be.
+        """
+        raise NotSupported("An Idempotency-Key is not supported by this scheduler")
+
+    async def submission(self, principal: Principal, once: Once) -> Fate:
+        """Return what has become of what `submit_once` was asked for.
+
+        Raises:
+            NotSupported: As there.
+        """
+        raise NotSupported("An Idempotency-Key is not supported by this scheduler")
 
     @abstractmethod
     async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:

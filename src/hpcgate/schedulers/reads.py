@@ -29,6 +29,8 @@ from hpcgate.schedulers.base import (
     Scheduler,
 )
 from hpcgate.schedulers.directives import Directives
+from hpcgate.schedulers.once import Fate, Submitted
+from hpcgate.schedulers.receipts import Once
 from hpcgate.ssh.errors import fresh_copy
 from hpcgate.telemetry.base import SILENT, Telemetry
 from hpcgate.telemetry.containment import contained, reaped
@@ -121,6 +123,21 @@ class SharedReads(Scheduler):
         job_id = await self._write("submit", principal, self.backend.submit(principal, job))
         note_job(job_id)
         return job_id
+
+    @property
+    def submits_once(self) -> bool:
+        """Whether the backend does."""
+        return self.backend.submits_once
+
+    async def submit_once(self, principal: Principal, job: JobDescription, once: Once) -> Submitted:
+        """Submit a job once by the backend."""
+        submitted = await self._write("submit", principal, self.backend.submit_once(principal, job, once))
+        note_job(submitted.job_id)
+        return submitted
+
+    async def submission(self, principal: Principal, once: Once) -> Fate:
+        """Return what has become of a submission; never shared."""
+        return await self._query("submission", self.backend.submission(principal, once))
 
     async def cancel(self, principal: Principal, job_id: str) -> None:
         """Cancel a job by the backend."""

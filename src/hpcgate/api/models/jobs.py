@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -123,6 +123,16 @@ class PostJobSubmissionResponse(Wire):
     """The submitted job."""
 
     job_id: str | None = None
+
+
+class GetSubmissionResponse(Wire):
+    """What has become of a submission."""
+
+    state: Literal["submitted", "not_submitted", "under_way", "unknown"] = Field(
+        description="under_way and unknown: ask again, or send the request again with the same key"
+    )
+    job_id: str | None = Field(None, description="The job's id, if it was submitted")
+    reason: str | None = Field(None, description="Why it is not known, or what the scheduler has refused it for")
 
 
 class PostJobAttachRequest(BodyParameters):

@@ -241,6 +241,14 @@ class DataOperation(Snake):
     datatransfer_jobs_directives: list[str] = Field(default_factory=list)
 
 
+class SubmissionPromise(Wire):
+    """What is promised of submissions with an Idempotency-Key."""
+
+    exactly_once: bool = Field(description="Whether the system takes an Idempotency-Key")
+    required: bool = Field(False, description="Whether what submits a job must have one")
+    lifetime: int = Field(0, description="Seconds for which a key stands for its submission")
+
+
 class HPCCluster(Wire):
     """The public part of a system's configuration, and its health."""
 
@@ -253,6 +261,7 @@ class HPCCluster(Wire):
     data_operation: DataOperation = DataOperation()
     last_health_check: datetime | None = None
     maintenance: list[MaintenanceWindow] = Field(default_factory=list)
+    submissions: SubmissionPromise | None = Field(None, description="What an Idempotency-Key is good for here")
 
 
 class GetSystemsResponse(Wire):

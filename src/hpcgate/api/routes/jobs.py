@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from hpcgate.api.access import AccessDep, enter
 from hpcgate.api.fast_path import DirectRoute, described, read_query
 from hpcgate.api.grants import admit_job
+from hpcgate.api.idempotency import KeyDep, once, say_replayed
 from hpcgate.api.json_bodies import JOB, json_body
 from hpcgate.api.models import jobs as models
 from hpcgate.api.responses import encoded, json_bytes
@@ -99,14 +100,22 @@ def _answer(jobs: Jobs) -> Response:
 async def post_job_submit(
     access: AccessDep,
     request: Annotated[models.PostJobSubmitRequest, json_body(models.PostJobSubmitRequest)],
+    key: KeyDep,
+    response: Response,
 ) -> models.PostJobSubmissionResponse:
-    """Submit a job."""
+    """Submit a job: once, however often it is sent, if it has an Idempotency-Key."""
+    keyed = once(access, key, request)
     job = description(request.job)
     access.system.admit(job.working_directory)
     if job.script_path is not None:
         access.system.admit(job.script_path)
     job = await admit_job(access, job)
-    return models.PostJobSubmissionResponse(job_id=await access.system.scheduler.submit(access.principal, job))
+    scheduler = access.system.scheduler
+    if keyed is None:
+        return models.PostJobSubmissionResponse(job_id=await scheduler.submit(access.principal, job))
+    submitted = await scheduler.submit_once(access.principal, job, keyed)
+    say_replayed(response, replayed=submitted.replayed)
+    return models.PostJobSubmissionResponse(job_id=submitted.job_id)
 
 
 class JobsParameters(BaseModel):

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from hpcgate.api.access import AccessDep, GatewayDep, PrincipalDep
 from hpcgate.api.models import status as models
 from hpcgate.api.terms import PUBLIC, on
-from hpcgate.config import Cluster
+from hpcgate.config import Cluster, IdempotencySettings
 from hpcgate.errors import Unavailable
 from hpcgate.filesystem.identity import identity
 from hpcgate.gateway.system import System
@@ -58,11 +58,19 @@ def _rounded(value: Any) -> Any:
 @router.get("/systems")
 async def get_systems(gateway: GatewayDep, _: PrincipalDep) -> models.GetSystemsResponse:
     """List the systems with their public configuration and their health."""
-    return models.GetSystemsResponse(systems=[_shown(system) for system in gateway.systems.values()])
+    return models.GetSystemsResponse(
+        systems=[_shown(system, gateway.settings.idempotency) for system in gateway.systems.values()]
+    )
 
 
-def _shown(system: System) -> models.HPCCluster:
+def _shown(system: System, idempotency: IdempotencySettings) -> models.HPCCluster:
     shown = public(system.settings)
+    once = system.scheduler.submits_once
+    shown.submissions = models.SubmissionPromise(
+        exactly_once=once,
+        required=once and idempotency.required,
+        lifetime=int(idempotency.lifetime) if once else 0,
+    )
     now = time.time()
     shown.maintenance = [
         models.MaintenanceWindow(

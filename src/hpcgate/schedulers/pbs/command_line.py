@@ -16,6 +16,7 @@ from hpcgate.errors import (
     TimedOut,
 )
 from hpcgate.schedulers.base import Job, JobDescription, JobMetadata, Node, Partition, Reservation
+from hpcgate.schedulers.once import Doubt
 from hpcgate.schedulers.pbs import pbs_rstat, pbsnodes, qdel, qstat, qsub, script
 from hpcgate.schedulers.pbs.documents import decoded
 from hpcgate.schedulers.pbs.failures import (
@@ -51,6 +52,9 @@ ONE_BY_ONE = 20
 
 _LINGER = 1.0
 """Seconds for qsub to end once it has printed the id, where it may then wait for the job (``-W block=true``)."""
+
+_KILLED = range(129, 144)
+"""Exit statuses by which a shell says that a signal ended qsub; those of qsub itself begin at 153 (pbs_error.h)."""
 
 Parsed = TypeVar("Parsed")
 Row = TypeVar("Row", Job, qstat.Submitted)
@@ -179,6 +183,36 @@ class CommandLine:
                 if tag in job.arguments.split(" "):
                     return job.job_id
         return None
+
+    # What `hpcgate.schedulers.once` asks of a scheduler's commands.
+
+    async def prepared(self, principal: Principal, job: JobDescription, mark: str) -> tuple[Sequence[str], bytes]:
+        """Return the command that submits a job with a mark, and its input."""
+        content = await self._script(principal, job)
+        return qsub.command(job, content, mark), script.composed(content, job)
+
+    async def judged(self, principal: Principal, mark: str, printed: Printed) -> str | GatewayError | Doubt:
+        """Return what qsub has said of a submission."""
+        job_id = qsub.parse(printed.text)
+        if job_id is not None and qsub.is_plain(printed.text):
+            return job_id
+        words = qsub.refusal(printed.text)
+        killed = printed.exit_status is not None and printed.exit_status in _KILLED
+        if job_id is not None or printed.exit_status in (0, None) or killed:
+            return Doubt(words, claims=printed.exit_status == 0, printed_id=job_id)
+        refusal = self._unsubmitted(printed, ["qsub"], looked=False)
+        return Doubt(words) if isinstance(refusal, TimedOut) else refusal
+
+    async def marked(self, principal: Principal, mark: str, began: float) -> str | None:
+        """Return the id of the job with a mark, as the server knows it.
+
+        Raises:
+            Conflict: The server keeps no history, and the job may have ended.
+        """
+        found = await self._tagged(principal, mark)
+        if found is None and not self._findings.of(principal).history:
+            raise Conflict("PBS keeps no history here, and the job may have ended; look at what it has written")
+        return found
 
     async def _script(self, principal: Principal, job: JobDescription) -> bytes:
         if job.script_path is None:

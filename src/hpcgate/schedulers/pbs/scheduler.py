@@ -18,10 +18,12 @@ from hpcgate.schedulers.base import (
     Scheduler,
 )
 from hpcgate.schedulers.directives import Directives
+from hpcgate.schedulers.once import Fate, Submissions, Submitted
 from hpcgate.schedulers.pbs.command_line import CommandLine
 from hpcgate.schedulers.pbs.job_ids import JobId
 from hpcgate.schedulers.pbs.options import OPTIONS
 from hpcgate.schedulers.pbs.settings import PbsSettings
+from hpcgate.schedulers.receipts import Once
 from hpcgate.ssh.pool import Pool
 
 
@@ -37,6 +39,7 @@ class Pbs(Scheduler):
     def __init__(self, system: str, settings: PbsSettings, pool: Pool) -> None:
         self.system = system
         self._commands = CommandLine(system, settings, pool)
+        self._submissions = Submissions(pool, self._commands, settings.timeout, dict(settings.environment))
 
     def directives(self) -> Directives:
         """Return which options a job's script may hold, and which of them name files."""
@@ -49,6 +52,19 @@ class Pbs(Scheduler):
         ``partition``; ``constraints`` is a resource list for ``-l``.
         """
         return await self._commands.submit(principal, job)
+
+    @property
+    def submits_once(self) -> bool:
+        """Jobs are."""
+        return True
+
+    async def submit_once(self, principal: Principal, job: JobDescription, once: Once) -> Submitted:
+        """Submit a job by qsub, unless it was submitted before. The job has a mark in its ``Submit_arguments``."""
+        return await self._submissions.submit(principal, job, once)
+
+    async def submission(self, principal: Principal, once: Once) -> Fate:
+        """Return what has become of a submission, by its receipt or by its mark."""
+        return await self._submissions.find(principal, once)
 
     async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:
         """List jobs, in the order of their ids; an array is one job."""

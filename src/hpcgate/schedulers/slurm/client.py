@@ -69,3 +69,14 @@ def client(system: str, settings: SlurmSettings, pool: Pool) -> Client:
             return Hybrid(system, settings, pool)
         case _:
             return CommandLine(system, settings, pool)
+
+
+def commands_of(client: Client) -> CommandLine | None:
+    """Return the commands on the login node that a client uses, None if it uses slurmrestd alone."""
+    match client:
+        case CommandLine():
+            return client
+        case Hybrid():
+            return client.commands
+        case _:
+            return None

@@ -22,6 +22,7 @@ from hpcgate.errors import (
 )
 from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
+from hpcgate.schedulers.once import Doubt
 from hpcgate.schedulers.reading import Findings, Reader
 from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
 from hpcgate.schedulers.slurm.delimiters import new_mark
@@ -61,6 +62,9 @@ DOUBT = 30.0
 Other commands try for as long as slurm.conf's MessageTimeout, 10 s by default, before they give up.
 """
 
+
+_SLACK = 3600
+"""Seconds by which the clocks of login node and database may differ when a job is looked for in the history."""
 
 _LINGER = 1.0
 """Seconds for sbatch to end once it has printed the id: after that it waits for the job (``--wait``)."""
@@ -219,6 +223,72 @@ class CommandLine:
         if isinstance(found, GatewayError) or said.jobs or "submitted" in words.lower():
             raise Conflict(f"The job may have been submitted, but its id cannot be told; look at your jobs: {words}")
         raise SubmissionRefused(words)
+
+    # What `hpcgate.schedulers.once` asks of a scheduler's commands.
+
+    async def prepared(self, principal: Principal, job: JobDescription, mark: str) -> tuple[Sequence[str], bytes]:
+        """Return the command that submits a job with a mark, and its input."""
+        script = None
+        if job.script_path is not None:
+            # What cannot be read here sbatch cannot read either, and says so.
+            done = await self._run(principal, sbatch.head_command(job), controller=False)
+            script = _text(done.stdout)
+        return sbatch.command(job, sbatch.Tag.marked(mark), script=script), sbatch.stdin(job)
+
+    async def judged(self, principal: Principal, mark: str, printed: Printed) -> str | GatewayError | Doubt:
+        """Return what sbatch has said of a submission."""
+        said = sbatch.parse(printed.text, sbatch.Tag.marked(mark))
+        foreign = await self._elsewhere(principal, said)
+        if foreign:
+            return await self._refused_elsewhere(principal, *foreign)
+        if said.program and printed.exit_status in (0, None) and len(said.jobs) == 1:
+            return said.jobs[0][0]
+        claims = bool(said.jobs) or (printed.exit_status == 0 and said.began)
+        # A script in sbatch's place may fail after the job is in, and a shell may be killed before it says so.
+        certain = printed.exit_status is not None and not _killed(printed) and (said.program or not said.began)
+        refusal = _refusal(printed, said) if certain and not claims else None
+        if isinstance(refusal, BadRequest | Forbidden | SchedulerUnavailable):
+            return refusal
+        return Doubt(said.words, claims)
+
+    async def marked(self, principal: Principal, mark: str, began: float) -> str | None:
+        """Return the id of the job with a mark: as the controller knows it, or the database if that may have forgotten.
+
+        Raises:
+            Conflict: There is no database, and the controller may have forgotten it.
+        """
+        column = new_mark()
+        text = await self._read(principal, sbatch.queue_command(principal.username, column), squeue.ENVIRONMENT)
+        if mark in text:
+            jobs = sbatch.parse_queue(text, column)
+            found = next((job.base for job in jobs if mark in job.comment.split()), None)
+            if found is None:
+                raise BadAnswer("squeue: the login node's answer makes no sense")
+            return found
+        kept = await self._parsed(principal, scontrol.CONFIG, scontrol.parse_kept)
+        # A job is kept for that long after its end, which was not before the attempt began.
+        elapsed = asyncio.get_running_loop().time() - began
+        if elapsed < kept:
+            return None
+        return await self._marked_in_history(principal, mark, int(elapsed))
+
+    async def _marked_in_history(self, principal: Principal, mark: str, elapsed: int) -> str | None:
+        told = await self._run(principal, ["sdiag"], retry=True)
+        if told.ok and not scontrol.told_all(_text(told.stdout)):
+            raise SchedulerUnavailable("The accounting database has not been told all yet")
+        column = new_mark()
+        selection = Selection(user=principal.username, window=elapsed + _SLACK)
+        argv = sacct.command(selection, column, ("JobID", *sacct.NAME_FIELDS[1:]), steps=False)
+        done = await self._run(principal, argv, env=sacct.ENVIRONMENT, controller=False)
+        if not done.ok:
+            if says(done.words, NO_ACCOUNTING):
+                raise Conflict("Slurm may have forgotten the job, and keeps no records; look at what it has written")
+            raise failure(done)
+        lines = await self._reader.read(
+            principal, "sacct", done.stdout, lambda output: sacct.parse_submit_lines(_text(output), column)
+        )
+        found = next((shown for shown, line in lines.items() if mark in line), None)
+        return None if found is None else JobId.parse(found).base
 
     async def _run_submission(
         self, principal: Principal, argv: Sequence[str], stdin: bytes, tag: sbatch.Tag

@@ -95,19 +95,31 @@ class Tag:
         """Return one that was never used."""
         return cls(f"sbatch-{secrets.token_hex(8)}", f"{_TAGGED}{secrets.token_hex(8)}")
 
+    @classmethod
+    def marked(cls, mark: str) -> "Tag":
+        """Return the one of a submission with a mark (`hpcgate.schedulers.receipts`)."""
+        return cls(f"sbatch-{mark.removeprefix(_TAGGED)}", mark)
 
-def command(job: JobDescription, tag: Tag, *, tagged: bool = True) -> list[str]:
+
+def command(job: JobDescription, tag: Tag, *, tagged: bool = True, script: str | None = None) -> list[str]:
     """Return the command that submits a job; its standard input is `stdin`.
 
     Each value is one argument together with its option's name, so that none can become an option.
 
+    Args:
+        job: The job.
+        tag: What it is known by.
+        tagged: Whether it is to have the tag.
+        script: The beginning of the script at its path, whose own comment is kept beside the tag. Without it, the
+            comment of such a script stays as it is.
+
     Raises:
         BadRequest: A value holds a NUL.
     """
-    own = _own_comment(job.script or "")
+    own = _own_comment((job.script if script is None else script) or "")
     comment = f"{own} {tag.comment}" if own else tag.comment
     arguments = ["sh", "-c", _READER, "sbatch", job.working_directory, tag.header]
-    arguments += [comment if tagged else "", job.script_path or "", "--parsable"]
+    arguments += [comment if tagged else "", (job.script_path or "") if script is None else "", "--parsable"]
     for attribute, option in _OPTIONS.items():
         value = getattr(job, attribute)
         if value:
@@ -121,6 +133,16 @@ def command(job: JobDescription, tag: Tag, *, tagged: bool = True) -> list[str]:
         if "\0" in argument:
             raise BadRequest(f"A NUL character cannot be submitted: {argument!r}")
     return arguments
+
+
+_HEAD = 64 * 1024
+"""Bytes of a script in which a comment of its own is looked for."""
+
+
+def head_command(job: JobDescription) -> list[str]:
+    """Return the command that prints the beginning of the script at its path."""
+    text = f'exec dd bs={_HEAD} count=1 <"$1" 2>/dev/null'
+    return ["sh", "-c", text, "sbatch", job.script_path or ""]
 
 
 _DIRECTIVE = re.compile(r"#SBATCH\s+(.*)")

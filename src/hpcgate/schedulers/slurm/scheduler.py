@@ -15,6 +15,7 @@ from hpcgate.errors import (
     Forbidden,
     GatewayError,
     JobNotFound,
+    NotSupported,
     SchedulerUnavailable,
     TimedOut,
     TooLarge,
@@ -32,7 +33,9 @@ from hpcgate.schedulers.base import (
     Scheduler,
 )
 from hpcgate.schedulers.directives import Directives
-from hpcgate.schedulers.slurm.client import client
+from hpcgate.schedulers.once import Fate, Submissions, Submitted
+from hpcgate.schedulers.receipts import Once
+from hpcgate.schedulers.slurm.client import client, commands_of
 from hpcgate.schedulers.slurm.command_line import NoHistory
 from hpcgate.schedulers.slurm.history_cache import HistoryCache, who
 from hpcgate.schedulers.slurm.job_ids import JobId
@@ -109,6 +112,10 @@ class Slurm(Scheduler):
     def __init__(self, system: str, settings: SlurmSettings, pool: Pool) -> None:
         self.system = system
         self._commands = client(system, settings, pool)
+        commands = commands_of(self._commands)
+        self._submissions = (
+            None if commands is None else Submissions(pool, commands, settings.timeout, dict(settings.environment))
+        )
         self._past = HistoryCache(settings.history_cache)
         self._silence = Silence()
         # A third of it for an answer, the rest for something small.
@@ -124,6 +131,30 @@ class Slurm(Scheduler):
             return await self._commands.submit(principal, job)
         finally:
             self._past.forget(principal.username)
+
+    @property
+    def submits_once(self) -> bool:
+        """Whether jobs are, or can be, submitted on the login node, where the receipts are."""
+        return self._submissions is not None
+
+    async def submit_once(self, principal: Principal, job: JobDescription, once: Once) -> Submitted:
+        """Submit a job by sbatch, unless it was submitted before; in hybrid mode by sbatch, too.
+
+        The job has a mark in its comment. A script in sbatch's place that drops ``--comment`` takes that away.
+        """
+        try:
+            return await self._marking().submit(principal, job, once)
+        finally:
+            self._past.forget(principal.username)
+
+    async def submission(self, principal: Principal, once: Once) -> Fate:
+        """Return what has become of a submission, by its receipt or by its mark."""
+        return await self._marking().find(principal, once)
+
+    def _marking(self) -> Submissions[JobDescription]:
+        if self._submissions is None:
+            raise NotSupported("An Idempotency-Key is not supported over slurmrestd alone (connection_mode: rest)")
+        return self._submissions
 
     async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:
         """List jobs, in the order of their ids."""

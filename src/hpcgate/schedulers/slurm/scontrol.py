@@ -1,5 +1,6 @@
 """scontrol: nodes, partitions, reservations, the controllers, scripts. https://slurm.schedmd.com/scontrol.html"""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -76,6 +77,28 @@ def parse_accounting(text: str) -> bool:
     """Return whether there is a database for accounting, as far as ``show config`` tells."""
     match = _STORAGE.search(text)
     return match is None or match[1] == "accounting_storage/slurmdbd"
+
+
+_KEPT = re.compile(r"^MinJobAge\s*=\s*(\d{1,9}) sec", re.MULTILINE)
+
+
+def parse_kept(text: str) -> float:
+    """Return for how many seconds the controller knows a job after its end, as ``show config`` tells; 0 is for good.
+
+    https://slurm.schedmd.com/slurm.conf.html (MinJobAge)
+    """
+    match = _KEPT.search(text)
+    if match is None:
+        raise ValueError("no MinJobAge")
+    return float(match[1]) or math.inf
+
+
+_UNTOLD = re.compile(r"^\s*DBD Agent queue size:\s*([1-9][0-9]*)", re.MULTILINE)
+
+
+def told_all(text: str) -> bool:
+    """Return whether the controller has told the database all, as far as sdiag says."""
+    return _UNTOLD.search(text) is None
 
 
 def _lines(text: str, first: str, parse: Callable[[Mapping[str, str]], Parsed]) -> tuple[Parsed, ...]:

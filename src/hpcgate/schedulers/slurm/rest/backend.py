@@ -311,14 +311,14 @@ class Hybrid(Rest):
     def __init__(self, system: str, settings: SlurmSettings, pool: Pool) -> None:
         """Keep the settings and the pool; nothing is opened."""
         super().__init__(system, settings, pool)
-        self._commands = CommandLine(system, settings, pool)
+        self.commands = CommandLine(system, settings, pool)
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit by slurmrestd; by sbatch what a request cannot carry. The one or the other, never both."""
         try:
             body = submission.body(job, principal.username, self.version)
         except NotSupported:
-            return await self._commands.submit(principal, job)
+            return await self.commands.submit(principal, job)
         return await self._post(principal, job, body)
 
     async def history(self, principal: Principal, selection: Selection) -> list[Record]:
@@ -329,7 +329,7 @@ class Hybrid(Rest):
             return records
         asked = Selection(ids=unknown) if len(unknown) <= MAX_IDS else selection
         try:
-            known = await self._commands.history(principal, asked)
+            known = await self.commands.history(principal, asked)
         except (GatewayError, NoHistory):
             return records
         found = {(record.raw, record.submitted): record.job for record in known}
@@ -337,11 +337,11 @@ class Hybrid(Rest):
 
     async def metadata(self, principal: Principal, records: Sequence[Record]) -> tuple[JobMetadata, ...]:
         """Return what was submitted, by commands."""
-        return await self._commands.metadata(principal, records)
+        return await self.commands.metadata(principal, records)
 
     async def attach(self, principal: Principal, job_id: JobId, shell_command: str) -> None:
         """Run a shell command as a step, by srun."""
-        await self._commands.attach(principal, job_id, shell_command)
+        await self.commands.attach(principal, job_id, shell_command)
 
 
 MAX_IDS = 100

@@ -1,0 +1,221 @@
+"""Submissions with an Idempotency-Key by HTTP, on the real Slurm."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from hpcgate.demo.cluster import Cluster, Gateway
+from tests.people import Person
+
+SLEEP = "#!/bin/bash\nexec sleep 600\n"
+RECEIPTS = ".local/state/hpcgate/submissions"
+
+
+def submit(person: Person, key: str | None, *, system: str = "demo", **job: Any) -> httpx.Response:
+    body = {"name": "once", "workingDirectory": str(person.user.home), **job}
+    if "scriptPath" not in body:
+        body.setdefault("script", SLEEP)
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return person.http.post(f"/compute/{system}/jobs", json={"job": body}, headers=headers)
+
+
+def found(person: Person, key: str) -> dict[str, Any]:
+    answer = person.http.get(f"/compute/demo/submissions/{key}")
+    assert answer.status_code == 200, answer.text
+    state: dict[str, Any] = answer.json()
+    return state
+
+
+def comments(person: Person) -> dict[str, str]:
+    """Return the comments of the user's jobs by id."""
+    user = person.user.name
+    text = person.cluster.slurm.run(["squeue", "-h", "-a", "-t", "all", "-o", "%F %k", "-u", user])
+    return dict(line.split(" ", 1) for line in text.splitlines())
+
+
+def break_off(person: Person, *names: str) -> Path:
+    """Make the newest receipt that of an attempt whose end nobody has seen."""
+    newest = person.run("sh", "-c", f"ls -td {RECEIPTS}/*/ | head -1").strip()
+    person.run("rm", "-f", *(f"{newest}{name}" for name in names or ("1.out", "1.end")))
+    return Path(newest)
+
+
+def test_the_same_request_is_the_same_job(alice: Person) -> None:
+    key = str(uuid4())
+    assert found(alice, key)["state"] == "not_submitted"
+    first = submit(alice, key)
+    assert first.status_code == 201, first.text
+    assert "Idempotency-Replayed" not in first.headers
+    before = comments(alice)
+    for shown in (key, f'"{key}"'):
+        again = submit(alice, shown)
+        assert (again.status_code, again.json()) == (201, first.json())
+        assert again.headers["Idempotency-Replayed"] == "true"
+    assert comments(alice) == before
+    assert found(alice, key) == {"state": "submitted", "jobId": first.json()["jobId"], "reason": None}
+    other = submit(alice, key, name="other")
+    assert other.status_code == 422
+    assert comments(alice) == before
+
+
+def test_a_key_is_one_user_s(alice: Person, bob: Person) -> None:
+    key = "first/of the day"
+    mine, his = submit(alice, key), submit(bob, key)
+    assert mine.json()["jobId"] != his.json()["jobId"]
+    answer = alice.http.get("/compute/demo/submissions", params={"key": key})
+    assert answer.json()["jobId"] == mine.json()["jobId"]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, '"', '"a', '"a"b', "a\tb"])
+def test_what_is_no_key_is_refused(alice: Person, key: str) -> None:
+    before = comments(alice)
+    answer = submit(alice, key)
+    assert answer.status_code == 400
+    assert "Idempotency-Key" in answer.json()["message"]
+    assert comments(alice) == before
+
+
+def test_two_keys_are_refused(alice: Person) -> None:
+    headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    body = {"job": {"script": SLEEP, "workingDirectory": "/"}}
+    answer = alice.http.post("/compute/demo/jobs", json=body, headers=headers)
+    assert answer.status_code == 400
+
+
+def test_a_refused_job_leaves_its_key_free(alice: Person) -> None:
+    key = str(uuid4())
+    refused = submit(alice, key, partition="nowhere")
+    assert refused.status_code == 400
+    assert "invalid partition" in refused.json()["message"]
+    state = found(alice, key)
+    assert state["state"] == "not_submitted"
+    assert "invalid partition" in state["reason"]
+    mended = submit(alice, key)
+    assert mended.status_code == 201
+    assert "Idempotency-Replayed" not in mended.headers
+
+
+def test_a_job_whose_answer_was_lost_is_found_by_its_mark(alice: Person) -> None:
+    key = str(uuid4())
+    script = SLEEP.replace("\n", '\n#SBATCH --comment="my own"\n', 1)
+    alice.cluster.as_user(alice.user, ["tee", "own.sh"], input=script)
+    own = str(alice.user.home / "own.sh")
+    for job in ({"script": script}, {"scriptPath": own}):
+        job_id = submit(alice, key, **job).json()["jobId"]
+        assert comments(alice)[job_id].startswith("my own hpcgate:")
+        break_off(alice)
+        assert found(alice, key)["jobId"] == job_id
+        break_off(alice, "1.id")
+        again = submit(alice, key, **job)
+        assert again.json()["jobId"] == job_id
+        assert again.headers["Idempotency-Replayed"] == "true"
+        key = str(uuid4())
+
+
+def test_a_job_that_the_controller_has_forgotten_is_found_in_the_history(alice: Person, tmp_path: Path) -> None:
+    key = str(uuid4())
+    job_id = submit(alice, key).json()["jobId"]
+    place = break_off(alice)
+    # It was made so long ago that the controller need not know it, and does not.
+    words = alice.run("cat", f"{place}/1").split()
+    words[3] = str(int(words[3]) - 3600)
+    alice.cluster.as_user(alice.user, ["tee", f"{place}/1"], input=" ".join(words) + "\n")
+    tools = alice.cluster.scratch / "forgetful"
+    tools.mkdir(exist_ok=True)
+    (tools / "squeue").write_text("#!/bin/sh\n")
+    for path in (tools, tools / "squeue"):
+        path.chmod(0o755)
+    alice.cluster.as_user(alice.user, ["tee", ".bashrc"], input=f"PATH={tools}:$PATH\n")
+    try:
+        until(lambda: found(alice, key)["state"] == "submitted", "the database is not told")
+        assert found(alice, key)["jobId"] == job_id
+    finally:
+        alice.run("rm", ".bashrc")
+
+
+def test_a_broken_off_attempt_without_a_job_is_made_again(alice: Person) -> None:
+    key = str(uuid4())
+    first = submit(alice, key).json()["jobId"]
+    place = break_off(alice)
+    # As if nothing had come of it: no job has its mark.
+    words = alice.run("cat", f"{place}/1").split()
+    words[1] = "hpcgate:nobody"
+    alice.cluster.as_user(alice.user, ["tee", f"{place}/1"], input=" ".join(words) + "\n")
+    assert found(alice, key)["state"] == "not_submitted"
+    second = submit(alice, key)
+    assert second.status_code == 201
+    assert second.json()["jobId"] != first
+    assert submit(alice, key).json() == second.json()
+
+
+def test_a_directory_that_is_not_the_user_s_own(bob: Person) -> None:
+    before = comments(bob)
+    bob.run("sh", "-c", f"mv {RECEIPTS} {RECEIPTS}.aside 2>/dev/null; mkdir -p {RECEIPTS}; rmdir {RECEIPTS}")
+    bob.run("ln", "-s", "/tmp", RECEIPTS)
+    try:
+        answer = submit(bob, str(uuid4()))
+        assert answer.status_code == 403
+        assert "nothing was submitted" in answer.json()["message"]
+    finally:
+        bob.run("rm", RECEIPTS)
+    assert comments(bob) == before
+
+
+def test_while_nobody_can_tell_nothing_is_submitted(cluster: Cluster, alice: Person) -> None:
+    key = str(uuid4())
+    job_id = submit(alice, key).json()["jobId"]
+    break_off(alice)
+    before = comments(alice)
+    cluster.slurm.slurmctld.stop()
+    try:
+        answer = submit(alice, key)
+        assert answer.status_code == 503
+        assert "Retry-After" in answer.headers
+        assert found(alice, key)["state"] == "unknown"
+        fresh = submit(alice, str(uuid4()))
+        assert fresh.status_code == 503
+    finally:
+        cluster.slurm.slurmctld.start()
+    assert submit(alice, key).json()["jobId"] == job_id
+    assert comments(alice).keys() == before.keys()
+
+
+def test_systems_say_what_they_promise(alice: Person) -> None:
+    systems = {one["name"]: one["submissions"] for one in alice.http.get("/status/systems").json()["systems"]}
+    assert systems["demo"] == {"exactlyOnce": True, "required": False, "lifetime": 86400}
+
+
+def test_a_site_that_wants_keys(cluster: Cluster, alice: Person, own_gateway: Gateway) -> None:
+    with httpx.Client(base_url=own_gateway.url, headers=alice.http.headers, timeout=120) as http:
+        person = Person(alice.user, http, cluster)
+        assert submit(person, None).status_code == 400
+        assert submit(person, str(uuid4())).status_code == 201
+
+
+@pytest.fixture
+def own_gateway(cluster: Cluster) -> Any:
+    path = cluster.directory / "tests-once.yaml"
+    running = cluster.start_gateway(
+        cluster.write_gateway_config(path, clusters=[cluster.cluster_settings("demo")], idempotency={"required": True})
+    )
+    yield running
+    running.stop()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _clear(alice: Person, bob: Person) -> Any:
+    yield
+    for person in (alice, bob):
+        person.cluster.slurm.run(["scancel", "-u", person.user.name])
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)

@@ -1,0 +1,353 @@
+"""A submission with a key happens once, wherever its script is killed and however many make it."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from hpcgate.auth import Principal
+from hpcgate.errors import (
+    Conflict,
+    GatewayError,
+    KeyReused,
+    NoSpace,
+    PermissionDenied,
+    RateLimited,
+    SchedulerUnavailable,
+    SubmissionRefused,
+    UnderWay,
+)
+from hpcgate.schedulers import once as once_module
+from hpcgate.schedulers import receipts
+from hpcgate.schedulers.once import Doubt, Fate, Submissions, Submitted
+from hpcgate.schedulers.receipts import Once, Receipts
+from hpcgate.schedulers.submitting import Printed
+from tests.schedulers.local_session import LocalPool
+from tests.ssh.stepping import Shims
+
+ALICE = Principal("alice", token="")
+SHELLS = {"dash": ["dash"], "bash": ["bash", "--posix"], "busybox": ["busybox", "sh"]}
+DIRECTORY = ".local/state/hpcgate/submissions"
+WHERE = Receipts(f"~/{DIRECTORY}", 86400, 1000)
+KEY = Once.of(WHERE, "alice", "demo", "a key", "digest")
+
+# A scheduler whose queue is a file. Its steps are tools, too, so that it can be killed between them.
+SBATCH = """\
+#!/bin/dash
+date >/dev/null
+case $(cat) in refused*) echo "invalid partition" >&2; exit 1 ;; esac
+if [ -n "$GATE" ]; then echo >"$GATE.here"; cat "$GATE" >/dev/null; fi
+echo "$1" >>"$QUEUE"
+date >/dev/null
+wc -l <"$QUEUE"
+date >/dev/null
+"""
+KILL = """\
+if [ "$n" -eq "${AT:-0}" ]; then
+  read -r line </proc/$$/stat
+  set -f; g() { echo "$3"; }; group=$(g ${line##*) }); set +f
+  case $WHOM in main) kill -9 "$MAIN" ;; group) kill -9 -- "-$group" ;; esac
+fi
+"""
+
+
+class Scheduler:
+    """What tells of the queue, as `hpcgate.schedulers.once.Backend` says.
+
+    Attributes:
+        down: Whether it answers nothing.
+    """
+
+    def __init__(self, queue: Path) -> None:
+        self.queue = queue
+        self.down = False
+
+    @property
+    def marks(self) -> list[str]:
+        return self.queue.read_text().split() if self.queue.exists() else []
+
+    async def prepared(self, principal: Principal, job: str, mark: str) -> tuple[Sequence[str], bytes]:
+        return ["sbatch", mark], job.encode()
+
+    async def judged(self, principal: Principal, mark: str, printed: Printed) -> str | GatewayError | Doubt:
+        words = printed.text.strip()
+        if words.isdigit() and printed.exit_status in (0, None):
+            return words
+        if "invalid" in words and printed.exit_status == 1:
+            return SubmissionRefused(words)
+        return Doubt(words)
+
+    async def marked(self, principal: Principal, mark: str, began: float) -> str | None:
+        if self.down:
+            raise SchedulerUnavailable("down")
+        return str(self.marks.index(mark) + 1) if mark in self.marks else None
+
+
+class Site:
+    """A user's home on a login node, and submissions there."""
+
+    def __init__(self, directory: Path, shell: Sequence[str]) -> None:
+        self.home = directory / "home"
+        self.home.mkdir()
+        self.receipts = self.home / DIRECTORY
+        (directory / "tmp").mkdir()
+        self.shims = Shims(directory, KILL, sbatch=SBATCH)
+        self.shims.begin()
+        env = {"HOME": str(self.home), "TMPDIR": str(directory / "tmp"), "QUEUE": str(directory / "queue")}
+        self.pool = LocalPool(shell, {**self.shims.environment(), **env, "LC_ALL": "C.UTF-8"})
+        self.scheduler = Scheduler(directory / "queue")
+        self.submissions: Submissions[str] = Submissions(cast("Any", self.pool), self.scheduler, 60, {})
+
+    async def submit(self, job: str = "job", key: Once = KEY) -> Submitted:
+        return await self.submissions.submit(ALICE, job, key)
+
+    async def insist(self) -> Submitted:
+        """Submit until there is an answer, as a client does."""
+        while True:
+            try:
+                return await self.submit()
+            except (UnderWay, SchedulerUnavailable):
+                await asyncio.sleep(0.01)
+
+    async def find(self, key: Once = KEY) -> Fate:
+        return await self.submissions.find(ALICE, key)
+
+    def receipt(self) -> Path:
+        (found,) = (path for path in self.receipts.iterdir() if path.is_dir())
+        return found
+
+    def forget(self, *names: str) -> None:
+        for name in names:
+            (self.receipt() / name).unlink()
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(once_module, "PAUSE", 0)
+
+
+@pytest.fixture(params=SHELLS)
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
+    return Site(tmp_path, SHELLS[request.param])
+
+
+async def test_the_same_key_is_the_same_job(site: Site) -> None:
+    assert await site.find() == Fate("not_submitted")
+    assert await site.submit() == Submitted("1")
+    assert await site.submit() == Submitted("1", replayed=True)
+    assert len(site.scheduler.marks) == 1
+    found = await site.find()
+    assert (found.state, found.job_id) == ("submitted", "1")
+    assert oct(site.receipts.stat().st_mode)[-3:] == "700"
+    other = Once.of(WHERE, "alice", "demo", "another", "digest")
+    assert await site.submit(key=other) == Submitted("2")
+    with pytest.raises(KeyReused):
+        await site.submit(key=Once(WHERE, KEY.name, "other digest"))
+
+
+async def test_many_at_once_make_one_job(site: Site) -> None:
+    answers = await asyncio.gather(*(site.insist() for _ in range(8)))
+    assert {answer.job_id for answer in answers} == {"1"}
+    assert [answer.replayed for answer in answers].count(False) <= 1
+    assert len(site.scheduler.marks) == 1
+
+
+async def test_a_refusal_frees_the_key(site: Site) -> None:
+    for _ in range(2):
+        with pytest.raises(SubmissionRefused, match="invalid partition"):
+            await site.submit("refused")
+        assert (await site.find()).state == "not_submitted"
+    assert await site.submit("job", Once(WHERE, KEY.name, "mended")) == Submitted("1")
+    with pytest.raises(KeyReused):
+        await site.submit()
+
+
+async def test_what_is_in_doubt_is_looked_up(site: Site) -> None:
+    await site.submit()
+    site.forget("1.out", "1.end")
+    site.scheduler.down = True
+    with pytest.raises(SchedulerUnavailable, match="cannot be told"):
+        await site.submit()
+    assert (await site.find()).state == "unknown"
+    site.scheduler.down = False
+    assert await site.submit() == Submitted("1", replayed=True)
+    site.scheduler.queue.write_text("")  # it has been forgotten since
+    assert await site.submit() == Submitted("1", replayed=True)
+    site.forget("1.id")
+    assert (await site.find()).state == "not_submitted"
+    assert await site.submit() == Submitted("1")
+    assert len(site.scheduler.marks) == 1
+
+
+async def test_it_goes_on_when_who_waits_for_it_is_gone(site: Site, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    site.pool.env["GATE"] = str(gate)
+    request = asyncio.create_task(site.submit())
+    while not (tmp_path / "gate.here").exists():
+        await asyncio.sleep(0.01)
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    assert (await site.find()).state == "under_way"
+    with pytest.raises(UnderWay):
+        await site.submit()
+    gate.write_text("on\n")
+    assert (await site.insist()).job_id == "1"
+    assert len(site.scheduler.marks) == 1
+
+
+async def test_an_old_key_is_a_new_one(site: Site) -> None:
+    await site.submit()
+    brief = Receipts(WHERE.directory, -1, WHERE.most)
+    assert await site.submit(key=Once(brief, KEY.name, "other")) == Submitted("2")
+
+
+async def test_another_machine_may_be_at_it(site: Site) -> None:
+    await site.submit()
+    site.forget("1.out", "1.end")
+    attempt = site.receipt() / "1"
+    words = attempt.read_text().split()
+    words[4] = "elsewhere/boot/1"
+    attempt.write_text(" ".join(words) + "\n")
+    with pytest.raises(UnderWay):
+        await site.submit()
+    words[3] = str(int(words[3]) - receipts.LEASE)
+    attempt.write_text(" ".join(words) + "\n")
+    assert await site.submit() == Submitted("1", replayed=True)
+
+
+@pytest.mark.parametrize("tokens", ["", "1 other", "2 other"])
+async def test_who_has_seen_something_else_makes_no_attempt(tmp_path: Path, tokens: str) -> None:
+    site = Site(tmp_path, ["dash"])
+    await site.submit()
+    argv = receipts.claim(KEY, "head", "mine", "mark", tokens, ["sbatch", "mark"])
+    done = await site.pool.run(argv)
+    assert receipts.parse(done.stdout.decode(), "head").token != "mine"
+    assert len(site.scheduler.marks) == 1
+
+
+async def test_a_directory_that_others_could_have_made(site: Site, tmp_path: Path) -> None:
+    site.receipts.parent.mkdir(parents=True)
+    site.receipts.symlink_to(tmp_path)
+    with pytest.raises(PermissionDenied, match="is a link"):
+        await site.submit()
+    site.receipts.unlink()
+    site.receipts.mkdir(mode=0o777)
+    site.receipts.chmod(0o777)
+    assert await site.submit() == Submitted("1")
+    assert oct(site.receipts.stat().st_mode)[-3:] == "700"
+    if os.geteuid() == 0:
+        os.chown(site.receipts, 12345, 12345)
+        with pytest.raises(PermissionDenied, match="somebody else"):
+            await site.submit()
+    assert len(site.scheduler.marks) == 1
+
+
+@pytest.mark.parametrize(
+    ("tool", "words", "error"),
+    [
+        ("ln", "No space left on device", NoSpace),
+        ("ln", "Disk quota exceeded", NoSpace),
+        ("ln", "Operation not permitted", PermissionDenied),
+        ("mkdir", "Read-only file system", PermissionDenied),
+        ("mkdir", "No space left on device", NoSpace),
+    ],
+)
+async def test_without_a_receipt_nothing_is_submitted(
+    tmp_path: Path, tool: str, words: str, error: type[GatewayError]
+) -> None:
+    site = Site(tmp_path, ["dash"])
+    broken = tmp_path / "shims" / tool
+    broken.unlink()
+    broken.write_text(f"#!/bin/sh\necho '{tool}: {words}' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    with pytest.raises(error, match=words):
+        await site.submit()
+    assert site.scheduler.marks == []
+
+
+async def test_a_home_that_is_not_there(tmp_path: Path) -> None:
+    site = Site(tmp_path, ["dash"])
+    site.pool.env["HOME"] = "/proc/nowhere"
+    with pytest.raises(PermissionDenied):
+        await site.submit()
+    assert site.scheduler.marks == []
+
+
+async def test_old_receipts_are_swept_and_their_number_is_bounded(site: Site) -> None:
+    for number in range(3):
+        await site.submit(key=Once.of(WHERE, "alice", "demo", f"key {number}", "digest"))
+    first = site.receipts / Once.of(WHERE, "alice", "demo", "key 0").name
+    long_ago = time.time() - 86400 - 2 * 3600
+    os.utime(first, (long_ago, long_ago))
+    (site.receipts / "swept").unlink()
+    await site.submit(key=Once.of(WHERE, "alice", "demo", "key 3", "digest"))
+    assert not first.exists()
+    assert len([path for path in site.receipts.iterdir() if path.is_dir()]) == 3
+    (site.receipts / "swept").unlink()
+    few = Receipts(WHERE.directory, WHERE.lifetime, 3)
+    with pytest.raises(RateLimited):
+        await site.submit(key=Once.of(few, "alice", "demo", "key 4", "digest"))
+    assert len(site.scheduler.marks) == 4
+
+
+async def test_a_receipt_that_is_being_swept_is_nobody_s(site: Site) -> None:
+    await site.submit()
+    (site.receipt() / "2").write_text("swept token\n")
+    with pytest.raises(UnderWay):
+        await site.submit()
+    # Whoever was to remove it was killed: the next one does.
+    long_ago = time.time() - 86400 - 2 * 3600
+    os.utime(site.receipt(), (long_ago, long_ago))
+    (site.receipts / "swept").unlink()
+    assert await site.submit() == Submitted("2")
+
+
+async def test_what_the_answer_needs_besides_is_kept(site: Site) -> None:
+    key = Once(WHERE, KEY.name, KEY.digest, "a memo of " + "much " * 10_000)
+    assert await site.submit(key=key) == Submitted("1", memo=key.memo)
+    again = await site.submit(key=Once(WHERE, KEY.name, KEY.digest, "another"))
+    assert again == Submitted("1", replayed=True, memo=key.memo)
+    assert (await site.find()).memo == key.memo
+
+
+async def test_no_answer_is_taken_for_one(tmp_path: Path) -> None:
+    site = Site(tmp_path, ["dash"])
+
+    async def claims(principal: Principal, mark: str, printed: Printed) -> Doubt:
+        return Doubt("submitted, says a wrapper", claims=True)
+
+    site.scheduler.judged = claims  # type: ignore[method-assign]
+    await site.submit()
+    site.scheduler.queue.write_text("")
+    site.forget("1.id")
+    with pytest.raises(Conflict, match="cannot be told"):
+        await site.submit()
+    assert site.scheduler.marks == []
+
+
+@pytest.mark.parametrize(
+    ("shell", "whom"), [("dash", "group"), ("dash", "main"), ("busybox", "group"), ("bash", "main")]
+)
+async def test_killed_before_any_step_and_sent_again_it_is_one_job(tmp_path: Path, shell: str, whom: str) -> None:
+    site = Site(tmp_path, SHELLS[shell])
+    site.pool.env["WHOM"] = whom
+    await site.submit()
+    steps = site.shims.steps()
+    assert steps > 15
+    for at in range(1, steps + 1):
+        shutil.rmtree(site.receipts)
+        site.scheduler.queue.unlink()
+        site.shims.begin()
+        site.pool.env["AT"] = str(at)
+        with contextlib.suppress(GatewayError):
+            await site.submit()
+        site.pool.env["AT"] = "0"
+        assert (await site.insist()).job_id == "1", at
+        assert len(site.scheduler.marks) == 1, at
