@@ -291,7 +291,7 @@ class Rows:
                 gateway = version.gateway
                 found, cpu = sent([gateway], gateway.url, self.bench.asked, OPEN_RATE, 2 * self.seconds, connections)
                 time.sleep(1)
-                # What is refused is no failure here.
+                # What is refused is not a failure here.
                 return per_answer(cpu, found), 0
 
             return take

@@ -90,7 +90,7 @@ class BadRequest(GatewayError):
 
 
 class NotADirectory(BadRequest):
-    """ENOTDIR: a component of the path is no directory."""
+    """ENOTDIR: a component of the path is not a directory."""
 
 
 class IsADirectory(BadRequest):

@@ -60,9 +60,9 @@ async def test_the_proxy_of_the_environment(endpoint: Endpoint, url: str, monkey
     [
         ({"status": 502, "text": "<html>"}, "The token endpoint answered 502: Bad Gateway"),
         ({"status": 400, "text": '{"error": "invalid_scope"}'}, "The token endpoint answered 400: invalid_scope"),
-        ({"text": "<html>"}, "What answered is no token endpoint: there is no access_token in it."),
-        ({"text": '{"keys": []}'}, "What answered is no token endpoint: there is no access_token in it."),
-        ({"text": '{"access_token": 1}'}, "What answered is no token endpoint: there is no access_token in it."),
+        ({"text": "<html>"}, "The response did not come from a token endpoint: it has no access_token."),
+        ({"text": '{"keys": []}'}, "The response did not come from a token endpoint: it has no access_token."),
+        ({"text": '{"access_token": 1}'}, "The response did not come from a token endpoint: it has no access_token."),
     ],
 )
 async def test_no_token(endpoint: Endpoint, url: str, answer: dict[str, Any], words: str) -> None:
@@ -76,7 +76,7 @@ async def test_no_token(endpoint: Endpoint, url: str, answer: dict[str, Any], wo
 async def test_nobody_to_ask() -> None:
     for url, words in (
         (f"http://127.0.0.1:{unused_port()}/token", "The token endpoint could not be used: .*127.0.0.1"),
-        ("idp.example.org/token", "The address of the token endpoint is no URL."),
+        ("idp.example.org/token", "The address of the token endpoint is not a URL."),
     ):
         with pytest.raises(TokenRefused, match=words) as caught:
             await fetch_token(url, "client", "s3cret")

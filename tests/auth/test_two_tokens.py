@@ -125,7 +125,7 @@ async def introspected(site: Site, one: Claims, other: Claims) -> None:
 
 
 async def decided(site: Site, one: Claims, other: Claims) -> None:
-    """OpenFGA's yes to one token is no yes to the other."""
+    """OpenFGA's yes to one token is not a yes to the other."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(0.01)

@@ -197,7 +197,7 @@ def test_what_is_no_token_endpoint(cluster: Cluster, tmp_path: Path) -> None:
     settings = {"auth": {"authentication": {"token_url": f"{cluster.idp.url}/nowhere"}}}
     status, lines = walk(cluster, tmp_path, settings=settings)
     assert status == 1
-    assert only(lines, "is no token endpoint: status 404")[0] == BAD
+    assert only(lines, "is not a token endpoint: status 404")[0] == BAD
 
 
 @contextmanager
@@ -348,7 +348,7 @@ def test_file_systems(cluster: Cluster, tmp_path: Path) -> None:
     status, lines = walk(cluster, tmp_path, file_systems=paths)
     assert status == 1
     assert only(lines, "nowhere does not exist")[0] == BAD
-    assert only(lines, "file is no directory")[0] == BAD
+    assert only(lines, "file is not a directory")[0] == BAD
     assert only(lines, "closed is a directory that")[0] == WARNING
     assert only(lines, "can read")[0] == GOOD
 

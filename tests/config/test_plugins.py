@@ -87,7 +87,7 @@ def test_mistakes_keep_their_place_and_name_the_nearest_key(config: Writer) -> N
     [
         ("gone", "the plug-in 'gone' (no_such_package.module:Class) cannot be loaded: ModuleNotFoundError"),
         ("odd", "cannot be loaded: AttributeError"),
-        ("bare", "cannot be loaded: its Settings is no pydantic model"),
+        ("bare", "cannot be loaded: its Settings is not a pydantic model"),
     ],
 )
 def test_a_plug_in_that_cannot_be_loaded(name: str, why: str, config: Writer) -> None:

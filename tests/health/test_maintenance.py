@@ -113,7 +113,7 @@ def test_times_have_the_local_zone_unless_they_name_one() -> None:
     assert moment("2027-02-01T06:00:00+01:00", now) == datetime(2027, 2, 1, 5, tzinfo=UTC)
     assert moment("2027-02-01T06:00", now) == datetime(2027, 2, 1, 6).astimezone()
     for wrong in ("", "soon", "4", "h", "4h4d", "12:00"):
-        with pytest.raises(ValueError, match="is no time"):
+        with pytest.raises(ValueError, match="is not a time"):
             moment(wrong, now)
 
 
@@ -160,7 +160,7 @@ def test_the_command(config: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("set", "daint", "--until", "soon"), "is no time"),
+        (("set", "daint", "--until", "soon"), "is not a time"),
         (("set", "daint", "--from", "4h", "--until", "2h"), "until must be later than start"),
         (("set", "daint", "--until", "2020-01-01"), "it would be over already"),
         (("set", "dain"), "There is no system dain; the configuration has Daint, eiger."),

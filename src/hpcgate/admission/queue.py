@@ -79,13 +79,13 @@ class Caller(Protocol):
 
     @property
     def asker(self) -> Asker:
-        """Who asks."""
+        """Return who sends the request."""
 
     def let_in(self) -> bool:
         """Begin to serve it; False if its client has gone."""
 
     def turn_away(self) -> None:
-        """Refuse it."""
+        """Answer the request with a refusal."""
 
 
 @dataclass(slots=True)

@@ -51,7 +51,7 @@ class _Problem(JSONResponse):
     """JSON whatever the text in it: lone surrogates, which a client may send in JSON, become U+FFFD."""
 
     def render(self, content: Any) -> bytes:
-        """Return the body."""
+        """Return the JSON of the body, encoded."""
         try:
             return super().render(content)
         except UnicodeEncodeError:
@@ -97,7 +97,7 @@ def _first(error: ValidationError) -> list[Any]:
 
 
 def _readable(text: str) -> str:
-    """Return text that JSON can carry: lone surrogates, which stand for bytes that are no UTF-8, are replaced."""
+    """Return text that JSON can carry: lone surrogates, which stand for bytes that are not UTF-8, are replaced."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     except UnicodeEncodeError:  # others stand for nothing: the answer's own encoding replaces them

@@ -81,7 +81,7 @@ def _keep(body: Body | None, size: int) -> None:
 class Shape:
     """Counts the values and the depth of JSON while it comes, block by block, by what stands outside of its strings.
 
-    What is no JSON may be counted wrongly, but never costs more.
+    What is not JSON may be counted wrongly, but never costs more.
 
     Attributes:
         values: Values so far, or up to three times as many.
@@ -194,7 +194,7 @@ def validated(model: type[M], given: Any) -> tuple[M, list[str]]:
     """Return a body as its model, and what is to be said of fields that are not used.
 
     Raises:
-        InvalidParameters: It does not fit. A field that is not known is no reason, except in a strict model.
+        InvalidParameters: It does not fit. A field that is not known is not a reason, except in a strict model.
     """
     try:
         found, unknown = model.model_validate(given), []

@@ -62,7 +62,7 @@ class MultipartFile:
 
         Raises:
             TimedOut: The client sends too slowly, or nothing.
-            BadRequest: The body is no multipart/form-data, or has no part named ``file``.
+            BadRequest: The body is not multipart/form-data, or has no part named ``file``.
         """
         kind, options = parse_options_header(request.headers.get("content-type"))
         boundary = options.get(b"boundary")
@@ -101,7 +101,7 @@ class MultipartFile:
                     self._parser.write(block)
                 except FormParserError as error:
                     raise BadRequest(
-                        "The body is no well-formed multipart/form-data.", caused_by=[str(error)]
+                        "The body is not well-formed multipart/form-data.", caused_by=[str(error)]
                     ) from None
                 return True
         return False

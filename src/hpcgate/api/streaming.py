@@ -50,7 +50,7 @@ class StreamingAnswer(Response):
         self._stall = stall
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Open, and send."""
+        """Open what is streamed, and send it."""
         async with self._opening as answer:
             headers = [
                 (name.lower().encode("latin-1"), value.encode("latin-1"))
@@ -112,7 +112,7 @@ def announced_size(request: Request, limit: int | None) -> int | None:
     """Return the size of a request's body, None if it comes in chunks.
 
     Raises:
-        BadRequest: Content-Length is no number.
+        BadRequest: Content-Length is not a number.
         TooLarge: It is over the limit.
     """
     text = request.headers.get("content-length")

@@ -12,7 +12,7 @@ class Authorizer(Protocol):
         """Return if the principal may use the system of that configured name.
 
         Raises:
-            Forbidden: No.
+            Forbidden: The user may not use the system.
             Unavailable: It could not be found out.
         """
 
@@ -24,7 +24,7 @@ class Everyone:
     """Lets every authenticated user use every system: no ``authorization`` is configured."""
 
     async def authorize(self, principal: Principal, system: str) -> None:
-        """Return."""
+        """Allow everything: there is no service to ask."""
 
     async def close(self) -> None:
-        """Close nothing."""
+        """Do nothing: nothing is open."""

@@ -16,7 +16,7 @@ long ago, somebody logged in.
 def claim(claims: Mapping[str, Any], name: str) -> Any:
     """Return a claim, None if it is not there.
 
-    A name with dots that is no claim's own leads into nested objects: ``realm_access.roles``.
+    A name with dots that is not a claim's own leads into nested objects: ``realm_access.roles``.
     """
     if name in claims:
         return claims[name]

@@ -60,7 +60,7 @@ async def fetch_token(
     except TooSlow:
         raise TokenRefused(f"The token endpoint did not answer within {TIMEOUT:g} s.") from None
     except BadAddress as error:
-        raise TokenRefused("The address of the token endpoint is no URL.") from error
+        raise TokenRefused("The address of the token endpoint is not a URL.") from error
     except ServiceError as error:
         raise TokenRefused(f"The token endpoint could not be used: {error}") from error
     finally:
@@ -76,7 +76,7 @@ async def fetch_token(
         raise TokenRefused(f"The token endpoint answered {answer.status}: {words}")
     token = answered.get("access_token")
     if not isinstance(token, str):
-        raise TokenRefused("What answered is no token endpoint: there is no access_token in it.")
+        raise TokenRefused("The response did not come from a token endpoint: it has no access_token.")
     return AccessToken(token, _seconds(answered.get("expires_in")))
 
 

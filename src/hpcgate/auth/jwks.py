@@ -75,14 +75,14 @@ class Jwks:
         return f"<Jwks {len(self._identities)} keys of {loaded}/{len(self._sources)} sources>"
 
     async def __aenter__(self) -> Self:
-        """Open."""
+        """Begin to fetch keys."""
         await self.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Stop fetching keys, and close the connections."""
         await self.close()
 
     async def open(self) -> None:

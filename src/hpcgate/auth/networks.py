@@ -5,7 +5,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 
 def lies_in(source: str | None, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
-    """Tell whether an address lies in one of the networks; what is no address does not."""
+    """Tell whether an address lies in one of the networks; what is not an address does not."""
     try:
         address = ip_address(source or "")
     except ValueError:

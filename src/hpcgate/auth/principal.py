@@ -1,4 +1,4 @@
-"""Who asks."""
+"""The principal: who a request comes from, by its verified token."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -29,7 +29,7 @@ app = typer.Typer(
 
 ConfigOption = Annotated[
     Path | None,
-    # readable: what reads it says what is wrong, and that is no mistake of the command line.
+    # readable: what reads it says what is wrong, and that is not a mistake of the command line.
     typer.Option(
         "--config", "-c", envvar=list(ENVIRONMENT_VARIABLES), readable=False, help="The configuration file (YAML)."
     ),

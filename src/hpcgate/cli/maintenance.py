@@ -47,7 +47,7 @@ def moment(text: str, now: datetime) -> datetime:
     try:
         given = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise ValueError(f"{text!r} is no time: write 2027-02-01T06:00, or 4h for four hours from now") from None
+        raise ValueError(f"{text!r} is not a time: write 2027-02-01T06:00, or 4h for four hours from now") from None
     return given.astimezone() if given.tzinfo is None else given
 
 

@@ -95,7 +95,7 @@ def given_token(token: str | None, file: Path | None) -> str | None:
     except OSError as error:
         raise failure(f"Cannot read the token: {file}: {error.strerror}") from None
     except UnicodeError:
-        raise failure(f"Cannot read the token: {file} is no text") from None
+        raise failure(f"Cannot read the token: {file} is not text") from None
     return text.strip()
 
 
@@ -149,7 +149,7 @@ def _show(token: str, config: Path | None) -> int:
         for line in _in_words(claims):
             typer.echo(line)
     else:
-        typer.echo("The token is no JWT: only the IdP knows what it says.")
+        typer.echo("The token is not a JWT: only the IdP knows what it says.")
     if config is None:
         typer.echo("! not verified: --config says by which rules")
         return 0

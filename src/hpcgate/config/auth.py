@@ -114,7 +114,7 @@ class OpenFgaSettings(Model):
 
     url: HttpUrl = Field(description="The check endpoint.")
     timeout: Seconds | None = Field(1, description="Seconds to wait for an answer; null waits 60.")
-    max_connections: int = Field(100, ge=0, description="Most connections to the service; 0 is no limit.")
+    max_connections: int = Field(100, ge=0, description="Most connections to the service; 0 means no limit.")
     cache: Pause = Field(0, description="Seconds that a decision is kept.")
 
 

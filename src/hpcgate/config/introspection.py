@@ -19,7 +19,7 @@ class IntrospectionSettings(Model):
         "client_secret_basic", description="How the secret is shown."
     )
     tokens: Literal["opaque", "all"] = Field(
-        "opaque", description="Ask about tokens that are no JWTs; or about all, whose revocation is noticed then."
+        "opaque", description="Ask about tokens that are not JWTs; or about all, whose revocation is noticed then."
     )
     timeout: Seconds = Field(5, description="Seconds to wait for an answer.")
     cache: Pause = Field(

@@ -52,7 +52,7 @@ def load(path: Path | None = None) -> Settings:
 
 
 def load_and_remark(path: Path | None = None) -> tuple[Settings, list[Mistake]]:
-    """Return the settings of a file as `load` does, and what was passed over in it, which is no mistake.
+    """Return the settings of a file as `load` does, and what was passed over in it, which is not a mistake.
 
     Raises:
         ConfigError: Something is wrong; it holds every mistake of every file.

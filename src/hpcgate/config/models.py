@@ -94,7 +94,7 @@ class StreamSettings(Model):
     max_streams: int = Field(64, ge=1, description="Most streams at a time, all users together; more are told 429.")
     max_streams_per_user: int = Field(8, ge=1, description="Most streams of one user at a time.")
     stall_timeout: Seconds = Field(60, description="Seconds that a client may neither send nor take anything.")
-    max_upload_size: int | None = Field(None, ge=0, description="Most bytes of a streamed upload; unset is no limit.")
+    max_upload_size: int | None = Field(None, ge=0, description="Most bytes of a streamed upload. Unset: no limit.")
     upload_lifetime: Seconds = Field(
         7 * 24 * 3600, description="Seconds that a resumable upload may rest before it expires."
     )

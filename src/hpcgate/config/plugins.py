@@ -46,7 +46,7 @@ def settings_model(group: str, name: str) -> type[BaseModel]:
             f"the plug-in {name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}"
         ) from None
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        raise ValueError(f"the plug-in {name!r} ({point.value}) cannot be loaded: its Settings is no pydantic model")
+        raise ValueError(f"the plug-in {name!r} ({point.value}) cannot be loaded: its Settings is not a pydantic model")
     return model
 
 
@@ -69,7 +69,7 @@ class Plugin:
 
         Raises:
             ValidationError: They do not fit it; locations are relative to `value`.
-            ValueError: They are no mapping.
+            ValueError: They are not a mapping.
         """
         if isinstance(value, BaseModel):
             return value

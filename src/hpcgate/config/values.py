@@ -44,7 +44,7 @@ def key_url(value: str) -> str:
     """Return the URL of a key document.
 
     Raises:
-        ValueError: It is no file:// URL with an absolute path and no http(s):// URL with a host.
+        ValueError: It is neither a file:// URL with an absolute path nor an http(s):// URL with a host.
     """
     return _url(value, ("file", "http", "https"))
 
@@ -145,12 +145,12 @@ def host_key(value: str) -> str:
     try:
         blob = base64.b64decode(words[1], validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"is no {kind} key: what follows the type is not base64") from None
+        raise ValueError(f"is not a valid {kind} key: what follows the type is not base64") from None
     strings = _strings(blob)
     if len(strings) < 2:
-        raise ValueError(f"is no {kind} key: it is cut short")
+        raise ValueError(f"is not a valid {kind} key: it is cut short")
     if strings[0] != kind.encode():
-        raise ValueError(f"is no {kind} key: it holds one of another type")
+        raise ValueError(f"is not a valid {kind} key: it holds one of another type")
     return value
 
 
@@ -193,7 +193,7 @@ def nodes(value: Any) -> Any:
     """Return one login node or a list of several as they are.
 
     Raises:
-        ValueError: It is neither, or one of them is no host.
+        ValueError: It is neither, or one of them is not a host.
     """
     entries = [value] if isinstance(value, str) else value
     if value in ("", [], ()):

@@ -53,7 +53,7 @@ class _AgentSocket:
         self._path = path
 
     async def open_agent_connection(self) -> tuple["_AgentAnswers", asyncio.StreamWriter]:
-        """Connect, as asyncssh asks of what is no path."""
+        """Connect, as asyncssh asks of what is not a path."""
         reader, writer = await asyncio.open_unix_connection(self._path)
         return _AgentAnswers(reader), writer
 

@@ -34,7 +34,7 @@ class SigningSettings(PluginSettings):
     """How the service is reached, and what its certificates have to be."""
 
     url: str = Field(pattern=r"^https?://", description="The base URL of the service.")
-    max_connections: int = Field(100, ge=0, description="Most connections to the service; 0 is no limit.")
+    max_connections: int = Field(100, ge=0, description="Most connections to the service; 0 means no limit.")
     timeout: float = Field(5, gt=0, description="Seconds that one answer may take.")
     accepted_principals: tuple[str, ...] = Field(
         ("{username}",),
@@ -152,7 +152,7 @@ def field_of(text: str, *path: str) -> str:
     """Return a string within a JSON object.
 
     Raises:
-        ValueError: There is none, or the text is no JSON.
+        ValueError: There is none, or the text is not JSON.
     """
     return string_at(decoded(text.encode()), *path)
 

@@ -1,9 +1,11 @@
 """The demo cluster: all parts put together, started and stopped as one.
 
->>> with Cluster() as cluster:  # doctest: +SKIP
-...     alice = cluster.users[0]
-...     cluster.as_user(alice, ["sbatch", "--wrap", "hostname"])
-...     cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "gateway.yaml"))
+::
+
+    with Cluster() as cluster:
+        alice = cluster.users[0]
+        cluster.as_user(alice, ["sbatch", "--wrap", "hostname"])
+        cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "gateway.yaml"))
 """
 
 from __future__ import annotations

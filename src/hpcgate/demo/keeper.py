@@ -87,7 +87,8 @@ def processes_of(uid: int) -> list[int]:
     """Return the ids of all living processes whose real user this is."""
     found = []
     for process in processes():
-        # The owner of the directory in /proc is no guide: it is root for a process such as sshd's that gave up rights.
+        # The owner of the directory in /proc is not a guide: it is root for a process such as sshd's that gave up
+        # rights.
         try:
             status = Path("/proc", str(process.pid), "status").read_text(errors="replace")
         except OSError:

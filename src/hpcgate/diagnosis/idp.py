@@ -79,7 +79,7 @@ async def _token_endpoint(http: HttpClient, settings: OidcSettings) -> list[Find
     if isinstance(error_name, str) and status in (400, 401):
         found = [Finding(True, f"the token endpoint {name} answers", check=check)]
     else:
-        text = f"what answers at {name} is no token endpoint: status {status} to a request without a client"
+        text = f"what answers at {name} is not a token endpoint: status {status} to a request without a client"
         found = [Finding(False, text, advice, check)]
     reading = clocks.of_date(date, asked, answered) if date else None
     if reading is not None:

@@ -358,7 +358,7 @@ class _Walk:
                 advice = "mount it, or correct file_systems"
                 return [Finding(False, f"{path} does not exist, or {user} cannot reach it", advice, check)]
             case "other":
-                return [Finding(False, f"{path} is no directory", "correct file_systems", check)]
+                return [Finding(False, f"{path} is not a directory", "correct file_systems", check)]
         advice = "fine if it is meant for other users; else see its mode"
         return [Finding(None, f"{path} is a directory that {user} cannot read", advice, check)]
 

@@ -33,7 +33,7 @@ def archive_error(
     Args:
         done: The command.
         path: Of the archive.
-        otherwise: The class of an error that is no errno value.
+        otherwise: The class of an error that is not an errno value.
         temporary: The name that the archive has until it is whole.
     """
     text = done.stderr.decode("utf-8", "replace").replace("tar (child): ", "tar: ")

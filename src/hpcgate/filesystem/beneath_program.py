@@ -156,7 +156,7 @@ class Box:
         Args:
             path: An absolute path.
             follow: Follow a link in the last place, too.
-            least: A missing directory on the way is no error: its place is returned, with the names that are left.
+            least: A missing directory on the way is not an error: its place is returned, with the names that are left.
             writing: Follow no link of somebody else's where others may write.
         """
         todo = path.split(b"/")[::-1]
@@ -1723,6 +1723,6 @@ def main():
 
 
 if __name__ == "__main__":
-    # Names that are no UTF-8 go through as they are.
+    # Names that are not UTF-8 go through as they are.
     sys.stderr = open(2, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.exit(main())

@@ -19,7 +19,7 @@ def parse_digests(headers: Iterable[str | None]) -> list[tuple[str, bytes]]:
     """Return the digests of those headers whose algorithm is known; others are passed over.
 
     Raises:
-        BadRequest: A header is no dictionary of byte sequences (RFC 8941), or a digest has the wrong length.
+        BadRequest: A header is not a dictionary of byte sequences (RFC 8941), or a digest has the wrong length.
     """
     found: list[tuple[str, bytes]] = []
     for header in headers:

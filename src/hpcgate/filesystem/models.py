@@ -38,7 +38,7 @@ class CompressionType(StrEnum):
 class File(Result):
     """One file of a listing.
 
-    The size of a device is ``0``: ls shows its numbers in that place, which are no size. Access control lists are
+    The size of a device is ``0``: ls shows its numbers in that place, which are not a size. Access control lists are
     marked (``+``) only where files are reached by commands; SFTP does not tell of them.
     """
 

@@ -102,7 +102,7 @@ class TarReader:
         """Take the next bytes and yield what they complete: a member, then its content in one or more pieces.
 
         Raises:
-            BadRequest: That is no tar archive, or one of a kind that is not read.
+            BadRequest: That is not a tar archive, or one of a kind that is not read.
         """
         self._buffer += block
         while not self.whole:
@@ -142,7 +142,7 @@ class TarReader:
         try:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
-            raise BadRequest("The archive is no tar archive, or is damaged.", caused_by=[str(error)]) from None
+            raise BadRequest("The archive is not a tar archive, or is damaged.", caused_by=[str(error)]) from None
         if info.size < 0:
             raise BadRequest("The archive has a member of negative size.")
         if info.type in _EXTRA:

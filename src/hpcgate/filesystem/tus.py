@@ -485,7 +485,7 @@ class Uploads:
         """Make a file of several partial uploads, which are gone then.
 
         Raises:
-            BadRequest: One is no partial upload, or not complete.
+            BadRequest: One is not a partial upload, or not complete.
         """
         if len(parts) > MAX_PARTS:
             raise BadRequest(f"A file may be made of {MAX_PARTS} uploads.")
@@ -496,7 +496,7 @@ class Uploads:
         for uploads, part_id in parts:
             part, there = await uploads._find(part_id)
             if there is None or not part.state.partial or not part.complete:
-                raise BadRequest(f"Upload-Concat: {part_id} is no complete partial upload.")
+                raise BadRequest(f"Upload-Concat: {part_id} is not a complete partial upload.")
             length += part.offset
             words += (uploads._directory, uploads._name(part_id))
             found.append((uploads, part_id, there))

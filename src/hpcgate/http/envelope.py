@@ -34,7 +34,7 @@ def accepted_id(value: bytes | None) -> str | None:
     return text if text.isascii() and text.isprintable() else None
 
 
-_ids = random.Random(os.urandom(32))  # noqa: S311 (ids are no secrets)
+_ids = random.Random(os.urandom(32))  # noqa: S311 (ids are not secrets)
 
 
 def new_id() -> str:

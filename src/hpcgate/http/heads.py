@@ -1,6 +1,6 @@
 """What the head of a request must be like, so that no proxy in front reads another request in it (RFC 9112).
 
-httptools has parsed it and refused what is no HTTP at all: bare CR or LF, folded lines, NUL, two lengths, a length
+httptools has parsed it and refused what is not HTTP at all: bare CR or LF, folded lines, NUL, two lengths, a length
 beside a transfer coding. What is left here is HTTP that two readers may take in two ways.
 """
 
@@ -96,7 +96,7 @@ def refusal(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]])
 
 
 def _absolute(target: bytes, host: bytes | None) -> Refusal | None:
-    """Look at a target that is no path: a whole URL is one if it names the same host (RFC 9112, section 3.2.2)."""
+    """Look at a target that is not a path: a whole URL is one if it names the same host (RFC 9112, section 3.2.2)."""
     whole = _ABSOLUTE.fullmatch(target)
     if whole is None or b"#" in target:
         return TARGET

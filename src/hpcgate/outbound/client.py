@@ -100,7 +100,7 @@ class HttpClient:
     asked for.
 
     Args:
-        connections: Most connections at a time; 0 is no limit. Further requests wait within their time.
+        connections: Most connections at a time; 0 means no limit. Further requests wait within their time.
         by_proxy: Use the proxy that the environment names.
         reuse: Keep connections for further requests.
         headers: What each request carries.

@@ -112,7 +112,7 @@ class Contained:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         """Contain an error."""
-        # Nothing is awaited, so that this is no cancellation of ours but the result of another task.
+        # Nothing is awaited, so that this is not a cancellation of ours but the result of another task.
         if isinstance(error, Exception | asyncio.CancelledError):
             FAULTS.note(self._place, error)
             return True

@@ -13,7 +13,7 @@ async def size_of_source(pool: Pool, principal: Principal, path: str) -> int:
 
     Raises:
         PathNotFound, PermissionDenied: In the words of the tools.
-        IsADirectory, BadRequest: It is no regular file.
+        IsADirectory, BadRequest: It is not a regular file.
     """
     name = path.encode("utf-8", "surrogateescape")
 

@@ -278,7 +278,7 @@ class TransferJobs:
         """Submit a script as the user. It is asked for once: after a time-out the job may still run.
 
         Raises:
-            BadRequest: The directives need an account and there is none, or it cannot be one; or a value is no text.
+            BadRequest: The directives need an account and there is none, or it cannot be one; or a value is not text.
             NotSupported: No file system of the system has ``default_work_dir``.
             SubmissionRefused: By the scheduler, in its own words.
         """

@@ -77,7 +77,7 @@ class S3Transfer(Transfer):
         """Open a multipart upload for the user and submit the job that fetches the object once it is whole.
 
         Raises:
-            BadRequest: ``fileSize`` is missing or too large, or the target is no place for a file.
+            BadRequest: ``fileSize`` is missing or too large, or the target cannot take a file.
             Unavailable: The store does not answer.
         """
         if upload.file_size is None:

@@ -69,7 +69,7 @@ def assignment(name: str, value: str) -> str:
     are written in octal. The letter at the end keeps ``$(...)`` from taking newlines away.
 
     Raises:
-        BadRequest: The value holds a NUL, or is no valid Unicode.
+        BadRequest: The value holds a NUL, or is not valid Unicode.
     """
     if "\0" in value:
         raise BadRequest("A value for a job script cannot hold a NUL character.")

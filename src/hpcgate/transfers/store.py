@@ -160,7 +160,7 @@ class Store:
                         ),
                     )
                 )
-                # Ceph's ``tenant:bucket`` is no name that AWS would take.
+                # Ceph's ``tenant:bucket`` is not a name that AWS would take.
                 client.meta.events.unregister("before-parameter-build.s3", handlers.validate_bucket_name)
                 self._opened = client
             return self._opened

@@ -90,7 +90,7 @@ class StreamerTransfer(Transfer):
         """Submit the job that waits for the file.
 
         Raises:
-            IsADirectory, PathNotFound, PermissionDenied: The target is no place for a file.
+            IsADirectory, PathNotFound, PermissionDenied: The target cannot take a file.
             NotSupported: The settings name no address for users.
         """
         self._addresses()

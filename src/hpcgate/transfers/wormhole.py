@@ -36,7 +36,7 @@ _UPLOAD = f"""\
 _RECEIVED = """\
 status=$?
 if [ "$status" -ne 0 ]; then exit "$status"; fi
-if [ -h ./new ] || [ ! -f ./new ]; then fail 'What came is no file.'; fi
+if [ -h ./new ] || [ ! -f ./new ]; then fail 'What came is not a file.'; fi
 if [ -e "../$base" ]; then adopt "../$base" ./new || exit; fi
 mv -f -T -- ./new "../$base" || exit
 echo 'File was successfully transferred.'
@@ -89,7 +89,7 @@ class WormholeTransfer(Transfer):
 
         Raises:
             BadRequest: There is no code.
-            IsADirectory, PathNotFound, PermissionDenied: The target is no place for a file.
+            IsADirectory, PathNotFound, PermissionDenied: The target cannot take a file.
         """
         if not upload.wormhole_code:
             raise BadRequest("wormholeCode is required for an upload by wormhole.")

@@ -2,7 +2,7 @@
 
 OpenPBS 23.06.06 writes its JSON by hand: a value that looks like a number to it stands bare (``inf``, ``.5``, ``5.``,
 ``+5``, but also a job's name ``1e5``), quotes and backslashes are escaped only sometimes, and all of that with exit
-status 0. So a document that is no JSON is read line by line, one attribute each, and whatever cannot be read costs the
+status 0. So a document that is not JSON is read line by line, one attribute each, and whatever cannot be read costs the
 attribute or the job that it belongs to. Numbers are kept as they are written, since a job may be named ``007`` or
 ``1.50``. Later releases print valid JSON with tabs.
 """
@@ -22,7 +22,7 @@ _MAX_VALUES = 3_000_000
 """Commas of an answer. One of 32 MiB has a million; each value takes a hundred bytes and more."""
 _MAX_LINES = 3_000_000
 _MAX_BROKEN = 100
-"""Documents that are no JSON."""
+"""Documents that are not JSON."""
 _MAX_LINE = 1024 * 1024
 """Characters of a line in which backslashes are mended; a list of variables has some ten thousand."""
 _LEAST_CHECKED = 1024 * 1024
@@ -65,7 +65,7 @@ def items(text: str, section: str) -> list[tuple[str, Attributes]]:
         section: ``Jobs``, ``nodes``, ``Queue`` or ``Server``.
 
     Raises:
-        ValueError: It is no answer of PBS's.
+        ValueError: It is not an answer of PBS's.
     """
     found: list[tuple[str, Attributes]] = []
     broken = 0
@@ -127,7 +127,7 @@ def _textual(value: Any) -> Any:
 
 
 def _salvaged(text: str, section: str) -> Iterator[tuple[str, Attributes]]:
-    """Read a document that is no JSON by its indentation: item by item, strictly where an item is valid."""
+    """Read a document that is not JSON by its indentation: item by item, strictly where an item is valid."""
     inside = False
     name: str | None = None
     lines: list[str] = []

@@ -6,7 +6,7 @@ submissions for a minute with the environment of this one.
 What is called qsub may be a site's wrapper, which prints what it likes around the job's id, or instead of it. So the
 job gets a tag by which the server itself can say what its id is. It stands in the command line, which the server keeps
 as ``Submit_arguments``, as a prefix of directives that the next one overrides: the last of several counts (OpenPBS,
-qsub.c, process_opts). The environment would be no place for it, as ``-v`` overrides a script's own.
+qsub.c, process_opts). The environment would not be the place for it, as ``-v`` overrides a script's own.
 """
 
 import re

@@ -5,8 +5,8 @@ single quotes, and of 23.06.06 crashes on a mix of them; nor is there an option 
 (it is the home directory) or for its standard input. So all three stand in the script.
 
 qsub reads directives up to the first line that is neither blank nor begins with ``#`` or ``:``. The head comes after
-them, and before the first command. What is no script for a POSIX shell (Python, csh) is carried inside of one, with its
-directives copied to the top. OpenPBS 23.06 User's Guide, "Contents of a PBS job script".
+them, and before the first command. What is not a script for a POSIX shell (Python, csh) is carried inside of one, with
+its directives copied to the top. OpenPBS 23.06 User's Guide, "Contents of a PBS job script".
 """
 
 import re

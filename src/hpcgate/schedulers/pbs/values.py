@@ -36,7 +36,7 @@ def integer(value: str | None) -> int | None:
 
 
 def duration(value: str | None) -> int | None:
-    """Return the seconds of ``[[hours:]minutes:]seconds``, or None for what is no duration."""
+    """Return the seconds of ``[[hours:]minutes:]seconds``, or None for what is not a duration."""
     match = _DURATION.fullmatch(value.strip()) if value else None
     if match is None:
         return None

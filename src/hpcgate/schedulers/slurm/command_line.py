@@ -364,7 +364,7 @@ class CommandLine:
         return known.name or self.system
 
     async def exits(self, principal: Principal, selection: Selection) -> dict[str, tuple[int | None, int | None]]:
-        """Return exit status and signal of jobs that have ended but are no history yet, by raw id."""
+        """Return exit status and signal of jobs that have ended but are not history yet, by raw id."""
         mark = new_mark()
         argv = squeue.exit_command(selection, mark)
         return await self._parsed(principal, argv, lambda text: squeue.parse_exits(text, mark))

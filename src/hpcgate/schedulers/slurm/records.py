@@ -16,7 +16,7 @@ class Selection:
         ids: These jobs whoever owns them, or None for all.
         user: Only this user's, or None for everybody's.
         account: Only of this account.
-        window: Of jobs that have ended only those that did so within that many seconds; None is no limit.
+        window: Of jobs that have ended only those that did so within that many seconds; None means no limit.
     """
 
     ids: tuple[JobId, ...] | None = None

@@ -27,7 +27,7 @@ _ERROR = re.compile(r"error: (?:Kill job error on job(?: step)? ?id \S+: )?([^\n
 _JOBS = re.compile(
     r"error: (?:Kill job error on job(?: step)? ?id \S+: ([^\n]+)|(Invalid job id [^\n]*))$", re.MULTILINE
 )
-"""What scancel says of a job itself; plug-ins and wrappers say other things that are no failure of its."""
+"""What scancel says of a job itself; plug-ins and wrappers say other things that are not failures of its."""
 
 
 def command(job_id: JobId) -> list[str]:

@@ -19,7 +19,7 @@ class StreamNames:
 
     Attributes:
         raw: The number of the job's own record.
-        array: The id of the array, or None for a job that is no array task.
+        array: The id of the array, or None for a job that is not an array task.
         task: The number of the array task, if known.
         user: The owner.
         name: The job's name.

@@ -34,7 +34,7 @@ def epoch(value: str) -> int | None:
 
 
 def duration(value: str) -> int | None:
-    """Return the seconds of ``[days-][hours:]minutes:seconds``; None for UNLIMITED and for what is no duration."""
+    """Return the seconds of ``[days-][hours:]minutes:seconds``; None for UNLIMITED and for what is not a duration."""
     match = _DURATION.fullmatch(value.strip())
     if match is None:
         return None

@@ -165,7 +165,7 @@ def is_joined(output: bytes | bytearray, word: str) -> bool:
 
 
 def _text(argument: str | bytes) -> str:
-    """Return an argument as text in which bytes that are no UTF-8 are lone surrogates (PEP 383)."""
+    """Return an argument as text in which bytes that are not UTF-8 are lone surrogates (PEP 383)."""
     try:
         encoded = argument if isinstance(argument, bytes) else argument.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

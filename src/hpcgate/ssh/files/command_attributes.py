@@ -154,7 +154,7 @@ async def stand_and(
         tool: What it runs at its end, in whose words it fails.
         path: What is changed, for messages; what is moved.
         words: The script's arguments.
-        otherwise: The class of an error that is no errno value.
+        otherwise: The class of an error that is not an errno value.
 
     Raises:
         PermissionDenied: A link on the way is not followed, or the user may not.

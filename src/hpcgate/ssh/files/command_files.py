@@ -485,7 +485,7 @@ class CommandFiles:
         Args:
             tool: The tool.
             arguments: Its arguments.
-            otherwise: The class of an error that is no errno value.
+            otherwise: The class of an error that is not an errno value.
         """
         done = await self._runner.run([tool, *arguments])
         if not done.ok:

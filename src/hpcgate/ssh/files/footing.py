@@ -165,7 +165,7 @@ own() {
 _PINNED = ENTER + 'follow "$1"; enter "$real"; shift\nexec "$@"\n'
 _OWNED = OWN + 'own "$1" "$2"; shift 2\nexec "$@"\n'
 _RESOLVE = FOLLOW + 'follow "$1"\nprintf %s "$real"\n'
-# A user or a group without a name is no failure; `id` says its number then.
+# A user or a group without a name is not a failure; `id` says its number then.
 _WHO = "id -u && id -g || exit; id -un; id -gn; exit 0"
 
 

@@ -29,7 +29,7 @@ _DEFAULT_BLOCK = 32768
 MAX_BLOCK = 256 * 1024
 """Bytes of a READ or WRITE at most, whatever the server takes."""
 _MAX_MESSAGE = 256 * 1024
-"""Bytes of an answer that is no file's content."""
+"""Bytes of an answer that is not a file's content."""
 _PACKET = 32768
 """Bytes that go into one SSH packet: what OpenSSH takes at a time."""
 _HEAD = struct.Struct(">IBI")

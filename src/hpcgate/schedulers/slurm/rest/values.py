@@ -16,7 +16,7 @@ _INFINITE = frozenset({0xFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF})
 
 
 def number(value: object) -> int | None:
-    """Return a whole number; None for none, unset, infinite and for what is no number.
+    """Return a whole number; None for none, unset, infinite and for what is not a number.
 
     >>> number({"set": True, "infinite": False, "number": 10})
     10
