@@ -30,6 +30,7 @@ BOOKKEEPING = {
     "api/fast_path.py:DirectRoutes._open": "the routes",
     "api/models/base.py:BodyParameters.unused": "fields of one model",
     "api/multipart.py:MultipartFile._headers": "the headers of one part",
+    "api/remarks.py:Queries._known": "the routes, and the parameters of each",
     "diagnosis/system.py:Crowds._known": "how login nodes took a crowd, within one check",
     "config/old_format.py:Translation._origins": "where in one file a setting stood",
     "config/old_format.py:Translation.data": "one file",
