@@ -48,7 +48,7 @@ class Page:
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": parameters})
-        found = await asyncio.wait_for(answer, 20)
+        found = await asyncio.wait_for(answer, 120)
         assert "error" not in found, found
         return found["result"]
 

@@ -42,7 +42,7 @@ class Clients:
         headers = {"Authorization": f"Bearer {token}"}
         limits = httpx.Limits(max_keepalive_connections=None if kept else 0)
         async with httpx.AsyncClient(
-            base_url=self.gateway.url, headers=headers, timeout=40, limits=limits, trust_env=False
+            base_url=self.gateway.url, headers=headers, timeout=200, limits=limits, trust_env=False
         ) as client:
             while self.fates["refused"] < CLIENTS:
                 try:

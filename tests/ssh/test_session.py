@@ -310,7 +310,9 @@ async def test_a_channel_that_does_not_come_free(
 async def test_waiting_for_a_channel_does_not_count_as_running(make_pool: MakePool, nodes: LoginNodes) -> None:
     pool = make_pool(nodes.cramped)
     async with pool.lease(principal(nodes.alice)) as session:
-        many = [session.run(["sleep", "0.6"], timeout=3) for _ in range(6)]
+        # Each has far longer than it takes, on any machine; the last one waits for longer than that.
+        many = [session.run(["sleep", "2"], timeout=7) for _ in range(4)]
+        many.append(session.run(["true"], timeout=7))
         assert all(done.ok for done in await asyncio.gather(*many))
 
 

@@ -203,7 +203,7 @@ def tells(log: str, secret: str) -> bool:
 
 
 def test_secret_is_not_shown_by_ps(here: Sh, start: Any, tmp_path: Path) -> None:
-    script, directives = start(Upload(f"{here.directory}/target"), wait_timeout=4)
+    script, directives = start(Upload(f"{here.directory}/target"), wait_timeout=10)
     where = coordinates(directives)
     assert len(where["secret"]) > 30
     job = Running(here, script)
@@ -255,7 +255,7 @@ def test_client_that_stalls(here: Sh, start: Any, way: str) -> None:
     target.write_bytes(b"old")
     if way == "out":
         os.truncate(target, 200 * 1024**2)
-    script, directives = start(Download(str(target)) if way == "out" else Upload(str(target)), wait_timeout=4)
+    script, directives = start(Download(str(target)) if way == "out" else Upload(str(target)), wait_timeout=8)
     where = coordinates(directives)
     job = Running(here, script)
     headers = {"Authorization": f"Bearer {where['secret']}"}

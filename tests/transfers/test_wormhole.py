@@ -222,17 +222,18 @@ def test_the_other_end_stalls(
         other = send.begun[-1]
     else:
         request = Download(str(huge))
-    script, code = start(request, wait_timeout=6)
+    script, code = start(request, wait_timeout=15)
     ended: list[Any] = []
     job = threading.Thread(target=lambda: ended.append(here.run(script)))
-    job.start()
     arriving = here.directory if verb == "in" else tmp_path
     if verb == "out":
+        # The other end is there first: it has no limit to its waiting.
         command = [COMMAND, "receive", "--accept-file", "-o", str(tmp_path / "back"), code]
         other = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | servers.environment
         )
     try:
+        job.start()
         deadline = time.monotonic() + 120
         while not any(path.stat().st_size for path in arriving.rglob("*.tmp")):
             assert time.monotonic() < deadline, "nothing arrives"

@@ -352,10 +352,10 @@ async def test_nothing_listens(closed_port: int) -> None:
 
 
 async def test_no_answer_in_time() -> None:
-    async with stand_in(38) as server, slurm(38, server.url, timeout=0.2) as scheduler:
-        server.delay = 5.0
+    async with stand_in(38) as server, slurm(38, server.url, timeout=1.0) as scheduler:
+        server.delay = 60.0
         for call in (scheduler.ping(LAB), scheduler.submit(LAB, JOB), scheduler.jobs(LAB, JobQuery())):
-            with pytest.raises(TimedOut, match=r"slurmrestd did not answer within 0\.2 s"):
+            with pytest.raises(TimedOut, match=r"slurmrestd did not answer within 1 s"):
                 await call
         assert sum(one.method == "POST" for one in server.received) == 1
 
@@ -486,7 +486,7 @@ async def test_a_silent_controller_is_asked_by_ping_before_anything_else(monkeyp
 
 
 async def test_a_submission_that_the_controller_does_not_answer_may_have_gone_through() -> None:
-    async with stand_in(45) as server, slurm(45, server.url, timeout=0.3) as scheduler:
+    async with stand_in(45) as server, slurm(45, server.url, timeout=1.0) as scheduler:
         server.say("GET", "/slurmdb/v0.0.45/tres", 200, {"TRES": [], "errors": []})
         server.slow = "/slurm/"
         with pytest.raises(TimedOut):
