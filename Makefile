@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test coverage test-deep test-debian13 test-recipes unit lint format bench bench-paired soak docs sites clean
+.PHONY: help demo test compiled coverage test-deep test-debian13 test-recipes unit lint format bench bench-paired soak docs sites clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,8 +24,13 @@ WORKERS ?= $(shell expr $$(nproc) + 2)
 # What hpcgate is compiled to is kept: the tests start it several hundred times.
 unexport PYTHONDONTWRITEBYTECODE
 
-test: lint ## every test, on a real sshd and a real Slurm
+test: $(READY) ## every test, on a real sshd and a real Slurm
+	@$(MAKE) --no-print-directory -j 2 lint compiled
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# The tests compiled once, beside the linters, and not by each of the processes; what is wrong with them these tell.
+compiled: $(READY)
+	@$(BIN)/python -m pytest --collect-only -qq >/dev/null 2>&1 || true
 
 coverage: $(READY) ## branch coverage of the whole suite, the least covered modules last; TESTS=tests/config for some
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[coverage]'
