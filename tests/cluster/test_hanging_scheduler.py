@@ -13,8 +13,8 @@ import pytest
 from hpcgate.demo.cluster import Cluster
 from hpcgate.demo.packages import program
 
-TIMEOUT = 2
-"""Seconds: `scheduler.timeout`."""
+TIMEOUT = 5
+"""Seconds: `scheduler.timeout`, which is enough for what does not hang."""
 SLEEP = "sleep 4713"
 COMMANDS = ("squeue", "sacct", "sbatch")
 _PROGRAM = """\

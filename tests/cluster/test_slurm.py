@@ -419,13 +419,14 @@ async def test_attach_to_a_job_that_the_controller_has_forgotten(
         await slurm.attach(alice, job_id, "true")
 
 
-async def test_attach_that_takes_too_long_is_ended(cluster: Cluster, alice: Principal, home: str) -> None:
+async def test_attach_that_takes_too_long_is_ended(
+    slurm: Scheduler, cluster: Cluster, alice: Principal, home: str
+) -> None:
     async with system(cluster, scheduler={"timeout": 3}) as made:
-        slurm = made.scheduler
         job_id = await slurm.submit(alice, JobDescription(home, script=SLEEP))
         await until(slurm, alice, job_id, "RUNNING")
         with pytest.raises(TimedOut, match="Command srun timed out"):
-            await slurm.attach(alice, job_id, "exec sleep 1234")
+            await made.scheduler.attach(alice, job_id, "exec sleep 1234")
         async with asyncio.timeout(60):
             while cluster.as_user("alice", ["pgrep", "-u", alice.username, "-f", "sleep 1234"], check=False).stdout:
                 await asyncio.sleep(0.3)

@@ -159,7 +159,7 @@ async def test_a_login_that_hangs_has_a_time_out_of_its_own(make_pool: MakePool,
 
 async def test_a_frozen_login_node(make_pool: MakePool, nodes: LoginNodes) -> None:
     node = nodes.start()
-    pool = make_pool(node, timeout={"command_execution": 1.5, "connection": 1.5, "keep_alive": 1})
+    pool = make_pool(node, timeout={"command_execution": 4, "connection": 4, "keep_alive": 2})
     await use(pool, nodes.alice)
     node.suspend()
     deadline = time.monotonic() + 120

@@ -38,7 +38,7 @@ async def test_streams_end_in_time_and_the_pool_is_healthy(make_pool: MakePool, 
             with suppress(TimedOut):
                 await streams.replace(f"{nodes.alice.home}/hung".encode(), content())
                 stored = CONTENT
-        assert (await session.run(["true"])).ok
+        assert (await session.run(["true"], timeout=60)).ok
     path = nodes.alice.home / "hung"
     assert (path.read_bytes() if path.exists() else None) == stored
     path.unlink(missing_ok=True)

@@ -77,7 +77,7 @@ def test_settings_of_no_use(host: Any) -> None:
 
 
 def settings(*sshds: Sshd, **changes: Any) -> SshSettings:
-    timeout = {"connection": 2, "login": 5}
+    timeout = {"connection": 4, "login": 10}
     hosts = [f"{sshd.host}:{sshd.port}" for sshd in sshds]
     keys = [sshd.host_public_key for sshd in sshds]
     return SshSettings.model_validate({"host": hosts, "host_keys": keys, "timeout": timeout, **changes})

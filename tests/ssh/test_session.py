@@ -406,7 +406,7 @@ async def test_asking_a_process(make_pool: MakePool, sshd: Sshd, nodes: LoginNod
 
 
 async def test_a_process_that_cannot_be_asked(make_pool: MakePool, nodes: LoginNodes, sshd: Sshd) -> None:
-    pool = make_pool(sshd, max_output_size=2048, timeout={"command_execution": 2})
+    pool = make_pool(sshd, max_output_size=2048, timeout={"command_execution": 5})
     async with pool.lease(principal(nodes.alice)) as session:
         with pytest.raises(NotSupported, match="no-such-program"):
             await session.ask(["no-such-program"], b"x\n")
