@@ -122,7 +122,7 @@ async def browser(directory: Path) -> AsyncIterator[Browser]:
     with log.open("w") as output:
         process = subprocess.Popen([program(PROGRAM), *options], stdout=output, stderr=output)
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while (found := re.search(r"DevTools listening on ws://127\.0\.0\.1:(\d+)/", log.read_text())) is None:
                 assert process.poll() is None, log.read_text()
                 await asyncio.sleep(0.1)

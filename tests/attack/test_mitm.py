@@ -18,7 +18,7 @@ def test_another_host_key_at_the_same_address(cluster: Cluster, strict: bool) ->
     )
     gateway = cluster.start_gateway(config)
     try:
-        with httpx.Client(base_url=gateway.url, timeout=60) as http:
+        with httpx.Client(base_url=gateway.url, timeout=300) as http:
             ask = _asker(http, cluster)
             assert ask("alice") == 200
             genuine.stop()
@@ -59,7 +59,7 @@ def test_another_jump_host(cluster: Cluster, pinned: bool) -> None:
     )
     gateway = cluster.start_gateway(config)
     try:
-        with httpx.Client(base_url=gateway.url, timeout=60) as http:
+        with httpx.Client(base_url=gateway.url, timeout=300) as http:
             ask = _asker(http, cluster)
             assert ask("alice") == 200
             jump.stop()

@@ -52,7 +52,7 @@ def fenced(cluster: Cluster, alice: Person) -> Iterator[Gateway]:
 def held(fenced: Gateway, cluster: Cluster) -> Iterator[httpx.Client]:
     """The first user, held to the box."""
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-    with httpx.Client(base_url=fenced.url, headers=headers, timeout=60) as client:
+    with httpx.Client(base_url=fenced.url, headers=headers, timeout=300) as client:
         yield client
 
 

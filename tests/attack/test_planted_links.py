@@ -51,7 +51,7 @@ def planted(cluster: Cluster) -> Iterator[Gateway]:
 def http(planted: Gateway, cluster: Cluster) -> Iterator[httpx.Client]:
     """The victim's client."""
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-    with httpx.Client(base_url=planted.url, headers=headers, timeout=60) as client:
+    with httpx.Client(base_url=planted.url, headers=headers, timeout=300) as client:
         yield client
 
 

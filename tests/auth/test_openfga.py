@@ -199,12 +199,12 @@ async def test_a_service_that_is_down_or_hangs_is_unavailable(
         await openfga(url=f"http://127.0.0.1:{closed_port}/").authorize(ALICE, "daint")
     service.delay = 300
     hanging = openfga(timeout=1)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         with pytest.raises(Unavailable) as caught:
             await hanging.authorize(ALICE, "daint")
     assert [event["reason"] for event in logs] == ["ClientConnectorError", "no answer within its time-out"]
     service.delay = 0
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while True:
             with contextlib.suppress(Unavailable):
                 await hanging.authorize(ALICE, "daint")

@@ -19,7 +19,7 @@ HPCGATE = [sys.executable, "-m", "hpcgate.cli"]
 
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*HPCGATE, *arguments], capture_output=True, text=True, timeout=60, check=False, **options)
+    return subprocess.run([*HPCGATE, *arguments], capture_output=True, text=True, timeout=300, check=False, **options)
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_completion(typed: str, completed: str) -> None:
         "COMP_CWORD": str(len(words.split()) - 1),
     }
     program = Path(sys.executable).parent / "hpcgate"
-    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60, check=True, env=environment)
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=300, check=True, env=environment)
     assert completed in done.stdout.split()
 
 
@@ -206,7 +206,7 @@ def test_completion_can_be_installed(tmp_path: Path) -> None:
     program = Path(sys.executable).parent / "hpcgate"
     environment = {**os.environ, "HOME": str(tmp_path)}
     script = f"{program} --install-completion; :"  # a shell that is there to be found
-    subprocess.run(["bash", "-c", script], capture_output=True, timeout=60, check=True, env=environment)
+    subprocess.run(["bash", "-c", script], capture_output=True, timeout=300, check=True, env=environment)
     (installed,) = tmp_path.glob(".bash_completions/*")
     assert "_hpcgate_completion" in installed.read_text()
     subprocess.run(["bash", "-n", str(installed)], check=True)

@@ -105,7 +105,7 @@ def test_no_key_is_in_any_log(keyed: Gateway) -> None:
     for key in (GOOD, AFAR, OVER, SERVICE):
         httpx.get(f"{keyed.url}/status/systems", headers={"X-API-Key": key})
         httpx.get(f"{keyed.url}/filesystem/demo/ops/ls", params={"path": "/no"}, headers={"X-API-Key": key})
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while "api_key.refused" not in (text := keyed.log.read_text()) and time.monotonic() < until:
         time.sleep(0.05)
     assert "api_key.refused" in text

@@ -41,13 +41,13 @@ class Recorder:
 
     def __enter__(self) -> "Recorder":
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(60)
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(300)
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(60)
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(300)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(60)
+        self._thread.join(300)
         self._loop.close()
 
 

@@ -536,7 +536,7 @@ def test_headers_of_a_usual_size(gateway: Gateway) -> None:
 def test_head_says_what_get_would_and_the_connection_goes_on(alice: Person, place: Path, path: str) -> None:
     alice.run("sh", "-c", f"head -c 100000 /dev/zero > {place}/file")
     path = path.format(place=place)
-    with httpx.Client(base_url=alice.http.base_url, headers=alice.http.headers, timeout=60) as client:
+    with httpx.Client(base_url=alice.http.base_url, headers=alice.http.headers, timeout=300) as client:
         got = client.get(path)
         head = client.head(path)
         assert (head.status_code, head.content) == (got.status_code, b"")

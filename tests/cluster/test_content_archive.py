@@ -302,8 +302,8 @@ def test_curl_and_tar(gateway: Gateway, alice: Person, place: Path, tree: Path, 
     url = f"{gateway.url}/filesystem/demo/files/archive"
     header = f"Authorization: {token(alice)}"
     up = f"tar -cz local | curl -sSf -T - -H '{header}' '{url}?path={place}/up'"
-    subprocess.run(["sh", "-c", up], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run(["sh", "-c", up], cwd=tmp_path, check=True, timeout=300)
     assert (place / "up/local/file").read_bytes() == LARGE
     down = f"curl -sSf -H '{header}' '{url}?path={place}/up&format=tar.gz' | tar -xz"
-    subprocess.run(["sh", "-c", down], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run(["sh", "-c", down], cwd=tmp_path, check=True, timeout=300)
     assert (tmp_path / "up/local/file").read_bytes() == LARGE

@@ -201,7 +201,7 @@ def test_a_login_node_that_dies_cuts_the_answer(cluster: Cluster, alice: Person,
 def curl(person: Person, gateway: Gateway, path: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
     url = f"{gateway.url}/filesystem/demo/files/content"
     argv = ["curl", "-sS", "-G", "-H", f"Authorization: {token(person)}", "--data-urlencode", f"path={path}"]
-    return subprocess.run([*argv, *options, url], capture_output=True, timeout=60, check=False)
+    return subprocess.run([*argv, *options, url], capture_output=True, timeout=300, check=False)
 
 
 def test_curl_resumes(gateway: Gateway, alice: Person, place: Path, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_parallel_ranges_by_a_download_manager(
     url = str(httpx.URL(f"{gateway.url}/filesystem/demo/files/content", params={"path": str(path)}))
     argv = [aria2c, "-q", "--no-conf", "-x4", "-s4", "-k1M", f"--header=Authorization: {token(alice)}"]
     argv += ["-d", str(tmp_path), "-o", "got", url]
-    done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(argv, capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "got").read_bytes() == LARGE
 

@@ -375,6 +375,6 @@ def test_curl_uploads(gateway: Gateway, alice: Person, place: Path, tmp_path: Pa
     (tmp_path / "local").write_bytes(LARGE)
     url = f"{gateway.url}/filesystem/demo/files/content?path={place}/file"
     argv = ["curl", "-sS", "-f", "-T", str(tmp_path / "local"), "-H", f"Authorization: {token(alice)}", url]
-    done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(argv, capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert (place / "file").read_bytes() == LARGE

@@ -64,7 +64,7 @@ def test_it_stays_until_ctrl_c_and_its_lines_can_be_pasted(tmp_path: Path) -> No
             exports = [line.strip() for line in lines if line.strip().startswith("export ")]
             client = next(line.strip() for line in lines if line.strip().endswith("firecrest systems"))
             pasted = subprocess.run(
-                ["bash", "-c", "\n".join([*exports, client])], capture_output=True, text=True, timeout=60, check=False
+                ["bash", "-c", "\n".join([*exports, client])], capture_output=True, text=True, timeout=300, check=False
             )
             assert "demo" in pasted.stdout, pasted.stderr
             users = lines[lines.index("The users:") + 1 :]

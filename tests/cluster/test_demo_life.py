@@ -271,7 +271,7 @@ def test_an_ordinary_user_runs_everything_alone(ordinary_user: str, cluster: Clu
         cwd="/",
         env={"PATH": "/usr/bin:/bin", "HOME": str(home)},
     ) as demo:
-        output, errors = demo.communicate(timeout=90)
+        output, errors = demo.communicate(timeout=300)
     assert demo.returncode == 0, errors
     facts = json.loads(output.splitlines()[-1])
     assert facts["users"] == [ordinary_user]

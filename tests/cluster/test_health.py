@@ -273,7 +273,7 @@ def test_an_operator_s_maintenance_reaches_every_replica(
 ) -> None:
     def maintenance(*arguments: str) -> None:
         argv = [sys.executable, "-m", "hpcgate.cli", "maintenance", *arguments, "--config", str(config)]
-        subprocess.run(argv, check=True, timeout=60, capture_output=True)
+        subprocess.run(argv, check=True, timeout=300, capture_output=True)
 
     wait_until(lambda: all_well(http), "everything is healthy")
     replica = cluster.start_gateway(config)

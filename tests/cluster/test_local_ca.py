@@ -46,7 +46,7 @@ def start(cluster: Cluster) -> Iterator[Start]:
             stack.callback(sshd.stop)
             stack.callback(gateway.stop)
             headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-            http = stack.enter_context(httpx.Client(base_url=gateway.url, headers=headers, timeout=60))
+            http = stack.enter_context(httpx.Client(base_url=gateway.url, headers=headers, timeout=300))
             return gateway, http, sshd
 
         yield begin

@@ -86,7 +86,7 @@ def watched(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     user = cluster.user("alice")
     token = cluster.token(user)
     headers = {"Authorization": f"Bearer {token}"}
-    with httpx.Client(base_url=gateway.url, headers=headers, timeout=60) as http:
+    with httpx.Client(base_url=gateway.url, headers=headers, timeout=300) as http:
         yield Watched(gateway, audit, user, http, token)
     gateway.stop()
 
@@ -306,7 +306,7 @@ def test_the_logging_configuration_of_a_firecrest_site(cluster: Cluster, tmp_pat
     )
     gateway = cluster.start_gateway(config, env={"UVICORN_LOG_CONFIG": str(log_config)})
     headers = {"Authorization": f"Bearer {cluster.token('alice')}", "X-Request-ID": "site-1"}
-    assert httpx.get(f"{gateway.url}/status/demo/nodes", headers=headers, timeout=60).status_code == 200
+    assert httpx.get(f"{gateway.url}/status/demo/nodes", headers=headers, timeout=300).status_code == 200
     lines = eventually(lambda: [line for line in of(gateway.log, "site-1") if line.get("name") == "f7t_v2_tracing_log"])
     gateway.stop()
     assert len(lines) == 1

@@ -95,7 +95,7 @@ def site() -> Iterator[Site]:
         config = cluster.write_gateway_config(cluster.directory / "modes.yaml", clusters=settings)
         gateway = cluster.start_gateway(config)
         headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-        with httpx.Client(base_url=gateway.url, headers=headers, timeout=60) as client:
+        with httpx.Client(base_url=gateway.url, headers=headers, timeout=300) as client:
             yield Site(cluster, client)
         gateway.stop()
 
@@ -291,7 +291,7 @@ def test_slurmrestd_as_the_page_has_it_takes_a_users_token(site: Site) -> None:
         headers = {"X-SLURM-USER-NAME": user.name, "X-SLURM-USER-TOKEN": site.cluster.token(user)}
         for path in ("slurm/{}/jobs", "slurmdb/{}/associations"):
             version = f"v0.0.{max(site.cluster.slurm.rest_versions())}"
-            answer = httpx.get(f"http://127.0.0.1:{port}/{path.format(version)}", headers=headers, timeout=60)
+            answer = httpx.get(f"http://127.0.0.1:{port}/{path.format(version)}", headers=headers, timeout=300)
             assert (answer.status_code, answer.json()["errors"]) == (200, []), answer.text
     finally:
         process.kill()

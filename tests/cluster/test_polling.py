@@ -36,7 +36,7 @@ def polled(cluster: Cluster, counted: CountedSlurm) -> Iterator[Gateway]:
 def job_ids(cluster: Cluster) -> Iterator[list[str]]:
     """Jobs of the first user that wait."""
     wrap = "for i in $(seq 20); do sbatch --parsable --hold --wrap true; done"
-    ids = cluster.as_user("alice", ["sh", "-c", wrap], timeout=60).stdout.split()
+    ids = cluster.as_user("alice", ["sh", "-c", wrap], timeout=300).stdout.split()
     yield ids
     cluster.as_user("alice", ["scancel", *ids])
 

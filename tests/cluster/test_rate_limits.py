@@ -39,7 +39,7 @@ def ask(
 ) -> list[httpx.Response]:
     """Send a request to each gateway."""
     headers = {"Authorization": f"Bearer {cluster.token(role)}"}
-    return [httpx.get(gateway.url + path, headers=headers, timeout=60) for gateway in gateways]
+    return [httpx.get(gateway.url + path, headers=headers, timeout=300) for gateway in gateways]
 
 
 def test_each_user_has_a_burst(cluster: Cluster, start: Callable[..., Gateway]) -> None:

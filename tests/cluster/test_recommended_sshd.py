@@ -49,7 +49,7 @@ def http(cluster: Cluster) -> Iterator[httpx.Client]:
     )
     gateway = cluster.start_gateway(config)
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-    with httpx.Client(base_url=gateway.url, headers=headers, timeout=60) as client:
+    with httpx.Client(base_url=gateway.url, headers=headers, timeout=300) as client:
         yield client
     gateway.stop()
     sshd.stop()

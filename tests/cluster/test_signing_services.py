@@ -18,7 +18,7 @@ def test_from_the_token_to_the_login_node(cluster: Cluster, kind: str) -> None:
             ssh_credentials={"type": kind, "url": service.url, "keys": None},
         )
         gateway = cluster.start_gateway(config)
-        with httpx.Client(base_url=gateway.url, timeout=60) as http:
+        with httpx.Client(base_url=gateway.url, timeout=300) as http:
 
             def who(role: str) -> httpx.Response:
                 return http.get("/status/demo/userinfo", headers={"Authorization": f"Bearer {cluster.token(role)}"})

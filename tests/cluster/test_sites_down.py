@@ -76,7 +76,7 @@ def made(cluster: Cluster) -> Iterator[Site]:
     ]
     gateway = cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "down.yaml", clusters=systems))
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-    with httpx.Client(base_url=gateway.url, headers=headers, timeout=60) as client:
+    with httpx.Client(base_url=gateway.url, headers=headers, timeout=300) as client:
         yield Site(cluster, client, directory)
     gateway.stop()
     sshd.stop()

@@ -494,5 +494,5 @@ def test_the_version_is_told_by_slurmrestd_or_the_commands(site: Cluster, tmp_pa
     entry = site.cluster_settings(system, scheduler={"connection_mode": system})
     config = site.write_gateway_config(tmp_path / "config.yaml", clusters=[entry])
     argv = [sys.executable, "-m", "hpcgate.cli", "check", "--connect", str(config)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
     assert f"\N{CHECK MARK} {system}: slurm {site.slurm.version} answers" in done.stdout

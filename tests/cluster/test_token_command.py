@@ -10,7 +10,7 @@ from hpcgate.demo.cluster import Cluster
 
 def token(*arguments: str, input: str = "") -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "hpcgate.cli", "token", *arguments]
-    return subprocess.run(argv, input=input, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(argv, input=input, capture_output=True, text=True, check=False, timeout=300)
 
 
 def config(cluster: Cluster, path: Path, **authentication: Any) -> str:

@@ -156,7 +156,7 @@ def test_wormhole(client: Any, place: Path, file: Path, tmp_path: Path, cluster:
     )
     # Not receive_file_wormhole(): it calls the command with an option that it does not have.
     receive = [WORMHOLE, "receive", "--accept-file", "-o", str(tmp_path / "back"), download.wormhole_code]
-    subprocess.run(receive, check=True, capture_output=True, timeout=60)
+    subprocess.run(receive, check=True, capture_output=True, timeout=300)
     assert (tmp_path / "back").read_bytes() == file.read_bytes()
     download.wait_for_transfer_job()
     assert os.listdir(place) == [name]

@@ -52,7 +52,7 @@ def connect(cluster: Cluster) -> Iterator[Callable[[str], tuple[Any, httpx.Clien
         client = firecrest.v2.Firecrest(url, Bearer(token))
         client.MAX_DIRECT_UPLOAD_SIZE = LARGE
         client.timeout = 60
-        http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+        http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=300)
         opened.extend((client.close_session, http.close))
         return client, http
 

@@ -352,7 +352,7 @@ async def test_reading_that_fails(files, place):
 
 async def test_what_is_no_file_is_not_opened(files, place):
     place.run("mkfifo", "fifo")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         for path in (place / "fifo", b"/dev/zero"):
             with pytest.raises(BadRequest, match=r"^cat: .*: Not a regular file$"):
                 await files.read(path, size=10)
@@ -428,7 +428,7 @@ async def test_an_upload_that_is_cancelled_leaves_the_old_file(files, place):
 
     task = asyncio.create_task(files.write(path, endless()))
     await under_way.wait()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while len(place.names()) < 2:
             await asyncio.sleep(0.01)
     task.cancel()
@@ -440,7 +440,7 @@ async def test_an_upload_that_is_cancelled_leaves_the_old_file(files, place):
 
 async def settled(place, names: list[bytes]) -> None:
     """Wait until the directory holds these names; a command that is ended cleans up behind itself."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while place.names() != names:
             await asyncio.sleep(0.05)
 
@@ -486,7 +486,7 @@ async def test_a_full_disk(files, place, small_disk):
     await files.write(old, blocks(b"old"))
     with pytest.raises(NoSpace, match=r"^cp: error writing '.*/file': No space left on device$"):
         await files.write(old, blocks(*[bytes(65536)] * 40))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while os.listdir(small_disk) != [b"file"]:
             await asyncio.sleep(0.05)
     assert await files.read(old) == b"old"

@@ -11,7 +11,7 @@ import pytest
 def test_no_cluster_is_started_for_a_place_that_cannot_be_written_to(tmp_path: Path, directory: str) -> None:
     (tmp_path / "file").write_text("mine")
     argv = [sys.executable, "-m", "hpcgate.cli", "demo", "--no-install", "--cluster", str(tmp_path / directory)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "starting" not in done.stdout

@@ -23,7 +23,7 @@ def _systemd() -> None:
 
 
 def run(*argv: str | Path) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -199,7 +199,7 @@ def assert_it_serves(text: str, desk: Path, environment: dict[str, str]) -> None
     for line in lines:
         command = line.partition("#")[0].strip()
         if " serve" not in command:
-            subprocess.run(["bash", "-e", "-c", command], cwd=desk, env=environment, check=True, timeout=60)
+            subprocess.run(["bash", "-e", "-c", command], cwd=desk, env=environment, check=True, timeout=300)
             continue
         if "--port" not in command:
             command += f" --port {port}"

@@ -92,10 +92,10 @@ class Terminals:
         for shell, _ in reversed(self._others):
             os.killpg(shell.pid, signal.SIGINT)
             try:
-                statuses.append(shell.wait(60))
+                statuses.append(shell.wait(300))
             except subprocess.TimeoutExpired:
                 os.killpg(shell.pid, signal.SIGTERM)
-                statuses.append(shell.wait(60))
+                statuses.append(shell.wait(300))
         return statuses
 
 

@@ -78,7 +78,7 @@ def test_more_users_than_connections(cluster: Cluster) -> None:
         headers = {"Authorization": f"Bearer {cluster.token(user)}"}
         where = {"path": str(user.home)}
         return httpx.get(
-            f"{gateway.url}/filesystem/demo/ops/stat", params=where, headers=headers, timeout=60, **options
+            f"{gateway.url}/filesystem/demo/ops/stat", params=where, headers=headers, timeout=300, **options
         )
 
     try:
@@ -87,7 +87,7 @@ def test_more_users_than_connections(cluster: Cluster) -> None:
         where = {"path": f"{alice.home}/held"}
         headers = {"Authorization": f"Bearer {cluster.token(alice)}"}
         with httpx.stream(
-            "GET", f"{gateway.url}/filesystem/demo/files/content", params=where, headers=headers, timeout=60
+            "GET", f"{gateway.url}/filesystem/demo/files/content", params=where, headers=headers, timeout=300
         ) as held:
             assert held.status_code == 200
             began = time.monotonic()

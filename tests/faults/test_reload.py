@@ -95,7 +95,7 @@ def test_users_stay_connected_where_nothing_changed(cluster: Cluster) -> None:
     def ask(system: str) -> None:
         for token, home in clients:
             url = f"{gateway.url}/filesystem/{system}/ops/stat"
-            answer = httpx.get(url, params={"path": home}, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+            answer = httpx.get(url, params={"path": home}, headers={"Authorization": f"Bearer {token}"}, timeout=300)
             assert answer.status_code == 200, answer.text
 
     def change_and_ask(what: Callable[[dict[str, Any]], object]) -> tuple[list[str], int, int]:

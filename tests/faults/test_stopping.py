@@ -86,7 +86,7 @@ def test_no_request_that_was_accepted_is_lost(cluster: Cluster, drain: int) -> N
         assert set(clients.fates) == {"ok", "refused"}, clients.fates
         assert clients.fates["refused"] == CLIENTS
         assert clients.fates["ok"] > ANSWERS * CLIENTS
-        eventually(lambda: not gateway.daemon.running, 20)
+        eventually(lambda: not gateway.daemon.running, 120)
         log = gateway.log.read_text()
         assert '"server.draining"' in log
         assert '"server.requests_cut_off"' not in log

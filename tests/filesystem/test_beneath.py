@@ -172,7 +172,7 @@ def test_a_signal_does_not_keep_it_from_clearing_up(tmp_path: Path, name: str) -
         words["parts"] = [f"{box}/{part}" for part in asked["parts"]]
     request = json.dumps({"do": do, "words": do, "roots": [str(box)], **words}).encode() + b"\n"
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, PROGRAM], input=request + content, capture_output=True, timeout=60
+        [sys.executable, "-c", INTERRUPTED, PROGRAM], input=request + content, capture_output=True, timeout=300
     )
     assert done.returncode == 143, done
     assert sorted(box.rglob("*")) == before, done

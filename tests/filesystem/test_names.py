@@ -100,7 +100,7 @@ def test_any_name(nodes, sshd, keys, way):
             for made in (path, path / "other"):
                 os.chown(made, nodes.alice.uid, nodes.alice.gid)
             try:
-                async with asyncio.timeout(60), pool.lease(principal(nodes.alice)) as session:
+                async with asyncio.timeout(300), pool.lease(principal(nodes.alice)) as session:
                     await through_everything(session, Place(nodes.alice, path), name)
             finally:
                 shutil.rmtree(os.fsencode(path))

@@ -46,7 +46,7 @@ def settings(tmp_path: Path) -> Callable[..., Settings]:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while not is_so():
             await asyncio.sleep(0.01)
 
@@ -159,7 +159,7 @@ async def test_who_may_is_found_out_anew_after_a_reload(
 
 async def test_what_is_not_taken_up_writes_nothing_on_the_board(settings: Callable[..., Settings]) -> None:
     token_url = {"token_url": "http://127.0.0.1:9/token", "public_certs": settings().auth.authentication.public_certs}
-    async with Gateway.open(settings()) as before, asyncio.timeout(60):
+    async with Gateway.open(settings()) as before, asyncio.timeout(300):
         board = before.systems["daint"].board
         while board.last_round is None:
             await asyncio.sleep(0.01)

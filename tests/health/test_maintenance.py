@@ -136,7 +136,7 @@ def config(tmp_path: Path) -> Path:
 
 def run(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "hpcgate.cli", "maintenance", *arguments, "--config", str(config)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_the_command(config: Path) -> None:

@@ -65,7 +65,7 @@ def test_the_commands_run(tmp_path: Path) -> None:
             [sys.executable, "-m", "hpcgate.cli", *arguments, "--config", str(config)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=True,
         )
         said.append(done.stdout)

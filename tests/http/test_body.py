@@ -124,7 +124,7 @@ ASKED = sorted(set(every_request()))
 
 def ask(front: Front, method: str, path: str, rest: bytes, token: str | None = None) -> bytes:
     """Send a head and the beginning of a body, and return all that comes until the gateway closes the connection."""
-    with socket.create_connection(("127.0.0.1", front.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", front.port), timeout=300) as connection:
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n" + (f"Authorization: {token}\r\n" if token else "")
         connection.sendall(head.encode() + rest)
         answer = b""
@@ -187,7 +187,7 @@ def test_too_much_with_a_token_is_refused_early(patient: Front) -> None:
 
 
 def test_a_continue_comes_after_the_token(patient: Front) -> None:
-    with socket.create_connection(("127.0.0.1", patient.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", patient.port), timeout=300) as connection:
         head = f"PUT /filesystem/demo/ops/chmod HTTP/1.1\r\nHost: x\r\nAuthorization: {ALICE}\r\n"
         connection.sendall(head.encode() + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -213,7 +213,7 @@ def test_bad_json_with_a_token(patient: Front, name: str) -> None:
         ("PUT", "/filesystem/demo/ops/chmod"),
     ]
     with httpx.Client(
-        base_url=f"http://127.0.0.1:{patient.port}", headers={"Authorization": ALICE}, timeout=60
+        base_url=f"http://127.0.0.1:{patient.port}", headers={"Authorization": ALICE}, timeout=300
     ) as client:
         for method, path in json_routes:
             answer = client.request(method, path, content=content, headers={"Content-Type": "application/json"})
@@ -244,7 +244,7 @@ def test_what_a_failed_body_took_is_given_back(patient: Front, name: str) -> Non
     url = f"http://127.0.0.1:{patient.port}/compute/demo/jobs"
     headers = {"Authorization": ALICE, "Content-Type": "application/json"}
     taken = []
-    with httpx.Client(timeout=60, headers=headers) as client:
+    with httpx.Client(timeout=300, headers=headers) as client:
         for _ in range(25):
             assert client.post(url, content=FAILING[name]).status_code == 400
             taken.append(resident(patient))
@@ -256,11 +256,13 @@ def test_slow_bodies_with_a_token_end_and_shut_nobody_out(front: Front) -> None:
     statuses = []
     head = f"POST /compute/demo/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: {ALICE}\r\n"
     with contextlib.ExitStack() as stack:
-        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", front.port), timeout=60)) for _ in range(60)]
+        slow = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", front.port), timeout=300)) for _ in range(60)
+        ]
         for connection in slow:
             connection.sendall(head.encode() + b"Content-Length: 9000\r\n\r\n[")
         with httpx.Client(
-            base_url=f"http://127.0.0.1:{front.port}", headers={"Authorization": bearer("bob")}, timeout=60
+            base_url=f"http://127.0.0.1:{front.port}", headers={"Authorization": bearer("bob")}, timeout=300
         ) as bob:
             for _ in range(10):
                 assert bob.get("/status/systems").status_code == 200
@@ -320,7 +322,7 @@ def test_2000_slow_bodies_shut_nobody_out(patient: Front, name: str) -> None:
         assert bob.get("/status/systems").status_code == 200
         crowd = []
         for number in range(MANY):
-            connection = stack.enter_context(socket.create_connection(("127.0.0.1", patient.port), timeout=60))
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", patient.port), timeout=300))
             token = tokens[number % len(tokens)]
             head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n" + (f"Authorization: {token}\r\n" if token else "")
             connection.sendall(head.encode() + rest)
@@ -365,7 +367,7 @@ def test_an_answer_before_the_end_of_the_body_arrives(patient: Front, name: str)
     """A connection that is closed with something unread is reset, and the answer may be lost."""
     route, token, rest, status = EARLY[name]
     method, path = route.split()
-    with socket.create_connection(("127.0.0.1", patient.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", patient.port), timeout=300) as connection:
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n" + (f"Authorization: {token}\r\n" if token else "")
         connection.sendall(head.encode() + rest)
         answer = b""
@@ -379,14 +381,14 @@ def test_an_answer_before_the_end_of_the_body_arrives(patient: Front, name: str)
 def test_the_last_answer_is_the_last_whatever_body_follows(patient: Front) -> None:
     head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\n"
     last = head + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", patient.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", patient.port), timeout=300) as connection:
         connection.sendall(last + head + b"Content-Length: 100\r\n\r\n{")
         answer = b""
         with contextlib.suppress(ConnectionResetError):
             while block := connection.recv(65536):
                 answer += block
     assert answer.count(b"HTTP/1.1 ") == 1
-    assert httpx.get(f"http://127.0.0.1:{patient.port}/status/liveness", timeout=60).status_code == 200
+    assert httpx.get(f"http://127.0.0.1:{patient.port}/status/liveness", timeout=300).status_code == 200
     log = patient.log.read_text()
     assert "Exception in" not in log
     assert "internal.error" not in log
@@ -408,7 +410,7 @@ def test_a_body_is_read_however_it_comes(patient: Front, name: str, cut: int) ->
     """Some clients offer with each first request to go on by HTTP/2, and send its body by HTTP/1.1."""
     head = f"PUT /filesystem/demo/ops/chmod HTTP/1.1\r\nHost: x\r\nAuthorization: {ALICE}\r\n".encode()
     text = head + WHOLE[name]
-    with socket.create_connection(("127.0.0.1", patient.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", patient.port), timeout=300) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for part in (text[: len(text) - cut], text[len(text) - cut :]):
             connection.sendall(part)
@@ -426,7 +428,7 @@ def test_only_who_may_wait_is_told_to_continue(patient: Front) -> None:
         b"PUT /filesystem/demo/ops/chmod HTTP/1.1\r\nHost: x\r\n": b"Content-Length: 0\r\n\r\n",
         b"GET /status/systems HTTP/1.1\r\nHost: x\r\n": b"\r\n",
     }.items():
-        with socket.create_connection(("127.0.0.1", patient.port), timeout=60) as connection:
+        with socket.create_connection(("127.0.0.1", patient.port), timeout=300) as connection:
             connection.sendall(start + expecting + rest)
             answer = b""
             while block := connection.recv(65536):

@@ -186,7 +186,7 @@ def received(connection: socket.socket) -> bytes:
 
 def sent(front: Front, content: bytes) -> bytes:
     """Return all that comes for this until the gateway closes the connection."""
-    with socket.create_connection(("127.0.0.1", front.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", front.port), timeout=300) as connection:
         connection.sendall(content)
         return received(connection)
 
@@ -199,7 +199,7 @@ def status_of(answer: bytes) -> int:
 @pytest.mark.parametrize("name", ODD)
 def test_whatever_is_odd_is_answered(name: str, front: Front) -> None:
     status, content = ODD[name]
-    with socket.create_connection(("127.0.0.1", front.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", front.port), timeout=300) as connection:
         connection.sendall(content)
         answer = b""
         # A refusal ends the connection; a request that is only refused by its path does not.
@@ -270,7 +270,7 @@ GOOD_ONES = {
 
 @pytest.mark.parametrize("name", GOOD_ONES)
 def test_whatever_is_allowed_is_served(name: str, front: Front) -> None:
-    with socket.create_connection(("127.0.0.1", front.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", front.port), timeout=300) as connection:
         connection.sendall(GOOD_ONES[name])
         answer = connection.recv(65536)
         answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n") or connection.recv(65536)
@@ -298,7 +298,7 @@ def test_a_body_that_breaks_off_has_one_answer(front: Front) -> None:
 
 @pytest.mark.parametrize("content", [GOOD, GOOD[:4], POST + b"Content-Length: 4\r\n\r\nab", CHUNKED + b"4\r\nab"])
 def test_who_sends_no_more_of_a_request_is_told(front: Front, content: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", front.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", front.port), timeout=300) as connection:
         connection.sendall(content)
         connection.shutdown(socket.SHUT_WR)
         # A body without a token may have been refused before.
@@ -314,7 +314,7 @@ def test_fields_after_the_body_count_for_nothing(front: Front) -> None:
 
 
 def test_padding_does_not_go_on_for_ever(front: Front) -> None:
-    with socket.create_connection(("127.0.0.1", front.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", front.port), timeout=300) as connection:
         connection.sendall(CHUNKED + b"1;")
         # Enough for every buffer on the way; the answer may come before all of it is sent.
         with suppress(ConnectionError):
@@ -325,7 +325,7 @@ def test_padding_does_not_go_on_for_ever(front: Front) -> None:
 
 
 def test_a_refusal_is_read_even_by_who_goes_on_sending(front: Front) -> None:
-    with socket.create_connection(("127.0.0.1", front.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", front.port), timeout=300) as connection:
         connection.sendall(GOOD + b"X: ")
         for _ in range(8):
             connection.sendall(b"x" * 65536)
@@ -348,7 +348,7 @@ def test_a_client_who_leaves_has_all_its_requests_ended(front: Front) -> None:
 
     before = tasks()
     for _ in range(20):
-        connection = socket.create_connection(("127.0.0.1", front.port), timeout=60)
+        connection = socket.create_connection(("127.0.0.1", front.port), timeout=300)
         connection.sendall(POST + b"Content-Length: 10\r\n\r\nabcdefghij" + head(b"Host: a") * 3)
         connection.close()
     deadline = time.monotonic() + 120

@@ -62,7 +62,7 @@ async def test_a_lie_in_xml_is_an_error_of_its_own_in_time(name: str) -> None:
             await asyncio.sleep(0.01)
             turns += 1
 
-    async with store(says(answer(XML[name].encode()))) as (it, service), asyncio.timeout(60):
+    async with store(says(answer(XML[name].encode()))) as (it, service), asyncio.timeout(300):
         beside = asyncio.create_task(others())
         with pytest.raises(Unavailable) as caught:
             await it.open_upload("bucket", "key")
@@ -144,7 +144,7 @@ async def test_a_store_that_hangs_has_so_many_connections_and_no_more() -> None:
         came.release()
         await asyncio.Event().wait()
 
-    async with store(hang) as (it, service), asyncio.timeout(60):
+    async with store(hang) as (it, service), asyncio.timeout(300):
         asking = [asyncio.create_task(it.ping()) for _ in range(3 * most)]
         for _ in range(most):
             await came.acquire()

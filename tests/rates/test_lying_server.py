@@ -108,7 +108,7 @@ async def test_a_redis_that_lies_is_one_that_is_down(name: str) -> None:
             turns += 1
 
     beside = asyncio.create_task(others())
-    async with liar(LIES[name]) as port, asyncio.timeout(60):
+    async with liar(LIES[name]) as port, asyncio.timeout(300):
         counter = RedisCounter(RedisSettings.model_validate({"url": f"redis://127.0.0.1:{port}/0", "timeout": SECONDS}))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         verdicts = [await counter.take([BUCKET]) for _ in range(3)]
@@ -130,7 +130,7 @@ async def test_an_answer_that_comes_late_is_nobody_elses() -> None:
                 await asyncio.sleep(3 * SECONDS)
             writer.write(b"*1\r\n$1\r\n%d\r\n" % (0 if b"alice" in asked else 2))
 
-    async with liar(late) as port, asyncio.timeout(60):
+    async with liar(late) as port, asyncio.timeout(300):
         counter = RedisCounter(RedisSettings.model_validate({"url": f"redis://127.0.0.1:{port}/0", "timeout": SECONDS}))
         await counter.take([BUCKET])
         counter._down_until = 0.0

@@ -48,7 +48,7 @@ def place(tmp_path: Path) -> Path:
 
 def run(shell: list[str], place: Path, argv: list[str], given: bytes, **env: str) -> subprocess.CompletedProcess[bytes]:
     around = {"PATH": f"{place}/tools:{os.environ['PATH']}", "HOME": str(place), "TMPDIR": f"{place}/tmp", **env}
-    return subprocess.run([*shell, *argv[1:]], input=given, env=around, capture_output=True, check=False, timeout=60)
+    return subprocess.run([*shell, *argv[1:]], input=given, env=around, capture_output=True, check=False, timeout=300)
 
 
 @pytest.mark.parametrize("tool", ["sbatch", "qsub"])

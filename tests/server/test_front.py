@@ -154,7 +154,7 @@ def test_a_certificate_of_no_use_is_told(content: str | None, words: str, tmp_pa
     options = ["--tls-cert", str(path)]
     if content == "encrypted":
         options += ["--tls-key", str(path.with_suffix(".key"))]
-    ended = subprocess.run(command(write_config(tmp_path), 0, *options), capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command(write_config(tmp_path), 0, *options), capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -332,7 +332,7 @@ def test_handlers_of_a_site_that_hang_hold_nobody(tmp_path: Path) -> None:
 
 def test_logs_that_cannot_be_written_or_read_are_told(tmp_path: Path) -> None:
     config = write_config(tmp_path, audit={"to": "/proc/audit.jsonl"})
-    ended = subprocess.run(command(config, 0), capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command(config, 0), capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
     assert ended.stderr.startswith("cannot write the audit log /proc/audit.jsonl: ")
     broken = tmp_path / "log-config.yaml"
@@ -342,7 +342,7 @@ def test_logs_that_cannot_be_written_or_read_are_told(tmp_path: Path) -> None:
             command(write_config(tmp_path), 0),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             env=os.environ | {"UVICORN_LOG_CONFIG": name},
         )
         assert ended.returncode == 1

@@ -234,7 +234,7 @@ def test_a_request_that_takes_long_needs_nobody_who_watches_its_client(monkeypat
         for http, _ in crowd.clients:
             http.connection_lost(None)
         # They end though nothing of theirs has come to an end.
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while crowd.state.tasks:
                 await asyncio.sleep(0)
         assert not any(end.done() and not end.cancelled() for end in crowd.running)

@@ -71,7 +71,7 @@ class FileServer:
         self.go_on()
         subprocess.run(["umount", "--lazy", self.path], check=True)
         self.daemon.terminate()
-        self.daemon.wait(60)
+        self.daemon.wait(300)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def http(cluster: Cluster, bob: User) -> Iterator[httpx.Client]:
     )
     gateway = cluster.start_gateway(config)
     headers = {"Authorization": f"Bearer {cluster.token(bob)}"}
-    with httpx.Client(base_url=gateway.url, headers=headers, timeout=60) as client:
+    with httpx.Client(base_url=gateway.url, headers=headers, timeout=300) as client:
         yield client
     gateway.stop()
 

@@ -77,7 +77,7 @@ async def test_a_refused_credential_is_offered_once(
         assert caught.value.status == 424
         assert caught.value.message == f"The login node of demo refused the SSH credential of {nodes.alice.name}"
         assert pool.stats.logins_failed == 1
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while node.log().count("Failed publickey") < 2:
             await asyncio.sleep(0.02)
     assert node.log().count("Connection from") == 2
@@ -150,7 +150,7 @@ async def test_a_login_that_hangs_has_a_time_out_of_its_own(make_pool: MakePool,
     key = Key.make("x")
     pool = make_pool(node, Fixed(key, nodes.authority.certify(key, [nodes.alice.name])), timeout={"login": 0.5})
     # sshd itself would wait for two minutes.
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         with pytest.raises(LoginNodeUnreachable, match="timed out"):
             await use(pool, nodes.alice)
     assert pool.stats.logins_failed == 1

@@ -81,7 +81,7 @@ def test_what_a_script_makes_for_itself_is_for_nobody_else(top: Path, name: str)
         env={**shims.environment(), "HOME": f"{top}/mine", "LC_ALL": "C.UTF-8", "SHARED": f"{top}/shared"},
         input=fed,
         capture_output=True,
-        timeout=60,
+        timeout=300,
         start_new_session=True,
         umask=0o022,
         user=NOBODY,

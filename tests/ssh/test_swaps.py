@@ -207,7 +207,7 @@ class Scene:
             },
             input=fed,
             capture_output=True,
-            timeout=60,
+            timeout=300,
             start_new_session=True,
             umask=0o022,
             user=NOBODY,

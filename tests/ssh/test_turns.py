@@ -65,7 +65,7 @@ async def flood(guarded: bool) -> Connection:
     loop.call_soon(turn)
     sender = threading.Thread(target=send)
     sender.start()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         await connection.ended
     sender.join()
     return connection
@@ -109,7 +109,7 @@ async def spoken_to(resting: bool) -> tuple[int, bool]:
 
     sender = threading.Thread(target=send)
     sender.start()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         await connection.ended
     sender.join()
     return sum(connection.sizes), connection.eof
@@ -144,7 +144,7 @@ async def closed_meanwhile() -> list[dict[str, Any]]:
         ssh: Any = connection
         _take_turns(ssh, lambda: None)
         far.send(bytes(2 * _LONG))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             await connection.ended
         await asyncio.sleep(0.01)
     assert connection.sizes == [_PORTION]

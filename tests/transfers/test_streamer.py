@@ -80,7 +80,7 @@ class Running:
         self._thread.start()
 
     def wait(self) -> Ended:
-        self._thread.join(60)
+        self._thread.join(300)
         return self.ended[0]
 
 

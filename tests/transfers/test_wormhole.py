@@ -127,8 +127,8 @@ def test_download(here: Sh, start: Any, servers: WormholeServers, tmp_path: Path
     assert "/dev/fd/3" in shown
     assert code not in shown
     command = [COMMAND, "receive", "--accept-file", "-o", str(tmp_path / "back"), code]
-    subprocess.run(command, check=True, capture_output=True, timeout=60, env=os.environ | servers.environment)
-    job.join(60)
+    subprocess.run(command, check=True, capture_output=True, timeout=300, env=os.environ | servers.environment)
+    job.join(300)
     assert ended[0].status == 0, ended[0].errors
     assert "File was successfully" in ended[0].output
     assert code not in ended[0].output + ended[0].errors

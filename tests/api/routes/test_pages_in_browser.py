@@ -36,7 +36,7 @@ def test_page_is_drawn_without_internet(tmp_path: Path, page: str, drawn: str) -
             ],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=True,
         )
     assert drawn in seen.stdout

@@ -301,7 +301,7 @@ class World:
             },
             input=self.case.fed,
             capture_output=True,
-            timeout=60,
+            timeout=300,
             start_new_session=True,
         )
         steps = self._shims.steps()
