@@ -9,7 +9,8 @@ SOURCE = Path(__file__).parents[2] / "src/hpcgate"
 MODULES = ("os", "tempfile", "shutil")
 HARMLESS = frozenset({
     "os.close", "os.environ.get", "os.environ.setdefault", "os.fdopen", "os.fsdecode", "os.fsencode", "os.fstat",
-    "os.fsync", "os.getpid", "os.pread", "os.strerror", "os.urandom", "os.write",
+    "os.fsync", "os.getpid", "os.pipe", "os.pread", "os.read", "os.set_blocking", "os.strerror", "os.urandom",
+    "os.write", "os.kill",
 })  # fmt: skip
 """What names no file."""
 NAMING = frozenset({"read_text", "read_bytes", "write_text", "write_bytes", "mkstemp", "from_file"})
@@ -22,7 +23,7 @@ OPENERS = {
     "auth/names.py": "username_map",
     "cli/commands.py": "the example of a configuration",
     "config/document.py": "the configuration",
-    "config/names.py": "username_map",
+    "config/files.py": "what the configuration names",
     "config/secrets.py": "secret_file",
     "config/values.py": "files that the configuration names",
     "filesystem/beneath.py": "a program of the package's own",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hpcgate.demo.keys import Key
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import HostKeyRefused
+from hpcgate.ssh import host_keys
 from hpcgate.ssh.host_keys import HostKeys
 from hpcgate.threads import Threads
 from tests.ssh.conftest import MakePool
@@ -246,3 +248,15 @@ async def test_what_hangs_while_keys_are_looked_for_holds_one_thread(
     finally:
         hangs.set()
     assert [len(trusted.keys) for trusted in await asyncio.gather(*waiting[1:])] == [1] * 19
+
+
+async def test_a_known_hosts_file_that_hangs_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_keys, "PATIENCE", 0.1)
+    file = tmp_path / "known_hosts"
+    os.mkfifo(file)
+    try:
+        for _ in range(2):
+            with pytest.raises(HostKeyRefused, match=r"nothing came within 0\.1 s"):
+                await HostKeys("demo", "login node", known_hosts=str(file)).trusted("192.0.2.1", 22)
+    finally:
+        os.close(os.open(file, os.O_RDWR))

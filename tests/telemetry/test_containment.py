@@ -48,6 +48,7 @@ TASKS = {
     "credentials/static.py:credential": "awaited by each who asks",
     "filesystem/tus.py:_locked": "awaited by the request",
     "gateway/gateway.py:_background": "kept",
+    "health/maintenance.py:_looked": "awaited by each who looks",
     "health/prober.py:_as_the_account": "a group within what is kept",
     "health/prober.py:round": "a group within what is kept",
     "http/disconnect.py:start": "reaped",

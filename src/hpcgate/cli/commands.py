@@ -1,6 +1,5 @@
 """The command line."""
 
-import asyncio
 import json
 import os
 import sys
@@ -12,9 +11,10 @@ from rich.console import Console
 
 from hpcgate import __version__
 from hpcgate.cli.maintenance import app as maintenance_app
-from hpcgate.cli.token import TokenFileOption, TokenOption, be_silent, failure, given_token
+from hpcgate.cli.token import TokenFileOption, TokenOption, be_silent, failure, given_token, run
 from hpcgate.cli.token import token as token_command
 from hpcgate.config import Settings
+from hpcgate.config.files import in_time
 from hpcgate.config.loading import ENVIRONMENT_VARIABLES
 from hpcgate.config.monitoring import TracingSettings
 
@@ -71,13 +71,24 @@ def serve(
     """Serve the API until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
     if tls_key is not None and tls_cert is None:
         raise typer.BadParameter("needs --tls-cert", param_hint="--tls-key")
+    from hpcgate.server.starting import Starting
+
+    starting = Starting("reading the configuration")
     settings = _load(config)
     from hpcgate.config.loading import load
     from hpcgate.server.run import serve as serve_settings
     from hpcgate.server.tls import Unusable
 
     try:
-        serve_settings(settings, host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, load=lambda: load(config))
+        serve_settings(
+            settings,
+            host=host,
+            port=port,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            load=lambda: load(config),
+            starting=starting,
+        )
     except Unusable as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
@@ -116,7 +127,7 @@ def check(
         from hpcgate.diagnosis.run import walk
 
         be_silent()
-        findings = asyncio.run(walk(_load(config), given_token(token, token_file)))
+        findings = run(walk(_load(config), given_token(token, token_file)))
         status = int(any(finding.good is False for _, finding in findings))
     if as_json:
         document = {
@@ -175,7 +186,7 @@ def openapi(
         sys.stdout.write(text)
         return
     try:
-        output.write_text(text)
+        in_time(lambda: output.write_text(text))
     except OSError as error:
         raise failure(f"Cannot write {output}: {error.strerror}") from None
 

@@ -3,6 +3,7 @@
 import re
 import time
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from hpcgate.config import Cluster, MaintenanceWindow, Settings
+from hpcgate.config.files import in_time
 from hpcgate.config.loading import ENVIRONMENT_VARIABLES
 from hpcgate.health.maintenance import Notices, Window, iso
 
@@ -102,7 +104,7 @@ def set_window(
         words = error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else error
         raise _fail(f"No maintenance set: {words}") from None
     try:
-        notices.put(name, window)
+        in_time(lambda: notices.put(name, window))
     except OSError as error:
         raise _fail(f"Cannot write {notices.path(name)}: {error.strerror}") from None
     typer.echo(f"{name}: {_text(Window.of(window))}")
@@ -114,7 +116,7 @@ def clear(system: SystemArgument, config: ConfigOption = None) -> None:
     settings, notices = _settings(config)
     name = _system(settings, system).name
     try:
-        there_was = notices.remove(name)
+        there_was = in_time(lambda: notices.remove(name))
     except OSError as error:
         raise _fail(f"Cannot remove {notices.path(name)}: {error.strerror}") from None
     typer.echo(f"{name}: {'cleared' if there_was else 'nothing was set'}")
@@ -128,7 +130,7 @@ def list_windows(config: ConfigOption = None) -> None:
     for cluster in settings.clusters:
         planned = [Window.of(window) for window in cluster.maintenance]
         try:
-            noted = notices.read(cluster.name)
+            noted = in_time(partial(notices.read, cluster.name))
         except (OSError, ValueError) as error:
             raise _fail(str(error)) from None
         for source, windows in (("configuration", planned), ("operator", noted)):

@@ -5,16 +5,21 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import structlog
 import typer
 
 from hpcgate.auth.principal import Principal
 from hpcgate.config import ConfigError, OidcSettings, ServiceAccount, Settings, load
+from hpcgate.config.files import read_text
 from hpcgate.config.loading import ENVIRONMENT_VARIABLES
 from hpcgate.errors import GatewayError
+from hpcgate.threads import Threads
+
+T = TypeVar("T")
 
 TokenOption = Annotated[
     str | None,
@@ -80,7 +85,7 @@ def token(
     url = token_url or (oidc.token_url if oidc is not None else "")
     method = "client_secret_post" if oidc is None else oidc.token_endpoint_auth_method
     try:
-        granted = asyncio.run(fetch_token(url, client_id, secret, scope=scope, method=method))
+        granted = run(fetch_token(url, client_id, secret, scope=scope, method=method))
     except TokenRefused as error:
         raise failure(str(error)) from None
     typer.echo(granted.access_token)
@@ -91,12 +96,22 @@ def given_token(token: str | None, file: Path | None) -> str | None:
     if file is None:
         return token
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        text = sys.stdin.read() if str(file) == "-" else read_text(file)
     except OSError as error:
         raise failure(f"Cannot read the token: {file}: {error.strerror}") from None
     except UnicodeError:
         raise failure(f"Cannot read the token: {file} is not text") from None
     return text.strip()
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run what a command waits for. Its end waits for no thread that hangs, in a look-up of a name for example."""
+
+    async def all_of_it() -> T:
+        asyncio.get_running_loop().set_default_executor(Threads("worker"))
+        return await work
+
+    return asyncio.run(all_of_it())
 
 
 def failure(message: str) -> typer.Exit:
@@ -155,7 +170,7 @@ def _show(token: str, config: Path | None) -> int:
         return 0
     be_silent()
     try:
-        principal = asyncio.run(_verify(token, _settings(config).auth.authentication))
+        principal = run(_verify(token, _settings(config).auth.authentication))
     except GatewayError as error:
         typer.echo(f"\N{BALLOT X} refused, with status {error.status}: {error.message}")
         return 1

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from hpcgate.config.base import Model
+from hpcgate.config.files import in_time
 
 STDOUT = "stdout"
 
@@ -21,8 +22,12 @@ def destination(value: str) -> str:
     path = Path(value)
     if not path.is_absolute():
         raise ValueError("must be stdout or an absolute path")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"cannot write {value}: {'it is a directory' if path.is_dir() else 'there is no directory'}")
+    try:
+        is_directory, has_parent = in_time(lambda: (path.is_dir(), path.parent.is_dir()))
+    except OSError as error:
+        raise ValueError(f"cannot write {value}: {error.strerror}") from None
+    if is_directory or not has_parent:
+        raise ValueError(f"cannot write {value}: {'it is a directory' if is_directory else 'there is no directory'}")
     return value
 
 

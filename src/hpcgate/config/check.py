@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hpcgate.config.files import in_time
 from hpcgate.config.loading import load_and_remark
 from hpcgate.config.mistakes import ConfigError
 from hpcgate.config.models import Cluster, PolicySettings, Settings
@@ -32,7 +33,7 @@ def warnings(settings: Settings) -> Iterator[str]:
         yield "auth.authentication.public_certs: there are no keys, so no token will be accepted"
     if settings.metrics.path is not None:
         yield "metrics.path: whoever reaches the API can read the metrics; metrics.port keeps them apart"
-    if settings.state_directory is not None and not Path(settings.state_directory).is_dir():
+    if settings.state_directory is not None and not _is_directory(settings.state_directory):
         yield f"state_directory: there is no directory {settings.state_directory} yet, or it cannot be reached"
     if settings.auth.policy is not None:
         for warning in _of_policy(settings.auth.policy):
@@ -43,6 +44,13 @@ def warnings(settings: Settings) -> Iterator[str]:
     for cluster in settings.clusters:
         for warning in _of_cluster(cluster):
             yield f"system {cluster.name}: {warning}"
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return in_time(Path(path).is_dir)
+    except OSError:
+        return False
 
 
 def _of_api_keys(settings: Settings) -> Iterator[str]:

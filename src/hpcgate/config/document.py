@@ -6,13 +6,14 @@ from typing import Any
 
 import yaml
 
+from hpcgate.config.files import read_text
 from hpcgate.config.mistakes import WHOLE_FILE, Location, Mistake, dotted
 
 
 def read_document(path: Path) -> tuple[Any, list[Mistake]]:
     """Return the one document of a YAML file, and the mistakes of form in it; None where it cannot be read."""
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_text(path, encoding="utf-8-sig")
     except OSError as error:
         return None, [Mistake(path, WHOLE_FILE, f"cannot be read: {error.strerror or type(error).__name__}")]
     except UnicodeDecodeError:

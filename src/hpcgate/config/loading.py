@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from hpcgate.config.document import read_document
+from hpcgate.config.files import in_time
 from hpcgate.config.mistakes import WHOLE_FILE, ConfigError, Location, Mistake, did_you_mean, dotted
 from hpcgate.config.models import Model, Settings, repeated_names, unknown_systems
 from hpcgate.config.old_format import Translation
@@ -142,7 +143,7 @@ def _gather(path: Path, document: dict[Any, Any]) -> tuple[dict[int, Path], list
     name = value.removeprefix(DIRECTORY_PREFIX)
     try:
         directory = Path(name).expanduser()
-        found = sorted(file for file in directory.iterdir() if file.suffix == ".yaml")
+        found = in_time(lambda: sorted(file for file in directory.iterdir() if file.suffix == ".yaml"))
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a usable path"
         return {}, [Mistake(path, "clusters", f"cannot list the directory {name}: {reason}")]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from hpcgate.config.files import read
 from hpcgate.config.values import ReadableFile
 
 MAX_FILE = 16 * 1024 * 1024
@@ -43,12 +44,10 @@ def parse_names(text: str) -> Mapping[str, str]:
 
 
 def _good(value: str) -> str:
-    with Path(value).open("rb") as file:
-        content = file.read(MAX_FILE + 1)
-    if len(content) > MAX_FILE:
-        raise ValueError(f"{value} is larger than {MAX_FILE} bytes")
     try:
-        parse_names(content.decode())
+        parse_names(read(Path(value), MAX_FILE).decode())
+    except OSError as error:
+        raise ValueError(f"cannot read {value}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{value} is not UTF-8 text") from None
     except NoNames as error:

@@ -5,7 +5,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SecretStr
 
+from hpcgate.config.files import read_text
+
 PREFIX = "secret_file:"
+MOST = 1024 * 1024
+"""Bytes of a secret, at most."""
 
 
 def read_secret(value: Any) -> Any:
@@ -18,7 +22,7 @@ def read_secret(value: Any) -> Any:
         return value
     path = Path(value.removeprefix(PREFIX))
     try:
-        return path.expanduser().read_text("utf-8").strip()
+        return read_text(path.expanduser(), MOST).strip()
     except OSError as error:
         reason = error.strerror or type(error).__name__
     except UnicodeDecodeError:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
+from hpcgate.config.files import in_time
 from hpcgate.config.mistakes import did_you_mean
 
 HOST_KEY_TYPES = (
@@ -93,8 +94,8 @@ def readable_file(value: str) -> str:
     """
     try:
         path = Path(value).expanduser()
-        with path.open("rb"):
-            return str(path)
+        in_time(lambda: path.open("rb").close())
+        return str(path)
     except OSError as error:
         raise ValueError(f"cannot read {value}: {error.strerror}") from None
     except RuntimeError:

@@ -146,7 +146,7 @@ class Gateway:
             if settings.state_directory is not None:
                 calendars = {name: system.calendar for name, system in systems.items()}
                 watch = NoticeWatch(Notices(Path(settings.state_directory)), calendars)
-                await watch.look()
+                await watch.begin()
                 jobs.append(("health.maintenance", watch.run))
             background = await stack.enter_async_context(_background(jobs))
             opened = cls(carried_over, tokens, jwks, authorizer, probers, telemetry)

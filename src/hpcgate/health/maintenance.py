@@ -27,6 +27,8 @@ from hpcgate.threads import alone
 
 log = structlog.stdlib.get_logger(__name__)
 
+PATIENCE = 10.0
+"""Seconds that a start waits for what operators have said."""
 EVERY = 1.0
 """Seconds between looks at the directory."""
 _MAX_BYTES = 64 * 1024
@@ -194,6 +196,15 @@ class NoticeWatch:
         self._calendars = calendars
         self._seen: dict[str, tuple[int, int, int] | None] = {}
         self._trouble: dict[str, str] = {}
+        self._looking: asyncio.Future[dict[str, tuple[Window, ...] | Exception]] | None = None
+
+    async def begin(self) -> None:
+        """Look for the first time, for `PATIENCE` seconds at most; `run` goes on with that look."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self.look()
+        except TimeoutError:
+            log.error("maintenance.unreadable", error=f"{self._notices.directory}: nothing came within {PATIENCE:g} s")
 
     async def run(self) -> None:
         """Look now, and again every `EVERY` seconds."""
@@ -203,7 +214,7 @@ class NoticeWatch:
 
     async def look(self) -> None:
         """Read what has changed. A notice that cannot be read leaves what it said before."""
-        for system, result in (await alone(self._changes)).items():
+        for system, result in (await self._looked()).items():
             calendar = self._calendars[system]
             if isinstance(result, Exception):
                 if self._trouble.get(system) != str(result):
@@ -217,6 +228,17 @@ class NoticeWatch:
                 system=calendar.system,
                 windows=[{"start": iso(one.start), "until": iso(one.until), "reason": one.reason} for one in result],
             )
+
+    async def _looked(self) -> Mapping[str, tuple[Window, ...] | Exception]:
+        """Look at the files. On a file system that hangs it is one look, and one thread, until it goes on."""
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(alone(self._changes))
+        looking = self._looking
+        try:
+            return await asyncio.shield(looking)
+        finally:
+            if looking.done():
+                self._looking = None
 
     def _changes(self) -> dict[str, tuple[Window, ...] | Exception]:
         """Return what the notices say that have changed since the last look, by system; not on the event loop."""

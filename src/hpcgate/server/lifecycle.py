@@ -134,7 +134,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(on_loop_error)
         loop.set_default_executor(Threads("worker"))
-        await super().startup(sockets)
+        await self._start(sockets)
         if self.started:
             self._door = sockets[0].dup() if sockets else None
             if self._door is not None:
@@ -146,6 +146,19 @@ class Server(uvicorn.Server):
             protocol.lobby = self._lobby = Lobby(admission.most * BYTES_EACH)
             protocol.caller = staticmethod(lambda token: self._gateway.caller(token))
             protocol.admission = admission
+
+    async def _start(self, sockets: list[socket.socket] | None) -> None:
+        """Open everything, unless a signal comes first: what is opened may hang, and nobody is served yet."""
+        opening = asyncio.ensure_future(super().startup(sockets))
+        try:
+            while not opening.done():
+                await asyncio.wait((opening,), timeout=_TICK)
+                if self.should_exit and not opening.done():
+                    log.warning("server.start_cut_off", reason="a signal has come before everything was opened")
+                    return
+            await opening
+        finally:
+            opening.cancel()
 
     async def on_tick(self, counter: int) -> bool:
         """See how late the loop is, and for a renewed certificate now and then. True ends new connections.

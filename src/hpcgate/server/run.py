@@ -22,6 +22,7 @@ from hpcgate.server.http_protocol import LINGER, LINGER_BYTES, Http, make_room_f
 from hpcgate.server.lifecycle import Server
 from hpcgate.server.logs import LOG_CONFIG, configure_logging, hand_over, take_over_libraries
 from hpcgate.server.sink import Ends, Sink
+from hpcgate.server.starting import Starting
 from hpcgate.server.tls import Tls, Unusable
 
 log = structlog.get_logger(__name__)
@@ -55,6 +56,7 @@ def serve(
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     load: Callable[[], Settings] | None = None,
+    starting: Starting | None = None,
 ) -> None:
     """Serve until a signal ends the process.
 
@@ -65,16 +67,20 @@ def serve(
         tls_cert: The certificate and its chain (PEM), to serve HTTPS.
         tls_key: Its private key; None is in the same file.
         load: Reads the configuration anew, on SIGHUP.
+        starting: Watches over the start until the server does so by itself.
 
     Raises:
         Unusable: The certificate, or a file that logs go to or come from, is of no use.
     """
+    _tell(starting, "opening the logs")
     try:
         configure_logging(settings.logger, settings.audit)
     except OSError as error:
         raise Unusable(f"cannot write the audit log {settings.audit.to}: {error.strerror}") from None
     take_over_libraries()
+    _tell(starting, "reading the certificate")
     tls = None if tls_cert is None else Tls(tls_cert, tls_key)
+    _tell(starting, "making the application")
     # A core file would hold every token and key.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # asyncssh asks who runs it, and a container's arbitrary user id has no name.
@@ -105,6 +111,7 @@ def serve(
         raise Unusable(f"{LOG_CONFIG}: cannot use {log_config}: {error}") from error
     if log_config:
         hand_over()
+    _tell(starting, f"looking for the address {host}")
     try:
         listener = config.bind_socket()
     except SystemExit:
@@ -117,7 +124,14 @@ def serve(
     server.tls, server.settings, server.load = tls, settings.http, load
     server.ends = Ends(LINGER_BYTES, LINGER)
     signal.signal(signal.SIGHUP, lambda *_: server.reloader.ask())
+    if starting is not None:
+        starting.over()
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener, *(listener.dup() for _ in range(ACCEPTORS - 1))])
     if not server.started:
         sys.exit(STARTUP_FAILURE)
+
+
+def _tell(starting: Starting | None, doing: str) -> None:
+    if starting is not None:
+        starting.doing = doing

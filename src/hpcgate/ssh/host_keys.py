@@ -16,6 +16,10 @@ from hpcgate.threads import alone
 
 log = structlog.stdlib.get_logger(__name__)
 
+PATIENCE = 10.0
+"""Seconds that a login waits for a known_hosts file."""
+_MOST = 16 * 1024 * 1024
+"""Characters of one, at most."""
 _CA_MARKER = "@cert-authority"
 _PLAIN_ALGORITHMS = (
     "ssh-ed25519",
@@ -158,7 +162,12 @@ class HostKeys:
             reading = self._reading = asyncio.ensure_future(alone(partial(self._load, path)))
             reading.add_done_callback(self._have_read)
         try:
-            return await asyncio.shield(reading)
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.shield(reading)
+        except TimeoutError as error:
+            raise HostKeyRefused(
+                f"The known_hosts file of {self.system} cannot be read: nothing came within {PATIENCE:g} s"
+            ) from error
         except (OSError, ValueError) as error:
             raise HostKeyRefused(f"The known_hosts file of {self.system} cannot be read") from error
 
@@ -172,7 +181,11 @@ class HostKeys:
         status = Path(path).stat()
         version = (status.st_mtime_ns, status.st_size, status.st_ino)
         if self._file is None or version != self._file_version:
-            self._file = asyncssh.import_known_hosts(Path(path).read_text())
+            with Path(path).open() as file:
+                text = file.read(_MOST)
+            if len(text) == _MOST:
+                raise ValueError(f"more than {_MOST} characters")
+            self._file = asyncssh.import_known_hosts(text)
             self._file_version = version
         return self._file
 

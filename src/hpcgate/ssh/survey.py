@@ -22,6 +22,10 @@ _NOBODY = "hpcgate-check"
 """The user name of the connection that is broken off before the login."""
 
 
+LONGEST = 60.0
+"""Seconds in which what the settings say of a machine has to be read, and its name looked up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What was found out about one machine.
@@ -73,7 +77,10 @@ async def _look(policy: HostKeys, host: str, port: int, settings: SshSettings) -
         option, lines = policy.known_hosts, [f"{place} {line}" for line in lines]
     add = f"then add to {option}: {'; '.join(lines)}"
     try:
-        trusted = await policy.trusted(host, port)
+        async with asyncio.timeout(LONGEST):
+            trusted = await policy.trusted(host, port)
+    except TimeoutError as error:
+        return [_silent(name, error)]
     except HostKeyRefused as error:
         return [Finding(False, f"{seen}; refused: {error.message}", f"compare with the machine itself, {add}")]
     try:
