@@ -61,6 +61,7 @@ TASKS = {
     "schedulers/slurm/scheduler.py:_patiently": "a group of the request",
     "schedulers/submitting.py:_follow": "awaited by the request",
     "server/lifecycle.py:_accept": "reaped",
+    "server/lifecycle.py:_start": "awaited by the start",
     "server/lifecycle.py:_look_at_certificate": "taken by the next look",
     "ssh/connection.py:spawn": "awaited by who asks, or reaped",
     "ssh/host_keys.py:_read": "reaped",
