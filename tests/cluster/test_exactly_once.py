@@ -185,6 +185,30 @@ def test_while_nobody_can_tell_nothing_is_submitted(cluster: Cluster, alice: Per
     assert comments(alice).keys() == before.keys()
 
 
+@pytest.mark.parametrize("verb", ["mv", "cp", "compress", "extract", "rm"])
+def test_a_transfer_job_that_is_sent_twice_is_one_job(alice: Person, verb: str) -> None:
+    home = str(alice.user.home)
+    alice.run("sh", "-c", "date >once.txt; tar -czf once.tar.gz once.txt; mkdir -p once.d")
+    headers = {"Idempotency-Key": str(uuid4())}
+    path = f"/filesystem/demo/transfer/{verb}"
+    target = {"extract": f"{home}/once.d", "compress": f"{home}/once-2.tar.gz"}.get(verb, f"{home}/once-2.txt")
+    source = f"{home}/once.tar.gz" if verb == "extract" else f"{home}/once.txt"
+
+    def send(source: str = source) -> httpx.Response:
+        if verb == "rm":
+            return alice.http.delete(path, params={"path": source, "account": "demo"}, headers=headers)
+        body = {"sourcePath": source, "targetPath": target, "account": "demo"}
+        return alice.http.post(path, json=body, headers=headers)
+
+    first = send()
+    assert first.status_code in (200, 201), first.text
+    again = send()
+    assert (again.status_code, again.json()) == (first.status_code, first.json())
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert send(f"{home}/other").status_code == 422
+    assert found(alice, headers["Idempotency-Key"])["jobId"] == first.json()["transferJob"]["jobId"]
+
+
 def test_systems_say_what_they_promise(alice: Person) -> None:
     systems = {one["name"]: one["submissions"] for one in alice.http.get("/status/systems").json()["systems"]}
     assert systems["demo"] == {"exactlyOnce": True, "required": False, "lifetime": 86400}

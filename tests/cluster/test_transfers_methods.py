@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import firecrest
 import httpx
@@ -287,3 +288,35 @@ def test_streamer_job_that_nobody_calls(cluster: Cluster, connect: Connect, plac
         assert os.listdir(place) == []
     finally:
         gateway.stop()
+
+
+@pytest.mark.parametrize(
+    ("verb", "directives"),
+    [
+        ("upload", {"transferMethod": "s3", "fileSize": 20}),
+        ("upload", {"transferMethod": "streamer"}),
+        ("upload", {"transferMethod": "wormhole", "wormholeCode": "7-a-b"}),
+        ("download", {"transferMethod": "s3"}),
+        ("download", {"transferMethod": "streamer"}),
+        ("download", {"transferMethod": "wormhole"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["transferMethod"],
+)
+def test_a_transfer_that_is_sent_twice_is_one_transfer(
+    http: httpx.Client, place: Path, cluster: Cluster, verb: str, directives: dict[str, Any]
+) -> None:
+    source = place / "source"
+    source.write_bytes(b"x" * 20)
+    body = {"sourcePath": str(source), "account": ACCOUNT, "transferDirectives": directives}
+    headers = {"Idempotency-Key": str(uuid4())}
+    path = f"/filesystem/demo/transfer/{verb}"
+    first = http.post(path, json=body, headers=headers)
+    assert first.status_code == 201, first.text
+    try:
+        again = http.post(path, json=body, headers=headers)
+        assert (again.status_code, again.json()) == (201, first.json())
+        assert again.headers["Idempotency-Replayed"] == "true"
+        other = http.post(path, json={**body, "sourcePath": f"{source}2"}, headers=headers)
+        assert other.status_code == 422
+    finally:
+        cluster.slurm.run(["scancel", first.json()["transferJob"]["jobId"]])

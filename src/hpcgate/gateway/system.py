@@ -2,18 +2,20 @@
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from hpcgate.auth import Principal
 from hpcgate.config import Cluster, plugin
 from hpcgate.credentials.base import CredentialSource
-from hpcgate.errors import BadRequest, NoSuchTransfer
+from hpcgate.errors import BadRequest, NoSuchTransfer, UnderWay
 from hpcgate.filesystem.base import Limits, Operation, naming
 from hpcgate.health.board import HealthBoard
 from hpcgate.health.maintenance import Calendar, Window
 from hpcgate.schedulers.base import JobDescription, Scheduler
+from hpcgate.schedulers.once import RETRY_AFTER
 from hpcgate.schedulers.reads import SharedReads
+from hpcgate.schedulers.receipts import Once
 from hpcgate.ssh.pool import Pool
 from hpcgate.telemetry.base import SILENT, Telemetry
 from hpcgate.telemetry.journal import note_path
@@ -72,7 +74,17 @@ class System:
         operation = settings.data_operation
 
         async def submit(principal: Principal, job: BatchJob) -> str:
-            job_id = await scheduler.submit(principal, JobDescription(**asdict(job)))
+            values = asdict(replace(job, key=None))
+            del values["key"], values["memo"]
+            description = JobDescription(**values)
+            if isinstance(job.key, Once):
+                submitted = await scheduler.submit_once(principal, description, replace(job.key, memo=job.memo))
+                if submitted.replayed:
+                    # What was prepared here is not what its job has: whoever asks again is told that one's.
+                    raise UnderWay(RETRY_AFTER)
+                job_id = submitted.job_id
+            else:
+                job_id = await scheduler.submit(principal, description)
             telemetry.transfer_job(settings.name, job.name.removeprefix("transfer-"))
             return job_id
 

@@ -1,7 +1,7 @@
 """What every transfer method has, and the nouns that they share."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 from hpcgate.auth import Principal
@@ -21,6 +21,8 @@ class BatchJob:
         standard_output: The file for its output.
         standard_error: The file for its error words.
         account: The account to charge where the script itself does not name it.
+        key: What the scheduler is to submit it once for, if there was an Idempotency-Key.
+        memo: What is to be kept with the key.
     """
 
     name: str
@@ -29,6 +31,8 @@ class BatchJob:
     standard_output: str
     standard_error: str
     account: str | None = None
+    key: object | None = None
+    memo: str = ""
 
 
 class Submit(Protocol):
@@ -38,6 +42,7 @@ class Submit(Protocol):
         """Submit a job once and return its id.
 
         Raises:
+            UnderWay: Another request with that key has made one meanwhile.
             SubmissionRefused: With the scheduler's own words.
             TimedOut: The job may or may not have been submitted.
         """
@@ -59,58 +64,6 @@ class TransferJob:
     system: str
     working_directory: str
     logs: JobLogs
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """What a transfer job does.
-
-    Attributes:
-        name: The job's name.
-        values: Shell variables by name, set before the body begins, each to exactly this text.
-        body: The rest of the script, in POSIX sh, free of any value of a request.
-    """
-
-    name: str
-    values: dict[str, str]
-    body: str
-
-
-class RunJob(Protocol):
-    """How a transfer method runs a job of its own."""
-
-    async def __call__(self, principal: Principal, script: Script, account: str | None) -> TransferJob:
-        """Submit the script with the system's directives.
-
-        Raises:
-            BadRequest: The directives need an account and there is none, or it cannot be one.
-            NotSupported: The system has no directory for such jobs.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A file that is to come in.
-
-    Attributes:
-        path: The file that it becomes on the system, absolute.
-        account: The account to charge.
-        file_size: Its size in bytes, where the user said it.
-        wormhole_code: The code that the user's wormhole is waiting with.
-    """
-
-    path: str
-    account: str | None = None
-    file_size: int | None = None
-    wormhole_code: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Download:
-    """A file that is to go out: its absolute path on the system, and the account to charge."""
-
-    path: str
-    account: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +90,77 @@ class Directives:
 
 
 @dataclass(frozen=True, slots=True)
+class Keyed:
+    """What a request with an Idempotency-Key is answered with each time.
+
+    Attributes:
+        key: What the scheduler is to submit the job once for.
+        directives: What the answer holds besides the job.
+    """
+
+    key: object
+    directives: Directives | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a transfer job does.
+
+    Attributes:
+        name: The job's name.
+        values: Shell variables by name, set before the body begins, each to exactly this text.
+        body: The rest of the script, in POSIX sh, free of any value of a request.
+        keyed: What it is submitted once for, if there was an Idempotency-Key.
+    """
+
+    name: str
+    values: dict[str, str]
+    body: str
+    keyed: Keyed | None = None
+
+
+class RunJob(Protocol):
+    """How a transfer method runs a job of its own."""
+
+    async def __call__(self, principal: Principal, script: Script, account: str | None) -> TransferJob:
+        """Submit the script with the system's directives.
+
+        Raises:
+            UnderWay: Another request with the key has made one meanwhile.
+            BadRequest: The directives need an account and there is none, or it cannot be one.
+            NotSupported: The system has no directory for such jobs.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that is to come in.
+
+    Attributes:
+        path: The file that it becomes on the system, absolute.
+        account: The account to charge.
+        file_size: Its size in bytes, where the user said it.
+        wormhole_code: The code that the user's wormhole is waiting with.
+        key: What its job is to be submitted once for.
+    """
+
+    path: str
+    account: str | None = None
+    file_size: int | None = None
+    wormhole_code: str | None = None
+    key: object | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file that is to go out: its absolute path on the system, the account to charge, and the key as for `Upload`."""
+
+    path: str
+    account: str | None = None
+    key: object | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """A transfer under way."""
 
@@ -158,6 +182,19 @@ class TransferContext:
     pool: Pool
     run_job: RunJob
 
+    async def start(
+        self,
+        principal: Principal,
+        script: Script,
+        account: str | None,
+        key: object | None,
+        directives: Directives,
+    ) -> Started:
+        """Run a job, and return what its request is answered with: once, if there is a key."""
+        if key is not None:
+            script = replace(script, keyed=Keyed(key, directives))
+        return Started(await self.run_job(principal, script, account), directives)
+
 
 class Transfer(ABC):
     """A way to move files past the gateway. Found by the entry points ``hpcgate.transfers``, by ``service_type``.
@@ -165,10 +202,12 @@ class Transfer(ABC):
     Attributes:
         Settings: The model of its settings.
         method: The name that requests use, as ``transferMethod``.
+        keyed: Whether it hands a request's key on (`TransferContext.start`).
     """
 
     Settings: ClassVar[type[TransferSettings]]
     method: ClassVar[str]
+    keyed: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, settings: Any, context: TransferContext) -> None:

@@ -7,6 +7,7 @@ target's name when it is whole; until then the old target stays as it was.
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from hpcgate.auth import Principal
@@ -14,6 +15,7 @@ from hpcgate.errors import BadRequest, NotSupported
 from hpcgate.ssh.files.command_files import ADOPT
 from hpcgate.ssh.files.merging import MERGE
 from hpcgate.transfers.base import BatchJob, JobLogs, Script, Submit, TransferJob
+from hpcgate.transfers.memo import written
 from hpcgate.transfers.script import STAGE, directives_for, job_script
 
 Compression = Literal["none", "gzip", "bzip2", "xz"]
@@ -278,6 +280,7 @@ class TransferJobs:
         """Submit a script as the user. It is asked for once: after a time-out the job may still run.
 
         Raises:
+            UnderWay: Another request with the key has submitted one meanwhile.
             BadRequest: The directives need an account and there is none, or it cannot be one; or a value is not text.
             NotSupported: No file system of the system has ``default_work_dir``.
             SubmissionRefused: By the scheduler, in its own words.
@@ -309,7 +312,10 @@ class TransferJobs:
             standard_error=logs.error_log,
             account=rest,
         )
-        return TransferJob(await self._submit(principal, job), self._system, directory, logs)
+        made = TransferJob("", self._system, directory, logs)
+        if (keyed := script.keyed) is not None:
+            job = replace(job, key=keyed.key, memo=written(made, keyed.directives))
+        return replace(made, job_id=await self._submit(principal, job))
 
 
 MAX_SCRIPT = 4 * 1024 * 1024 - 1024

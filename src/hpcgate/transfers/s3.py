@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from hpcgate.auth import Principal
 from hpcgate.config import TransferSettings
-from hpcgate.errors import BadRequest
-from hpcgate.transfers.base import Directives, Download, Script, Started, Transfer, TransferContext, TransferJob, Upload
+from hpcgate.errors import BadRequest, Forbidden
+from hpcgate.transfers.base import Directives, Download, Script, Started, Transfer, TransferContext, Upload
 from hpcgate.transfers.ends import check_target, size_of_source
 from hpcgate.transfers.presigning import SIGNATURE, Signer
 from hpcgate.transfers.s3_jobs import EGRESS, INGRESS
@@ -61,6 +61,7 @@ class S3Transfer(Transfer):
 
     Settings: ClassVar[type[TransferSettings]] = S3Settings
     method: ClassVar[str] = "s3"
+    keyed: ClassVar[bool] = True
 
     def __init__(self, settings: S3Settings, context: TransferContext) -> None:
         self._settings = settings
@@ -98,7 +99,6 @@ class S3Transfer(Transfer):
             "abort_url": urls.of_upload("DELETE"),
             "list_url": urls.of_upload("GET"),
         }
-        job = await self._run(principal, Script("transfer-s3-in", values, INGRESS), upload.account, place)
         public = Urls(self._signer, place, self._settings.public_url)
         directives = Directives(
             self.method,
@@ -106,7 +106,7 @@ class S3Transfer(Transfer):
             complete_upload_url=public.of_upload("POST"),
             max_part_size=part_size,
         )
-        return Started(job, directives)
+        return await self._run(principal, Script("transfer-s3-in", values, INGRESS), upload, place, directives)
 
     async def download(self, principal: Principal, download: Download) -> Started:
         """Submit the job that sends the file to the store, and return where it will be.
@@ -133,9 +133,9 @@ class S3Transfer(Transfer):
             "abort_url": urls.of_upload("DELETE"),
             "head_url": urls.plain("HEAD"),
         }
-        job = await self._run(principal, Script("transfer-s3-out", values, EGRESS), download.account, place)
         public = Urls(self._signer, place, self._settings.public_url)
-        return Started(job, Directives(self.method, download_url=public.plain("GET")))
+        directives = Directives(self.method, download_url=public.plain("GET"))
+        return await self._run(principal, Script("transfer-s3-out", values, EGRESS), download, place, directives)
 
     async def ping(self) -> None:
         """Return if the store answers to our key."""
@@ -160,13 +160,20 @@ class S3Transfer(Transfer):
         return ObjectUpload(bucket, key, await self._store.open_upload(bucket, key), datetime.now(UTC))
 
     async def _run(
-        self, principal: Principal, script: Script, account: str | None, place: "ObjectUpload"
-    ) -> TransferJob:
+        self,
+        principal: Principal,
+        script: Script,
+        asked: Upload | Download,
+        place: "ObjectUpload",
+        directives: Directives,
+    ) -> Started:
         try:
-            return await self._context.run_job(principal, script, account)
-        except BaseException:
-            # Without a job nobody would ever come for it.
-            await self._store.abort_upload(place.bucket, place.key, place.upload_id)
+            return await self._context.start(principal, script, asked.account, asked.key, directives)
+        except BaseException as error:
+            # Without a job nobody would ever come for it. With a key, one may be found to be there, and then its URLs
+            # are asked for again: only what is certain to have failed ends the upload.
+            if asked.key is None or isinstance(error, BadRequest | Forbidden):
+                await self._store.abort_upload(place.bucket, place.key, place.upload_id)
             raise
 
 

@@ -80,6 +80,7 @@ class StreamerTransfer(Transfer):
 
     Settings: ClassVar[type[TransferSettings]] = StreamerSettings
     method: ClassVar[str] = "streamer"
+    keyed: ClassVar[bool] = True
 
     def __init__(self, settings: StreamerSettings, context: TransferContext) -> None:
         self._settings = settings
@@ -95,7 +96,7 @@ class StreamerTransfer(Transfer):
         """
         self._addresses()
         await check_target(self._context.pool, principal, upload.path)
-        return await self._start(principal, "receive", upload.path, upload.account)
+        return await self._start(principal, "receive", upload)
 
     async def download(self, principal: Principal, download: Download) -> Started:
         """Submit the job that waits for whoever fetches the file.
@@ -106,7 +107,7 @@ class StreamerTransfer(Transfer):
         """
         self._addresses()
         await size_of_source(self._context.pool, principal, download.path)
-        return await self._start(principal, "send", download.path, download.account)
+        return await self._start(principal, "send", download)
 
     def _addresses(self) -> tuple[str, ...]:
         settings = self._settings
@@ -116,8 +117,8 @@ class StreamerTransfer(Transfer):
             return (settings.host,)
         raise NotSupported(f"{self._context.system}: the streamer's public_ips are not configured")
 
-    async def _start(self, principal: Principal, verb: str, path: str, account: str | None) -> Started:
-        settings = self._settings
+    async def _start(self, principal: Principal, verb: str, asked: Upload | Download) -> Started:
+        settings, path = self._settings, asked.path
         secret = secrets.token_urlsafe(32)
         first, last = settings.port_range
         arguments = ["server", "--secret", secret, "--port-range", str(first), str(last)]
@@ -136,10 +137,10 @@ class StreamerTransfer(Transfer):
             script = Script("transfer-streamer-in", {**values, "target": path}, _UPLOAD + self._program + _END)
         else:
             script = Script("transfer-streamer-out", values, _DOWNLOAD + self._program + _END)
-        job = await self._context.run_job(principal, script, account)
         addresses = list(self._addresses())
         repeats = settings.connection_attempts // (len(addresses) * (last - first + 1))
         repeats = max(1, min(repeats, MAX_ADDRESSES // len(addresses)))
         coordinates = {"ports": [first, last], "ips": addresses * repeats, "secret": secret}
         encoded = base64.urlsafe_b64encode(json.dumps(coordinates).encode()).decode()
-        return Started(job, Directives(self.method, coordinates=encoded))
+        directives = Directives(self.method, coordinates=encoded)
+        return await self._context.start(principal, script, asked.account, asked.key, directives)

@@ -78,6 +78,7 @@ class WormholeTransfer(Transfer):
 
     Settings: ClassVar[type[TransferSettings]] = WormholeSettings
     method: ClassVar[str] = "wormhole"
+    keyed: ClassVar[bool] = True
 
     def __init__(self, settings: WormholeSettings, context: TransferContext) -> None:
         self._settings = settings
@@ -97,8 +98,8 @@ class WormholeTransfer(Transfer):
         arguments = ["receive", "--accept-file", "--hide-progress", "-o", "new", upload.wormhole_code]
         values = {**self._values(upload.wormhole_code, arguments), "target": upload.path}
         script = Script("transfer-wormhole-in", values, _UPLOAD + self._program + _RECEIVED)
-        job = await self._context.run_job(principal, script, upload.account)
-        return Started(job, Directives(self.method, wormhole_code=upload.wormhole_code))
+        directives = Directives(self.method, wormhole_code=upload.wormhole_code)
+        return await self._context.start(principal, script, upload.account, upload.key, directives)
 
     async def download(self, principal: Principal, download: Download) -> Started:
         """Submit the job that sends the file to whoever has the code.
@@ -110,8 +111,8 @@ class WormholeTransfer(Transfer):
         code = new_code()
         arguments = ["send", "--hide-progress", "--no-qr", "--code", code, "--", download.path]
         script = Script("transfer-wormhole-out", self._values(code, arguments), _DOWNLOAD + self._program + _SENT)
-        job = await self._context.run_job(principal, script, download.account)
-        return Started(job, Directives(self.method, wormhole_code=code))
+        directives = Directives(self.method, wormhole_code=code)
+        return await self._context.start(principal, script, download.account, download.key, directives)
 
     def _values(self, code: str, command: list[str]) -> dict[str, str]:
         settings = self._settings

@@ -1,35 +1,91 @@
 """/filesystem/{system}/transfer: work on files as jobs of the scheduler, and large files in and out."""
 
 import posixpath
-from typing import Annotated, TypeVar
+from dataclasses import replace
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote, quote_from_bytes
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel
 
 from hpcgate.api.access import Access, AccessDep
 from hpcgate.api.confined_jobs import confined
+from hpcgate.api.idempotency import KeyDep, once, say_replayed
 from hpcgate.api.json_bodies import json_body
 from hpcgate.api.models import transfers as models
-from hpcgate.errors import Denied, NoSuchTransfer
+from hpcgate.errors import Denied, KeyReused, NoSuchTransfer, NotSupported, UnderWay
 from hpcgate.filesystem.base import Path, encode_path
 from hpcgate.filesystem.confinement import Reach
-from hpcgate.transfers import jobs
-from hpcgate.transfers.base import Download, Script, Started, Transfer, Upload
+from hpcgate.schedulers.once import RETRY_AFTER
+from hpcgate.schedulers.receipts import Once
+from hpcgate.transfers import jobs, memo
+from hpcgate.transfers.base import Directives, Download, Keyed, Script, Started, Transfer, TransferJob, Upload
 
 router = APIRouter(prefix="/filesystem/{system_name}/transfer", tags=["filesystem"])
 
 Answer = TypeVar("Answer", models.UploadFileResponse, models.DownloadFileResponse)
 
 
+class Requested:
+    """A request for a transfer, which happens once if it has an Idempotency-Key."""
+
+    def __init__(self, access: Access, key: str | None, response: Response) -> None:
+        self.access = access
+        self._key = key
+        self._response = response
+
+    async def before(
+        self, asked: BaseModel | dict[str, Any]
+    ) -> tuple[Once | None, tuple[TransferJob, Directives | None] | None]:
+        """Return the key, and what an earlier request with it was answered with.
+
+        Raises:
+            BadRequest: There is no key, and there must be one.
+            KeyReused: It stands for another request.
+            UnderWay: An earlier request is under way.
+            SchedulerUnavailable, Conflict: It cannot be told what has become of one.
+        """
+        key = once(self.access, self._key, asked)
+        if key is None:
+            return None, None
+        fate = await self.access.system.scheduler.submission(self.access.principal, key)
+        if fate.state == "not_submitted":
+            return key, None
+        if fate.digest != key.digest:
+            raise KeyReused("This Idempotency-Key was used for another request")
+        if fate.job_id is None:
+            raise fate.error or UnderWay(RETRY_AFTER)
+        say_replayed(self._response, replayed=True)
+        return key, memo.read(fate.memo, fate.job_id)
+
+
+async def _requested(access: AccessDep, key: KeyDep, response: Response) -> Requested:
+    return Requested(access, key, response)
+
+
+RequestedDep = Annotated[Requested, Depends(_requested)]
+
+
 async def _run(
-    access: Access, script: Script, account: str | None, *paths: str, trees: tuple[str, ...] = ()
+    requested: Requested,
+    asked: BaseModel | dict[str, Any],
+    script: Script,
+    account: str | None,
+    *paths: str,
+    trees: tuple[str, ...] = (),
 ) -> models.TransferJob:
+    access = requested.access
     try:
         script = confined(script, access.grant)
     except Denied as denial:
         access.denied(denial, *paths)
         raise
     await access.reach(Reach(paths, trees=trees))
+    key, before = await requested.before(asked)
+    if before is not None:
+        return models.TransferJob.model_validate(before[0])
+    if key is not None:
+        script = replace(script, keyed=Keyed(key))
     return models.TransferJob.model_validate(await access.system.jobs.run(access.principal, script, account))
 
 
@@ -70,37 +126,42 @@ def _wire(model: type[Answer], started: Started) -> Answer:
 
 @router.post("/mv", status_code=201)
 async def post_mv(
-    access: AccessDep, request: Annotated[models.MoveRequest, json_body(models.MoveRequest)]
+    requested: RequestedDep, request: Annotated[models.MoveRequest, json_body(models.MoveRequest)]
 ) -> models.MoveResponse:
     """Move a file or a directory."""
     source, target = request.source_path, request.target_path
-    job = await _run(access, jobs.mv(source, target), request.account, source, target, _within(source, target))
+    job = await _run(
+        requested, request, jobs.mv(source, target), request.account, source, target, _within(source, target)
+    )
     return models.MoveResponse(transfer_job=job)
 
 
 @router.post("/cp", status_code=201)
 async def post_cp(
-    access: AccessDep, request: Annotated[models.CopyRequest, json_body(models.CopyRequest)]
+    requested: RequestedDep, request: Annotated[models.CopyRequest, json_body(models.CopyRequest)]
 ) -> models.CopyResponse:
     """Copy a file or a directory."""
     source, target = request.source_path, request.target_path
     script = jobs.cp(source, target, dereference=request.dereference)
     trees = (source,) if request.dereference else ()
     paths = (source, target, _within(source, target))
-    return models.CopyResponse(transfer_job=await _run(access, script, request.account, *paths, trees=trees))
+    return models.CopyResponse(
+        transfer_job=await _run(requested, request, script, request.account, *paths, trees=trees)
+    )
 
 
 @router.delete("/rm")
 async def delete_rm(
-    access: AccessDep, path: Annotated[Path, Query()], account: str | None = None
+    requested: RequestedDep, path: Annotated[Path, Query()], account: str | None = None
 ) -> models.DeleteResponse:
     """Remove a file or a directory."""
-    return models.DeleteResponse(transfer_job=await _run(access, jobs.rm(path), account, path))
+    asked = {"path": path, "account": account}
+    return models.DeleteResponse(transfer_job=await _run(requested, asked, jobs.rm(path), account, path))
 
 
 @router.post("/compress", status_code=201)
 async def post_compress(
-    access: AccessDep, request: Annotated[models.CompressRequest, json_body(models.CompressRequest)]
+    requested: RequestedDep, request: Annotated[models.CompressRequest, json_body(models.CompressRequest)]
 ) -> models.CompressResponse:
     """Put a file or a directory into an archive."""
     source, target = request.source_path, request.target_path
@@ -112,35 +173,42 @@ async def post_compress(
         dereference=request.dereference,
     )
     trees = (source,) if request.dereference else ()
-    job = await _run(access, script, request.account, source, target, trees=trees)
+    job = await _run(requested, request, script, request.account, source, target, trees=trees)
     return models.CompressResponse(transfer_job=job)
 
 
 @router.post("/extract", status_code=201)
 async def post_extract(
-    access: AccessDep, request: Annotated[models.ExtractRequest, json_body(models.ExtractRequest)]
+    requested: RequestedDep, request: Annotated[models.ExtractRequest, json_body(models.ExtractRequest)]
 ) -> models.ExtractResponse:
     """Unpack an archive into a directory."""
     source, target = request.source_path, request.target_path
     script = jobs.extract(source, target, compression=request.compression.value)
-    job = await _run(access, script, request.account, source, target, trees=(target,))
+    job = await _run(requested, request, script, request.account, source, target, trees=(target,))
     return models.ExtractResponse(transfer_job=job)
 
 
 @router.post("/upload", status_code=201)
 async def post_upload(
-    access: AccessDep, request: Annotated[models.PostFileUploadRequest, json_body(models.PostFileUploadRequest)]
+    requested: RequestedDep, request: Annotated[models.PostFileUploadRequest, json_body(models.PostFileUploadRequest)]
 ) -> models.UploadFileResponse:
     """Begin to bring a file in: a job waits for it, and the answer says how to send it."""
+    access = requested.access
     directives = request.transfer_directives
     transfer = _method(access, directives.transfer_method, "PUT", request.source_path)
     await access.admit(request.source_path)
     _refuse_confined(access, transfer.method, request.source_path)
+    key, before = await requested.before(request)
+    if key is not None and not transfer.keyed:
+        raise NotSupported(f"An Idempotency-Key is not supported for transfers by {transfer.method}")
+    if before is not None and before[1] is not None:
+        return _wire(models.UploadFileResponse, Started(before[0], before[1]))
     upload = Upload(
         path=request.source_path,
         account=request.account,
         file_size=getattr(directives, "file_size", None),
         wormhole_code=getattr(directives, "wormhole_code", None),
+        key=key,
     )
     started = await transfer.upload(access.principal, upload)
     access.system.telemetry.transfer(access.system.name, transfer.method, "in", upload.file_size)
@@ -149,13 +217,20 @@ async def post_upload(
 
 @router.post("/download", status_code=201)
 async def post_download(
-    access: AccessDep, request: Annotated[models.PostFileDownloadRequest, json_body(models.PostFileDownloadRequest)]
+    requested: RequestedDep,
+    request: Annotated[models.PostFileDownloadRequest, json_body(models.PostFileDownloadRequest)],
 ) -> models.DownloadFileResponse:
     """Begin to bring a file out: a job hands it out, and the answer says how to get it."""
+    access = requested.access
     transfer = _method(access, request.transfer_directives.transfer_method, "GET", request.source_path)
     await access.admit(request.source_path)
     _refuse_confined(access, transfer.method, request.source_path)
-    download = Download(path=request.source_path, account=request.account)
+    key, before = await requested.before(request)
+    if key is not None and not transfer.keyed:
+        raise NotSupported(f"An Idempotency-Key is not supported for transfers by {transfer.method}")
+    if before is not None and before[1] is not None:
+        return _wire(models.DownloadFileResponse, Started(before[0], before[1]))
+    download = Download(path=request.source_path, account=request.account, key=key)
     started = await transfer.download(access.principal, download)
     access.system.telemetry.transfer(access.system.name, transfer.method, "out", None)
     return _wire(models.DownloadFileResponse, started)

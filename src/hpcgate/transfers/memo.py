@@ -1,0 +1,50 @@
+"""What the answer to a request for a transfer holds besides the job's id, as text, so that it can be given again.
+
+It may hold what is the user's alone: a streamer's secret, presigned URLs. It is kept where the job's script is, which
+holds the same.
+"""
+
+import base64
+import json
+import zlib
+from dataclasses import asdict
+
+from hpcgate.errors import BadAnswer, BadRequest
+from hpcgate.transfers.base import Directives, JobLogs, TransferJob
+
+MOST = 720 * 1024
+"""Characters of one: a file of 10,000 parts takes some 600,000. More is not read back from the login node."""
+_MOST_JSON = 16 * 1024 * 1024
+
+
+def written(job: TransferJob, directives: Directives | None) -> str:
+    """Return the text for a job that has no id yet: letters, digits and ``+/=`` only.
+
+    Raises:
+        BadRequest: It would be too long.
+    """
+    values = {"job": asdict(job), "directives": None if directives is None else asdict(directives)}
+    text = base64.b64encode(zlib.compress(json.dumps(values).encode("ascii"), 9)).decode("ascii")
+    if len(text) > MOST:
+        raise BadRequest("A transfer of so many parts cannot have an Idempotency-Key")
+    return text
+
+
+def read(text: str, job_id: str) -> tuple[TransferJob, Directives | None]:
+    """Return what `written` was given, with the job's id.
+
+    Raises:
+        BadAnswer: It is not such a text: it lies in the user's home, and may be the user's own doing.
+    """
+    try:
+        unpacker = zlib.decompressobj()
+        content = unpacker.decompress(base64.b64decode(text, validate=True), _MOST_JSON)
+        if unpacker.unconsumed_tail or not unpacker.eof:
+            raise ValueError("not whole")
+        values = json.loads(content)
+        job = values["job"]
+        logs = JobLogs(str(job["logs"]["output_log"]), str(job["logs"]["error_log"]))
+        made = TransferJob(job_id, str(job["system"]), str(job["working_directory"]), logs)
+        return made, None if values["directives"] is None else Directives(**values["directives"])
+    except (ValueError, LookupError, TypeError, RecursionError, zlib.error) as error:
+        raise BadAnswer("The receipt of the transfer cannot be read") from error

@@ -1,0 +1,51 @@
+"""What a transfer is answered with is the same each time."""
+
+import base64
+import json
+import secrets
+import zlib
+
+import pytest
+
+from hpcgate.errors import BadAnswer, BadRequest
+from hpcgate.transfers.base import Directives, JobLogs, TransferJob
+from hpcgate.transfers.memo import MOST, read, written
+
+JOB = TransferJob("", "demo", "/scratch/\udcff", JobLogs("/scratch/out", "/scratch/err"))
+
+
+def test_all_of_it_is_read_back() -> None:
+    for directives in (None, Directives("streamer", coordinates="c" * 1000)):
+        job, found = read(written(JOB, directives), "7")
+        assert (job.job_id, job.logs, job.working_directory) == ("7", JOB.logs, JOB.working_directory)
+        assert found == directives
+
+
+def test_as_many_parts_as_s3_takes() -> None:
+    start = "https://s3.example.org/hpcgate-alice/key?" + "X-Amz-Credential=some&" * 12
+    urls = [f"{start}partNumber={number}&X-Amz-Signature={secrets.token_hex(32)}" for number in range(10_000)]
+    text = written(JOB, Directives("s3", parts_upload_urls=tuple(urls)))
+    assert len(text) <= MOST
+    _, found = read(text, "7")
+    assert found is not None
+    assert list(found.parts_upload_urls or ()) == urls
+    with pytest.raises(BadRequest):
+        written(JOB, Directives("s3", coordinates="".join(secrets.token_hex(32) for _ in range(20_000))))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "?",
+        "AAAA",
+        base64.b64encode(b"x").decode(),
+        base64.b64encode(zlib.compress(b"[]")).decode(),
+        base64.b64encode(zlib.compress(json.dumps({"job": {}, "directives": {"x": 1}}).encode())).decode(),
+        base64.b64encode(zlib.compress(b" " * 17 * 1024 * 1024)).decode(),
+    ],
+    ids=["nothing", "no base64", "no zlib", "a letter", "a list", "other fields", "a bomb"],
+)
+def test_what_is_no_memo(text: str) -> None:
+    with pytest.raises(BadAnswer):
+        read(text, "7")
