@@ -158,7 +158,7 @@ async def test_a_file_with_an_access_control_list(do, session, place):
     os.setxattr(path, "system.posix_acl_access", acl(1))
     (file,) = await do(Ls, path=place / "")
     assert file.permissions[:9] == "rw-r-----"
-    by_commands = type(await session._files_behind()).__name__ == "CommandFiles"
+    by_commands = type(await session.plain_files()).__name__ == "CommandFiles"
     assert file.permissions[9:] == ("+" if by_commands else "")
 
 

@@ -72,7 +72,7 @@ async def test_without_perl_stat_is_a_command(session: Session, place: Place, co
 
 
 async def test_a_server_that_does_not_answer_is_given_up(session: Session, place: Place):
-    files = await session._files_behind()
+    files = await session.plain_files()
     assert isinstance(files, SftpFiles)
     place.run("mkfifo", "fifo")
     files._timeout = 0.3
@@ -82,7 +82,7 @@ async def test_a_server_that_does_not_answer_is_given_up(session: Session, place
             pass
     with pytest.raises(ConnectionLost):
         await files.listing(place / "")
-    fresh = await session._files_behind()
+    fresh = await session.plain_files()
     assert fresh is not files
     assert len(await fresh.listing(place / "")) == 1
 
@@ -105,8 +105,8 @@ async def test_a_connection_that_breaks_is_known_whatever_broke_it(session: Sess
         broken.connection_lost(cause)
 
     path = place.write("file", b"x")
-    files = await session._files_behind()
-    broken = session._connection.ssh
+    files = await session.plain_files()
+    broken = session.connection.ssh
     match verb:
         case "chmod":
             asked = files.chmod(path, 0o600)
@@ -156,6 +156,6 @@ async def test_names_with_blanks_are_looked_up_not_guessed(session: Session, pla
 
 async def test_many_at_a_time_share_one_channel(session: Session, place: Place):
     paths = [place.write(f"file-{number}", b"x" * number) for number in range(50)]
-    files = await session._files_behind()
+    files = await session.plain_files()
     contents = await asyncio.gather(*(files.read(path, size=1000) for path in paths))
     assert [len(content) for content in contents] == list(range(50))

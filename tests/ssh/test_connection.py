@@ -96,7 +96,7 @@ async def test_an_expired_certificate_and_an_unknown_user(make_pool: MakePool, n
 
 async def test_aes_gcm_is_chosen(make_pool: MakePool, nodes: LoginNodes, sshd: Sshd) -> None:
     async with make_pool(sshd).lease(principal(nodes.alice)) as session:
-        ssh = session._connection.ssh
+        ssh = session.connection.ssh
         assert ssh.get_extra_info("send_cipher") == ssh.get_extra_info("recv_cipher") == CIPHERS[0]
         assert CIPHERS[0] == "aes128-gcm@openssh.com"
 

@@ -24,7 +24,7 @@ async def test_streams_pause_while_somebody_waits() -> None:
         assert not turn.done()
         await turn
     assert (await asyncio.gather(pace.turn(), pace.turn())) == [None, None]
-    assert pace._small == 0
+    assert pace.waiting == 0
 
 
 async def test_a_late_event_loop_makes_longer_pauses_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

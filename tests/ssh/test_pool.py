@@ -547,7 +547,7 @@ async def test_a_second_connection_that_has_expired_sends_nobody_away(
     async with pool.lease_bulk(who, 1000) as first:
         assert first.dedicated
         await use(pool, nodes.bob)
-        first._connection.expires_at = time.time() - 1
+        first.connection.expires_at = time.time() - 1
         async with pool.lease_bulk(who, 1000) as second:
             assert not second.dedicated
     assert (pool.stats.evictions, pool.stats.connections) == (0, 3)
@@ -564,8 +564,8 @@ async def test_a_second_connection_is_to_the_same_login_node(make_pool: MakePool
     )
     who = principal(nodes.alice)
     async with pool.lease(who) as plain:
-        at = plain._connection.node
-        pool._target.nodes.failed(next(node for node in pool._target.nodes.nodes if at.endswith(f":{node[1]}")), "x")
+        at = plain.connection.node
+        pool.target.nodes.failed(next(node for node in pool.target.nodes.nodes if at.endswith(f":{node[1]}")), "x")
         async with pool.lease_bulk(who, 1000) as session:
             assert not session.dedicated
     await settled(pool, 1)
@@ -627,7 +627,7 @@ async def test_a_second_connection_that_has_ended_is_made_again(
     who = principal(nodes.alice)
     await use(pool, nodes.alice)
     async with pool.lease_bulk(who, 1000) as first:
-        first._connection.ssh.abort()
+        first.connection.ssh.abort()
     await settled(pool, 1)
     async with pool.lease_bulk(who) as plain:
         assert not plain.dedicated, "for what may be small none is made"

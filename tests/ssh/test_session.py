@@ -271,7 +271,7 @@ async def test_files_commands_and_long_lived_processes_share_what_channels_there
 
     async def files() -> None:
         async with pool.lease(principal(nodes.alice)) as session:
-            files = await session._files_behind()
+            files = await session.plain_files()
             kinds.add(type(files))
             assert (await files.stat(b"/etc")).mode & 0o40000
 
@@ -328,15 +328,15 @@ async def test_files_where_there_is_no_sftp(make_pool: MakePool, nodes: LoginNod
     node = nodes.start(sftp=False)
     pool = make_pool(node)
     async with pool.lease(principal(nodes.alice)) as alice, pool.lease(principal(nodes.bob)) as bob:
-        assert isinstance(await alice._files_behind(), CommandFiles)
+        assert isinstance(await alice.plain_files(), CommandFiles)
         before = pool.stats.channels
-        assert isinstance(await bob._files_behind(), CommandFiles), "found out once for all"
+        assert isinstance(await bob.plain_files(), CommandFiles), "found out once for all"
         assert pool.stats.channels == before
     only = make_pool(node, files="sftp")
     async with only.lease(principal(nodes.alice)) as alice, only.lease(principal(nodes.bob)) as bob:
         for session in (alice, alice, bob):
             with pytest.raises(NotSupported, match="no SFTP"):
-                await session._files_behind()
+                await session.plain_files()
     node.stop()
 
 
@@ -356,17 +356,17 @@ async def test_one_user_without_sftp_takes_it_from_nobody(
     pool = make_pool(sshd, max_clients=1)  # so that each lease is of a new connection
     for _ in range(2):
         async with pool.lease(principal(nodes.alice)) as session:
-            assert isinstance(await session._files_behind(), SftpFiles)
+            assert isinstance(await session.plain_files(), SftpFiles)
         async with pool.lease(principal(nodes.bob)) as session:
-            assert isinstance(await session._files_behind(), CommandFiles)
-            assert isinstance(await session._files_behind(), CommandFiles)
+            assert isinstance(await session.plain_files(), CommandFiles)
+            assert isinstance(await session.plain_files(), CommandFiles)
 
 
 async def test_an_sftp_server_that_is_broken(make_pool: MakePool, nodes: LoginNodes) -> None:
     for command in ("/no/such/program", "/bin/echo Welcome", "/bin/true"):
         node = nodes.start(sftp=command)
         async with make_pool(node).lease(principal(nodes.alice)) as session:
-            assert isinstance(await session._files_behind(), CommandFiles)
+            assert isinstance(await session.plain_files(), CommandFiles)
             assert (await session.run(["true"])).ok
         node.stop()
 
@@ -376,18 +376,18 @@ async def test_files_are_opened_once_and_again_when_their_channel_has_died(
 ) -> None:
     pool = make_pool(sshd)
     async with pool.lease(principal(nodes.alice)) as session:
-        many = await asyncio.gather(*(session._files_behind() for _ in range(20)))
+        many = await asyncio.gather(*(session.plain_files() for _ in range(20)))
         assert all(files is many[0] for files in many)
         assert pool.stats.channels == 1
-        assert await session._files_behind() is many[0]
+        assert await session.plain_files() is many[0]
         assert session._sftp is not None
         session._sftp.close()
         await session._sftp.wait_closed()
-        again = await session._files_behind()
+        again = await session.plain_files()
         assert again is not many[0]
         assert (await again.stat(b"/etc")).size > 0
     async with make_pool(sshd, files="commands").lease(principal(nodes.alice)) as session:
-        assert isinstance(await session._files_behind(), CommandFiles)
+        assert isinstance(await session.plain_files(), CommandFiles)
 
 
 async def test_asking_a_process(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:

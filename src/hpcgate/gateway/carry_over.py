@@ -9,6 +9,7 @@ from hpcgate.config import Settings, plugin
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.gateway.system import System
 from hpcgate.rates.limits import RateLimits
+from hpcgate.ssh.pace import Pace
 from hpcgate.telemetry.base import Telemetry
 
 _T = TypeVar("_T")
@@ -42,12 +43,13 @@ class CarriedOver:
     credentials: Shared[CredentialSource]
     systems: Mapping[str, Shared[System]]
     rates: Shared[RateLimits]
+    pace: Pace
 
     @classmethod
     def of(cls, settings: Settings, telemetry: Telemetry, before: "CarriedOver | None") -> Self:
         """Take over what stays as it was, and make the rest; nothing is opened yet."""
         if before is None:
-            before = cls(settings, _credentials(settings), {}, _rates(settings))
+            before = cls(settings, _credentials(settings), {}, _rates(settings), Pace())
         old = before.settings
         credentials = before.credentials if settings.ssh_credentials == old.ssh_credentials else _credentials(settings)
         # A system's connections stand on the credentials, its calendar on the directory that is looked at.
@@ -57,7 +59,7 @@ class CarriedOver:
             name = cluster.name.casefold()
             kept = before.systems.get(name) if same else None
             if kept is None or kept.value.settings != cluster:
-                system = System.from_settings(cluster, credentials.value, telemetry)
+                system = System.from_settings(cluster, credentials.value, telemetry, before.pace)
                 system.pool.warn()
                 kept = Shared(system, system.close)
             systems[name] = kept
@@ -66,6 +68,7 @@ class CarriedOver:
             credentials,
             systems,
             before.rates if settings.rate_limits == old.rate_limits else _rates(settings),
+            before.pace,
         )
 
 

@@ -16,6 +16,7 @@ from hpcgate.schedulers.base import JobDescription, Scheduler
 from hpcgate.schedulers.once import RETRY_AFTER
 from hpcgate.schedulers.reads import SharedReads
 from hpcgate.schedulers.receipts import Once
+from hpcgate.ssh.pace import Pace
 from hpcgate.ssh.pool import Pool
 from hpcgate.telemetry.base import SILENT, Telemetry
 from hpcgate.telemetry.journal import note_path
@@ -61,9 +62,15 @@ class System:
         return getattr(self.settings.scheduler, "connection_mode", "ssh") != "rest"
 
     @classmethod
-    def from_settings(cls, settings: Cluster, credentials: CredentialSource, telemetry: Telemetry = SILENT) -> Self:
+    def from_settings(
+        cls,
+        settings: Cluster,
+        credentials: CredentialSource,
+        telemetry: Telemetry = SILENT,
+        pace: Pace | None = None,
+    ) -> Self:
         """Make a system; nothing is opened yet."""
-        pool = Pool(settings.name, settings.ssh, credentials, telemetry)
+        pool = Pool(settings.name, settings.ssh, credentials, telemetry, pace)
         make = plugin("hpcgate.schedulers", settings.scheduler.type)
         scheduler = SharedReads(
             make(settings.name, settings.scheduler, pool),

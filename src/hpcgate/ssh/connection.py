@@ -763,18 +763,18 @@ async def _connect(
     pause = _DROPPED_PAUSE
     while True:
         try:
-            return await _attempt(target, policy, host, port, username, credential, proxy)
+            return await attempt(target, policy, host, port, username, credential, proxy)
         except LoginNodeShut:
             if time.monotonic() + pause > min(deadline, began + _SHUT_PATIENCE):
                 raise
-        except _Dropped as dropped:
+        except Dropped as dropped:
             if time.monotonic() + pause > deadline:
                 raise connect_error(dropped.error, target.system, policy.role, username) from dropped.error
         await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 (jitter, no secret)
         pause = min(2 * pause, _DROPPED_PAUSE_MOST)
 
 
-class _Dropped(Exception):
+class Dropped(Exception):
     """sshd closed the connection before the login began."""
 
     def __init__(self, error: Exception) -> None:
@@ -782,7 +782,7 @@ class _Dropped(Exception):
         self.error = error
 
 
-async def _attempt(
+async def attempt(
     target: Target,
     policy: HostKeys,
     host: str,
@@ -791,6 +791,12 @@ async def _attempt(
     credential: Credential,
     proxy: asyncssh.SSHClientConnection | None,
 ) -> tuple[asyncssh.SSHClientConnection, _Client]:
+    """Log in once, without another try.
+
+    Raises:
+        Dropped: sshd closed the connection before the login began.
+        GatewayError: It failed in another way.
+    """
     timeouts = target.settings.timeout
     loop = asyncio.get_running_loop()
     deadline = asyncio.timeout(timeouts.connection)
@@ -859,7 +865,7 @@ async def _attempt(
                 f"The {policy.role} of {target.system} sends without end what is not a login"
             ) from error
         if client is not None and not client.authenticating:
-            raise _Dropped(error) from error
+            raise Dropped(error) from error
         if client is not None and key.signed:
             # PAM's account stack says no after the key was accepted, and sshd ends without a word of the protocol.
             raise CredentialRefused(
@@ -868,7 +874,7 @@ async def _attempt(
             ) from error
         raise connect_error(error, target.system, policy.role, username) from error
     except (ConnectionResetError, BrokenPipeError) as error:
-        raise _Dropped(error) from error
+        raise Dropped(error) from error
     except (asyncssh.Error, OSError, ValueError) as error:
         raise connect_error(error, target.system, policy.role, username) from error
     except Exception as error:  # asyncssh takes what a server sends for what it should be

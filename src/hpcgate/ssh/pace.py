@@ -14,11 +14,14 @@ class Pace:
     """Slows streams down as far as it takes to keep the event loop in time, and only while it matters.
 
     All streams of a process share one event loop with all small requests, whoever asks and whatever system they go
-    to; so there is one of these a process.
+    to; so all pools of a process have the same one, over reloads, too.
+
+    Attributes:
+        waiting: How many small answers are waited for.
     """
 
     def __init__(self) -> None:
-        self._small = 0
+        self.waiting = 0
         self._pause = LEAST
 
     def small(self) -> "_Small":
@@ -27,7 +30,7 @@ class Pace:
 
     async def turn(self) -> None:
         """Wait until a stream may move its next block."""
-        if not self._small:
+        if not self.waiting:
             return
         loop = asyncio.get_running_loop()
         began, pause = loop.time(), self._pause
@@ -47,12 +50,9 @@ class _Small:
         self._pace = pace
 
     def __enter__(self) -> None:
-        self._pace._small += 1
+        self._pace.waiting += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pace._small -= 1
-
-
-PACE = Pace()
+        self._pace.waiting -= 1

@@ -36,7 +36,7 @@ from hpcgate.ssh.files.command_streams import CommandStreams
 from hpcgate.ssh.files.login_node import LoginNode
 from hpcgate.ssh.host_keys import HostKeys
 from hpcgate.ssh.nodes import Nodes
-from hpcgate.ssh.pace import PACE
+from hpcgate.ssh.pace import Pace
 from hpcgate.ssh.session import FileAccess, Session
 from hpcgate.telemetry.base import SILENT, Telemetry
 from hpcgate.telemetry.containment import contained, reaped
@@ -213,17 +213,23 @@ class Pool:
         settings: Its SSH settings.
         credentials: Where the users' credentials come from.
         telemetry: Who is told of logins and of what takes how long.
+        pace: Has streams give way to small requests: that of all pools of the process.
     """
 
     def __init__(
-        self, system: str, settings: SshSettings, credentials: CredentialSource, telemetry: Telemetry = SILENT
+        self,
+        system: str,
+        settings: SshSettings,
+        credentials: CredentialSource,
+        telemetry: Telemetry = SILENT,
+        pace: Pace | None = None,
     ) -> None:
         self.system = system
         self.settings = settings
         self.node = LoginNode(helper=settings.helper)
-        self._credentials = credentials
+        self.credentials = credentials
         self._telemetry = telemetry
-        self._target = Target(
+        self.target = Target(
             system,
             settings,
             HostKeys(system, "login node", settings.host_keys, settings.known_hosts, settings.strict_host_keys),
@@ -231,7 +237,7 @@ class Pool:
             telemetry,
             Nodes(system, settings.nodes, settings.dead_node_pause),
         )
-        self._access = FileAccess(settings.files)
+        self._access = FileAccess(settings.files, pace=pace or Pace())
         self._places = Places(settings.max_clients)
         self._refusals = Refusals(settings.failed_login_pause, settings.failed_login_pause_most)
         self._brakes = {node: brake_of(node, settings.refused_logins) for node in settings.nodes}
@@ -272,9 +278,9 @@ class Pool:
 
     def warn(self) -> None:
         """Log what is unsafe about the settings, by the name of the system."""
-        roles = [("login node", self._target.host_keys)]
+        roles = [("login node", self.target.host_keys)]
         if self.settings.proxy_host is not None:
-            roles.append(("jump host", self._target.proxy_host_keys))
+            roles.append(("jump host", self.target.proxy_host_keys))
         for role, policy in roles:
             if not policy.verifiable:
                 log.warning(
@@ -334,7 +340,7 @@ class Pool:
 
     def _key(self, principal: Principal) -> str:
         """Return what a place is found by: all that shapes the credential that opens its connection."""
-        standing = self._credentials.standing(principal)
+        standing = self.credentials.standing(principal)
         return principal.username if standing == () else f"{principal.username}\0{standing!r}"
 
     def _warm_bulk(self, key: str) -> Place | None:
@@ -393,7 +399,7 @@ class Pool:
             work: What to do.
             retry: Do it once more if the connection breaks; only for what changes nothing.
         """
-        with PACE.small():
+        with self._access.pace.small():
             try:
                 async with self.lease(principal) as session:
                     return await work(session)
@@ -462,7 +468,7 @@ class Pool:
             )
 
     def _brake_of(self, username: str) -> Brake:
-        return self._brakes[self._target.nodes.home(username)]
+        return self._brakes[self.target.nodes.home(username)]
 
     def _make_room_for_standing(self, username: str, key: str) -> bool:
         """Keep one user's many kinds of tokens from taking the pool: close the longest idle connection of them.
@@ -638,7 +644,7 @@ class Pool:
         async with brake.trying(username):
             self._brake(username)
             try:
-                connection = await Connection.open(self._target, username, credential)
+                connection = await Connection.open(self.target, username, credential)
             except CredentialRefused:
                 brake.refused(username)
                 raise
@@ -648,9 +654,9 @@ class Pool:
     async def _credential(self, place: Place, principal: Principal) -> Credential:
         with self._telemetry.stage("credential", self.system, ""):
             try:
-                return await self._credentials.credential(principal)
+                return await self.credentials.credential(principal)
             except GatewayError:
-                place.ungranted = self._credentials.judges_tokens
+                place.ungranted = self.credentials.judges_tokens
                 raise
 
     def _release(self, place: Place) -> None:

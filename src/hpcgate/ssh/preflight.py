@@ -7,7 +7,7 @@ from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
 from hpcgate.auth import Principal
 from hpcgate.errors import GatewayError, LoginNodeError, LoginNodeShut, NeverBegan, NotSupported
-from hpcgate.ssh.connection import _attempt, _Dropped
+from hpcgate.ssh.connection import Dropped, attempt
 from hpcgate.ssh.files.sftp_files import SftpFiles
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
@@ -27,7 +27,7 @@ async def channels(session: Session, most: int) -> int:
         LoginNodeError: Channels open, but run no command.
         ConnectionLost: The connection broke.
     """
-    ssh = session._connection.ssh
+    ssh = session.connection.ssh
     opened: list[asyncssh.SSHClientProcess[bytes]] = []
     try:
         while len(opened) < most:
@@ -36,7 +36,7 @@ async def channels(session: Session, most: int) -> int:
         if error.code == OPEN_REQUEST_SESSION_FAILED:
             raise LoginNodeError(f"The login node runs no command: {error.reason}") from error
     except asyncssh.Error as error:
-        raise session._connection.lost() from error
+        raise session.connection.lost() from error
     finally:
         for process in opened:
             process.close()
@@ -53,14 +53,14 @@ async def logins(pool: Pool, principal: Principal, count: int) -> int:
     Raises:
         GatewayError: One was not dropped, but failed all the same.
     """
-    target = pool._target
-    credential = await pool._credentials.credential(principal)
+    target = pool.target
+    credential = await pool.credentials.credential(principal)
     host, port = pool.settings.nodes[0]
 
     async def log_in() -> bool:
         try:
-            ssh, _ = await _attempt(target, target.host_keys, host, port, principal.username, credential, None)
-        except _Dropped:
+            ssh, _ = await attempt(target, target.host_keys, host, port, principal.username, credential, None)
+        except Dropped:
             return False
         ssh.abort()
         return True
@@ -77,7 +77,7 @@ async def logins(pool: Pool, principal: Principal, count: int) -> int:
 async def sftp(session: Session) -> str | None:
     """Return None if SFTP works on a session whose settings want nothing else, else why it does not."""
     try:
-        files = await session._files_behind()
+        files = await session.plain_files()
     except (NotSupported, NeverBegan) as refusal:
         return refusal.message
     return None if isinstance(files, SftpFiles) else NO_ROOM

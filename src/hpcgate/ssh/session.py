@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -27,10 +27,11 @@ from hpcgate.ssh.files.helper import Helper
 from hpcgate.ssh.files.login_node import LoginNode
 from hpcgate.ssh.files.protocol import RemoteFiles
 from hpcgate.ssh.files.sftp_bulk import MAX_BLOCK, BulkSftp
-from hpcgate.ssh.files.sftp_files import SftpFiles
+from hpcgate.ssh.files.sftp_files import SftpFiles, SftpServer
 from hpcgate.ssh.files.sftp_status import Answers
 from hpcgate.ssh.files.sftp_streams import SftpStreams
 from hpcgate.ssh.files.streams import Streams
+from hpcgate.ssh.pace import Pace
 from hpcgate.ssh.runner import Completed
 from hpcgate.telemetry.journal import note_command
 
@@ -50,16 +51,19 @@ class FileAccess:
     Attributes:
         mode: The setting.
         way: What was found, None until then.
+        pace: Has streams give way to small requests.
     """
 
     mode: Literal["auto", "sftp", "commands"]
     way: Literal["sftp", "commands"] | None = None
+    pace: Pace = field(default_factory=Pace)
 
 
 class Session:
     """A lease of a user's connection. Not to be used after the lease has ended.
 
     Attributes:
+        connection: The connection that is leased.
         username: Whose session it is.
         system: The name of the system.
         node: What is known of the login node.
@@ -72,7 +76,6 @@ class Session:
         "_bulk",
         "_bulk_opening",
         "_bulk_users",
-        "_connection",
         "_files",
         "_hanging",
         "_opening",
@@ -80,6 +83,7 @@ class Session:
         "_sftp",
         "_single_channel",
         "_workers",
+        "connection",
         "dedicated",
         "node",
         "system",
@@ -91,13 +95,13 @@ class Session:
         self.username = connection.username
         self.system = connection.system
         self.node = node
-        self._connection = connection
+        self.connection = connection
         self._access = access
         self._single_channel = False
         self._refused = False
         self._behind: RemoteFiles | None = None
         self._files = HelpedFiles(
-            Helper(self, node.view(self.username)), self._files_behind, lists=access.mode != "commands"
+            Helper(self, node.view(self.username)), self.plain_files, lists=access.mode != "commands"
         )
         self._sftp: SSHChannel[Any] | None = None
         self._opening: asyncio.Task[RemoteFiles] | None = None
@@ -109,7 +113,7 @@ class Session:
         connection.make_room = self._make_room
 
     def __repr__(self) -> str:
-        return f"<Session {self._connection!r}>"
+        return f"<Session {self.connection!r}>"
 
     async def run(
         self,
@@ -141,7 +145,7 @@ class Session:
             NeverBegan: The user's login shell did not come to the command.
             PoolExhausted: The login node allows no more commands at a time, and none ended in time.
         """
-        with self._connection.telemetry.stage("command", self.system, called(argv)):
+        with self.connection.telemetry.stage("command", self.system, called(argv)):
             return await self._run(argv, stdin, limit, timeout, env, without)
 
     async def _run(
@@ -153,7 +157,7 @@ class Session:
         env: dict[str, str] | None,
         without: Steering | None,
     ) -> Completed:
-        connection = self._connection
+        connection = self.connection
         settings = connection.settings
         word = new_word()
         fed = stdin != b""
@@ -163,7 +167,7 @@ class Session:
         command = deadline = None
         opening = False
         try:
-            slot = await self._connection.channels.acquire()
+            slot = await self.connection.channels.acquire()
             opening = True
             command = await connection.start(slot, line, most, seconds, word)
             opening = False
@@ -184,7 +188,7 @@ class Session:
             log.warning("ssh.output_held", system=self.system, user=self.username, command=called(argv))
         finally:
             if command is not None and not command.closed:
-                await self._connection.end(command)
+                await self.connection.end(command)
             note_command(argv, None if command is None else command.exit_status)
         if command.stdout.drowned:
             raise command.stdout.flood()
@@ -218,7 +222,7 @@ class Session:
         Raises:
             BadRequest, TimedOut, ConnectionLost, NeverBegan, PoolExhausted: As `run`.
         """
-        connection = self._connection
+        connection = self.connection
         word = new_word()
         line = shell_line(argv, env, word=word, fed=True, path=connection.settings.path)
         slot = await connection.channels.acquire()
@@ -248,7 +252,7 @@ class Session:
         Raises:
             NeverReached: It does not.
         """
-        connection = self._connection
+        connection = self.connection
         connection.shell_works = False
         try:
             await command.reached(connection.settings.start_up_timeout)
@@ -263,13 +267,13 @@ class Session:
         """Return the files of the system: by the helper, SFTP or commands as the settings and the login node allow."""
         return self._files
 
-    async def _files_behind(self) -> RemoteFiles:
+    async def plain_files(self) -> RemoteFiles:
         """Return the files by SFTP or by commands."""
         files = self._behind
         if files is not None and (self._sftp is None or not self._sftp.is_closing()):
             return files
         if self._opening is None or self._opening.done():
-            self._opening = self._connection.spawn(self._open_files())
+            self._opening = self.connection.spawn(self._open_files())
         opening = self._opening
         self._behind = await asyncio.shield(opening)
         return self._behind
@@ -281,12 +285,12 @@ class Session:
         An SFTP server answers in order: on the same channel a small request would wait behind megabytes, or behind an
         fsync that takes a minute. Where the login node has no channel to spare, streams are commands.
         """
-        files = await self._files_behind()
+        files = await self.plain_files()
         self._bulk_users += 1
         try:
             bulk = await self._bulk_client() if isinstance(files, SftpFiles) else None
             if isinstance(files, SftpFiles) and bulk is not None:
-                yield SftpStreams(files, bulk, self, partial(self._abandon, bulk))
+                yield SftpStreams(files, bulk, self, partial(self._abandon, bulk), self._access.pace)
             else:
                 yield CommandStreams(self, self.node.view(self.username))
         finally:
@@ -299,7 +303,7 @@ class Session:
         passes on no signal. The next one would join it there: commands, which can be killed, stand in for SFTP until
         it has ended. What it waits for may be the home directory, so the login shell has to show itself anew.
         """
-        self._connection.shell_works = False
+        self.connection.shell_works = False
         self._hanging.append(server)
         server.close()
 
@@ -314,11 +318,11 @@ class Session:
             return None
         if self._bulk is not None and self._bulk.usable:
             return self._bulk
-        limit = self._connection.channels.limit
+        limit = self.connection.channels.limit
         if limit is not None and limit < _LEAST_FOR_BULK:
             return None
         if self._bulk_opening is None or self._bulk_opening.done():
-            self._bulk_opening = self._connection.spawn(self._open_bulk())
+            self._bulk_opening = self.connection.spawn(self._open_bulk())
         try:
             self._bulk = await asyncio.shield(self._bulk_opening)
         except ChannelRefused:
@@ -351,7 +355,7 @@ class Session:
         worker = await self._worker(key, limit)
         while worker.leaving and worker.refusal is None:
             worker = await self._worker(key, limit)
-        with self._connection.telemetry.stage("resident", self.system, argv[0]):
+        with self.connection.telemetry.stage("resident", self.system, argv[0]):
             return await worker.ask(request)
 
     def dismiss(self, argv: Sequence[str]) -> None:
@@ -369,11 +373,11 @@ class Session:
                     return worker
             starting = None
         if starting is None:
-            starting = self._workers[key] = self._connection.spawn(self._start_worker(key, most))
+            starting = self._workers[key] = self.connection.spawn(self._start_worker(key, most))
         return await asyncio.shield(starting)
 
     async def _start_worker(self, key: tuple[str, ...], most: int | None) -> Worker:
-        connection = self._connection
+        connection = self.connection
         settings, channels = connection.settings, connection.channels
         word = new_word()
         line = shell_line(key, word=word, path=settings.path)
@@ -399,7 +403,7 @@ class Session:
         return worker
 
     def _began(self) -> None:
-        self._connection.shell_works = self._connection.shell_waits = True
+        self.connection.shell_works = self.connection.shell_waits = True
 
     def _make_room(self) -> None:
         """Somebody waits for a channel: end the long-lived processes, each once it has answered.
@@ -414,7 +418,7 @@ class Session:
         if not self._bulk_users and self._bulk is not None:
             self._bulk.close()
             self._bulk = None
-        if self._connection.channels.limit == 1 and self._sftp is not None and not self._single_channel:
+        if self.connection.channels.limit == 1 and self._sftp is not None and not self._single_channel:
             self._single_channel = True
             self._behind = None
             self._sftp.close()
@@ -428,16 +432,10 @@ class Session:
             try:
                 client, stream, channel = await self._open_sftp()
                 self._sftp = channel
-                timeout = self._connection.settings.timeout.command_execution
-                return SftpFiles(
-                    client,
-                    self,
-                    self.node.view(self.username),
-                    timeout=timeout,
-                    abandon=partial(self._abandon, stream),
-                    refuse=stream.refuse,
-                    stage=partial(self._connection.telemetry.stage, "sftp", self.system),
-                )
+                timeout = self.connection.settings.timeout.command_execution
+                stage = partial(self.connection.telemetry.stage, "sftp", self.system)
+                server = SftpServer(client, timeout, partial(self._abandon, stream), stream.refuse, stage)
+                return SftpFiles(server, self, self.node.view(self.username))
             except _SingleChannel:
                 log.warning("ssh.sftp.no_room", system=self.system, user=self.username)
             except NeverReached:
@@ -457,7 +455,7 @@ class Session:
         Raises:
             NeverReached: It does not.
         """
-        if self._connection.shell_works:
+        if self.connection.shell_works:
             return
         try:
             await self._run(["true"], _nothing(), None, None, None, None)
@@ -469,7 +467,7 @@ class Session:
 
     def _unstarted(self) -> NeverReached:
         """Return the error for an SFTP server that does not answer, which may well still be there."""
-        connection = self._connection
+        connection = self.connection
         connection.shell_works = False
         connection.spent = True
         return NeverReached(
@@ -483,7 +481,7 @@ class Session:
 
     async def _open_bulk(self) -> BulkSftp:
         await self._try_shell()
-        connection = self._connection
+        connection = self.connection
         bulk = BulkSftp(await connection.channels.acquire(), partial(connection.distrust, "sftp"))
         timeouts = connection.settings.timeout
         try:
@@ -510,7 +508,7 @@ class Session:
             NeverBegan: What answers is not an SFTP server.
             NeverReached: Nothing answers, or the user's start-up files hang.
         """
-        connection = self._connection
+        connection = self.connection
         if connection.channels.limit == 1:
             self._single_channel = True
             raise _SingleChannel

@@ -13,6 +13,7 @@ import stat
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, cast
 
 import asyncssh
@@ -68,38 +69,42 @@ _ATTEMPTS = 5
 _LONGNAME = re.compile(rb"[-dlcbpsD?]\S{9}[ +.@]? *(?:\d+|\?) +(\S+) +(\S+) +(\d+) .{12}", re.DOTALL)
 
 
+@dataclass(frozen=True, slots=True)
+class SftpServer:
+    """One SFTP server on a channel of its own, and what becomes of it if it fails.
+
+    Attributes:
+        client: The client; it belongs to the connection and outlives those who use it.
+        timeout: Seconds that any single answer may take.
+        abandon: Closes the channel of a server that did not answer in time.
+        refuse: Closes the channel of a server whose answers make no sense, and says why.
+        stage: Returns the context of the request that it is given the name of.
+    """
+
+    client: asyncssh.SFTPClient
+    timeout: float
+    abandon: Callable[[], None]
+    refuse: Callable[[str], None]
+    stage: Callable[[str], AbstractContextManager[Any]]
+
+
 class SftpFiles:
     """`hpcgate.ssh.files.protocol.RemoteFiles` by SFTP.
 
     Access control lists do not show in SFTP, so `Entry.mark` is always empty here.
 
     Args:
-        sftp: The client; it belongs to the connection and outlives this object.
-        session: For what SFTP cannot do.
-        timeout: Seconds that any single answer of the SFTP server may take.
-        abandon: Closes the channel of a server that did not answer in time.
-        refuse: Closes the channel of a server whose answers make no sense.
-        stage: Returns the context of the request that it is given the name of.
+        server: The server that is asked.
+        runner: For what SFTP cannot do.
+        view: What is known of the login node as the user sees it.
     """
 
-    def __init__(
-        self,
-        sftp: asyncssh.SFTPClient,
-        runner: Runner,
-        view: NodeView,
-        *,
-        timeout: float,
-        abandon: Callable[[], None],
-        refuse: Callable[[str], None],
-        stage: Callable[[str], AbstractContextManager[Any]],
-    ) -> None:
-        self._sftp = sftp
-        self._runner = runner
-        self._view = view
-        self._timeout = timeout
-        self._abandon = abandon
-        self._refuse = refuse
-        self._stage = stage
+    def __init__(self, server: SftpServer, runner: Runner, view: NodeView) -> None:
+        self.server = server
+        self.runner = runner
+        self.view = view
+        self._sftp = sftp = server.client
+        self._timeout = server.timeout
         self._abandoned = False
         self._commands = CommandFiles(runner, view)
         self._helper = Helper(runner, view)
@@ -243,7 +248,7 @@ class SftpFiles:
         """Set permission bits, by SETSTAT, which follows links, where nobody else can put one."""
         try:
             real, found = await asyncio.gather(self._fixed(path, kept=True), self._patiently(self._sftp.lstat, path))
-            me = self._view.footings.self or Self()
+            me = self.view.footings.self or Self()
             if real is not None and found.uid == me.uid and not stat.S_ISLNK(found.permissions or 0):
                 await self._patiently(self._sftp.setstat, real, asyncssh.SFTPAttrs(permissions=mode & 0o7777))
                 return
@@ -283,16 +288,16 @@ class SftpFiles:
             raise ConnectionLost("The login node's SFTP server does not answer.")
         deadline = asyncio.timeout(self._timeout)
         try:
-            with self._stage(_REQUESTS.get(ask.__name__, ask.__name__)):
+            with self.server.stage(_REQUESTS.get(ask.__name__, ask.__name__)):
                 async with deadline:
                     return await ask(*args, **kwargs)
         except asyncssh.SFTPBadMessage as error:
-            self._refuse(f"SFTP: {reason(error)}")
+            self.server.refuse(f"SFTP: {reason(error)}")
             raise
         except asyncssh.SFTPError:
             raise
         except SENSELESS as error:
-            self._refuse(f"SFTP: {reason(error)}")
+            self.server.refuse(f"SFTP: {reason(error)}")
             raise asyncssh.SFTPBadMessage("The SFTP server's answer makes no sense") from error
         except (asyncssh.Error, OSError) as error:
             if not deadline.expired():
@@ -300,7 +305,7 @@ class SftpFiles:
                 raise ConnectionLost(f"The SSH connection was lost: {reason(error)}") from error
             # The server answers in order: behind this one nothing would be answered either.
             self._abandoned = True
-            self._abandon()
+            self.server.abandon()
             raise TimedOut("The login node's SFTP server did not answer in time.") from None
 
     def _connected(self, error: asyncssh.SFTPError, path: bytes) -> None:
@@ -370,7 +375,7 @@ class SftpFiles:
 
     def _listed(self, found: SFTPName, prefix: bytes, hidden: bool) -> Entry | None:
         """Return an entry of a directory, None if it is not to be shown."""
-        name, view = found.filename, self._view
+        name, view = found.filename, self.view
         if name in (b".", b"..") or not isinstance(name, bytes) or (not hidden and name.startswith(b".")):
             return None
         entry = _entry(prefix + name, found.attrs)
@@ -430,11 +435,11 @@ class SftpFiles:
                     raise answer
 
     async def _named(self, entries: list[Entry]) -> list[Entry]:
-        view = self._view
+        view = self.view
         users, groups = view.users, view.groups
         for entry in entries:
             if entry.uid not in users or entry.gid not in groups:
-                await view.resolve(self._runner, (e.uid for e in entries), (e.gid for e in entries))
+                await view.resolve(self.runner, (e.uid for e in entries), (e.gid for e in entries))
                 break
         for entry in entries:
             entry.user = users.get(entry.uid) or str(entry.uid)
@@ -476,7 +481,7 @@ class SftpFiles:
             return b""
         content = cast(bytes, await self._patiently(file.read, size, offset))
         if len(content) > size:
-            self._refuse("SFTP: more than was asked for")
+            self.server.refuse("SFTP: more than was asked for")
             raise asyncssh.SFTPBadMessage("The SFTP server sent more than it was asked for")
         return content
 
@@ -545,14 +550,14 @@ class SftpFiles:
         Raises:
             PermissionDenied: A link on the way is not followed for writing.
         """
-        footings = self._view.footings
+        footings = self.view.footings
         known = footings.get(directory)
         if known is not None:
             return known
         real = directory
         for _ in range(_ATTEMPTS):
             if b".." in real.split(b"/"):
-                real = await resolve(self._runner, real)
+                real = await resolve(self.runner, real)
             paths = ancestors(real)
             # The server begins in the home directory.
             asked = [*paths] if footings.self is not None else [*paths, b"."]
@@ -570,8 +575,8 @@ class SftpFiles:
                 if stat.S_ISLNK(steps[-1].mode):
                     break
             else:
-                return await footings.judge(self._runner, paths[-1], steps)
-            real = await resolve(self._runner, real)
+                return await footings.judge(self.runner, paths[-1], steps)
+            real = await resolve(self.runner, real)
         return Footing(real, fixed=False, kept=False)
 
     async def _adopt_group(self, file: asyncssh.SFTPClientFile, old: asyncssh.SFTPAttrs, path: bytes) -> int:
@@ -612,7 +617,7 @@ class SftpFiles:
             else:
                 attributes, mode = found, found.permissions or 0
             if stat.S_ISLNK(mode):
-                target = await resolve(self._runner, target)
+                target = await resolve(self.runner, target)
                 continue
             if stat.S_ISDIR(mode):
                 raise failure(f"cp: cannot create regular file {quote(path)}", errno.EISDIR)
@@ -632,11 +637,11 @@ class SftpFiles:
 
     async def _keepable(self, path: bytes, directory: bytes, found: asyncssh.SFTPAttrs) -> asyncssh.SFTPAttrs | None:
         """Return what a file that replaces one is to get of it, None if that is more than SFTP knows of."""
-        me = self._view.footings.self
+        me = self.view.footings.self
         if me is None or found.uid != me.uid:
             return None
         try:
-            done = await self._runner.run(["sh", "-c", _LISTED, "ls", path, directory])
+            done = await self.runner.run(["sh", "-c", _LISTED, "ls", path, directory])
         except ConnectionLost:
             raise
         except LoginNodeError:

@@ -22,7 +22,7 @@ from hpcgate.ssh.files.protocol import PRIVATE, Attributes, Entry, Replacing, te
 from hpcgate.ssh.files.sftp_bulk import BulkSftp
 from hpcgate.ssh.files.sftp_files import CLEANING, SftpFiles, adopted
 from hpcgate.ssh.files.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
-from hpcgate.ssh.pace import PACE
+from hpcgate.ssh.pace import Pace
 from hpcgate.telemetry.containment import contained
 
 T = TypeVar("T")
@@ -48,21 +48,17 @@ class SftpStreams(SftpFiles):
         bulk: The client for bytes; it belongs to the connection and outlives this object.
         runner: For what SFTP cannot do, and for directories in which a path may change what it means.
         give_up: Closes the channel for bytes, whose server did not answer in time.
+        pace: Has the blocks wait while somebody else waits for a small answer.
     """
 
-    def __init__(self, files: SftpFiles, bulk: BulkSftp, runner: StreamRunner, give_up: Callable[[], None]) -> None:
-        super().__init__(
-            files._sftp,
-            files._runner,
-            files._view,
-            timeout=files._timeout,
-            abandon=files._abandon,
-            refuse=files._refuse,
-            stage=files._stage,
-        )
+    def __init__(
+        self, files: SftpFiles, bulk: BulkSftp, runner: StreamRunner, give_up: Callable[[], None], pace: Pace
+    ) -> None:
+        super().__init__(files.server, files.runner, files.view)
         self._bulk = bulk
         self._starter = runner
         self._give_up = give_up
+        self.pace = pace
 
     def _connected(self, error: asyncssh.SFTPError, path: bytes) -> None:
         if isinstance(error, asyncssh.SFTPBadMessage):
@@ -120,7 +116,7 @@ class SftpStreams(SftpFiles):
                     left = None if left is None else left - wanted
                 if not window:
                     return
-                await PACE.turn()
+                await self.pace.turn()
                 answer, begin, wanted, asked = window.popleft()
                 if not answer.done():
                     await self._wait(answer)
@@ -313,7 +309,7 @@ class SftpStreams(SftpFiles):
                 pass
         except asyncssh.SFTPError as error:
             self._connected(error, path)
-            await create_by_command(self._runner, path, private=private)
+            await create_by_command(self.runner, path, private=private)
 
     async def truncate(self, path: bytes, size: int) -> None:
         """Cut, by SETSTAT."""
@@ -355,7 +351,7 @@ class SftpStreams(SftpFiles):
 
     async def resolve(self, path: bytes) -> bytes:
         """Follow links, by a command."""
-        return await resolve(self._runner, path)
+        return await resolve(self.runner, path)
 
     async def make_private(self, directory: bytes, name: bytes) -> PrivateDirectory:
         """Make a directory, by MKDIR where nobody else can move it."""
@@ -399,7 +395,7 @@ class SftpStreams(SftpFiles):
 
     async def _private_at(self, real: bytes, name: bytes) -> PrivateDirectory:
         path = real + b"/" + name
-        user = (await self._view.footings.who(self._runner)).uid
+        user = (await self.view.footings.who(self.runner)).uid
         try:
             found = await self._patiently(self._sftp.lstat, path)
         except asyncssh.SFTPError as error:
@@ -411,7 +407,7 @@ class SftpStreams(SftpFiles):
         return PrivateDirectory.by_path(self, self._starter, real, name)
 
     def _by_command(self) -> CommandStreams:
-        return CommandStreams(self._starter, self._view)
+        return CommandStreams(self._starter, self.view)
 
 
 class _Width:
@@ -488,7 +484,7 @@ class _Writer:
             while len(self._window) >= MAX or (self._window and self._window[0][0].done()):
                 await self._oldest()
             await self._streams._wait(self._bulk.room())
-            await PACE.turn()
+            await self._streams.pace.turn()
             part = view[start : start + most]
             answer = self._bulk.write(self.handle, self._offset, part)
             self._offset += len(part)
