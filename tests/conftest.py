@@ -28,21 +28,36 @@ effort.load_profile("unhurried")
 _patience = inspect.signature(httpx.get).parameters["timeout"].default
 _patience.connect = _patience.read = _patience.write = _patience.pool = 120.0
 
-LONG_FIRST = (
-    "attack", "faults", "docs", "cluster", "clients", "deploy", "sites", "contract", "transfers", "ssh", "filesystem",
-)  # fmt: skip
+LONG = {
+    "attack",
+    "faults",
+    "docs",
+    "cluster",
+    "clients",
+    "deploy",
+    "sites",
+    "contract",
+    "transfers",
+    "ssh",
+    "filesystem",
+}
 """Directories whose files take long. Short files come last, so that all workers of ``make test`` end together."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the files that take long to the front; within a directory all stays in order."""
+    """Deal the files that take long like cards, one of each directory in turn; within a directory all stays in order.
+
+    Some directories compute and others wait, and at each moment some of both are to be under way.
+    """
     here = Path(__file__).parent
-
-    def rank(item: pytest.Item) -> int:
-        room = item.path.relative_to(here).parts[0]
-        return LONG_FIRST.index(room) if room in LONG_FIRST else len(LONG_FIRST)
-
-    items.sort(key=rank)
+    rooms: dict[str, list[Path]] = {}
+    for path in dict.fromkeys(item.path for item in items):
+        rooms.setdefault(path.relative_to(here).parts[0], []).append(path)
+    turns: dict[Path, float] = {}
+    for room, files in rooms.items():
+        for number, path in enumerate(files):
+            turns[path] = (number + 0.5) / len(files) if room in LONG else 1.0
+    items.sort(key=lambda item: turns[item.path])
 
 
 @pytest.fixture(scope="session")
