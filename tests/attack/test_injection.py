@@ -26,6 +26,7 @@ from hpcgate.config import Settings
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.server.app import create_app
 from hpcgate.transfers import jobs
+from tests.routes import at
 from tests.transfers.shells import SHELLS, Sh, own
 
 from .corpus import corpus
@@ -218,7 +219,7 @@ class Attack:
                 place[target.name[-1]] = text
             if target.name[-1] == "scriptPath":
                 del place["script"]
-        route = target.route.format(**{name: _segment(value) for name, value in path.items()})
+        route = at(target.route, **{name: _segment(value) for name, value in path.items()})
         pairs = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
         sent: dict[str, Any] = {"headers": headers}
         if body is not None:

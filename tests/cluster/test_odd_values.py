@@ -11,6 +11,7 @@ import pytest
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.users import User
 from tests.pbs.standin import Standin
+from tests.routes import at
 from tests.transfers.object_store import ObjectStore
 
 PROBLEM = {"errorType", "message", "causedBy", "data", "user"}
@@ -189,7 +190,7 @@ def spec(served: Gateway) -> Any:
 
 def complaint(client: httpx.Client, method: str, path: str, what: str, system: str, **sent: Any) -> str:
     """Ask, and return what is wrong with the answer; nothing if all is well."""
-    answer = client.request(method, path.format(system_name=system, job_id="1", upload_id="0" * 32), **sent)
+    answer = client.request(method, at(path, system_name=system, upload_id="0" * 32), **sent)
     well = answer.status_code not in (500, 502)
     if answer.is_error and method != "head":
         well = well and answer.json().keys() == PROBLEM

@@ -21,6 +21,7 @@ from hpcgate.config import Settings
 from hpcgate.server.app import create_app
 from tests.auth import idp
 from tests.front import Front, serving
+from tests.routes import at
 
 MIB = 1024 * 1024
 PREFIX = "/v2"
@@ -111,7 +112,7 @@ def every_request() -> Iterator[tuple[str, str, bool]]:
     }
     routes: Any = create_app(Settings.model_validate(general)).routes
     for route in routes:
-        path = route.path.format(system_name="demo", job_id="1", upload_id="1")
+        path = at(route.path, system_name="demo")
         for method in route.methods:
             yield method, path, terms_of(route).public
     yield "POST", "/nowhere", True

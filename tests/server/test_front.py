@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.front import Front, command, serving, write_config
+from tests.routes import at
 from tests.transfers.servers import free_port, wait_for_port
 
 ALIVE = "/status/liveness/"
@@ -104,7 +105,7 @@ def test_who_asks_is_found_out_before_what_is_asked(front: Front) -> None:
         assert ("patch", "/filesystem/{system_name}/files/uploads/{upload_id}") in asked
         for method, path in asked:
             if method != "options":
-                answer = client.request(method, path.format(system_name="demo", job_id="1", upload_id="1"))
+                answer = client.request(method, at(path, system_name="demo"))
                 assert answer.status_code == 401, (method, path)
 
 
