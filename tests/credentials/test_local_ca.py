@@ -170,24 +170,73 @@ async def test_an_agent_that_lies_gives_no_certificate(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
 
 
-def test_a_token_that_hangs_does_not_keep_the_process_from_ending() -> None:
-    program = """
-import asyncio, threading, asyncssh
-from hpcgate.auth import Principal
-from hpcgate.credentials import local_ca
-from hpcgate.errors import Unavailable
-asyncssh.load_pkcs11_keys = lambda *_, **__: threading.Event().wait()
-local_ca._PATIENCE = 0.2
-async def ask():
-    settings = {"type": "LocalCA", "pkcs11_provider": "/x.so"}
-    source = local_ca.LocalCa(local_ca.LocalCaSettings.model_validate(settings))
-    for name in ("alice", "bob"):
-        try:
-            await source.credential(Principal(name, "token"))
-        except Unavailable as error:
-            print(error.message)
-    await source.close()
-asyncio.run(ask())
+TOKEN = """
+import asyncssh, os, pathlib, sys, threading
+from hpcgate.credentials import token_agent
+
+class Lying:
+    def __init__(self, pair):
+        self.pair = pair
+
+    def __getattr__(self, name):
+        return getattr(self.pair, name)
+
+    def sign(self, data):
+        if first:
+            {sign}
+        return self.pair.sign(data)
+
+def load(provider, pin, **_):
+    assert pin == "the PIN"
+    if first:
+        {load}
+    return [Lying(pair) for pair in asyncssh.load_keypairs([asyncssh.import_private_key(key.read_text())])]
+
+key = pathlib.Path(sys.argv[1])
+tried = key.with_suffix(".tried")
+first = not tried.exists()
+tried.touch()
+asyncssh.load_pkcs11_keys = load
+token_agent.main()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
-    assert done.stdout.count("did not sign in time") == 2
+
+
+@pytest.mark.parametrize("where", ["load", "sign"])
+@pytest.mark.parametrize(
+    ("lie", "again"),
+    [
+        ("os.abort()", True),
+        ("os.kill(os.getpid(), 11)", True),
+        ("os._exit(0)", True),
+        ("raise RuntimeError('no such token')", True),
+        ("threading.Event().wait()", False),
+        ("os.write(1, b'printed by a library')", True),
+    ],
+    ids=["abort", "crash", "exit", "error", "hang", "print"],
+)
+async def test_a_library_of_a_token_that_lies_ends_its_own_process_alone(
+    where: str, lie: str, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is begun anew: at once where it has gone, for the next who asks where it had to be ended."""
+    key = tmp_path / "ca"
+    key.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key())
+    program = TOKEN.format(**{"load": "pass", "sign": "pass", where: lie})
+    monkeypatch.setattr(local_ca, "_TOKEN_AGENT", (sys.executable, "-c", program, str(key)))
+    asked = source(ca_key=None, pkcs11_provider="/a/library.so", pkcs11_pin="the PIN")
+    try:
+        if not again:
+            # A process that has had no time to hang does not count.
+            monkeypatch.setattr(local_ca, "_PATIENCE", 2)
+            while not key.with_suffix(".tried").exists():
+                with pytest.raises(Unavailable):
+                    await asked.credential(Principal("alice", "token"))
+        monkeypatch.setattr(local_ca, "_PATIENCE", 240)
+        credential = await asked.credential(Principal("alice", "token"))
+        assert credential.certificate is not None
+        token = asked._token
+        assert token is not None
+        process = token._process
+        assert process is not None
+    finally:
+        await asked.close()
+    assert await process.wait() != 0

@@ -8,9 +8,9 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "src/hpcgate"
 MODULES = ("os", "tempfile", "shutil")
 HARMLESS = frozenset({
-    "os.close", "os.environ.get", "os.environ.setdefault", "os.fdopen", "os.fsdecode", "os.fsencode", "os.fstat",
-    "os.fsync", "os.getpid", "os.pipe", "os.pread", "os.read", "os.set_blocking", "os.strerror", "os.urandom",
-    "os.write", "os.kill",
+    "os.close", "os.dup", "os.dup2", "os.environ.get", "os.environ.setdefault", "os.fdopen", "os.fsdecode",
+    "os.fsencode", "os.fstat", "os.fsync", "os.getpid", "os.kill", "os.pipe", "os.pread", "os.read",
+    "os.set_blocking", "os.strerror", "os.urandom", "os.write",
 })  # fmt: skip
 """What names no file."""
 NAMING = frozenset({"read_text", "read_bytes", "write_text", "write_bytes", "mkstemp", "from_file"})

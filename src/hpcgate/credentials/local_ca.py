@@ -1,8 +1,10 @@
 """Certificates that hpcgate signs by itself, with a key from a file, from an ssh-agent, or from a PKCS#11 token."""
 
 import asyncio
+import json
 import re
 import secrets
+import sys
 import time
 from collections.abc import Hashable
 from contextlib import suppress
@@ -16,6 +18,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import PluginSettings, Secret
 from hpcgate.config.base import NARROWS
 from hpcgate.config.values import AbsolutePath, HostKey
+from hpcgate.credentials import token_agent
 from hpcgate.credentials.base import Credential
 from hpcgate.credentials.certificate_cache import CertificateSource
 from hpcgate.credentials.certificates import Expectation, checked, user_certificate
@@ -33,6 +36,8 @@ _PATIENCE = 10.0
 """Seconds that an agent or a token may take."""
 
 
+_TOKEN_AGENT = (sys.executable, "-P", token_agent.__file__)
+"""The process that has the library of a token. As a file, for it needs nothing else of the package."""
 _MAX_ANSWER = 256 * 1024
 """Bytes of an agent's answer; OpenSSH's own sends and takes no more (AGENT_MAX_LEN)."""
 _MAX_PRINCIPALS = 256
@@ -71,6 +76,41 @@ class _AgentAnswers:
         if size > _MAX_ANSWER:
             raise ValueError(f"an answer of {size} bytes")
         return await self._reader.readexactly(size)
+
+
+class _TokenProcess:
+    """The process that has the library of a PKCS#11 token, and answers as an agent.
+
+    Args:
+        settings: Which library, and which token.
+    """
+
+    def __init__(self, settings: "LocalCaSettings") -> None:
+        pin = settings.pkcs11_pin
+        self._first = json.dumps(
+            {
+                "provider": settings.pkcs11_provider,
+                "pin": None if pin is None else pin.get_secret_value(),
+                "token": settings.pkcs11_token,
+            }
+        ).encode()
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def open_agent_connection(self) -> tuple["_AgentAnswers", asyncio.StreamWriter]:
+        """Begin it, as asyncssh asks of what is not a path."""
+        self._process = process = await asyncio.create_subprocess_exec(
+            *_TOKEN_AGENT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdin is not None  # noqa: S101 (both are pipes)
+        assert process.stdout is not None  # noqa: S101
+        process.stdin.write(len(self._first).to_bytes(4, "big") + self._first)
+        return _AgentAnswers(process.stdout), process.stdin
+
+    def kill(self) -> None:
+        """End it, whatever its library does."""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
 
 
 class LocalCaSettings(PluginSettings):
@@ -124,8 +164,8 @@ class LocalCa(CertificateSource):
         self._settings = settings
         self._agent: asyncssh.SSHAgentClient | None = None
         self._pair: asyncssh.SSHKeyPair | None = None
+        self._token: _TokenProcess | None = None
         self._opening = asyncio.Lock()
-        # One thread: a token that hangs holds it, and none of those that serve everybody else.
         self._thread = Threads("local-ca", 1)
 
     @property
@@ -230,18 +270,9 @@ class LocalCa(CertificateSource):
                 self._agent = await asyncssh.connect_agent(_AgentSocket(settings.agent_socket))
                 pairs = list(await self._agent.get_keys())
             else:
-                pin = None if settings.pkcs11_pin is None else settings.pkcs11_pin.get_secret_value()
-                pairs = list(
-                    await asyncio.get_running_loop().run_in_executor(
-                        self._thread,
-                        lambda: asyncssh.load_pkcs11_keys(
-                            str(settings.pkcs11_provider),
-                            pin,
-                            load_certs=False,
-                            token_label=settings.pkcs11_token,
-                        ),
-                    )
-                )
+                self._token = _TokenProcess(settings)
+                self._agent = await asyncssh.connect_agent(self._token)
+                pairs = list(await self._agent.get_keys())
         except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
             raise CredentialRefused(f"The key of the {self.service} cannot be read") from error
         pair = self._chosen(pairs)
@@ -260,6 +291,9 @@ class LocalCa(CertificateSource):
 
     def _leave(self) -> None:
         agent, self._agent, self._pair = self._agent, None, None
+        token, self._token = self._token, None
+        if token is not None:
+            token.kill()
         if agent is not None:
             with suppress(OSError):
                 agent.close()
