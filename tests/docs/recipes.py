@@ -2,8 +2,8 @@
 
 In a recipe a block with a file's name as its title is that file. Commands are typed into one shell, which remembers its
 variables; those that are titled "on the system" are typed by the user on the login node. What follows as "prints" is
-what the commands before it have to print: ``...`` stands for anything, 1234567 for any number. The commands of a
-pipeline's file are what the pipeline would run.
+what the commands before it have to print: ``...`` stands for anything, 1234567 for any number. What is to be done
+"instead" is left out. The commands of a pipeline's file are what the pipeline would run.
 """
 
 import os
@@ -26,6 +26,7 @@ SINGLY = ("curl", "pyfirecrest's command line", "pyfirecrest")
 """Sections that are not recipes: each block is run by itself, by test_commands.py."""
 NUMBER = "1234567"
 ON_THE_SYSTEM = "on the system"
+INSTEAD = "instead"
 PRINTS = "prints"
 
 
@@ -51,7 +52,7 @@ def beside_the_recipes() -> str:
 
 def steps(heading: str) -> list[Step]:
     """Return the blocks of a section in their order."""
-    return [Step(*found) for found in BLOCK.findall(sections()[heading])]
+    return [step for found in BLOCK.findall(sections()[heading]) if (step := Step(*found)).title != INSTEAD]
 
 
 def matches(expected: str, printed: str) -> bool:

@@ -1,16 +1,22 @@
 """The recipes of the user guide, each followed with the program that it is about, installed as the page says."""
 
+import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.demo.packages import program
+from hpcgate.demo.ports import Ports
 from tests.docs import recipes
 from tests.docs.recipes import ON_THE_SYSTEM, PRINTS, Desk
 
@@ -23,6 +29,57 @@ class Recipe:
     heading: str
     heavy: bool = False
     """Whether its program takes long to install: `make test-recipes` alone runs it."""
+    then: Callable[[Cluster, Desk], None] | None = None
+    """What somebody does once all is typed."""
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + INSTALLING
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def end(pid: int) -> None:
+    """Have a process end that a recipe left running in the background."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{pid}/exe").exists():
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                return
+            time.sleep(0.1)
+
+
+def use_a_notebook(cluster: Cluster, desk: Desk) -> None:
+    """Sign in to the hub, have a notebook started, look at it, and stop it, as in a browser."""
+    alice = cluster.user("alice").name
+    hub = desk.facts["HUB"]
+    people = f"{hub}/hub/api/users/{alice}"
+
+    def states() -> list[str]:
+        query = ["squeue", "--noheader", "--format=%T", "--name=jupyter", f"--user={alice}"]
+        return cluster.as_user(cluster.user("alice"), query).stdout.split()
+
+    with httpx.Client(timeout=60) as browser:
+
+        def go(url: str) -> httpx.Response:
+            while (answer := browser.get(url)).is_redirect:
+                url = str(answer.next_request.url if answer.next_request is not None else "")
+                if url.startswith(cluster.idp.authorize_url):
+                    url += f"&approve={alice}"
+            return answer
+
+        assert go(f"{hub}/hub/oauth_login?next=%2Fhub%2Fspawn").status_code == 200
+        until(lambda: browser.get(people).json()["servers"].get("", {}).get("ready") is True)
+        assert states() == ["RUNNING"]
+        assert "JupyterLab" in go(f"{hub}/user/{alice}/lab").text
+        (token,) = (cookie.value for cookie in browser.cookies.jar if (cookie.name, cookie.path) == ("_xsrf", "/hub/"))
+        proof = {"Content-Type": "application/json", "X-XSRFToken": token or ""}
+        assert browser.delete(f"{people}/server", headers=proof).status_code in (202, 204)
+        until(lambda: not browser.get(people).json()["servers"])
+        until(lambda: "RUNNING" not in states())
 
 
 RECIPES = [
@@ -30,6 +87,7 @@ RECIPES = [
     Recipe("CI pipelines"),
     Recipe("A client for another language"),
     Recipe("AiiDA", heavy=True),
+    Recipe("JupyterHub", heavy=True, then=use_a_notebook),
     Recipe("Airflow", heavy=True),
     Recipe("Snakemake", heavy=True),
     Recipe("Dask", heavy=True),
@@ -37,7 +95,6 @@ RECIPES = [
 ]
 
 NOT_HERE = {
-    "JupyterHub": "firecrestspawner is in no package index",
     "Nextflow": "Its command fetches the program itself",
     "firecrest-ui": "It is in no package index",
 }
@@ -86,7 +143,7 @@ def home(cluster: Cluster) -> Path:
 
 
 @pytest.fixture
-def desk(request: pytest.FixtureRequest, cluster: Cluster, site: Gateway, tmp_path: Path) -> Desk:
+def desk(request: pytest.FixtureRequest, cluster: Cluster, site: Gateway, tmp_path: Path) -> Iterator[Desk]:
     """A desk with a virtual environment for the recipe, which is kept beside that of the tests."""
     name = re.sub(r"\W+", "-", request.node.callspec.id.lower())
     place = Path(sys.prefix, "recipes", name)
@@ -101,7 +158,20 @@ def desk(request: pytest.FixtureRequest, cluster: Cluster, site: Gateway, tmp_pa
         "FIRECREST_CLIENT_ID": alice.client_id, "FIRECREST_CLIENT_SECRET": alice.client_secret,
         "URL": site.url, "TOKEN": cluster.token(alice),
     }  # fmt: skip
-    return Desk(tmp_path, place, facts)
+    with contextlib.closing(Ports()) as ports:
+        first = ports.take(3)
+        more = {
+            "HUB": f"http://127.0.0.1:{first}",
+            "HUB_PORT": f"{first + 1}",
+            "HUB_PROXY": f"http://127.0.0.1:{first + 2}",
+        }
+        try:
+            yield Desk(tmp_path, place, facts | more)
+        finally:
+            for left in sorted(tmp_path.glob("*.pid")):
+                # The hub ends its proxy by itself, and takes its number away.
+                with contextlib.suppress(FileNotFoundError):
+                    end(int(left.read_text()))
 
 
 @pytest.mark.timeout(1800)
@@ -126,4 +196,6 @@ def test_a_recipe(recipe: Recipe, desk: Desk, cluster: Cluster, home: Path) -> N
             desk.write(step.title, text)
             if step.kind == "yaml":
                 printed = desk.type("\n".join(recipes.pipeline_commands(text)), INSTALLING)
+    if recipe.then is not None:
+        recipe.then(cluster, desk)
     print(f"{recipe.heading}: {', '.join(recipes.installed(recipe.heading, desk.programs, home / 'env'))}")
