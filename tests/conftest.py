@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as effort
 
-from hpcgate.demo.cluster import Cluster, Gateway
+from hpcgate.demo.cluster import Cluster, Gateway, Options
 from hpcgate.demo.slurm import Slurm
 from hpcgate.demo.sshd import Sshd
 from tests.people import Person
@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A cluster with accounting: sshd, Slurm with slurmdbd, and the identity provider."""
-    with Cluster() as running:
+    with Cluster(Options(patience=60)) as running:
         yield running
 
 

@@ -52,7 +52,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     roles = tuple(f"user{number}" for number in range(USERS))
-    options = Options(roles=roles, slurm=SlurmOptions(accounting=False, nodes=1))
+    options = Options(roles=roles, slurm=SlurmOptions(accounting=False, nodes=1), patience=60)
     with Cluster(options) as cluster, KeyService(cluster.authority.private_text(), LIFETIME) as service:
         sshd = cluster.start_sshd(static_keys=False)
         systems = [

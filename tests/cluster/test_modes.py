@@ -88,7 +88,7 @@ def until(holds: Callable[[], bool], seconds: float = 90) -> None:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    with Cluster(Options(slurm=SlurmOptions(rest=True, min_job_age=MEMORY))) as cluster:
+    with Cluster(Options(slurm=SlurmOptions(rest=True, min_job_age=MEMORY), patience=60)) as cluster:
         settings = [
             cluster.cluster_settings(mode, scheduler={"connection_mode": mode, "history_cache": 0}) for mode in MODES
         ]

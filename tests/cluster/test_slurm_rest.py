@@ -44,7 +44,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Cluster]:
-    with Cluster(Options(slurm=SlurmOptions(rest=True))) as running:
+    with Cluster(Options(slurm=SlurmOptions(rest=True), patience=60)) as running:
         yield running
 
 

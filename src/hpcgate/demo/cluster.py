@@ -55,6 +55,8 @@ class Options:
     """Seconds."""
     install: bool = True
     """Whether to install missing packages; if not, their lack is an error."""
+    patience: float = 10
+    """Seconds that the gateways wait for each thing that takes its time: a login, a command, a probe, a turn."""
 
 
 class Gateway:
@@ -340,6 +342,7 @@ class Cluster:
     ) -> dict[str, Any]:
         """Return one entry for ``clusters`` of the gateway's configuration; ``overrides`` are merged into it."""
         login, scheduler = sshd or self.sshd, slurm or self.slurm
+        patience = self.options.patience
         settings: dict[str, Any] = {
             "name": name,
             "ssh": {
@@ -347,19 +350,20 @@ class Cluster:
                 "port": login.port,
                 "max_clients": 100,
                 "timeout": {
-                    "connection": 5,
-                    "login": 10,
-                    "command_execution": 10,
+                    "connection": patience / 2,
+                    "login": patience,
+                    "command_execution": patience,
                     "idle_timeout": 60,
                     "keep_alive": 5,
                 },
+                "start_up_timeout": patience,
                 "host_keys": [login.host_public_key],
             },
             "scheduler": {
                 "type": "slurm",
                 "version": scheduler.version,
                 "connection_mode": "ssh",
-                "timeout": 10,
+                "timeout": patience,
             },
             "service_account": {
                 "client_id": self.idp.service_client_id,
@@ -368,7 +372,7 @@ class Cluster:
             "probing": {
                 # Once, at the start: what a test stops on purpose is not to be found unhealthy at a time of chance.
                 "interval_check": 3600,
-                "services": {kind: {"timeout": 10} for kind in ("ssh", "scheduler", "filesystem")},
+                "services": {kind: {"timeout": patience} for kind in ("ssh", "scheduler", "filesystem")},
             },
             "file_systems": [
                 {"path": str(self.homes), "data_type": "users", "default_work_dir": True},
@@ -410,6 +414,7 @@ class Cluster:
                 "keys": {user.name: {"private_key": f"secret_file:{keys / user.name}"} for user in self.users},
             },
             "clusters": [copy.deepcopy(dict(entry)) for entry in clusters or [self.cluster_settings()]],
+            "http": {"max_delay": self.options.patience},
         }
         return merged(settings, overrides)
 
