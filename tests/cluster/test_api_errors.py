@@ -411,7 +411,7 @@ def test_login_nodes_that_fail(cluster: Cluster, alice: Person) -> None:
     other_key = cluster.start_sshd()
     settings = [
         cluster.cluster_settings("down", ssh={"port": closed}),
-        cluster.cluster_settings("frozen", sshd=frozen, ssh={"timeout": {"connection": 1, "login": 1}}),
+        cluster.cluster_settings("frozen", sshd=frozen, ssh={"timeout": {"connection": 1, "login": 1}}, probing=None),
         cluster.cluster_settings("nowhere", ssh={"host": "no-such-host.invalid"}),
         cluster.cluster_settings("impostor", sshd=other_key, ssh={"host_keys": [cluster.sshd.host_public_key]}),
     ]

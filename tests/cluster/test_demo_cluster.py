@@ -336,7 +336,7 @@ def test_the_written_configuration_loads_and_bears_no_secret(cluster: Cluster, t
     settings = load(path)
     assert [entry.name for entry in settings.clusters] == ["demo", "other"]
     assert settings.clusters[1].ssh.timeout.login == 3
-    assert settings.clusters[1].ssh.timeout.connection == 5
+    assert settings.clusters[1].ssh.timeout.connection == cluster.options.patience / 2
     text = path.read_text()
     assert "apis_root_path: /hpc" in text
     assert cluster.idp.service_client_secret not in text
