@@ -3,7 +3,7 @@
 import inspect
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import httpx
@@ -14,6 +14,7 @@ from hypothesis import settings as effort
 from hpcgate.demo.cluster import Cluster, Gateway, Options
 from hpcgate.demo.slurm import Slurm
 from hpcgate.demo.sshd import Sshd
+from tests.mending import mend
 from tests.people import Person
 
 # A shell that starts this in the background has SIGINT ignored, which the programs under test would inherit.
@@ -60,11 +61,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: turns[item.path])
 
 
+_clusters: list[Cluster] = []
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A cluster with accounting: sshd, Slurm with slurmdbd, and the identity provider."""
     with Cluster(Options(patience=60)) as running:
+        _clusters.append(running)
         yield running
+        _clusters.clear()
+
+
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember that a test has failed."""
+    report = yield
+    item.stash[_failed] = report.failed or item.stash.get(_failed, False)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Mend the cluster behind a test that has failed, so that no other fails for what it has left."""
+    yield
+    if item.stash.get(_failed, False):
+        for running in _clusters:
+            mend(running)
 
 
 @pytest.fixture(scope="session")
