@@ -73,6 +73,20 @@ class GetJobResponse(Wire):
     jobs: list[JobModel] | None = None
 
 
+class JobNotShown(Wire):
+    """A job that was asked for by its id, and is not among the answer."""
+
+    job_id: str
+    status: int = Field(description="The status that asking for this job alone would have had: 404 for an unknown one")
+    message: str
+
+
+class GetJobsResponse(GetJobResponse):
+    """Jobs, and those that were asked for by their ids and are not there."""
+
+    not_shown: list[JobNotShown] | None = Field(None, description="With ids: those that are not among the jobs")
+
+
 class JobMetadataModel(Wire):
     """What was submitted, with absolute, expanded paths."""
 

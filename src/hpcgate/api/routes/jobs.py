@@ -1,12 +1,13 @@
 """/compute: jobs."""
 
+import re
 from collections import OrderedDict
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from hpcgate.api.access import AccessDep, enter
+from hpcgate.api.access import Access, AccessDep, enter
 from hpcgate.api.fast_path import DirectRoute, described, read_query
 from hpcgate.api.grants import admit_job
 from hpcgate.api.idempotency import KeyDep, once, say_replayed
@@ -125,12 +126,62 @@ class JobsParameters(BaseModel):
     account: str | None = None
     name: Annotated[str | None, Field(max_length=235)] = None
     time_window: models.JobsTimeWindow = models.JobsTimeWindow.h24
+    ids: Annotated[
+        str | None,
+        Field(
+            max_length=64 * 1024,
+            description="Only these jobs: up to 1,000 ids with commas between them",
+        ),
+    ] = None
+
+
+MAX_IDS = 1000
+"""Most jobs that one request asks for by their ids."""
+
+
+def wanted(ids: str) -> tuple[str, ...]:
+    """Return the ids of a list, each once. A comma within brackets is an id's own (``7_[1,3]``).
+
+    Raises:
+        BadRequest: There is none, or there are too many.
+    """
+    found = dict.fromkeys(part for each in _BETWEEN.split(ids) if (part := each.strip()))
+    if not 0 < len(found) <= MAX_IDS:
+        raise BadRequest(f"ids: 1 to {MAX_IDS} ids of jobs are wanted, and there are {len(found)}")
+    return tuple(found)
+
+
+_BETWEEN = re.compile(r",(?![^\[\]]*\])")
+
+
+async def _named(access: Access, ids: tuple[str, ...]) -> Response:
+    """Return jobs by their ids, asked for in one query."""
+    found = await access.system.scheduler.several(access.principal, ids)
+    shown: dict[str, Job] = {}
+    lacking: dict[str, None] = {}
+    not_shown = []
+    for job_id in ids:
+        answer = found[job_id]
+        if isinstance(answer, Jobs):
+            shown |= {job.job_id: job for job in answer.jobs}
+            lacking |= dict.fromkeys(answer.missing)
+        else:
+            not_shown.append(models.JobNotShown(job_id=job_id, status=answer.status, message=answer.message))
+    body = models.GetJobsResponse(
+        jobs=[models.JobModel.model_validate(job) for job in shown.values()], not_shown=not_shown
+    )
+    headers = {AGE: "0"} | ({MISSING: ", ".join(lacking)} if lacking else {})
+    return json_bytes(encoded(body), headers=headers)
 
 
 async def get_jobs(request: Request, system_name: str) -> Response:
-    """List jobs: pending and running ones always, finished ones within the window."""
+    """List jobs: pending and running ones always, finished ones within the window; or those with these ids."""
     access = await enter(request, system_name)
     asked = read_query(JobsParameters, request.query_params)
+    if asked.ids is not None:
+        if asked.account or asked.name:
+            raise BadRequest("ids: jobs are asked for by their ids, or by account and name")
+        return await _named(access, wanted(asked.ids))
     query = JobQuery(
         all_users=asked.allusers,
         account=asked.account or None,
@@ -146,15 +197,15 @@ async def get_job(request: Request, system_name: str, job_id: str) -> Response:
     return _answer(await access.system.scheduler.job(access.principal, job_id))
 
 
-for _path, _endpoint, _extra in (
-    ("", get_jobs, described(JobsParameters)),
-    ("/{job_id}", get_job, None),
+for _path, _endpoint, _extra, _model in (
+    ("", get_jobs, described(JobsParameters), models.GetJobsResponse),
+    ("/{job_id}", get_job, None, models.GetJobResponse),
 ):
     router.add_api_route(
         _path,
         _endpoint,
         methods=["GET"],
-        response_model=models.GetJobResponse,
+        response_model=_model,
         openapi_extra=_extra,
         route_class_override=DirectRoute,
     )

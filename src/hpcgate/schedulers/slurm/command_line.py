@@ -29,6 +29,7 @@ from hpcgate.schedulers.slurm.delimiters import new_mark
 from hpcgate.schedulers.slurm.failures import (
     BUSY,
     DENIED,
+    IN_DOUBT,
     NO_ACCOUNTING,
     NOT_RUN,
     OVER_LIMIT,
@@ -246,6 +247,7 @@ class CommandLine:
         claims = bool(said.jobs) or (printed.exit_status == 0 and said.began)
         # A script in sbatch's place may fail after the job is in, and a shell may be killed before it says so.
         certain = printed.exit_status is not None and not _killed(printed) and (said.program or not said.began)
+        certain = certain and not says(said.words, IN_DOUBT)
         refusal = _refusal(printed, said) if certain and not claims else None
         if isinstance(refusal, BadRequest | Forbidden | SchedulerUnavailable):
             return refusal

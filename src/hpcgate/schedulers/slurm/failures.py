@@ -41,13 +41,28 @@ TRANSIENT = (
 UNSURE = (
     "Socket timed out on send/recv operation",
     "Zero Bytes were transmitted or received",
+    "send failure",
     "receive failure",
     "shutdown failure",
     "Unexpected message received",
-    "Connection reset by peer",
+    "Insane message length",
+    "Header lengths are longer than data received",
+    # errno(3): a connection that was there, and broke.
     "Broken pipe",
+    "Cannot send after transport endpoint shutdown",
+    "Connection reset by peer",
+    "Input/output error",
+    "Interrupted system call",
+    "Network is down",
+    "Network is unreachable",
+    "No route to host",
+    "Software caused connection abort",
+    "Transport endpoint is not connected",
 )
 """slurmctld may have taken the job, and could not say so."""
+
+IN_DOUBT = (*UNSURE, "Protocol authentication error", "Connection timed out")
+"""As `UNSURE`, where the scheduler can be asked: it may have been the answer that failed."""
 
 NO_ACCOUNTING = ("accounting storage is disabled", "not running a supported accounting_storage plugin")
 """The site has no slurmdbd."""

@@ -1,0 +1,299 @@
+"""`python -m benchmarks.exactly_once`: submissions while everything dies, with keys and without.
+
+Users submit jobs and send each request again until it has an answer. Meanwhile the gateway, the login node with all
+that runs there, slurmctld, slurmdbd and connections die at random moments, each for so long that a client has met it.
+In the end the accounting database says how many jobs there are of each. Needs root, for the users.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import description
+from hpcgate.demo.cluster import Cluster, Gateway, Options
+from hpcgate.demo.processes import Daemon
+from hpcgate.demo.sshd import Sshd
+
+RESULTS = Path(__file__).with_name("exactly_once.md")
+COLUMNS = ("", "submissions", "users", "requests", "deaths", "jobs", "lost", "doubled", "replayed answers")
+PAUSE = 0.2
+"""Seconds between two requests for the same submission; more if the answer says so, up to `MOST_PAUSE`."""
+MOST_PAUSE = 2.0
+
+
+@dataclass(slots=True)
+class Site:
+    """What dies: a gateway, its login node, and the cluster behind."""
+
+    cluster: Cluster
+    gateway: Gateway
+    sshd: Sshd
+
+    def daemons(self) -> dict[str, Daemon]:
+        """Return what can die as a whole, by name."""
+        slurm = self.cluster.slurm
+        assert slurm.slurmdbd is not None
+        return {
+            "gateway": self.gateway.daemon,
+            "login node": self.sshd.daemon,
+            "slurmctld": slurm.slurmctld,
+            "slurmdbd": slurm.slurmdbd,
+        }
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        submissions: How many there were to be.
+        requests: How many requests were sent.
+        failures: Requests that had no answer, or none that says that there is a job.
+        replayed: Answers that repeat an earlier one.
+        answers: The job's id by the submission's name, as the client was told.
+        jobs: How many jobs there are by name, as the database says.
+        deaths: What has died.
+    """
+
+    submissions: int
+    requests: int = 0
+    failures: int = 0
+    replayed: int = 0
+    answers: dict[str, str] = field(default_factory=dict)
+    jobs: Counter[str] = field(default_factory=Counter)
+    deaths: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def lost(self) -> int:
+        """How many submissions have no job."""
+        return self.submissions - len(self.jobs)
+
+    @property
+    def doubled(self) -> int:
+        """How many jobs there are too many."""
+        return sum(self.jobs.values()) - len(self.jobs)
+
+
+class Trial:
+    """Submissions of some users, and what dies meanwhile.
+
+    Args:
+        site: What dies.
+        roles: Who submits.
+        submissions: How many jobs in all.
+        keyed: Whether requests have an Idempotency-Key.
+        seed: Of what dies, and when.
+        clients: How many requests a user has under way.
+    """
+
+    def __init__(
+        self, site: Site, roles: Sequence[str], submissions: int, *, keyed: bool, seed: int, clients: int = 1
+    ) -> None:
+        self.site = site
+        self.outcome = Outcome(submissions)
+        self._keyed = keyed
+        self._chance = random.Random(seed)
+        self._prefix = f"once-{os.getpid()}-{'k' if keyed else 'n'}-{seed}-"
+        self._roles = [role for role in roles for _ in range(clients)]
+        self._todo: Iterator[int] = iter(range(submissions))
+        self._changed = asyncio.Event()
+        self._over = False
+
+    async def run(self) -> Outcome:
+        """Submit all, and count."""
+        dying = asyncio.create_task(self._die())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for role in self._roles:
+                    group.create_task(self._submit_some(role))
+        finally:
+            self._over = True
+            self._changed.set()
+            await dying
+        await self._count()
+        return self.outcome
+
+    async def _submit_some(self, role: str) -> None:
+        cluster = self.site.cluster
+        user = cluster.user(role)
+        headers = {"Authorization": f"Bearer {cluster.token(role)}"}
+        async with httpx.AsyncClient(base_url=self.site.gateway.url, headers=headers, timeout=120) as client:
+            for number in self._todo:
+                name = f"{self._prefix}{number}"
+                job = {
+                    "name": name,
+                    "workingDirectory": str(user.home),
+                    "script": "#!/bin/sh\n",
+                    "standardOutput": "/dev/null",
+                }
+                keys = {"Idempotency-Key": name} if self._keyed else {}
+                while not await self._request(client, role, name, {"job": job}, keys):
+                    pass
+
+    async def _request(
+        self, client: httpx.AsyncClient, role: str, name: str, body: dict[str, object], headers: dict[str, str]
+    ) -> bool:
+        outcome = self.outcome
+        outcome.requests += 1
+        pause = PAUSE
+        try:
+            answer = await client.post(
+                f"/compute/{self.site.cluster.options.slurm.name}/jobs", json=body, headers=headers
+            )
+        except httpx.TransportError:
+            pass
+        else:
+            if answer.status_code == 201:
+                outcome.answers[name] = answer.json()["jobId"]
+                outcome.replayed += "Idempotency-Replayed" in answer.headers
+                self._changed.set()
+                return True
+            if answer.status_code not in (408, 409, 424, 429, 503):
+                raise RuntimeError(f"{answer.status_code} {answer.text}")
+            pause = min(MOST_PAUSE, float(answer.headers.get("Retry-After", PAUSE)))
+        outcome.failures += 1
+        self._changed.set()
+        await asyncio.sleep(pause)
+        return False
+
+    async def _die(self) -> None:
+        """Let something die after some more answers, until a client has met it, or many have an answer all the same."""
+        kinds = [*self.site.daemons(), "connections"]
+        order: list[str] = []
+        outcome = self.outcome
+        while not self._over:
+            if not order:
+                order = self._chance.sample(kinds, len(kinds))
+            kind = order.pop()
+            some = 1 + self._chance.randrange(max(2, outcome.submissions // 20))
+            if not await self._until(len(outcome.answers) + some):
+                return
+            outcome.deaths[kind] += 1
+            if kind == "connections":
+                self._cut()
+                continue
+            daemon = self.site.daemons()[kind]
+            # slurmctld is stopped: killed, it would lose jobs whose ids it has given out, whoever submitted them.
+            await asyncio.to_thread(daemon.stop if kind == "slurmctld" else daemon.kill)
+            await self._until(len(outcome.answers) + len(self._roles) + 1, outcome.failures + 1)
+            await asyncio.to_thread(daemon.start)
+
+    def _cut(self) -> None:
+        """Kill the processes of sshd that hold the connections; what users run is left alone."""
+        for pid in _children(self.site.sshd.pid):
+            for one in (pid, *_children(pid)):
+                if _name(one) in ("sshd", "sshd-session"):
+                    os.kill(one, signal.SIGKILL)
+
+    async def _until(self, answers: int, failures: int | None = None) -> bool:
+        """Wait until there are so many answers, or so many failures; False if all is over before."""
+        outcome = self.outcome
+        while not self._over and len(outcome.answers) < answers and (failures is None or outcome.failures < failures):
+            self._changed.clear()
+            await self._changed.wait()
+        return not self._over
+
+    async def _count(self) -> None:
+        """Ask the database, once it has been told all."""
+        slurm = self.site.cluster.slurm
+
+        async def ask(*argv: str) -> str:
+            return await asyncio.to_thread(slurm.run, argv)
+
+        async def told_all() -> bool:
+            return "DBD Agent queue size: 0" in " ".join((await ask("sdiag")).split())
+
+        while not await told_all():  # noqa: ASYNC110 (nothing tells when it has)
+            await asyncio.sleep(PAUSE)
+        text = await ask("sacct", "-a", "-X", "-n", "-P", "--starttime=now-2days", "--format=JobName,JobIDRaw")
+        self.outcome.jobs = Counter(
+            name for name, _, _ in (line.partition("|") for line in text.splitlines()) if name.startswith(self._prefix)
+        )
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def site_of(cluster: Cluster) -> Site:
+    """Return a gateway and a login node of their own before a cluster."""
+    sshd = cluster.start_sshd()
+    name = cluster.options.slurm.name
+    settings = cluster.cluster_settings(name, sshd=sshd, probing=None)
+    config = cluster.write_gateway_config(cluster.directory / "exactly-once.yaml", clusters=[settings])
+    return Site(cluster, cluster.start_gateway(config), sshd)
+
+
+async def measure(submissions: int, users: int, clients: int, seed: int) -> list[tuple[str, Outcome]]:
+    """Run both."""
+    roles = tuple(f"u{number}" for number in range(users))
+    rows = []
+    with Cluster(Options(roles=roles)) as cluster:
+        for keyed in (True, False):
+            site = site_of(cluster)
+            try:
+                outcome = await Trial(site, roles, submissions, keyed=keyed, seed=seed, clients=clients).run()
+            finally:
+                site.gateway.stop()
+                site.sshd.stop()
+            rows.append(("with keys" if keyed else "without", outcome))
+    return rows
+
+
+def table(rows: Sequence[tuple[str, Outcome]], users: int) -> Table:
+    """Return what to print."""
+    made = Table(*COLUMNS)
+    for name, outcome in rows:
+        made.add_row(name, *_cells(outcome, users))
+    return made
+
+
+def _cells(outcome: Outcome, users: int) -> list[str]:
+    deaths = sum(outcome.deaths.values())
+    numbers = (outcome.submissions, users, outcome.requests, deaths, sum(outcome.jobs.values()), outcome.lost)
+    return [f"{number:,}" for number in (*numbers, outcome.doubled, outcome.replayed)]
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--submissions", type=int, default=10_000)
+    parser.add_argument("--users", type=int, default=50)
+    parser.add_argument("--clients", type=int, default=1, help="requests under way of each user (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where to write the table (default %(default)s)")
+    options = parser.parse_args()
+    rows = asyncio.run(measure(options.submissions, options.users, options.clients, options.seed))
+    Console().print(table(rows, options.users))
+    lines = ["# Submissions while everything dies", "", *description("exactly_once"), ""]
+    lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    lines += [f"| {name} | {' | '.join(_cells(outcome, options.users))} |" for name, outcome in rows]
+    died = [f"{name}: " + ", ".join(f"{kind} {n}" for kind, n in sorted(o.deaths.items())) for name, o in rows]
+    lines += ["", "What died: " + "; ".join(died) + ".", ""]
+    options.output.write_text("\n".join(lines))
+    sys.exit(bool(rows[0][1].lost or rows[0][1].doubled))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Many jobs by their ids in one request, on the real Slurm."""
+
+from typing import Any
+
+import pytest
+
+from hpcgate.api.routes.jobs import MAX_IDS, wanted
+from hpcgate.errors import BadRequest
+from tests.people import Person
+
+
+def submit(person: Person, script: str) -> str:
+    body = {"job": {"script": script, "workingDirectory": str(person.user.home)}}
+    answer = person.http.post("/compute/demo/jobs", json=body)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["jobId"])
+
+
+def ask(person: Person, **query: str) -> Any:
+    return person.http.get("/compute/demo/jobs", params=query)
+
+
+def test_jobs_by_their_ids(alice: Person, bob: Person) -> None:
+    hold = "#!/bin/sh\n#SBATCH --begin=now+1day\n"
+    one, his = submit(alice, hold), submit(bob, hold)
+    array = submit(alice, hold + "#SBATCH --array=1,3\n")
+    try:
+        answer = ask(alice, ids=f"{array}_[1,3],{one}, {his},99999999,no-id,{one}")
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        assert [job["jobId"].partition("_")[0] for job in body["jobs"]] == [array, one, his]
+        assert body["jobs"][1] == alice.http.get(f"/compute/demo/jobs/{one}").json()["jobs"][0]
+        lacking = {each["jobId"]: (each["status"], each["message"]) for each in body["notShown"]}
+        assert lacking == {name: (404, f"Job not found: {name}") for name in ("99999999", "no-id")}
+        assert ask(alice, ids=one).json()["notShown"] == []
+    finally:
+        for person, job_id in ((alice, one), (bob, his), (alice, array)):
+            person.http.delete(f"/compute/demo/jobs/{job_id}")
+
+
+def test_what_is_no_list_of_ids(alice: Person) -> None:
+    for query in ({"ids": ""}, {"ids": " , "}, {"ids": "1", "name": "a"}, {"ids": "1", "account": "demo"}):
+        assert ask(alice, **query).status_code == 400, query
+
+
+def test_as_many_as_there_may_be(alice: Person) -> None:
+    ids = [str(90_000_000 + number) for number in range(MAX_IDS)]
+    answer = ask(alice, ids=",".join(ids))
+    assert answer.status_code == 200, answer.text
+    assert [each["jobId"] for each in answer.json()["notShown"]] == ids
+    assert ask(alice, ids=",".join([*ids, "1"])).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [("1", ["1"]), ("1,2,1", ["1", "2"]), ("7_[1,3],8", ["7_[1,3]", "8"]), ("1[].server,2", ["1[].server", "2"])],
+)
+def test_a_list_of_ids(text: str, ids: list[str]) -> None:
+    assert list(wanted(text)) == ids
+
+
+@pytest.mark.parametrize("text", ["", ",", " "])
+def test_no_ids(text: str) -> None:
+    with pytest.raises(BadRequest):
+        wanted(text)

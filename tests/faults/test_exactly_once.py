@@ -1,0 +1,24 @@
+"""Submissions with a key, while all that they need dies again and again: each is one job."""
+
+import asyncio
+
+from benchmarks.exactly_once import Trial, site_of
+from hpcgate.demo.cluster import Cluster
+
+SUBMISSIONS = 100
+
+
+def test_each_submission_is_one_job_whatever_dies(cluster: Cluster) -> None:
+    site = site_of(cluster)
+    try:
+        outcome = asyncio.run(Trial(site, ("alice", "bob"), SUBMISSIONS, keyed=True, seed=1, clients=4).run())
+    finally:
+        site.gateway.stop()
+        site.sshd.stop()
+        cluster.slurm.wait_for_nodes()
+        cluster.slurm.run(["scancel", "--state=PENDING", "-u", cluster.user("alice").name])
+        cluster.slurm.run(["scancel", "--state=PENDING", "-u", cluster.user("bob").name])
+    assert set(outcome.deaths) == {"gateway", "login node", "slurmctld", "slurmdbd", "connections"}
+    assert len(outcome.answers) == SUBMISSIONS
+    assert len(set(outcome.answers.values())) == SUBMISSIONS
+    assert (outcome.lost, outcome.doubled) == (0, 0)
