@@ -121,6 +121,10 @@ HARMFUL = {
     "hangs where anything is said": '[ -z "$(cat)" ] || exec sleep 4711',
     "hangs for SFTP alone": "case $BASH_EXECUTION_STRING in *sftp-server*) exec sleep 4711;; esac",
     "allows three files": "ulimit -n 3",
+    "reads in the background": "cat <&0 &",
+    "reads in the background, and says nothing": "cat <&0 >/dev/null 2>&1 &",
+    "has a shell read in the background": "sh <&0 >/dev/null 2>&1 &",
+    "copies in the background": "exec 7<&0; cat <&7 >~/copied &",
 }
 WAYS: dict[str, dict[str, Any]] = {
     "SFTP": {"files": "auto"},

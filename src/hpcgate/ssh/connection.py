@@ -229,6 +229,7 @@ class Connection:
         channels: How many channels are open, and who waits for one.
         shell_works: Whether the last command that was started has been reached by the login shell, and `shell_waits`.
         shell_waits: Whether the shell comes to its commands although their input has not ended yet.
+        input_works: Whether a command has read what was sent to it: nothing that start-up files left running did.
         spent: Whether something on it could not be ended, and takes a channel for good: the next lease is another's.
     """
 
@@ -246,6 +247,7 @@ class Connection:
         self.make_room: Callable[[], None] | None = None
         self.shell_works = False
         self.shell_waits = False
+        self.input_works = False
         self.spent = False
         self._ssh = ssh
         # The jump host's beside its own.
@@ -335,7 +337,9 @@ class Connection:
         task.add_done_callback(self._reap)
         return task
 
-    async def start(self, slot: Slot, line: bytes, limit: int, patience: float, word: str = WORD) -> Command:
+    async def start(
+        self, slot: Slot, line: bytes, limit: int, patience: float, word: str = WORD, *, feeds: bool = False
+    ) -> Command:
         """Start a command in a channel's place got from `channels.acquire` and return it.
 
         Raises:
@@ -344,7 +348,7 @@ class Connection:
             LoginNodeError: The login node refuses to run commands.
             PoolExhausted: The login node allows no more channels, and none came free in time.
         """
-        command = Command(slot, limit, word)
+        command = Command(slot, limit, word, feeds=feeds)
         await self.open_channel(slot, command, patience, command=line)
         return command
 

@@ -169,7 +169,7 @@ class Session:
         try:
             slot = await self.connection.channels.acquire()
             opening = True
-            command = await connection.start(slot, line, most, seconds, word)
+            command = await connection.start(slot, line, most, seconds, word, feeds=fed)
             opening = False
             if not fed:
                 await command.write(b"")
@@ -192,6 +192,8 @@ class Session:
             note_command(argv, None if command is None else command.exit_status)
         if command.stdout.drowned:
             raise command.stdout.flood()
+        if command.unheard is not None:
+            command.check_input()
         if command.complains:
             raise TooLarge(f"Command {called(argv)} wrote more than {MAX_ERRORS} bytes on standard error")
         if command.stdout.overflown:
@@ -200,6 +202,7 @@ class Session:
         if status is None:
             raise connection.lost() from command.error
         command.check_begun()
+        connection.input_works = connection.input_works or fed
         return Completed(tuple(argv), status, command.stdout.written, command.stderr.written)
 
     @asynccontextmanager
@@ -239,6 +242,7 @@ class Session:
         finally:
             if not process.closed:
                 await connection.end(process)
+            connection.input_works = connection.input_works or process.stdout.fed
             note_command(argv, process.exit_status)
 
     async def _reached(self, command: Command, *, fed: bool = True) -> None:
@@ -380,7 +384,7 @@ class Session:
         connection = self.connection
         settings, channels = connection.settings, connection.channels
         word = new_word()
-        line = shell_line(key, word=word, path=settings.path)
+        line = shell_line(key, word=word, fed=True, path=settings.path)
         slot = await channels.acquire()
         seconds = settings.timeout.command_execution
         limit = settings.max_output_size if most is None else most
@@ -403,7 +407,8 @@ class Session:
         return worker
 
     def _began(self) -> None:
-        self.connection.shell_works = self.connection.shell_waits = True
+        connection = self.connection
+        connection.shell_works = connection.shell_waits = connection.input_works = True
 
     def _make_room(self) -> None:
         """Somebody waits for a channel: end the long-lived processes, each once it has answered.
@@ -450,12 +455,13 @@ class Session:
         """See that the login shell comes through its start-up files, unless a command has just shown it.
 
         An SFTP server may be started by that shell, too, and sshd passes on no signals there: one that hangs would stay
-        on the login node, and keep its channel.
+        on the login node, and keep its channel. So would one whose input something else reads.
 
         Raises:
             NeverReached: It does not.
         """
-        if self.connection.shell_works:
+        connection = self.connection
+        if connection.shell_works and connection.input_works:
             return
         try:
             await self._run(["true"], _nothing(), None, None, None, None)

@@ -7,7 +7,8 @@ import asyncssh
 
 from hpcgate.errors import NeverBegan, NeverReached
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.commands.quoting import WORD, is_joined, is_robbed, opening
+from hpcgate.ssh.commands.quoting import WORD, feeding, is_joined, is_robbed, is_shared, opening
+from hpcgate.telemetry.containment import contained
 
 MAX_STDERR = 64 * 1024
 _NOISE_KEPT = 4096
@@ -30,19 +31,37 @@ class Output:
     Attributes:
         content: What the command has written; before it began, the end of what others have.
         started: Whether the command has begun, on this output.
+        fed: Whether it has begun and, if it has input, read the first line of that.
+        shared: Whether something else has the command's input.
         drowned: Whether so much came before that it is not waited for any more.
         total: Bytes that have come, kept or not.
     """
 
-    __slots__ = ("_noise", "_word", "content", "drowned", "limit", "overflown", "pid", "started", "total")
+    __slots__ = (
+        "_feeds",
+        "_noise",
+        "_word",
+        "content",
+        "drowned",
+        "fed",
+        "limit",
+        "overflown",
+        "pid",
+        "shared",
+        "started",
+        "total",
+    )
 
-    def __init__(self, limit: int, word: str = WORD) -> None:
+    def __init__(self, limit: int, word: str = WORD, *, feeds: bool = False) -> None:
         self.content = bytearray()
         self.limit = limit
         self.overflown = False
         self.started = False
+        self.fed = False
+        self.shared = False
         self.drowned = False
         self.pid: int | None = None
+        self._feeds = feeds
         self._noise = 0
         self._word = word
         self.total = 0
@@ -61,8 +80,18 @@ class Output:
                 self.drowned = self._noise > MAX_NOISE
                 return
             self.started = True
+            self.shared = self._feeds and is_shared(self.content, self._word)
             self.pid = begin[1]
             del self.content[: begin[0]]
+        if not self.fed:
+            first = feeding(self.content, self._word) if self._feeds else 0
+            if first is None:
+                del self.content[:-_NOISE_KEPT]
+                self._noise += len(data)
+                self.drowned = self._noise > MAX_NOISE
+                return
+            self.fed = True
+            del self.content[:first]
         if len(self.content) > self.limit:
             self.overflown = True
             del self.content[self.limit :]
@@ -75,7 +104,7 @@ class Output:
     @property
     def written(self) -> bytes:
         """What the command has written."""
-        return bytes(self.content) if self.started else b""
+        return bytes(self.content) if self.fed else b""
 
 
 class Command(asyncssh.SSHClientSession[bytes]):
@@ -83,21 +112,27 @@ class Command(asyncssh.SSHClientSession[bytes]):
 
     Attributes:
         begun: Resolved when the command has begun, or `done` is.
+        heard: Resolved when the command has read the first line of its input, or `done` is.
         done: Resolved when the channel has closed or the output went over its limit.
         closed: Whether the channel has closed.
         error: Why the connection ended, if it did.
         complains: Whether it was given up for what it writes on standard error.
+        unheard: Seconds after which it was given up for not having read the first line of its input, or None.
     """
 
-    def __init__(self, slot: Slot, limit: int, word: str = WORD) -> None:
+    def __init__(self, slot: Slot, limit: int, word: str = WORD, *, feeds: bool = False) -> None:
         loop = asyncio.get_running_loop()
-        self.stdout = Output(limit, word)
+        self.stdout = Output(limit, word, feeds=feeds)
         self.stderr = Output(MAX_STDERR, word)
         self.begun: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
+        self.heard: asyncio.Future[None] = loop.create_future()
         self.closed = False
         self.complains = False
+        self.unheard: float | None = None
         self.word = word
+        self._start_up: float | None = None
+        self._listening: asyncio.TimerHandle | None = None
         self.error: Exception | None = None
         self.channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._slot = slot
@@ -116,6 +151,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
                 self._finish()
             elif self.stdout.started:
                 self._begin()
+                self._hear()
         else:
             self._complain(data)
 
@@ -128,6 +164,8 @@ class Command(asyncssh.SSHClientSession[bytes]):
         self.closed = True
         self.error = exc
         self._slot.release()
+        if self._listening is not None:
+            self._listening.cancel()
         self.resume_writing()
         self._finish()
 
@@ -165,6 +203,8 @@ class Command(asyncssh.SSHClientSession[bytes]):
 
     def check_input(self) -> None:
         """Raise NeverBegan for a command that was not run because its input is not what was sent."""
+        if self.unheard is not None:
+            raise NeverReached(unread(self.unheard))
         if is_robbed(self.stderr.content, self.word):
             raise NeverBegan(f"What is sent to commands does not reach them. {START_UP_FILES} may redirect or read it")
 
@@ -174,6 +214,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
         Raises:
             NeverReached: It takes longer than so many seconds.
         """
+        self._start_up = seconds
         if self.begun.done():
             return
         try:
@@ -205,7 +246,19 @@ class Command(asyncssh.SSHClientSession[bytes]):
     async def greet(self) -> None:
         """Write the line by which a command that is fed knows that its input is its own."""
         if self.channel is not None:
+            if self._start_up is not None:
+                loop = asyncio.get_running_loop()
+                self._listening = loop.call_later(self._start_up, self._listen, self._start_up)
             await self._write(self.channel, self.word.encode() + b"\n")
+            if self.stdout.shared:
+                await self.heard
+
+    @contained("ssh.command.listen")
+    def _listen(self, seconds: float) -> None:
+        """Give the command up unless it has read the first line of its input."""
+        if not self.stdout.fed and not self.done.done():
+            self.unheard = seconds
+            self._finish()
 
     async def _write(self, channel: asyncssh.SSHClientChannel[bytes], block: bytes) -> None:
         if self.done.done() or channel.is_closing():
@@ -228,10 +281,15 @@ class Command(asyncssh.SSHClientSession[bytes]):
         if not self.begun.done():
             self.begun.set_result(None)
 
+    def _hear(self) -> None:
+        if (self.stdout.fed or self.done.done()) and not self.heard.done():
+            self.heard.set_result(None)
+
     def _finish(self) -> None:
         self._begin()
         if not self.done.done():
             self.done.set_result(None)
+        self._hear()
 
 
 def last_words(*outputs: Output) -> str:
@@ -252,6 +310,14 @@ def ended_early(status: int | None, words: str) -> str:
     return (
         f"The login shell ended before the command began (exit {status}): {said}. {START_UP_FILES} may have ended it "
         "or run something else instead, or the account may not run commands"
+    )
+
+
+def unread(seconds: float) -> str:
+    """Return what is to be said of a command that does not get what is sent to it."""
+    return (
+        f"What is sent to commands does not reach them within {seconds:g} s. {START_UP_FILES} may leave something "
+        "running that reads it"
     )
 
 

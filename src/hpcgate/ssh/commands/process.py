@@ -31,7 +31,7 @@ class Process(Command):
     """
 
     def __init__(self, slot: Slot, name: str, stall: float, lost: Callable[[], GatewayError], word: str = WORD) -> None:
-        super().__init__(slot, _NO_LIMIT, word)
+        super().__init__(slot, _NO_LIMIT, word, feeds=True)
         self.name = name
         self.stall = stall
         self._lost = lost
@@ -60,7 +60,7 @@ class Process(Command):
                 self.said = self._sought in self._searched
                 self._searched = self._searched[-len(self._sought) :]
             return
-        if not self.stdout.started:
+        if not self.stdout.fed:
             self.stdout.feed(data)
             if self.stdout.drowned:
                 self._finish()
@@ -124,7 +124,7 @@ class Process(Command):
         Raises:
             TimedOut: It took nothing for too long.
         """
-        if self.channel is None or self.closed:
+        if self.channel is None or self.closed or self.unheard is not None:
             return False
         return await self._within(self._write(self.channel, block)) and not self.closed
 
@@ -151,7 +151,13 @@ class Process(Command):
         self.check_begun()
         return status
 
+    def _listen(self, seconds: float) -> None:
+        super()._listen(seconds)
+        self._arrived.set()
+
     def _check_flood(self) -> None:
+        if self.unheard is not None:
+            self.check_input()
         if self.stdout.drowned:
             raise self.stdout.flood()
         if self.complains:
@@ -179,6 +185,9 @@ class Process(Command):
         if not self.stdout.started:
             return b""
         self._begin()
+        if not self.stdout.fed:
+            return b""
+        self._hear()
         content = bytes(self.stdout.content)
         self.stdout.content.clear()
         return content

@@ -32,15 +32,23 @@ _MISLEADING = "unset POSIXLY_CORRECT BLOCK_SIZE LS_BLOCK_SIZE TAR_OPTIONS PERL_U
 reads and writes (perlrun(1)), and which programs and how many functions a bash in sh's place takes (bash(1))."""
 # What every system has is found even where a start-up file leaves no PATH, behind what the user has.
 _FIND = "case :$PATH: in *:/usr/bin:*);;*)PATH=$PATH${PATH:+:}/usr/bin:/bin;export PATH;;esac;"
+# What start-up files left running with the same input may read it, too (proc(5); what has started it is this process
+# now). It is given the time to show itself by taking the first line, after which no more is sent meanwhile.
+_SHARED = (
+    "_hpcgate=;read -r _hpcgate 2>/dev/null </proc/$$/task/$$/children;set -- $_hpcgate;_hpcgate=:;"
+    "for _hpcgate_child;do [ /proc/$_hpcgate_child/fd/0 -ef /proc/$$/fd/0 ]||continue;"
+    "echo :{word}:shared:;_hpcgate='command -p sleep 1';break;done;set --;unset _hpcgate_child;"
+)
 # sh reads a line byte by byte, so that the rest is there for the command. The variable is not exported.
 _FEED = (
-    "IFS= read -r _hpcgate||_hpcgate=;case $_hpcgate in {word});;*)echo :{word}:robbed:>&2;exit 1;;esac;unset _hpcgate;"
+    "$_hpcgate;IFS= read -r _hpcgate||_hpcgate=;case $_hpcgate in {word});;*)echo :{word}:robbed:>&2;exit 1;;esac;"
+    "unset _hpcgate;echo :{word}:fed:||exit;"
 )
 # Where one is the other, complaints would be taken for output. Not every sh knows -ef, nor every system /dev/fd.
 _APART = "[ /dev/fd/1 -ef /dev/fd/2 ]&&echo :{word}:joined:&&exit 1;"
 # Where sh is bash (Red Hat, SUSE), it takes over the options (SHELLOPTS) and the functions that bash has exported, also
 # functions of the names of tools. They have no say in what is executed by ``exec``.
-_OWN_WORDS = "set +efuC;unset -f echo read printf [;"
+_OWN_WORDS = "set +efuC;unset -f command echo read printf [;"
 _OWN_SCRIPTS = "case $BASH_VERSION in ?*)unset -f compgen;unset -f $(compgen -A function);set +efuCx +o pipefail;;esac;"
 KEEPING_FUNCTIONS = "unset -f "
 """How a script begins that says itself which functions it does without, since what it executes is to have the others:
@@ -117,7 +125,7 @@ def shell_line(
     first = "".join(f"{_text(directory)}:" for directory in path)
     find = f"{_FIND}PATH={shlex.quote(first)}$PATH;" if first else _FIND
     feed = _FEED.format(word=word) if fed else ""
-    apart = _APART.format(word=word)
+    apart = _APART.format(word=word) + (_SHARED.format(word=word) if fed else "")
     begin = f"{_OWN_WORDS}{apart}echo :{word}:$$:||exit;echo :{word}:$$:>&2;{feed}"
     script = f"{begin}{unset}{find}export {exports};exec {words}"
     if not _SAFE_IN_ALL_SHELLS.fullmatch(script) or "!" in script or "\\" in script:
@@ -157,6 +165,21 @@ def opening(output: bytes | bytearray, word: str = WORD) -> tuple[int, int] | No
 def is_robbed(errors: bytes | bytearray, word: str) -> bool:
     """Say whether a command made by `shell_line` was not run because its input is not what was sent to it."""
     return f":{word}:robbed:\n".encode() in errors
+
+
+def feeding(output: bytes | bytearray, word: str) -> int | None:
+    """Find where the output of a command that is fed begins, once it has read the first line of its input.
+
+    Returns the offset of its first byte, or None if the command has not read that line (yet).
+    """
+    mark = f":{word}:fed:\n".encode()
+    at = output.find(mark)
+    return None if at < 0 else at + len(mark)
+
+
+def is_shared(output: bytes | bytearray, word: str) -> bool:
+    """Say whether something else has the input of a command made by `shell_line`, and may read it."""
+    return f":{word}:shared:\n".encode() in output
 
 
 def is_joined(output: bytes | bytearray, word: str) -> bool:

@@ -16,7 +16,7 @@ from hpcgate.errors import (
     TooLarge,
 )
 from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.commands.command import MAX_NOISE, MAX_STDERR, Output, ended_early, last_words, out_of_time
+from hpcgate.ssh.commands.command import MAX_NOISE, MAX_STDERR, Output, ended_early, last_words, out_of_time, unread
 from hpcgate.telemetry.containment import contained
 
 _END = b"\0"
@@ -39,7 +39,7 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         start_up: Seconds until the process must have begun.
         word: What it says first.
         crowded: Says whether others wait for the channel.
-        began: Is told when the process has begun.
+        began: Is told when the process has begun and reads what it is asked.
         kill: Kills it.
         refused: Is told why the process was ended, if it was for what it said.
     """
@@ -72,7 +72,7 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         self._began = began
         self._kill = kill
         self._refused = refused
-        self._noise: Output | None = Output(limit, word)
+        self._noise: Output | None = Output(limit, word, feeds=True)
         self._errors = Output(MAX_STDERR, word)
         self._aside = 0
         self._buffer = bytearray()
@@ -80,6 +80,7 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         self._loop = asyncio.get_running_loop()
         self._pending: deque[tuple[asyncio.Future[bytes], float]] = deque()
         self._unsent: list[bytes] = []
+        self._word = word
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -117,21 +118,26 @@ class Worker(asyncssh.SSHClientSession[bytes]):
 
     @contained("ssh.worker.send")
     def _send(self) -> None:
-        if self._noise is not None:
+        if self._noise is not None and (self._noise.shared or not self._noise.started):
             return  # until it is sure who reads it
         unsent, self._unsent = self._unsent, []
         if unsent and self.channel is not None and not self.channel.is_closing():
             self.channel.write(_END.join((*unsent, b"")))
 
     def _go(self) -> None:
-        """The process has begun: what was asked meanwhile is sent, and its time counts from now on."""
-        self._began()
+        """The process has begun: what was asked meanwhile is sent."""
+        self._count_anew()
+        if self.channel is not None and not self.channel.is_closing():
+            self.channel.write(self._word.encode() + b"\n")
+        self._send()
+
+    def _count_anew(self) -> None:
+        """Have the time of what is asked count from now on."""
         now = self._loop.time()
         self._pending = deque((waiter, now) for waiter, _ in self._pending)
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = self._loop.call_at(now + self._patience, self._look)
-        self._send()
+            self._timer = self._loop.call_at(now + self._allowance, self._look)
 
     @property
     def _allowance(self) -> float:
@@ -149,7 +155,9 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         if self._loop.time() < since + allowance:
             self._timer = self._loop.call_at(since + allowance, self._look)
         elif self._noise is not None:
-            self._fail(NeverReached(out_of_time(allowance, last_words(self._errors, self._noise))))
+            early = not self._noise.started
+            words = out_of_time(allowance, last_words(self._errors, self._noise)) if early else unread(allowance)
+            self._fail(NeverReached(words))
             self.abandon()
         else:
             if not oldest.done():
@@ -187,15 +195,22 @@ class Worker(asyncssh.SSHClientSession[bytes]):
                 self._refuse(BadAnswer(f"{self._name} on the login node writes errors without end"))
             return
         if self._noise is not None:
+            early = not self._noise.started
             self._noise.feed(data)
-            if not self._noise.started:
-                if self._noise.drowned:
-                    self._refuse(self._noise.flood())
+            if self._noise.drowned:
+                self._refuse(self._noise.flood())
                 return
-            data, self.pid = bytes(self._noise.content), self._noise.pid
+            if early and self._noise.started:
+                self.pid = self._noise.pid
+                self._aside = 0
+                self._go()
+            if not self._noise.fed:
+                return
+            data = bytes(self._noise.content)
             self._noise = None
-            self._aside = 0
-            self._go()
+            self._began()
+            self._count_anew()
+            self._send()
         # Counted before they are taken apart: 64 KiB of NUL bytes would be as many answers.
         count = data.count(_END)
         if count > len(self._pending) or (count == len(self._pending) and data and not data.endswith(_END)):
