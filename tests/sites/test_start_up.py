@@ -125,6 +125,9 @@ HARMFUL = {
     "reads in the background, and says nothing": "cat <&0 >/dev/null 2>&1 &",
     "has a shell read in the background": "sh <&0 >/dev/null 2>&1 &",
     "copies in the background": "exec 7<&0; cat <&7 >~/copied &",
+    "has a shell read that has no parent": "(sh <&0 >/dev/null 2>&1 &)",
+    "has a shell read in a session of its own": "(setsid sh <&0 >/dev/null 2>&1 &)",
+    "reads by another descriptor": 'exec 7<&0; while read -r -u 7 line; do eval "$line"; done >/dev/null 2>&1 &',
 }
 WAYS: dict[str, dict[str, Any]] = {
     "SFTP": {"files": "auto"},

@@ -161,7 +161,8 @@ class Session:
         settings = connection.settings
         word = new_word()
         fed = stdin != b""
-        line = shell_line(argv, env, without, word=word, fed=fed, path=settings.path)
+        thorough = not connection.input_works
+        line = shell_line(argv, env, without, word=word, fed=fed, thorough=thorough, path=settings.path)
         seconds = settings.timeout.command_execution if timeout is None else timeout
         most = settings.max_output_size if limit is None else limit
         command = deadline = None
@@ -227,7 +228,8 @@ class Session:
         """
         connection = self.connection
         word = new_word()
-        line = shell_line(argv, env, word=word, fed=True, path=connection.settings.path)
+        thorough = not connection.input_works
+        line = shell_line(argv, env, word=word, fed=True, thorough=thorough, path=connection.settings.path)
         slot = await connection.channels.acquire()
         process = Process(slot, called(argv), stall, connection.lost, word)
         seconds = connection.settings.timeout.command_execution if opening is None else opening
@@ -384,7 +386,7 @@ class Session:
         connection = self.connection
         settings, channels = connection.settings, connection.channels
         word = new_word()
-        line = shell_line(key, word=word, fed=True, path=settings.path)
+        line = shell_line(key, word=word, fed=True, thorough=not connection.input_works, path=settings.path)
         slot = await channels.acquire()
         seconds = settings.timeout.command_execution
         limit = settings.max_output_size if most is None else most
