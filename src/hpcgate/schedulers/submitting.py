@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from hpcgate.errors import NoSpace, TimedOut
 from hpcgate.ssh.commands.process import Process
+from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS
 from hpcgate.ssh.session import Session
 
 MAX = 1024 * 1024
@@ -23,6 +24,7 @@ MAX = 1024 * 1024
 _NO_ROOM = "hpcgate: no room for the input: "
 
 _WHOLE = (
+    f"{KEEPING_FUNCTIONS}mktemp rm cat test wc printf; "
     "exec 2>&1; _hpcgate_file=; "
     # As `hpcgate.ssh.commands.ending` says, on one line.
     "_hpcgate_end() { trap '' HUP INT TERM; trap - EXIT; "

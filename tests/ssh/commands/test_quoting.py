@@ -56,6 +56,32 @@ def test_a_shell_that_is_none_of_posix_sees_only_plain_text() -> None:
     assert b"\\" not in shell_line(["echo", "it's plain"])
 
 
+PATHS = {
+    "": "/usr/bin:/bin",
+    ":": "/usr/bin:/bin",
+    ":/usr/bin:/bin": "/usr/bin:/bin",
+    ".:/usr/bin:/bin": "/usr/bin:/bin",
+    "/a b::/usr/bin:bin:./x:/c*:": "/a b:/usr/bin:/c*",
+    "/usr/bin:/bin:": "/usr/bin:/bin:",
+    "/opt/x:/usr/bin": "/opt/x:/usr/bin",
+}
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox", "ksh93"])
+@pytest.mark.parametrize("given", PATHS)
+def test_no_program_is_taken_from_where_a_command_stands(given: str, shell: str, tmp_path: Path) -> None:
+    program = [shell_program(shell), *(["sh"] if shell == "busybox" else [])]
+    line = shell_line(["sh", "-c", 'printf %s "$PATH"; ls >/dev/null'])
+    script = shlex.split(line.decode())[3]
+    (tmp_path / "ls").write_text("#!/bin/sh\ntouch ran\n")
+    (tmp_path / "ls").chmod(0o755)
+    done = subprocess.run([*program, "-c", script], capture_output=True, env={"PATH": given}, cwd=tmp_path, check=True)
+    begin = opening(done.stdout)
+    assert begin is not None
+    assert done.stdout[begin[0] :].decode().rstrip(":") == PATHS[given].rstrip(":")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_locale_and_environment() -> None:
     assert run("bash", ["sh", "-c", 'printf %s "$LC_ALL|$X"'], {"X": "a 'b' $c"}) == b"C.UTF-8|a 'b' $c"
     assert run("bash", ["sh", "-c", 'printf %s "$LC_ALL"'], {"LC_ALL": "C"}) == b"C"

@@ -19,12 +19,16 @@ from hpcgate.schedulers.pbs import script
 from hpcgate.schedulers.pbs.variables import STEERING
 from hpcgate.schedulers.submitting import uncoloured
 from hpcgate.schedulers.variables import LOGIN
-from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS
+from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS, WHOLE_PATH
 
 NO_DIRECTORY = 66
 """Exit status if the working directory cannot be entered."""
 
-_READER = f'cd -- "$1" >/dev/null || exit {NO_DIRECTORY}; shift; unset LC_ALL LANGUAGE {" ".join(LOGIN)}; exec "$@"'
+_READER = (
+    f'cd -- "$1" >/dev/null || exit {NO_DIRECTORY}; _hpcgate_path=$PATH;{WHOLE_PATH}'
+    '_hpcgate_tool=$(command -v "$2") || _hpcgate_tool=$2; shift 2; PATH=$_hpcgate_path; '
+    f'unset LC_ALL LANGUAGE {" ".join(LOGIN)}; exec "$_hpcgate_tool" "$@"'
+)
 """LC_ALL and LANGUAGE are the gateway's own, for messages that can be matched. They are none of the job's business, and
 neither is what the login has left: ``#PBS -V`` gives a job all of the environment."""
 

@@ -23,7 +23,7 @@ from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.variables import SUBMITTING
 from hpcgate.schedulers.submitting import uncoloured
 from hpcgate.schedulers.variables import LOGIN, check_variable
-from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS
+from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS, WHOLE_PATH
 
 _OPTIONS: Mapping[str, str] = {
     "name": "job-name",
@@ -43,7 +43,7 @@ NO_DIRECTORY = 66
 _ENTER = (
     # What the user's shell has exported is for the job, but for what is called here. Not every shell says why it cannot
     # enter a directory; ls does.
-    f"{KEEPING_FUNCTIONS}cd ls printf read test [ command date grep env sbatch; "
+    f"{KEEPING_FUNCTIONS}cd ls printf read test [ command date grep env sbatch; _hpcgate_path=$PATH;{WHOLE_PATH}"
     'exec 2>&1; cd -- "$1" >/dev/null 2>&1 || { _hpcgate_why=$(ls -d -- "$1/." 2>&1 >/dev/null); '
     'printf "cd: %s: %s\\n" "$1" "${_hpcgate_why##*: }"; exit ' + str(NO_DIRECTORY) + "; }; "
 )
@@ -60,7 +60,7 @@ _READER = (
     'if [ -n "$_hpcgate_comment" ]; then set -- "--comment=$_hpcgate_comment" "$@"; fi; '
     'set -- "$_hpcgate_tool" "$@"; read -r _hpcgate_size; '
     'if [ "$_hpcgate_size" -gt 0 ]; then eval "set -- $(dd bs="$_hpcgate_size" count=1 2>/dev/null) \\"\\$@\\""; fi; '
-    'exec env -u LC_ALL -u LANGUAGE "$@"'
+    'exec env -u LC_ALL -u LANGUAGE "PATH=$_hpcgate_path" "$@"'
 )
 """sbatch itself takes a working directory that does not exist, and the job then dies without a word.
 

@@ -30,6 +30,13 @@ _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 _MISLEADING = "unset POSIXLY_CORRECT BLOCK_SIZE LS_BLOCK_SIZE TAR_OPTIONS PERL_UNICODE PERLIO FUNCNEST EXECIGNORE;"
 """Variables by which users change what the GNU tools take and print (coreutils manual, 2.3; tar manual, 3.4), how Perl
 reads and writes (perlrun(1)), and which programs and how many functions a bash in sh's place takes (bash(1))."""
+WHOLE_PATH = (
+    "_hpcgate=;set -f;IFS=:;for _hpcgate_part in $PATH;do case $_hpcgate_part in "
+    "/*)_hpcgate=$_hpcgate${_hpcgate:+:}$_hpcgate_part;;esac;done;unset IFS;set +f;PATH=$_hpcgate;"
+    "unset _hpcgate _hpcgate_part;"
+)
+"""Takes from PATH what is empty or no whole path: there a script would find, where it stands, tools of whoever writes
+there. Scripts that begin with `KEEPING_FUNCTIONS` see to that themselves, as what they execute is to have all of it."""
 # What every system has is found even where a start-up file leaves no PATH, behind what the user has.
 _FIND = "case :$PATH: in *:/usr/bin:*);;*)PATH=$PATH${PATH:+:}/usr/bin:/bin;export PATH;;esac;"
 # What start-up files left running with the same input may read it, too (proc(5); what has started it is this process
@@ -131,6 +138,8 @@ def shell_line(
     words = " ".join(map(shlex.quote, texts))
     unset = _MISLEADING + ("" if without is None else without.unsetting())
     first = "".join(f"{_text(directory)}:" for directory in path)
+    if not texts[2:] or not texts[2].startswith(KEEPING_FUNCTIONS):
+        unset += WHOLE_PATH
     find = f"{_FIND}PATH={shlex.quote(first)}$PATH;" if first else _FIND
     feed = _FEED.format(word=word) if fed else ""
     apart = _APART.format(word=word)
