@@ -68,6 +68,9 @@ VARIABLES: dict[str, dict[str, str]] = {
 """Variables that the start-up file exports."""
 
 
+UMASKS = ("000", "077", "277", "777")
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """Programs that come before the login node's own on the user's PATH."""

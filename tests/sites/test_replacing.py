@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import tarfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from hpcgate.auth.policy import Grant
 from hpcgate.demo.packages import ensure_installed
-from hpcgate.errors import NoSpace, PermissionDenied
+from hpcgate.errors import BadRequest, NoSpace, PermissionDenied
 from hpcgate.filesystem.base import Limits
 from hpcgate.filesystem.beneath import Confined
 from hpcgate.filesystem.compress import Compress
@@ -249,6 +250,44 @@ async def test_a_file_whose_name_no_other_can_take_is_written_in_place(
         assert os.listdir(place / "held") == [b"file"], name
         assert os.listdir(place.user.home) == home, name
         forget(place)
+
+
+async def test_an_archive_whose_name_no_other_can_take_is_written_in_place(
+    nodes: LoginNodes, place: Place, sshd: Any, keys: Any
+) -> None:
+    place.write("source", b"x" * 100_000)
+    home = os.listdir(place.user.home)
+    pool = Pool("demo", settings(sshd, timeout=UNHURRIED, **WAYS["commands"]), keys)
+    for name, kept in HELD.items():
+        path = held(nodes, place, kept)
+        before, inode = acl(path), os.stat(path).st_ino
+        given = {"path": os.fsdecode(place / "source"), "targetPath": os.fsdecode(path)}
+        async with pool.lease(principal(nodes.alice)) as session:
+            await Compress(Compress.Parameters.model_validate(given), Limits(1024 * 1024)).run(session)
+        with tarfile.open(place / "other name", "r:gz") as archive:
+            assert archive.getnames() == ["source"], name
+        assert (acl(path), os.stat(path).st_ino) == (before, inode), name
+        assert os.listdir(place / "held") == [b"file"], name
+        assert os.listdir(place.user.home) == home, name
+        forget(place)
+    await pool.close()
+
+
+@EVERY_WAY
+async def test_a_file_that_is_mounted_is_written_in_place(session: Session, nodes: LoginNodes, place: Place) -> None:
+    path, elsewhere = place.write("mounted", b""), place.write("elsewhere", OLD)
+    subprocess.run(["mount", "--bind", elsewhere, path], check=True)
+    try:
+        async with session.bulk() as streams:
+            for content in CONTENTS:
+                assert await streams.replace(path, parts(content), sync=True) == len(content)
+                with open(elsewhere, "rb") as file:
+                    assert file.read() == content
+            with pytest.raises(BadRequest, match="Device or resource busy"):
+                await streams.replace(path, parts(NEW), how=Replacing.atomic)
+    finally:
+        subprocess.run(["umount", path], check=True)
+    assert place.names() == [b"elsewhere", b"mounted"]
 
 
 @EVERY_WAY

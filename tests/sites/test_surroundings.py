@@ -13,7 +13,7 @@ from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import GatewayError
 from hpcgate.ssh.session import Session
 from tests.sites.operations import VERBS, Failed
-from tests.sites.surroundings import TOOLS, VARIABLES
+from tests.sites.surroundings import TOOLS, UMASKS, VARIABLES
 from tests.sites.test_start_up import Account
 from tests.ssh.conftest import MakePool, make_pool, nodes, sshd
 from tests.ssh.nodes import LoginNodes, principal
@@ -54,6 +54,20 @@ async def test_variables_of_the_users_own_change_nothing(
 ) -> None:
     with Account(nodes) as account:
         account.starts_with(exporting(VARIABLES[case]))
+        pool = make_pool(sshd, files=files, start_up_timeout=60, timeout={"command_execution": 60})
+        async with pool.lease(principal(account.user)) as session:
+            assert await outcomes(session, account.place) == RIGHT
+        await pool.close()
+        account.has_lost_nothing()
+
+
+@pytest.mark.parametrize("files", WAYS)
+@pytest.mark.parametrize("umask", UMASKS)
+async def test_a_umask_changes_nothing_but_modes(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, umask: str, files: str
+) -> None:
+    with Account(nodes) as account:
+        account.starts_with(f"umask {umask}")
         pool = make_pool(sshd, files=files, start_up_timeout=60, timeout={"command_execution": 60})
         async with pool.lease(principal(account.user)) as session:
             assert await outcomes(session, account.place) == RIGHT

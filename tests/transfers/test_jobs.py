@@ -107,6 +107,7 @@ def test_directory_that_may_not_be_written(sh: Sh, verb: str) -> None:
     locked = sh.directory / "locked"
     locked.mkdir()
     (locked / "file").write_text("x")
+    (locked / "file").chmod(0o444)
     (sh.directory / "other").write_text("y")
     own(sh.directory)
     locked.chmod(0o555)
@@ -115,6 +116,25 @@ def test_directory_that_may_not_be_written(sh: Sh, verb: str) -> None:
     assert not done.succeeded
     assert "Permission denied" in done.errors
     assert (locked / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("content", ["", "y", "longer than it was\n" * 50_000])
+def test_a_copy_goes_into_a_file_whose_directory_may_not_be_written(sh: Sh, content: str, follow: bool) -> None:
+    locked, source = sh.directory / "locked", sh.directory / "other"
+    locked.mkdir()
+    (locked / "file").write_text("what it was")
+    source.write_text(content)
+    own(sh.directory)
+    (locked / "file").chmod(0o640)
+    locked.chmod(0o555)
+    inode = (locked / "file").stat().st_ino
+    assert sh.run(jobs.cp(str(source), f"{locked}/file", dereference=follow)).succeeded
+    assert (locked / "file").read_text() == source.read_text() == content
+    now = (locked / "file").stat()
+    assert (now.st_ino, now.st_mode & 0o777) == (inode, 0o640)
+    locked.chmod(0o755)
+    assert sh.left_over() == []
 
 
 @either

@@ -713,7 +713,15 @@ class Request:
                 self.say(real([*place.above, new.name]) + b"\0")
                 if self.source.readline() != b"go\n":
                     raise Broken
-            new.publish(self.get("exclusive"))
+            try:
+                new.publish(self.get("exclusive"))
+            except OSError as error:
+                # Something is mounted there.
+                if error.errno != errno.EBUSY or self.get("how") != "auto":
+                    raise
+                target = reopen(place.fd, os.O_WRONLY)
+                with open(reopen(new.fd, os.O_RDONLY), "rb", buffering=0) as content:
+                    fill(target, content, size)
         self.say(b"%d" % size)
 
     def _overwrite(self, place):
@@ -728,18 +736,8 @@ class Request:
                 self.say(b"\0")
                 if self.source.readline() != b"go\n":
                     raise Broken
-            new, was = os.fstat(content.fileno()).st_size, os.fstat(target).st_size
-            # What is longer goes first: if there is no room for it, nothing has happened.
-            try:
-                copy(content, target, was, new)
-            except BaseException:
-                os.ftruncate(target, was)
-                raise
-            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
-            copy(content, target, 0, min(was, new))
-            os.ftruncate(target, new)
-            os.fsync(target)
+            new = os.fstat(content.fileno()).st_size
+            fill(target, content, new)
         self.say(b"%d" % new)
 
     def join(self):
@@ -1328,6 +1326,22 @@ def copy(content, target, start, end):
     os.fsync(target)
 
 
+def fill(target, content, new):
+    """Write a file's whole content, of so many bytes, into another one; no signal ends it halfway."""
+    was = os.fstat(target).st_size
+    # What is longer goes first: if there is no room for it, nothing has happened.
+    try:
+        copy(content, target, was, new)
+    except BaseException:
+        os.ftruncate(target, was)
+        raise
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    copy(content, target, 0, min(was, new))
+    os.ftruncate(target, new)
+    os.fsync(target)
+
+
 class Replacement:
     """A new file under a hidden name, which gets a name once it is whole and is gone otherwise."""
 
@@ -1377,7 +1391,8 @@ class Unpacking:
         self._box = box
         self._top = top
         self._parts = parts
-        self._umask = os.umask(0)
+        # One that leaves the owner no rights would have directories that nothing can be unpacked into.
+        self._umask = os.umask(0) & 0o077
         os.umask(self._umask)
 
     def unpack(self, tar):

@@ -9,7 +9,7 @@ from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
 from hpcgate.filesystem.models import CompressionType
 from hpcgate.ssh.commands.ending import CUT_OFF
-from hpcgate.ssh.files.command_files import ADOPT
+from hpcgate.ssh.files.command_files import ADOPT, OVERWRITING, STAYS
 from hpcgate.ssh.files.coreutils_errors import failure, quote_if_needed
 from hpcgate.ssh.files.footing import ENTER
 from hpcgate.ssh.files.protocol import temporary_name
@@ -25,6 +25,8 @@ SCRIPT = (
     ENTER
     + ADOPT
     + CUT_OFF
+    + STAYS
+    + OVERWRITING
     + """\
 unset XZ_DEFAULTS XZ_OPT
 source=$1 parent=$2 name=$3 target=$4 new=$5 how=$6 follow=$7 pattern=$8 old=$9
@@ -40,6 +42,9 @@ if [ -e "$target" ] && [ ! -f "$target" ]; then echo "Not a regular file" >&2; e
 stat -- "$source" >/dev/null || exit 2
 [ ! -e "$target" ] || umask 077
 temporary=./$new
+place=
+if stays "$target"; then place=yes; fi
+if [ -n "$place" ] && [ ! -w . ]; then temporary=$(elsewhere "$new"); fi
 clear_up() { rm -f -- "$temporary"; }
 set -C
 exec 4>"$temporary"
@@ -63,6 +68,10 @@ work() {
   case $statuses in *[1-9]*) return 2 ;; esac
 }
 work & wait "$!" || exit 2
+if [ -n "$place" ]; then
+  overwrite "$base" "$temporary" "$(stat -L -c %d:%i /dev/fd/4)" "$(stat -L -c %s /dev/fd/4)" "$4"
+  exit
+fi
 if [ -e "$target" ]; then adopt "$target" /dev/fd/4 || exit 2; fi
 mv -fT -- "$temporary" "$target" || exit 2
 """

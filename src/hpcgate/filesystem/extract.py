@@ -40,6 +40,8 @@ clear_up() {
   rm -rf ./new
   rmdir -- "../$hidden"
 }
+# A umask may leave the owner no rights, and new directories of no use.
+umask u=rwx
 mkdir ./new || exit 2
 tar -x --no-unquote $3 --force-local -f "$1" -C ./new & wait "$!" || exit 2
 (exec 5<./new && enter "$home" && merge "$home") & wait "$!" || exit 2

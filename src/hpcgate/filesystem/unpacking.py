@@ -55,6 +55,8 @@ clear_up() {
 }
 echo ready
 exec 3<&0
+# A umask may leave the owner no rights, and new directories of no use.
+umask u=rwx
 tar -x --no-unquote --no-same-owner -f - <&3 & wait "$!" || exit 1
 [ -f "./$3" ] || { echo "tar: the archive is not whole" >&2; exit 1; }
 rm -f -- "./$3"

@@ -12,7 +12,7 @@ from typing import Literal
 
 from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, NotSupported
-from hpcgate.ssh.files.command_files import ADOPT
+from hpcgate.ssh.files.command_files import ADOPT, OVERWRITING, STAYS
 from hpcgate.ssh.files.merging import MERGE
 from hpcgate.transfers.base import BatchJob, JobLogs, Script, Submit, TransferJob
 from hpcgate.transfers.memo import written
@@ -68,6 +68,8 @@ stat $follow -- "$source" >/dev/null || exit
 {_DESTINATION}
 {STAGE}
 {MERGE}
+{STAYS}
+{OVERWRITING}
 if [ "$source" -ef "$destination" ]; then fail "cp: '$source' and '$destination' are the same file"; fi
 # A link in the target's place is written through, unless it is a link that is copied.
 if [ -h "$destination" ] && {{ [ -n "$follow" ] || [ ! -h "$source" ]; }}; then
@@ -84,6 +86,13 @@ if [ -d "./$base" ] && [ ! -h "./$base" ]; then
   (exec 5<. && enter "$home" && at=$home && descend new "$base") || exit
 else
   if [ -e "./$base" ] && [ ! -f "./$base" ]; then fail "cp: '$destination': Not a regular file"; fi
+  if [ -f "$source" ] && {{ [ ! -h "$source" ] || [ -n "$follow" ]; }} && stays "./$base"; then
+    drop() {{ :; }}
+    exec 4<"$source" || exit
+    overwrite "$base" "$source" "$(stat -L -c %d:%i /dev/fd/4)" "$(stat -L -c %s /dev/fd/4)" "$destination"
+    echo 'Files were successfully copied.'
+    exit
+  fi
   stage
   cp -a $follow -T -- "$source" ./new || exit
   mv -f -T -- ./new "../$base" || exit
@@ -154,6 +163,8 @@ follow "$target"
 home=$real
 enter "$home"
 stage
+# A umask may leave the owner no rights, and new directories of no use.
+umask u=rwx
 mkdir ./new || exit
 tar -x --no-unquote $option --force-local -f "$source" -C ./new </dev/null || exit
 (exec 5<./new && enter "$home" && merge "$home") || exit

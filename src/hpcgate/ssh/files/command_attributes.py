@@ -24,14 +24,16 @@ while [ ! -d "$top" ] && [ "$top" != / ]; do
   top=${top:-/}
 done
 enter "$top"
+# As POSIX has it for directories on the way: their owner may go on in them whatever the umask says.
+make() { if [ -n "$rest" ]; then (umask u+wx; mkdir -- "./$part"); else mkdir -- "./$part"; fi; }
 while [ -n "$rest" ]; do
   case $rest in */*) part=${rest%%/*} rest=${rest#*/} ;; *) part=$rest rest= ;; esac
-  if [ ! -d "./$part" ] && ! mkdir -- "./$part" 2>/dev/null && [ ! -d "./$part" ]; then
+  if [ ! -d "./$part" ] && ! make 2>/dev/null && [ ! -d "./$part" ]; then
     if [ -e "./$part" ] && [ -n "$rest" ]; then echo "stat: $top: Not a directory" >&2; exit 1; fi
-    mkdir -- "./$part" || exit 1
+    make || exit 1
   fi
   top=${top%/}/$part
-  enter "$top"
+  [ -z "$rest" ] || enter "$top"
 done
 """
 )

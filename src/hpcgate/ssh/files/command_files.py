@@ -84,6 +84,23 @@ adopt() {
   chmod "$(printf %04o "$m")" -- "$2"
 }
 """
+# stays TARGET: says whether the file is to be written in place, since no other can take its name: the directory cannot
+# be written, or is sticky and the file somebody else's, or something is mounted there. It stands in that directory.
+# elsewhere NAME: prints a path outside of it, for what is to be written in place.
+STAYS = """\
+stays() {
+  [ -f "$1" ] && [ -w "$1" ] || return
+  [ -w . ] || return 0
+  if [ -k . ] && [ ! -O . ] && [ ! -O "$1" ] && [ "$(id -u)" -ne 0 ]; then return 0; fi
+  # A name that is written with escapes there is not found.
+  set -- "${1#./}" "$(pwd -P)"
+  grep -qsF -- " ${2%/}/$1 " /proc/self/mountinfo
+}
+elsewhere() {
+  for d in "$HOME" "${TMPDIR:-/tmp}"; do if [ -d "$d" ] && [ -w "$d" ]; then break; fi; done
+  printf %s "${d%/}/$1"
+}
+"""
 # fits NAME: says why there cannot be such a name here, before anything is taken for it.
 FITS = """\
 fits() {
@@ -105,6 +122,7 @@ TAKE = (
     + ADOPT
     + CUT_OFF
     + FITS
+    + STAYS
     + """\
 settle "$1"
 t=./$base
@@ -115,20 +133,15 @@ if [ -e "$t" ] && [ ! -f "$t" ]; then echo "Not a regular file" >&2; exit 1; fi
 fits "$t"
 tmp=./$2
 place=
-if [ -f "$t" ] && [ -w "$t" ]; then
-  case $6 in
-    in-place) place=yes ;;
-    auto)
-      [ -w . ] || place=yes
-      if [ -k . ] && [ ! -O . ] && [ ! -O "$t" ] && [ "$(id -u)" -ne 0 ]; then place=yes; fi ;;
-  esac
-elif [ -f "$t" ] && [ "$6" = in-place ]; then
-  echo "Permission denied" >&2; exit 1
-fi
-if [ -n "$place" ] && [ ! -w . ]; then
-  for d in "$HOME" "${TMPDIR:-/tmp}"; do if [ -d "$d" ] && [ -w "$d" ]; then break; fi; done
-  tmp=${d%/}/$2
-fi
+case $6 in
+  in-place)
+    if [ -f "$t" ]; then
+      [ -w "$t" ] || { echo "Permission denied" >&2; exit 1; }
+      place=yes
+    fi ;;
+  auto) if stays "$t"; then place=yes; fi ;;
+esac
+if [ -n "$place" ] && [ ! -w . ]; then tmp=$(elsewhere "$2"); fi
 clear_up() { rm -f -- "$tmp"; }
 old=
 if [ -e "$t" ]; then old=yes; umask 077; fi
@@ -153,16 +166,18 @@ LIKE_OLD = """\
 if [ -e "$t" ]; then old=yes; adopt "$t" /dev/fd/4 || exit 1
 elif [ -n "$bare" ]; then chmod "$bare" /dev/fd/4 || exit 1; fi
 """
-# $1 the name in the directory where it stands, $2 the new content's path, $3 its device and inode, $4 its size, $5 the
-# target for messages. The file is opened without O_CREAT, which in a sticky directory may be refused
+# overwrite NAME CONTENT INODE SIZE TARGET: writes content that is a file into the file of that name in the directory
+# where it stands. INODE is the content's device and inode, TARGET the path for messages. ``drop`` removes the content,
+# $path, or does nothing. The file is opened without O_CREAT, which in a sticky directory may be refused
 # (fs.protected_regular), and is to be the one of that name. What is longer than the old content goes first: if there is
 # no room for it, it is cut off again and nothing has happened. After that no signal is heard, and the new content stays
 # where it is if something fails all the same.
-OVERWRITE = f"""\
-{CUT_OFF}
+OVERWRITING = f"""\
+drop() {{ rm -f -- "$path"; }}
+overwrite() {{
 t=./$1
 path=$2
-clear_up() {{ rm -f -- "$path"; }}
+clear_up() {{ drop; }}
 exec 5<"$2" 6<"$t"
 [ -f /dev/fd/6 ] && [ "$(stat -L -c %d:%i /dev/fd/5)" = "$3" ] &&
   [ "$(stat -L -c %d:%i /dev/fd/6)" = "$(stat -c %d:%i -- "$t")" ] ||
@@ -171,7 +186,7 @@ was=$(stat -L -c %s /dev/fd/6) || exit 1
 clear_up() {{
   [ -z "$!" ] || wait "$!"
   truncate -c -s "$was" /dev/fd/6
-  rm -f -- "$path"
+  drop
 }}
 grow() {{
   exec dd if=/dev/fd/5 of=/dev/fd/6 bs=262144 iflag=fullblock,skip_bytes oflag=seek_bytes skip="$was" seek="$was" \
@@ -184,8 +199,10 @@ trap '' HUP INT TERM
 dd if=/dev/fd/5 of=/dev/fd/6 bs=262144 iflag=fullblock,count_bytes count="$was" \
   conv=notrunc,nocreat,fsync status=none && truncate -c -s "$4" /dev/fd/6 ||
   {{ trap - EXIT; printf '%s\n' "{PARTLY} $2" >&2; exit 1; }}
-clear_up() {{ rm -f -- "$path"; }}
+clear_up() {{ drop; }}
+}}
 """
+OVERWRITE = CUT_OFF + OVERWRITING + 'overwrite "$@"\n'
 # $5 the mode of a new file, or nothing.
 _WRITE = (
     TAKE

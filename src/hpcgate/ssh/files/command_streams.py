@@ -39,7 +39,7 @@ from hpcgate.ssh.files.login_node import NodeView
 from hpcgate.ssh.files.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
 from hpcgate.ssh.files.protocol import Attributes, Entry, Replacing, temporary_name
 from hpcgate.ssh.files.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
-from hpcgate.ssh.runner import Completed, Runner, understanding
+from hpcgate.ssh.runner import SHORT, Completed, Runner, understanding
 
 # Says the attributes of the file that it has opened, then writes the parts that it is asked for. A part of a file that
 # has become shorter is its last.
@@ -204,6 +204,13 @@ class CommandStreams(CommandFiles):
         done = await asyncio.shield(self._runner.run(argv, timeout=SYNC_PATIENCE))
         if not done.ok:
             raise unwritable(path, done)
+
+    async def overwrite_mounted(self, path: bytes, base: bytes, staged: bytes, size: int) -> None:
+        """Write content that has been taken into a file whose name no other can take, as something is mounted there."""
+        done = await self._runner.run(["stat", "-c", "%d:%i", "--", staged], limit=SHORT)
+        if not done.ok:
+            raise unwritable(path, done)
+        await self._overwrite(path, base, staged, done.stdout.strip(), size, None)
 
     async def extend(self, path: bytes, content: AsyncIterable[bytes], *, offset: int) -> int:
         """Write in place, by ``dd``, which ends with what it got."""

@@ -12,11 +12,11 @@ from typing import TypeVar, cast
 import asyncssh
 from asyncssh.sftp import SFTPName
 
-from hpcgate.errors import AlreadyExists, CommandFailed, GatewayError, PathNotFound, TimedOut
+from hpcgate.errors import AlreadyExists, BadRequest, CommandFailed, GatewayError, PathNotFound, TimedOut
 from hpcgate.ssh.errors import translate
 from hpcgate.ssh.files.command_streams import CommandStreams, create_by_command
-from hpcgate.ssh.files.coreutils_errors import failure, naming, not_regular, quote, unreadable
-from hpcgate.ssh.files.footing import resolve
+from hpcgate.ssh.files.coreutils_errors import failure, naming, not_regular, number_in, quote, unreadable
+from hpcgate.ssh.files.footing import Pinned, resolve
 from hpcgate.ssh.files.private_directory import PRIVATE_MODE, PrivateDirectory, is_private, not_private
 from hpcgate.ssh.files.protocol import PRIVATE, Attributes, Entry, Replacing, temporary_name, without_group
 from hpcgate.ssh.files.sftp_bulk import BulkSftp
@@ -257,7 +257,16 @@ class SftpStreams(SftpFiles):
                 if ready is not None:
                     await ready(temporary)
                 with naming(path):
-                    await self.move(temporary, target, exclusive=exclusive)
+                    try:
+                        await self.move(temporary, target, exclusive=exclusive)
+                    except BadRequest as error:
+                        mounted = number_in(error.message.splitlines()) == errno.EBUSY
+                        if not mounted or old is None or how is not Replacing.auto:
+                            raise
+                        directory, _, base = target.rpartition(b"/")
+                        there = CommandStreams(Pinned(self._starter, directory or b"/"), self.view)
+                        staged = b"./" + temporary.rpartition(b"/")[2]
+                        await there.overwrite_mounted(path, base, staged, writer.end)
             except asyncssh.SFTPError as error:
                 self._connected(error, path)
                 raise await self._why_not_written(path) from error
