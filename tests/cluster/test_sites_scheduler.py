@@ -112,6 +112,7 @@ VARIABLES = {
     "times in words": {"SLURM_TIME_FORMAT": "relative", "SLURM_BITSTR_LEN": "3", "TZ": "Asia/Kathmandu"},
     "chatter": {"SLURM_DEBUG_FLAGS": "all", "SBATCH_DEBUG": "2", "SLURM_DEBUG": "3"},
     "scontrol": {"SCONTROL_ALL": "1", "SCONTROL_FUTURE": "1", "SCONTROL_LOCAL": "1", "SCONTROL_SIBLING": "1"},
+    "values that make no sense": {"SBATCH_IGNORE_PBS": "maybe", "SBATCH_REQUEUE": "maybe"},
     "json": {"SLURM_JSON": "compact", "SLURM_YAML": "compact"},
     "all of them, as words": {},
     "all of them, as numbers": {},
@@ -224,12 +225,107 @@ def test_the_id_is_found_in_whatever_a_wrapper_prints(site: Site, case: str) -> 
     assert new == [answer.json()["jobId"]]
 
 
+TRACKED = {
+    "a welcome, checks, and no --parsable": (
+        'for a; do shift; [ "$a" = --parsable ] || set -- "$@" "$a"; done; '
+        'printf -- "----\\n  Welcome to System 5\\n----\\n\\nNo reservation for this job\\n"; '
+        'printf -- "--> Verifying access to desired queue (normal)...OK\\n--> Checking allocation (4711)...OK\\n"; '
+        'exec {real} "$@"'
+    ),
+    "a plug-in's log": (
+        'echo "Sun Jul  7 03:08:22 2019 [INFO4] [euid=5534,pid=5818] auks_krb5_cred: initialized"; exec {real} "$@"'
+    ),
+    "the balance of an account": (
+        'echo "sbatch: This job will be charged to liu. Balance:497,218.77 hours (99% left)"; exec {real} "$@"'
+    ),
+    "a hint before": (
+        'echo "sbatch: INFO: Note that 128 GB per node will require more than 128 GB memory"; exec {real} "$@"'
+    ),
+    "a program that shows its progress": (
+        'printf "\\rChecking 10%%\\rChecking 100%%\\r"; '
+        'id=$({real} "$@") && printf "Submitted batch job %s\\r\\n" "$id"'
+    ),
+    "an answer in JSON": 'id=$({real} "$@") && printf \'{"job_id": %s, "cost": 4711}\\n\' "$id"',
+    "an id behind a hash": 'id=$({real} "$@") && echo "Job #$id accepted (4711 in the queue)"',
+    "an id on standard error only": 'id=$({real} "$@"); echo "$id" >&2',
+    "a wrapper that asks the terminal": 'read -r answer 2>/dev/null </dev/tty; exec {real} "$@"',
+    "a script in another language": 'exec perl -e \'print "4711\\n"; exec @ARGV\' {real} "$@"',
+    "a login shell": 'exec bash -lc \'"$0" "$@"\' {real} "$@"',
+    "a script of bash's with a BASH_ENV": (
+        'BASH_ENV=/dev/fd/9 exec bash -c \'"$0" "$@"\' {real} "$@" 9<<E\necho 4711\nE'
+    ),
+    "a name of its own": 'exec {real} "$@" --job-name=site-$$',
+    "another directory": 'cd / && exec {real} "$@"',
+    "a limit of memory": 'ulimit -v 4000000; exec {real} "$@"',
+    "what lets no output through": 'exec {real} "$@" >/dev/null 2>&1',
+    "a pipe that ends early": '{real} "$@" | head -c 1',
+    "one that stays behind": '{real} "$@"; (sleep 4715 &)',
+}
+"""As `WRAPPERS`: what users of other gateways and workflow engines have met, from their trackers."""
+
+
+@pytest.mark.parametrize("case", TRACKED)
+def test_the_id_is_found_in_what_wrappers_elsewhere_print(site: Site, case: str) -> None:
+    site.start_up(sbatch=TRACKED[case])
+    with site.submits() as new:
+        answer = site.submit()
+        assert answer.status_code == 201, answer.text
+    assert new == [answer.json()["jobId"]]
+
+
+def test_a_wrapper_that_submits_twice_is_answered_with_one_of_its_jobs(site: Site) -> None:
+    """As one does that takes a slow controller's answer for a failure."""
+    again = (
+        'cat >"$HOME/.twice"; {real} "$@" <"$HOME/.twice" >/dev/null; {real} "$@" <"$HOME/.twice"; rm "$HOME/.twice"'
+    )
+    site.start_up(sbatch=again)
+    with site.submits(2) as new:
+        answer = site.submit()
+        assert answer.status_code == 201, answer.text
+    assert answer.json()["jobId"] == new[-1]
+
+
+def test_no_program_is_taken_from_the_working_directory(site: Site) -> None:
+    """A PATH with an empty part is that of many a start-up file that puts an unset variable before it."""
+    directory = site.cluster.as_user(site.person.user, ["mktemp", "-d", "-p", site.home]).stdout.strip()
+    for name in ("sbatch", "ls", "date", "grep", "env", "dd"):
+        site.cluster.as_user(site.person.user, ["tee", f"{directory}/{name}"], input="#!/bin/sh\ntouch $0.ran\n")
+        site.cluster.as_user(site.person.user, ["chmod", "755", f"{directory}/{name}"])
+    site.start_up()
+    site.cluster.as_user(site.person.user, ["tee", ".bashrc"], input="PATH=:$PATH\n")
+    output = f"{site.home}/path.out"
+    with site.submits() as new:
+        script = f'#!/bin/sh\necho "$PATH" >{output}.new && /bin/mv {output}.new {output}\n/bin/sleep 300\n'
+        answer = site.submit(script, workingDirectory=directory)
+        assert answer.status_code == 201, answer.text
+        assert read(site, output).startswith(":")
+    assert new == [answer.json()["jobId"]]
+    found = site.cluster.as_user(site.person.user, ["ls", directory]).stdout.split()
+    assert not [name for name in found if name.endswith(".ran")]
+
+
+def test_a_limit_of_the_accounts_is_told(site: Site) -> None:
+    words = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+    failed = f"sbatch: error: Batch job submission failed: {words}"
+    site.start_up(sbatch=f'echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; echo "{failed}" >&2; exit 1')
+    with site.submits(0):
+        answer = site.submit()
+    assert answer.status_code == 403, answer.text
+    assert "QOSMaxSubmitJobPerUserLimit" in answer.json()["message"]
+
+
 REFUSALS = {
     "a wrapper that refuses": ('echo "Your quota is spent: 4711" >&2; exit 1', "Your quota is spent: 4711"),
     "a wrapper that refuses and ends well": ('echo "No budget left"', "No budget left"),
     "numbers and then a refusal": ('echo 4711; exec {real} --partition=nosuch "$@"', "invalid partition"),
     "a wrapper that shows usage": ("exec {real} --usage", "Usage: sbatch"),
     "a wrapper that shows the version": ("exec {real} --version", "slurm"),
+    "a question that takes the first line of the script": ('read -r answer; exec {real} "$@"', "batch script"),
+    "an account that Slurm does not know": (
+        'echo "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified" '
+        ">&2; exit 1",
+        "Invalid account",
+    ),
     "a dry run": ('exec {real} --test-only "$@"', "to start at"),
 }
 
@@ -440,6 +536,37 @@ def test_what_scancel_says_is_the_answer(site: Site, case: str) -> None:
     assert (state in ("CANCELLED", "COMPLETING")) is (status == 204)
     site.clear()
     site.cancel(job_id)
+
+
+QUERIES: dict[str, dict[str, str]] = {
+    "squeue with a line before": {"squeue": 'echo "as of 12 s ago (4711)"; exec {real} "$@"'},
+    "squeue with a line behind": {"squeue": '{real} "$@"; echo "4711 jobs in all"'},
+    "squeue by a login shell": {"squeue": 'exec bash -lc \'"$0" "$@"\' {real} "$@"'},
+    "squeue with a warning": {"squeue": 'echo "squeue: error: spank: x.so" >&2; exec {real} "$@"'},
+    "sacct with a line before": {"sacct": 'echo "as of 12 s ago (4711)"; exec {real} "$@"'},
+    "sacct that refuses": {"sacct": 'echo "The query is too wide, please give --starttime" >&2; exit 1'},
+    "sacct that refuses and ends well": {"sacct": 'echo "The query is too wide, please give --starttime"'},
+    "scontrol that refuses": {"scontrol": 'echo "scontrol is for operators" >&2; exit 1'},
+    "all of them with a line on both outputs": {
+        name: 'echo "accounted"; echo "accounted" >&2; exec {real} "$@"'
+        for name in ("squeue", "sacct", "scontrol", "scancel", "sinfo", "sacctmgr")
+    },
+}
+
+
+@pytest.mark.parametrize("case", QUERIES)
+def test_jobs_are_seen_and_cancelled_behind_wrappers(site: Site, case: str) -> None:
+    job_id = site.submit().json()["jobId"]
+    site.start_up(**QUERIES[case])
+    listed = site.http.get("/compute/demo/jobs")
+    assert listed.status_code == 200, listed.text
+    assert job_id in {job["jobId"] for job in listed.json()["jobs"]}
+    assert site.job(job_id)["status"]["state"] in ("RUNNING", "PENDING", "CONFIGURING")
+    for path in ("nodes", "partitions", "reservations", "userinfo"):
+        answer = site.http.get(f"/status/demo/{path}")
+        assert answer.status_code == 200 or "scontrol is for operators" in answer.json()["message"]
+    site.cancel(job_id)
+    assert site.job(job_id)["status"]["state"] in ("CANCELLED", "COMPLETING")
 
 
 SACCTMGR = {

@@ -8,7 +8,7 @@ from tests.cluster import test_sites_scheduler as scheduler
 from tests.sites import test_hanging_home as hanging
 from tests.sites import test_old_tools as old
 from tests.sites.operations import OPERATIONS, VERBS
-from tests.sites.surroundings import TOOLS, VARIABLES, Tools
+from tests.sites.surroundings import TOOLS, UMASKS, VARIABLES, Tools
 from tests.sites.test_expiry import EXPIRED
 from tests.sites.test_machines import SYSTEM_SHELLS
 from tests.sites.test_shells import BY_SFTP, FORCED, REFUSALS, SHELLS
@@ -72,6 +72,7 @@ def _surroundings() -> Iterable[str]:
         ("variables", "for instance"),
         [(name, _exports(one)) for name, one in VARIABLES.items()],
     )
+    yield from ("", f"So they do with a umask of {', '.join(f'`{umask}`' for umask in UMASKS)}.")
     yield from _heading("Tools", "What stands before the login node's own on the users' PATH.")
     rows = [(name, " ".join(map(_code, tools.shims)), _outcome(tools)) for name, tools in TOOLS.items()]
     for name in old.TOOLS:
@@ -85,11 +86,15 @@ def _scheduler() -> Iterable[str]:
     rows = [(name, _exports(one)) for name, one in scheduler.VARIABLES.items()]
     yield from _table(("variables", "for instance"), rows)
     yield from _heading("Slurm: wrappers around sbatch", "What a site has put in sbatch's place.")
-    answers = [(name, _code(text), "201 with the id") for name, text in scheduler.WRAPPERS.items()]
+    wrappers = scheduler.WRAPPERS | scheduler.TRACKED
+    answers = [(name, _code(text), "201 with the id") for name, text in wrappers.items()]
     answers += [(f"a submission that waits, {name}", "`--wait`", "201 with the id") for name in scheduler.WAITS]
     answers += [(name, _code(text), "400 in its words") for name, (text, _) in scheduler.REFUSALS.items()]
     answers += [(name, _code(text), "503, and nothing is submitted") for name, text in scheduler.BUSY.items()]
     yield from _table(("it", "for instance", "what comes of it"), answers)
+    yield from _heading("Slurm: wrappers around what is asked", "Jobs are seen and cancelled all the same.")
+    queries = [(name, _code(next(iter(shims.values())))) for name, shims in scheduler.QUERIES.items()]
+    yield from _table(("it", "for instance"), queries)
     yield from _heading("Slurm: scancel and sacctmgr", "What a site has put in their place.")
     answers = [
         (f"scancel: {name}", _code(text), str(code)) for name, (text, code, _) in scheduler.CANCELLATIONS.items()
