@@ -29,6 +29,8 @@ from tests.ssh.nodes import LoginNodes, principal, settings
 
 __all__ = ["nodes", "sshd"]
 
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes accounts")
+
 
 @dataclass(frozen=True)
 class Kind:
