@@ -133,7 +133,6 @@ HARMFUL = {
     "allows three files": "ulimit -n 3",
     "runs fish at its end": "exec fish",
     "runs fish and goes on": "fish",
-    "runs a shell under an agent": "exec ssh-agent bash",
     "reads the terminal": "exec </dev/tty",
     "starts with an empty environment": '[ -n "$AGAIN" ] || exec env -i AGAIN=1 bash',
     "ends its group when it ends": "trap 'kill 0' EXIT; exit",
