@@ -50,7 +50,8 @@ test-recipes: $(READY) ## every recipe of the user guide, with the versions of t
 	$(BIN)/python -m pytest -m "" -rP tests/docs/test_recipes.py
 
 unit: $(READY) ## the tests that need nothing running
-	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/clients
+	$(BIN)/python -m pytest -n $(WORKERS) -m unit --hypothesis-profile brief \
+	    $(addprefix tests/,admission api auth config credentials gateway health outbound rates schedulers telemetry)
 
 lint: $(READY) ## style, types and the import contracts
 	$(BIN)/ruff check .

@@ -20,8 +20,9 @@ from tests.people import Person
 # A shell that starts this in the background has SIGINT ignored, which the programs under test would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No example fails for the machine's being slow or busy. `make test-deep` tries many more of them.
+# No example fails for the machine's being slow or busy. `make test-deep` tries many more of them, `make unit` fewer.
 effort.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
+effort.register_profile("brief", effort.get_profile("unhurried"), max_examples=10)
 effort.register_profile("deep", effort.get_profile("unhurried"), max_examples=2000)
 effort.load_profile("unhurried")
 
@@ -45,12 +46,26 @@ LONG = {
 """Directories whose files take long. Short files come last, so that all workers of ``make test`` end together."""
 
 
+UNITS = {
+    "admission", "api", "auth", "config", "credentials", "gateway", "health", "outbound", "rates", "schedulers",
+    "telemetry",
+}  # fmt: skip
+"""Directories whose tests need nothing that runs, but for those that ask for a fixture of `RUNNING`."""
+RUNNING = {"cluster", "front", "server", "redis", "browser"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Deal the files that take long like cards, one of each directory in turn; within a directory all stays in order.
 
     Some directories compute and others wait, and at each moment some of both are to be under way.
+    Those that need nothing running are marked for `make unit`.
     """
     here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in UNITS and not RUNNING.intersection(
+            getattr(item, "fixturenames", ())
+        ):
+            item.add_marker("unit")
     rooms: dict[str, list[Path]] = {}
     for path in dict.fromkeys(item.path for item in items):
         rooms.setdefault(path.relative_to(here).parts[0], []).append(path)

@@ -72,6 +72,7 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 
 
 async def test_details_and_headers() -> None:
+    """An error carries its causes, data and headers into the answer."""
     error = errors.RateLimited("slower", caused_by=["a", "b"], data={"x": 1}, headers={"Retry-After": "3"})
     answer = await ask(raising(error))
     assert answer.json()["causedBy"] == ["a", "b"]

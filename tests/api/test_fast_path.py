@@ -39,6 +39,7 @@ ROUTES = [
     ],
 )
 def test_what_is_found(path: str, parameters: dict[str, str] | None) -> None:
+    """A path leads to its route and parameters, by its own method alone."""
     direct = DirectRoutes(ROUTES, "/v2")
     found = direct.find({"method": "GET", "path": path})
     assert (found and found[2]) == parameters

@@ -19,12 +19,14 @@ def reach(**changes: Any) -> tuple[str, ...]:
 
 
 def test_every_file_counts() -> None:
+    """The working directory and each of a job's streams are files that it reaches."""
     assert reach(script="x") == ("/tree/sub",)
     streams = {"standard_input": "in", "standard_output": "/elsewhere/out-%j", "standard_error": "../err"}
     assert reach(script="x", **streams) == ("/tree/sub", "/tree/sub/in", "/elsewhere/out-%j", "/tree/sub/../err")
 
 
 def test_directives_count() -> None:
+    """Paths in the directives of a script count as those of the request do."""
     assert reach(script="#!/bin/sh\n#SBATCH -o /x -e err\n") == ("/tree/sub", "/x", "/tree/sub/err")
     # Whichever directory counts, for whichever part of the job.
     assert reach(script="#!/bin/sh\n#SBATCH -D /y\n#SBATCH hetjob\n#SBATCH -o out\n", standard_error="/e") == (

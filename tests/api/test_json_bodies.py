@@ -90,6 +90,7 @@ async def test_text_that_stands_for_no_bytes_is_refused(text: str) -> None:
 
 
 async def test_one_byte_more() -> None:
+    """A body of one byte more than its bound is refused."""
     with pytest.raises(TooLarge):
         await read_body(request(b"123", b"456", None, bounds=Bounds(5, 60)))
 

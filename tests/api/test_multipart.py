@@ -83,6 +83,7 @@ async def test_what_clients_send_arrives(client: Any, filename: str, content: by
     ],
 )
 def test_file_names(header: bytes, expected: bytes | None) -> None:
+    """The name of a file is read from its header as browsers and curl write it."""
     assert disposition(header) == (b"file", expected)
 
 
@@ -101,6 +102,7 @@ async def test_other_fields_are_passed_over() -> None:
 
 
 async def test_an_empty_file() -> None:
+    """An empty file is a file."""
     assert await read(request(multipart((FILE, b"")), KIND)) == (b"a", b"")
 
 

@@ -32,5 +32,6 @@ def test_no_route_needs_nothing() -> None:
     ],
 )
 def test_needs(route: str, by_ssh: tuple[str, ...], by_rest: tuple[str, ...]) -> None:
+    """Each route needs the services that do its work, and no others."""
     assert needs(route, scheduler_by_ssh=True) == by_ssh
     assert needs(route, scheduler_by_ssh=False) == by_rest

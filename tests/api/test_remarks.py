@@ -19,7 +19,10 @@ GENERAL = {
 }
 APP: Application = create_app(Settings.model_validate(GENERAL))
 ROUTES: dict[tuple[str, str], BaseRoute] = {
-    (method, route.path): route for route in APP.routes if isinstance(route, APIRoute) for method in route.methods
+    (method, route.path): route
+    for route in APP.routes
+    if isinstance(route, APIRoute)
+    for method in sorted(route.methods)
 }
 FILES = "/filesystem/{system_name}"
 
@@ -45,7 +48,7 @@ def test_each_route_tells_of_what_it_does_not_know_and_of_nothing_else(route: tu
         for operation in registered()
         if operation.method in ("GET", "DELETE")
         for field in operation.Parameters.model_fields
-        for accepted in {field, operation.Parameters.model_fields[field].alias or field}
+        for accepted in sorted({field, operation.Parameters.model_fields[field].alias or field})
     ],
 )
 def test_a_name_that_is_accepted_is_not_told_of(name: str) -> None:

@@ -320,6 +320,8 @@ def test_fastapi_must_not_read_bodies_itself() -> None:
 
 @pytest.mark.parametrize(("error", "status"), [(PathNotFound("no"), 404), (RuntimeError("secret"), 500)])
 async def test_errors_become_answers(error: Exception, status: int) -> None:
+    """An error in a direct route becomes the answer that it has anywhere else."""
+
     async def fails(request: Any, system_name: str) -> Any:
         raise error
 

@@ -114,6 +114,7 @@ def test_new_keys_are_random() -> None:
 
 
 def test_a_key_ends(monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:
+    """A key counts until the moment of its end, and no longer."""
     end = datetime.datetime(2027, 6, 30, tzinfo=datetime.UTC)
     held = keys(settings(expires="2027-06-30T02:00:00+02:00"))
     monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: end.timestamp() - 0.01))
@@ -168,6 +169,7 @@ def test_what_a_configuration_may_not_hold(changes: dict[str, Any]) -> None:
 
 
 def test_two_keys_differ() -> None:
+    """Two keys have neither a name nor a hash in common."""
     oidc = {"token_url": "http://127.0.0.1/token"}
     one = settings().model_dump()
     for other in ({**one, "name": "other"}, {**one, "hash": hash_of(OTHER)}):

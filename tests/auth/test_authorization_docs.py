@@ -44,6 +44,7 @@ def settings(text: str, tmp_path: Path) -> Settings:
 
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_examples_load(text: str, tmp_path: Path) -> None:
+    """Each example on the page is a valid configuration."""
     assert settings(text, tmp_path)
 
 
@@ -90,6 +91,7 @@ def test_the_groups_of_operations() -> None:
 
 
 def test_the_denial(tmp_path: Path) -> None:
+    """The page shows a denial as it is sent."""
     (text,) = blocks("json")
     denial = Denied("ci-pipeline", "the path '/etc/passwd' is, or leads, outside of where it allows")
     assert yaml.safe_load(text)["message"] == denial.message

@@ -66,6 +66,7 @@ async def test_the_proxy_of_the_environment(endpoint: Endpoint, url: str, monkey
     ],
 )
 async def test_no_token(endpoint: Endpoint, url: str, answer: dict[str, Any], words: str) -> None:
+    """Whatever comes instead of a token is refused with words that say why."""
     for name, value in answer.items():
         setattr(endpoint, name, value)
     with pytest.raises(TokenRefused) as caught:
@@ -74,6 +75,7 @@ async def test_no_token(endpoint: Endpoint, url: str, answer: dict[str, Any], wo
 
 
 async def test_nobody_to_ask() -> None:
+    """Where no token endpoint answers, the error names it and not the secret."""
     for url, words in (
         (f"http://127.0.0.1:{unused_port()}/token", "The token endpoint could not be used: .*127.0.0.1"),
         ("idp.example.org/token", "The address of the token endpoint is not a URL."),

@@ -49,4 +49,5 @@ def test_every_route_of_a_system_has_a_group(app: FastAPI) -> None:
     ],
 )
 def test_groups(method: str, route: str, group: Group | None) -> None:
+    """Each route belongs to its group of operations."""
     assert group_of(method, route) is group

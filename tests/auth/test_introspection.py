@@ -69,6 +69,7 @@ async def test_the_proxy_of_the_environment(make: Make, service: Service, monkey
 
 
 async def test_an_opaque_token(make: Make, service: Service) -> None:
+    """A token that is not a JWT is what the IdP says of it."""
     it = await make(public_certs=())
     assert it.ready
     principal = await it.principal(OPAQUE)
@@ -216,6 +217,7 @@ async def test_no_answer_in_time_and_no_service(make: Make, service: Service) ->
 
 
 async def test_closing_while_asked(make: Make, service: Service) -> None:
+    """Who waits for the IdP is told when the gateway closes."""
     it = await make()
     service.delay = 5
     asking = asyncio.create_task(it.principal(OPAQUE))

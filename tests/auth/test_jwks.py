@@ -93,6 +93,7 @@ async def test_a_source_that_fails_keeps_its_last_good_keys(idp: Idp, settings: 
 
 
 async def test_sources_are_independent(idp: Idp, settings: Make, tmp_path: Path) -> None:
+    """A source of keys that fails or is slow keeps no other one from being read."""
     file = tmp_path / "a key.json"
     missing = tmp_path / "none"
     file.write_text(json.dumps({"keys": [jwk("P-256", 5)]}))

@@ -314,4 +314,5 @@ def test_other_spellings_of_base64url_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize("data", [b"NaN", b"[Infinity]", b"-Infinity", b"\xff", "1".encode("utf-16"), b"[" * 100_000])
 def test_json_is_strict(data: bytes) -> None:
+    """What strict readers of JSON refuse is not read."""
     assert decode_json(data) is None

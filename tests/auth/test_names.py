@@ -25,6 +25,7 @@ async def name_of(verifier: TokenVerifier, claim: str, **others: Any) -> str:
 
 
 async def test_a_template(verifier: Verifier) -> None:
+    """A template makes the local name of the groups of the whole claim's match."""
     match = r"(?P<local>[a-z]+)@(?P<site>\w+)\.example\.org"
     it = await verifier(username_match=match, username_template="{site}_{local}")
     assert await name_of(it, "anna@cscs.example.org") == "cscs_anna"
@@ -41,6 +42,7 @@ async def test_a_template_of_the_claim_alone(verifier: Verifier) -> None:
 
 
 async def test_an_expression_alone(verifier: Verifier) -> None:
+    """Without a template the claim itself is the name, if it matches."""
     it = await verifier(username_match="a.*")
     assert await name_of(it, "anna") == "anna"
     with pytest.raises(Forbidden):
@@ -145,6 +147,7 @@ async def test_a_file_that_hangs_holds_one_thread_and_nobody_for_long(
 
 
 def test_files() -> None:
+    """A file has one name and one local name a line; anything else in it is an error."""
     assert parse_names("") == {}
     assert parse_names("a b\n  \n# c d e\n'x y' z\n") == {"a": "b", "x y": "z"}
     for text in ("a", "a b c", "a b\na b", "'a b"):
@@ -165,6 +168,7 @@ def test_files() -> None:
     ],
 )
 async def test_types(verifier: Verifier, accepted: list[str], typ: str | None, good: bool) -> None:
+    """Tokens of the accepted types count, and no others."""
     it = await verifier(token_types=accepted)
     if good:
         assert await it.principal(token(header={"typ": typ}))
@@ -189,6 +193,7 @@ async def test_types(verifier: Verifier, accepted: list[str], typ: str | None, g
 async def test_required_claims(
     verifier: Verifier, required: dict[str, Any], held: dict[str, Any], error: type[GatewayError] | None
 ) -> None:
+    """A token without a required claim is refused."""
     it = await verifier(required_claims=required)
     text = token(payload=claims(**held))
     if error is None:

@@ -313,6 +313,7 @@ async def test_whoever_is_cancelled_leaves_the_answer_to_the_others(
 async def test_connections_are_bounded(
     service: Service, openfga: Callable[..., OpenFga], limit: int, most: int
 ) -> None:
+    """No more questions are under way than connections are allowed."""
     service.delay = 0.05
     bounded = openfga(max_connections=limit, timeout=30)
     await asyncio.gather(*(bounded.authorize(ALICE, f"system-{number}") for number in range(20)))

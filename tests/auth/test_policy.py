@@ -41,6 +41,7 @@ def test_no_policy_allows_everything() -> None:
 
 
 def test_the_default() -> None:
+    """What no rule applies to is decided by the default."""
     with pytest.raises(Denied, match="no rule of the policy allows it") as caught:
         decide()
     assert caught.value.rule == "default"
@@ -83,6 +84,7 @@ FAILS = [
 
 @pytest.mark.parametrize("conditions", HOLDS)
 def test_conditions_that_hold(conditions: dict[str, Any]) -> None:
+    """A rule whose conditions hold decides, for or against."""
     assert decide(conditions).rule == "r"
     with pytest.raises(Denied) as caught:
         decide({**conditions, "effect": "deny"}, default="allow")
@@ -130,6 +132,7 @@ def test_the_first_rule_that_applies_decides() -> None:
     ],
 )
 def test_source_networks(source: str | None, network: str, there: bool) -> None:
+    """A rule with networks applies to requests from there alone."""
     question = dataclasses.replace(ASKED, source=source)
     rule = {"networks": [network]}
     if there:
@@ -140,6 +143,7 @@ def test_source_networks(source: str | None, network: str, there: bool) -> None:
 
 
 def test_paths() -> None:
+    """A rule with paths allows these and what is beneath them."""
     grant = decide({"paths": ["/scratch/{username}/ci/", "/data"]})
     assert grant.paths == (b"/scratch/alice/ci", b"/data")
     for path in (b"/scratch/alice/ci", b"/scratch/alice/ci/x", b"/data/\xff"):

@@ -298,6 +298,7 @@ async def test_times_may_be_fractions(verifier: Verifier) -> None:
 
 
 async def test_leeway_forgives_clocks(verifier: Verifier) -> None:
+    """Times of a token are forgiven by the leeway, and by no more."""
     now = time.time()
     verify = await verifier(leeway=60)
     assert await verify.principal(token(payload=claims(exp=now - 30, nbf=now + 30, iat=now + 30)))
@@ -412,6 +413,7 @@ async def test_system_accounts_are_not_served(verifier: Verifier, name: str) -> 
 
 @pytest.mark.parametrize("name", ["alice", "_svc", "a.b-c_9", "machine$", "a" * 63])
 async def test_plausible_names(verifier: Verifier, name: str) -> None:
+    """A name that an account can have is taken."""
     assert (await (await verifier()).principal(token(payload=claims(preferred_username=name)))).username == name
 
 

@@ -48,12 +48,14 @@ def test_help_lists_the_commands() -> None:
 
 
 def test_version() -> None:
+    """`version` prints the version of the package."""
     from hpcgate import __version__
 
     assert run("version").stdout.strip() == __version__
 
 
 def test_check(config: Path) -> None:
+    """`check` says ok, or names each mistake and fails."""
     good = run("check", str(config))
     assert good.returncode == 0
     assert "ok" in good.stdout
@@ -88,6 +90,7 @@ def test_serve_refuses_a_bad_configuration(config: Path) -> None:
 
 
 def test_openapi(config: Path, tmp_path: Path) -> None:
+    """`openapi` prints the document, or writes it to a file."""
     document = json.loads(run("openapi").stdout)
     assert "/filesystem/{system_name}/ops/ls" in document["paths"]
     output = tmp_path / "openapi.json"
@@ -96,10 +99,12 @@ def test_openapi(config: Path, tmp_path: Path) -> None:
 
 
 def test_config_schema() -> None:
+    """`config schema` prints a JSON schema."""
     assert json.loads(run("config", "schema").stdout)["type"] == "object"
 
 
 def test_token_from_nobody() -> None:
+    """`token` says that the endpoint does not answer, and never the secret."""
     done = run("token", "--token-url", "http://127.0.0.1:9/token", "--client-id", "me", "--client-secret", "s3cret")
     assert done.returncode == 1
     assert "token endpoint" in done.stderr
@@ -190,6 +195,7 @@ def test_traces_without_their_packages(config: Path, tmp_path: Path) -> None:
     [("ch", "check"), ("serve --ho", "--host"), ("maintenance s", "set"), ("check x --con", "--connect")],
 )
 def test_completion(typed: str, completed: str) -> None:
+    """The shell completes commands and options."""
     words = f"hpcgate {typed}"
     environment = {
         **os.environ,

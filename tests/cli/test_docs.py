@@ -54,6 +54,7 @@ def test_each_option_and_none_else(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_has_help(name: str) -> None:
+    """Each command and option says what it is for."""
     command = COMMANDS[name]
     assert command.help
     for parameter in command.params:
@@ -61,6 +62,7 @@ def test_each_has_help(name: str) -> None:
 
 
 def test_each_environment_variable() -> None:
+    """The page names each environment variable beside its option."""
     table = PAGE.partition("| Variable | Option |")[2].partition("\n\n")[0]
     for command in COMMANDS.values():
         for parameter in command.params:
@@ -71,5 +73,6 @@ def test_each_environment_variable() -> None:
 
 
 def test_links_lead_somewhere() -> None:
+    """Each link on the page leads to a page."""
     for target in re.findall(r"\]\(([^)#]+\.md)\)", PAGE):
         assert (DOCS / target).is_file(), target

@@ -27,6 +27,7 @@ def test_mistakes_are_lines_and_the_status_is_1(config: Writer) -> None:
 
 
 def test_nothing_to_say(config: Writer) -> None:
+    """A configuration without anything odd is ok, with no warning."""
     document = config.base()
     document["clusters"][0]["ssh"]["host_keys"] = [ED25519]
     assert _report(config, document) == (["ok: 1 system"], 0)
@@ -85,11 +86,13 @@ def test_an_empty_text_is_said_wherever_it_leaves_something_unset(config: Writer
 
 
 def test_no_systems(config: Writer) -> None:
+    """A configuration without systems is ok with a warning."""
     lines, status = _report(config, config.base() | {"clusters": []})
     assert (lines, status) == (["ok: 0 systems", "warning: clusters: there is no system"], 0)
 
 
 def test_warnings_about_operation(config: Writer, tmp_path: Path) -> None:
+    """What will not work in operation is warned of."""
     document = config.base()
     document |= {"metrics": {"path": "/metrics"}, "state_directory": str(tmp_path / "none")}
     cluster = document["clusters"][0]

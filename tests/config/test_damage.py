@@ -101,6 +101,7 @@ def _loads_or_names_keys(path: Path) -> None:
 @given(name=st.sampled_from(NAMES), damage=DAMAGE)
 @example(name="oldest.yaml", damage=[("replace", 0, {1: 2})])
 def test_damaged_documents(name: str, damage: list[tuple[str, int, Any]], directory: Path) -> None:
+    """A damaged document loads, or its mistakes name keys."""
     document = yaml.safe_load((EXAMPLES / name).read_text().replace("@SECRETS@", str(directory)))
     if name.startswith("systems.d"):
         document = yaml.safe_load(BASE) | {"clusters": [document]}
@@ -117,6 +118,7 @@ def test_damaged_documents(name: str, damage: list[tuple[str, int, Any]], direct
     cuts=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 30), st.text(max_size=5)), min_size=1, max_size=3),
 )
 def test_damaged_text(name: str, cuts: list[tuple[int, int, str]], directory: Path) -> None:
+    """A damaged text loads, or its mistakes name keys."""
     text = (EXAMPLES / name).read_text().replace("@SECRETS@", str(directory))
     for position, length, inserted in cuts:
         text = text[:position] + inserted + text[position + length :]

@@ -114,6 +114,7 @@ def test_ca_pbs_wormhole_and_one_data_operation_for_all(example: Example) -> Non
 
 
 def test_the_oldest_shape(example: Example) -> None:
+    """FirecREST's oldest shape of a file means what it meant."""
     settings = load(example("oldest.yaml"))
     credentials: Any = settings.ssh_credentials
     assert credentials.type == "SSHStaticKeys"
@@ -158,6 +159,7 @@ def test_camel_case_means_the_same(name: str, example: Example, config: Writer) 
 
 
 def test_defaults_are_firecrests(config: Writer) -> None:
+    """Where FirecREST has a default, it is ours."""
     settings = config.load(config.base())
     assert settings.auth.authentication.username_claim == "preferred_username"
     assert settings.auth.authentication.token_endpoint_auth_method == "client_secret_basic"
@@ -253,6 +255,7 @@ def test_null_that_means_something_stays(config: Writer) -> None:
 
 
 def test_anchors_and_merges(config: Writer) -> None:
+    """Anchors and merge keys of YAML are followed."""
     settings = config.load(
         """
 auth:
@@ -294,6 +297,7 @@ def test_examples_are_all_tested() -> None:
 
 
 def test_settings_are_frozen(config: Writer) -> None:
+    """Nothing changes settings once they are loaded."""
     settings: Settings = config.load(config.base())
     with pytest.raises(ValueError, match="frozen"):
         settings.app_debug = True  # type: ignore[misc]

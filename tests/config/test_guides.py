@@ -24,6 +24,7 @@ def examples(page: str) -> list[str]:
 
 @pytest.mark.parametrize("text", [*examples("credentials.md"), *examples("host-keys.md")])
 def test_examples_load(text: str, tmp_path: Path) -> None:
+    """Each example of the guides is a valid configuration."""
     (tmp_path / "secret").write_text("a secret")
     text = re.sub(r"secret_file:\S+", f"secret_file:{tmp_path}/secret", text)
     text = text.replace("/etc/hpcgate/known_hosts", f"{tmp_path}/secret")
@@ -38,6 +39,7 @@ def test_the_settings_of_the_page_load() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
+    """Each link of the guides leads to a file."""
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target

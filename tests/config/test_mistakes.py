@@ -154,6 +154,7 @@ ONE = [
 
 @pytest.mark.parametrize(("where", "value", "key", "message"), ONE)
 def test_one_mistake(where: str, value: Any, key: str | None, message: str | None, config: Writer) -> None:
+    """One mistake is one message, with its key and what is wrong."""
     found = config.mistake(put(config.base(), where, value))
     assert key is None or found[0] == key
     assert message is None or message in found[1]
@@ -265,12 +266,14 @@ def test_a_syntax_error_does_not_quote_the_line(config: Writer) -> None:
 
 
 def test_not_utf_8(config: Writer) -> None:
+    """A file that is not UTF-8 is refused in so many words."""
     config.path.write_bytes(b"a: \xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load(config.path)
 
 
 def test_duplicate_keys(config: Writer) -> None:
+    """A key that is given twice is a mistake, with the line of the first."""
     text = yaml.safe_dump(config.base()).replace("port: 22", "port: 22\n    port: 23")
     ((key, message),) = [(mistake.key, mistake.message) for mistake in config.mistakes(text)]
     assert key == "clusters[0].ssh.port"
@@ -282,6 +285,7 @@ def test_keys_that_are_no_text(config: Writer) -> None:
 
 
 def test_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be read, or was not named, is told of in one line."""
     with pytest.raises(ConfigError, match=r"config\.yaml: \(file\): cannot be read: No such file or directory"):
         load(tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match="Is a directory"):
