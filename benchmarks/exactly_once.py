@@ -2,11 +2,12 @@
 
 Users submit jobs and send each request again until it has an answer. Meanwhile the gateway, the login node with all
 that runs there, slurmctld, slurmdbd and connections die at random moments, each for so long that a client has met it.
-In the end the accounting database says how many jobs there are of each. Needs root, for the users.
+In the end Slurm says how many jobs there are of each. Needs root, for the users.
 """
 
 import argparse
 import asyncio
+import itertools
 import os
 import random
 import signal
@@ -27,9 +28,13 @@ from hpcgate.demo.sshd import Sshd
 
 RESULTS = Path(__file__).with_name("exactly_once.md")
 COLUMNS = ("", "submissions", "users", "requests", "deaths", "jobs", "lost", "doubled", "replayed answers")
+KINDS = ("gateway", "login node", "slurmctld", "slurmdbd", "connections")
+"""What dies."""
 PAUSE = 0.2
 """Seconds between two requests for the same submission; more if the answer says so, up to `MOST_PAUSE`."""
 MOST_PAUSE = 2.0
+PATIENCE = 300.0
+"""Seconds that slurmctld may take to write its state before it ends."""
 
 
 @dataclass(slots=True)
@@ -57,16 +62,16 @@ class Outcome:
     """What came of it.
 
     Attributes:
-        submissions: How many there were to be.
+        submissions: How many there were.
         requests: How many requests were sent.
         failures: Requests that had no answer, or none that says that there is a job.
         replayed: Answers that repeat an earlier one.
         answers: The job's id by the submission's name, as the client was told.
-        jobs: How many jobs there are by name, as the database says.
+        jobs: How many jobs there are by name, as Slurm says.
         deaths: What has died.
     """
 
-    submissions: int
+    submissions: int = 0
     requests: int = 0
     failures: int = 0
     replayed: int = 0
@@ -91,7 +96,7 @@ class Trial:
     Args:
         site: What dies.
         roles: Who submits.
-        submissions: How many jobs in all.
+        submissions: How many jobs at least; more until each kind of death has been met.
         keyed: Whether requests have an Idempotency-Key.
         seed: Of what dies, and when.
         clients: How many requests a user has under way.
@@ -101,12 +106,13 @@ class Trial:
         self, site: Site, roles: Sequence[str], submissions: int, *, keyed: bool, seed: int, clients: int = 1
     ) -> None:
         self.site = site
-        self.outcome = Outcome(submissions)
+        self.outcome = Outcome()
         self._keyed = keyed
         self._chance = random.Random(seed)
         self._prefix = f"once-{os.getpid()}-{'k' if keyed else 'n'}-{seed}-"
         self._roles = [role for role in roles for _ in range(clients)]
-        self._todo: Iterator[int] = iter(range(submissions))
+        self._least = submissions
+        self._todo = self._numbers()
         self._changed = asyncio.Event()
         self._over = False
 
@@ -123,6 +129,13 @@ class Trial:
             await dying
         await self._count()
         return self.outcome
+
+    def _numbers(self) -> Iterator[int]:
+        for number in itertools.count():
+            if number >= self._least and len(self.outcome.deaths) == len(KINDS):
+                return
+            self.outcome.submissions += 1
+            yield number
 
     async def _submit_some(self, role: str) -> None:
         cluster = self.site.cluster
@@ -169,14 +182,13 @@ class Trial:
 
     async def _die(self) -> None:
         """Let something die after some more answers, until a client has met it, or many have an answer all the same."""
-        kinds = [*self.site.daemons(), "connections"]
         order: list[str] = []
         outcome = self.outcome
         while not self._over:
             if not order:
-                order = self._chance.sample(kinds, len(kinds))
+                order = self._chance.sample(KINDS, len(KINDS))
             kind = order.pop()
-            some = 1 + self._chance.randrange(max(2, outcome.submissions // 20))
+            some = 1 + self._chance.randrange(max(2, self._least // 20))
             if not await self._until(len(outcome.answers) + some):
                 return
             outcome.deaths[kind] += 1
@@ -184,8 +196,11 @@ class Trial:
                 self._cut()
                 continue
             daemon = self.site.daemons()[kind]
-            # slurmctld is stopped: killed, it would lose jobs whose ids it has given out, whoever submitted them.
-            await asyncio.to_thread(daemon.stop if kind == "slurmctld" else daemon.kill)
+            if kind == "slurmctld":
+                # Killed, it would lose jobs whose ids it has given out, whoever submitted them.
+                await asyncio.to_thread(daemon.stop, PATIENCE)
+            else:
+                await asyncio.to_thread(daemon.kill)
             await self._until(len(outcome.answers) + len(self._roles) + 1, outcome.failures + 1)
             await asyncio.to_thread(daemon.start)
 
@@ -205,7 +220,7 @@ class Trial:
         return not self._over
 
     async def _count(self) -> None:
-        """Ask the database, once it has been told all."""
+        """Ask the controller, and the database once it has been told all that has ended."""
         slurm = self.site.cluster.slurm
 
         async def ask(*argv: str) -> str:
@@ -214,12 +229,18 @@ class Trial:
         async def told_all() -> bool:
             return "DBD Agent queue size: 0" in " ".join((await ask("sdiag")).split())
 
+        # The controller knows each job until some minutes after its end, which the database is told before.
+        found = {}
+        for line in (await ask("squeue", "-h", "-a", "-t", "all", "-o", "%A|%j")).splitlines():
+            job_id, _, name = line.partition("|")
+            found[job_id] = name
         while not await told_all():  # noqa: ASYNC110 (nothing tells when it has)
             await asyncio.sleep(PAUSE)
-        text = await ask("sacct", "-a", "-X", "-n", "-P", "--starttime=now-2days", "--format=JobName,JobIDRaw")
-        self.outcome.jobs = Counter(
-            name for name, _, _ in (line.partition("|") for line in text.splitlines()) if name.startswith(self._prefix)
-        )
+        text = await ask("sacct", "-a", "-X", "-n", "-P", "--starttime=now-2days", "--format=JobIDRaw,JobName")
+        for line in text.splitlines():
+            job_id, _, name = line.partition("|")
+            found[job_id] = name
+        self.outcome.jobs = Counter(name for name in found.values() if name.startswith(self._prefix))
 
 
 def _children(pid: int) -> list[int]:

@@ -2,10 +2,10 @@
 
 import asyncio
 
-from benchmarks.exactly_once import Trial, site_of
+from benchmarks.exactly_once import KINDS, Trial, site_of
 from hpcgate.demo.cluster import Cluster
 
-SUBMISSIONS = 100
+SUBMISSIONS = 500
 
 
 def test_each_submission_is_one_job_whatever_dies(cluster: Cluster) -> None:
@@ -18,7 +18,6 @@ def test_each_submission_is_one_job_whatever_dies(cluster: Cluster) -> None:
         cluster.slurm.wait_for_nodes()
         cluster.slurm.run(["scancel", "--state=PENDING", "-u", cluster.user("alice").name])
         cluster.slurm.run(["scancel", "--state=PENDING", "-u", cluster.user("bob").name])
-    assert set(outcome.deaths) == {"gateway", "login node", "slurmctld", "slurmdbd", "connections"}
-    assert len(outcome.answers) == SUBMISSIONS
-    assert len(set(outcome.answers.values())) == SUBMISSIONS
+    assert set(outcome.deaths) == set(KINDS)
+    assert len(outcome.answers) == len(set(outcome.answers.values())) == outcome.submissions >= SUBMISSIONS
     assert (outcome.lost, outcome.doubled) == (0, 0)
