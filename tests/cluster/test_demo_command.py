@@ -69,6 +69,11 @@ def test_it_stays_until_ctrl_c_and_its_lines_can_be_pasted(tmp_path: Path) -> No
             assert "demo" in pasted.stdout, pasted.stderr
             users = lines[lines.index("The users:") + 1 :]
             assert all(re.search(r" home /\S+   client demo-\w+   secret \S+$", user) for user in users)
+            # What stands for the places of the user guide and of the first steps.
+            home = re.search(r" home (/\S+) ", users[0])
+            assert home is not None
+            assert f"In place of /scratch/alice put {home[1]} there; the account is demo." in lines
+            assert any(line.endswith(f" USER_HOME={home[1]}") for line in exports)
             # All that the invitation shows, in an empty directory: a job, and a file too large to go as it is.
             first = lines.index(next(line for line in lines if line.startswith("  export ")))
             shown = [line.strip() for line in lines[first:] if line.startswith("  ") and " home /" not in line]
@@ -77,8 +82,6 @@ def test_it_stays_until_ctrl_c_and_its_lines_can_be_pasted(tmp_path: Path) -> No
                 capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
             )  # fmt: skip
             assert pasted.returncode == 0, pasted.stdout + pasted.stderr
-            home = re.search(r" home (/\S+) ", users[0])
-            assert home is not None
             assert (Path(home[1]) / "my-large-file").read_bytes() == (tmp_path / "my-large-file").read_bytes()
             userinfo = systems.replace("/status/systems", "/status/demo/userinfo")
             pasted = subprocess.run(

@@ -177,7 +177,7 @@ def _invite(cluster: Cluster, gateway: Gateway, tour: Tour, config: Path, consol
         "  head -c 6291456 /dev/urandom >my-large-file",
         f"  {programs / 'firecrest'} upload my-large-file {user.home} my-large-file",
         "What else: docs/users and docs/first-steps.md in the source, with these variables.",
-        f"  In place of /scratch/alice put {user.home}; the account is demo.",
+        f"In place of /scratch/alice put {user.home} there; the account is demo.",
         "The users:",
         *(
             f"  {person.name:<14} home {person.home}   client {person.client_id}   secret {person.client_secret}"
