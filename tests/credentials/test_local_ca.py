@@ -47,6 +47,7 @@ async def test_an_id_of_the_token_passes_for_nothing_else(jti: str) -> None:
 
 
 async def test_principals() -> None:
+    """A certificate is for the names of the setting, or for those of the claim."""
     alice = Principal("alice", "token", {"names": ["a", "b"], "name": "c", "none": [], "odd": [1]})
     assert (await said(alice)).principals == ("alice",)
     assert (await said(alice, principals=["{username}", "hpc-{username}"])).principals == ("alice", "hpc-alice")

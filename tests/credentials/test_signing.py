@@ -228,6 +228,7 @@ async def test_a_service_that_hangs_is_not_tried_again(authority: Authority, kin
 
 
 async def test_connections_are_bounded(authority: Authority) -> None:
+    """No more requests are under way than connections are allowed."""
     authority.delay = 0.05
     together = most = 0
 

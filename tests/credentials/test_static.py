@@ -22,6 +22,7 @@ def source(**key: Any) -> StaticKeys:
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
 async def test_a_plain_key(kind: Any) -> None:
+    """A key without a certificate is a credential that does not expire."""
     key = Key.make("alice", kind)
     credential = await source(private_key=key.private_text()).credential(ALICE)
     assert credential.private_key.export_public_key("openssh").decode().split()[1] == key.public_line.split()[1]

@@ -100,6 +100,7 @@ async def test_with_the_users_own_token(server: Server) -> None:
 
 
 async def test_what_vault_refuses(server: Server) -> None:
+    """What Vault refuses is refused in Vault's words, without the token."""
     vault = source(server, token="hvs.own")
     server.refuse = {"errors": ["1 error occurred:\n\t* permission denied\n\n"]}
     with pytest.raises(CredentialRefused, match="alice: 1 error occurred: \\* permission denied") as refused:
@@ -109,6 +110,7 @@ async def test_what_vault_refuses(server: Server) -> None:
 
 
 async def test_vault_is_down(server: Server) -> None:
+    """A Vault that does not answer makes logins unavailable."""
     vault = source(server, token="hvs.own")
     await server.server.close()
     with pytest.raises(Unavailable, match="Vault cannot be reached"):

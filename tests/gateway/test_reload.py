@@ -220,6 +220,7 @@ async def test_what_cannot_be_opened_changes_nothing(
 
 
 def test_what_is_fixed(settings: Callable[..., Settings]) -> None:
+    """Changes to settings that a reload cannot take up are named."""
     other = settings(http={"keep_alive": 7}, apis_root_path="/x", clusters=[], streams={"max_streams": 3})
     assert sorted(fixed_changes(settings(), other)) == ["apis_root_path", "http.keep_alive"]
     assert not list(fixed_changes(settings(), settings()))

@@ -104,6 +104,7 @@ def test_a_notice_is_never_half_written(tmp_path: Path) -> None:
     ("text", "seconds"), [("90m", 5400), ("4h", 14400), ("1d12h", 129600), (" 1h30m ", 5400), ("2d", 172800)]
 )
 def test_durations(text: str, seconds: int) -> None:
+    """A duration is counted from now."""
     now = datetime(2027, 1, 1, tzinfo=UTC)
     assert moment(text, now) - now == timedelta(seconds=seconds)
 
@@ -140,6 +141,7 @@ def run(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command(config: Path) -> None:
+    """The command writes notices that the gateway reads, and clears them."""
     notices = Notices(config.parent / "state")
     done = run(config, "set", "dAINT", "--until", "4h", "--reason", "new disks")
     assert done.returncode == 0, done.stderr

@@ -46,6 +46,7 @@ def write_config(path: Path, *snippets: dict[str, Any]) -> Path:
 
 @pytest.mark.parametrize("page", ["health.md", "metrics.md"])
 def test_the_snippets_load(page: str, tmp_path: Path) -> None:
+    """Each snippet of the page is a valid configuration."""
     snippets = [yaml.safe_load(block) for block in blocks(page, "yaml")]
     ours = [snippet for snippet in snippets if "scrape_configs" not in snippet]
     assert len(ours) >= 2
@@ -54,6 +55,7 @@ def test_the_snippets_load(page: str, tmp_path: Path) -> None:
 
 
 def test_the_commands_run(tmp_path: Path) -> None:
+    """The commands of the page do what it shows."""
     config = write_config(tmp_path)
     (block,) = blocks("health.md", "console")
     said = []

@@ -75,6 +75,7 @@ async def test_no_account_is_said_and_nobody_is_sick(make: Any) -> None:
 
 
 async def test_nothing_to_probe(make: Any) -> None:
+    """A prober is idle where nothing is configured that could be probed."""
     assert make(None, HealthBoard("daint")).idle
     # No file systems and no store: these services are configured, but there is nothing of theirs.
     assert make(None, HealthBoard("daint"), services={"filesystem": {}, "s3": {}}).idle

@@ -96,6 +96,7 @@ async def test_the_callers_ids_are_kept() -> None:
 
 @pytest.mark.parametrize("value", [b"", b"x" * 129, b"a\r\nb", b"a\x00", b"caf\xe9", None])
 def test_unusable_ids(value: bytes | None) -> None:
+    """A request id that is not a plain one is not taken over."""
     assert accepted_id(value) is None
 
 
@@ -104,6 +105,7 @@ def test_unusable_ids(value: bytes | None) -> None:
     [("/status/systems/", "/status/systems"), ("/a//", "/a"), ("/", "/"), ("//", "//"), ("/a", "/a")],
 )
 async def test_trailing_slash(path: str, seen: str) -> None:
+    """A slash at the end of a path is not part of its name."""
     paths: list[str] = []
     await call(TrailingSlash(answering(lambda asked: paths.append(asked["path"]))), scope(path))
     assert paths == [seen]

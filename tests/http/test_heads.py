@@ -371,6 +371,7 @@ def test_nothing_of_it_is_a_fault_of_the_gateway(front: Front) -> None:
     "path", ["/", "/status/systems/", "/compute/demo/jobs/123_%5B1-4%5D", "/filesystem/z%C3%BCrich"]
 )
 def test_a_plain_path(path: str) -> None:
+    """A path that every proxy takes for the same is not odd."""
     assert odd_path(path.encode()) == ""
 
 

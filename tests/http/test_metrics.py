@@ -52,6 +52,7 @@ def samples(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
 
 
 async def test_one_request() -> None:
+    """One request is counted once, with its time and bytes, by route and system."""
     metrics = Metrics()
     app = Measured(answering(201, "daint", "/filesystem/{system_name}/ops/upload", b"abc", b"de"), metrics=metrics)
     await call(app, scope("POST"), b"1234", b"567")

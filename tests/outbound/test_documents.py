@@ -37,6 +37,7 @@ def test_json_is_read_as_it_is(value: object) -> None:
     ],
 )  # fmt: skip
 def test_what_is_refused(data: bytes) -> None:
+    """Documents that would cost too much, or are not JSON, are refused."""
     with pytest.raises(ValueError):  # noqa: PT011
         decoded(data)
 

@@ -32,6 +32,7 @@ def test_a_jwt_is_known_by_its_looks() -> None:
 
 
 def test_other_words_stay() -> None:
+    """Words that are not secret stay as they are, up to the bound."""
     words = "OTP wrong for user alice at https://keys.example.org/api/v1/ssh-keys (request 0b6d2c8e-1f6e-4a0e-9d3b)"
     assert masked(words, JWT, OPAQUE, "", "a") == words
     assert clipped("x" * 400, 300) == "x" * 300 + "..."

@@ -67,6 +67,7 @@ async def test_each_has_a_bucket_of_its_own(counter: BucketStore) -> None:
 
 
 async def test_all_or_none(counter: BucketStore) -> None:
+    """A request that one bucket refuses takes nothing from the others."""
     mine, all_of_the_client = Bucket("user:fs:read:alice", SLOW), Bucket("client:fs:read:portal", SLOW)
     for _ in range(3):
         assert (await counter.take([all_of_the_client])).allowed
@@ -83,6 +84,7 @@ async def test_many_at_once_get_no_more_than_there_is(counter: BucketStore) -> N
 
 
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more buckets are kept than the bound allows."""
     monkeypatch.setattr(memory, "MAX_BUCKETS", 10)
     counter = MemoryCounter()
     for number in range(100):
@@ -91,6 +93,7 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_replicas_count_together(server: RedisServer, tmp_path: Path) -> None:
+    """Replicas that share a Redis share its buckets."""
     replicas = [RedisCounter(settings(server, prefix=f"{tmp_path.name}:")) for _ in range(3)]
     bucket = Bucket("user:fs:read:alice", SLOW)
     allowed = [(await replica.take([bucket])).allowed for _ in range(3) for replica in replicas]

@@ -46,6 +46,7 @@ def script(*lines: str) -> str:
     ],
 )
 def test_what_slurm_reads(lines: list[str], streams: list[str], directories: list[str]) -> None:
+    """Streams and directories are found in a script where Slurm finds them."""
     found = named(script(*lines), SLURM)
     assert (sorted(found.streams), list(found.directories)) == (sorted(streams), directories)
 
@@ -66,6 +67,7 @@ def test_what_slurm_reads(lines: list[str], streams: list[str], directories: lis
     ],
 )
 def test_what_pbs_reads(lines: list[str], streams: list[str]) -> None:
+    """Streams are found in a script where PBS finds them."""
     assert sorted(named(script(*lines), PBS).streams) == sorted(streams)
 
 

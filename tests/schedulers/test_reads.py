@@ -327,6 +327,7 @@ async def test_age_is_that_of_the_query(reads: SharedReads, backend: Backend) ->
 
 
 async def test_read_cache() -> None:
+    """An answer from the cache says how old it is."""
     backend = Backend()
     reads = SharedReads(backend, read_cache=600)
     await reads.jobs(ALICE, JobQuery())

@@ -197,6 +197,7 @@ def test_every_line_of_the_log_is_json(front: Front) -> None:
 
 
 def test_security_headers(front: Front, tmp_path: Path) -> None:
+    """Every answer has the headers that browsers go by."""
     for path in (ALIVE, "/status/systems", "/nowhere"):
         headers = httpx.get(f"http://127.0.0.1:{front.port}{path}").headers
         assert headers["x-content-type-options"] == "nosniff"

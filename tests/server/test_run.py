@@ -50,6 +50,7 @@ def test_one_json_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_level(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines below the level are not written."""
     configure_logging(LoggerSettings.model_validate({"level": "warning"}))
     structlog.get_logger().info("quiet")
     structlog.get_logger().warning("loud")

@@ -17,6 +17,7 @@ amounts = st.lists(
 
 @given(amounts)
 def test_the_same_text(observed: list[tuple[str, float]]) -> None:
+    """Our counters and histograms are shown as those of prometheus_client are."""
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     ours, theirs = CollectorRegistry(), CollectorRegistry()
     for registry, counter, histogram in (

@@ -129,6 +129,7 @@ async def test_metrics_and_spans_together() -> None:
 
 
 def test_nobody_listens() -> None:
+    """What is told is told to nobody, without an error, where nothing listens."""
     for telemetry in (SILENT, Recorder()):
         with telemetry.stage("sftp", "daint", "stat"):
             telemetry.login("daint", "ok")

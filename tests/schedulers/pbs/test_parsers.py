@@ -86,6 +86,7 @@ def test_characters_beyond_ascii_come_back(account: str) -> None:
 
 
 def test_a_running_job(shown: Shown) -> None:
+    """A running job is read with its state, place and times."""
     (job,) = qstat.parse_jobs(shown("qstat-json-running").text)
     assert (job.job_id, job.name, job.user, job.account) == ("0.vm", "firstjob", "fireuser", "proj01")
     assert (job.status.state, job.status.exit_code, job.status.interrupt_signal) == ("R", None, None)
@@ -121,6 +122,7 @@ def test_a_waiting_job_has_no_node_and_no_start(shown: Shown) -> None:
     ],
 )
 def test_how_jobs_ended(shown: Shown, label: str, code: int | None, signal: int | None) -> None:
+    """A job that has ended is read with its exit code or signal."""
     (job,) = qstat.parse_jobs(shown(label).text)
     if label == "qstat-x-json-finished-ok":
         code, signal = job.status.exit_code, job.status.interrupt_signal
@@ -143,6 +145,7 @@ def test_an_exit_status_of_an_earlier_run_is_none_of_a_waiting_job(shown: Shown)
 
 
 def test_arrays(shown: Shown) -> None:
+    """An array is read with its tasks, and each with its streams."""
     jobs = qstat.parse_jobs(shown("qstat-json-array-t").text)
     base = jobs[0].job_id.partition("[")[0]
     assert [job.job_id for job in jobs] == [f"{base}[{index}].vm" for index in ("", 1, 2, 3)]
@@ -156,6 +159,7 @@ def test_arrays(shown: Shown) -> None:
 
 
 def test_streams(shown: Shown) -> None:
+    """The paths of streams are read, with blanks and directories in them."""
     (streams,) = qstat.parse_metadata(shown("qstat-json-running").text)
     assert streams.standard_output == "/home/fireuser/pbs-rec/first.out"
     assert streams.standard_error == "/home/fireuser/pbs-rec/first.err"
@@ -182,6 +186,7 @@ def test_a_directory_that_an_empty_variable_swallowed(shown: Shown) -> None:
 
 
 def test_queues(shown: Shown) -> None:
+    """A queue is up, draining, inactive or down by what it enables and starts."""
     label = "queues-json-resv"
     queues = {queue.name: queue.state for queue in qstat.parse_queues(shown(label).text, show_hidden=False)}
     assert queues == {
@@ -209,6 +214,7 @@ def test_queues(shown: Shown) -> None:
     ],
 )
 def test_nodes(shown: Shown, label: str, state: tuple[str, ...] | None, busy: int | None) -> None:
+    """A node is read with its state and what of it is busy."""
     (node,) = pbsnodes.parse(shown(label).text)
     assert (node.name, node.address, node.hostname, node.cpus) == ("vm", "vm", "vm", 2)
     if state is None:
@@ -225,6 +231,7 @@ def test_a_node_that_is_unknown_costs_a_row(shown: Shown) -> None:
 
 
 def test_reservations(shown: Shown) -> None:
+    """Reservations are read with their nodes, state and times."""
     (reservation,) = pbs_rstat.parse(shown("confirmed pbs_rstat -F").text)
     assert re.fullmatch(r"R\d+", reservation.name)
     assert (reservation.node_list, reservation.state) == ("vm", "inactive")
@@ -235,6 +242,7 @@ def test_reservations(shown: Shown) -> None:
 
 
 def test_the_server(shown: Shown) -> None:
+    """The server's state is read, and None where it does not answer."""
     assert qstat.parse_server(shown("server-json").text) == "Active"
     assert qstat.parse_server(shown("server-down qstat -B -f -F json").text) is None
 
@@ -266,6 +274,7 @@ def test_what_became_of_a_cancellation(shown: Shown, label: str, outcome: qdel.O
 
 @pytest.mark.parametrize("text", ["123", "123.vm", "123[].vm", "123[4].pbs-1.example.org", "123[1-9:2]", "0"])
 def test_job_ids(text: str) -> None:
+    """A job id goes to the commands as it came."""
     assert JobId.parse(text).argument == text
 
 
@@ -304,6 +313,7 @@ def test_ids_that_qstat_does_not_know(shown: Shown) -> None:
 
 
 def test_values() -> None:
+    """Times, durations and sizes are read as PBS writes them."""
     assert values.epoch("Sun Nov 22 20:16:56 2026") == 1795378616
     assert values.epoch("Thu Jan  1 00:00:00 1970") == 0
     assert values.epoch("Sun Nov 99 20:16:56 2026") is None

@@ -115,6 +115,7 @@ def test_what_comes_after_the_first_command_is_no_directive() -> None:
     ],
 )
 def test_odd_beginnings(text: bytes, tmp_path: Path) -> None:
+    """A script with an odd beginning keeps its directives, and runs."""
     content = script.composed(text, _job({"A": "x"}))
     assert script.directives(content) == script.directives(text)
     done = _run(content, tmp_path)
@@ -170,6 +171,7 @@ _VALUES = st.dictionaries(
 def test_any_environment_arrives(
     environment: dict[str, str], python: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    """Whatever is in the environment arrives in the job as it was."""
     text = _python() if python else SHELL_SCRIPT
     content = script.composed(text.encode(), _job(environment))
     assert script.directives(content) == script.directives(text.encode())
@@ -207,6 +209,7 @@ def test_any_beginning_keeps_its_directives(lines: list[bytes]) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
+    """Each field of a job is one argument of qsub."""
     job = JobDescription(
         "/work dir",
         script="#!/bin/sh\n",

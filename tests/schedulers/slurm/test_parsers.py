@@ -282,6 +282,7 @@ def test_a_sacct_row_without_a_state_is_logged_and_skipped(state: str) -> None:
     ],
 )
 def test_who_cancelled(state: str, shown: str, killer: str | None) -> None:
+    """`CANCELLED by 1234` is a state and a user."""
     (record,) = sacct.parse(_text(_sacct_row("7", state=state)), MARK)
     assert (record.job.status.state, record.job.kill_request_user) == (shown, killer)
 
@@ -338,6 +339,7 @@ def test_a_script_of_any_bytes_comes_back(script: bytes) -> None:
 
 @every_release
 def test_a_real_node(release: str) -> None:
+    """A recorded node is read with all that is known of it."""
     (node,) = scontrol.parse_nodes(recordings(release)["show-nodes-epoch"].stdout)
     assert (node.name, node.state, node.cpus, node.alloc_cpus, node.idle_cpus) == ("vm", ("ALLOCATED",), 2, 2, 0)
     assert (node.sockets, node.cores, node.threads, node.weight) == (2, 1, 1, 1)
@@ -355,6 +357,7 @@ def test_a_drained_node_with_a_nasty_reason() -> None:
 
 @every_release
 def test_real_partitions(release: str) -> None:
+    """Recorded partitions are read with their nodes and state."""
     found = scontrol.parse_partitions(recordings(release)["show-partitions-epoch"].stdout)
     assert found[:2] == (Partition("part01", "UP", 2, 1), Partition("xfer", "UP", 2, 1))
     assert len(found) == (2 if release == "22.05" else 3)
@@ -362,6 +365,7 @@ def test_real_partitions(release: str) -> None:
 
 @every_release
 def test_real_reservations(release: str) -> None:
+    """Recorded reservations are read with their nodes, state and times."""
     found = scontrol.parse_reservations(recordings(release)["show-reservations-epoch"].stdout)
     assert [(one.name, one.node_list, one.state, one.features) for one in found] == [
         ("resv1", "vm", "inactive", None),
@@ -432,6 +436,7 @@ def test_a_line_of_any_values_costs_at_most_itself(
     ],
 )
 def test_real_cancellations(release: str, label: str, outcome: Outcome) -> None:
+    """What scancel printed tells how it went."""
     recorded = recordings(release)[label]
     assert scancel.parse(recorded.exit_status, recorded.stderr) is outcome
 
@@ -470,6 +475,7 @@ def test_what_stands_beside_scancels_own_words(status: int, words: str, outcome:
 
 @given(st.lists(st.text(st.characters(exclude_characters="|\n"), min_size=1), min_size=1, unique=True))
 def test_accounts_come_back(names: list[str]) -> None:
+    """Accounts are read once each, and the default one is known."""
     text = "".join(f"{names[0]}|{name}\n" for name in [*names, names[0]])
     assert sacctmgr.parse(text) == tuple(Account(name, default=name == names[0]) for name in names)
 
@@ -515,6 +521,7 @@ marked = st.lists(st.one_of(st.text(), st.sampled_from([MARK, ROW, COLUMN, "\n",
 )
 @given(text=marked)
 def test_nothing_raises(parse: Callable[[str], object], text: str) -> None:
+    """No text, whatever is in it, raises."""
     parse(text)
 
 
@@ -577,6 +584,7 @@ NAMES = StreamNames("26", "25", 3, "alice", "12", "nid001", "/home/alice")
     ],
 )
 def test_patterns_of_paths(path: str | None, full: str | None) -> None:
+    """Patterns in a stream's path are filled in as Slurm does."""
     assert expanded(path, NAMES) == full
 
 
@@ -594,4 +602,5 @@ def test_what_is_not_known_yet_stays() -> None:
     [("nid[001-004,7],x1", "nid001"), ("vm", "vm"), ("a.b.c,d", "a"), ("r[1-2]n1", "r1n1"), ("", None)],
 )
 def test_the_first_node(nodes: str, first: str | None) -> None:
+    """The first node of an expression is found."""
     assert first_node(nodes) == first

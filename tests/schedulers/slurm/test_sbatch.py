@@ -168,6 +168,7 @@ def test_a_nul_cannot_be_an_argument() -> None:
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_real_submission(release: str) -> None:
+    """A recorded submission gives its id, and a recorded refusal none."""
     recorded = recordings(release)["sbatch-parsable"]
     said = parsed(recorded.stdout, "program ")
     assert said.program

@@ -29,6 +29,7 @@ every_release = pytest.mark.parametrize("release", RELEASES)
 
 @given(st.integers(0, 10**9), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
 def test_durations_come_back(days: int, hours: int, minutes: int, seconds: int) -> None:
+    """A duration is read in each form that Slurm writes."""
     total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     if days < 10**9:
         assert values.duration(f"{days}-{hours:02}:{minutes:02}:{seconds:02}") == total
@@ -50,6 +51,7 @@ def test_exit_statuses_come_back(status: int, signal: int) -> None:
 
 @given(st.text() | st.text("0123456789-:. ٣²"))
 def test_no_value_raises(text: str) -> None:
+    """No value, whatever is in it, raises."""
     for parse in (values.text, values.integer, values.number, values.epoch, values.duration, values.minutes,
                   values.priority, values.exit_code, values.wait_status):  # fmt: skip
         parse(text)
@@ -198,6 +200,7 @@ def test_any_states_of_a_node_are_the_contracts(names: list[str]) -> None:
 
 
 def test_states_of_nodes() -> None:
+    """A node's states are those of the contract; an unknown one is UNKNOWN."""
     assert node_state("IDLE", "DRAIN") == ("IDLE", "DRAIN")
     assert node_state("DOWN", "NOT_RESPONDING") == ("DOWN",)
     assert node_state("IDLE*") == ("IDLE",)
@@ -227,6 +230,7 @@ def test_a_daemon_that_is_down(release: str, label: str) -> None:
 
 @every_release
 def test_other_failures(release: str) -> None:
+    """What Slurm tools print is told apart by their own words."""
     assert isinstance(failed(release, "scancel-other"), Forbidden)
     assert isinstance(failed(release, "srun-other"), Forbidden)
     assert isinstance(failed(release, "scancel-abc"), CommandFailed)

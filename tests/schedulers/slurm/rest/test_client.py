@@ -89,6 +89,7 @@ async def new() -> AsyncIterator[tuple[StandIn, Slurm]]:
 
 
 async def test_who_asks(server: StandIn, scheduler: Slurm) -> None:
+    """slurmrestd is asked as the user, with the user's token and the request's ids."""
     await scheduler.ping(LAB)
     (received,) = server.received
     assert received.path == f"/slurm/v0.0.{server.number}/ping"
@@ -100,6 +101,7 @@ async def test_who_asks(server: StandIn, scheduler: Slurm) -> None:
 
 
 async def test_submission(server: StandIn, scheduler: Slurm) -> None:
+    """A submission sends the job as it is, and returns its id."""
     for label in ("submit-good", "submit-hold"):
         server.play(label)
         expected = str(recorded(server.number, label).answer["job_id"])
@@ -120,6 +122,7 @@ async def test_a_refused_submission_is_sent_once(server: StandIn, scheduler: Slu
 
 
 async def test_one_job(server: StandIn, scheduler: Slurm) -> None:
+    """One job is found by its id, and a job that does not exist is not."""
     job_id = recorded(server.number, "job-fail").path.rpartition("/")[2]
     found = await scheduler.job(LAB, job_id)
     (job,) = found.jobs
@@ -135,6 +138,7 @@ async def test_one_job(server: StandIn, scheduler: Slurm) -> None:
 
 
 async def test_array_tasks(server: StandIn, scheduler: Slurm) -> None:
+    """An array has its tasks, and a task is found by itself."""
     array = recorded(server.number, "job-array").path.rpartition("/")[2]
     assert len((await scheduler.job(LAB, array)).jobs) == 3
     server.play("job-array", f"/slurm/v0.0.{server.number}/job/{array}_2")
@@ -147,6 +151,7 @@ CANCELLED = {"delete-running": None, "delete-finished": None, "delete-other": Fo
 
 @pytest.mark.parametrize("label", CANCELLED)
 async def test_cancelling(server: StandIn, scheduler: Slurm, label: str) -> None:
+    """A cancelled job is cancelled, a finished one too, and an unknown one is not found."""
     server.play(label)
     server.play("db-job-unknown")
     job_id = recorded(server.number, label).path.rpartition("/")[2]
@@ -207,6 +212,7 @@ async def test_who_one_is_is_told_without_the_database(server: StandIn, schedule
 
 
 async def test_cancelling_several_tasks(new: tuple[StandIn, Slurm]) -> None:
+    """An expression of tasks cancels each of them, up to a bound."""
     server, scheduler = new
     for task in (0, 1, 5):
         server.play("delete-running", f"/slurm/v0.0.45/job/12_{task}")
@@ -274,6 +280,7 @@ async def test_what_it_cannot_do_is_said_by_name(server: StandIn, scheduler: Slu
 
 
 async def test_a_refused_token(new: tuple[StandIn, Slurm]) -> None:
+    """A token that slurmrestd refuses is forbidden, in its words."""
     server, scheduler = new
     for label in ("auth-wrongkey", "auth-wrongkey-jobs", "auth-wrongkey-db", "submit-expired-token"):
         server.play(label)
@@ -299,6 +306,7 @@ async def test_a_refused_token_that_looks_like_a_controller_that_is_down(old: tu
 
 @pytest.mark.parametrize("number", [38, 42, 45])
 async def test_controller_down(number: int) -> None:
+    """Without the controller lists have the history, and all else is unavailable."""
     async with stand_in(number) as server, slurm(number, server.url) as scheduler:
         for label in ("down-ping", "down-jobs", "down-job", "down-nodes", "down-submit", "down-delete"):
             server.play(label)
@@ -316,6 +324,7 @@ async def test_controller_down(number: int) -> None:
 
 @pytest.mark.parametrize("number", [38, 42, 45])
 async def test_database_down(number: int) -> None:
+    """Without the database lists have what is live."""
     async with stand_in(number) as server, slurm(number, server.url) as scheduler:
         job_id = recorded(number, "job-run").path.rpartition("/")[2]
         server.play("down-db-jobs", f"/slurmdb/v0.0.{number}/jobs")
@@ -345,6 +354,7 @@ async def test_a_version_that_is_not_served_is_said() -> None:
 
 
 async def test_nothing_listens(closed_port: int) -> None:
+    """Where nothing listens the scheduler is unavailable."""
     async with slurm(38, f"http://127.0.0.1:{closed_port}") as scheduler:
         for call in (scheduler.ping(LAB), scheduler.submit(LAB, JOB), scheduler.jobs(LAB, JobQuery())):
             with pytest.raises(SchedulerUnavailable, match="slurmrestd cannot be reached"):

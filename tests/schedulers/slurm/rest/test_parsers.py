@@ -170,6 +170,7 @@ def test_hidden_partitions_and_drained_nodes() -> None:
 
 @pytest.mark.parametrize("number", [38, 42, 45])
 def test_pings(number: int) -> None:
+    """A controller is up if its ping says so."""
     assert cluster.controllers(recorded(number, "ping").answer) == (True, "")
     up, _ = cluster.controllers(recorded(number, "down-ping").answer)
     assert not up
@@ -240,6 +241,7 @@ def parse_all(status: int, answer: Any) -> None:
 
 @given(st.sampled_from([200, 304, 404, 500, 511]), ANYTHING)
 def test_anything_at_all(status: int, answer: Any) -> None:
+    """No answer, whatever is in it, raises anything but our errors."""
     parse_all(status, answer)
     parse_all(status, {name: answer for name in ("jobs", "nodes", "partitions", "reservations", "pings", "errors")})
     parse_all(status, {name: [answer] for name in ("jobs", "associations", "nodes", "status", "errors", "warnings")})
@@ -311,6 +313,7 @@ def test_the_bitmap_of_waiting_tasks(tasks: set[int]) -> None:
     ],
 )
 def test_numbers(value: object, expected: int | None) -> None:
+    """A number is read in each shape that slurmrestd gives it."""
     assert values.number(value) == expected
 
 

@@ -186,6 +186,7 @@ TYPED = {
 
 @pytest.mark.parametrize("option", TYPED)
 def test_directives_that_differ(option: str) -> None:
+    """A directive is sent in the type that the version takes."""
     old, new = TYPED[option]
     assert fields(f"#SBATCH {option}", 38) == old
     assert fields(f"#SBATCH {option}", 45) == new
@@ -269,6 +270,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refusals_say_why(case: tuple[int, str]) -> None:
+    """A refused submission says why, in slurmrestd's words."""
     entry = recorded(*case)
     with pytest.raises(SubmissionRefused, match=REFUSED[case]):
         submission.job_id(entry.status, entry.answer)

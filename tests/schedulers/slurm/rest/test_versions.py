@@ -24,6 +24,7 @@ def test_a_version_is_named_with_and_without_v(text: str) -> None:
 
 
 def test_what_differs() -> None:
+    """Each version of the API is known by what it takes and gives."""
     old = api_version("0.0.38")
     assert not old.environment_list
     assert old.sbatch_values
