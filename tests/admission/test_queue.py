@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from hpcgate.admission.queue import (
+    BEHIND_ONE,
     BYTES_EACH,
     CALLER_MEMORY,
     EVIDENCE,
@@ -353,17 +354,23 @@ def test_waiting_takes_longer_while_many_log_in_and_until_what_came_meanwhile_is
     assert admission.refused == 200
 
 
-def test_who_is_alone_may_have_more_at_a_time_and_others_are_remembered_for_a_while() -> None:
-    admission = busy()
+@pytest.mark.parametrize(
+    ("rate", "alone"), [(20, SHARE_ALONE), (1000, SHARE_ALONE), (4000, 100), (10_000, 250)], ids=str
+)
+def test_who_is_alone_may_have_what_is_done_in_a_moment_and_others_are_remembered_for_a_while(
+    rate: int, alone: int
+) -> None:
+    admission = busy(done=round(rate * TICK))
+    assert alone == max(SHARE_ALONE, round(rate * BEHIND_ONE))
     greedy = User("greedy")
-    for _ in range(SHARE_ALONE):
+    for _ in range(alone):
         assert not admission.must_wait(greedy, 0)
         admission.begin(greedy)
     assert admission.must_wait(greedy, 0)
     admission.begin(User("modest"))
     for times, waits in ((CALLER_MEMORY, True), (2 * CALLER_MEMORY, False)):
         for _ in range(times):
-            look(admission, idle=0.0, running=SHARE_ALONE, done=1000)
+            look(admission, idle=0.0, running=alone, done=round(rate * TICK))
         for _ in range(SHARE):
             admission.begin(greedy)
         assert admission.must_wait(greedy, 0) == waits

@@ -22,7 +22,10 @@ CALM_AFTER = 1.0
 SHARE = 6
 """As many requests of one caller run at a time while callers take turns."""
 SHARE_ALONE = 32
-"""As many if there has been no other caller lately: many at a time share packets, and nobody waits behind them."""
+"""As many at least if there has been no other caller lately: many at a time share packets, and nobody waits behind
+them."""
+BEHIND_ONE = 0.025
+"""Seconds for which the next caller to come may find the loop taken by one who was alone: so many more run."""
 CALLER_MEMORY = 100
 """Looks for which a caller is remembered, once or twice."""
 STRANGERS = 0.1
@@ -127,7 +130,7 @@ class _Line:
         self.let_in = 0
         self.rate = 0.0
         self.stood = 0.0
-        self._by_length: dict[int, dict[Asker, None]] = {}
+        self._by_length: dict[int, dict[Asker, None]] | None = None
         self._longest = 0
 
     @property
@@ -146,7 +149,8 @@ class _Line:
             queue = self.queues[caller.asker] = OrderedDict()
         queue[caller] = None
         self.waiting += 1
-        self._count(caller.asker, len(queue) - 1, len(queue))
+        if self._by_length is not None:
+            self._count(self._by_length, caller.asker, len(queue) - 1, len(queue))
 
     def remove(self, caller: Caller) -> bool:
         """Take a request out, wherever it is; False if it does not wait."""
@@ -167,19 +171,32 @@ class _Line:
 
     def _shortened(self, asker: Asker, queue: Queue) -> None:
         self.waiting -= 1
-        self._count(asker, len(queue) + 1, len(queue))
+        if self._by_length is not None:
+            if self.waiting < self.most // 2:
+                self._by_length = None
+            else:
+                self._count(self._by_length, asker, len(queue) + 1, len(queue))
         if not queue:
             self.queues.pop(asker, None)
             self.blocked.pop(asker, None)
 
-    def _count(self, asker: Asker, before: int, after: int) -> None:
+    def _lengths(self) -> dict[int, dict[Asker, None]]:
+        """Return who has how many waiting, which is kept up to date only while the line is full, or nearly so."""
+        if self._by_length is None:
+            self._by_length, self._longest = {}, 0
+            for group in (self.queues, self.blocked):
+                for asker, queue in group.items():
+                    self._count(self._by_length, asker, 0, len(queue))
+        return self._by_length
+
+    def _count(self, by_length: dict[int, dict[Asker, None]], asker: Asker, before: int, after: int) -> None:
         if before:
-            del self._by_length[before][asker]
-            if not self._by_length[before]:
-                del self._by_length[before]
+            del by_length[before][asker]
+            if not by_length[before]:
+                del by_length[before]
         if after:
-            self._by_length.setdefault(after, {})[asker] = None
-        if after > self._longest or (before == self._longest and before not in self._by_length):
+            by_length.setdefault(after, {})[asker] = None
+        if after > self._longest or (before == self._longest and before not in by_length):
             self._longest = after
 
     def block(self, asker: Asker) -> None:
@@ -194,11 +211,15 @@ class _Line:
 
     def longest(self) -> tuple[Asker, int]:
         """Return a caller of whom most wait, and how many."""
-        return next(iter(self._by_length[self._longest])), self._longest
+        lengths = self._lengths()
+        return next(iter(lengths[self._longest])), self._longest
 
     def crowded(self, asker: Asker) -> bool:
         """Say whether there is no room for one more of this caller, for no other has more waiting."""
-        return self.filled and self._longest <= len(self.of(asker) or ()) + 1
+        if self.waiting < self.most:
+            return False
+        self._lengths()
+        return self._longest <= len(self.of(asker) or ()) + 1
 
     def late(self, since: float) -> list[Caller]:
         """Take and return those who came before that."""
@@ -255,6 +276,7 @@ class Admission:
         self.most = most
         self.limit = min(START, most)
         self.share = SHARE
+        self._share_alone = SHARE_ALONE
         self.running = 0
         self.refused = 0
         self.idle = 1.0
@@ -347,11 +369,16 @@ class Admission:
     def _has_share(self, asker: Asker) -> bool:
         held = self._held.get(asker, 0)
         return (
-            held >= self.share and self.busy and (held >= SHARE_ALONE * self.share // SHARE or not self._alone(asker))
+            held >= self.share
+            and self.busy
+            and (held >= self._share_alone * self.share // SHARE or not self._alone(asker))
         )
 
     def _alone(self, asker: Asker) -> bool:
-        return self._callers <= {asker} and self._callers_before <= {asker}
+        for callers in (self._callers, self._callers_before):
+            if len(callers) > 1 or (callers and asker not in callers):
+                return False
+        return True
 
     def _strangers_may(self) -> bool:
         if self._strangers_running >= max(1, int(self.limit * STRANGERS)):
@@ -488,6 +515,7 @@ class Admission:
         if self.idle < IDLE and not settling:
             self._calm = 0.0
             least = max(FLOOR, int(self._rate * IN_SERVICE))
+            self._share_alone = max(SHARE_ALONE, int(self._rate * BEHIND_ONE))
             self.limit = min(self.most, max(least, int(self.limit * SHRINK)))
             self.share = SHARE
             return
@@ -517,7 +545,7 @@ class Admission:
         """Refuse all who wait, for the process is about to end."""
         for line in (self._users, self._strangers):
             while line.waiting:
-                self._refuse(self._take(line, line.longest()[0]))
+                self._refuse(self._take(line, next(iter(line.queues or line.blocked))))
 
     def news(self) -> int:
         """Return how many were refused since the last call."""

@@ -50,40 +50,48 @@ class DirectRoutes:
 
     def __init__(self, routes: Iterable[BaseRoute], prefix: str = "") -> None:
         self._prefix = prefix
-        self._literal: dict[tuple[str, ...], tuple[APIRoute, Terms]] = {}
-        self._open: dict[tuple[str, ...], tuple[APIRoute, Terms, str]] = {}
+        self._literal: dict[tuple[str, str, str], tuple[APIRoute, Terms]] = {}
+        self._open: dict[tuple[str, str, str], tuple[APIRoute, Terms, str]] = {}
         for route in routes:
             if isinstance(route, DirectRoute):
                 self._add(route)
 
     def _add(self, route: APIRoute) -> None:
-        _, first, system, *rest = route.path.split("/")
+        _, first, system, rest = route.path.split("/", 3)
         if system != "{system_name}":
             raise ValueError(f"not a direct route: {route.path}")
+        before, last = _last_apart(rest)
         for method in route.methods or ():
-            if rest[-1].startswith("{"):
-                self._open[method, first, str(len(rest)), *rest[:-1]] = (route, terms_of(route), rest[-1][1:-1])
+            if last.startswith("{"):
+                self._open[method, first, before] = (route, terms_of(route), last[1:-1])
             else:
-                self._literal[method, first, *rest] = (route, terms_of(route))
+                self._literal[method, first, rest] = (route, terms_of(route))
 
     def find(self, scope: Scope) -> tuple[APIRoute, Terms, dict[str, str]] | None:
         """Return the route of a request, its terms and the path's parameters; None if it is not a direct one."""
         path: str = scope["path"]
         if self._prefix and path.startswith(self._prefix + "/"):
             path = path[len(self._prefix) :]
-        parts = path.split("/")
+        parts = path.split("/", 3)
         if len(parts) < 4 or parts[0] or not parts[2]:
             return None
-        _, first, system, *rest = parts
+        _, first, system, rest = parts
         method = scope["method"]
-        known = self._literal.get((method, first, *rest))
+        known = self._literal.get((method, first, rest))
         if known is not None:
             return *known, {"system_name": system}
-        found = self._open.get((method, first, str(len(rest)), *rest[:-1]))
-        if found is None or not rest[-1]:
+        before, last = _last_apart(rest)
+        found = self._open.get((method, first, before))
+        if found is None or not last:
             return None
         route, terms, name = found
-        return route, terms, {"system_name": system, name: rest[-1]}
+        return route, terms, {"system_name": system, name: last}
+
+
+def _last_apart(path: str) -> tuple[str, str]:
+    """Return a path's last segment, and what is before it with its slash."""
+    at = path.rfind("/") + 1
+    return path[:at], path[at:]
 
 
 def read_query(model: type[M], given: Mapping[str, str]) -> M:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from fastapi import Response
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 
 def encoded(body: BaseModel) -> bytes:
@@ -27,6 +28,11 @@ class JsonBytes(Response):
         self.background = None
         self.body = body
         self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body})
 
 
 _UNFIT = re.compile(r"[^\t\x20-\x7e\u00a0-\u00ff]")

@@ -61,6 +61,11 @@ class Policy:
         self._settings = settings
         self._rules = tuple(map(_Rule, settings.rules)) if settings is not None else ()
 
+    @property
+    def free(self) -> bool:
+        """Whether there is none: everybody may do everything."""
+        return self._settings is None
+
     def decide(self, principal: Principal, question: Question) -> Grant:
         """Return what allows the request.
 

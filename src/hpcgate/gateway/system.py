@@ -142,7 +142,7 @@ class System:
         if not self._roots or not (self.settings.restrict_paths or self.settings.probing.services):
             return
         plain = path if "/." not in path and "//" not in path else posixpath.normpath(path)
-        if not self._inside(path) or not self._inside(plain):
+        if not self._inside(path) or (plain is not path and not self._inside(plain)):
             raise BadRequest(f"Unsupported path: {path!r} is not in a file system of {self.name}.")
         self.board.require_path(plain)
 

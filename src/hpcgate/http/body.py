@@ -194,9 +194,10 @@ def body_in(scope: Scope, receive: Receive) -> Body | None:
 
 def brings_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Say whether a request with these headers has a body."""
-    return any(
-        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 ")) for name, value in headers
-    )
+    for name, value in headers:
+        if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 ")):
+            return True
+    return False
 
 
 def has_long_body(scope: Scope) -> bool:

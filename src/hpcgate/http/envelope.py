@@ -9,6 +9,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, MutableMapping
+from operator import itemgetter
 from typing import Any
 
 import structlog
@@ -57,7 +58,7 @@ class Envelope:
         self, app: ASGIApp, *, app_version: str, extra: Headers = (), lines: "RequestLines | None" = None
     ) -> None:
         self.app = app
-        self._version = app_version.encode()
+        self._version = (b"f7t-appversion", app_version.encode())
         self._extra = extra
         # What goes out over HTTP, which is all but one of them.
         self._plain = tuple(header for header in extra if header[0] != _HSTS)
@@ -88,7 +89,7 @@ class Envelope:
                 headers = [
                     *message.get("headers", ()),
                     (b"f7t-timestamp", repr(time.time()).encode()),
-                    (b"f7t-appversion", self._version),
+                    self._version,
                     (b"x-request-id", request_id.encode()),
                     (b"x-correlation-id", correlation_id.encode()),
                 ]
@@ -119,10 +120,10 @@ class Envelope:
 
     def _add(self, present: list[tuple[bytes, bytes]], scope: Scope) -> None:
         """Add the headers of every answer, those apart that it has by itself."""
-        names = {name for name, _ in present}
-        if scope.get("scheme") != "https" and self._names.isdisjoint(names):
+        if scope.get("scheme") != "https" and self._names.isdisjoint(map(_NAME, present)):
             present += self._plain
             return
+        names = set(map(_NAME, present))
         for name, value in self._extra:
             if name not in names and (name != _HSTS or scope.get("scheme") == "https"):
                 present.append((name, value))
@@ -132,6 +133,7 @@ REMARKS = "remarks"
 """In the state of a request: what of it is not used, as sentences in ASCII."""
 _WARNING = b"x-hpcgate-warning"
 
+_NAME = itemgetter(0)
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """What no header may hold (RFC 9110, section 5.5): the server would drop the connection without an answer."""
 _UNSAFE_BYTES = bytes(filter(lambda byte: _UNSAFE.match(bytes([byte])), range(256)))

@@ -19,9 +19,9 @@ trace_log = structlog.get_logger("f7t_v2_tracing_log")
 audit_log = structlog.get_logger("hpcgate.audit")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ended:
-    """A request that has ended.
+    """A request that has ended. Not frozen, which takes ten times as long to make.
 
     Attributes:
         scope: Its ASGI scope.

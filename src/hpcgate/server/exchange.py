@@ -1,8 +1,9 @@
 """One request and its answer, as uvicorn has it, but for how the head of an answer is written."""
 
-from collections.abc import Set
+from collections.abc import Generator, Set
+from typing import Any
 
-from uvicorn._types import ASGISendEvent, HTTPResponseStartEvent
+from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, STATUS_LINE, RequestResponseCycle
 
 _UNSAFE = bytes((*range(0x09), *range(0x0A, 0x20), 0x7F))
@@ -27,6 +28,16 @@ def _are_plain(names: Set[bytes]) -> bool:
     return True
 
 
+class _Nothing:
+    """What is awaited where nothing is to be waited for. A coroutine would have to be made anew each time."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return iter(())  # type: ignore[return-value]  # an iterator will do (Data model, __await__)
+
+
+_NOTHING = _Nothing()
+
+
 class Exchange(RequestResponseCycle):
     """Writes the heads of usual answers at a third of what uvicorn takes, which looks at each header by itself.
 
@@ -40,16 +51,19 @@ class Exchange(RequestResponseCycle):
 
     ends_by_close = False
 
-    async def send(self, message: ASGISendEvent) -> None:
-        """Send a part of an answer."""
+    def send(self, message: ASGISendEvent) -> Any:
+        """Send a part of an answer, and return what is to be awaited."""
         if message["type"] == "http.response.start":
             if self._sent(message):
-                return
+                return _NOTHING
             if self.scope["http_version"] == "1.0" and not self.response_started:
                 self._without_chunks(message)
-        elif self.ends_by_close and message["type"] == "http.response.body":
-            self.expected_content_length = len(message.get("body", b""))
-        await super().send(message)
+        elif message["type"] == "http.response.body":
+            if self._finished(message):
+                return _NOTHING
+            if self.ends_by_close:
+                self.expected_content_length = len(message.get("body", b""))
+        return super().send(message)
 
     def _without_chunks(self, message: HTTPResponseStartEvent) -> None:
         if all(name.lower() != b"content-length" for name, _ in message.get("headers", ())):
@@ -63,19 +77,42 @@ class Exchange(RequestResponseCycle):
         headers = [*self.default_headers, *message.get("headers", ())]
         fields = dict(headers)
         length = fields.get(b"content-length", b"")
-        values = b"".join(fields.values())
+        lines = b"\r\n".join(map(b": ".join, headers))
         if (
             len(fields) != len(headers)
             or not length.isdigit()
             or not _are_plain(fields.keys())
-            or len(values.translate(None, _UNSAFE)) != len(values)
+            # Of CR and LF there are those between the lines.
+            or len(lines) - len(lines.translate(None, _UNSAFE)) != 2 * (len(headers) - 1)
         ):
             return False
         self.response_started = True
         self.waiting_for_100_continue = False
         self.chunked_encoding = False
         self.expected_content_length = int(length)
-        lines = b"\r\n".join(map(b": ".join, headers))
         end = b"\r\n\r\n" if self.keep_alive else b"\r\nconnection: close\r\n\r\n"
         self.transport.write(STATUS_LINE[message["status"]] + lines + end)
+        return True
+
+    def _finished(self, message: HTTPResponseBodyEvent) -> bool:
+        """Write the body, if it comes as a whole after such a head and there is nothing to wait for."""
+        body = message.get("body", b"")
+        if (
+            len(body) != self.expected_content_length
+            or message.get("more_body", False)
+            or self.chunked_encoding is not False
+            or not self.response_started
+            or self.response_complete
+            or self.disconnected
+            or self.flow.write_paused
+            or self.scope["method"] == "HEAD"
+        ):
+            return False
+        self.expected_content_length = 0
+        self.transport.write(body)
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
         return True

@@ -76,7 +76,7 @@ class _Caller:
         # Others wait behind it, whatever goes wrong with it.
         with _TURN:
             if not self.cycle.disconnected:
-                self.protocol._serve(self)
+                self.protocol._serve(self.cycle, self.app, self.asker)
                 return True
         return False
 
@@ -399,7 +399,10 @@ class Http(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of the head is whole. Those after the body are left out: nobody asked for any."""
         if self._in_head:
-            super().on_header(name, value)
+            name = name.lower()
+            self.headers.append((name, value))
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:
         """A head is whole."""
@@ -479,15 +482,15 @@ class Http(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
             return
         headers = cycle.scope["headers"]
+        asker = self._asker(token_of(headers), headers)
+        if not admission.must_wait(asker, len(self.tasks)):
+            self._serve(cycle, app, asker)
+            return
         size = sum(len(value) for _, value in headers)
         left = self._left
         since, came = (admission.now, time.monotonic()) if left is None else (left.since, left.came)
-        caller = _Caller(self, cycle, app, self._asker(token_of(headers), headers), size, since, came)
-        if admission.must_wait(caller.asker, len(self.tasks)):
-            self._waiting = caller
-            admission.wait(caller, len(self.tasks))
-        else:
-            self._serve(caller)
+        self._waiting = caller = _Caller(self, cycle, app, asker, size, since, came)
+        admission.wait(caller, len(self.tasks))
 
     def _asker(self, token: str | None, headers: Headers) -> Asker:
         """Return who asks, as far as it is known before anything is verified."""
@@ -513,18 +516,18 @@ class Http(HttpToolsProtocol):
             self.admission.leave(self._waiting)
             self._waiting = None
 
-    def _serve(self, caller: _Caller) -> None:
+    def _serve(self, cycle: RequestResponseCycle, app: Any, asker: Asker) -> None:
         admission = self.admission
         assert admission is not None  # noqa: S101 (it has let the caller in)
-        turn = admission.begin(caller.asker)
+        turn = admission.begin(asker)
 
         async def counted(scope: Any, receive: Any, send: Any) -> None:
             cost = 0.0
             try:
                 if isinstance(turn.asker, User):
-                    await caller.app(scope, receive, send)
+                    await app(scope, receive, send)
                 else:
-                    request = caller.app(scope, receive, send)
+                    request = app(scope, receive, send)
                     metered = _Metered(request, scope["state"], lambda name: admission.verified(turn, name))
                     try:
                         await metered
@@ -535,7 +538,7 @@ class Http(HttpToolsProtocol):
                 if admission.waiting:
                     admission.feed(len(self.tasks) - 1)
 
-        super()._start_asgi_task(caller.cycle, counted)
+        super()._start_asgi_task(cycle, counted)
 
     def _turn_away(self, cycle: RequestResponseCycle) -> None:
         if self.transport.is_closing():

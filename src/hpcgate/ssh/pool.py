@@ -400,12 +400,17 @@ class Pool:
             retry: Do it once more if the connection breaks; only for what changes nothing.
         """
         with self._access.pace.small():
+            # As `lease` does, which would take two coroutines more.
+            key = self._key(principal)
+            place = self._places.warm(key) or await self._join(principal, key)
             try:
-                async with self.lease(principal) as session:
-                    return await work(session)
+                assert place.session is not None  # noqa: S101 (a place with a connection has a session)
+                return await work(place.session)
             except ConnectionLost:
                 if not retry:
                     raise
+            finally:
+                self._release(place)
             async with self.lease(principal) as session:
                 return await work(session)
 

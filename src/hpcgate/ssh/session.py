@@ -358,7 +358,7 @@ class Session:
         if b"\0" in request:
             raise BadRequest("A request holds a NUL byte")
         key = tuple(argv)
-        worker = await self._worker(key, limit)
+        worker = self._working(key) or await self._worker(key, limit)
         while worker.leaving and worker.refusal is None:
             worker = await self._worker(key, limit)
         with self.connection.telemetry.stage("resident", self.system, argv[0]):
@@ -370,15 +370,19 @@ class Session:
         if starting is not None and starting.done() and not starting.cancelled() and starting.exception() is None:
             starting.result().abandon()
 
-    async def _worker(self, key: tuple[str, ...], most: int | None) -> Worker:
+    def _working(self, key: tuple[str, ...]) -> Worker | None:
+        """Return a long-lived process that can be asked."""
         starting = self._workers.get(key)
-        if starting is not None and starting.done():
-            if not starting.cancelled() and starting.exception() is None:
-                worker = starting.result()
-                if not worker.closed and not worker.leaving:
-                    return worker
-            starting = None
-        if starting is None:
+        if starting is None or not starting.done() or starting.cancelled() or starting.exception() is not None:
+            return None
+        worker = starting.result()
+        return None if worker.closed or worker.leaving else worker
+
+    async def _worker(self, key: tuple[str, ...], most: int | None) -> Worker:
+        if (worker := self._working(key)) is not None:
+            return worker
+        starting = self._workers.get(key)
+        if starting is None or starting.done():
             starting = self._workers[key] = self.connection.spawn(self._start_worker(key, most))
         return await asyncio.shield(starting)
 

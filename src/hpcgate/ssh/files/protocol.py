@@ -47,9 +47,12 @@ _MAX_DIGITS = 25
 """Characters of a number of stat(2): 64 bits, a sign, and mtime's three decimals."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attributes:
-    """What stat(2) says of a file. Times are Unix seconds, sizes bytes; `fraction` is mtime's, in milliseconds."""
+    """What stat(2) says of a file. Times are Unix seconds, sizes bytes; `fraction` is mtime's, in milliseconds.
+
+    Not frozen: to make one then takes ten times as long, as each field is set by a call, and one is made a request.
+    """
 
     mode: int
     ino: int
@@ -71,7 +74,7 @@ class Attributes:
             ValueError: They are none: there are too few or too many, or one is not a number that stat(2) has.
         """
         *others, modified = numbers
-        if len(modified) > _MAX_DIGITS or any(len(number) > _MAX_DIGITS for number in others):
+        if max(map(len, numbers)) > _MAX_DIGITS:
             raise ValueError("not numbers of stat(2)")
         ino, dev, nlink, uid, gid, size, atime, ctime = map(int, others)
         mtime, fraction = divmod(int(modified.replace(b".", b"")), 1000)
