@@ -56,16 +56,20 @@ class File(Result):
         """Return an entry as it goes over the wire, its time in the login node's zone."""
         letters = stat.filemode(entry.mode)
         target = entry.link_target
-        return cls(
-            name=shown(entry.name),
-            type=letters[0],
-            link_target=None if target is None else shown(target),
-            user=str(entry.uid) if numeric else entry.user,
-            group=str(entry.gid) if numeric else entry.group,
-            permissions=letters[1:] + entry.mark,
-            last_modified=local_time(entry.mtime, zone),
-            size=str(entry.size),
+        # What the class itself calls: a directory has many entries, and this takes two thirds of the time.
+        made: Self = cls.__pydantic_validator__.validate_python(
+            {
+                "name": shown(entry.name),
+                "type": letters[0],
+                "link_target": None if target is None else shown(target),
+                "user": str(entry.uid) if numeric else entry.user,
+                "group": str(entry.gid) if numeric else entry.group,
+                "permissions": letters[1:] + entry.mark,
+                "last_modified": local_time(entry.mtime, zone),
+                "size": str(entry.size),
+            }
         )
+        return made
 
 
 class FileContent(Result):

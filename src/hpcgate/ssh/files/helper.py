@@ -8,6 +8,7 @@ that way, which says in its own words why it fails. So nothing depends on it but
 
 import re
 import time
+from stat import S_ISLNK
 
 from hpcgate.errors import BadAnswer, NeverReached, NotSupported, TimedOut, TooLarge
 from hpcgate.ssh.files.coreutils_errors import failure, quote
@@ -204,19 +205,17 @@ def _entries(content: bytes) -> list[Entry]:
     count = content.count(b"\0") + 1
     if count % _FIELDS or count > _FIELDS * (MAX_ENTRIES + 1):
         raise ValueError("not rows of a listing")
-    fields = content.split(b"\0")
+    fields = iter(content.split(b"\0"))
     names: dict[bytes, str] = {}
     entries = []
-    for start in range(0, count, _FIELDS):
-        name, mode, uid, gid, size, mtime, user, group, target = fields[start : start + _FIELDS]
+    for name, mode, uid, gid, size, mtime, user, group, target in zip(*[fields] * _FIELDS, strict=True):
         if len(mode) + len(uid) + len(gid) + len(size) + len(mtime) > _MAX_DIGITS:
             raise ValueError("not numbers of stat(2)")
         if user not in names:
             names[user] = user.decode("utf-8", "replace")
         if group not in names:
             names[group] = group.decode("utf-8", "replace")
-        entry = Entry(name, int(mode), int(uid), int(gid), int(size), int(mtime), names[user], names[group])
-        if entry.is_link:
-            entry.link_target = target
-        entries.append(entry)
+        number = int(mode)
+        link = target if S_ISLNK(number) else None
+        entries.append(Entry(name, number, int(uid), int(gid), int(size), int(mtime), names[user], names[group], link))
     return entries

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from hpcgate.errors import TooLarge
@@ -155,8 +156,12 @@ def _rule_file(rule: str) -> bytes:
     return block + block + b"\n" + rule.encode("ascii") + b"\n"
 
 
+@lru_cache(8192)
 def local_time(seconds: int, zone: tzinfo) -> str:
-    """Format Unix seconds as ``YYYY-MM-DDTHH:MM:SS`` in a time zone; what no calendar holds is clamped."""
+    """Format Unix seconds as ``YYYY-MM-DDTHH:MM:SS`` in a time zone; what no calendar holds is clamped.
+
+    Kept, for the same directories are listed again and again, and a listing's times take as long as all else of it.
+    """
     try:
         return datetime.fromtimestamp(seconds, zone).isoformat()[:19]
     except (ValueError, OverflowError, OSError):
