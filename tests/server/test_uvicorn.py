@@ -77,6 +77,7 @@ TABLE: dict[type, tuple[type, set[str]]] = {
         uvicorn.Server,
         {
             "__init__",
+            "_serve",
             "config",
             "force_exit",
             "handle_exit",
