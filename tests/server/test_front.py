@@ -273,6 +273,23 @@ def test_a_head_that_is_too_long_is_refused(size: int, end: bytes, front: Front)
         assert connection.recv(4096).startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.parametrize("first", [b"", f"GET {ALIVE} HTTP/1.1\r\nHost: x\r\n\r\n".encode()])
+def test_empty_lines_before_a_head_have_an_end(first: bytes, front: Front) -> None:
+    """They are as much of a head as all else; a few are passed over."""
+    with socket.create_connection(("127.0.0.1", front.port)) as connection:
+        connection.settimeout(60)
+        if first:
+            connection.sendall(first)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(b"\r\n" * 100_000)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 431 ")
+    with socket.create_connection(("127.0.0.1", front.port)) as connection:
+        connection.settimeout(60)
+        connection.sendall(b"\r\n" * 1000 + f"GET {ALIVE} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_head_of_just_the_size_is_taken(front: Front) -> None:
     answer = httpx.get(f"http://127.0.0.1:{front.port}{ALIVE}", headers={"X-Long": "x" * 60_000})
     assert answer.status_code == 200

@@ -208,6 +208,8 @@ class Http(HttpToolsProtocol):
     """Whether a request has begun to come, and has not come to its end."""
     _in_head = False
     _head = 0
+    _blank = 0
+    """Bytes of empty lines before a head, which the parser passes over (RFC 9112, section 2.2)."""
     _much = False
     _in_body = False
     _offered = False
@@ -348,8 +350,13 @@ class Http(HttpToolsProtocol):
                 return
         self._much = len(data) > most
         self._received += len(data)
+        if not self._in_head and not self._in_body:
+            self._blank += len(data)
         # Only a request stops the timer, and it does so when its head begins.
         if not self._feed(data):
+            return
+        if self._blank > most:
+            self._refuse(self._too_long())
             return
         if self._in_head and not begun:
             self._head = len(data)
@@ -391,7 +398,7 @@ class Http(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins."""
-        self._begun, self._in_head, self._head = True, True, 0
+        self._begun, self._in_head, self._head, self._blank = True, True, 0, 0
         # A refusal may have set it while there was more to parse.
         self._unset_keepalive_if_required()
         super().on_message_begin()
