@@ -42,7 +42,7 @@ def by_httpx(filename: str, content: bytes) -> tuple[bytes, str]:
 def by_requests(filename: str, content: bytes) -> tuple[bytes, str]:
     prepared = requests.Request("POST", "http://x/", files={"file": (filename, content)}).prepare()
     assert isinstance(prepared.body, bytes)
-    return prepared.body, prepared.headers["content-type"]
+    return prepared.body, str(prepared.headers["content-type"])
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/\\%"), min_size=1, max_size=60).filter(

@@ -22,7 +22,7 @@ ROUTES: dict[tuple[str, str], BaseRoute] = {
     (method, route.path): route
     for route in APP.routes
     if isinstance(route, APIRoute)
-    for method in sorted(route.methods)
+    for method in sorted(route.methods or ())
 }
 FILES = "/filesystem/{system_name}"
 

@@ -12,7 +12,7 @@ from hpcgate.demo.keys import Key
 @pytest.mark.parametrize("strict", [True, False], ids=["pinned-in-the-settings", "first-key-seen"])
 def test_another_host_key_at_the_same_address(cluster: Cluster, strict: bool) -> None:
     genuine = cluster.start_sshd()
-    ssh = {} if strict else {"host_keys": []}
+    ssh: dict[str, list[str]] = {} if strict else {"host_keys": []}
     config = cluster.write_gateway_config(
         cluster.directory / f"mitm-{strict}.yaml", clusters=[cluster.cluster_settings("demo", sshd=genuine, ssh=ssh)]
     )

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from hpcgate.demo.cluster import Cluster
+from hpcgate.demo.keeper import descendants
 from hpcgate.demo.keys import Key
-from hpcgate.demo.processes import descendants
 from tests.transfers.object_store import ObjectStore
 
 GOOD, WARNING, BAD = "\N{CHECK MARK}", "!", "\N{BALLOT X}"

@@ -24,5 +24,5 @@ def test_the_name_stands_for(case: str, monkeypatch: pytest.MonkeyPatch) -> None
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return real(address, None, socket.AF_INET, socket.SOCK_STREAM)
 
-    monkeypatch.setattr(ports.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     assert ports.own_address() == wanted

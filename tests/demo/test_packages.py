@@ -33,7 +33,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     apt_get.chmod(0o755)
     monkeypatch.setattr(packages, "SYSTEM_PATH", f"{programs}:/usr/bin:/bin")
     monkeypatch.setattr(packages, "_POLICY", policy)
-    monkeypatch.setattr(packages.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     return tmp_path
 
@@ -89,7 +89,7 @@ def test_an_installation_that_does_not_bring_the_program_is_an_error(machine: Pa
 
 
 def test_an_ordinary_user_gets_the_one_command_to_run(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     sudo = machine / "bin" / "sudo"
     sudo.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
     sudo.chmod(0o755)
@@ -100,7 +100,7 @@ def test_an_ordinary_user_gets_the_one_command_to_run(machine: Path, monkeypatch
 
 
 def test_an_ordinary_user_with_sudo_installs_through_it(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     sudo = machine / "bin" / "sudo"
     sudo.write_text('#!/bin/sh\n[ "$1" = -n ] || exit 1\nshift\nexec env -i PATH="$PATH" "$@"\n')
     sudo.chmod(0o755)

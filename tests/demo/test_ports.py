@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from pathlib import Path
 
 import pytest
 
-from hpcgate.demo import ports
 from hpcgate.demo.ports import HOST, Ports, listens
 from hpcgate.demo.problems import DemoError
 
@@ -31,7 +31,7 @@ def test_a_port_that_is_reserved_or_in_use_is_not_given_again(monkeypatch: pytes
         spare = first.take()
         first.close()
         offers = iter([wanted, wanted, spare])
-        monkeypatch.setattr(ports.random, "randrange", lambda *_: next(offers))
+        monkeypatch.setattr(random, "randrange", lambda *_: next(offers))
         assert first.take() == wanted
         with socket.socket() as busy:
             busy.bind((HOST, spare))
@@ -39,7 +39,7 @@ def test_a_port_that_is_reserved_or_in_use_is_not_given_again(monkeypatch: pytes
             with pytest.raises((DemoError, StopIteration)):
                 second.take()
         first.close()
-        monkeypatch.setattr(ports.random, "randrange", lambda *_: wanted)
+        monkeypatch.setattr(random, "randrange", lambda *_: wanted)
         assert second.take() == wanted
     finally:
         first.close()

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpcgate.demo.cluster import Cluster, Options
-from hpcgate.demo.processes import descendants
+from hpcgate.demo.keeper import descendants
 from tests.faults.conftest import Scene, started
 from tests.faults.load import READS, Load, jobs, put_and_get
 from tests.faults.vitals import GIVE_UP, Vitals, eventually, vitals

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from hpcgate.demo.cluster import Cluster, Gateway
-from hpcgate.demo.processes import descendants
+from hpcgate.demo.keeper import descendants
 from tests.faults.conftest import Scene, at_rest, impatient, load
 from tests.faults.link import Link
 from tests.faults.load import Load, Outcome

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from types import MappingProxyType
 
 import pytest
-from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # it has no stubs of its own
+from aiobotocore.config import AioConfig
 
 from hpcgate.errors import Unavailable
 from hpcgate.transfers.s3_settings import S3Settings

@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,6 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from hpcgate.http.disconnect import WATCH_AFTER, HangUp
-from hpcgate.server import garbage
 from hpcgate.server.garbage import REST, SOONEST, Garbage
 from hpcgate.server.http_protocol import Http
 
@@ -39,7 +39,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(garbage.time, "thread_time", lambda: clock.busy)
+    monkeypatch.setattr(time, "thread_time", lambda: clock.busy)
     return clock
 
 
@@ -75,9 +75,9 @@ def test_looks_take_no_more_than_a_share_of_the_time(
     def look() -> None:
         clock.busy += took
 
-    monkeypatch.setattr(garbage.gc, "collect", look)
+    monkeypatch.setattr(gc, "collect", look)
     # They stay as many as they are.
-    monkeypatch.setattr(garbage.gc, "get_objects", lambda generation: [None] * (generation - 1))
+    monkeypatch.setattr(gc, "get_objects", lambda generation: [None] * (generation - 1))
     looks = Garbage()
     had = 0.025
     for _ in range(80_000):
@@ -101,8 +101,8 @@ def test_a_look_at_many_that_have_come_is_put_off(clock: Clock, monkeypatch: pyt
         clock.busy += each * objects[2]
         looks.append((each * objects[2], since))
 
-    monkeypatch.setattr(garbage.gc, "collect", look)
-    monkeypatch.setattr(garbage.gc, "get_objects", lambda generation: [None] * objects[generation])
+    monkeypatch.setattr(gc, "collect", look)
+    monkeypatch.setattr(gc, "get_objects", lambda generation: [None] * objects[generation])
     garbage_looks = Garbage()
     for moment in range(20_000):
         if moment == 1000:

@@ -39,7 +39,7 @@ def test_users_are_spread_and_stay_where_they_are_when_a_node_comes() -> None:
 
 def test_a_dead_node_comes_last_and_one_user_makes_trial_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(nodes_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     nodes = Nodes("x", THREE, 30)
     mine = nodes.order("alice")
     nodes.failed(mine[0], "no answer")

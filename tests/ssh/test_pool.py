@@ -447,7 +447,8 @@ async def test_the_first_connection_comes_first(
 ) -> None:
     """Where a user may log in once only, what is large must not keep out all that is small."""
     pool = make_pool(sshd, bulk_from=1000, failed_login_pause=60)
-    open_connection, made = Connection.open, []
+    open_connection = Connection.open
+    made: list[Connection] = []
 
     async def once(*arguments: Any) -> Connection:
         if made:
