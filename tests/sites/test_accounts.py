@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -74,6 +76,9 @@ ACCOUNTS = {
     "a name with a plus": Kind(name="carol+x{}"),
     "a name in another script": Kind(name="kar\u00f6l{}"),
 }
+
+
+PATIENT: dict[str, Any] = {"timeout": UNHURRIED, "start_up_timeout": 60}
 
 
 class OneKey(CredentialSource):
@@ -143,7 +148,7 @@ def account(nodes: LoginNodes, kind: Kind) -> Iterator[Made]:
             "--home-dir",
             home,
         ]
-        number: list[str | bytes] = [] if kind.uid is None else ["--uid", str(kind.uid)]
+        number: list[str | bytes] = [] if kind.uid is None else ["--non-unique", "--uid", str(kind.uid)]
         patiently([*argv, *number, "--shell", "/bin/bash", "--password", "*", name])
         os.mkdir(home, 0o755)
         place = Path(os.fsdecode(home)) / "work"
@@ -156,22 +161,23 @@ def account(nodes: LoginNodes, kind: Kind) -> Iterator[Made]:
         yield Made(name, place, OneKey(key))
     finally:
         authorized.unlink(missing_ok=True)
-        patiently(["userdel", "--force", name])
         if groups:
             edit_groups(nodes.directory, f"sed -i '/:x:{gid // 1000}[0-9][0-9][0-9]:/d' \"$1\"\n")
+        if any(known.pw_name == name for known in pwd.getpwall()):
+            patiently(["userdel", "--force", name])
         shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.mark.parametrize("case", ACCOUNTS)
 async def test_all_comes_right_for_an_account(sshd: Sshd, nodes: LoginNodes, case: str) -> None:
     with account(nodes, ACCOUNTS[case]) as made:
-        by_commands = Pool("demo", settings(sshd, timeout=UNHURRIED, files="commands"), made.keys)
+        by_commands = Pool("demo", settings(sshd, **PATIENT, files="commands"), made.keys)
         async with by_commands.lease(principal(made.name)) as session:
             assert await outcomes(session, made.place) == RIGHT
             (row,) = [entry for entry in await verb(session, "ls", path=made.place) if entry.name == "written"]
             assert (row.user, row.group, int(row.size)) == (made.name, made.name, len(CONTENT))
         await by_commands.close()
-        pool = Pool("demo", settings(sshd, timeout=UNHURRIED), made.keys)
+        pool = Pool("demo", settings(sshd, **PATIENT), made.keys)
         async with pool.lease(principal(made.name)) as session:
             assert await try_all(session, made.place) == dict.fromkeys(OPERATIONS, "right")
         await pool.close()
