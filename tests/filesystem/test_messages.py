@@ -100,6 +100,8 @@ async def test_what_cannot_be_written_is_told_by_its_own_name(
     session: Session, place: Place, obstacles: None, writer: str
 ) -> None:
     for name, (kind, why) in OBSTACLES.items():
+        if writer == "compress" and "mounted" in name:
+            continue  # It is written in place.
         with pytest.raises(kind, match=f"{why}$") as caught:
             await WRITERS[writer](session, place, name)
         assert ".hpcgate" not in caught.value.message, name

@@ -20,6 +20,7 @@ _NOISE = (
     "tar: Exiting with failure status",
     "tar: Child returned status",
     "tar: Removing leading",
+    "tar: -: Cannot write: Broken pipe",
 )
 
 _CUT_SHORT = re.compile(r"Wrote only \d+ of \d+ bytes$")
