@@ -51,6 +51,8 @@ UNITS = {
     "telemetry",
 }  # fmt: skip
 """Directories whose tests need nothing that runs, but for those that ask for a fixture of `RUNNING`."""
+LONGER = {"test_pages_in_browser", "test_damage", "test_receipts"}
+"""Files in them that run a browser, or take seconds a test."""
 RUNNING = {"cluster", "front", "server", "redis", "browser"}
 
 
@@ -62,9 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).parts[0] in UNITS and not RUNNING.intersection(
-            getattr(item, "fixturenames", ())
-        ):
+        asked = RUNNING.intersection(getattr(item, "fixturenames", ()))
+        if item.path.relative_to(here).parts[0] in UNITS and item.path.stem not in LONGER and not asked:
             item.add_marker("unit")
     rooms: dict[str, list[Path]] = {}
     for path in dict.fromkeys(item.path for item in items):
