@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import firecrest
 import httpx
 import pytest
 
@@ -207,6 +208,26 @@ def test_a_transfer_job_that_is_sent_twice_is_one_job(alice: Person, verb: str) 
     assert again.headers["Idempotency-Replayed"] == "true"
     assert send(f"{home}/other").status_code == 422
     assert found(alice, headers["Idempotency-Key"])["jobId"] == first.json()["transferJob"]["jobId"]
+
+
+class Named:
+    """What pyfirecrest takes its headers from, as the page for engines has it."""
+
+    def __init__(self, token: str, key: str) -> None:
+        self._token, self._key = token, key
+
+    def auth_headers(self) -> dict[str, str]:
+        return {"Authorization": self._token, "Idempotency-Key": self._key}
+
+
+def test_pyfirecrest_sends_a_key(alice: Person) -> None:
+    named = Named(alice.http.headers["Authorization"], str(uuid4()))
+    client = firecrest.v2.Firecrest(str(alice.http.base_url).rstrip("/"), authorization=named)
+    try:
+        jobs = [client.submit("demo", working_dir=str(alice.user.home), script_str=SLEEP) for _ in range(2)]
+    finally:
+        client.close_session()
+    assert jobs[0] == jobs[1]
 
 
 def test_systems_say_what_they_promise(alice: Person) -> None:
