@@ -267,6 +267,20 @@ def test_values_and_depth_are_counted(value: Any, block: int, pretty: bool, plai
     assert count - 1 <= shape.values <= 3 * count
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"[" * 33 + b"]" * 33, "nested too deeply"),
+        (b"[" + b"0," * 40_000 + b"0]", "too many values"),
+        (b"[" + b'"",' * 40_000 + b"0]", "too many values"),
+    ],
+    ids=["deep", "wide", "wide with strings"],
+)
+def test_what_has_too_much_in_it_is_refused(text: bytes, words: str) -> None:
+    with pytest.raises(BadRequest, match=words):
+        Shape().feed(text)
+
+
 KINDS = (GatewayError, InvalidParameters, ValidationError, ValueError, Body, Request, bytearray)
 
 

@@ -121,7 +121,7 @@ async def test_a_file_may_be_named_in_each_way(settings: Make, tmp_path: Path, s
         await eventually(lambda: jwks.ready)
 
 
-@pytest.mark.parametrize("kind", ["fifo", "directory", "device", "huge"])
+@pytest.mark.parametrize("kind", ["fifo", "directory", "device", "huge", "padded"])
 async def test_a_file_that_never_ends_blocks_nothing(settings: Make, tmp_path: Path, logs: Logs, kind: str) -> None:
     path = tmp_path / "source"
     match kind:
@@ -134,6 +134,9 @@ async def test_a_file_that_never_ends_blocks_nothing(settings: Make, tmp_path: P
         case "huge":
             with path.open("wb") as file:
                 file.truncate(MAX_DOCUMENT + 1)
+        case "padded":
+            # Its beginning is a good document.
+            path.write_text(json.dumps({"keys": [jwk("RSA")]}).ljust(2 * MAX_DOCUMENT))
     async with Jwks(settings(public_certs=(path.as_uri(),))) as jwks:
         await eventually(lambda: bool(failures(logs)))
         assert not jwks.ready

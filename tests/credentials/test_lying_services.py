@@ -197,6 +197,7 @@ GOOD_LINE = user(KEY)
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda data: data.decode("latin-1")))
 @example("ssh-ed25519-cert-v01@openssh.com AAAA")
 @example("ssh-ed25519-cert-v01@openssh.com " + "A" * 4000)
+@example(GOOD_LINE + " " + "x" * 64 * 1024)
 def test_nonsense_is_no_certificate(said: str) -> None:
     with pytest.raises(CredentialRefused):
         user_certificate(said, KEY, "It")
