@@ -50,11 +50,11 @@ def wormholes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WormholeServ
 
 @pytest.fixture(scope="module")
 def site(cluster: Cluster, store: ObjectStore, wormholes: WormholeServers) -> Iterator[Gateway]:
-    program = {"python": node_python(cluster), "install": False, "wait_timeout": 30}
+    program = {"python": node_python(cluster), "install": False, "wait_timeout": 120}
     port = cluster.take_port()
     methods = [
         {"service_type": "streamer", "host": "127.0.0.1", "port_range": [port, port + 5], **program},
-        store.settings(poll_interval=0.5, wait_timeout=30),
+        store.settings(poll_interval=0.5, wait_timeout=120),
         {
             "service_type": "wormhole",
             "relay_url": wormholes.relay_url,

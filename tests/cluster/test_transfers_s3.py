@@ -37,7 +37,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 
 @pytest.fixture(scope="module")
 def site(cluster: Cluster, store: ObjectStore) -> Iterator[Gateway]:
-    settings = store.settings(multipart={"max_part_size": PART, "parallel_runs": 2}, poll_interval=0.5, wait_timeout=30)
+    settings = store.settings(
+        multipart={"max_part_size": PART, "parallel_runs": 2}, poll_interval=0.5, wait_timeout=120
+    )
     config = cluster.write_gateway_config(
         cluster.directory / "tests-s3.yaml",
         clusters=[
@@ -136,7 +138,7 @@ def slow(cluster: Cluster, store: ObjectStore, connect: Connect) -> Iterator[tup
             private_url=line.url,
             multipart={"max_part_size": PART, "parallel_runs": 2},
             poll_interval=0.2,
-            wait_timeout=30,
+            wait_timeout=120,
         )
         config = cluster.write_gateway_config(
             cluster.directory / "tests-s3-slow.yaml",

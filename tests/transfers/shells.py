@@ -44,7 +44,7 @@ class Sh:
     """Whether scripts run as an ordinary user, who may not be able to reach the Python of the tests."""
 
     def run(
-        self, script: Script, *directives: str, timeout: float = 60, chown: bool = True, **environment: str
+        self, script: Script, *directives: str, timeout: float = 300, chown: bool = True, **environment: str
     ) -> Ended:
         """Run a script from a file, as schedulers do; root's without the right to give files to any group, if asked."""
         path = self.directory.parent / f"{self.directory.name}.sh"

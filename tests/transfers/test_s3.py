@@ -145,7 +145,7 @@ def method(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
 
     def make(jobs: Jobs, **settings: Any) -> S3Transfer:
         multipart = {"max_part_size": PART, **settings.pop("multipart", {})}
-        document = store.settings(multipart=multipart, poll_interval=0.2, wait_timeout=20, **settings)
+        document = store.settings(multipart=multipart, poll_interval=0.2, wait_timeout=120, **settings)
         around = TransferContext("demo", None, jobs)  # type: ignore[arg-type]
         return S3Transfer(S3Settings.model_validate(document), around)
 

@@ -60,7 +60,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Script, Any]]:
         first = free_port()
         document = {
             "service_type": "streamer", "host": "127.0.0.1", "port_range": [first, min(first + 3, 65535)],
-            "connection_attempts": 1, "wait_timeout": 20, "python": sys.executable, "install": False, **settings,
+            "connection_attempts": 1, "wait_timeout": 120, "python": sys.executable, "install": False, **settings,
         }  # fmt: skip
         around = TransferContext("demo", None, run)  # type: ignore[arg-type]
         method = StreamerTransfer(StreamerSettings.model_validate(document), around)

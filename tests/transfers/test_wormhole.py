@@ -60,7 +60,7 @@ def start(monkeypatch: pytest.MonkeyPatch, servers: WormholeServers) -> Callable
     def begin(request: Upload | Download, **settings: Any) -> tuple[Script, str]:
         document = {
             "service_type": "wormhole", "relay_url": servers.relay_url, "transit_helper": servers.transit_helper,
-            "wait_timeout": 30, "python": sys.executable, "install": False, **settings,
+            "wait_timeout": 120, "python": sys.executable, "install": False, **settings,
         }  # fmt: skip
         around = TransferContext("demo", None, run)  # type: ignore[arg-type]
         method = WormholeTransfer(WormholeSettings.model_validate(document), around)
