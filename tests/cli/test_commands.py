@@ -233,7 +233,7 @@ def test_what_a_token_says(config: Path) -> None:
     assert "c2lnbmF0dXJl" not in done.stdout
     opaque = run("token", "--show", "--token", "opaque")
     assert opaque.returncode == 0
-    assert "no JWT" in opaque.stdout
+    assert "not a JWT" in opaque.stdout
     refused = run("token", "--show", "--config", str(config), input=token)
     assert refused.returncode == 1
     assert "\N{BALLOT X} refused, with status 503: The identity provider's keys are not loaded yet" in refused.stdout
