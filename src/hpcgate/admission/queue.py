@@ -183,7 +183,8 @@ class _Line:
     def _lengths(self) -> dict[int, dict[Asker, None]]:
         """Return who has how many waiting, which is kept up to date only while the line is full, or nearly so."""
         if self._by_length is None:
-            self._by_length, self._longest = {}, 0
+            self._by_length = {}
+            self._longest = 0
             for group in (self.queues, self.blocked):
                 for asker, queue in group.items():
                     self._count(self._by_length, asker, 0, len(queue))
