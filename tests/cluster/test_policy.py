@@ -242,7 +242,11 @@ def test_denials_are_audited(held: httpx.Client, guarded: Gateway, cluster: Clus
 def test_every_endpoint_with_a_path_is_tried(guarded: Gateway) -> None:
     """A new endpoint must be added to `requests`."""
     tried = {(method, url.replace("0" * 32, "{upload_id}")) for method, url, _ in requests("{system_name}", "/", "/")}
-    without_paths = {("GET", "/compute/{system_name}/jobs")}
+    without_paths = {
+        ("GET", "/compute/{system_name}/jobs"),
+        ("GET", "/compute/{system_name}/submissions"),
+        ("GET", "/compute/{system_name}/submissions/{key}"),
+    }
     document = httpx.get(f"{guarded.url}/openapi.json").json()
     for path, item in document["paths"].items():
         for method in item:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from hpcgate.demo.packages import ensure_installed
 from hpcgate.filesystem import beneath_program
 
 SECRET = b"nobody may read this"
@@ -240,6 +241,11 @@ def test_few_files_are_open_at_a_time(box: Box) -> None:
         assert box.do(do, files=48, **asked) == 0, do
 
 
+def _damaged(how: Callable[[bytes], bytes]) -> bytes:
+    """Return an archive of two members, each a header and a block, after something has happened to it."""
+    return how(_archive(("first", {"size": 4}), ("second", {"size": 4})))
+
+
 def _archive(*members: tuple[str, dict[str, Any]]) -> bytes:
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -275,6 +281,9 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], int]] = {
     "a time that nothing can have": (lambda: _archive(("x", {"mtime": 2**70})), 1),
     "a header of two GiB": (_header_bomb, 1),
     "a negative size": (lambda: _archive(("x", {"pax_headers": {"size": "-4"}})), 1),
+    "a header that makes no sense": (lambda: _damaged(lambda whole: whole[:1024] + b"x" * 512 + whole[1536:]), 1),
+    "a header that is cut short": (lambda: _damaged(lambda whole: whole[: 1024 + 100]), 1),
+    "no end but whole members": (lambda: _damaged(lambda whole: whole[:2048]), 0),
     "set-user-ID": (lambda: _archive(("x", {"mode": 0o6755})), 0),
     "a name of 255 bytes": (lambda: _archive(("x" * 255, {"size": 4})), 0),
     "a name of 256 bytes": (lambda: _archive(("x" * 256, {"size": 4})), 1),
@@ -315,6 +324,7 @@ def test_what_is_unpacked_gets_what_the_place_says(
     top = box.path / "sub"
     top.chmod(mode)
     if listed is not None:
+        ensure_installed({"setfacl": "acl"}, lambda _: None)
         subprocess.run(["setfacl", "-d", "-m", listed, top], check=True)
     members = [
         ("d", {"type": tarfile.DIRTYPE, "mode": 0o755}),

@@ -29,6 +29,7 @@ from hpcgate.schedulers.once import Doubt, Fate, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once, Receipts
 from hpcgate.schedulers.submitting import Printed
 from tests.schedulers.local_session import LocalPool
+from tests.sites.shells import shell_program
 from tests.ssh.stepping import Shims
 
 ALICE = Principal("alice", token="")
@@ -93,6 +94,7 @@ class Site:
     """A user's home on a login node, and submissions there."""
 
     def __init__(self, directory: Path, shell: Sequence[str]) -> None:
+        shell_program(shell[0])
         self.home = directory / "home"
         self.home.mkdir()
         self.receipts = self.home / DIRECTORY

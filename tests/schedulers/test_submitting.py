@@ -1,7 +1,6 @@
 """What submits a job has all of it, or does nothing."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.pbs import qsub, script
 from hpcgate.schedulers.slurm import sbatch
 from hpcgate.schedulers.submitting import whole
+from tests.sites.shells import shell_program
 
 SHELLS = {"dash": ["dash"], "bash": ["bash"], "busybox": ["busybox", "sh"]}
 SCRIPT = "#!/bin/sh\n" + "echo a line of a script\n" * 4000 + "echo the end"
@@ -19,7 +19,7 @@ SCRIPT = "#!/bin/sh\n" + "echo a line of a script\n" * 4000 + "echo the end"
 @pytest.fixture(params=SHELLS)
 def shell(request: pytest.FixtureRequest) -> list[str]:
     found = SHELLS[request.param]
-    assert shutil.which(found[0]), f"please install {found[0]}"
+    shell_program(found[0])
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcgate.demo.packages import ensure_installed
 from hpcgate.filesystem import compress, extract, unpacking
 from hpcgate.ssh.files import command_files
 from hpcgate.transfers import jobs
@@ -65,6 +66,7 @@ def top() -> Iterator[Path]:
         os.chown(top / "shared", NOBODY, GROUP)
         (top / "shared").chmod(0o2775)
         acl = f"u:{NAMED}:rwx,g::rwx,o::-"
+        ensure_installed({"setfacl": "acl"}, lambda _: None)
         subprocess.run(["setfacl", "-d", "-m", acl, top / "shared"], check=True)
         yield top
 

@@ -1097,7 +1097,23 @@ def key(info):
 
 
 class Member(tarfile.TarInfo):
-    """A member of an archive, whose long names and attributes are read only as far as any system would take them."""
+    """A member of an archive, whose long names and attributes are read only as far as any system would take them.
+
+    Where a header behind the first one makes no sense or is cut short, tarfile takes that for the archive's end.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tar):
+        """Read the next member."""
+        try:
+            return super().fromtarfile(tar)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise Failed("tar: the archive is damaged: %s" % error) from None
+
+    def _block(self, count):
+        if count < 0:
+            raise Failed("tar: the archive is damaged: a size is negative")
+        return super()._block(count)
 
     def _proc_member(self, tar):
         if self.size < 0 or (self.type in LONG and self.size > MAX_HEADER):

@@ -25,6 +25,7 @@ from hpcgate.ssh.files import command_files
 from hpcgate.transfers import jobs, s3_jobs, streamer, wormhole
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.script import job_script
+from tests.sites.shells import shell_program
 from tests.ssh.stepping import Shims
 
 SIGNAL = """\
@@ -356,6 +357,7 @@ def test_a_script_clears_up_whichever_step_a_signal_comes_in(tmp_path: Path, shm
 @pytest.mark.parametrize("shell", ["dash", "bash --posix", "bash", "busybox sh"])
 @pytest.mark.parametrize("ending", [ENDING, CUT_OFF], ids=["ending", "cut off"])
 def test_every_shell_clears_up(tmp_path: Path, shm: Path, shell: str, ending: str) -> None:
+    shell_program(shell.split()[0])
     world = World(tmp_path, shm, Case(small(ending)), shell)
     steps = world.run(1_000_000, "none")
     assert steps == 4
