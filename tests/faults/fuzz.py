@@ -547,6 +547,7 @@ def scene(cluster: Cluster) -> Iterator[Scene]:
             metrics={"path": "/metrics"},
             http={
                 "max_requests": MAX_REQUESTS,
+                "max_delay": 10,
                 "header_timeout": SILENT,
                 "keep_alive": 1,
                 "body_timeout": 2,

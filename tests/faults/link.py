@@ -1,9 +1,11 @@
 """A login node in a network namespace of its own, behind a link whose packets the kernel can be told to drop."""
 
 import os
+import secrets
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,23 +35,33 @@ class Link:
 
     def __init__(self, cluster: Cluster) -> None:
         ensure_installed({"ip": "iproute2", "nft": "nftables"}, cluster.progress)
-        # 198.18.0.0/15 is for measuring network devices (RFC 2544): nobody has it for anything else.
-        number = os.getpid() % 16384
+        # 198.18.0.0/15 is for measuring network devices (RFC 2544): nobody has it for anything else. Process ids tell
+        # nothing apart: containers have their own, and may share the network.
+        chosen = secrets.randbits(40)
+        number = chosen % 16384
         net = f"198.18.{number // 64}."
         first = number % 64 * 4
         self._near, self.host = f"{net}{first + 1}", f"{net}{first + 2}"
-        self._name = f"hpcgate{os.getpid()}"
+        self._name = f"hg{chosen:010x}"
         self._cluster = cluster
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
-        name, near, far = self._name, f"{self._name[-13:]}-n", f"{self._name[-13:]}-f"
-        self._ip("netns", "add", name)
+        near, far = f"{self._name}-n", f"{self._name}-f"
+        # Not by ``ip netns``, which wants to mount: in a chroot it may not.
+        holder = subprocess.Popen([program("unshare"), "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._processes.append(holder)
         try:
-            self._ip("link", "add", near, "type", "veth", "peer", "name", far, "netns", name)
+            assert holder.stdin is not None
+            assert holder.stdout is not None
+            holder.stdin.write(b"there\n")
+            holder.stdin.flush()
+            holder.stdout.readline()
+            self._ip("link", "add", near, "type", "veth", "peer", "name", far, "netns", str(holder.pid))
             self._ip("addr", "add", f"{self._near}/30", "dev", near)
             self._ip("link", "set", near, "up")
-            self._ip("-n", name, "addr", "add", f"{self.host}/30", "dev", far)
-            self._ip("-n", name, "link", "set", far, "up")
+            for argv in (("addr", "add", f"{self.host}/30", "dev", far), ("link", "set", far, "up")):
+                subprocess.run(self._inside(program("ip"), *argv), check=True)
             self._start_sshd()
         except BaseException:
             self._end()
@@ -66,10 +78,11 @@ class Link:
         file.write_text(text.replace("Match Address 127.0.0.0/8", f"Match Address {self._near}"))
         log = file.with_suffix(".log")
         with log.open("wb") as output:
-            self._sshd = subprocess.Popen(self._inside(program("sshd"), "-D", "-e", "-f", str(file)), stderr=output)
+            sshd = subprocess.Popen(self._inside(program("sshd"), "-D", "-e", "-f", str(file)), stderr=output)
+        self._processes.append(sshd)
         deadline = time.monotonic() + 120
         while f"listening on {self.host}" not in log.read_text():
-            assert self._sshd.poll() is None, log.read_text()
+            assert sshd.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
 
@@ -77,13 +90,18 @@ class Link:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._end()
-        self._sshd.wait()
 
     def _end(self) -> None:
-        argv = [program("ip"), "netns", "pids", self._name]
-        for pid in map(int, subprocess.run(argv, check=True, capture_output=True, text=True).stdout.split()):
-            os.kill(pid, signal.SIGTERM)
-        self._ip("netns", "delete", self._name)
+        """End all that runs inside; the link goes with the last of it."""
+        space = Path(f"/proc/{self._processes[0].pid}/ns/net").readlink()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (process / "ns/net").readlink() == space:
+                    os.kill(int(process.name), signal.SIGTERM)
+        for one in self._processes:
+            one.wait()
+            for pipe in filter(None, (one.stdin, one.stdout)):
+                pipe.close()
 
     def drop(self) -> None:
         """Drop every packet, in both directions, without a word to anybody."""
@@ -94,7 +112,7 @@ class Link:
         subprocess.run(self._inside(program("nft"), "delete", "table", "inet", "faults"), check=True)
 
     def _inside(self, *argv: str) -> list[str]:
-        return [program("ip"), "netns", "exec", self._name, *argv]
+        return [program("nsenter"), "--net", "--target", str(self._processes[0].pid), *argv]
 
     def _ip(self, *argv: str) -> None:
         subprocess.run([program("ip"), *argv], check=True)
