@@ -181,7 +181,7 @@ def test_what_needs_a_restart_is_named(cluster: Cluster) -> None:
     gateway = cluster.start_gateway(config)
 
     def other(settings: dict[str, Any]) -> None:
-        settings["http"] = {"keep_alive": 17}
+        settings["http"]["keep_alive"] = 17
         settings["logger"] = {"level": "debug"}
         settings["metrics"] = {"path": "/metrics"}
         settings["clusters"][0]["name"] = "renamed"
