@@ -277,7 +277,7 @@ async def test_what_a_start_up_file_leaves_running_holds_nobody_up_for_good(
 ) -> None:
     """The channel stays open while anything has the command's output, which may be for good."""
     monkeypatch.setattr("hpcgate.ssh.commands.process.MAX_SILENCE", 5.0)
-    pool = make_pool(sshd, files="commands", start_up_timeout=60, timeout={"command_execution": 5})
+    pool = make_pool(sshd, files="commands", start_up_timeout=60, timeout={"command_execution": 15})
     with Account(nodes) as account:
         account.starts_with("sleep 4711 & disown")
         async with pool.lease(principal(account.user)) as session:

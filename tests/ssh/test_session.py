@@ -406,7 +406,7 @@ async def test_asking_a_process(make_pool: MakePool, sshd: Sshd, nodes: LoginNod
 
 
 async def test_a_process_that_cannot_be_asked(make_pool: MakePool, nodes: LoginNodes, sshd: Sshd) -> None:
-    pool = make_pool(sshd, max_output_size=2048, timeout={"command_execution": 5})
+    pool = make_pool(sshd, max_output_size=2048, timeout={"command_execution": 300})
     async with pool.lease(principal(nodes.alice)) as session:
         with pytest.raises(NotSupported, match="no-such-program"):
             await session.ask(["no-such-program"], b"x\n")
@@ -419,6 +419,7 @@ async def test_a_process_that_cannot_be_asked(make_pool: MakePool, nodes: LoginN
         assert await session.ask(once, b"x\n") == b"1", "a new one is started"
         with pytest.raises(TooLarge):
             await session.ask(["sh", "-c", "cat /dev/zero | tr '\\0' x"], b"x\n")
+    async with make_pool(sshd, timeout={"command_execution": 1}).lease(principal(nodes.alice)) as session:
         with pytest.raises(TimedOut):
             await session.ask(["sh", "-c", "sleep 4715; :"], b"x\n")
         assert await gone(nodes.alice, "4715")
