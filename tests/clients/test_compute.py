@@ -124,7 +124,7 @@ def test_lists_of_jobs(client: Any, site: Site, submit: Submit, bob: Person) -> 
     batch = site.cluster.as_user(bob.user, ["sbatch", "--parsable", "--hold", "--wrap", "true"], slurm=site.slurm)
     foreign = batch.stdout.strip()
     try:
-        # The gateway speaks of a version that had no such filters, which the client comes to know by the first answer.
+        # The version that these filters came with, and that the gateway's answers name.
         client.set_api_version("2.6.0")
         listed = ids_of(client.job_info(site.name))
         assert {mine, other} <= listed

@@ -1,4 +1,4 @@
-"""Every message that the page quotes is one of the program's, and it leaves out no status and no line of the log."""
+"""The page quotes the program's own messages, and leaves out no status, refusal of a token or line of the log."""
 
 import ast
 import inspect
@@ -56,6 +56,29 @@ def test_each_status_has_its_place() -> None:
     for _, kind in inspect.getmembers(errors, inspect.isclass):
         if issubclass(kind, errors.GatewayError) and kind.__module__ == errors.__name__:
             assert str(kind.status) in headings, kind.__name__
+
+
+def refusals() -> Iterator[str]:
+    """Yield what is said of a token or key that is refused, up to what is filled in."""
+    for tree in SOURCE:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("_refusal", "Unauthenticated") and node.args:
+                said = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+                if isinstance(said, ast.Constant):
+                    yield str(said.value).strip()
+
+
+def test_every_refusal_of_a_token_is_named() -> None:
+    found = set(refusals())
+    assert len(found) > 12
+    table = PAGE.partition("## 401")[2].partition("\n## ")[0]
+    assert [text for text in sorted(found) if f"`{text}" not in table] == []
+
+
+def test_the_questions_of_users_name_messages_that_the_page_has() -> None:
+    named = re.findall(r"`([A-Z][^`]+ [^`]+)`", (ROOT / "docs" / "users" / "faq.md").read_text())
+    assert len(named) > 5
+    assert [message for message in named if f"`{message}" not in PAGE] == []
 
 
 def logged() -> Iterator[str]:
