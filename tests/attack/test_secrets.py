@@ -18,7 +18,7 @@ import structlog
 from hpcgate.api.routes.status import public
 from hpcgate.auth import Principal
 from hpcgate.auth.jwks import Jwks
-from hpcgate.auth.tokens import TokenVerifier
+from hpcgate.auth.tokens import MAX_TOKEN, TokenVerifier
 from hpcgate.config import ConfigError, LoggerSettings, Settings, load
 from hpcgate.credentials.static import StaticKeys
 from hpcgate.demo.cluster import Cluster, Gateway
@@ -174,7 +174,7 @@ def values(thing: Any, seen: set[int]) -> Iterator[Any]:
 
 async def test_no_repr_shows_a_secret(guarded: Guarded, cluster: Cluster) -> None:
     settings = load(guarded.config)
-    verifier = TokenVerifier(settings.auth.authentication, Jwks(settings.auth.authentication))
+    verifier = TokenVerifier(settings.auth.authentication, Jwks(settings.auth.authentication), MAX_TOKEN)
     principal = Principal("alice", guarded.token, {"jti": "1", "secret": guarded.token})
     keys = StaticKeys(settings.ssh_credentials)  # type: ignore[arg-type]
     owner = Principal(cluster.user("alice").name, guarded.token)

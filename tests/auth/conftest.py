@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
 from hpcgate.auth import Jwks, TokenVerifier
+from hpcgate.auth.tokens import MAX_TOKEN
 from hpcgate.config import OidcSettings
 
 from .idp import Idp
@@ -67,7 +68,7 @@ async def verifier(settings: Callable[..., OidcSettings]) -> AsyncIterator[Calla
             given = settings(**changes)
             jwks = await stack.enter_async_context(Jwks(given))
             await eventually(lambda: jwks.ready)
-            return TokenVerifier(given, jwks)
+            return TokenVerifier(given, jwks, MAX_TOKEN)
 
         yield make
 

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from hpcgate.auth import Jwks, TokenVerifier
 from hpcgate.auth import introspection as introspection_module
+from hpcgate.auth.tokens import MAX_TOKEN
 from hpcgate.config import OidcSettings
 from hpcgate.errors import Forbidden, Unauthenticated, Unavailable
 
@@ -54,7 +55,7 @@ async def make(service: Service, settings: Callable[..., OidcSettings]) -> Async
         async def verifier(changes: dict[str, Any] | None = None, **oidc: Any) -> TokenVerifier:
             given = {"url": service.url, "client_id": "hpcgate", "client_secret": "sesame", **(changes or {})}
             made = settings(introspection=given, **oidc)
-            it = TokenVerifier(made, await stack.enter_async_context(Jwks(made)))
+            it = TokenVerifier(made, await stack.enter_async_context(Jwks(made)), MAX_TOKEN)
             stack.push_async_callback(it.close)
             return it
 

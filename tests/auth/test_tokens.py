@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hpcgate.auth import Jwks, Principal, TokenVerifier, bearer
 from hpcgate.auth import jwks as jwks_module
 from hpcgate.auth import tokens as tokens_module
+from hpcgate.auth.tokens import MAX_TOKEN
 from hpcgate.config import OidcSettings
 from hpcgate.errors import Forbidden, GatewayError, Unauthenticated, Unavailable
 
@@ -69,7 +70,7 @@ async def test_a_token_of_the_specification(settings: Callable[..., OidcSettings
     given = settings(public_certs=(file.as_uri(),))
     async with Jwks(given) as jwks:
         await eventually(lambda: jwks.ready)
-        verifier = TokenVerifier(given, jwks)
+        verifier = TokenVerifier(given, jwks, MAX_TOKEN)
         # The signature is good, so that only the payload, which is no JSON, is left to complain of.
         assert await refused(verifier, text) == "Invalid token"
         assert await refused(verifier, text[:-4] + "AAAA") == "Invalid token signature"
@@ -240,6 +241,17 @@ async def test_a_token_may_be_long_but_not_longer(verifier: Verifier) -> None:
     assert (await verify.principal(long)).username == "alice"
     assert await refused(verify, token(payload=claims(groups=["g" * 50_000]))) == "Token too long"
     assert await refused(verify, "x" * 50_000_000) == "Token too long"
+
+
+async def test_where_headers_may_be_longer_tokens_may_too(settings: Callable[..., OidcSettings]) -> None:
+    """Whoever makes a verifier has to say how long: the gateway, `hpcgate check --connect` and `hpcgate token`."""
+    given = settings()
+    long = token(payload=claims(groups=["g" * 60_000]))
+    assert MAX_TOKEN < len(long) < 2 * MAX_TOKEN
+    async with Jwks(given) as jwks:
+        await eventually(lambda: jwks.ready)
+        assert await refused(TokenVerifier(given, jwks, MAX_TOKEN), long) == "Token too long"
+        assert (await TokenVerifier(given, jwks, 2 * MAX_TOKEN).principal(long)).username == "alice"
 
 
 @pytest.mark.parametrize(
@@ -555,7 +567,7 @@ async def test_an_idp_that_is_down_at_the_start_is_503_until_it_is_up(
     idp.status = 503
     given = settings(jwks_cooldown=0.05, jwks_refresh=600)
     async with Jwks(given) as jwks:
-        verify = TokenVerifier(given, jwks)
+        verify = TokenVerifier(given, jwks, MAX_TOKEN)
         with pytest.raises(Unavailable) as caught:
             await verify.principal(token())
         assert caught.value.status == 503
@@ -573,7 +585,7 @@ async def test_a_source_that_never_came_up_is_503_for_keys_that_may_be_its(
     given = settings(public_certs=(idp.url, (tmp_path / "none").as_uri()))
     async with Jwks(given) as jwks:
         await eventually(lambda: jwks.ready)
-        verify = TokenVerifier(given, jwks)
+        verify = TokenVerifier(given, jwks, MAX_TOKEN)
         assert await verify.principal(token())
         with pytest.raises(Unavailable):
             await verify.principal(token(which=7))
@@ -698,7 +710,7 @@ def anything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
             jwks = Jwks(given)
             await jwks.open()
             await eventually(lambda: jwks.ready)
-            return jwks, TokenVerifier(given, jwks)
+            return jwks, TokenVerifier(given, jwks, MAX_TOKEN)
 
         async def tried(text: str) -> GatewayError | Principal:
             try:

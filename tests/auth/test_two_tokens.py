@@ -16,6 +16,7 @@ from aiohttp import web
 
 from hpcgate.api.routes.jobs import _encodings
 from hpcgate.auth import Jwks, OpenFga, Principal, TokenVerifier
+from hpcgate.auth.tokens import MAX_TOKEN
 from hpcgate.config import OidcSettings, OpenFgaSettings, SshSettings
 from hpcgate.credentials.base import Credential
 from hpcgate.credentials.certificate_cache import CertificateSource
@@ -86,7 +87,7 @@ def principals(one: Claims, other: Claims) -> tuple[Principal, Principal]:
 async def verified(site: Site, one: Claims, other: Claims) -> None:
     """Each token has its own claims, the first time and from memory; of the second nothing is known by the first."""
     settings = site.settings()
-    it = TokenVerifier(settings, await site.stack.enter_async_context(Jwks(settings)))
+    it = TokenVerifier(settings, await site.stack.enter_async_context(Jwks(settings)), MAX_TOKEN)
     site.stack.push_async_callback(it.close)
     first, second = (token(payload=claims(**said)) for said in (one, other))
     assert (await it.principal(first)).claims.items() >= one.items()
@@ -114,7 +115,7 @@ async def introspected(site: Site, one: Claims, other: Claims) -> None:
     settings = site.settings(
         public_certs=(), introspection={"url": url, "client_id": "c", "client_secret": "s", "cache": 60}
     )
-    it = TokenVerifier(settings, await site.stack.enter_async_context(Jwks(settings)))
+    it = TokenVerifier(settings, await site.stack.enter_async_context(Jwks(settings)), MAX_TOKEN)
     site.stack.push_async_callback(it.close)
     for _ in range(2):
         found = await asyncio.gather(*map(it.principal, said))
@@ -274,7 +275,7 @@ async def test_what_differs_is_not_shared(
 async def test_a_token_is_judged_by_what_it_says_itself(site: Site, needed: dict[str, Any], difference: str) -> None:
     """However often the user's other token was accepted."""
     settings = site.settings(**needed)
-    it = TokenVerifier(settings, await site.stack.enter_async_context(Jwks(settings)))
+    it = TokenVerifier(settings, await site.stack.enter_async_context(Jwks(settings)), MAX_TOKEN)
     site.stack.push_async_callback(it.close)
     outcomes: list[Hashable] = []
     for _ in range(2):

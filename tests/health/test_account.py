@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from hpcgate.auth import Jwks, TokenVerifier
+from hpcgate.auth.tokens import MAX_TOKEN
 from hpcgate.config import OidcSettings, ServiceAccount
 from hpcgate.errors import GatewayError, Unavailable
 from hpcgate.health.account import MARGIN, ProbeAccount
@@ -64,7 +65,9 @@ def oidc(server: TestServer) -> OidcSettings:
 @pytest.fixture
 async def account(oidc: OidcSettings) -> AsyncIterator[ProbeAccount]:
     async with Jwks(oidc) as jwks:
-        yield ProbeAccount(ServiceAccount(client_id="probe", secret="s3cret"), oidc, TokenVerifier(oidc, jwks))
+        yield ProbeAccount(
+            ServiceAccount(client_id="probe", secret="s3cret"), oidc, TokenVerifier(oidc, jwks, MAX_TOKEN)
+        )
 
 
 async def test_client_credentials_and_one_token_for_many_rounds(account: ProbeAccount, provider: Provider) -> None:
@@ -94,7 +97,7 @@ async def test_new_keys_of_the_provider_cost_one_more_token(
         account = ProbeAccount(
             ServiceAccount(client_id="probe", secret="s3cret"),
             oidc,
-            TokenVerifier(oidc, jwks),
+            TokenVerifier(oidc, jwks, MAX_TOKEN),
         )
         await account.principal()
         await jwks.renew()  # joins the first fetch, up to its very end
@@ -126,7 +129,7 @@ async def test_a_provider_whose_tokens_for_a_client_name_nobody(
     settings = oidc.model_copy(update={"required_scopes": ("access",)})
     client = {"client_id": "probe", "secret": "s3cret", "scope": "api://hpcgate/.default"}
     async with Jwks(settings) as jwks:
-        verifier = TokenVerifier(settings, jwks)
+        verifier = TokenVerifier(settings, jwks, MAX_TOKEN)
         nameless = ProbeAccount(ServiceAccount.model_validate(client), settings, verifier)
         with pytest.raises(GatewayError, match="lacks a required scope"):
             await nameless.principal()

@@ -77,7 +77,7 @@ class TokenVerifier:
     is no longer published.
     """
 
-    def __init__(self, settings: OidcSettings, jwks: Jwks, longest: int = MAX_TOKEN) -> None:
+    def __init__(self, settings: OidcSettings, jwks: Jwks, longest: int) -> None:
         """Keep the settings and the keys, which the caller opens and closes.
 
         Args:

@@ -13,7 +13,7 @@ import structlog
 import typer
 
 from hpcgate.auth.principal import Principal
-from hpcgate.config import ConfigError, OidcSettings, ServiceAccount, Settings, load
+from hpcgate.config import ConfigError, ServiceAccount, Settings, load
 from hpcgate.config.files import read_text
 from hpcgate.config.loading import ENVIRONMENT_VARIABLES
 from hpcgate.errors import GatewayError
@@ -170,7 +170,7 @@ def _show(token: str, config: Path | None) -> int:
         return 0
     be_silent()
     try:
-        principal = run(_verify(token, _settings(config).auth.authentication))
+        principal = run(_verify(token, _settings(config)))
     except GatewayError as error:
         typer.echo(f"\N{BALLOT X} refused, with status {error.status}: {error.message}")
         return 1
@@ -196,12 +196,13 @@ def _span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-async def _verify(token: str, settings: OidcSettings) -> Principal:
+async def _verify(token: str, settings: Settings) -> Principal:
     from hpcgate.auth.jwks import Jwks
     from hpcgate.auth.tokens import TokenVerifier
 
-    jwks = Jwks(settings)
-    tokens = TokenVerifier(settings, jwks)
+    authentication = settings.auth.authentication
+    jwks = Jwks(authentication)
+    tokens = TokenVerifier(authentication, jwks, settings.http.max_header_size)
     try:
         await jwks.renew()
         return await tokens.principal(token)

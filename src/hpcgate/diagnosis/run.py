@@ -31,7 +31,7 @@ async def walk(settings: Settings, token: str | None = None) -> list[tuple[str, 
         authentication = settings.auth.authentication
         jwks = Jwks(authentication)
         stack.push_async_callback(jwks.close)
-        tokens = TokenVerifier(authentication, jwks)
+        tokens = TokenVerifier(authentication, jwks, settings.http.max_header_size)
         stack.push_async_callback(tokens.close)
         credentials: CredentialSource = plugin("hpcgate.credentials", settings.ssh_credentials.type)(
             settings.ssh_credentials
