@@ -61,6 +61,7 @@ def test_it_stays_until_ctrl_c_and_its_lines_can_be_pasted(tmp_path: Path) -> No
                 ["bash", "-c", f"{token}\n{systems}"], capture_output=True, text=True, timeout=120, check=False
             )
             assert '"demo"' in pasted.stdout, pasted.stderr
+            assert {'"s3"', '"streamer"'} <= set(re.findall(r'"\w+"', pasted.stdout)), pasted.stdout
             exports = [line.strip() for line in lines if line.strip().startswith("export ")]
             client = next(line.strip() for line in lines if line.strip().endswith("firecrest systems"))
             pasted = subprocess.run(

@@ -67,5 +67,6 @@ class ObjectStore:
             "secret_access_key": SECRET_KEY,
             "region": REGION,
             "ttl": 3600,
+            "timeout": 120,
             **more,
         }
