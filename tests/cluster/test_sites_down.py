@@ -160,6 +160,13 @@ def test_who_did_not_answer_may_know_the_job(site: Site, case: str) -> None:
             answer = ask(site.http)
             assert answer.status_code == (403 if "no standing" in case else 503), (asking, answer.text)
             assert answer.status_code != 503 or int(answer.headers["Retry-After"]) > 0
+        several = site.http.get("/compute/demo/jobs", params={"ids": f"{NOBODYS},{job_id}"})
+        if several.status_code == 200:
+            lacking = {each["jobId"]: each["status"] for each in several.json()["notShown"]}
+            assert lacking.pop(NOBODYS) == (403 if "no standing" in case else 503), several.text
+            assert 404 not in lacking.values()
+        else:
+            assert several.status_code == (403 if "no standing" in case else 503), several.text
         with ThreadPoolExecutor(4) as pool:
             paths = [f"/compute/demo/jobs/{one}" for one in (NOBODYS, job_id, "888888", "777777")]
             answers = list(pool.map(site.http.get, paths))

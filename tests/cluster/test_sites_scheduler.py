@@ -375,6 +375,18 @@ def test_a_dry_run_in_the_script_is_refused(site: Site) -> None:
     assert "to start at" in answer.json()["message"]
 
 
+@pytest.mark.parametrize("option", ["--help", "--usage", "--version"])
+def test_options_that_are_for_a_person_are_answered_with_what_came_of_them(site: Site, option: str) -> None:
+    """In a script sbatch passes them over (22.05); a release that minds them submits nothing, which is 400."""
+    before = site.ids()
+    answer = site.submit(f"#!/bin/sh\n#SBATCH {option}\nsleep 300\n")
+    new = site.ids() - before
+    for job_id in new:
+        site.cluster.slurm.run(["scancel", job_id])
+    assert answer.status_code == (201 if new else 400), answer.text
+    assert new == ({answer.json()["jobId"]} if new else set())
+
+
 WAITS: dict[str, Callable[[Site], httpx.Response]] = {
     "in the script": lambda site: site.submit("#!/bin/sh\n#SBATCH --wait\nsleep 4713\n"),
     "in the environment": lambda site: (site.start_up({"SBATCH_WAIT": "1"}), site.submit())[1],

@@ -13,7 +13,7 @@ from tests.sites.test_accounts import ACCOUNTS
 from tests.sites.test_expiry import EXPIRED
 from tests.sites.test_machines import SYSTEM_SHELLS
 from tests.sites.test_shells import BY_SFTP, FORCED, REFUSALS, SHELLS
-from tests.sites.test_start_up import HARMFUL, HARMLESS, WAYS
+from tests.sites.test_start_up import AMID_SFTP, HARMFUL, HARMLESS, WAYS
 
 MAX = 60
 """Characters of a case's text that are shown."""
@@ -44,9 +44,13 @@ def _start_up() -> Iterable[str]:
         " in the way, each operation that needs the shell is 424 and names the start-up file; others come right;"
         " nothing stays on the login node, and once the file is mended, everything works again.",
     )
-    rows = [(name, _code(text), *["right"] * len(WAYS)) for name, text in HARMLESS.items()]
+    rows = [(name, _code(text), *(_harmless(name, way) for way in WAYS)) for name, text in HARMLESS.items()]
     rows += [(name, _code(text), *["right or 424"] * len(WAYS)) for name, text in HARMFUL.items()]
     yield from _table(("it", "for instance", *WAYS), rows)
+
+
+def _harmless(name: str, way: str) -> str:
+    return "right or 424" if name in AMID_SFTP and "behind" in way else "right"
 
 
 def _shells() -> Iterable[str]:

@@ -89,6 +89,12 @@ HARMLESS = {
     "begins with a byte order mark": "\ufeffexport EDITOR=vi",
     "sets a shell option that fails": "shopt -s nothing; set -o nothing; ulimit -n 99999999; ulimit -u unlimited",
 }
+AMID_SFTP = (
+    "prints a number", "prints on both outputs", "prints no newline", "prints a megabyte", "prints NUL bytes",
+    "prints another command's mark", "prints the command line", "counts on a terminal", "traps every command",
+    "clears the screen in colours",
+)  # fmt: skip
+"""Those that print where an SFTP server which the shell starts would speak: what comes first is no SFTP."""
 # Where they do not read what is not theirs, they do no harm either; most wait for it until the end.
 HARMFUL = {
     "runs another shell": "exec sh",
@@ -199,7 +205,8 @@ class Account:
         """What is stored is whole, and nobody has run what was to be stored."""
         assert (self.place / "old").read_bytes() == OLD
         for name, content in STORED.items():
-            if (self.place / name).exists() and (self.place / name).stat().st_size:
+            # A command that makes the file itself may have been told that its input is not its own.
+            if (self.place / name).exists() and (name != "script" or (self.place / name).stat().st_size):
                 assert (self.place / name).read_bytes() == content
         ran = [*self.home.rglob("ran-on-the-login-node"), *Path("/").glob("ran-on-the-login-node")]
         assert ran == []
@@ -238,16 +245,20 @@ async def comes_right(pool: Pool, account: Account, operation: Operation) -> Non
             assert time.monotonic() < deadline
 
 
-@pytest.mark.parametrize("way", ["SFTP", "commands"])
-@pytest.mark.parametrize("text", HARMLESS.values(), ids=HARMLESS)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", HARMLESS)
 async def test_a_start_up_file_that_does_no_harm(
-    make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, text: str, way: str
+    make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, name: str, way: str
 ) -> None:
     pool = pool_for(way, make_pool, sshd, behind, start_up=60)
     with Account(nodes) as account:
-        account.starts_with(text)
+        account.starts_with(HARMLESS[name])
         async with pool.lease(principal(account.user)) as session:
-            assert await try_all(session, account.place) == dict.fromkeys(OPERATIONS, "right")
+            found = await try_all(session, account.place)
+            if name not in AMID_SFTP or "behind" not in way:
+                assert found == dict.fromkeys(OPERATIONS, "right")
+            else:
+                assert "right" in found.values()
         await pool.close()
         account.has_lost_nothing()
 

@@ -126,6 +126,35 @@ async def test_a_node_that_punishes_is_not_down(nodes: LoginNodes) -> None:
     assert int(told.value.headers["Retry-After"]) > 0
 
 
+async def test_who_is_logged_in_goes_on_while_the_node_punishes(
+    nodes: LoginNodes, sshd: Sshd, make_pool: MakePool
+) -> None:
+    shut, over = False, asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if shut:
+            writer.write(b"Not allowed at this time\r\n")
+            writer.close()
+            return
+        behind = await asyncio.open_connection(sshd.host, sshd.port)
+        await asyncio.gather(pass_on(reader, behind[1]), pass_on(behind[0], writer))
+        over.set()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    pool = make_pool(sshd, port=server.sockets[0].getsockname()[1])
+    async with pool.lease(principal(nodes.alice)):
+        pass
+    shut = True
+    with pytest.raises(LoginNodeShut):
+        async with pool.lease(principal(nodes.bob)):
+            pass
+    async with pool.lease(principal(nodes.alice)) as session:
+        assert (await session.run(["echo", "here"])).stdout == b"here\n"
+    await pool.close()
+    await over.wait()
+    server.close()
+
+
 async def test_a_node_that_others_crowd_takes_the_login_a_moment_later(
     nodes: LoginNodes, sshd: Sshd, make_pool: MakePool
 ) -> None:
