@@ -195,6 +195,35 @@ def test_bodies_have_examples_that_fit(ours: dict[str, Any]) -> None:
         assert [str(error) for error in validator.iter_errors(body["example"])] == []
 
 
+def test_answers_have_examples_that_fit(ours: dict[str, Any]) -> None:
+    """They name nothing that the answer's model does not have."""
+    answers = [
+        (f"{method} {path}", content["application/json"])
+        for path, methods in ours["paths"].items()
+        for method, operation in methods.items()
+        for status, response in operation["responses"].items()
+        if status.startswith("2") and "application/json" in (content := response.get("content", {}))
+    ]
+    assert len(answers) > 25
+    assert [name for name, answer in answers if "example" not in answer] == []
+    for name, answer in answers:
+        schema = {**strict(answer["schema"]), "components": strict(ours["components"])}
+        validator = jsonschema_rs.validator_for(schema)
+        assert [str(error) for error in validator.iter_errors(answer["example"])] == [], name
+
+
+def strict(part: Any) -> Any:
+    """Return a schema that takes no properties but those that it names."""
+    if isinstance(part, list):
+        return [strict(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    made = {key: strict(value) for key, value in part.items()}
+    if "properties" in made and isinstance(made["properties"], dict) and "allOf" not in made:
+        made.setdefault("additionalProperties", False)
+    return made
+
+
 def test_what_a_request_must_name_has_an_example_that_fits(ours: dict[str, Any]) -> None:
     parameters = [
         (path, parameter)

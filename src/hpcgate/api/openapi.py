@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from hpcgate.api import openapi_examples, openapi_names
+from hpcgate.api import openapi_answers, openapi_examples, openapi_names
 from hpcgate.api.models.base import ApiResponseError
 from hpcgate.api.terms import terms_of
 
@@ -76,6 +76,7 @@ def install(
             _complete(document)
             openapi_names.name(document)
             openapi_examples.show(document)
+            openapi_answers.show(document)
             app.openapi_schema = document
         return app.openapi_schema
 
