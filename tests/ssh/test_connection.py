@@ -18,7 +18,7 @@ from hpcgate.errors import (
     LoginNodeUnreachable,
     TimedOut,
 )
-from hpcgate.ssh.connection import CIPHERS
+from hpcgate.ssh.login import CIPHERS
 from tests.ssh.conftest import MakePool
 from tests.ssh.nodes import LoginNodes, principal, processes
 

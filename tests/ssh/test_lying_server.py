@@ -16,7 +16,7 @@ from asyncssh.packet import Boolean, Byte, String, UInt32
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import ConnectionLost, GatewayError, LoginNodeError, TimedOut
 from hpcgate.ssh import unsent
-from hpcgate.ssh.connection import _LOGIN_BYTES
+from hpcgate.ssh.login import LOGIN_BYTES
 from tests.ssh.conftest import MakePool
 from tests.ssh.lying_server import Liar, lying
 from tests.ssh.nodes import LoginNodes, principal
@@ -105,7 +105,7 @@ async def test_a_flood_instead_of_a_login_is_cut_off(make_pool: MakePool, nodes:
             async with pool.lease(principal(nodes.alice)):
                 pass
     # What lay in the sockets' buffers is beside it.
-    assert sent[0] < _LOGIN_BYTES + 24 * MIB
+    assert sent[0] < LOGIN_BYTES + 24 * MIB
 
 
 CHANNELS = {

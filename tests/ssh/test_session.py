@@ -19,8 +19,8 @@ from hpcgate.errors import (
     TimedOut,
     TooLarge,
 )
-from hpcgate.ssh.channels import Slot
-from hpcgate.ssh.connection import ChannelRefused, Connection
+from hpcgate.ssh.channels import ChannelRefused, Slot
+from hpcgate.ssh.connection import Connection
 from hpcgate.ssh.files.command_files import CommandFiles
 from hpcgate.ssh.files.sftp_files import SftpFiles
 from hpcgate.ssh.session import Session

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvloop
 
-from hpcgate.ssh.connection import _IDLE_BYTES, _LONG, _PORTION, _take_turns
+from hpcgate.ssh.turns import IDLE_BYTES, LONG, PORTION, take_turns
 
 SENT = 16 * 1024 * 1024
 
@@ -46,13 +46,13 @@ async def flood(guarded: bool) -> Connection:
     """Have a socket bring more than can be read at once, and count the event loop's turns meanwhile."""
     loop = asyncio.get_running_loop()
     near, far = socket.socketpair()
-    near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * _LONG)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * LONG)
     far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT)
     connection = Connection(loop.create_future())
     await loop.create_connection(lambda: connection, sock=near)
     if guarded:
         ssh: Any = connection
-        _take_turns(ssh, lambda: None)
+        take_turns(ssh, lambda: None)
 
     def send() -> None:
         with far:
@@ -84,11 +84,11 @@ def test_no_more_a_turn_than_the_time_of_one_allows() -> None:
     assert sum(connection.sizes) == SENT
     assert connection.eof
     # Each portion takes longer than a turn may.
-    assert at_once(connection) < _LONG
+    assert at_once(connection) < LONG
 
 
 def test_a_loop_left_alone_reads_on() -> None:
-    assert at_once(uvloop.run(flood(guarded=False))) > _LONG
+    assert at_once(uvloop.run(flood(guarded=False))) > LONG
 
 
 async def spoken_to(resting: bool) -> tuple[int, bool]:
@@ -98,14 +98,14 @@ async def spoken_to(resting: bool) -> tuple[int, bool]:
     connection = Connection(loop.create_future(), busy=0)
     transport, _ = await loop.create_connection(lambda: connection, sock=near)
     ssh: Any = connection
-    turns = _take_turns(ssh, transport.abort)
+    turns = take_turns(ssh, transport.abort)
     assert turns is not None
     if resting:
         turns.rest()
 
     def send() -> None:
         with far, suppress(OSError):
-            far.sendall(bytes(2 * _IDLE_BYTES))
+            far.sendall(bytes(2 * IDLE_BYTES))
 
     sender = threading.Thread(target=send)
     sender.start()
@@ -117,9 +117,9 @@ async def spoken_to(resting: bool) -> tuple[int, bool]:
 
 def test_a_flood_that_nobody_asked_for_ends_the_connection() -> None:
     taken, ended_by_itself = uvloop.run(spoken_to(resting=True))
-    assert taken <= _IDLE_BYTES
+    assert taken <= IDLE_BYTES
     assert not ended_by_itself
-    assert uvloop.run(spoken_to(resting=False)) == (2 * _IDLE_BYTES, True)
+    assert uvloop.run(spoken_to(resting=False)) == (2 * IDLE_BYTES, True)
 
 
 async def closed_meanwhile() -> list[dict[str, Any]]:
@@ -135,19 +135,19 @@ async def closed_meanwhile() -> list[dict[str, Any]]:
             transport.abort()
 
     near, far = socket.socketpair()
-    near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * _LONG)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * LONG)
     far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT)
     with far:
         far.setblocking(False)
         connection = Closing(loop.create_future(), busy=0)
         await loop.create_connection(lambda: connection, sock=near)
         ssh: Any = connection
-        _take_turns(ssh, lambda: None)
-        far.send(bytes(2 * _LONG))
+        take_turns(ssh, lambda: None)
+        far.send(bytes(2 * LONG))
         async with asyncio.timeout(300):
             await connection.ended
         await asyncio.sleep(0.01)
-    assert connection.sizes == [_PORTION]
+    assert connection.sizes == [PORTION]
     return complaints
 
 
@@ -161,5 +161,5 @@ async def test_a_connection_through_a_jump_host_stays_as_it_is() -> None:
         _recv_seq = 0
 
     ssh: Any = Tunnelled()
-    assert _take_turns(ssh, lambda: None) is None
+    assert take_turns(ssh, lambda: None) is None
     assert type(ssh._transport) is object

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from hpcgate.errors import ConnectionLost, PoolExhausted
+from hpcgate.errors import ConnectionLost, LoginNodeError, PoolExhausted
 from hpcgate.telemetry.containment import contained
 
 _FIRST_GUESS = 10
@@ -16,6 +16,14 @@ MAX_WAIT = 30.0
 """Seconds that a command waits for a channel at most."""
 _REMIND = 0.2
 """Seconds between calls of `on_short` while somebody waits."""
+
+
+class NoChannel(Exception):
+    """The login node did not open a channel: it has none to spare, maybe."""
+
+
+class ChannelRefused(LoginNodeError):
+    """The login node opened a channel but refused what was asked of it: the command or the subsystem."""
 
 
 class Channels:
@@ -132,7 +140,8 @@ class Channels:
             return taken < self.limit
         return taken < max(_FIRST_GUESS, 2 * self._peak)
 
-    def _opened(self) -> None:
+    def opened(self) -> None:
+        """A channel that was being opened is open."""
         self.opening -= 1
         self.open += 1
         self._peak = max(self._peak, self.open)
@@ -145,7 +154,8 @@ class Channels:
         if not self._fixed:
             self.limit = limit
 
-    def _refused(self) -> None:
+    def refused(self) -> None:
+        """The login node refused to open a channel."""
         self.opening -= 1
         # sshd frees a slot a moment after its channel has closed, so a refusal may come below the true limit: what was
         # open at once before is certain.
@@ -165,13 +175,13 @@ class Slot:
         """The channel is open."""
         if self._state == "opening":
             self._state = "open"
-            self._channels._opened()
+            self._channels.opened()
 
     def refused(self) -> None:
         """The login node refused to open it."""
         if self._state == "opening":
             self._state = "refused"
-            self._channels._refused()
+            self._channels.refused()
 
     def retried(self) -> None:
         """Another attempt is made."""

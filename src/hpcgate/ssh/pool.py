@@ -30,11 +30,12 @@ from hpcgate.errors import (
     Unavailable,
 )
 from hpcgate.ssh.brake import Brake, Refusals, brake_of, later
-from hpcgate.ssh.connection import Connection, Target
+from hpcgate.ssh.connection import Connection
 from hpcgate.ssh.errors import fresh_copy
 from hpcgate.ssh.files.command_streams import CommandStreams
 from hpcgate.ssh.files.login_node import LoginNode
 from hpcgate.ssh.host_keys import HostKeys
+from hpcgate.ssh.login import Target
 from hpcgate.ssh.nodes import Nodes
 from hpcgate.ssh.pace import Pace
 from hpcgate.ssh.session import FileAccess, Session

@@ -7,8 +7,8 @@ from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
 from hpcgate.auth import Principal
 from hpcgate.errors import GatewayError, LoginNodeError, LoginNodeShut, NeverBegan, NotSupported
-from hpcgate.ssh.connection import Dropped, attempt
 from hpcgate.ssh.files.sftp_files import SftpFiles
+from hpcgate.ssh.login import Dropped, attempt
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 

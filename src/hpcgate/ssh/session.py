@@ -14,12 +14,12 @@ from asyncssh.sftp import start_sftp_client
 from asyncssh.stream import SSHClientStreamSession, SSHWriter
 
 from hpcgate.errors import BadRequest, NeverBegan, NeverReached, NotSupported, TimedOut, TooLarge
-from hpcgate.ssh.channels import Slot
+from hpcgate.ssh.channels import ChannelRefused, Slot
 from hpcgate.ssh.commands.command import MAX_ERRORS, MAX_NOISE, START_UP_FILES, Command
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.commands.quoting import Steering, called, new_word, shell_line
 from hpcgate.ssh.commands.resident import Worker
-from hpcgate.ssh.connection import ChannelRefused, Connection
+from hpcgate.ssh.connection import Connection
 from hpcgate.ssh.files.command_files import CommandFiles
 from hpcgate.ssh.files.command_streams import CommandStreams
 from hpcgate.ssh.files.helped_files import HelpedFiles

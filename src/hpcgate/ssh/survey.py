@@ -8,8 +8,8 @@ import asyncssh
 
 from hpcgate.config import SshSettings
 from hpcgate.errors import HostKeyRefused
-from hpcgate.ssh.connection import CIPHERS
 from hpcgate.ssh.host_keys import HostKeys, Trusted
+from hpcgate.ssh.login import CIPHERS
 
 _KINDS = (
     ["ssh-ed25519"],
