@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import re
 import socket
 import struct
 import sys
@@ -49,6 +50,8 @@ OVERHEAD = 16
 
 OFFER = frozenset({b"connection", b"upgrade", b"http2-settings"})
 """The headers of an offer to speak another protocol (RFC 9110, section 7.8)."""
+
+_BLANK = re.compile(rb"[\r\n]*")
 
 _GLANCE = 0.01
 """Seconds in which the loop reads what has come while it had no time: who asked in time is not taken for silent."""
@@ -204,6 +207,16 @@ class Http(HttpToolsProtocol):
     stopping = False
     """Whether every answer is its connection's last, for the process is about to end."""
 
+    _block = b""
+    """What is being parsed."""
+    _at: int | None = 0
+    """Where in it the next head or body begins; None behind a body in chunks, for the parser does not say."""
+    _chunked = False
+    _line = b""
+    """What came before it of a head whose first line was not whole."""
+    _lined = False
+    _end = b""
+    """The last bytes before it, if they belong to a head."""
     _begun = False
     """Whether a request has begun to come, and has not come to its end."""
     _in_head = False
@@ -374,6 +387,7 @@ class Http(HttpToolsProtocol):
     def _feed(self, data: bytes) -> bool:
         """Hand on what came, and say whether there may be more of it."""
         self._unset_keepalive_if_required()
+        self._block, self._at = data, None if self._in_body and self._chunked else 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as stopped:
@@ -388,7 +402,11 @@ class Http(HttpToolsProtocol):
                     raise fault from None
             return False
         else:
+            if self._in_head:
+                self._keep_line()
             return not self._deaf
+        finally:
+            self._block = b""
         # Outside of the handler: what is raised within it has that error for its context.
         if self._offered:
             return self._feed(self._without_offer() + data[read:])
@@ -424,6 +442,8 @@ class Http(HttpToolsProtocol):
         refused = refusal(self.parser.get_http_version(), self.url, self.headers)
         if refused is not None:
             raise _Refused(refused)
+        if not self._is_plain():
+            raise _Refused(LINE)
         if len(self.pipeline) >= MAX_PIPELINED:
             raise _Refused(PIPELINED)
         body = brings_body(self.headers)
@@ -434,6 +454,9 @@ class Http(HttpToolsProtocol):
         super().on_headers_complete()
         # From here on there is a request to be given up, if what follows is odd.
         self._in_body, self._received, self._body = True, 0, 0
+        self._chunked = body and not any(name == b"content-length" for name, _ in self.headers)
+        if self._chunked:
+            self._at = None
         if not body or self.parser.get_http_version() == "1.0":
             # RFC 9110, section 10.1.1: then nobody waits for it.
             self.cycle.waiting_for_100_continue = False
@@ -441,6 +464,38 @@ class Http(HttpToolsProtocol):
             self.cycle.keep_alive = False
         if body or not self.cycle.keep_alive:
             self.cycle.transport = cast("asyncio.Transport", _Parting(self))
+
+    def _keep_line(self) -> None:
+        """Keep the first line of a head of which more is to come."""
+        if not self._lined:
+            block = self._block
+            begins = block.rfind(b"\r\n\r\n") + 4 if self._at is None and b"\r\n\r\n" in block else self._at or 0
+            self._line += block[begins:]
+            self._lined = b"\n" in self._line.lstrip(b"\r\n")
+        self._end = (self._end + self._block)[-3:]
+
+    def _is_plain(self) -> bool:
+        """Say whether the first line of the head that is whole now was what the parser has read in it.
+
+        It reads two blanks as one, and the names of other protocols as HTTP's.
+        """
+        block, at = self._block, self._at
+        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        if self._end:
+            # The line that ends the head begins three bytes before the block at most.
+            plain = (self._line + block[: len(line)]).lstrip(b"\r\n").startswith(line)
+            self._at = (self._end + block).find(b"\r\n\r\n") + 4 - len(self._end)
+            self._line, self._lined, self._end = b"", False, b""
+            return plain
+        if at is None:
+            at = block.find(b"\n" + line)
+            plain = at >= 0
+        else:
+            begins = _BLANK.match(block, at)
+            at = at if begins is None else begins.end()
+            plain = block.startswith(line, at)
+        self._at = block.find(b"\r\n\r\n", at) + 4
+        return plain
 
     def _without_offer(self) -> bytes:
         """Return the head of the request once more, for a new parser, without its offer to speak another protocol."""
@@ -513,6 +568,8 @@ class Http(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body; of one whose request waits not more than has come already."""
         self._body += len(body)
+        if self._at is not None:
+            self._at += len(body)
         super().on_body(body)
         if self._waiting is not None and self.admission is not None:
             self.flow.pause_reading()
@@ -793,6 +850,7 @@ def _problem(message: str, data: dict[str, str] | None = None) -> bytes:
     return json.dumps(body).encode()
 
 
+LINE = Refusal(400, "Bad Request", "The request's first line is not one of HTTP/1.1 (RFC 9112, section 3).")
 NO_HTTP = Refusal(400, "Bad Request", "Invalid HTTP request received.")
 BROKEN_OFF = Refusal(400, "Bad Request", "The request broke off.")
 PADDED = Refusal(400, "Bad Request", "The body's chunks hold more padding than content.")
