@@ -44,6 +44,9 @@ from hpcgate.filesystem.stat import Stat
 from hpcgate.filesystem.symlink import Symlink
 from hpcgate.filesystem.tail import Tail
 from hpcgate.filesystem.view import View
+from hpcgate.ssh.pool import Pool
+from tests.filesystem.remote import UNHURRIED, WAYS
+from tests.ssh.nodes import principal, settings
 
 MAX = 1024 * 1024
 
@@ -589,12 +592,20 @@ async def test_compress_that_is_cancelled_leaves_nothing(do, place):
                 await asyncio.sleep(0.05)
 
 
-async def test_a_command_that_takes_too_long(do, place):
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_command_that_takes_too_long(nodes, sshd, keys, place, way):
+    """No machine reads 100 GiB in a second."""
     with Path(text(place / "big")).open("wb") as file:
         file.truncate(100 * 1024**3)
     os.chown(place / "big", place.user.uid, place.user.gid)
-    with pytest.raises(TimedOut):
-        await do(Checksum, path=place / "big")
+    checksum = Checksum(Checksum.Parameters(path=text(place / "big")), Limits(MAX))
+    pool = Pool("demo", settings(sshd, timeout=UNHURRIED | {"command_execution": 1}, **WAYS[way]), keys)
+    try:
+        async with pool.lease(principal(nodes.alice)) as session:
+            with pytest.raises(TimedOut):
+                await checksum.run(session)
+    finally:
+        await pool.close()
 
 
 async def test_extract_takes_no_backslash_for_an_escape(do, place):
