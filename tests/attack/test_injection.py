@@ -32,12 +32,20 @@ from tests.transfers.shells import SHELLS, Sh, own
 from .corpus import corpus
 
 AT_ONCE = 16
-SHARES = 4
-"""Into how many parts the requests are dealt; of a parameter's strings, each part has every fourth."""
-EACH_SHARE = [
-    pytest.param(number, id=f"{number + 1} of {SHARES}", marks=[pytest.mark.deep] if number else [])
-    for number in range(SHARES)
-]
+SHARES = 12
+"""Into how many parts the requests are dealt; of a parameter's strings, each part has every twelfth."""
+SHARES_OF_JOBS = 4
+"""Into how many parts the scripts are dealt; each script has as many strings at once."""
+
+
+def each(shares: int) -> list[Any]:
+    """Return the numbers of the shares; all but the first are for `make test-deep`."""
+    return [
+        pytest.param(number, id=f"{number + 1} of {shares}", marks=[pytest.mark.deep] if number else [])
+        for number in range(shares)
+    ]
+
+
 DEPTH = 4
 """Directories of the test's own above what is attacked, which a `..` or two removes."""
 HELD = "#!/bin/sh\n#SBATCH --hold\ntrue\n"
@@ -359,7 +367,7 @@ def test_the_shares_are_the_whole(attack: Attack, ground: Ground) -> None:
             assert {text for target, _, part in share for text in part if target.where == where} >= set(texts)
 
 
-@pytest.mark.parametrize("share", EACH_SHARE)
+@pytest.mark.parametrize("share", each(SHARES))
 @pytest.mark.parametrize("system", ["demo", "commands"])
 async def test_what_runs_on_the_login_node(system: str, share: int, attack: Attack, ground: Ground) -> None:
     """All but what submits jobs."""
@@ -375,7 +383,7 @@ async def test_what_runs_on_the_login_node(system: str, share: int, attack: Atta
     assert attack.statuses[200] > 1000 / SHARES
 
 
-@pytest.mark.parametrize("share", EACH_SHARE)
+@pytest.mark.parametrize("share", each(SHARES))
 async def test_what_submits_jobs_to_slurm(share: int, attack: Attack, ground: Ground) -> None:
     """The jobs are held: it is sbatch's command line that is attacked."""
     texts = ground.corpus()
@@ -386,7 +394,7 @@ async def test_what_submits_jobs_to_slurm(share: int, attack: Attack, ground: Gr
     assert attack.statuses[201] > 1000 / SHARES
 
 
-@pytest.mark.parametrize("share", EACH_SHARE)
+@pytest.mark.parametrize("share", each(SHARES_OF_JOBS))
 def test_what_runs_in_transfer_jobs(share: int, ground: Ground) -> None:
     """The scripts, as a job runs them; of each all strings at once, each another one's neighbour."""
     texts = [text for text in ground.corpus() if "\0" not in text]
@@ -396,10 +404,10 @@ def test_what_runs_in_transfer_jobs(share: int, ground: Ground) -> None:
         place.mkdir()
         (place / "file").write_text("content\n")
         own(place)
-        for number in range(share, len(texts), SHARES):
-            sh = Sh(SHELLS[number // SHARES % len(SHELLS)], place)
+        for number in range(share, len(texts), SHARES_OF_JOBS):
+            sh = Sh(SHELLS[number // SHARES_OF_JOBS % len(SHELLS)], place)
             # In each share a string is one of these.
-            text, source, target, pattern = (texts[(number + step) % len(texts)] for step in range(SHARES))
+            text, source, target, pattern = (texts[(number + step) % len(texts)] for step in range(SHARES_OF_JOBS))
             source, target = f"{place}/{source}", f"{place}/a/b/{target}"
             for script in (
                 jobs.mv(source, target),
