@@ -251,6 +251,81 @@ async def test_a_directory_that_others_could_have_made(site: Site, tmp_path: Pat
     assert len(site.scheduler.marks) == 1
 
 
+async def test_a_directory_that_holds_other_things_is_left_as_it_is(site: Site) -> None:
+    site.receipts.mkdir(parents=True)
+    (site.receipts / "thesis").touch()
+    site.receipts.chmod(0o755)
+    with pytest.raises(PermissionDenied, match="holds other things"):
+        await site.submit()
+    assert oct(site.receipts.stat().st_mode)[-3:] == "755"
+    assert site.scheduler.marks == []
+
+
+def planted(site: Site, name: str, target: Path) -> None:
+    """Put a link into a receipt that nobody has made yet, or in its place."""
+    site.receipts.mkdir(parents=True, mode=0o700)
+    link = site.receipts / KEY.name / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(target)
+
+
+@pytest.mark.parametrize("name", ["", "1", "1.out", "1.end", "1.id", "1.memo"])
+async def test_a_link_in_a_receipt_leads_nowhere(site: Site, name: str, tmp_path: Path) -> None:
+    """Whoever may write there and not elsewhere, as by a rule about paths, must not get further by it."""
+    outside = tmp_path / "outside"
+    words = "4" if name == "1" else "secret words"
+    if name:
+        outside.write_text(words + "\n")
+    else:
+        outside.mkdir()
+    planted(site, name, outside)
+    said = ""
+    for _ in range(3):
+        try:
+            await site.submit()
+        except GatewayError as error:
+            said += error.message
+        said += (await site.find()).memo if name else ""
+    assert "secret" not in said
+    if name:
+        assert outside.read_text() == words + "\n"
+    else:
+        assert list(outside.iterdir()) == []
+    assert len(site.scheduler.marks) <= 1
+
+
+async def test_what_a_planted_receipt_points_to_is_not_shown(site: Site, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("secret words\n")
+    for name in ("out", "end", "id", "memo"):
+        (tmp_path / name).mkdir()
+        await site.submit(key=(key := Once.of(WHERE, "alice", "demo", name, "digest")))
+        file = site.receipts / key.name / f"1.{name}"
+        file.unlink(missing_ok=True)
+        file.symlink_to(outside)
+        done = await site.pool.run(receipts.look(key, "head"))
+        assert b"secret" not in done.stdout
+        assert receipts.parse(done.stdout.decode(), "head").number == 1
+
+
+@pytest.mark.parametrize("of", ["swept", "attempt"])
+async def test_numbers_in_receipts_are_numbers(site: Site, of: str) -> None:
+    """bash evaluates what it reckons with, commands in it, too."""
+    await site.submit()
+    site.forget("1.end")
+    made = site.home / "made"
+    words = f"_[$(echo>{made})0]"
+    if of == "swept":
+        (site.receipts / "swept").write_text(f"{words} 0\n")
+    else:
+        line = (site.receipt() / "1").read_text().split()
+        (site.receipt() / "1").write_text(" ".join([*line[:3], words, "elsewhere", *line[5:]]) + "\n")
+    for key in (KEY, Once.of(WHERE, "alice", "demo", "another")):
+        with contextlib.suppress(GatewayError):
+            await site.submit(key=key)
+    assert not made.exists()
+
+
 @pytest.mark.parametrize(
     ("tool", "words", "error"),
     [
@@ -297,6 +372,30 @@ async def test_old_receipts_are_swept_and_their_number_is_bounded(site: Site) ->
     with pytest.raises(RateLimited):
         await site.submit(key=Once.of(few, "alice", "demo", "key 4", "digest"))
     assert len(site.scheduler.marks) == 4
+
+
+async def test_only_receipts_are_swept(site: Site) -> None:
+    await site.submit()
+    long_ago = time.time() - 86400 - 2 * 3600
+    theirs = [site.receipts / "deep" / KEY.name, site.receipts / ("x" * 32), site.receipts / "notes.memo.txt"]
+    for directory in theirs[:2]:
+        directory.mkdir(parents=True)
+        (directory / "1").touch()
+    theirs[2].touch()
+    for path in theirs:
+        os.utime(path, (long_ago, long_ago))
+    (site.receipts / "swept").unlink()
+    await site.submit(key=Once.of(WHERE, "alice", "demo", "another"))
+    assert all(path.exists() for path in (*theirs, theirs[0] / "1", theirs[1] / "1"))
+
+
+async def test_who_asks_again_is_answered_though_there_are_as_many_as_may_be(site: Site) -> None:
+    one = Once(Receipts(WHERE.directory, WHERE.lifetime, 1), KEY.name, KEY.digest)
+    assert await site.submit(key=one) == Submitted("1")
+    (site.receipts / "swept").unlink()
+    assert await site.submit(key=one) == Submitted("1", replayed=True)
+    with pytest.raises(RateLimited):
+        await site.submit(key=Once.of(one.receipts, "alice", "demo", "another"))
 
 
 async def test_a_receipt_that_is_being_swept_is_nobody_s(site: Site) -> None:

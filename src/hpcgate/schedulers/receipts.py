@@ -67,8 +67,10 @@ fi
 if [ -n "$_hpcgate_memo" ]; then mv -f -- "$_hpcgate_memo" "$_hpcgate_at.memo" || exit 99; fi
 umask "$_hpcgate_umask"
 _hpcgate_out=$_hpcgate_at.out
+# What is there already was put there by somebody else.
+( set -C; : >"$_hpcgate_out" ) 2>/dev/null || _hpcgate_fail "$_hpcgate_out: cannot be made"
 unset _hpcgate_line
-exec "$@" >"$_hpcgate_out" 2>&1
+exec "$@" >>"$_hpcgate_out" 2>&1
 """
 )
 """Makes the attempt, and becomes the scheduler's command."""
@@ -81,7 +83,7 @@ trap '' HUP INT TERM PIPE
 _hpcgate_umask=$(umask)
 umask 077
 _hpcgate_mode=$1 _hpcgate_header=$2 _hpcgate_directory=$3 _hpcgate_name=$4 _hpcgate_seen=$5 _hpcgate_token=$6
-_hpcgate_claim=$7
+_hpcgate_claim=$7 _hpcgate_ours=$OURS
 shift 7
 fail() { printf '%s %s\\n%s\\n' "$_hpcgate_header" "$1" "$2"; exit 0; }
 case $_hpcgate_directory in '~'/*) _hpcgate_directory=$HOME/${_hpcgate_directory#??} ;; esac
@@ -97,9 +99,18 @@ cd -- "$_hpcgate_directory" || fail failed "$_hpcgate_directory: cannot be enter
 [ -O . ] || fail failed "$_hpcgate_directory: belongs to somebody else"
 case $(ls -ld .) in
   drwx------*) ;;
-  *) _hpcgate_said=$(chmod 700 . 2>&1) || fail failed "$_hpcgate_said"
+  *) for _hpcgate_file in * .[!.]* ..?*; do
+       case $_hpcgate_file in '*' | '.[!.]*' | '..?*' | .nfs* | swept* | $_hpcgate_ours | $_hpcgate_ours.memo.*) ;;
+         *) fail failed "$_hpcgate_directory: is not private, and holds other things than receipts" ;;
+       esac
+     done
+     _hpcgate_said=$(chmod 700 . 2>&1) || fail failed "$_hpcgate_said"
      case $(ls -ld .) in drwx------*) ;; *) fail failed "$_hpcgate_directory: cannot be made private" ;; esac ;;
 esac
+[ ! -h "$_hpcgate_name" ] || fail failed "$_hpcgate_directory/$_hpcgate_name: is a link"
+# What has such a name already was put there by somebody else, and could lead elsewhere.
+write() { ( set -C; printf '%s\\n' "$2" >"$1" ) 2>/dev/null; }
+plain() { [ -f "$1" ] && [ ! -h "$1" ]; }
 _hpcgate_now=$(date +%s)
 { read -r _hpcgate_boot </proc/sys/kernel/random/boot_id; } 2>/dev/null || _hpcgate_boot=-
 _hpcgate_space=$(readlink /proc/self/ns/pid 2>/dev/null)
@@ -116,10 +127,11 @@ latest() {
 }
 token() {
   _hpcgate_held=
-  { read -r _hpcgate_held _hpcgate_rest <"$1"; } 2>/dev/null
+  plain "$1" && { read -r _hpcgate_held _hpcgate_rest <"$1"; } 2>/dev/null
 }
 runs() {
   # token mark digest since machine pid start
+  case $4$6$7 in '' | *[!0-9]*) return 1 ;; esac
   if [ "$5" != "$_hpcgate_machine" ]; then
     [ $((_hpcgate_now - $4)) -lt "$LEASE" ]
     return
@@ -139,32 +151,34 @@ report() {
   latest "$_hpcgate_name"
   [ "$_hpcgate_n" -gt 0 ] || fail none
   _hpcgate_at=$_hpcgate_name/$_hpcgate_n
-  { IFS= read -r _hpcgate_line <"$_hpcgate_at"; } 2>/dev/null || fail swept
+  { plain "$_hpcgate_at" && IFS= read -r _hpcgate_line <"$_hpcgate_at"; } 2>/dev/null || fail swept
   _hpcgate_attempt=$_hpcgate_line
   case $_hpcgate_attempt in swept*) fail swept ;; esac
   _hpcgate_id= _hpcgate_status=- _hpcgate_memo=
-  { read -r _hpcgate_id <"$_hpcgate_at.id"; } 2>/dev/null
-  { IFS= read -r _hpcgate_memo <"$_hpcgate_at.memo"; } 2>/dev/null
+  plain "$_hpcgate_at.id" && { read -r _hpcgate_id <"$_hpcgate_at.id"; } 2>/dev/null
+  plain "$_hpcgate_at.memo" && { IFS= read -r _hpcgate_memo <"$_hpcgate_at.memo"; } 2>/dev/null
   # Looked at before how it ended: what has ended meanwhile is taken to run, and not the other way round.
   if runs $_hpcgate_attempt; then _hpcgate_state=held; else _hpcgate_state=open; fi
-  { read -r _hpcgate_status <"$_hpcgate_at.end"; } 2>/dev/null && _hpcgate_state=ended
+  plain "$_hpcgate_at.end" && { read -r _hpcgate_status <"$_hpcgate_at.end"; } 2>/dev/null && _hpcgate_state=ended
   printf '%s %s\\n%s\\n%s\\n%s\\n%s\\n%s\\n%s\\n' "$_hpcgate_header" "$_hpcgate_state" "$_hpcgate_n" "$_hpcgate_now" \\
     "$_hpcgate_attempt" "$_hpcgate_status" "$_hpcgate_id" "$_hpcgate_memo"
-  { dd bs=262144 count=1 <"$_hpcgate_at.out"; } 2>/dev/null
+  plain "$_hpcgate_at.out" && { dd bs=262144 count=1 <"$_hpcgate_at.out"; } 2>/dev/null
   exit 0
 }
 sweep() {
-  # $1 minutes, $2 most
+  # $1 minutes
   _hpcgate_count=0 _hpcgate_last=0
-  { read -r _hpcgate_last _hpcgate_count <swept; } 2>/dev/null
-  if [ $((_hpcgate_now - ${_hpcgate_last:-0})) -ge "$SWEEP_EVERY" ]; then
-    for _hpcgate_old in $(find . -type d -name '????????????????????????????????' -mmin "+$1" 2>/dev/null); do
+  plain swept && { read -r _hpcgate_last _hpcgate_count <swept; } 2>/dev/null
+  # What is reckoned with has to be a number: bash does what else stands there.
+  case $_hpcgate_last in '' | *[!0-9]*) _hpcgate_last=0 ;; esac
+  if [ $((_hpcgate_now - _hpcgate_last)) -ge "$SWEEP_EVERY" ]; then
+    for _hpcgate_old in $(find . ! -name . -prune -type d -name "$_hpcgate_ours" -mmin "+$1" 2>/dev/null); do
       latest "$_hpcgate_old"
       _hpcgate_next=$_hpcgate_old/$((_hpcgate_n + 1))
       printf 'swept %s\\n' "$_hpcgate_token" >"$_hpcgate_next.new.$_hpcgate_token" || continue
       if ln -- "$_hpcgate_next.new.$_hpcgate_token" "$_hpcgate_next" 2>/dev/null; then
         rm -f -- "$_hpcgate_next.new.$_hpcgate_token"
-        for _hpcgate_file in "$_hpcgate_old"/*; do
+        for _hpcgate_file in "$_hpcgate_old"/[0-9]* "$_hpcgate_old"/memo.*; do
           [ "$_hpcgate_file" = "$_hpcgate_next" ] || rm -f -- "$_hpcgate_file"
         done
         rm -f -- "$_hpcgate_next"
@@ -173,22 +187,22 @@ sweep() {
         rm -f -- "$_hpcgate_next.new.$_hpcgate_token"
       fi
     done
-    find . -type f -name '*.memo.*' -mmin "+$1" -exec rm -f -- {} + 2>/dev/null
-    set -- "$1" "$2" ????????????????????????????????
-    _hpcgate_count=$(($# - 2))
+    find . ! -name . -prune -type f -name "$_hpcgate_ours.memo.*" -mmin "+$1" -exec rm -f -- {} + 2>/dev/null
+    set -- $_hpcgate_ours
+    if [ -e "$1" ]; then _hpcgate_count=$#; else _hpcgate_count=0; fi
     {
       printf '%s %s\\n' "$_hpcgate_now" "$_hpcgate_count" >"swept.$_hpcgate_token" &&
         mv -f -- "swept.$_hpcgate_token" swept
     } 2>/dev/null
   fi
-  [ "${_hpcgate_count:-0}" -lt "$2" ] || fail full "$_hpcgate_count"
 }
 case $_hpcgate_mode in
   look) report ;;
   settle)
     token "$_hpcgate_name/$1"
     [ "$_hpcgate_held" = "$_hpcgate_token" ] || report
-    printf '%s\\n' "$2" >"$_hpcgate_name/$1.id.$$" && mv -f -- "$_hpcgate_name/$1.id.$$" "$_hpcgate_name/$1.id"
+    _hpcgate_at=$_hpcgate_name/$1
+    write "$_hpcgate_at.id.$_hpcgate_header" "$2" && mv -f -- "$_hpcgate_at.id.$_hpcgate_header" "$_hpcgate_at.id"
     report ;;
 esac
 _hpcgate_memo=
@@ -201,7 +215,8 @@ if [ "$3" -gt 0 ]; then
     fail failed "No space left on device"
   }
 fi
-sweep "$1" "$2"
+sweep "$1"
+_hpcgate_most=$2
 shift 3
 latest "$_hpcgate_name"
 token "$_hpcgate_name/$_hpcgate_n"
@@ -209,7 +224,13 @@ case "$_hpcgate_n $_hpcgate_held" in
   "0 " | "$_hpcgate_seen") ;;
   *) [ -z "$_hpcgate_memo" ] || rm -f -- "$_hpcgate_memo"; report ;;
 esac
-[ "$_hpcgate_n" -gt 0 ] || _hpcgate_seen=
+if [ "$_hpcgate_n" -eq 0 ]; then
+  _hpcgate_seen=
+  if [ "${_hpcgate_count:-0}" -ge "$_hpcgate_most" ]; then
+    [ -z "$_hpcgate_memo" ] || rm -f -- "$_hpcgate_memo"
+    fail full "$_hpcgate_count"
+  fi
+fi
 _hpcgate_said=$(mkdir -p -- "$_hpcgate_name" 2>&1) || fail failed "$_hpcgate_said"
 if [ -n "$_hpcgate_memo" ]; then
   mv -f -- "$_hpcgate_memo" "$_hpcgate_name/memo.$_hpcgate_token" || fail failed "No space left on device"
@@ -223,7 +244,7 @@ _hpcgate_status=$?
 token "$_hpcgate_at"
 if [ "$_hpcgate_held" = "$_hpcgate_token" ]; then
   {
-    printf '%s\\n' "$_hpcgate_status" >"$_hpcgate_at.end.$_hpcgate_token" &&
+    write "$_hpcgate_at.end.$_hpcgate_token" "$_hpcgate_status" &&
       mv -f -- "$_hpcgate_at.end.$_hpcgate_token" "$_hpcgate_at.end"
   } 2>/dev/null
 elif [ "$_hpcgate_status" -eq 97 ]; then
@@ -237,7 +258,8 @@ report
 
 def _written(text: str) -> str:
     """Return a script with its constants in place."""
-    return text.replace('"$LEASE"', str(LEASE)).replace('"$SWEEP_EVERY"', str(SWEEP_EVERY))
+    text = text.replace('"$LEASE"', str(LEASE)).replace('"$SWEEP_EVERY"', str(SWEEP_EVERY))
+    return text.replace("$OURS", "[0-9a-f]" * 32)
 
 
 SCRIPT: Final = _written(_SCRIPT).replace('"$CHILD"', shlex.quote(_CHILD))
