@@ -178,8 +178,8 @@ async def connected(site: Site, one: Claims, other: Claims) -> None:
     pool = Pool("demo", SshSettings(host="127.0.0.1", port=9, failed_login_pause=60), Signer("token-1"))
     site.stack.push_async_callback(pool.close)
     first, second = principals(one, other)
-    assert pool._key(first) != pool._key(second)
-    assert pool._key(first) == pool._key(replace(first, token="token-3", claims={**first.claims, "jti": "3"}))
+    assert pool.key(first) != pool.key(second)
+    assert pool.key(first) == pool.key(replace(first, token="token-3", claims={**first.claims, "jti": "3"}))
     for _ in range(2):
         with pytest.raises(CredentialRefused):
             async with pool.lease(first):
@@ -240,7 +240,7 @@ CACHES: Mapping[tuple[str, ...], Callable[[Site, Claims, Claims], Awaitable[None
             "credentials/certificate_cache.py:CertificateSource._kept",
             "credentials/certificate_cache.py:CertificateSource._asking",
         ): certified,
-        ("ssh/pool.py:Places.current", "ssh/brake.py:Refusals._known"): connected,
+        ("ssh/places.py:Places.current", "ssh/brake.py:Refusals._known"): connected,
         (
             "schedulers/reads.py:SharedReads._users",
             "schedulers/reads.py:_Generation.flights",

@@ -48,7 +48,7 @@ BOOKKEEPING = {
     "schedulers/slurm/scheduler.py:_Absent.sources": "which sources answered one request",
     "server/sink.py:Ends._ends": "connections that were closed; gone with them",
     "ssh/brake.py:Brake._trying": "who tries to log in; gone with the try",
-    "ssh/pool.py:Places.idle": "those of `Places.current` that nobody uses",
+    "ssh/places.py:Places.idle": "those of `Places.current` that nobody uses",
     "ssh/files/sftp_bulk.py:BulkSftp._extensions": "what one server says it can do",
     "ssh/files/sftp_bulk.py:BulkSftp._requests": "requests under way on one channel",
     "ssh/unsent.py:Unsent._held": "channels that wait until a connection has sent what is before them",

@@ -22,7 +22,7 @@ from hpcgate.errors import (
     Unavailable,
 )
 from hpcgate.ssh.connection import Connection
-from hpcgate.ssh.pool import Place, Places, Pool
+from hpcgate.ssh.pool import Pool
 from tests.ssh.conftest import MakePool
 from tests.ssh.nodes import Keys, LoginNodes, principal
 
@@ -527,7 +527,7 @@ async def test_a_second_login_that_hangs_keeps_nobody_for_long(
     source.gate = asyncio.Event()
     # The first stream waits for a moment, those that come later do not: they would wait for ever.
     for patience in (0.2, 3600.0):
-        monkeypatch.setattr("hpcgate.ssh.pool._BULK_PATIENCE", patience)
+        monkeypatch.setattr("hpcgate.ssh.bulk._PATIENCE", patience)
         async with asyncio.timeout(300), pool.lease_bulk(principal(nodes.alice), 1000) as session:
             assert not session.dedicated
     source.gate.set()
@@ -635,31 +635,3 @@ async def test_a_second_connection_that_has_ended_is_made_again(
     async with pool.lease_bulk(who, 1000) as second:
         assert second.dedicated
         assert second is not first
-
-
-def test_the_bookkeeping_alone() -> None:
-    places = Places(2)
-    first, second, third = Place("a", "a"), Place("b", "b"), Place("c", "c")
-    assert places.admit(first)
-    assert places.admit(second)
-    assert not places.admit(third)
-    loop = asyncio.new_event_loop()
-    waiter: asyncio.Future[None] = loop.create_future()
-    places.wait(third, waiter)
-    assert places.evictable() is None
-    places.idle[second] = None
-    places.idle[first] = None
-    assert places.evictable() is second
-    places.remove(second)
-    places.closing += 1
-    assert places.evictable() is None, "one closing is enough for one waiting"
-    assert not waiter.done()
-    places.closing -= 1
-    places.free(second)
-    assert waiter.done()
-    assert third.counted
-    assert places.taken == 2
-    places.free(second)
-    assert places.taken == 2, "freed once"
-    assert repr(places) == "<Places taken=2/2 idle=1 queue=0>"
-    loop.close()

@@ -101,7 +101,7 @@ async def test_a_token_that_is_refused_says_nothing_of_another(
 async def test_one_user_has_so_many_kinds_of_tokens_at_a_time(
     make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpcgate.ssh.pool._MAX_STANDINGS", 2)
+    monkeypatch.setattr("hpcgate.ssh.standings._MAX", 2)
     pool = make_pool(sshd, Judging(nodes), pool_wait=30)
     async with AsyncExitStack() as stack:
         for name in "12":
