@@ -475,6 +475,50 @@ def test_an_id_of_the_list_can_be_asked_for_and_cancelled(site: Site, case: str)
     assert {job["status"]["state"] for job in left} == {"CANCELLED"}
 
 
+NEVER_BEGAN = {
+    "an array": ("0-9", ("2", "0", "9", "[1-3]", "[1-3,7]", "[0-9:3]"), "10"),
+    "an array with gaps": ("1,4-10:3", ("1", "7", "[4-7]"), "5"),
+    "an array of which some run at a time": ("1-6%2", ("6", "[1-6]", "[2]"), "7"),
+    "an array of one": ("3", ("3", "[3]"), "4"),
+    "an array whose list is long": (",".join(map(str, range(1, 200, 2))), ("1", "199", "[3,101,197]"), "2"),
+}
+"""The tasks of an array that is cancelled before it begins, some of them, and one that there is not."""
+FORGOTTEN = 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'
+"""What squeue says of a job that the controller has forgotten (slurm.conf(5), MinJobAge)."""
+
+
+@pytest.mark.parametrize("case", NEVER_BEGAN)
+@pytest.mark.parametrize("remembered", [True, False])
+def test_tasks_of_an_array_that_never_began(site: Site, case: str, remembered: bool) -> None:
+    tasks, some, none = NEVER_BEGAN[case]
+    answer = site.submit(f"#!/bin/sh\n#SBATCH --hold --array={tasks}\nsleep 4713\n")
+    assert answer.status_code == 201, answer.text
+    array = answer.json()["jobId"]
+    site.cancel(array)
+    argv = ["sacct", "-a", "-n", "-P", "-X", "-j", array, "-o", "partition,state"]
+    until(lambda: "|CANCELLED" in site.cluster.slurm.run(argv).removeprefix("|"))
+    if not remembered:
+        scancel = f'echo "scancel: error: Kill job error on job id {array}: Invalid job id specified" >&2; exit 1'
+        site.start_up(squeue=FORGOTTEN, scancel=scancel)
+    for task in some:
+        shown = f"{array}_{task}"
+        path = f"/compute/demo/jobs/{shown}"
+        answer = site.http.get(path)
+        assert answer.status_code == 200, (task, answer.text)
+        assert {job["status"]["state"] for job in answer.json()["jobs"]} == {"CANCELLED"}
+        assert {job["jobId"].partition("_")[0] for job in answer.json()["jobs"]} == {array}
+        metadata = site.http.get(f"{path}/metadata")
+        assert metadata.status_code == 200, (task, metadata.text)
+        assert site.http.delete(path).status_code == 204, task
+    ids = ",".join([*(f"{array}_{task}" for task in (*some, none)), f"{array}_[{some[0].strip('[]')}%2]"])
+    several = site.http.get("/compute/demo/jobs", params={"ids": ids})
+    assert several.status_code == 200, several.text
+    assert [one["jobId"] for one in several.json()["notShown"]] == [f"{array}_{none}"]
+    for ask in (site.http.get, site.http.delete):
+        answer = ask(f"/compute/demo/jobs/{array}_{none}")
+        assert answer.status_code == 404, answer.text
+
+
 EXPORTS = {
     "NONE": ("#SBATCH --export=NONE", {"A_OWN": None, "F7T_version": None}),
     "some": ("#SBATCH --export=A_OWN,B_SET=2", {"A_OWN": "1", "B_SET": "2", "F7T_version": None}),
@@ -574,11 +618,46 @@ def test_jobs_are_seen_and_cancelled_behind_wrappers(site: Site, case: str) -> N
     assert listed.status_code == 200, listed.text
     assert job_id in {job["jobId"] for job in listed.json()["jobs"]}
     assert site.job(job_id)["status"]["state"] in ("RUNNING", "PENDING", "CONFIGURING")
-    for path in ("nodes", "partitions", "reservations", "userinfo"):
-        answer = site.http.get(f"/status/demo/{path}")
-        assert answer.status_code == 200 or "scontrol is for operators" in answer.json()["message"]
     site.cancel(job_id)
     assert site.job(job_id)["status"]["state"] in ("CANCELLED", "COMPLETING")
+
+
+REFUSING = {
+    "in words": ('echo "{name} is for operators" >&2; exit 1', "is for operators"),
+    "on standard output": ('echo "{name} is for operators"; exit 1', "is for operators"),
+    "with a status of its own": ('echo "{name} is for operators" >&2; exit 77', "is for operators"),
+    "without a word": ("exit 1", "exit status 1"),
+    "missing": ('echo "sh: {name}: not found" >&2; exit 127', "not found"),
+    "not to be run": ('echo "sh: {name}: Permission denied" >&2; exit 126', "Permission denied"),
+    "killed": ("kill -9 $$", ""),
+    "words in place of an answer": ('echo "{name} is for operators"', ""),
+}
+"""A tool that does not do what it is asked, and what is said of it."""
+ASKED = {
+    "nodes": ("scontrol",),
+    "partitions": ("scontrol",),
+    "reservations": ("scontrol",),
+    "userinfo": ("id",),
+    "jobs": ("squeue", "sacct"),
+}
+"""The tools that a request cannot do without."""
+
+
+@pytest.mark.parametrize("case", REFUSING)
+def test_a_tool_that_refuses_is_told_in_its_words(site: Site, case: str) -> None:
+    """Never 500: nothing of the gateway's has failed."""
+    text, words = REFUSING[case]
+    tools = dict.fromkeys(tool for tools in ASKED.values() for tool in tools)
+    site.start_up(**{tool: text.replace("{name}", tool) for tool in tools})
+    for asked in ASKED:
+        if asked == "jobs" and case == "words in place of an answer":
+            # Which is what a banner over an empty list looks like.
+            continue
+        path = "/compute/demo/jobs" if asked == "jobs" else f"/status/demo/{asked}"
+        answer = site.http.get(path)
+        assert answer.status_code in (424, 501, 503), (asked, answer.text)
+        assert words in answer.json()["message"] or answer.status_code == 501, (asked, answer.text)
+        assert answer.status_code != 503 or int(answer.headers["Retry-After"]) > 0
 
 
 SACCTMGR = {

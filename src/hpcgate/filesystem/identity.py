@@ -3,7 +3,8 @@
 import re
 from dataclasses import dataclass
 
-from hpcgate.errors import CommandFailed
+from hpcgate.errors import BadAnswer, ToolMissing
+from hpcgate.outbound.wording import clipped
 from hpcgate.ssh.runner import SHORT
 from hpcgate.ssh.session import Session
 
@@ -52,14 +53,22 @@ def parse(line: str) -> Identity:
     )
 
 
+_NOT_RUN = (126, 127)
+"""Exit statuses of a shell that cannot run a command, or does not find it."""
+
+
 async def identity(session: Session) -> Identity:
     """Return who the session's user is on the login node.
 
     Raises:
-        CommandFailed: ``id`` is missing or said something else.
+        ToolMissing: There is no ``id`` on the login node.
+        BadAnswer: It failed, or said something else.
     """
     done = await session.run(["id"], limit=SHORT)
     try:
         return parse(done.stdout.decode("utf-8", "replace"))
     except (ValueError, IndexError):
-        raise CommandFailed(f"id: {done.words or 'unexpected output'}") from None
+        if done.exit_status in _NOT_RUN:
+            raise ToolMissing("id") from None
+        said = done.words or clipped(done.stdout.decode("utf-8", "replace").strip(), 400)
+        raise BadAnswer(f"id: {said or f'nothing, and exit status {done.exit_status}'}") from None

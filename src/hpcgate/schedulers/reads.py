@@ -4,6 +4,7 @@
 - Single jobs that one user asks for while a query for others is under way are gathered into the next one.
 - After a submission, a cancellation or an attachment of that user nothing that began before is given out any more: a
   new generation begins, and nobody reads a state older than their own last write.
+- A tool that fails or refuses is a scheduler that cannot be read (503, with the tool's words), whichever backend asks.
 - For `read_cache` seconds an answer may be given out again; none by default.
 
 Users share nothing: what one may see, another may not. Nor do a user's tokens that stand for different things: the
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from hpcgate.auth import Principal
-from hpcgate.errors import GatewayError, JobNotFound, Unavailable
+from hpcgate.errors import CommandFailed, GatewayError, JobNotFound, SchedulerUnavailable, Unavailable
 from hpcgate.schedulers.base import (
     Account,
     JobDescription,
@@ -219,7 +220,11 @@ class SharedReads(Scheduler):
     async def _query(self, operation: str, asking: Awaitable[T]) -> T:
         self.stats.queries += 1
         with self._telemetry.stage("scheduler", self._system, operation):
-            return await asking
+            try:
+                return await asking
+            except CommandFailed as error:
+                # Whatever a tool has against it: the scheduler cannot be read, and the request changes nothing.
+                raise SchedulerUnavailable(error.message) from error
 
     async def _jobs(self, principal: Principal, key: Hashable, ask: Callable[[], Awaitable[Jobs]]) -> Jobs:
         flight = self._join(principal, key, ask, self._cache)

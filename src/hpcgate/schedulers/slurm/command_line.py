@@ -382,7 +382,8 @@ class CommandLine:
         if clock() < known.no_history_until:
             raise NoHistory
         mark = new_mark()
-        done = await self._run(principal, sacct.command(selection, mark), env=sacct.ENVIRONMENT, controller=False)
+        argv = sacct.command(selection, mark, steps=selection.steps)
+        done = await self._run(principal, argv, env=sacct.ENVIRONMENT, controller=False)
         if not done.ok:
             none = done.exit_status in NOT_RUN and not await self._keeps_history(principal)
             if none or says(done.words, NO_ACCOUNTING):
@@ -538,17 +539,20 @@ class CommandLine:
 
     async def nodes(self, principal: Principal) -> tuple[Node, ...]:
         """List the nodes."""
-        return await self._parsed(principal, scontrol.NODES, scontrol.parse_nodes)
+        return await self._parsed(principal, scontrol.NODES, lambda text: scontrol.answered(text, scontrol.parse_nodes))
 
     async def partitions(self, principal: Principal, *, show_hidden: bool) -> tuple[Partition, ...]:
         """List the partitions."""
         argv = scontrol.partitions_command(show_hidden=show_hidden)
-        return await self._parsed(principal, argv, scontrol.parse_partitions)
+        return await self._parsed(principal, argv, lambda text: scontrol.answered(text, scontrol.parse_partitions))
 
     async def reservations(self, principal: Principal) -> tuple[Reservation, ...]:
         """List the reservations."""
         return await self._parsed(
-            principal, scontrol.RESERVATIONS, scontrol.parse_reservations, env=scontrol.ENVIRONMENT
+            principal,
+            scontrol.RESERVATIONS,
+            lambda text: scontrol.answered(text, scontrol.parse_reservations),
+            env=scontrol.ENVIRONMENT,
         )
 
     async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:

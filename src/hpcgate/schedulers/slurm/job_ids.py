@@ -6,6 +6,7 @@ https://slurm.schedmd.com/heterogeneous_jobs.html
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hpcgate.errors import JobNotFound
@@ -52,6 +53,16 @@ def _common(one: range, other: range) -> bool:
     period = one.step * others
     shared += -(-(max(one.start, other.start) - shared) // period) * period
     return shared <= min(one[-1], other[-1])
+
+
+def arguments(ids: Iterable["JobId"]) -> str:
+    """Return ids for the option of a command, each once; of an array and tasks of it the array alone.
+
+    Of an array whose tasks wait together squeue shows only those that were asked for, even if the array was, too.
+    """
+    wanted = dict.fromkeys((job_id.argument, job_id.base) for job_id in ids)
+    whole = {base for argument, base in wanted if argument == base}
+    return ",".join(argument for argument, base in wanted if argument == base or base not in whole)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,14 @@ class Selection:
         user: Only this user's, or None for everybody's.
         account: Only of this account.
         window: Of jobs that have ended only those that did so within that many seconds; None means no limit.
+        steps: Whether the database is asked for steps, too.
     """
 
     ids: tuple[JobId, ...] | None = None
     user: str | None = None
     account: str | None = None
     window: int | None = None
+    steps: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from hpcgate.schedulers.base import Job, JobStatus, JobTask, JobTime
 from hpcgate.schedulers.slurm import values
 from hpcgate.schedulers.slurm.delimiters import parse_rows
-from hpcgate.schedulers.slurm.job_ids import addressable
+from hpcgate.schedulers.slurm.job_ids import addressable, arguments
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.states import ENDED, LISTED
 from hpcgate.schedulers.slurm.version import PLAIN_SCRIPTS, SACCT_STREAMS
@@ -31,7 +31,7 @@ def select(selection: Selection) -> list[str]:
     """Return the options that ask for the selected jobs."""
     options = []
     if selection.ids is not None:
-        options.append("--jobs=" + ",".join(dict.fromkeys(job_id.argument for job_id in selection.ids)))
+        options.append("--jobs=" + arguments(selection.ids))
     elif selection.user is None:
         options.append("--allusers")
     else:

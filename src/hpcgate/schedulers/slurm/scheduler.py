@@ -83,7 +83,8 @@ class _Absent:
     def of(self, job_id: JobId, shown: str) -> GatewayError:
         """Return the error for a job that is in no answer: unknown only if everybody who could know it answered."""
         reasons = list(self.sources.values())
-        if any(job_id.matches(record.job.job_id, record.raw) for record in self.partial):
+        # Of an array the number alone may be all that the database has been told.
+        if any(job_id.matches(record.job.job_id, record.raw) or record.raw == job_id.base for record in self.partial):
             reasons.append("the accounting database has been told only a part of it")
         if reasons:
             return SchedulerUnavailable(f"Job {shown} cannot be looked up now: {'; '.join(reasons)}")
@@ -201,7 +202,7 @@ class Slurm(Scheduler):
     async def _look_up(self, principal: Principal, wanted: Mapping[str, JobId]) -> dict[str, Jobs | GatewayError]:
         """Return jobs by the ids as they were asked for; where that is too much at once, in two halves."""
         try:
-            both = await self._both(principal, Selection(ids=tuple(wanted.values())))
+            both = await self._by_ids(principal, tuple(wanted.values()))
         except TooLarge:
             if len(wanted) == 1:
                 raise
@@ -309,8 +310,28 @@ class Slurm(Scheduler):
             await self._commands.close()
 
     async def _find(self, principal: Principal, job_id: JobId) -> tuple[list[Record], "_Absent"]:
-        both = await self._both(principal, Selection(ids=(job_id,)))
+        both = await self._by_ids(principal, (job_id,))
         return _named(both.records, job_id), both.absent
+
+    async def _by_ids(self, principal: Principal, ids: tuple[JobId, ...]) -> "_Both":
+        """Return the jobs that the ids name.
+
+        Tasks that never began have one row together, ``33_[0-9]``, which the database gives to those who ask for the
+        array, not for the task. So a task that nobody knows by itself is looked for among all of its array.
+        """
+        both = await self._both(principal, Selection(ids=ids))
+        alone = [job_id for job_id in ids if job_id.task is not None and not _named(both.records, job_id)]
+        if not alone:
+            return both
+        arrays = tuple(dict.fromkeys(JobId(job_id.base) for job_id in alone))
+        whole = await self._both(principal, Selection(ids=arrays, steps=False))
+        together = [
+            record
+            for record in whole.records
+            if _together(record) and any(job_id.matches(record.job.job_id, record.raw) for job_id in alone)
+        ]
+        absent = _Absent(both.absent.sources | whole.absent.sources, [*both.absent.partial, *whole.absent.partial])
+        return _Both([*both.records, *together], absent, max(both.age, whole.age))
 
     async def _both(self, principal: Principal, selection: Selection) -> "_Both":
         """Return the selected jobs of both sources.
@@ -450,10 +471,12 @@ def _named(records: Sequence[Record], job_id: JobId) -> list[Record]:
 
 
 def _as_task(record: Record, shown: str) -> Record:
-    together = JobId.read(record.job.job_id)
-    if together is None or together.tasks is None or together.task is not None:
-        return record
-    return replace(record, job=replace(record.job, job_id=shown))
+    return replace(record, job=replace(record.job, job_id=shown)) if _together(record) else record
+
+
+def _together(record: Record) -> bool:
+    """Return whether a record is that of the tasks of an array that have not begun."""
+    return "_[" in record.job.job_id
 
 
 def _plain(account: str | None) -> bool:

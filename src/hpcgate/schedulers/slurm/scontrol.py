@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from hpcgate.errors import BadAnswer
+from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers import reading
 from hpcgate.schedulers.base import Node, Partition, Reservation
 from hpcgate.schedulers.slurm import values
@@ -99,6 +101,21 @@ _UNTOLD = re.compile(r"^\s*DBD Agent queue size:\s*([1-9][0-9]*)", re.MULTILINE)
 def told_all(text: str) -> bool:
     """Return whether the controller has told the database all, as far as sdiag says."""
     return _UNTOLD.search(text) is None
+
+
+_NONE = re.compile(r"^No \w+ in the system", re.MULTILINE)
+
+
+def answered(text: str, parse: Callable[[str], tuple[Parsed, ...]]) -> tuple[Parsed, ...]:
+    """Return what `parse` makes of what scontrol printed.
+
+    Raises:
+        BadAnswer: That is words, and none of scontrol's: something in its place refused, with exit status 0.
+    """
+    found = parse(text)
+    if not found and text.strip() and not _NONE.search(text):
+        raise BadAnswer(f"scontrol: {clipped(text.strip(), 400)}")
+    return found
 
 
 def _lines(text: str, first: str, parse: Callable[[Mapping[str, str]], Parsed]) -> tuple[Parsed, ...]:

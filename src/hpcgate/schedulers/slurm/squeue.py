@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hpcgate.schedulers.base import Job, JobStatus, JobTime
 from hpcgate.schedulers.slurm import values
 from hpcgate.schedulers.slurm.delimiters import parse_rows
-from hpcgate.schedulers.slurm.job_ids import addressable
+from hpcgate.schedulers.slurm.job_ids import addressable, arguments
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.states import ENDED, WAITING
 
@@ -26,7 +26,7 @@ def select(selection: Selection) -> list[str]:
     """Return the options that ask for the selected jobs, ended ones that the controller still knows included."""
     options = ["--noheader", "--all", "--states=all"]
     if selection.ids is not None:
-        options.append("--jobs=" + ",".join(dict.fromkeys(job_id.argument for job_id in selection.ids)))
+        options.append("--jobs=" + arguments(selection.ids))
     if selection.user is not None:
         options.append(f"--user={selection.user}")
     if selection.account is not None:
