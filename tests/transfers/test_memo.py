@@ -4,6 +4,7 @@ import base64
 import json
 import secrets
 import zlib
+from typing import cast
 
 import pytest
 
@@ -33,6 +34,15 @@ def test_as_many_parts_as_s3_takes() -> None:
         written(JOB, Directives("s3", coordinates="".join(secrets.token_hex(32) for _ in range(20_000))))
 
 
+def memo(content: object) -> str:
+    return base64.b64encode(zlib.compress(json.dumps(content).encode())).decode()
+
+
+LOGS = {"output_log": "", "error_log": ""}
+JOB_VALUES = {"system": "demo", "working_directory": "/", "logs": LOGS}
+MANY = b'{"x": [' + b"[]," * 5_000_000 + b"0]}"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -43,9 +53,33 @@ def test_as_many_parts_as_s3_takes() -> None:
         base64.b64encode(zlib.compress(b"[]")).decode(),
         base64.b64encode(zlib.compress(json.dumps({"job": {}, "directives": {"x": 1}}).encode())).decode(),
         base64.b64encode(zlib.compress(b" " * 17 * 1024 * 1024)).decode(),
+        *(
+            memo({"job": JOB_VALUES, "directives": directives})
+            for directives in cast(
+                "tuple[object, ...]",
+                (
+                    {"transfer_method": 5},
+                    {"transfer_method": []},
+                    {"transfer_method": "s3", "parts_upload_urls": 5},
+                    {"transfer_method": "s3", "parts_upload_urls": [5]},
+                    {"transfer_method": "s3", "max_part_size": "many"},
+                    {"transfer_method": "streamer", "coordinates": {}},
+                    {},
+                    [],
+                ),
+            )
+        ),
     ],
-    ids=["nothing", "no base64", "no zlib", "a letter", "a list", "other fields", "a bomb"],
 )
 def test_what_is_no_memo(text: str) -> None:
+    with pytest.raises(BadAnswer):
+        read(text, "7")
+
+
+def test_values_are_counted_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 KiB of a user's own doing unpack to five million lists, and others would wait for them."""
+    text = base64.b64encode(zlib.compress(MANY)).decode()
+    assert len(text) < MOST
+    monkeypatch.setattr(json, "loads", lambda text: pytest.fail("they were made"))
     with pytest.raises(BadAnswer):
         read(text, "7")

@@ -9,12 +9,17 @@ import json
 import zlib
 from dataclasses import asdict
 
+from pydantic import TypeAdapter
+
 from hpcgate.errors import BadAnswer, BadRequest
 from hpcgate.transfers.base import Directives, JobLogs, TransferJob
 
 MOST = 720 * 1024
 """Characters of one: a file of 10,000 parts takes some 600,000. More is not read back from the login node."""
 _MOST_JSON = 16 * 1024 * 1024
+_MOST_VALUES = 64 * 1024
+"""Values in it, counted before they are made: in a few kilobytes there may be millions, and the event loop waits."""
+_DIRECTIVES = TypeAdapter(Directives)
 
 
 def written(job: TransferJob, directives: Directives | None) -> str:
@@ -41,10 +46,13 @@ def read(text: str, job_id: str) -> tuple[TransferJob, Directives | None]:
         content = unpacker.decompress(base64.b64decode(text, validate=True), _MOST_JSON)
         if unpacker.unconsumed_tail or not unpacker.eof:
             raise ValueError("not whole")
+        if sum(map(content.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+            raise ValueError("too many values")
         values = json.loads(content)
         job = values["job"]
         logs = JobLogs(str(job["logs"]["output_log"]), str(job["logs"]["error_log"]))
         made = TransferJob(job_id, str(job["system"]), str(job["working_directory"]), logs)
-        return made, None if values["directives"] is None else Directives(**values["directives"])
+        found = values["directives"]
+        return made, None if found is None else _DIRECTIVES.validate_python(found)
     except (ValueError, LookupError, TypeError, RecursionError, zlib.error) as error:
         raise BadAnswer("The receipt of the transfer cannot be read") from error
