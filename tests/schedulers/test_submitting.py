@@ -10,6 +10,7 @@ from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.pbs import qsub, script
 from hpcgate.schedulers.slurm import sbatch
 from hpcgate.schedulers.submitting import whole
+from hpcgate.ssh.commands.temporary import SAFE
 from tests.sites.shells import shell_program
 
 SHELLS = {"dash": ["dash"], "bash": ["bash"], "busybox": ["busybox", "sh"]}
@@ -93,3 +94,33 @@ def test_many_variables_reach_it(shell: list[str], place: Path) -> None:
     assert done.returncode == 0, done
     found = dict(pair.split("=", 1) for pair in (place / "submitted").read_text().split("\0")[:-1])
     assert {name: value for name, value in found.items() if name.startswith("BIG")} == environment
+
+
+@pytest.mark.parametrize(
+    ("mode", "used"), [(0o700, True), (0o755, True), (0o1777, True), (0o775, False), (0o777, False)]
+)
+def test_nobody_else_can_exchange_a_script_before_it_is_submitted(
+    shell: list[str], place: Path, mode: int, used: bool
+) -> None:
+    """Where others may rename what is the user's, nothing of it is kept."""
+    (place / "tmp").chmod(mode)
+    tool = place / "tools" / "cat"
+    tool.write_text(f"#!/bin/sh\nls {place}/tmp >>{place}/seen\nexec /usr/bin/cat\n")
+    tool.chmod(0o755)
+    argv, given = submissions(place)["sbatch"]
+    run(shell, place, whole(argv, len(given)), given)
+    assert "a line of a script" in (place / "submitted").read_text()
+    assert bool((place / "seen").read_text().strip()) == used
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another account")
+def test_a_directory_of_somebody_else_s_is_not_taken(shell: list[str], place: Path) -> None:
+    (place / "tmp").chmod(0o1777)
+    os.chown(place / "tmp", 12345, 12345)
+    words = subprocess.run(
+        [*shell, "-c", f"{SAFE}_hpcgate_temporary"],
+        env={"PATH": os.environ["PATH"], "HOME": "/home/x", "TMPDIR": f"{place}/tmp"},
+        capture_output=True,
+        check=True,
+    )
+    assert words.stdout == b"/home/x"

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from hpcgate.config import TransferSettings
 from hpcgate.config.values import HttpUrl
+from hpcgate.ssh.commands.temporary import SAFE
 from hpcgate.transfers.script import STAGE
 
 
@@ -34,7 +35,9 @@ class PythonSettings(TransferSettings):
         }
 
 
-_BEGIN = """\
+_BEGIN = (
+    SAFE
+    + """
 environment=
 clear_up() {
   if [ -n "$environment" ]; then rm -rf -- "$environment"; fi
@@ -44,7 +47,7 @@ clear_up() {
 PYTHONUNBUFFERED=1
 export PYTHONUNBUFFERED
 if [ -n "$install" ]; then
-  environment=$(mktemp -d) || exit
+  environment=$(mktemp -d -p "$(_hpcgate_temporary)") || exit
   # Not as an option: the index may want a password, which ps would show.
   if [ -n "$index" ]; then
     PIP_INDEX_URL=$index
@@ -52,6 +55,7 @@ if [ -n "$install" ]; then
   fi
 fi
 """
+)
 
 ENVIRONMENT = (
     _BEGIN

@@ -3,11 +3,14 @@
 No URL is on a command line, where ps would show its signature: curl reads each from a file descriptor of its own.
 """
 
+from hpcgate.ssh.commands.temporary import SAFE
 from hpcgate.ssh.files.command_files import ADOPT
 from hpcgate.transfers.script import STAGE
 
 # A request is tried again with pauses of 1, 2, 4 and 8 seconds. A request that stalls for a minute has failed.
-_COMMON = """\
+_COMMON = (
+    SAFE
+    + """
 command -v curl >/dev/null || fail 'curl: command not found' 127
 ask() {
   url=$1
@@ -54,6 +57,7 @@ all_parts() {
   return "$broken"
 }
 """
+)
 
 # An entity tag is the MD5 of the content, or that of the parts' MD5s followed by their number.
 VERIFY = """\
@@ -116,7 +120,7 @@ clear_up() {{
 }}
 settle "$target"
 if [ -d "./$base" ]; then fail "$target: Is a directory"; fi
-scratch=$(mktemp -d) || exit
+scratch=$(mktemp -d -p "$(_hpcgate_temporary)") || exit
 deadline=$(($(date +%s) + wait))
 gone=0
 until [ "$(status_of "$head_url" --head)" = 200 ]; do
@@ -198,7 +202,7 @@ if [ -n "$split" ]; then
   mkdir -p -- "$tmp_folder" || exit
   scratch=$(mktemp -d -- "$tmp_folder/.hpcgate-XXXXXXXX") || exit
 else
-  scratch=$(mktemp -d) || exit
+  scratch=$(mktemp -d -p "$(_hpcgate_temporary)") || exit
 fi
 : <"$source" || exit
 before=$(measure) || exit

@@ -17,6 +17,7 @@ from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.variables import check_variable
 from hpcgate.ssh.commands.ending import ENDING
+from hpcgate.ssh.commands.temporary import SAFE
 
 MAX_SIZE = 4 * 1024 * 1024
 """Bytes of a script."""
@@ -30,10 +31,11 @@ _OCTAL = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 
 _CARRIER = (
     ENDING
-    + """\
+    + SAFE
+    + """
 _hpcgate_script=
 clear_up() { [ -z "$_hpcgate_script" ] || rm -f -- "$_hpcgate_script"; }
-_hpcgate_script=$(mktemp -- "${TMPDIR:-/tmp}/hpcgate.XXXXXXXX") || exit
+_hpcgate_script=$(mktemp -- "$(_hpcgate_temporary)/hpcgate.XXXXXXXX") || exit
 printf '%b' '{octal}' >"$_hpcgate_script" && chmod 700 "$_hpcgate_script" || exit
 (
 {exports}exec {shell}"$_hpcgate_script"
