@@ -334,10 +334,15 @@ def test_another_version_and_a_controller_that_is_down(cluster: Cluster, tmp_pat
     assert (status, mark) == (0, WARNING)
     assert f"set scheduler.version to {cluster.slurm.version}" in text
     sshd = cluster.start_sshd(extra="SetEnv SLURM_CONF=/nowhere/slurm.conf")
-    status, lines = walk(cluster, tmp_path, ssh={"port": sshd.port, "host_keys": [sshd.host_public_key]})
+    try:
+        # Slurm's tools try again and again; that is waited for as long as the settings say.
+        login = {"port": sshd.port, "host_keys": [sshd.host_public_key]}
+        probes = {"services": {"scheduler": {"timeout": 3}}}
+        status, lines = walk(cluster, tmp_path, ssh=login, scheduler={"timeout": 3}, probing=probes)
+    finally:
+        sshd.stop()
     assert status == 1
     assert only(lines, "scheduler: ")[0] == BAD
-    sshd.stop()
 
 
 def test_file_systems(cluster: Cluster, tmp_path: Path) -> None:

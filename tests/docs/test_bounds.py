@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ def settings() -> set[str]:
     return found
 
 
+@functools.cache
 def names_of_tests() -> set[str]:
     """Return all tests, each as ``tests/file.py::name``."""
     return {
@@ -69,7 +71,6 @@ def names_of_tests() -> set[str]:
 
 
 SETTINGS = settings()
-TESTS = names_of_tests()
 
 
 def test_there_is_a_row_for_each_boundary_and_resource() -> None:
@@ -97,11 +98,11 @@ def test_each_setting_exists(row: Row) -> None:
 def test_each_test_exists(row: Row) -> None:
     named = re.findall(r"`([^`]+)`", row.test)
     assert named or NONE.fullmatch(row.test), row.test
-    assert set(named) <= TESTS, set(named) - TESTS
+    assert set(named) <= names_of_tests(), set(named) - names_of_tests()
 
 
 def test_what_is_not_there_would_be_found() -> None:
     assert len(SETTINGS) > 150
-    assert len(TESTS) > 900
+    assert len(names_of_tests()) > 900
     assert "clusters.ssh.max_clients" in SETTINGS
     assert "http.max_nothing" not in SETTINGS

@@ -1,6 +1,7 @@
 """The page quotes the program's own messages, and leaves out no status, refusal of a token or line of the log."""
 
 import ast
+import functools
 import inspect
 import re
 from collections.abc import Iterator
@@ -12,12 +13,19 @@ from hpcgate import errors
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations" / "troubleshooting.md").read_text()
-SOURCE = [ast.parse(path.read_text()) for path in (ROOT / "src" / "hpcgate").rglob("*.py") if "demo" not in path.parts]
+
+
+# Not made at import, which each of the processes of a run does.
+@functools.cache
+def source() -> list[ast.Module]:
+    """Return the program's modules, without the demo's."""
+    paths = (ROOT / "src" / "hpcgate").rglob("*.py")
+    return [ast.parse(path.read_text()) for path in paths if "demo" not in path.parts]
 
 
 def texts() -> Iterator[str]:
     """Yield every text of the program; what is filled in is `…`."""
-    for tree in SOURCE:
+    for tree in source():
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
@@ -26,7 +34,10 @@ def texts() -> Iterator[str]:
                 yield "".join(str(part) for part in parts)
 
 
-TEXTS = [re.sub(r"…+", "…", text) for text in texts()]
+@functools.cache
+def shortened() -> list[str]:
+    """Return every text of the program, with one `…` for each place that is filled in."""
+    return [re.sub(r"…+", "…", text) for text in texts()]
 
 
 def messages() -> list[str]:
@@ -38,7 +49,7 @@ def messages() -> list[str]:
 def is_said(message: str) -> bool:
     """Say whether a text of the program reads so; what is filled in may be anything on either side."""
     fixed = [part for part in re.split(r"…+", message) if part.strip()]
-    return any(all(part in text for part in fixed) for text in TEXTS)
+    return any(all(part in text for part in fixed) for text in shortened())
 
 
 @pytest.mark.parametrize("message", messages())
@@ -60,7 +71,7 @@ def test_each_status_has_its_place() -> None:
 
 def refusals() -> Iterator[str]:
     """Yield what is said of a token or key that is refused, up to what is filled in."""
-    for tree in SOURCE:
+    for tree in source():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("_refusal", "Unauthenticated") and node.args:
                 said = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
@@ -82,7 +93,7 @@ def test_the_questions_of_users_name_messages_that_the_page_has() -> None:
 
 
 def logged() -> Iterator[str]:
-    for tree in SOURCE:
+    for tree in source():
         for node in ast.walk(tree):
             if (
                 isinstance(node, ast.Call)

@@ -2,16 +2,18 @@
 
 import asyncio
 
+import pytest
+
 from benchmarks.exactly_once import KINDS, Trial, site_of
 from hpcgate.demo.cluster import Cluster
 
-SUBMISSIONS = 500
 
-
-def test_each_submission_is_one_job_whatever_dies(cluster: Cluster) -> None:
+@pytest.mark.parametrize("submissions", [150, pytest.param(1000, marks=pytest.mark.deep)])
+def test_each_submission_is_one_job_whatever_dies(cluster: Cluster, submissions: int) -> None:
+    """As many things die among few submissions as among many."""
     site = site_of(cluster)
     try:
-        outcome = asyncio.run(Trial(site, ("alice", "bob"), SUBMISSIONS, keyed=True, seed=1, clients=4).run())
+        outcome = asyncio.run(Trial(site, ("alice", "bob"), submissions, keyed=True, seed=1, clients=4).run())
     finally:
         site.gateway.stop()
         site.sshd.stop()
@@ -19,5 +21,5 @@ def test_each_submission_is_one_job_whatever_dies(cluster: Cluster) -> None:
         cluster.slurm.run(["scancel", "--state=PENDING", "-u", cluster.user("alice").name])
         cluster.slurm.run(["scancel", "--state=PENDING", "-u", cluster.user("bob").name])
     assert set(outcome.deaths) == set(KINDS)
-    assert len(outcome.answers) == len(set(outcome.answers.values())) == outcome.submissions >= SUBMISSIONS
+    assert len(outcome.answers) == len(set(outcome.answers.values())) == outcome.submissions >= submissions
     assert (outcome.lost, outcome.doubled) == (0, 0)
