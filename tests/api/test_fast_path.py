@@ -3,18 +3,26 @@
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 
-from hpcgate.api.fast_path import DirectRoute, DirectRoutes
+from hpcgate.api.fast_path import DirectRoutes
+from hpcgate.api.terms import Terms, on
 
 
+@on(Terms(direct=True))
 async def echo(request: Any, system_name: str, **rest: str) -> Any:
     raise AssertionError("only found, not called")
 
 
+async def by_fastapi(system_name: str) -> Any:
+    raise AssertionError("only found, not called")
+
+
 ROUTES = [
-    DirectRoute("/filesystem/{system_name}/ops/stat", echo, methods=["GET"], response_model=None),
-    DirectRoute("/compute/{system_name}/jobs", echo, methods=["GET"], response_model=None),
-    DirectRoute("/compute/{system_name}/jobs/{job_id}", echo, methods=["GET"], response_model=None),
+    APIRoute("/filesystem/{system_name}/ops/mkdir", by_fastapi, methods=["GET"], response_model=None),
+    APIRoute("/filesystem/{system_name}/ops/stat", echo, methods=["GET"], response_model=None),
+    APIRoute("/compute/{system_name}/jobs", echo, methods=["GET"], response_model=None),
+    APIRoute("/compute/{system_name}/jobs/{job_id}", echo, methods=["GET"], response_model=None),
 ]
 
 
@@ -29,6 +37,7 @@ ROUTES = [
         ("/compute/demo/jobs/", None),
         ("/compute//jobs", None),
         ("/filesystem/demo/ops/unknown", None),
+        ("/filesystem/demo/ops/mkdir", None),
         ("/filesystem/demo/ops", None),
         ("/status/systems", None),
         ("compute/demo/jobs", None),
@@ -49,4 +58,4 @@ def test_what_is_found(path: str, parameters: dict[str, str] | None) -> None:
 
 def test_a_route_must_begin_with_a_literal_and_the_system() -> None:
     with pytest.raises(ValueError, match="not a direct route"):
-        DirectRoutes([DirectRoute("/status/liveness/now", echo, response_model=None)])
+        DirectRoutes([APIRoute("/status/liveness/now", echo, response_model=None)])

@@ -8,8 +8,10 @@ import pytest
 from fastapi import Request
 
 from hpcgate.api.access import enter
+from hpcgate.api.terms import Terms
 from hpcgate.auth import Principal
 from hpcgate.config.audit import AuditSettings
+from hpcgate.config.groups import Group
 from hpcgate.errors import Forbidden, Unavailable
 from hpcgate.http.request_log import RequestLines
 from hpcgate.telemetry import audit, journal
@@ -36,7 +38,7 @@ class Opened:
         raise Forbidden("as far as that")
 
 
-READ, WRITE = ("GET", "/filesystem/{system_name}/ops/ls"), ("POST", "/filesystem/{system_name}/ops/mkdir")
+READ, WRITE, UNDECLARED = Terms(Group.FS_READ), Terms(Group.FS_WRITE), Terms()
 
 
 @pytest.mark.parametrize(
@@ -47,11 +49,13 @@ READ, WRITE = ("GET", "/filesystem/{system_name}/ops/ls"), ("POST", "/filesystem
         (True, True, 4, WRITE, False),
         (True, False, 5, READ, False),
         (True, False, 5, WRITE, True),
+        (True, False, 5, UNDECLARED, True),
+        (True, False, 4, UNDECLARED, False),
         (False, True, 5, WRITE, False),
     ],
 )
 async def test_what_cannot_be_recorded_is_refused_if_it_has_to_be(
-    required: bool, reads: bool, waiting: int, asked: tuple[str, str], refused: bool, monkeypatch: pytest.MonkeyPatch
+    required: bool, reads: bool, waiting: int, asked: Terms, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writers = Writers()
     monkeypatch.setattr(audit, "WRITERS", writers)
@@ -60,14 +64,13 @@ async def test_what_cannot_be_recorded_is_refused_if_it_has_to_be(
     for _ in range(waiting):
         writer.put(b"{}", 2)
     notes = RequestLines(audit=True, audit_reads=reads, audit_required=required).begin("r-1", "c-1")
-    method, route = asked
     scope = {
-        "type": "http", "method": method, "path": "/", "headers": [], "query_string": b"",
-        "route": SimpleNamespace(path=route), "app": SimpleNamespace(state=SimpleNamespace(gateway=Opened())),
-        "state": {"principal": Principal("alice", "token")},
+        "type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b"",
+        "route": SimpleNamespace(path="/"), "app": SimpleNamespace(state=SimpleNamespace(gateway=Opened())),
+        "state": {},
     }  # fmt: skip
     with pytest.raises(Unavailable if refused else Forbidden):
-        await enter(Request(scope), "demo")
+        await enter(Request(scope), asked, Principal("alice", "token"), "demo")
     # The refusal needs no room of those that are under way.
     assert (notes.operation is None) is refused
 

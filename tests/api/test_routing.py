@@ -1,5 +1,6 @@
 """Who asks is found out before anything else, whichever route it is and whoever has added it."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -7,18 +8,21 @@ from urllib.parse import unquote
 
 import pytest
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 from starlette.types import Message
 
 from hpcgate.api import errors
-from hpcgate.api.fast_path import DirectRoute
+from hpcgate.api.access import AccessDep, GatewayDep, PrincipalDep, access_of
 from hpcgate.api.plain_paths import PlainPaths
 from hpcgate.api.routing import Door
 from hpcgate.api.streaming import Answer, StreamingAnswer
-from hpcgate.api.terms import MONITORED, PUBLIC, on, terms_of
+from hpcgate.api.terms import BY_SSH, MONITORED, PUBLIC, Terms, on, terms_of
 from hpcgate.auth import Principal
+from hpcgate.auth.policy import Grant
 from hpcgate.config import Settings
+from hpcgate.config.groups import Group
 from hpcgate.errors import PathNotFound, Unauthenticated
 from hpcgate.http.body import Bodies, Shut
 from hpcgate.server.app import create_app
@@ -33,6 +37,46 @@ FREE = {
     "/docs/oauth2-redirect", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/redoc.standalone.js",
     "/redoc",
 }  # fmt: skip
+
+
+BODIES = {
+    "announced": [(b"content-length", b"67108864")],
+    "chunked": [(b"transfer-encoding", b"chunked")],
+    "awaited": [(b"content-length", b"67108864"), (b"expect", b"100-continue")],
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+async def test_every_route_refuses_a_stranger_before_a_byte_of_the_body(body: Any) -> None:
+    """Whatever the program serves is walked, documented or not; to ask for a byte of the body fails."""
+    app = create_app(Settings.model_validate(GENERAL))
+    app.state.gateway = Nobody()
+    routes: list[Any] = list(app.routes)
+    found = [(method, route) for route in routes for method in getattr(route, "methods", None) or ("POST",)]
+    guarded = [(method, route.path) for method, route in found if not terms_of(route).public]
+    assert len(guarded) > 45
+    answers = {(method, path): await walk(app, method, path, body) for method, path in guarded}
+    assert {route: told for route, told in answers.items() if told != (401, b"close")} == {}
+
+
+async def walk(app: Any, method: str, path: str, body: Any) -> tuple[int, bytes | None]:
+    """Send the head of a request through all of the application; return the status and whether that was its last."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("the body is read")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    place = re.sub(r"{[^}]*}", "1", path)
+    scope = {
+        "type": "http", "method": method, "path": place, "raw_path": place.encode(), "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), (b"tus-resumable", b"1.0.0"), *body],
+        "client": ("192.0.2.1", 1), "http_version": "1.1", "scheme": "http", "root_path": "", "state": {},
+    }  # fmt: skip
+    await app(scope, receive, send)
+    return sent[0]["status"], dict(sent[0]["headers"]).get(b"connection")
 
 
 def test_what_is_free_is_on_this_list() -> None:
@@ -64,7 +108,9 @@ def application() -> FastAPI:
     return app
 
 
-async def ask(app: FastAPI, path: str, method: str = "POST", **scope: Any) -> tuple[int, dict[bytes, bytes], bytes]:
+async def ask(
+    app: FastAPI, path: str, method: str = "POST", size: bytes = b"67108864", **scope: Any
+) -> tuple[int, dict[bytes, bytes], bytes]:
     """Send a request with a token and 64 MiB announced; whoever reads of them fails the test."""
     sent: list[Message] = []
 
@@ -74,11 +120,11 @@ async def ask(app: FastAPI, path: str, method: str = "POST", **scope: Any) -> tu
     async def send(message: Message) -> None:
         sent.append(message)
 
-    headers = [(b"content-length", b"67108864"), (b"authorization", b"Bearer x")]
+    headers = [(b"content-length", size), (b"authorization", b"Bearer x")]
     await Bodies(Door(app, app))(
         {
             "type": "http", "method": method, "path": path, "headers": headers, "query_string": b"", "app": app,
-            "state": {"request_id": "1", "correlation_id": "1"}, **scope,
+            "state": {"request_id": "1", "correlation_id": "1"}, "client": None, **scope,
         },
         receive,
         send,
@@ -91,6 +137,7 @@ async def careless(request: Request) -> Response:
     return PlainTextResponse(await request.body())
 
 
+@on(Terms(direct=True))
 async def careless_direct(request: Request, system_name: str) -> Response:
     return await careless(request)
 
@@ -100,11 +147,20 @@ class Anybody(Nobody):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rates = self
+        self.rates = self.policy = self.authorizer = self.calendar = self.board = self
         self.on = False
+        self.free = self.well = True
+        self.name = "demo"
 
     async def principal(self, token: str) -> Any:
         return Principal("alice", token)
+
+    def system(self, name: str) -> Any:
+        return self
+
+    async def authorize(self, principal: Principal, system: str) -> None: ...
+
+    def check(self) -> None: ...
 
 
 def serving_content(gateway: Nobody) -> FastAPI:
@@ -132,10 +188,11 @@ def serving_content(gateway: Nobody) -> FastAPI:
     @app.post("/posted")
     async def posted() -> None: ...
 
+    @app.get("/a/{system_name}/b", response_model=None)
+    @on(Terms(direct=True))
     async def direct(request: Request, system_name: str) -> Response:
         return PlainTextResponse("12345", headers={"X-Method": request.method})
 
-    app.router.routes.append(DirectRoute("/a/{system_name}/b", direct, methods=["GET"], response_model=None))
     return app
 
 
@@ -260,11 +317,84 @@ async def test_a_route_that_declares_nothing_is_protected() -> None:
     door = Door(app, app)
     app.add_route("/later", careless, methods=["POST"])
     app.mount("/mounted", careless_app)
-    app.router.routes.append(DirectRoute("/a/{system_name}/b", careless_direct, methods=["POST"], response_model=None))
+    app.router.routes.append(APIRoute("/a/{system_name}/b", careless_direct, methods=["POST"], response_model=None))
     for path in ("/added", "/later", "/mounted/deep", "/a/demo/b"):
         status, headers, _ = await ask(app, path)
         assert (status, headers[b"connection"]) == (401, b"close"), path
     assert door is not None
+
+
+async def test_a_route_that_declares_nothing_is_denied_by_any_policy() -> None:
+    gateway = Anybody()
+    app = application()
+    app.state.gateway = gateway
+
+    @app.get("/added")
+    @app.get("/a/{system_name}/b")
+    async def added() -> str:
+        return "here"
+
+    for path in ("/added", "/a/demo/b"):
+        gateway.free = True
+        assert (await ask(app, path, "GET", size=b"0"))[0] == 200
+        gateway.free = False
+        assert (await ask(app, path, "GET", size=b"0"))[0] == 403
+
+
+class Counting(Anybody):
+    """A gateway that takes down what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.on = self.scheduler_by_ssh = True
+        self.free = self.well = False
+
+    async def principal(self, token: str) -> Any:
+        self.asked.append("token")
+        return Principal("alice", token)
+
+    async def take(self, principal: Principal, group: Any) -> dict[str, str]:
+        self.asked.append(f"rate {group}")
+        return {}
+
+    async def authorize(self, principal: Principal, system: str) -> None:
+        self.asked.append("authorization")
+
+    def decide(self, principal: Principal, question: Any) -> Grant:
+        self.asked.append(f"policy {question.group}")
+        return Grant("default")
+
+    def check(self) -> None:
+        self.asked.append("maintenance")
+
+    def require(self, services: Any) -> None:
+        self.asked.append(f"health {services}")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/a/demo/1", "/b/demo/b"], ids=["FastAPI", "direct"])
+async def test_each_question_before_a_route_is_asked_once(method: str, path: str) -> None:
+    """One authentication and one count a request, then policy, maintenance and health, whichever way leads there."""
+    app = application()
+    app.state.gateway = gateway = Counting()
+
+    @app.get("/a/{system_name}/{job}")
+    @on(Terms(Group.FS_READ, BY_SSH))
+    async def plain(access: AccessDep, principal: PrincipalDep, opened: GatewayDep) -> str:
+        gateway.asked.append(f"called {access.principal is principal}")
+        return "here"
+
+    @app.get("/b/{system_name}/b", response_model=None)
+    @on(Terms(Group.FS_READ, BY_SSH, direct=True))
+    async def direct(request: Request, system_name: str) -> Response:
+        gateway.asked.append(f"called {access_of(request).principal is request.scope['state']['principal']}")
+        return PlainTextResponse("here")
+
+    assert (await ask(app, path, method, size=b"0"))[0] == 200
+    assert gateway.asked == [
+        "token", "rate fs:read", "authorization", "policy fs:read", "maintenance", "health ('ssh',)", "called True",
+    ]  # fmt: skip
 
 
 async def careless_app(scope: Any, receive: Any, send: Any) -> None:
@@ -326,7 +456,8 @@ async def test_errors_become_answers(error: Exception, status: int) -> None:
         raise error
 
     app = application()
-    route = DirectRoute("/a/{system_name}/b", on(PUBLIC)(fails), methods=["POST"], response_model=None)
+    terms = Terms(public=True, direct=True)
+    route = APIRoute("/a/{system_name}/b", on(terms)(fails), methods=["POST"], response_model=None)
     app.router.routes.append(route)
     found, _, body = await ask(app, "/a/demo/b")
     assert found == status

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from hpcgate.auth import Principal
-from hpcgate.auth.groups import Group, group_of
 from hpcgate.auth.policy import Policy, Question
 from hpcgate.config import Settings
+from hpcgate.config.groups import Group
 from hpcgate.config.names import parse_names
 from hpcgate.errors import Denied
 
@@ -85,9 +85,6 @@ def test_the_file_of_names() -> None:
 def test_the_groups_of_operations() -> None:
     named = [row[0].strip("`") for row in rows("operations")]
     assert named == list(Group)
-    assert group_of("PUT", "/compute/{system_name}/jobs/{job_id}/attach") is Group.COMPUTE_SUBMIT
-    assert group_of("HEAD", "/filesystem/{system_name}/files/content") is Group.FS_READ
-    assert group_of("PATCH", "/filesystem/{system_name}/files/uploads/{upload_id}") is Group.FS_WRITE
 
 
 def test_the_denial(tmp_path: Path) -> None:

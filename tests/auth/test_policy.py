@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from hpcgate.auth import Principal
 from hpcgate.auth.claims import claim, holds, scopes
-from hpcgate.auth.groups import Group
 from hpcgate.auth.policy import FREE, Grant, Policy, Question
 from hpcgate.config import PolicySettings
+from hpcgate.config.groups import Group
 from hpcgate.errors import Denied
 
 ALICE = Principal(

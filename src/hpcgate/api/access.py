@@ -1,4 +1,4 @@
-"""What every route begins with: who asks, and for which system."""
+"""What comes before every route: who asks, and whether for a system that they may use. The door asks it, once."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -6,10 +6,9 @@ from typing import Annotated, Any
 import structlog
 from fastapi import Depends, Request
 
-from hpcgate.api.needs import needs
+from hpcgate.api.terms import PROTECTED, Terms
 from hpcgate.auth import Principal
 from hpcgate.auth.api_keys import HEADER
-from hpcgate.auth.groups import group_of
 from hpcgate.auth.policy import FREE, Grant, Question
 from hpcgate.auth.tokens import bearer
 from hpcgate.errors import Denied, Forbidden, GatewayError, Unauthenticated, Unavailable
@@ -30,7 +29,7 @@ def gateway(request: Request) -> Gateway:
     return opened
 
 
-async def authenticate(request: Request) -> Principal:
+async def authenticate(request: Request, terms: Terms) -> Principal:
     """Verify the request's token or API key, and count the request. The door does, once, before all else.
 
     Raises:
@@ -48,7 +47,8 @@ async def authenticate(request: Request) -> Principal:
     opened.telemetry.token("accepted")
     state["username"] = verified.username
     if opened.rates.on:
-        await _count(request, opened, verified)
+        state["rate_headers"] = {}
+        state["rate_headers"] = await opened.rates.take(verified, terms.group)
     return verified.asking(state["request_id"], state["correlation_id"])
 
 
@@ -69,13 +69,6 @@ def _authorization(request: Request) -> str | None:
     return None
 
 
-async def _count(request: Request, opened: Gateway, principal: Principal) -> None:
-    request.scope["state"]["rate_headers"] = {}
-    group = group_of(request.method, request.scope["route"].path)
-    if group is not None:
-        request.scope["state"]["rate_headers"] = await opened.rates.take(principal, group)
-
-
 @dataclass(slots=True)
 class Access:
     """A user on a system that the user may use. Not frozen, which takes ten times as long to make."""
@@ -84,6 +77,7 @@ class Access:
     system: System
     grant: Grant = FREE
     request: Request | None = None
+    terms: Terms = PROTECTED
 
     @property
     def pool(self) -> Lender:
@@ -146,10 +140,12 @@ class Access:
     def denied(self, denial: Denied, *paths: str) -> None:
         """Tell the audit log that the policy has denied the request."""
         if self.request is not None:
-            _audit_denial(self.request, self.principal, self.system.name, denial.rule, *paths)
+            _audit_denial(self.request, self.terms, self.principal, self.system.name, denial.rule, *paths)
 
 
-def _audit_denial(request: Request, principal: Principal, system: str, rule: str, *paths: str) -> None:
+def _audit_denial(
+    request: Request, terms: Terms, principal: Principal, system: str | None, rule: str, *paths: str
+) -> None:
     audit.warning(
         "denied",
         rule=rule,
@@ -158,7 +154,7 @@ def _audit_denial(request: Request, principal: Principal, system: str, rule: str
         token_id=principal.token_id,
         source=_source(request),
         system=system,
-        group=group_of(request.method, request.scope["route"].path),
+        group=terms.group,
         method=request.method,
         route=request.scope["route"].path,
         paths=[journal.readable(path) for path in paths],
@@ -171,8 +167,8 @@ def _source(request: Request) -> str | None:
     return client[0] if client else None
 
 
-async def enter(request: Request, system_name: str) -> Access:
-    """Find the system and ask whether the user may use it, whose token the door has verified.
+async def enter(request: Request, terms: Terms, principal: Principal, system_name: str) -> Access:
+    """Find the system of a request and ask whether its user may use it for what the route does. The door does, once.
 
     Raises:
         SystemNotFound: No such system.
@@ -181,41 +177,50 @@ async def enter(request: Request, system_name: str) -> Access:
         UnderMaintenance: The operators have taken the system out of service.
         Unhealthy: A service that the route needs does not work, as the health checks have found.
     """
-    principal: Principal = request.scope["state"]["principal"]
     opened = gateway(request)
     system = opened.system(system_name)
     request.scope["state"]["system"] = system.name
     notes = journal.current.get()
     if notes is not None and notes.paths is not None:
-        _require_record(request, notes)
-        _begin_record(request, notes, principal)
-    grant = await _authorize(request, opened, principal, system.name)
+        _require_record(terms, notes)
+        _begin_record(request, terms, notes, principal)
+    grant = await _authorize(request, terms, opened, principal, system.name)
     system.calendar.check()
     if not system.board.well:
-        system.board.require(needs(request.scope["route"].path, scheduler_by_ssh=system.scheduler_by_ssh))
-    return Access(principal, system, grant, request)
+        system.board.require(terms.services(scheduler_by_ssh=system.scheduler_by_ssh))
+    return Access(principal, system, grant, request, terms)
 
 
-async def _authorize(request: Request, opened: Gateway, principal: Principal, system: str) -> Grant:
+async def _authorize(request: Request, terms: Terms, opened: Gateway, principal: Principal, system: str) -> Grant:
     """Ask the authorization service and the policy, and tell the audit log of a no."""
     try:
         await opened.authorizer.authorize(principal, system)
     except Forbidden:
-        _audit_denial(request, principal, system, "authorization")
+        _audit_denial(request, terms, principal, system, "authorization")
         raise
     if opened.policy.free:
         return FREE
-    group = group_of(request.method, request.scope["route"].path)
-    if group is None:
-        return FREE
     try:
-        return opened.policy.decide(principal, Question(system, group, _source(request)))
+        if terms.group is None:
+            raise Denied("default")
+        return opened.policy.decide(principal, Question(system, terms.group, _source(request)))
     except Denied as denial:
-        _audit_denial(request, principal, system, denial.rule)
+        _audit_denial(request, terms, principal, system, denial.rule)
         raise
 
 
-def _begin_record(request: Request, notes: journal.Journal, principal: Principal) -> None:
+def refuse_undeclared(request: Request, terms: Terms, principal: Principal) -> None:
+    """Refuse what no rule can be about, where there is a policy.
+
+    Raises:
+        Denied: The route does not say what it is about.
+    """
+    if terms.group is None and not gateway(request).policy.free:
+        _audit_denial(request, terms, principal, None, "default")
+        raise Denied("default")
+
+
+def _begin_record(request: Request, terms: Terms, notes: journal.Journal, principal: Principal) -> None:
     """Note for the audit log who is about to do what."""
     notes.who = {
         "user": principal.username,
@@ -224,16 +229,17 @@ def _begin_record(request: Request, notes: journal.Journal, principal: Principal
         "source": _source(request),
     }
     notes.operation = (request.method, request.scope["route"].path)
+    notes.group = terms.group
     notes.job_id = request.path_params.get("job_id")
 
 
-def _require_record(request: Request, notes: journal.Journal) -> None:
+def _require_record(terms: Terms, notes: journal.Journal) -> None:
     """Refuse what could not be recorded, if it has to be. The refusal is not recorded either: it would be in the way.
 
     Raises:
         Unavailable: The audit log takes no lines.
     """
-    if notes.required and is_behind() and group_of(request.method, request.scope["route"].path) in notes.required:
+    if notes.required and is_behind() and (terms.group is None or terms.group in notes.required):
         raise Unavailable("The audit log cannot be written at the moment", headers={"Retry-After": "5"})
 
 
@@ -259,6 +265,17 @@ async def _principal(request: Request) -> Principal:
     return principal
 
 
+def access_of(request: Request) -> Access:
+    """Return what the door has found of a request to a system."""
+    access: Access = request.scope["state"]["access"]
+    return access
+
+
+async def _access(request: Request, system_name: str) -> Access:
+    # The name is here for the documentation of the path.
+    return access_of(request)
+
+
 GatewayDep = Annotated[Gateway, Depends(_gateway)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
-AccessDep = Annotated[Access, Depends(enter)]
+AccessDep = Annotated[Access, Depends(_access)]

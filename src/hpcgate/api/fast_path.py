@@ -4,10 +4,9 @@ FastAPI knows these routes like all others and documents them; only requests rea
 layers of middleware do for a request costs several times what the gateway itself does.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.routing import BaseRoute
@@ -18,20 +17,6 @@ from hpcgate.api.openapi import query_parameters
 from hpcgate.api.terms import Terms, terms_of
 
 M = TypeVar("M", bound=BaseModel)
-Handler = Callable[..., Awaitable[Response]]
-
-
-class DirectRoute(APIRoute):
-    """A route whose endpoint takes the request and its path's parameters, reads the rest itself and answers."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return a handler that calls the endpoint and nothing else."""
-        endpoint: Handler = self.endpoint
-
-        async def handle(request: Request) -> Response:
-            return await endpoint(request, **request.path_params)
-
-        return handle
 
 
 def described(model: type[BaseModel]) -> dict[str, Any]:
@@ -40,7 +25,7 @@ def described(model: type[BaseModel]) -> dict[str, Any]:
 
 
 class DirectRoutes:
-    """The table of direct routes.
+    """The table of the routes whose terms say that they are direct.
 
     Args:
         routes: All routes. Those that are direct begin with a literal and ``{system_name}``; the last part of a path
@@ -53,19 +38,20 @@ class DirectRoutes:
         self._literal: dict[tuple[str, str, str], tuple[APIRoute, Terms]] = {}
         self._open: dict[tuple[str, str, str], tuple[APIRoute, Terms, str]] = {}
         for route in routes:
-            if isinstance(route, DirectRoute):
-                self._add(route)
+            terms = terms_of(route)
+            if terms.direct and isinstance(route, APIRoute):
+                self._add(route, terms)
 
-    def _add(self, route: APIRoute) -> None:
+    def _add(self, route: APIRoute, terms: Terms) -> None:
         _, first, system, rest = route.path.split("/", 3)
         if system != "{system_name}":
             raise ValueError(f"not a direct route: {route.path}")
         before, last = _last_apart(rest)
         for method in route.methods or ():
             if last.startswith("{"):
-                self._open[method, first, before] = (route, terms_of(route), last[1:-1])
+                self._open[method, first, before] = (route, terms, last[1:-1])
             else:
-                self._literal[method, first, rest] = (route, terms_of(route))
+                self._literal[method, first, rest] = (route, terms)
 
     def find(self, scope: Scope) -> tuple[APIRoute, Terms, dict[str, str]] | None:
         """Return the route of a request, its terms and the path's parameters; None if it is not a direct one."""

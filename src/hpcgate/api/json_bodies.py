@@ -13,14 +13,16 @@ from starlette.routing import BaseRoute
 from hpcgate.api.errors import MAX_NAME, MAX_NAMED, InvalidParameters
 from hpcgate.api.models.base import BodyParameters
 from hpcgate.api.remarks import remark
-from hpcgate.api.terms import Terms
 from hpcgate.errors import BadRequest, UnsupportedMediaType
 from hpcgate.http.body import Body
 
 M = TypeVar("M", bound=BaseModel)
 
-JOB = Terms(limit=8 * 1024 * 1024)
-"""Slurm takes scripts of 4 MB (slurm.conf(5), max_script_size), and escapes make it more."""
+MAX_JOB = 8 * 1024 * 1024
+"""Bytes of a job with its script.
+
+Slurm takes scripts of 4 MB (slurm.conf(5), max_script_size), and escapes make it more.
+"""
 
 MAX_VALUES = 32 * 1024
 """Most values, names among them and strings counted twice, in a body. Python makes an object of each, in one go."""

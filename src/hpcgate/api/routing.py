@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpcgate.api import errors
-from hpcgate.api.access import authenticate, gateway
+from hpcgate.api.access import authenticate, enter, gateway, refuse_undeclared
 from hpcgate.api.fast_path import DirectRoutes
 from hpcgate.api.plain_paths import MERGED
 from hpcgate.api.remarks import Queries
@@ -151,8 +151,11 @@ _SAID_AT_ONCE = frozenset({Response, JsonBytes})
 async def admit(request: Request, terms: Terms) -> None:
     """Let a request in to a route, or refuse it before anything of its body is read.
 
+    Where its path names a system, it is found here whether the user may use it, and what for.
+
     Raises:
         Unauthenticated, Forbidden, Unavailable, RateLimited: As `authenticate`.
+        SystemNotFound, Denied, UnderMaintenance, Unhealthy: As `enter`.
         TooLarge: Its body is announced to be over the route's limit.
         HTTPException: 404, for everybody, where slashes were merged to come to it.
     """
@@ -162,7 +165,12 @@ async def admit(request: Request, terms: Terms) -> None:
         raise HTTPException(404, "Not Found: The path has an empty segment.")
     if not terms.public:
         try:
-            principal = state["principal"] = await authenticate(request)
+            principal = state["principal"] = await authenticate(request, terms)
+            system_name = request.scope["path_params"].get("system_name")
+            if system_name is not None:
+                state["access"] = await enter(request, terms, principal, system_name)
+            else:
+                refuse_undeclared(request, terms, principal)
             body: Body | None = state.get("body")
             if body is not None:
                 opened = gateway(request)

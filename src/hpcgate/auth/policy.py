@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from hpcgate.auth.claims import holds, scopes, texts
-from hpcgate.auth.groups import Group
 from hpcgate.auth.networks import lies_in
 from hpcgate.auth.principal import Principal
 from hpcgate.config import PolicyRule, PolicySettings
+from hpcgate.config.groups import Group
 from hpcgate.errors import Denied
 
 

@@ -16,6 +16,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from hpcgate.auth import Principal
+from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest, NotSupported, ToolMissing
 from hpcgate.ssh.session import Session
 
@@ -97,6 +98,10 @@ class Operation(ABC):
         status: Of the answer; 204 has no body.
         writes: Whether it changes anything; one that does not is tried again on a lost connection.
         pages: Whether `run` may return a `Page`, and `lines` gives the result in lines of JSON.
+        group: The group of operations that rules and limits know it by: ``fs:read`` if it is GET and does not write,
+            else ``fs:write``, unless it says so itself.
+        needs: The services of a system that it cannot do without.
+        max_body: Bytes of its JSON body.
         follows: Whether it acts on what a path that is a symbolic link points to; if not, on the link itself.
         Parameters, Result: The models; `Result` is None with status 204.
     """
@@ -107,6 +112,9 @@ class Operation(ABC):
     writes: ClassVar[bool] = False
     follows: ClassVar[bool] = True
     pages: ClassVar[bool] = False
+    group: ClassVar[Group | None] = None
+    needs: ClassVar[tuple[Literal["ssh", "scheduler"], ...]] = ("ssh",)
+    max_body: ClassVar[int] = 1024 * 1024
     Parameters: ClassVar[type[Parameters]]
     Result: ClassVar[Any] = None
 

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from starlette.types import Scope
 
-from hpcgate.auth.groups import Group, group_of
+from hpcgate.config.groups import Group
 from hpcgate.telemetry.journal import Journal, current
 
 log = structlog.get_logger("hpcgate.access")
@@ -116,15 +116,14 @@ class RequestLines:
 
     def _record(self, notes: Journal, operation: tuple[str, str], ended: Ended) -> None:
         method, route = operation
-        group = group_of(method, route)
-        if group in _READS and not self._audit_reads:
+        if notes.group in _READS and not self._audit_reads:
             return
         audit_log.info(
             "action",
             **notes.who,
             system=ended.scope["state"].get("system"),
             operation=f"{method} {route}",
-            group=group,
+            group=notes.group,
             paths=notes.paths or None,
             job_id=notes.job_id,
             outcome=_outcome(ended),
@@ -133,7 +132,7 @@ class RequestLines:
         )
 
 
-_READS = frozenset({Group.STATUS_READ, Group.COMPUTE_READ, Group.FS_READ})
+_READS: frozenset[str | None] = frozenset({Group.STATUS_READ, Group.COMPUTE_READ, Group.FS_READ})
 
 
 _SECRET_HEADERS = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"x-api-key"})

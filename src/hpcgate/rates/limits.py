@@ -1,11 +1,12 @@
 """The limits of users and of clients."""
 
 from collections.abc import Mapping
+from operator import attrgetter
 from types import MappingProxyType
 
 from hpcgate.auth import Principal
 from hpcgate.config.groups import Group
-from hpcgate.config.rates import RateLimitSettings
+from hpcgate.config.rates import Rate, RateLimitSettings
 from hpcgate.errors import RateLimited
 from hpcgate.rates.base import Bucket, BucketStore
 from hpcgate.rates.memory import MemoryCounter
@@ -34,8 +35,12 @@ class RateLimits:
     def __repr__(self) -> str:
         return f"<RateLimits {self._counter!r}>"
 
-    async def take(self, principal: Principal, group: Group) -> Mapping[str, str]:
+    async def take(self, principal: Principal, group: Group | None) -> Mapping[str, str]:
         """Count one request and return the response headers that tell how many are left.
+
+        Args:
+            principal: Who asks.
+            group: What for; None is a route that does not say, which the lowest of all rates holds for.
 
         Raises:
             RateLimited: It is one too many.
@@ -45,10 +50,11 @@ class RateLimits:
         if client is not None and client in self._exempt:
             return _NO_HEADERS
         buckets = []
-        if (rate := self._settings.per_user.get(group)) is not None:
-            buckets.append(Bucket(f"user:{group}:{principal.username}", rate))
-        if client is not None and (rate := self._settings.per_client.get(group)) is not None:
-            buckets.append(Bucket(f"client:{group}:{client}", rate))
+        name = NO_GROUP if group is None else group.value
+        if (rate := _rate(self._settings.per_user, group)) is not None:
+            buckets.append(Bucket(f"user:{name}:{principal.username}", rate))
+        if client is not None and (rate := _rate(self._settings.per_client, group)) is not None:
+            buckets.append(Bucket(f"client:{name}:{client}", rate))
         if not buckets:
             return _NO_HEADERS
         verdict = await self._counter.take(buckets)
@@ -56,8 +62,8 @@ class RateLimits:
         if not verdict.allowed:
             whose = verdict.bucket.key.partition(":")[0]
             raise RateLimited(
-                f"Too many requests ({group}) of this {whose}; try again in {headers['Retry-After']} s",
-                data={"reason": "rate_limit", "group": group.value, "of": whose},
+                f"Too many requests ({name}) of this {whose}; try again in {headers['Retry-After']} s",
+                data={"reason": "rate_limit", "group": name, "of": whose},
                 headers=headers,
             )
         return headers
@@ -65,3 +71,13 @@ class RateLimits:
     async def close(self) -> None:
         """Close what is open."""
         await self._counter.close()
+
+
+NO_GROUP = "other"
+"""What the requests of routes are called that belong to no group of operations."""
+
+
+def _rate(rates: Mapping[Group, Rate], group: Group | None) -> Rate | None:
+    if group is not None:
+        return rates.get(group)
+    return min(rates.values(), key=attrgetter("rate"), default=None)

@@ -23,10 +23,11 @@ class Journal:
         correlation_id: Its ``X-Correlation-ID``.
         who: Who asks, for the audit log: ``user``, ``client_id``, ``token_id``, ``source``.
         operation: Method and route, once it is known that the request acts on a system.
+        group: The group of operations that the route belongs to (`hpcgate.config.groups.Group`).
         paths: The paths that it acts on; None if nobody wants to know.
         job_id: The job that it acts on, or that it has made.
         backend: The commands and HTTP requests that it took; None if nobody wants to know.
-        required: Groups of operations that are refused if they cannot be recorded (`hpcgate.auth.groups.Group`).
+        required: Groups of operations that are refused if they cannot be recorded (`hpcgate.config.groups.Group`).
         open: Whether the request still goes on.
     """
 
@@ -36,6 +37,7 @@ class Journal:
     backend: list[Mapping[str, str]] | None = None
     who: Mapping[str, str | None] = field(default_factory=dict)
     operation: tuple[str, str] | None = None
+    group: str | None = None
     job_id: str | None = None
     required: frozenset[str] = frozenset()
     open: bool = True

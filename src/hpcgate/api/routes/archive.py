@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Request, Response
 from hpcgate.api.access import AccessDep, GatewayDep
 from hpcgate.api.routes.operations import query_of
 from hpcgate.api.streaming import Answer, StreamingAnswer, announced_size, attachment, body_of, whole
-from hpcgate.api.terms import Kind, Terms, on
+from hpcgate.api.terms import BY_SSH, Kind, Terms, on
+from hpcgate.config.groups import Group
 from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.confinement import Reach
 from hpcgate.filesystem.packing import Format, packed
@@ -31,6 +32,7 @@ _UNPACKING: dict[int | str, dict[str, Any]] = {
 }
 
 
+@on(Terms(Group.FS_READ, BY_SSH))
 @router.get("/archive", response_class=Response, responses=_PACKING)
 async def get_archive(
     request: Request,
@@ -63,7 +65,7 @@ async def get_archive(
     return StreamingAnswer(answer(), stall=gateway.settings.streams.stall_timeout)
 
 
-@on(Terms(body=Kind.STREAM))
+@on(Terms(Group.FS_WRITE, BY_SSH, body=Kind.STREAM))
 @router.put(
     "/archive",
     response_class=Response,

@@ -11,7 +11,8 @@ from hpcgate.api.parameters import ReplaceParameter
 from hpcgate.api.responses import fields
 from hpcgate.api.routes.operations import query_of
 from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, announced_size, attachment, body_of, whole
-from hpcgate.api.terms import Kind, Terms, on
+from hpcgate.api.terms import BY_SSH, Kind, Terms, on
+from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest, RangeNotSatisfiable, UnsupportedMediaType
 from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.conditions import ConditionResult, Conditions, Validator
@@ -69,12 +70,14 @@ _WRITING_HEADERS = [
 ]
 
 
+@on(Terms(Group.FS_READ, BY_SSH))
 @router.get("/content", response_class=Response, responses=READING, openapi_extra={"parameters": _READING_HEADERS})
 async def get_content(request: Request, gateway: GatewayDep, access: AccessDep, path: FilePath) -> Response:
     """Stream a file of any size, or parts of it."""
     return await _reading(request, gateway, access)
 
 
+@on(Terms(Group.FS_READ, BY_SSH))
 @router.head("/content", response_class=Response, responses=READING, openapi_extra={"parameters": _READING_HEADERS})
 async def head_content(request: Request, gateway: GatewayDep, access: AccessDep, path: FilePath) -> Response:
     """Return what GET would, without the file."""
@@ -150,7 +153,7 @@ async def _multipart(file: OpenFile, parts: MultipartRanges) -> AsyncIterator[by
     yield parts.tail
 
 
-@on(Terms(body=Kind.STREAM))
+@on(Terms(Group.FS_WRITE, BY_SSH, body=Kind.STREAM))
 @router.put(
     "/content",
     response_class=Response,

@@ -7,14 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from hpcgate.api.access import Access, AccessDep, enter
-from hpcgate.api.fast_path import DirectRoute, described, read_query
+from hpcgate.api.access import Access, AccessDep, access_of
+from hpcgate.api.fast_path import described, read_query
 from hpcgate.api.grants import admit_job
 from hpcgate.api.idempotency import KeyDep, once, say_replayed
-from hpcgate.api.json_bodies import JOB, json_body
+from hpcgate.api.json_bodies import MAX_JOB, json_body
 from hpcgate.api.models import jobs as models
 from hpcgate.api.responses import encoded, json_bytes
-from hpcgate.api.terms import on
+from hpcgate.api.terms import BY_SCHEDULER, Terms, on
+from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import Job, JobDescription, JobQuery, Jobs
 
@@ -96,7 +97,7 @@ def _answer(jobs: Jobs) -> Response:
     return json_bytes(_encodings.of(jobs.jobs), headers=headers)
 
 
-@on(JOB)
+@on(Terms(Group.COMPUTE_SUBMIT, BY_SCHEDULER, limit=MAX_JOB))
 @router.post("", status_code=201)
 async def post_job_submit(
     access: AccessDep,
@@ -174,9 +175,11 @@ async def _named(access: Access, ids: tuple[str, ...]) -> Response:
     return json_bytes(encoded(body), headers=headers)
 
 
+@on(Terms(Group.COMPUTE_READ, BY_SCHEDULER, direct=True))
+@router.get("", response_model=models.GetJobsResponse, openapi_extra=described(JobsParameters))
 async def get_jobs(request: Request, system_name: str) -> Response:
     """List jobs: pending and running ones always, finished ones within the window; or those with these ids."""
-    access = await enter(request, system_name)
+    access = access_of(request)
     asked = read_query(JobsParameters, request.query_params)
     if asked.ids is not None:
         if asked.account or asked.name:
@@ -191,26 +194,15 @@ async def get_jobs(request: Request, system_name: str) -> Response:
     return _answer(await access.system.scheduler.jobs(access.principal, query))
 
 
+@on(Terms(Group.COMPUTE_READ, BY_SCHEDULER, direct=True))
+@router.get("/{job_id}", response_model=models.GetJobResponse)
 async def get_job(request: Request, system_name: str, job_id: str) -> Response:
     """Return one job, or the tasks of an array."""
-    access = await enter(request, system_name)
+    access = access_of(request)
     return _answer(await access.system.scheduler.job(access.principal, job_id))
 
 
-for _path, _endpoint, _extra, _model in (
-    ("", get_jobs, described(JobsParameters), models.GetJobsResponse),
-    ("/{job_id}", get_job, None, models.GetJobResponse),
-):
-    router.add_api_route(
-        _path,
-        _endpoint,
-        methods=["GET"],
-        response_model=_model,
-        openapi_extra=_extra,
-        route_class_override=DirectRoute,
-    )
-
-
+@on(Terms(Group.COMPUTE_READ, BY_SCHEDULER))
 @router.get("/{job_id}/metadata")
 async def get_job_metadata(access: AccessDep, job_id: str) -> models.GetJobMetadataResponse:
     """Return the script and the standard streams of a job."""
@@ -218,12 +210,14 @@ async def get_job_metadata(access: AccessDep, job_id: str) -> models.GetJobMetad
     return models.GetJobMetadataResponse(jobs=[models.JobMetadataModel.model_validate(item) for item in found])
 
 
+@on(Terms(Group.COMPUTE_SUBMIT, BY_SCHEDULER))
 @router.delete("/{job_id}", status_code=204)
 async def delete_job_cancel(access: AccessDep, job_id: str) -> None:
     """Cancel a job; one that has already finished is a success."""
     await access.system.scheduler.cancel(access.principal, job_id)
 
 
+@on(Terms(Group.COMPUTE_SUBMIT, BY_SCHEDULER))
 @router.put("/{job_id}/attach", status_code=204)
 async def attach(
     access: AccessDep,

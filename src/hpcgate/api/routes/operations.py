@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 
-from hpcgate.api.access import Access, AccessDep, GatewayDep, enter, gateway
-from hpcgate.api.fast_path import DirectRoute, described, read_query
+from hpcgate.api.access import Access, AccessDep, GatewayDep, access_of, gateway
+from hpcgate.api.fast_path import described, read_query
 from hpcgate.api.json_bodies import read_json, validated
 from hpcgate.api.multipart import MultipartFile
 from hpcgate.api.openapi import body_schema, query_parameters
@@ -19,8 +19,9 @@ from hpcgate.api.parameters import ReplaceParameter
 from hpcgate.api.remarks import reads, remark
 from hpcgate.api.responses import fields, json_bytes
 from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, attachment
-from hpcgate.api.terms import Kind, Terms, on
+from hpcgate.api.terms import BY_SSH, Kind, Terms, on
 from hpcgate.config import plugins
+from hpcgate.config.groups import Group
 from hpcgate.errors import Denied, TooLarge
 from hpcgate.filesystem.base import Operation, Page, Parameters, encode_path, naming
 from hpcgate.filesystem.content import exactly, opened, read_small, refuse_larger, upload_target, write
@@ -62,7 +63,7 @@ def _endpoint(operation: type[Operation]) -> Callable[[Request, str], Awaitable[
     dump = TypeAdapter(operation.Result).serializer.to_json if operation.Result is not None else None
 
     async def endpoint(request: Request, system_name: str) -> Response:
-        access = await enter(request, system_name)
+        access = access_of(request)
         parameters, remarks = await parameters_of(operation, request)
         verb = operation(parameters, access.system.limits)
         await access.operate(verb)
@@ -118,6 +119,13 @@ async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes
         yield block
 
 
+def terms_for(operation: type[Operation]) -> Terms:
+    """Return the terms of an operation's route: whatever it declares, only GET that changes nothing is reading."""
+    reading = operation.method == "GET" and not operation.writes
+    group = operation.group or (Group.FS_READ if reading else Group.FS_WRITE)
+    return Terms(group, operation.needs, limit=operation.max_body, direct=True)
+
+
 def add_operations(router: APIRouter) -> None:
     """Make a route for each registered operation."""
     for operation in registered():
@@ -128,9 +136,10 @@ def add_operations(router: APIRouter) -> None:
             else {"requestBody": body_schema(operation.Parameters)}
         )
         response = None if operation.Result is None else _wrapped(operation)
+        endpoint = on(terms_for(operation))(_endpoint(operation))
         router.add_api_route(
             f"/{operation.name}",
-            reads(operation.Parameters, _endpoint(operation)) if in_query else _endpoint(operation),
+            reads(operation.Parameters, endpoint) if in_query else endpoint,
             methods=[operation.method],
             name=operation.name,
             operation_id=f"{operation.method.lower()}_{operation.name}",
@@ -139,7 +148,6 @@ def add_operations(router: APIRouter) -> None:
             responses=_LINES if operation.pages else None,
             openapi_extra=extra,
             summary=operation.name,
-            route_class_override=DirectRoute,
         )
 
 
@@ -200,9 +208,16 @@ class DownloadParameters(BaseModel):
     path: str
 
 
+@on(Terms(Group.FS_READ, BY_SSH, direct=True))
+@router.get(
+    "/download",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}}},
+    openapi_extra=described(DownloadParameters),
+)
 async def get_download(request: Request, system_name: str) -> Response:
     """Download a file of at most `max_ops_file_size` bytes."""
-    access = await enter(request, system_name)
+    access = access_of(request)
     path = read_query(DownloadParameters, query_of(request)).path
     name = encode_path(path)
     await access.admit(path)
@@ -213,18 +228,7 @@ async def get_download(request: Request, system_name: str) -> Response:
     return Response(content, headers=fields(_named(name)))
 
 
-router.add_api_route(
-    "/download",
-    get_download,
-    methods=["GET"],
-    response_class=Response,
-    responses={200: {"content": {"application/octet-stream": {}}}},
-    openapi_extra=described(DownloadParameters),
-    route_class_override=DirectRoute,
-)
-
-
-@on(Terms(body=Kind.PART))
+@on(Terms(Group.FS_WRITE, BY_SSH, body=Kind.PART))
 @router.post("/upload", status_code=204, openapi_extra={"requestBody": UPLOAD_BODY})
 async def post_upload(
     request: Request, gateway: GatewayDep, access: AccessDep, path: str, replace: ReplaceParameter = Replacing.auto

@@ -10,8 +10,9 @@ from fastapi import APIRouter
 
 from hpcgate.api.access import AccessDep, GatewayDep, PrincipalDep
 from hpcgate.api.models import status as models
-from hpcgate.api.terms import PUBLIC, on
+from hpcgate.api.terms import BY_SCHEDULER, BY_SSH, PUBLIC, Terms, on
 from hpcgate.config import Cluster, IdempotencySettings
+from hpcgate.config.groups import Group
 from hpcgate.errors import Unavailable
 from hpcgate.filesystem.identity import identity
 from hpcgate.gateway.system import System
@@ -55,6 +56,7 @@ def _rounded(value: Any) -> Any:
     return max(1, round(value)) if isinstance(value, float) else value
 
 
+@on(Terms(Group.STATUS_READ))
 @router.get("/systems")
 async def get_systems(gateway: GatewayDep, _: PrincipalDep) -> models.GetSystemsResponse:
     """List the systems with their public configuration and their health."""
@@ -144,6 +146,7 @@ async def get_readiness(gateway: GatewayDep) -> models.GetReadiness:
     return models.GetReadiness()
 
 
+@on(Terms(Group.STATUS_READ, BY_SCHEDULER))
 @router.get("/{system_name}/nodes")
 async def get_system_nodes(access: AccessDep) -> models.GetNodesResponse:
     """List the compute nodes."""
@@ -151,6 +154,7 @@ async def get_system_nodes(access: AccessDep) -> models.GetNodesResponse:
     return models.GetNodesResponse(nodes=[models.NodeModel.model_validate(node) for node in nodes])
 
 
+@on(Terms(Group.STATUS_READ, BY_SCHEDULER))
 @router.get("/{system_name}/reservations")
 async def get_system_reservations(access: AccessDep) -> models.GetReservationsResponse:
     """List the reservations."""
@@ -160,6 +164,7 @@ async def get_system_reservations(access: AccessDep) -> models.GetReservationsRe
     )
 
 
+@on(Terms(Group.STATUS_READ, BY_SCHEDULER))
 @router.get("/{system_name}/partitions")
 async def get_system_partitions(access: AccessDep, show_hidden: bool = False) -> models.GetPartitionsResponse:
     """List the partitions or queues."""
@@ -172,6 +177,7 @@ async def get_system_partitions(access: AccessDep, show_hidden: bool = False) ->
     )
 
 
+@on(Terms(Group.STATUS_READ, BY_SSH))
 @router.get("/{system_name}/userinfo")
 async def get_userinfo(access: AccessDep) -> models.UserInfoResponse:
     """Tell who the user is on the login node: user, groups and, on Slurm, accounts."""

@@ -13,6 +13,8 @@ from hpcgate.api.confined_jobs import confined
 from hpcgate.api.idempotency import KeyDep, once, say_replayed
 from hpcgate.api.json_bodies import json_body
 from hpcgate.api.models import transfers as models
+from hpcgate.api.terms import BY_JOBS, Terms, on
+from hpcgate.config.groups import Group
 from hpcgate.errors import Denied, KeyReused, NoSuchTransfer, NotSupported, UnderWay
 from hpcgate.filesystem.base import Path, encode_path
 from hpcgate.filesystem.confinement import Reach
@@ -22,6 +24,8 @@ from hpcgate.transfers import jobs, memo
 from hpcgate.transfers.base import Directives, Download, Keyed, Script, Started, Transfer, TransferJob, Upload
 
 router = APIRouter(prefix="/filesystem/{system_name}/transfer", tags=["filesystem"])
+
+JOBS = Terms(Group.TRANSFER, BY_JOBS)
 
 Answer = TypeVar("Answer", models.UploadFileResponse, models.DownloadFileResponse)
 
@@ -124,6 +128,7 @@ def _wire(model: type[Answer], started: Started) -> Answer:
     return model.model_validate({"transfer_job": started.job, "transfer_directives": started.directives})
 
 
+@on(JOBS)
 @router.post("/mv", status_code=201)
 async def post_mv(
     requested: RequestedDep, request: Annotated[models.MoveRequest, json_body(models.MoveRequest)]
@@ -136,6 +141,7 @@ async def post_mv(
     return models.MoveResponse(transfer_job=job)
 
 
+@on(JOBS)
 @router.post("/cp", status_code=201)
 async def post_cp(
     requested: RequestedDep, request: Annotated[models.CopyRequest, json_body(models.CopyRequest)]
@@ -150,6 +156,7 @@ async def post_cp(
     )
 
 
+@on(JOBS)
 @router.delete("/rm")
 async def delete_rm(
     requested: RequestedDep, path: Annotated[Path, Query()], account: str | None = None
@@ -159,6 +166,7 @@ async def delete_rm(
     return models.DeleteResponse(transfer_job=await _run(requested, asked, jobs.rm(path), account, path))
 
 
+@on(JOBS)
 @router.post("/compress", status_code=201)
 async def post_compress(
     requested: RequestedDep, request: Annotated[models.CompressRequest, json_body(models.CompressRequest)]
@@ -177,6 +185,7 @@ async def post_compress(
     return models.CompressResponse(transfer_job=job)
 
 
+@on(JOBS)
 @router.post("/extract", status_code=201)
 async def post_extract(
     requested: RequestedDep, request: Annotated[models.ExtractRequest, json_body(models.ExtractRequest)]
@@ -188,6 +197,7 @@ async def post_extract(
     return models.ExtractResponse(transfer_job=job)
 
 
+@on(JOBS)
 @router.post("/upload", status_code=201)
 async def post_upload(
     requested: RequestedDep, request: Annotated[models.PostFileUploadRequest, json_body(models.PostFileUploadRequest)]
@@ -215,6 +225,7 @@ async def post_upload(
     return _wire(models.UploadFileResponse, started)
 
 
+@on(JOBS)
 @router.post("/download", status_code=201)
 async def post_download(
     requested: RequestedDep,

@@ -9,11 +9,12 @@ from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from hpcgate.api.access import Access, GatewayDep, enter
+from hpcgate.api.access import Access, GatewayDep, access_of
 from hpcgate.api.responses import fields
 from hpcgate.api.routes.operations import query_of
 from hpcgate.api.streaming import announced_size, body_of
-from hpcgate.api.terms import PUBLIC, Kind, Terms, on
+from hpcgate.api.terms import BY_SSH, PUBLIC, Kind, Terms, on
+from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest, GatewayError, PreconditionFailed, TooLarge, UnsupportedMediaType
 from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.conditions import http_date
@@ -30,7 +31,8 @@ EXTENSIONS = "creation,creation-with-upload,creation-defer-length,checksum,termi
 CHUNK = "application/offset+octet-stream"
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
-TUS = Terms(body=Kind.STREAM, headers={"Tus-Resumable": VERSION})
+LOOKS = Terms(Group.FS_READ, BY_SSH, headers={"Tus-Resumable": VERSION})
+WRITES = Terms(Group.FS_WRITE, BY_SSH, body=Kind.STREAM, headers={"Tus-Resumable": VERSION})
 
 router = APIRouter(prefix="/filesystem/{system_name}/files/uploads", tags=["filesystem"])
 
@@ -122,7 +124,10 @@ async def _speaking(request: Request, work: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _enter(request: Request, system_name: SystemName) -> Access:
-    return await _speaking(request, lambda: enter(request, system_name))
+    async def entered() -> Access:
+        return access_of(request)
+
+    return await _speaking(request, entered)
 
 
 Entered = Annotated[Access, Depends(_enter)]
@@ -159,7 +164,7 @@ async def _at(
         yield streams, uploads
 
 
-@on(TUS)
+@on(WRITES)
 @router.post("", status_code=201, response_class=Response, responses=_RESPONSES, openapi_extra=_CREATION)
 async def post_uploads(
     request: Request,
@@ -284,7 +289,7 @@ def _body(request: Request, gateway: Gateway, offset: int = 0) -> AsyncIterator[
     return body_of(request, limit=None if most is None else most - offset)
 
 
-@on(TUS)
+@on(LOOKS)
 @router.head("/{upload_id}", response_class=Response, responses=_RESPONSES, openapi_extra={"parameters": [_RESUMABLE]})
 async def head_upload(
     request: Request, gateway: GatewayDep, access: Entered, upload_id: UploadId, path: Directory
@@ -309,7 +314,7 @@ async def head_upload(
     return await _speaking(request, work)
 
 
-@on(TUS)
+@on(WRITES)
 @router.patch("/{upload_id}", status_code=204, response_class=Response, responses=_RESPONSES, openapi_extra=_APPENDING)
 async def patch_upload(
     request: Request, gateway: GatewayDep, access: Entered, upload_id: UploadId, path: Directory
@@ -318,7 +323,7 @@ async def patch_upload(
     return await _patch(request, gateway, access, upload_id)
 
 
-@on(TUS)
+@on(WRITES)
 @router.delete(
     "/{upload_id}",
     status_code=204,
@@ -333,7 +338,7 @@ async def delete_upload(
     return await _delete(request, gateway, access, upload_id)
 
 
-@on(TUS)
+@on(WRITES)
 @router.post("/{upload_id}", status_code=204, response_class=Response, include_in_schema=False)
 async def post_upload(
     request: Request, gateway: GatewayDep, access: Entered, upload_id: UploadId, path: Directory
