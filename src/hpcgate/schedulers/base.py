@@ -14,6 +14,7 @@ from hpcgate.config import SchedulerSettings
 from hpcgate.errors import GatewayError, NotSupported
 from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.once import Fate, Submitted
+from hpcgate.schedulers.reach import reach, with_script
 from hpcgate.schedulers.receipts import Once
 from hpcgate.ssh.pool import Pool
 
@@ -299,6 +300,24 @@ class Scheduler(ABC):
         None, the default, says that it is not known: users who may reach some paths only can submit nothing.
         """
         return None
+
+    def reach(self, job: JobDescription) -> tuple[str, ...]:
+        """Return the absolute paths that a submission names, its own and those of its script's directives.
+
+        The default reads them by `directives`.
+
+        Raises:
+            Unchecked: It cannot be told; who may reach some paths only may not submit it.
+        """
+        return reach(job, self.directives())
+
+    def with_script(self, job: JobDescription, script: str) -> JobDescription:
+        """Return a submission with a script in the place of the path where it was read; else it stays as it was.
+
+        Raises:
+            Unchecked: It cannot be told how.
+        """
+        return with_script(job, script, self.directives())
 
     async def installed_version(self, principal: Principal) -> str | None:
         """Return the version that the scheduler itself names, or None where it cannot be asked."""

@@ -36,6 +36,8 @@ class Directives:
         directories: The names of options whose value is a directory.
         words: What may stand alone.
         forbidden: Names of harmless options, with characters that would make their value name a file or another server.
+        guides: Beginnings of the environment variables that tell the scheduler's commands files or servers; None, the
+            default, says that any variable may.
     """
 
     mark: str
@@ -47,10 +49,11 @@ class Directives:
     directories: frozenset[str] = frozenset()
     words: frozenset[str] = frozenset()
     forbidden: Mapping[str, str] = field(default_factory=dict)
+    guides: tuple[str, ...] | None = None
 
 
 class Unchecked(Exception):
-    """A directive that cannot be told to be harmless; the text says which."""
+    """Which files something of a submission names cannot be told; the text says of what."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,14 @@ class SharedReads(Scheduler):
         """Return what the backend's scripts may hold."""
         return self.backend.directives()
 
+    def reach(self, job: JobDescription) -> tuple[str, ...]:
+        """Return what the backend says that a submission names."""
+        return self.backend.reach(job)
+
+    def with_script(self, job: JobDescription, script: str) -> JobDescription:
+        """Return a submission with its script, as the backend would take it."""
+        return self.backend.with_script(job, script)
+
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job by the backend."""
         job_id = await self._write("submit", principal, self.backend.submit(principal, job))

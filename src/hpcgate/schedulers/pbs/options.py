@@ -14,4 +14,5 @@ OPTIONS = Directives(
     streams=frozenset("eo"),
     # Standard streams without a path of their own are files of the job's name.
     forbidden={"q": "@", "N": "/"},
+    guides=("PBS_",),
 )

@@ -4,18 +4,15 @@ from typing import Any
 
 import pytest
 
-from hpcgate.api.grants import job_reach
-from hpcgate.auth.policy import Grant
-from hpcgate.errors import Denied
-from hpcgate.schedulers.base import JobDescription
+from hpcgate.schedulers.base import JobDescription, Scheduler
+from hpcgate.schedulers.directives import Directives, Unchecked
 from hpcgate.schedulers.pbs.options import OPTIONS as PBS
+from hpcgate.schedulers.reach import reach as reach_by
 from hpcgate.schedulers.slurm.options import OPTIONS
-
-GRANT = Grant("tree", (b"/tree",))
 
 
 def reach(**changes: Any) -> tuple[str, ...]:
-    return job_reach(JobDescription(**{"working_directory": "/tree/sub", **changes}), GRANT, OPTIONS).paths
+    return reach_by(JobDescription(**{"working_directory": "/tree/sub", **changes}), OPTIONS)
 
 
 def test_every_file_counts() -> None:
@@ -40,14 +37,43 @@ def test_directives_count() -> None:
 
 def test_a_name_that_names_a_file() -> None:
     job = JobDescription("/tree", script="true\n", name="../x")
-    assert job_reach(job, GRANT, OPTIONS).paths == ("/tree",)
-    with pytest.raises(Denied):
-        job_reach(job, GRANT, PBS)
+    assert reach_by(job, OPTIONS) == ("/tree",)
+    with pytest.raises(Unchecked):
+        reach_by(job, PBS)
 
 
-def test_a_scheduler_of_which_nothing_is_known() -> None:
-    with pytest.raises(Denied):
-        job_reach(JobDescription("/tree", script="true\n"), GRANT, None)
+class PlugIn:
+    """As much of a plug-in as is asked, which says nothing of its own."""
+
+    def directives(self) -> Directives | None:
+        return None
+
+    reach, with_script = Scheduler.reach, Scheduler.with_script
+
+
+def test_a_plug_in_that_does_not_say_what_its_jobs_name_lets_nobody_with_paths_submit() -> None:
+    silent: Any = PlugIn()
+    for job in (JobDescription("/tree", script="true\n"), JobDescription("/tree", script="")):
+        with pytest.raises(Unchecked):
+            silent.reach(job)
+    with pytest.raises(Unchecked):
+        silent.with_script(JobDescription("/tree", script_path="/tree/x"), "true\n")
+
+
+def test_a_plug_in_that_does_not_say_which_variables_steer_it_takes_none() -> None:
+    own = Directives(mark="OWN", naming="name")
+    assert reach_by(JobDescription("/tree", script="true\n"), own) == ("/tree",)
+    with pytest.raises(Unchecked):
+        reach_by(JobDescription("/tree", script="true\n", environment={"OMP_NUM_THREADS": "2"}), own)
+
+
+def test_a_script_that_was_read_keeps_the_name_that_its_path_gives() -> None:
+    slurm: Any = PlugIn()
+    slurm.directives = lambda: OPTIONS
+    at_path = JobDescription("/tree", script_path="/tree/run.sh")
+    assert slurm.with_script(at_path, "true\n").name == "run.sh"
+    assert slurm.with_script(at_path, "#SBATCH -J own\n").name is None
+    assert slurm.with_script(at_path, "true\n").script_path is None
 
 
 def test_the_name_of_the_job_in_a_path() -> None:
@@ -84,6 +110,5 @@ def test_what_needs_no_look() -> None:
     ],
 )
 def test_what_cannot_be_told(changes: dict[str, Any]) -> None:
-    with pytest.raises(Denied) as caught:
+    with pytest.raises(Unchecked):
         reach(**changes)
-    assert caught.value.rule == "tree"
