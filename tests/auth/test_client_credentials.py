@@ -1,6 +1,7 @@
 """Tokens by client credentials: how the client is shown, by which way, and what is said if there is none."""
 
 import base64
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -72,6 +73,15 @@ async def test_no_token(endpoint: Endpoint, url: str, answer: dict[str, Any], wo
     with pytest.raises(TokenRefused) as caught:
         await fetch_token(url, "client", "s3cret")
     assert str(caught.value) == words
+
+
+@pytest.mark.parametrize(("said", "seconds"), [(300, 300), (0, 0), (-1, None), (1e12, None), (10**400, None)])
+async def test_a_token_s_life_is_a_plausible_one(
+    endpoint: Endpoint, url: str, said: float, seconds: float | None
+) -> None:
+    """What reckons with it adds it to the time."""
+    endpoint.text = json.dumps({"access_token": "a.b.c", "expires_in": said})
+    assert (await fetch_token(url, "client", "s3cret")).expires_in == seconds
 
 
 async def test_nobody_to_ask() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
@@ -199,6 +200,22 @@ def test_a_key_is_the_same_however_it_is_written(kind: str, written: Callable[[A
 def test_a_certificate_that_does_not_fit_is_left_out(changes: dict[str, Any]) -> None:
     with pytest.raises(NoKeys):
         parse(by_certificate_alone(jwk("RSA")) | changes)
+
+
+def test_so_many_keys_of_a_document_are_taken_and_no_more() -> None:
+    keys = [jwk("Ed25519", which, kid=str(which)) for which in range(300)]
+    assert [key.kid for key in parse(*keys)] == [str(which) for which in range(256)]
+
+
+@pytest.mark.parametrize("bits", [1024, 2047, 16_385, 40_000])
+def test_a_modulus_that_is_too_short_or_takes_too_long_is_left_out(bits: int) -> None:
+    """The size alone counts: to verify by 40,000 bits takes the event loop half a second."""
+    modulus = (1 << (bits - 1)) + 1
+    public = rsa.RSAPublicNumbers(65537, modulus).public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    for document in (json.dumps({"kty": "RSA", "n": b64_int(modulus), "e": b64_int(65537)}).encode(), pem):
+        with pytest.raises(NoKeys):
+            parse_keys(document, None)
 
 
 def test_an_empty_key_id_is_none() -> None:

@@ -9,7 +9,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from hpcgate.server.http_protocol import LINE, Http
+from hpcgate.server.http_protocol import LINE, PADDED, Http
 
 GOOD = b"GET /x?y=z HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /x HTTP/1.1\r\nHost: a\r\n"
@@ -113,6 +113,25 @@ def test_an_odd_first_line_is_refused_and_a_plain_one_served(before: str, last: 
             out = await answer_to(config, pieces)
             assert out.count(b"HTTP/1.1 200") == count + plain, out
             assert out.count(LINE.message.encode()) == (not plain), out
+
+    asyncio.run(look())
+
+
+def test_a_chunk_s_padding_has_an_end() -> None:
+    """Whoever waits for the body would wait for ever, and hold what the body holds."""
+    config = uvicorn.Config(served, http=Http, log_config=None)
+    config.load()
+
+    async def look() -> None:
+        state = ServerState()
+        wire, protocol = Wire(), Http(config=config, server_state=state, app_state={})
+        protocol.connection_made(wire)
+        protocol.data_received(CHUNKED + b"1;")
+        for _ in range(2 * Http.settings.max_header_size // 4096 + 2):
+            protocol.data_received(b"x" * 4096)
+        wire.closed = True
+        protocol.connection_lost(None)
+        assert PADDED.message.encode() in wire.out
 
     asyncio.run(look())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +19,7 @@ from hpcgate.schedulers.slurm.rest.client import RestClient
 from hpcgate.schedulers.slurm.rest.versions import api_version
 from hpcgate.transfers.s3_settings import S3Settings
 from hpcgate.transfers.store import Store
-from tests.outbound.lies import LIES, liar, says
+from tests.outbound.lies import LIES, answer, liar, says
 
 ALICE = Principal("alice", "a-token-of-alices-that-nobody-may-see", {"preferred_username": "alice"})
 SECONDS = 0.7
@@ -120,6 +121,29 @@ async def test_a_lie_in_http_is_an_error_of_its_own_in_time(lie: str) -> None:
         await asyncio.gather(*(ask(f"{service.url}/x") for ask in SERVICES.values()))
     beside.cancel()
     assert turns
+
+
+BOUNDS: Mapping[str, tuple[Any, int]] = MappingProxyType(
+    {
+        # What each takes for an answer, and in how many bytes.
+        "introspection": ({"active": True}, 64 * 1024),
+        "openfga": ({"allowed": True}, 64 * 1024),
+        "token_endpoint": ({"access_token": "a.b.c", "expires_in": 300}, 256 * 1024),
+    }
+)
+
+
+@pytest.mark.parametrize("service", BOUNDS)
+async def test_a_good_answer_has_a_bound(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With as many blanks behind it as are taken it is one, and with one more it is not."""
+    monkeypatch.setattr("tests.outbound.test_services.SECONDS", 200)
+    content, most = BOUNDS[service]
+    ask = SERVICES[service]
+    async with liar(says(answer(json.dumps(content).encode().ljust(most + 1)))) as lying:
+        await ask(f"{lying.url}/x")
+    async with liar(says(answer(json.dumps(content).encode().ljust(most)))) as honest:
+        with pytest.raises((AssertionError, pytest.fail.Exception)):
+            await ask(f"{honest.url}/x")
 
 
 async def test_services_that_are_not_there() -> None:
