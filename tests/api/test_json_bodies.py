@@ -329,7 +329,11 @@ def body_models() -> Iterator[type[BaseModel]]:
 BODIES = {model.__name__: model for model in body_models()}
 
 
-STRICT = {"PostJobSubmitRequest": {"job": {"workingDirectory": "/", "script": "#!/bin/sh"}}}
+STRICT = {
+    "PostJobSubmitRequest": {"job": {"workingDirectory": "/", "script": "#!/bin/sh"}},
+    "PostJobSignalRequest": {"signal": "USR1"},
+    "PatchJobRequest": {"name": "x"},
+}
 """Bodies of which each field must be known."""
 
 

@@ -84,6 +84,11 @@ BODIES: Mapping[str, dict[str, Any]] = {
         }
     },
     "PUT /compute/{system_name}/jobs/{job_id}/attach": {"command": "true"},
+    "POST /compute/{system_name}/jobs/{job_id}/signal": {"signal": "USR1"},
+    "PATCH /compute/{system_name}/jobs/{job_id}": {
+        "partition": "normal", "name": "x", "comment": "y",
+        "dependencies": [{"type": "afterok", "jobIds": ["1"]}],
+    },
     "PUT /filesystem/{system_name}/ops/chmod": {"sourcePath": "{file}", "mode": "644"},
     "PUT /filesystem/{system_name}/ops/chown": {"sourcePath": "{file}", "owner": "{user}", "group": "{user}"},
     "POST /filesystem/{system_name}/ops/compress": {
@@ -122,7 +127,9 @@ PATHS = {
     "standardError", "scriptPath",
 }  # fmt: skip
 """Parameters that are tried with the string below a directory of the user's too, where it is a right path."""
-NO_STRINGS = {"job", "transferDirectives", "env", "dereference", "parent", "fileSize"}
+NO_STRINGS = {
+    "job", "transferDirectives", "env", "dereference", "parent", "fileSize", "timeLimit", "priority", "dependencies",
+}  # fmt: skip
 EXTRA = {
     "POST /compute/{system_name}/jobs": [
         ("job", "scriptPath"), ("job", "env", "X"), ("job", "env", "{name}"), ("job", "environment"),

@@ -26,6 +26,7 @@ from hpcgate.errors import (
     TimedOut,
 )
 from hpcgate.schedulers.base import JobDescription, JobQuery, Jobs, Scheduler, TimeWindow
+from hpcgate.schedulers.control import SIGNALS, Action, Dependency, DependencyType, JobChanges
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
 from tests.pbs.standin import Standin
@@ -661,3 +662,82 @@ def _wait(http: httpx.Client, path: str) -> dict[str, Any]:
 
 async def test_the_version_is_told_by_the_server_itself(pbs: Scheduler, alice: Principal) -> None:
     assert await pbs.installed_version(alice) == "23.06.06"
+
+
+CHANGES: list[tuple[JobChanges, str]] = [
+    (JobChanges(name="renamed"), "-N renamed"),
+    (JobChanges(name="-x"), "-N -x"),
+    (JobChanges(time_limit=90, priority=-5), "-l walltime=90 -p -5"),
+    (
+        JobChanges(dependencies=(Dependency(DependencyType.AFTER_ANY, ("{held}", "7.vm")),)),
+        "-W depend=afterany:{held}:7.vm",
+    ),
+]
+
+
+async def test_a_job_is_controlled(pbs: Scheduler, server: Standin, cluster: Cluster, alice: Principal) -> None:
+    home = str(cluster.user("alice").home)
+    held = await pbs.submit(alice, JobDescription(home, script="#!/bin/sh\n#PBS -h\nsleep 300\n"))
+    for changes, given in CHANGES:
+        names = tuple(
+            replace(one, job_ids=tuple(name.format(held=held) for name in one.job_ids))
+            for one in changes.dependencies or ()
+        )
+        await pbs.change(alice, held, replace(changes, dependencies=names or None))
+        assert given.format(held=held) in server.altered(held)
+    assert (await pbs.job(alice, held)).jobs[0].time.limit == 90
+    await pbs.change(alice, held, JobChanges(partition="smallq", name="both"))
+    (job,) = (await pbs.job(alice, held)).jobs
+    assert (job.partition, job.name) == ("smallq", "both")
+    await pbs.act(alice, held, Action.RELEASE)
+    await until(pbs, alice, held, "R")
+    await pbs.signal(alice, held, SIGNALS["TERM"])
+    await until(pbs, alice, held, "F")
+
+
+REFUSED: list[tuple[str, JobChanges | Action | int, type[GatewayError]]] = [
+    ("waits", Action.REQUEUE, Forbidden),
+    ("waits", Action.SUSPEND, Forbidden),
+    ("waits", Action.RESUME, Forbidden),
+    ("waits", 15, Conflict),
+    ("waits", JobChanges(comment="x"), NotSupported),
+    ("waits", JobChanges(dependencies=()), NotSupported),
+    ("waits", JobChanges(partition="q@elsewhere"), BadRequest),
+    ("waits", JobChanges(partition="nosuchq"), BadRequest),
+    ("waits", JobChanges(dependencies=(Dependency(DependencyType.AFTER, ("1,stagein=a@b:c",)),)), BadRequest),
+    *[("his", what, Forbidden) for what in (Action.HOLD, Action.RELEASE, 15, JobChanges(name="x"))],
+    *[("ended", what, Conflict) for what in (Action.HOLD, Action.RELEASE, 15, JobChanges(name="x"))],
+    *[("99999", what, JobNotFound) for what in (Action.HOLD, Action.RELEASE, 15, JobChanges(name="x"))],
+    *[("down", what, SchedulerUnavailable) for what in (Action.HOLD, 15, JobChanges(name="x"))],
+]
+
+
+async def control(pbs: Scheduler, who: Principal, job_id: str, what: JobChanges | Action | int) -> None:
+    match what:
+        case Action():
+            await pbs.act(who, job_id, what)
+        case int():
+            await pbs.signal(who, job_id, what)
+        case JobChanges():
+            await pbs.change(who, job_id, what)
+
+
+async def test_what_cannot_be_controlled_is_refused(
+    pbs: Scheduler, server: Standin, cluster: Cluster, alice: Principal, bob: Principal
+) -> None:
+    waits = "#!/bin/sh\n#PBS -h\nsleep 300\n"
+    homes = {who: str(cluster.user(who).home) for who in ("alice", "bob")}
+    jobs = {
+        "waits": await pbs.submit(alice, JobDescription(homes["alice"], script=waits)),
+        "his": await pbs.submit(bob, JobDescription(homes["bob"], script=waits)),
+        "ended": await pbs.submit(alice, JobDescription(homes["alice"], script=waits)),
+    }
+    await pbs.cancel(alice, jobs["ended"])
+    for which, what, wanted in REFUSED:
+        server.switch("down", on=which == "down")
+        job_id = jobs.get(which, jobs["waits"] if which == "down" else which)
+        with pytest.raises(wanted):
+            await control(pbs, alice, job_id, what)
+    server.switch("down", on=False)
+    await pbs.cancel(alice, jobs["waits"])
+    await pbs.cancel(bob, jobs["his"])

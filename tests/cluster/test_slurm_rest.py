@@ -489,6 +489,87 @@ def test_any_value_is_answered(alice: Person) -> None:
     assert list(filter(None, wrong)) == []
 
 
+CONTROLS: list[tuple[str, Any, int, str]] = [
+    # what is done, its body, the status by `rest` (by `hybrid` it is done), what scontrol shows of the job then
+    ("hold", None, 204, "Reason=JobHeldUser"),
+    ("release", None, 501, "Priority=4"),
+    ("", {"name": "a b,'c' \"d\" é", "timeLimit": 90}, 501, "JobName=a b,'c' \"d\" é"),
+    ("", {"timeLimit": 600, "partition": "debug"}, 501, "TimeLimit=00:10:00"),
+    ("", {"comment": "mine"}, 501, "Comment=mine"),
+    ("", {"dependencies": [{"type": "afterany", "jobIds": ["{other}"]}]}, 501, "Dependency=afterany:{other}"),
+    ("", {"dependencies": []}, 501, "Dependency=(null)"),
+]
+
+
+@both
+def test_a_job_is_controlled(site: Cluster, alice: Person, system: str) -> None:
+    job_id = submit(alice, system, "#!/bin/sh\n#SBATCH --begin=now+1day\nexec sleep 60\n")
+    other = submit(alice, system)
+    for what, body, status, shown in CONTROLS:
+        for one in (body or {}).get("dependencies", []):
+            one["jobIds"] = [other for _ in one["jobIds"]]
+        method, path = ("PATCH", "") if body else ("PUT", f"/{what}")
+        answer = alice.http.request(method, f"/compute/{system}/jobs/{job_id}{path}", json=body)
+        wanted = status if system == "rest" else 204
+        assert answer.status_code == wanted, (what, body, answer.text)
+        if wanted == 204:
+            assert shown.format(other=other) in site.slurm.run(["scontrol", "-o", "show", "job", job_id])
+    cancel(alice, system, job_id)
+    cancel(alice, system, other)
+
+
+@both
+def test_a_signal_reaches_the_batch_script(alice: Person, system: str) -> None:
+    script = "#!/bin/bash\ntrap 'touch got-$SLURM_JOB_ID' USR1\ntouch up-$SLURM_JOB_ID\nwhile :; do sleep 0.2; done\n"
+    job_id = submit(alice, system, script)
+    wait_for((alice.user.home / f"up-{job_id}").exists)
+    answer = alice.http.post(f"/compute/{system}/jobs/{job_id}/signal", json={"signal": "USR1"})
+    assert answer.status_code == 204, answer.text
+    wait_for((alice.user.home / f"got-{job_id}").exists)
+    cancel(alice, system, job_id)
+
+
+REFUSED: list[tuple[str, str, Any, int]] = [
+    ("his", "hold", None, 403),
+    ("his", "signal", {"signal": "TERM"}, 403),
+    ("his", "", {"name": "x"}, 403),
+    ("his", "", {"comment": "x"}, 403),
+    ("ended", "hold", None, 409),
+    ("ended", "signal", {"signal": "TERM"}, 409),
+    ("ended", "", {"name": "x"}, 409),
+    ("unknown", "hold", None, 404),
+    ("unknown", "signal", {"signal": "TERM"}, 404),
+    ("unknown", "", {"comment": "x"}, 404),
+    ("waits", "signal", {"signal": "TERM"}, 409),
+    ("waits", "signal", {"signal": "bogus"}, 400),
+    ("waits", "", {"partition": "nowhere"}, 400),
+    ("waits", "", {"priority": -1}, 400),
+]
+
+
+@both
+def test_what_cannot_be_controlled_is_refused(alice: Person, bob: Person, system: str) -> None:
+    held = "#!/bin/sh\n#SBATCH --begin=now+1day\nexec sleep 60\n"
+    jobs = {
+        "his": submit(bob, system, held),
+        "waits": submit(alice, system, held),
+        "ended": submit(alice, system, "#!/bin/sh\ntrue\n"),
+        "unknown": "99999999",
+    }
+    until(alice, system, jobs["ended"], "COMPLETED")
+    for which, what, body, status in REFUSED:
+        method, path = ("PATCH", "") if not what else ("PUT" if body is None else "POST", f"/{what}")
+        answer = alice.http.request(method, f"/compute/{system}/jobs/{jobs[which]}{path}", json=body)
+        wanted = 501 if system == "rest" and not what else status
+        assert answer.status_code == wanted, (which, what, body, answer.text)
+    for what in ("requeue", "suspend", "resume"):
+        answer = alice.http.put(f"/compute/{system}/jobs/{jobs['waits']}/{what}")
+        by_command = 409 if what == "requeue" else 403
+        assert answer.status_code == (501 if system == "rest" else by_command), answer.text
+    cancel(bob, system, jobs["his"])
+    cancel(alice, system, jobs["waits"])
+
+
 @both
 def test_the_version_is_told_by_slurmrestd_or_the_commands(site: Cluster, tmp_path: Path, system: str) -> None:
     entry = site.cluster_settings(system, scheduler={"connection_mode": system})

@@ -405,6 +405,88 @@ def kill(record):
             os.killpg(group, signal.SIGTERM)
 
 
+# --- qhold, qrls, qrerun, qsig, qalter, qmove -------------------------------------------------------------------------
+
+PBSE = {
+    "Unauthorized Request ": 159,
+    "Request invalid for state of job": 168,
+    "Unknown/illegal signal name": 165,
+    "Unknown queue": 170,
+    "Cannot set attribute, read only or insufficient permission  comment": 155,
+}
+
+
+def control(tool, arguments, options):
+    """Do what a tool does to its jobs. What it may do to whom was recorded; what it does to jobs is the least of it."""
+    given, ids = getopt.getopt(arguments, options)
+    server_up(tool, 162)
+    if tool == "qmove":
+        given, ids = [("queue", ids[0])], ids[1:]
+    status = 0
+    for text in ids:
+        match = read_id(text)
+        if match is None:
+            print(f"{tool}: illegally formed job identifier: {text}", file=sys.stderr)
+            status = 1
+            continue
+        with Locked(int(match[1])):
+            job = load(int(match[1]))
+            if job is None or bool(job["indices"]) != bool(match[2]):
+                print(f"{tool}: Unknown Job Id {text.partition('.')[0]}.{SERVER}", file=sys.stderr)
+                status = 153
+                continue
+            if job["owner"] == me() and job["state"] == "F":
+                print(f"{tool}: Job has finished", file=sys.stderr)
+                status = 35
+                continue
+            said = do(tool, dict(given), job) if job["owner"] == me() else "Unauthorized Request "
+            if said:
+                print(f"{tool}: {said} {identifier(job)}", file=sys.stderr)
+                status = PBSE[said]
+            else:
+                save(job)
+        if tool == "qrls" and not said and job["state"] == "Q":
+            run_in_background(job["number"])
+    leave(status)
+
+
+def do(tool, given, job):
+    """Change a job of one's own that has not finished, or return why not."""
+    match tool:
+        case "qrerun":
+            return "Unauthorized Request "
+        case "qhold" | "qrls":
+            if job["state"] == ("Q" if tool == "qhold" else "H"):
+                job["state"] = "H" if tool == "qhold" else "Q"
+        case "qmove":
+            if given["queue"] not in QUEUES:
+                return "Unknown queue"
+            job["queue"] = given["queue"]
+        case "qsig":
+            wanted = given["-s"]
+            if wanted in ("suspend", "resume"):
+                return "Unauthorized Request "
+            if not wanted.isdigit() and wanted not in signal.Signals.__members__:
+                return "Unknown/illegal signal name"
+            if job["state"] not in "RB":
+                return "Request invalid for state of job"
+            if job.get("group"):
+                number = int(wanted) if wanted.isdigit() else signal.Signals[wanted].value
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(job["group"], number)
+        case "qalter":
+            if "comment" in given.get("-W", ""):
+                return "Cannot set attribute, read only or insufficient permission  comment"
+            if "-l" in given:
+                if job["state"] in "RB":
+                    return "Unauthorized Request "
+                name, _, amount = given["-l"].partition("=")
+                job["resources"][name] = amount
+            job["name"] = given.get("-N", job["name"])
+            job["changed"] = given
+    return None
+
+
 # --- qselect, qstat ---------------------------------------------------------------------------------------------------
 
 
@@ -651,6 +733,9 @@ def pbs_rstat(arguments):
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="surrogateescape")
     command = os.path.basename(sys.argv[0])
+    controls = {"qhold": "h:", "qrls": "h:", "qrerun": "W:", "qsig": "s:", "qalter": "l:N:p:W:A:", "qmove": ""}
+    if command in controls:
+        control(command, sys.argv[1:], controls[command])
     {"qsub": qsub, "qstat": qstat, "qselect": qselect, "qdel": qdel, "pbsnodes": pbsnodes, "pbs_rstat": pbs_rstat}[
         command
     ](sys.argv[1:])

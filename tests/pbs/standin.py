@@ -11,7 +11,9 @@ from typing import Any
 from hpcgate.demo.cluster import Cluster
 from hpcgate.demo.sshd import Sshd
 
-COMMANDS = ("qsub", "qstat", "qselect", "qdel", "pbsnodes", "pbs_rstat")
+COMMANDS = (
+    "qsub", "qstat", "qselect", "qdel", "pbsnodes", "pbs_rstat", "qhold", "qrls", "qrerun", "qsig", "qalter", "qmove",
+)  # fmt: skip
 TIME_ZONE = "America/St_Johns"
 """The login node's: half an hour off, and with summer time, so that a time in the wrong zone shows."""
 
@@ -49,6 +51,11 @@ class Standin:
             path.touch()
         else:
             path.unlink(missing_ok=True)
+
+    def altered(self, job_id: str) -> str:
+        """Return what qalter was last told of a job, option by option."""
+        path = self.directory / "state" / "jobs" / f"{job_id.partition('.')[0]}.json"
+        return " ".join(f"{option} {value}" for option, value in json.loads(path.read_text())["changed"].items())
 
     def age(self, job_id: str, seconds: int) -> None:
         """Make a job that has ended one that did so earlier."""

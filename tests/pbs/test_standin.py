@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from hpcgate.schedulers.pbs.documents import decoded, items
+from tests.pbs.standin import COMMANDS
 from tests.schedulers.pbs.recordings import RELEASES, recorded
 
 SCRIPT = "#!/bin/sh\nexit 4\n"
@@ -50,7 +51,7 @@ def standin(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     directory = tmp_path_factory.mktemp("standin")
     for place in ("bin", "state/jobs", "state/locks", "state/spool"):
         (directory / place).mkdir(parents=True)
-    for name in ("qsub", "qstat", "qselect", "qdel", "pbsnodes", "pbs_rstat"):
+    for name in COMMANDS:
         (directory / "bin" / name).symlink_to(PROGRAM)
     if request.param == "master":
         (directory / "state/master").touch()
@@ -96,6 +97,22 @@ WORDS: dict[str, list[str]] = {
     "qstat-json-unknown-first": ["qstat", "-f", "-F", "json", "99999", "{held}"],
     "form qstat -F json": ["qstat", "-F", "json"],
     "version-qstat": ["qstat", "--version"],
+    "qhold-queued": ["qhold", "{held}"],
+    "qhold-unknown": ["qhold", "99999"],
+    "qhold-finished": ["qhold", "{done}"],
+    "qrls-unknown": ["qrls", "99999"],
+    "qrls-finished": ["qrls", "{done}"],
+    "qrerun": ["qrerun", "{held}"],
+    "qsig-queued": ["qsig", "-s", "SIGUSR1", "{held}"],
+    "qsig-suspend": ["qsig", "-s", "suspend", "{held}"],
+    "qsig-badsignal": ["qsig", "-s", "NOSUCH", "{held}"],
+    "qsig-unknown": ["qsig", "-s", "TERM", "99999"],
+    "qsig-finished": ["qsig", "-s", "TERM", "{done}"],
+    "qalter-comment": ["qalter", "-W", "comment=hi", "{held}"],
+    "qalter-acct": ["qalter", "-A", "other", "{held}"],
+    "qalter-unknown": ["qalter", "-N", "x", "99999"],
+    "qalter-finished": ["qalter", "-N", "x", "{done}"],
+    "qmove-unknown": ["qmove", "nosuchq", "{held}"],
     "form qselect -u nobody": ["qselect", "-u", "nobody"],
 }
 """Recorded commands whose words and exit status count."""
@@ -121,6 +138,8 @@ def words(said: str) -> str:
 DOWN: dict[str, list[str]] = {
     "server-down qsub": ["qsub"],
     "server-down qdel 0.vm": ["qdel", "{held}"],
+    "server-down qalter -N x 0.vm": ["qalter", "-N", "x", "{held}"],
+    "server-down qsig -s TERM 0.vm": ["qsig", "-s", "TERM", "{held}"],
     "server-down qselect": ["qselect"],
     "server-down qstat -f -F json": ["qstat", "-f", "-F", "json"],
     "server-down qstat -B -f -F json": ["qstat", "-B", "-f", "-F", "json"],

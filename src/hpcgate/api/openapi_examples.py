@@ -16,6 +16,11 @@ _BODIES: dict[str, dict[str, Any]] = {
         }
     },
     "/compute/{system_name}/jobs/{job_id}/attach": {"command": "hostname"},
+    "/compute/{system_name}/jobs/{job_id}/signal": {"signal": "USR1"},
+    "/compute/{system_name}/jobs/{job_id}": {
+        "timeLimit": 7200,
+        "dependencies": [{"type": "afterok", "jobIds": ["4710"]}],
+    },
     "/filesystem/{system_name}/ops/chmod": {"sourcePath": _FILE, "mode": "640"},
     "/filesystem/{system_name}/ops/chown": {"sourcePath": _FILE, "owner": "alice", "group": "project"},
     "/filesystem/{system_name}/ops/compress": _COMPRESS,

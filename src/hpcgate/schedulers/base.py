@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from hpcgate.auth import Principal
 from hpcgate.config import SchedulerSettings
 from hpcgate.errors import GatewayError, NotSupported
+from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.once import Fate, Submitted
 from hpcgate.schedulers.reach import reach, with_script
@@ -273,6 +274,34 @@ class Scheduler(ABC):
     @abstractmethod
     async def attach(self, principal: Principal, job_id: str, command: str) -> None:
         """Run a shell command as a step inside the allocation of a running job."""
+
+    async def act(self, principal: Principal, job_id: str, action: Action) -> None:
+        """Hold, release, requeue, suspend or resume a job.
+
+        Raises:
+            NotSupported: This scheduler cannot do it.
+            Forbidden: The job is another user's, or this is not for users.
+            Conflict: The job has ended, or its state does not allow it.
+        """
+        raise NotSupported(f"This scheduler does not support the action {action.value}")
+
+    async def signal(self, principal: Principal, job_id: str, number: int) -> None:
+        """Send a signal to all processes of a running job.
+
+        Raises:
+            NotSupported, Forbidden, Conflict: As `act`.
+        """
+        raise NotSupported("This scheduler does not support signals")
+
+    async def change(self, principal: Principal, job_id: str, changes: JobChanges) -> None:
+        """Change a job that has not ended.
+
+        Raises:
+            NotSupported: This scheduler cannot do it, or not one of the changes; nothing was changed.
+            BadRequest: It refuses a value, in its own words.
+            Forbidden, Conflict: As `act`.
+        """
+        raise NotSupported("This scheduler does not support changes of a job")
 
     @abstractmethod
     async def nodes(self, principal: Principal) -> tuple[Node, ...]:

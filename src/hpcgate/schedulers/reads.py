@@ -29,6 +29,7 @@ from hpcgate.schedulers.base import (
     Reservation,
     Scheduler,
 )
+from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.once import Fate, Submitted
 from hpcgate.schedulers.receipts import Once
@@ -155,6 +156,18 @@ class SharedReads(Scheduler):
     async def attach(self, principal: Principal, job_id: str, command: str) -> None:
         """Run a command in a job's allocation by the backend."""
         await self._write("attach", principal, self.backend.attach(principal, job_id, command))
+
+    async def act(self, principal: Principal, job_id: str, action: Action) -> None:
+        """Do something to a job by the backend."""
+        await self._write(action.value, principal, self.backend.act(principal, job_id, action))
+
+    async def signal(self, principal: Principal, job_id: str, number: int) -> None:
+        """Send a signal to a job by the backend."""
+        await self._write("signal", principal, self.backend.signal(principal, job_id, number))
+
+    async def change(self, principal: Principal, job_id: str, changes: JobChanges) -> None:
+        """Change a job by the backend."""
+        await self._write("change", principal, self.backend.change(principal, job_id, changes))
 
     async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:
         """List jobs; `Jobs.age` tells how long ago the scheduler was asked."""

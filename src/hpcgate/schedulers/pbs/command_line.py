@@ -17,7 +17,7 @@ from hpcgate.errors import (
 )
 from hpcgate.schedulers.base import Job, JobDescription, JobMetadata, Node, Partition, Reservation
 from hpcgate.schedulers.once import Doubt
-from hpcgate.schedulers.pbs import pbs_rstat, pbsnodes, qdel, qstat, qsub, script
+from hpcgate.schedulers.pbs import control, pbs_rstat, pbsnodes, qdel, qstat, qsub, script
 from hpcgate.schedulers.pbs.documents import decoded
 from hpcgate.schedulers.pbs.failures import (
     MALFORMED,
@@ -360,6 +360,12 @@ class CommandLine:
                     raise refused(done, "qdel")
             case qdel.Outcome.FAILED:
                 raise refused(done, "qdel")
+
+    async def control(self, principal: Principal, argv: Sequence[str], job_id: JobId) -> None:
+        """Run a command that does something to a job (`hpcgate.schedulers.pbs.control`)."""
+        done = await self._run(principal, argv, retry=False)
+        if not done.ok:
+            raise control.refusal(done, argv[0], job_id)
 
     async def nodes(self, principal: Principal) -> tuple[Node, ...]:
         """List the nodes."""

@@ -17,8 +17,10 @@ from hpcgate.schedulers.base import (
     Reservation,
     Scheduler,
 )
+from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.once import Fate, Submissions, Submitted
+from hpcgate.schedulers.pbs import control
 from hpcgate.schedulers.pbs.command_line import CommandLine
 from hpcgate.schedulers.pbs.job_ids import JobId
 from hpcgate.schedulers.pbs.options import OPTIONS
@@ -121,6 +123,25 @@ class Pbs(Scheduler):
             NotSupported: Always.
         """
         raise NotSupported("PBS cannot attach a command to a running job.")
+
+    async def act(self, principal: Principal, job_id: str, action: Action) -> None:
+        """Hold, release, requeue, suspend or resume a job by qhold, qrls, qrerun and qsig.
+
+        PBS lets its managers and operators only requeue, suspend and resume.
+        """
+        parsed = JobId.parse(job_id)
+        await self._commands.control(principal, control.action_command(action, parsed), parsed)
+
+    async def signal(self, principal: Principal, job_id: str, number: int) -> None:
+        """Send a signal to a job by qsig."""
+        parsed = JobId.parse(job_id)
+        await self._commands.control(principal, control.signal_command(parsed, number), parsed)
+
+    async def change(self, principal: Principal, job_id: str, changes: JobChanges) -> None:
+        """Change a job by qalter, its queue by qmove after that."""
+        parsed = JobId.parse(job_id)
+        for command in control.change_commands(parsed, changes):
+            await self._commands.control(principal, command, parsed)
 
     async def nodes(self, principal: Principal) -> tuple[Node, ...]:
         """List the nodes by ``pbsnodes -a``."""

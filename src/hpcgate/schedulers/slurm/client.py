@@ -6,6 +6,7 @@ from typing import Protocol
 from hpcgate.auth import Principal
 from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
 from hpcgate.schedulers.slurm.command_line import CommandLine
+from hpcgate.schedulers.slurm.controls import Controls
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.rest.backend import Hybrid, Rest
@@ -16,6 +17,10 @@ from hpcgate.ssh.pool import Pool
 
 class Client(Protocol):
     """One way of talking to Slurm."""
+
+    @property
+    def control(self) -> Controls:
+        """What it can do to jobs."""
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job and return its id."""

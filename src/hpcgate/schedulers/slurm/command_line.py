@@ -25,6 +25,7 @@ from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, 
 from hpcgate.schedulers.once import Doubt
 from hpcgate.schedulers.reading import Findings, Reader
 from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
+from hpcgate.schedulers.slurm.controls import CommandControls, Controls
 from hpcgate.schedulers.slurm.delimiters import new_mark
 from hpcgate.schedulers.slurm.failures import (
     BUSY,
@@ -104,6 +105,7 @@ class CommandLine:
         self._reader = Reader()
         self._findings = Findings(_Cluster)
         self._doubt_until = 0.0
+        self.control: Controls = CommandControls(self._run)
 
     async def _run(
         self,

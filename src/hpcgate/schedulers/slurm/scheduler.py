@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from hpcgate.auth import Principal
 from hpcgate.errors import (
     BadRequest,
     CommandFailed,
+    Conflict,
     Forbidden,
     GatewayError,
     JobNotFound,
@@ -32,6 +33,7 @@ from hpcgate.schedulers.base import (
     Reservation,
     Scheduler,
 )
+from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.once import Fate, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once
@@ -263,6 +265,52 @@ class Slurm(Scheduler):
             # slurmctld forgets a job soon after its end (slurm.conf(5), MinJobAge), the records know it for longer.
             known = await self.job(principal, job_id)
             raise BadRequest(f"Job {job_id} has no allocation, its state is {known.jobs[0].status.state}") from None
+        finally:
+            self._past.forget(principal.username)
+
+    async def act(self, principal: Principal, job_id: str, action: Action) -> None:
+        """Hold, release, requeue, suspend or resume a job by scontrol; slurmrestd can hold and release.
+
+        Slurm lets operators only suspend and resume; users have the signals STOP and CONT.
+        """
+        parsed = JobId.parse(job_id)
+        await self._controlled(principal, job_id, self._commands.control.act(principal, parsed, action))
+
+    async def signal(self, principal: Principal, job_id: str, number: int) -> None:
+        """Send a signal to all processes of a job, its batch script included, by scancel or slurmrestd."""
+        parsed = JobId.parse(job_id)
+        # For a job that waits scancel would try for a minute and a half; of one that has ended slurmrestd says nothing.
+        live = _named(await self._commands.live(principal, Selection(ids=(parsed,))), parsed)
+        if live and all(record.job.user in (None, principal.username) for record in live):
+            if all(record.job.status.state == "PENDING" for record in live):
+                raise Conflict(f"Job is pending execution: {job_id}")
+            if all(record.ended for record in live):
+                raise Conflict(f"Job {job_id} has ended, its state is {live[0].job.status.state}")
+        await self._controlled(principal, job_id, self._commands.control.signal(principal, parsed, number))
+
+    async def change(self, principal: Principal, job_id: str, changes: JobChanges) -> None:
+        """Change a job by scontrol or slurmrestd. A new comment keeps the mark by which a submission is found."""
+        parsed = JobId.parse(job_id)
+        await self._controlled(principal, job_id, self._commands.control.change(principal, parsed, changes))
+
+    async def _controlled(self, principal: Principal, job_id: str, doing: Awaitable[None]) -> None:
+        """Do something to a job; one that the controller does not know may be one that has ended.
+
+        Raises:
+            Conflict: It has.
+            Forbidden: It was another user's.
+        """
+        try:
+            await doing
+        except JobNotFound:
+            parsed = JobId.parse(job_id)
+            records, absent = await self._find(principal, parsed)
+            if not records:
+                raise absent.of(parsed, job_id) from None
+            if all(record.job.user not in (None, principal.username) for record in records):
+                raise Forbidden(f"Access/permission denied: job {job_id} is another user's") from None
+            state = records[0].job.status.state
+            raise Conflict(f"Job {job_id} has ended, its state is {state}") from None
         finally:
             self._past.forget(principal.username)
 

@@ -12,10 +12,12 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcgate.errors import GatewayError
+from hpcgate.errors import Conflict, Forbidden, GatewayError, JobNotFound
 from hpcgate.schedulers.base import Account, JobStatus, Partition, Reservation
+from hpcgate.schedulers.control import Dependency, DependencyType, JobChanges
+from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.records import Record, Selection, merged
-from hpcgate.schedulers.slurm.rest import cancellation, cluster, history, jobs, problems, submission, values
+from hpcgate.schedulers.slurm.rest import cancellation, cluster, control, history, jobs, problems, submission, values
 from hpcgate.schedulers.slurm.rest.client import by_database, by_ping
 from hpcgate.schedulers.slurm.scancel import Outcome
 
@@ -327,3 +329,54 @@ def test_flags_beside_a_state() -> None:
 def test_recordings_hold_no_token() -> None:
     for release in ("22.05", "26.05"):
         assert "eyJ" not in json.dumps([entry.answer for entry in recordings(release)])
+
+
+CONTROLLED: dict[str, type[GatewayError] | None] = {
+    "update-job": None,
+    "update-job-unknown": JobNotFound,
+    "update-job-finished": Conflict,
+    "update-job-other": Forbidden,
+    "delete-signal-running": None,
+    "delete-unknown": JobNotFound,
+    "delete-other": Forbidden,
+}
+"""What was recorded of changes and signals, and what it is taken for."""
+
+
+@pytest.mark.parametrize("number", VERSIONS)
+@pytest.mark.parametrize("label", CONTROLLED)
+def test_what_became_of_a_change(number: int, label: str) -> None:
+    entry = recorded(number, label)
+    wanted = CONTROLLED[label]
+    if wanted is None:
+        control.check(entry.status, entry.answer, JobId("1"))
+        return
+    with pytest.raises(wanted):
+        control.check(entry.status, entry.answer, JobId("1"))
+
+
+@pytest.mark.parametrize("number", [version for version in VERSIONS if version > 38])
+def test_a_job_is_held_and_released_unless_it_has_ended(number: int) -> None:
+    entry = recorded(number, "delete-finished")
+    with pytest.raises(Conflict):
+        control.check(entry.status, entry.answer, JobId("1"))
+    for label in ("update-job-hold", "update-job-release"):
+        entry = recorded(number, label)
+        control.check(entry.status, entry.answer, JobId("1"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        (JobChanges(time_limit=61), {"time_limit": {"set": True, "number": 2}}),
+        (JobChanges(time_limit=1200), {"time_limit": {"set": True, "number": 20}}),
+        (JobChanges(name="renamed", partition="p"), {"name": "renamed", "partition": "p"}),
+        (JobChanges(dependencies=()), {"dependency": ""}),
+        (
+            JobChanges(dependencies=(Dependency(DependencyType.AFTER_OK, ("1", "2_3")),)),
+            {"dependency": "afterok:1:2_3"},
+        ),
+    ],
+)
+def test_what_changes_a_job(changes: JobChanges, wanted: dict[str, Any]) -> None:
+    assert control.body(changes) == wanted

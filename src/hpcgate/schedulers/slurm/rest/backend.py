@@ -32,11 +32,13 @@ from hpcgate.schedulers.base import (
 )
 from hpcgate.schedulers.slurm import sbatch
 from hpcgate.schedulers.slurm.command_line import NO_ACCOUNTING_REMEMBERED, CommandLine, NoHistory
+from hpcgate.schedulers.slurm.controls import Controls, EitherControls
 from hpcgate.schedulers.slurm.failures import NO_ACCOUNTING, says
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.rest import cancellation, cluster, history, jobs, submission, values
 from hpcgate.schedulers.slurm.rest.client import RestClient
+from hpcgate.schedulers.slurm.rest.control import RestControls
 from hpcgate.schedulers.slurm.rest.problems import (
     NOTHING_FOUND,
     UNKNOWN_JOB,
@@ -82,6 +84,7 @@ class Rest:
         self._cluster = ""
         self._no_history_until = 0.0
         self._states = True
+        self.control: Controls = RestControls(self.client)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -312,6 +315,7 @@ class Hybrid(Rest):
         """Keep the settings and the pool; nothing is opened."""
         super().__init__(system, settings, pool)
         self.commands = CommandLine(system, settings, pool)
+        self.control = EitherControls(self.control, self.commands.control)
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit by slurmrestd; by sbatch what a request cannot carry. The one or the other, never both."""

@@ -46,6 +46,8 @@ class ApiVersion:
         listing_flags: Jobs and partitions take ``flags=ALL``.
         shared_list: ``shared`` is a list, with which a job asks for whole nodes.
         states_joined: The history takes states as one text with commas, not as a parameter for each.
+        changes: A job can be changed, and released once it is held: v0.0.38 answers 200 and leaves the name as it was.
+        signals_all: A signal reaches the batch script, too.
     """
 
     number: int
@@ -55,6 +57,8 @@ class ApiVersion:
     listing_flags: bool = True
     shared_list: bool = True
     states_joined: bool = False
+    changes: bool = True
+    signals_all: bool = False
 
     @property
     def name(self) -> str:
@@ -74,6 +78,8 @@ VERSIONS: Mapping[int, ApiVersion] = MappingProxyType(
                 listing_flags=False,
                 shared_list=False,
                 states_joined=True,
+                changes=False,
+                signals_all=True,
             ),
             ApiVersion(39, listing_flags=False, shared_list=False),
             ApiVersion(40, listing_flags=False, shared_list=False),
