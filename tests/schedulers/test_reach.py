@@ -6,7 +6,9 @@ import pytest
 
 from hpcgate.schedulers.base import JobDescription, Scheduler
 from hpcgate.schedulers.directives import Directives, Unchecked
+from hpcgate.schedulers.job_spec import JobAttributes, Program
 from hpcgate.schedulers.pbs.options import OPTIONS as PBS
+from hpcgate.schedulers.reach import launched
 from hpcgate.schedulers.reach import reach as reach_by
 from hpcgate.schedulers.slurm.options import OPTIONS
 
@@ -33,6 +35,22 @@ def test_directives_count() -> None:
         "/tree/sub/out",
         "/y/out",
     )
+
+
+def test_a_program_names_files_too() -> None:
+    """The program by its path, and what is sourced before and after it; its arguments are its own affair."""
+    program = Program("bin/x", ("/etc/passwd",), pre_launch="/a", post_launch="/b")
+    assert launched(JobDescription("/tree", program=program)) == ("/a", "/b", "/tree/bin/x")
+    assert launched(JobDescription("/tree", program=Program("hostname"))) == ()
+
+
+@pytest.mark.parametrize(
+    "options", [{"burst-buffer": "x"}, {"bbf": "/x"}, {"nodelist": "/x"}, {"unheard-of": 1}, {"chdir": "/"}]
+)
+def test_options_that_may_name_files_are_unchecked(options: dict[str, Any]) -> None:
+    assert reach(script="x", attributes=JobAttributes(extra={"slurm": {"nice": 1}})) == ("/tree/sub",)
+    with pytest.raises(Unchecked, match=r"extra\.slurm"):
+        reach(script="x", attributes=JobAttributes(extra={"slurm": options}))
 
 
 def test_a_name_that_names_a_file() -> None:

@@ -84,6 +84,9 @@ class Scheduler:
             return SubmissionRefused(words)
         return Doubt(words)
 
+    def remarks(self, mark: str, text: str) -> tuple[str, ...]:
+        return ()
+
     async def marked(self, principal: Principal, mark: str, began: float) -> str | None:
         if self.down:
             raise SchedulerUnavailable("down")

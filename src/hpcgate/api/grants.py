@@ -6,6 +6,7 @@ from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.confinement import Reach
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.directives import Unchecked
+from hpcgate.schedulers.reach import launched
 from hpcgate.ssh.session import Session
 
 MAX_SCRIPT = 4 * 1024 * 1024
@@ -29,7 +30,8 @@ async def admit_job(access: Access, job: JobDescription) -> JobDescription:
         try:
             if job.script_path is not None:
                 job = scheduler.with_script(job, await _script(access, job.script_path))
-            reach = Reach(scheduler.reach(job), strict=True)
+            # What a program names is no plug-in's to leave out.
+            reach = Reach((*scheduler.reach(job), *launched(job)), strict=True)
         except Unchecked as error:
             raise Denied(grant.rule, str(error)) from None
     except Denied as denial:

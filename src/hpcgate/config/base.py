@@ -33,6 +33,7 @@ NARROWS = BeforeValidator(_something)
 """Annotation of a setting that keeps somebody out: that it was left empty by mistake must not let them in."""
 
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+LauncherName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class Model(BaseModel):
@@ -118,6 +119,12 @@ class SchedulerSettings(PluginSettings):
         {},
         description="Environment variables for the scheduler's commands on the login node, such as SLURM_CONF."
         " Variables of the users' own that steer these commands are unset before.",
+    )
+    launchers: Annotated[Mapping[LauncherName, tuple[str, ...]], *FROZEN] = Field(
+        {},
+        description="What starts the program of a job that names an executable instead of a script: the words of each"
+        " launcher, by the name that requests call it by; the first is the default. Empty: none, srun (on Slurm) and"
+        " mpirun.",
     )
 
 

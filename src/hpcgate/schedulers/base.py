@@ -14,6 +14,7 @@ from hpcgate.config import SchedulerSettings
 from hpcgate.errors import GatewayError, NotSupported
 from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
+from hpcgate.schedulers.job_spec import NO_LAUNCHER, JobAttributes, Program
 from hpcgate.schedulers.once import Fate, Submitted
 from hpcgate.schedulers.reach import reach, with_script
 from hpcgate.schedulers.receipts import Once
@@ -98,6 +99,8 @@ class JobDescription:
     """What to submit. Exactly one of `script` and `script_path` is set.
 
     Attributes:
+        program: What `script` was written to run, where a request names a program (`hpcgate.schedulers.rendering`).
+        attributes: What is asked of the scheduler besides.
         environment: Variables that were asked for: the job has them whatever its script says of its environment.
         default_environment: Variables that nobody asked for: the job has them if its script lets it.
     """
@@ -115,6 +118,8 @@ class JobDescription:
     standard_error: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     default_environment: Mapping[str, str] = field(default_factory=dict)
+    program: Program | None = None
+    attributes: JobAttributes = field(default_factory=JobAttributes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +219,21 @@ class Scheduler(ABC):
             SubmissionRefused: With the scheduler's own words.
             Forbidden: A quota or QOS limit is reached.
         """
+
+    async def submit_and_tell(self, principal: Principal, job: JobDescription) -> Submitted:
+        """Submit a job as `submit` does, and return with its id what the scheduler has warned of."""
+        return Submitted(await self.submit(principal, job))
+
+    def fields(self) -> frozenset[str]:
+        """Return which of `job_spec.FIELDS` `submit` looks at; a request with others is refused by their names.
+
+        None by default, so that a scheduler that was written before there were any passes none of them over.
+        """
+        return frozenset()
+
+    def launchers(self) -> Mapping[str, Sequence[str]]:
+        """Return the words that start a program in a job, by the launcher's name; the first is the default."""
+        return {NO_LAUNCHER: ()}
 
     @property
     def submits_once(self) -> bool:

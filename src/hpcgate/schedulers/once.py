@@ -42,11 +42,13 @@ class Submitted:
         job_id: Its id.
         replayed: Whether an earlier request did it.
         memo: What the answer needs besides, as it was then.
+        warnings: What the scheduler has said beside the id.
     """
 
     job_id: str
     replayed: bool = False
     memo: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,9 @@ class Backend(Protocol[Job_]):
 
         A status of None means that nobody knows how the command ended, or that it runs.
         """
+
+    def remarks(self, mark: str, text: str) -> tuple[str, ...]:
+        """Return what a command that has submitted a job has said beside its id."""
 
     async def marked(self, principal: Principal, mark: str, began: float) -> str | None:
         """Return the id of the job with a mark, None if there is certain to be none.
@@ -155,7 +160,7 @@ class Submissions(Generic[Job_]):
             if isinstance(outcome, UnderWay | str) and receipt.digest != once.digest:
                 raise KeyReused("This Idempotency-Key was used for another request")
             if isinstance(outcome, str):
-                return Submitted(outcome, not mine, receipt.memo)
+                return Submitted(outcome, not mine, receipt.memo, self._backend.remarks(receipt.mark, receipt.printed))
             if isinstance(outcome, UnderWay):
                 raise outcome
             if mine:

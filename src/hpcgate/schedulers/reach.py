@@ -46,6 +46,7 @@ def reach(job: "JobDescription", known: Directives | None) -> tuple[str, ...]:
             raise Unchecked(f"the environment variable {variable!r} may lead elsewhere")
     if set(job.name or "") & set(known.forbidden.get(known.naming, "")):
         raise Unchecked(f"the name {job.name!r} would name a file elsewhere")
+    _check_extra(job, known)
     if "@" in (job.partition or ""):
         raise Unchecked(f"the partition {job.partition!r} may be another server's")
     directories = list(dict.fromkeys((job.working_directory, *marked.directories)))
@@ -57,6 +58,35 @@ def reach(job: "JobDescription", known: Directives | None) -> tuple[str, ...]:
         if stream and stream != "/dev/null":
             paths += [_stream(stream, job, directory) for directory in directories]
     return tuple(dict.fromkeys(paths))
+
+
+def launched(job: "JobDescription") -> tuple[str, ...]:
+    """Return the paths of the program of a job, and of what is sourced before and after it.
+
+    A program that is a mere name is the compute node's own.
+
+    Raises:
+        Unchecked: One of them cannot be told.
+    """
+    program = job.program
+    if program is None:
+        return ()
+    paths = [path for path in (program.pre_launch, program.post_launch) if path is not None]
+    if "/" in program.executable:
+        paths.append(posixpath.join(job.working_directory, program.executable))
+    for path in paths:
+        if not path.startswith("/"):
+            raise Unchecked(f"the path {path!r} must be absolute")
+    return tuple(paths)
+
+
+def _check_extra(job: "JobDescription", known: Directives) -> None:
+    """Return if the scheduler's own options that a job is to have are known to name no file."""
+    for scheduler, options in job.attributes.extra.items():
+        for option, value in options.items():
+            harmless = option in known.flags | known.harmless
+            if not harmless or set(str(value)) & set(known.forbidden.get(option, "")):
+                raise Unchecked(f"the option extra.{scheduler}.{option} is not checked")
 
 
 def with_script(job: "JobDescription", script: str, known: Directives | None) -> "JobDescription":

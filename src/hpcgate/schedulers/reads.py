@@ -12,7 +12,7 @@ scheduler may answer them differently. A write by any of them counts for all.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -128,11 +128,23 @@ class SharedReads(Scheduler):
         """Return a submission with its script, as the backend would take it."""
         return self.backend.with_script(job, script)
 
+    def fields(self) -> frozenset[str]:
+        """Return which fields of a job the backend looks at."""
+        return self.backend.fields()
+
+    def launchers(self) -> Mapping[str, Sequence[str]]:
+        """Return what starts programs in the backend's jobs."""
+        return self.backend.launchers()
+
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job by the backend."""
-        job_id = await self._write("submit", principal, self.backend.submit(principal, job))
-        note_job(job_id)
-        return job_id
+        return (await self.submit_and_tell(principal, job)).job_id
+
+    async def submit_and_tell(self, principal: Principal, job: JobDescription) -> Submitted:
+        """Submit a job by the backend."""
+        submitted = await self._write("submit", principal, self.backend.submit_and_tell(principal, job))
+        note_job(submitted.job_id)
+        return submitted
 
     @property
     def submits_once(self) -> bool:

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from hpcgate.api.models.base import BodyParameters, Wire
+from hpcgate.api.models.job_spec import LONGEST_PATH, JobSpecModel
 
 
 class JobsTimeWindow(StrEnum):
@@ -103,8 +105,11 @@ class GetJobMetadataResponse(Wire):
     jobs: list[JobMetadataModel] | None = None
 
 
-class JobDescriptionModel(BodyParameters):
-    """What to submit: exactly one of `script` and `scriptPath`. What else a scheduler can do, a script asks for."""
+class JobDescriptionModel(JobSpecModel):
+    """What to submit: exactly one of `script`, `scriptPath` and `executable`.
+
+    Fields outweigh the script's directives.
+    """
 
     unused: ClassVar[Mapping[str, str]] = {"environment": "the job's variables are job.env"}
 
@@ -124,6 +129,18 @@ class JobDescriptionModel(BodyParameters):
     script: str | None = Field(None, description="The batch script itself")
     script_path: str | None = Field(None, description="Path of the batch script on the system, absolute")
 
+    @field_validator(
+        "name", "account", "reservation", "working_directory", "standard_input", "standard_output", "standard_error",
+        "constraints", "partition", "script_path", "queue_name",
+    )  # fmt: skip
+    @classmethod
+    def _within_limits(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in value:
+            raise PydanticCustomError("nul", "holds a NUL character")
+        if value is not None and len(value) > LONGEST_PATH:
+            raise PydanticCustomError("too_long", "has more than {most} characters", {"most": LONGEST_PATH})
+        return value
+
 
 class PostJobSubmitRequest(BodyParameters):
     """A job to submit."""
@@ -137,6 +154,7 @@ class PostJobSubmissionResponse(Wire):
     """The submitted job."""
 
     job_id: str | None = None
+    warnings: list[str] | None = Field(None, description="What the scheduler has said beside the job's id")
 
 
 class GetSubmissionResponse(Wire):

@@ -9,15 +9,15 @@ from pydantic import BaseModel, Field
 
 from hpcgate.api.access import Access, AccessDep, access_of
 from hpcgate.api.fast_path import described, read_query
-from hpcgate.api.grants import admit_job
 from hpcgate.api.idempotency import KeyDep, once, say_replayed
+from hpcgate.api.job_requests import submit
 from hpcgate.api.json_bodies import MAX_JOB, json_body
 from hpcgate.api.models import jobs as models
 from hpcgate.api.responses import encoded, json_bytes
 from hpcgate.api.terms import BY_SCHEDULER, Terms, on
 from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest
-from hpcgate.schedulers.base import Job, JobDescription, JobQuery, Jobs
+from hpcgate.schedulers.base import Job, JobQuery, Jobs
 
 router = APIRouter(prefix="/compute/{system_name}/jobs", tags=["compute"])
 
@@ -26,38 +26,6 @@ MISSING = "X-Hpcgate-Jobs-Missing"
 
 AGE = "Age"
 """Seconds since the data were read from the scheduler (RFC 9111, section 5.1)."""
-
-
-def environment(env: dict[str, str] | list[str]) -> dict[str, str]:
-    """Return the environment of a job as a mapping, from an object or from a list of ``NAME=value``.
-
-    Raises:
-        BadRequest: An item of the list has no equals sign.
-    """
-    if isinstance(env, dict):
-        return env
-    pairs = {}
-    for item in env:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise BadRequest(f"env: {item!r} is not of the form NAME=value")
-        pairs[name] = value
-    return pairs
-
-
-def description(job: models.JobDescriptionModel) -> JobDescription:
-    """Return what the scheduler is to submit.
-
-    Raises:
-        BadRequest: Not exactly one of script and scriptPath.
-    """
-    if (job.script is None) == (job.script_path is None):
-        raise BadRequest("Exactly one of script and scriptPath is required.")
-    fields = job.model_dump(exclude={"env", "environment"})
-    variables = environment(job.env)
-    if "env" in job.model_fields_set:
-        return JobDescription(**fields, environment=variables)
-    return JobDescription(**fields, default_environment=variables)
 
 
 class _Encodings:
@@ -98,7 +66,7 @@ def _answer(jobs: Jobs) -> Response:
 
 
 @on(Terms(Group.COMPUTE_SUBMIT, BY_SCHEDULER, limit=MAX_JOB))
-@router.post("", status_code=201)
+@router.post("", status_code=201, response_model_exclude_none=True)
 async def post_job_submit(
     access: AccessDep,
     request: Annotated[models.PostJobSubmitRequest, json_body(models.PostJobSubmitRequest)],
@@ -106,18 +74,9 @@ async def post_job_submit(
     response: Response,
 ) -> models.PostJobSubmissionResponse:
     """Submit a job: once, however often it is sent, if it has an Idempotency-Key."""
-    keyed = once(access, key, request)
-    job = description(request.job)
-    access.system.admit(job.working_directory)
-    if job.script_path is not None:
-        access.system.admit(job.script_path)
-    job = await admit_job(access, job)
-    scheduler = access.system.scheduler
-    if keyed is None:
-        return models.PostJobSubmissionResponse(job_id=await scheduler.submit(access.principal, job))
-    submitted = await scheduler.submit_once(access.principal, job, keyed)
+    submitted = await submit(access, request.job, once(access, key, request))
     say_replayed(response, replayed=submitted.replayed)
-    return models.PostJobSubmissionResponse(job_id=submitted.job_id)
+    return models.PostJobSubmissionResponse(job_id=submitted.job_id, warnings=list(submitted.warnings) or None)
 
 
 class JobsParameters(BaseModel):

@@ -117,7 +117,7 @@ class CommandLine:
         """
         content = await self._script(principal, job)
         tag = qsub.new_tag() if self.settings.tag_jobs else None
-        argv, stdin = qsub.command(job, content, tag), script.composed(content, job)
+        argv, stdin = self._command(job, content, tag), script.composed(content, job)
 
         linger = _LINGER if script.waits(content) else self.settings.timeout / 2
 
@@ -189,7 +189,14 @@ class CommandLine:
     async def prepared(self, principal: Principal, job: JobDescription, mark: str) -> tuple[Sequence[str], bytes]:
         """Return the command that submits a job with a mark, and its input."""
         content = await self._script(principal, job)
-        return qsub.command(job, content, mark), script.composed(content, job)
+        return self._command(job, content, mark), script.composed(content, job)
+
+    def _command(self, job: JobDescription, content: bytes, tag: str | None) -> list[str]:
+        return qsub.command(job, content, tag, gpus=self.settings.gpu_resource)
+
+    def remarks(self, mark: str, text: str) -> tuple[str, ...]:
+        """Return nothing: beside an id qsub says nothing of its own."""
+        return ()
 
     async def judged(self, principal: Principal, mark: str, printed: Printed) -> str | GatewayError | Doubt:
         """Return what qsub has said of a submission."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import JobDescription
-from hpcgate.schedulers.pbs import script
+from hpcgate.schedulers.pbs import attributes, script
 from hpcgate.schedulers.pbs.variables import STEERING
 from hpcgate.schedulers.submitting import uncoloured
 from hpcgate.schedulers.variables import LOGIN
@@ -33,6 +33,15 @@ _READER = (
 neither is what the login has left: ``#PBS -V`` gives a job all of the environment."""
 
 _SUBMITTER = f"{KEEPING_FUNCTIONS}cd qsub; exec 2>&1; {STEERING.unsetting()} {_READER}"
+
+
+def _later(time: int) -> str:
+    """Return the submitter of a job that begins at a Unix time: qsub takes it in the login node's own time zone."""
+    return (
+        f"{KEEPING_FUNCTIONS}date; _hpcgate_begin=$(date -d @{time} +%Y%m%d%H%M.%S) || exit; "
+        f'set -- "$@" -a "$_hpcgate_begin"; {_SUBMITTER}'
+    )
+
 
 _OPTIONS: Mapping[str, str] = {
     "account": "-A",
@@ -54,7 +63,7 @@ def new_tag() -> str:
     return f"hpcgate:{secrets.token_hex(8)}"
 
 
-def command(job: JobDescription, content: bytes, tag: str | None = None) -> list[str]:
+def command(job: JobDescription, content: bytes, tag: str | None = None, *, gpus: str = "ngpus") -> list[str]:
     """Return the command that submits a job; its standard input is what `script.composed` makes.
 
     A reservation is named by its queue, which goes before the partition: PBS knows only one of them. Constraints are a
@@ -64,11 +73,14 @@ def command(job: JobDescription, content: bytes, tag: str | None = None) -> list
         job: The job.
         content: Its script.
         tag: What it is to be known by.
+        gpus: The site's name for GPUs as a resource.
 
     Raises:
         BadRequest: A value holds a NUL.
     """
-    arguments = ["sh", "-c", _SUBMITTER, "qsub", job.working_directory, "qsub", "-f"]
+    begin = job.attributes.begin
+    submitter = _SUBMITTER if begin is None else _later(begin)
+    arguments = ["sh", "-c", submitter, "qsub", job.working_directory, "qsub", "-f"]
     if tag is not None:
         arguments += ["-C", tag, "-C", _DIRECTIVES]
     name = job.name or _file_name(job, content)
@@ -80,6 +92,8 @@ def command(job: JobDescription, content: bytes, tag: str | None = None) -> list
         value = getattr(job, attribute)
         if value:
             arguments += [option, value]
+    stated = [*script.resources(content), *(job.constraints or "").split(",")]
+    arguments += attributes.arguments(job.attributes, stated, gpus=gpus)
     for argument in arguments:
         if "\0" in argument:
             raise BadRequest(f"A NUL character cannot be submitted: {argument!r}")

@@ -1,7 +1,8 @@
 """The OpenPBS scheduler."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from hpcgate.auth import Principal
 from hpcgate.errors import GatewayError, JobNotFound, NotSupported
@@ -19,14 +20,18 @@ from hpcgate.schedulers.base import (
 )
 from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
+from hpcgate.schedulers.job_spec import NO_LAUNCHER
 from hpcgate.schedulers.once import Fate, Submissions, Submitted
-from hpcgate.schedulers.pbs import control
+from hpcgate.schedulers.pbs import attributes, control
 from hpcgate.schedulers.pbs.command_line import CommandLine
 from hpcgate.schedulers.pbs.job_ids import JobId
 from hpcgate.schedulers.pbs.options import OPTIONS
 from hpcgate.schedulers.pbs.settings import PbsSettings
 from hpcgate.schedulers.receipts import Once
 from hpcgate.ssh.pool import Pool
+
+LAUNCHERS: Mapping[str, Sequence[str]] = MappingProxyType({NO_LAUNCHER: (), "mpirun": ("mpirun",)})
+"""Those of a site that names none."""
 
 
 class Pbs(Scheduler):
@@ -41,11 +46,20 @@ class Pbs(Scheduler):
     def __init__(self, system: str, settings: PbsSettings, pool: Pool) -> None:
         self.system = system
         self._commands = CommandLine(system, settings, pool)
+        self._launchers = settings.launchers or LAUNCHERS
         self._submissions = Submissions(pool, self._commands, settings.timeout, dict(settings.environment))
 
     def directives(self) -> Directives:
         """Return which options a job's script may hold, and which of them name files."""
         return OPTIONS
+
+    def fields(self) -> frozenset[str]:
+        """Return which fields of a job are looked at, those that PBS refuses among them."""
+        return attributes.FIELDS | {"extra.slurm"}
+
+    def launchers(self) -> Mapping[str, Sequence[str]]:
+        """Return what starts programs in jobs."""
+        return self._launchers
 
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job by qsub.

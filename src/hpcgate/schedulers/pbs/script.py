@@ -110,6 +110,18 @@ def _without_z(line: bytes, *, whole: bool) -> bytes:
     return b"#" if whole and changed.strip() == b"#PBS" and changed != line else changed
 
 
+def resources(script: bytes) -> list[str]:
+    """Return what a script's directives ask for behind ``-l``, an item each."""
+    found = []
+    for line in directives(script):
+        tokens = [re.sub(rb"[\"']", b"", match[0]) for match in _TOKEN.finditer(line)]
+        for index, token in enumerate(tokens):
+            value = token[2:] or (tokens[index + 1] if index + 1 < len(tokens) else b"")
+            if token.startswith(b"-l"):
+                found += value.decode("utf-8", "surrogateescape").split(",")
+    return found
+
+
 def names_itself(script: bytes) -> bool:
     """Return whether a directive gives the job its name."""
     return any(_NAME_OPTION.search(line) for line in directives(script))

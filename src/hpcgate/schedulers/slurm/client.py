@@ -5,6 +5,7 @@ from typing import Protocol
 
 from hpcgate.auth import Principal
 from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
+from hpcgate.schedulers.once import Submitted
 from hpcgate.schedulers.slurm.command_line import CommandLine
 from hpcgate.schedulers.slurm.controls import Controls
 from hpcgate.schedulers.slurm.job_ids import JobId
@@ -22,8 +23,8 @@ class Client(Protocol):
     def control(self) -> Controls:
         """What it can do to jobs."""
 
-    async def submit(self, principal: Principal, job: JobDescription) -> str:
-        """Submit a job and return its id."""
+    async def submit(self, principal: Principal, job: JobDescription) -> Submitted:
+        """Submit a job and return its id, and what Slurm has said besides."""
 
     async def live(self, principal: Principal, selection: Selection) -> list[Record]:
         """Return the selected jobs that the controller knows, ended ones that it still remembers included."""

@@ -22,7 +22,7 @@ from hpcgate.errors import (
 )
 from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
-from hpcgate.schedulers.once import Doubt
+from hpcgate.schedulers.once import Doubt, Submitted
 from hpcgate.schedulers.reading import Findings, Reader
 from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
 from hpcgate.schedulers.slurm.controls import CommandControls, Controls
@@ -183,8 +183,8 @@ class CommandLine:
             raise failure(done)
         return await self._reader.read(principal, argv[0], done.stdout, lambda output: parse(_text(output)))
 
-    async def submit(self, principal: Principal, job: JobDescription) -> str:
-        """Submit a job and return its id.
+    async def submit(self, principal: Principal, job: JobDescription) -> Submitted:
+        """Submit a job and return its id, and what sbatch has said besides.
 
         Raises:
             SubmissionRefused: With what was printed.
@@ -196,6 +196,11 @@ class CommandLine:
         argv, stdin = sbatch.command(job, tag, tagged=self.settings.tag_jobs), sbatch.stdin(job)
         printed = await self._run_submission(principal, argv, stdin, tag)
         said = sbatch.parse(printed.text, tag)
+        return Submitted(await self._submitted(principal, job, tag, printed, said), warnings=said.remarks)
+
+    async def _submitted(
+        self, principal: Principal, job: JobDescription, tag: sbatch.Tag, printed: Printed, said: sbatch.Said
+    ) -> str:
         foreign = await self._elsewhere(principal, said)
         if not foreign and said.program and printed.exit_status in (0, None) and len(said.jobs) == 1:
             return said.jobs[0][0]
@@ -254,6 +259,10 @@ class CommandLine:
         if isinstance(refusal, BadRequest | Forbidden | SchedulerUnavailable):
             return refusal
         return Doubt(said.words, claims)
+
+    def remarks(self, mark: str, text: str) -> tuple[str, ...]:
+        """Return what sbatch has said of a job that it has submitted."""
+        return sbatch.parse(text, sbatch.Tag.marked(mark)).remarks
 
     async def marked(self, principal: Principal, mark: str, began: float) -> str | None:
         """Return the id of the job with a mark: as the controller knows it, or the database if that may have forgotten.

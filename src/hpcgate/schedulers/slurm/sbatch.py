@@ -16,8 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcgate.errors import BadRequest
+from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import JobDescription
-from hpcgate.schedulers.slurm import values
+from hpcgate.schedulers.slurm import attributes, values
 from hpcgate.schedulers.slurm.delimiters import parse_rows
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.variables import SUBMITTING
@@ -116,14 +117,19 @@ def command(job: JobDescription, tag: Tag, *, tagged: bool = True, script: str |
     Raises:
         BadRequest: A value holds a NUL.
     """
-    own = _own_comment((job.script if script is None else script) or "")
+    options = attributes.options(job.attributes)
+    asked = options.pop("comment", None)
+    own = asked or _own_comment((job.script if script is None else script) or "")
     comment = f"{own} {tag.comment}" if own else tag.comment
+    # A comment that the request asks for does not stand behind that of a script at a path.
+    unseen = (job.script_path or "") if script is None and asked is None else ""
     arguments = ["sh", "-c", _READER, "sbatch", job.working_directory, tag.header]
-    arguments += [comment if tagged else "", (job.script_path or "") if script is None else "", "--parsable"]
+    arguments += [comment if tagged else asked or "", unseen, "--parsable"]
     for attribute, option in _OPTIONS.items():
         value = getattr(job, attribute)
         if value:
             arguments.append(f"--{option}={value}")
+    arguments += [f"--{option}" if value is None else f"--{option}={value}" for option, value in options.items()]
     if job.environment:
         # The default, said so that no directive or SBATCH_EXPORT takes the variables away that were asked for.
         arguments.append("--export=ALL")
@@ -187,6 +193,11 @@ def stdin(job: JobDescription) -> bytes:
         raise BadRequest(f"The script is not valid Unicode: {error.reason}") from error
 
 
+_LONGEST_REMARK = 1000
+"""Characters of one that a user is told."""
+_MOST_REMARKS = 20
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """What was printed about a submission.
@@ -204,6 +215,14 @@ class Said:
     since: int | None
     words: str
     jobs: tuple[tuple[str, str | None], ...]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What sbatch itself has said beside the id: its warnings, and what a site's plug-ins tell users."""
+        if not self.program:
+            return ()
+        lines = (line.removeprefix("sbatch: ") for line in self.words.split("\n") if line.startswith("sbatch: "))
+        return tuple(clipped(line, _LONGEST_REMARK) for line in dict.fromkeys(lines) if line.strip())[:_MOST_REMARKS]
 
 
 _PARSABLE = re.compile(r"\s*([0-9]{1,10})(?:;([^\s;]+))?\s*")

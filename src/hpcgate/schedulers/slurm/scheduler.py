@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import structlog
@@ -35,8 +36,10 @@ from hpcgate.schedulers.base import (
 )
 from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
+from hpcgate.schedulers.job_spec import NO_LAUNCHER
 from hpcgate.schedulers.once import Fate, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once
+from hpcgate.schedulers.slurm import attributes
 from hpcgate.schedulers.slurm.client import client, commands_of
 from hpcgate.schedulers.slurm.command_line import NoHistory
 from hpcgate.schedulers.slurm.history_cache import HistoryCache, who
@@ -58,6 +61,9 @@ Answer = TypeVar("Answer")
 
 _Told = list[Record] | GatewayError | NoHistory
 """What a source said, or why it said nothing."""
+
+LAUNCHERS: Mapping[str, Sequence[str]] = MappingProxyType({NO_LAUNCHER: (), "srun": ("srun",), "mpirun": ("mpirun",)})
+"""Those of a site that names none."""
 
 _SMALL = Selection(ids=(JobId("1"),))
 """A question that costs the database next to nothing."""
@@ -119,6 +125,7 @@ class Slurm(Scheduler):
         self._submissions = (
             None if commands is None else Submissions(pool, commands, settings.timeout, dict(settings.environment))
         )
+        self._launchers = settings.launchers or LAUNCHERS
         self._past = HistoryCache(settings.history_cache)
         self._silence = Silence()
         # A third of it for an answer, the rest for something small.
@@ -128,8 +135,20 @@ class Slurm(Scheduler):
         """Return which options a job's script may hold, and which of them name files."""
         return OPTIONS
 
+    def fields(self) -> frozenset[str]:
+        """Return which fields of a job are looked at."""
+        return attributes.FIELDS | {"extra.pbs"}
+
+    def launchers(self) -> Mapping[str, Sequence[str]]:
+        """Return what starts programs in jobs."""
+        return self._launchers
+
     async def submit(self, principal: Principal, job: JobDescription) -> str:
         """Submit a job by sbatch, or by slurmrestd: https://slurm.schedmd.com/sbatch.html"""
+        return (await self.submit_and_tell(principal, job)).job_id
+
+    async def submit_and_tell(self, principal: Principal, job: JobDescription) -> Submitted:
+        """Submit a job, and return with its id what sbatch or slurmrestd has warned of."""
         try:
             return await self._commands.submit(principal, job)
         finally:

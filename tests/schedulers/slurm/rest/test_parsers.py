@@ -236,7 +236,7 @@ def parse_all(status: int, answer: Any) -> None:
     by_database(status, answer)
     assert isinstance(problems.failure(status, answer), GatewayError)
     assert isinstance(submission.refusal(status, answer), GatewayError)
-    for parse in (submission.job_id, cancellation.outcome):
+    for parse in (submission.submitted, cancellation.outcome):
         with contextlib.suppress(GatewayError):
             parse(status, answer)
 

@@ -239,7 +239,7 @@ every_version = pytest.mark.parametrize("number", tuple(RELEASE_OF))
 @pytest.mark.parametrize("label", ["submit-good", "submit-good-2", "submit-hold"])
 def test_an_id_is_a_success_whatever_stands_beside_it(number: int, label: str) -> None:
     entry = recorded(number, label)
-    assert submission.job_id(entry.status, entry.answer) == str(entry.answer["job_id"])
+    assert submission.submitted(entry.status, entry.answer).job_id == str(entry.answer["job_id"])
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_an_id_is_a_success_whatever_stands_beside_it(number: int, label: str) -
 )
 def test_warnings_are_no_errors(number: int, label: str) -> None:
     entry = recorded(number, label)
-    assert submission.job_id(entry.status, entry.answer).isdigit()
+    assert submission.submitted(entry.status, entry.answer).job_id.isdigit()
 
 
 REFUSED = {
@@ -273,7 +273,7 @@ def test_refusals_say_why(case: tuple[int, str]) -> None:
     """A refused submission says why, in slurmrestd's words."""
     entry = recorded(*case)
     with pytest.raises(SubmissionRefused, match=REFUSED[case]):
-        submission.job_id(entry.status, entry.answer)
+        submission.submitted(entry.status, entry.answer)
 
 
 def test_other_failures_of_a_submission() -> None:
@@ -286,7 +286,7 @@ def test_other_failures_of_a_submission() -> None:
     for number, label, kind in cases:
         entry = recorded(number, label)
         with pytest.raises(kind):
-            submission.job_id(entry.status, entry.answer)
+            submission.submitted(entry.status, entry.answer)
     over = {"errors": [{"error_code": 2050, "error": "Job violates accounting/QOS policy (job submit limit)"}]}
     with pytest.raises(Forbidden, match="violates"):
-        submission.job_id(500, over)
+        submission.submitted(500, over)

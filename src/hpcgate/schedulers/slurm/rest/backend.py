@@ -30,6 +30,7 @@ from hpcgate.schedulers.base import (
     Partition,
     Reservation,
 )
+from hpcgate.schedulers.once import Submitted
 from hpcgate.schedulers.slurm import sbatch
 from hpcgate.schedulers.slurm.command_line import NO_ACCOUNTING_REMEMBERED, CommandLine, NoHistory
 from hpcgate.schedulers.slurm.controls import Controls, EitherControls
@@ -90,8 +91,8 @@ class Rest:
         """Close the connections."""
         await self.client.close()
 
-    async def submit(self, principal: Principal, job: JobDescription) -> str:
-        """Submit a job and return its id. The script's directives become fields of the request.
+    async def submit(self, principal: Principal, job: JobDescription) -> Submitted:
+        """Submit a job, and return what Slurm warns of. The script's directives become fields of the request.
 
         Raises:
             NotSupported: The script lies on the cluster, or has a directive that a request cannot carry.
@@ -99,7 +100,7 @@ class Rest:
         """
         return await self._post(principal, job, submission.body(job, principal.username, self.version))
 
-    async def _post(self, principal: Principal, job: JobDescription, body: Mapping[str, Any]) -> str:
+    async def _post(self, principal: Principal, job: JobDescription, body: Mapping[str, Any]) -> Submitted:
         """Submit a job once its working directory is seen to exist.
 
         slurmrestd takes any directory, and a job that cannot enter its own runs in /tmp, or fails without a word. So
@@ -117,7 +118,7 @@ class Rest:
         else:
             if done.exit_status == sbatch.NO_DIRECTORY:
                 raise SubmissionRefused(done.stdout.decode("utf-8", "replace").strip())
-        return await self.client.controller(principal, "POST", "job/submit", submission.job_id, body=body)
+        return await self.client.controller(principal, "POST", "job/submit", submission.submitted, body=body)
 
     async def live(self, principal: Principal, selection: Selection) -> list[Record]:
         """Return the selected jobs that the controller knows, ended ones that it still remembers included.
@@ -317,7 +318,7 @@ class Hybrid(Rest):
         self.commands = CommandLine(system, settings, pool)
         self.control = EitherControls(self.control, self.commands.control)
 
-    async def submit(self, principal: Principal, job: JobDescription) -> str:
+    async def submit(self, principal: Principal, job: JobDescription) -> Submitted:
         """Submit by slurmrestd; by sbatch what a request cannot carry. The one or the other, never both."""
         try:
             body = submission.body(job, principal.username, self.version)

@@ -10,7 +10,10 @@ from types import MappingProxyType
 from typing import Any
 
 from hpcgate.errors import BadRequest, CommandFailed, GatewayError, NotSupported, SubmissionRefused
+from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import JobDescription
+from hpcgate.schedulers.once import Submitted
+from hpcgate.schedulers.slurm import attributes
 from hpcgate.schedulers.slurm.rest import values
 from hpcgate.schedulers.slurm.rest.directives import directives
 from hpcgate.schedulers.slurm.rest.problems import Unclear, failure, numbers, problems, words
@@ -77,8 +80,9 @@ def body(job: JobDescription, username: str, version: ApiVersion) -> dict[str, A
         raise NotSupported("Submitting a script from a path (scriptPath) is not supported over slurmrestd")
     script = job.script
     _check_script(script)
-    options = directives(script)
-    fields: dict[str, Any] = {"name": "sbatch"} | _fields(options, version)
+    asked = attributes.options(job.attributes)
+    options = attributes.outweighed(directives(script), asked)
+    fields: dict[str, Any] = {"name": "sbatch"} | _fields(options, version) | _asked(job, asked, version)
     for attribute, field in _ASKED.items():
         value = getattr(job, attribute)
         if value:
@@ -90,6 +94,23 @@ def body(job: JobDescription, username: str, version: ApiVersion) -> dict[str, A
         if isinstance(value, str) and "\0" in value:
             raise BadRequest(f"A NUL character cannot be submitted: {name}")
     return {"script": script, "job": fields}
+
+
+def _asked(job: JobDescription, asked: attributes.Options, version: ApiVersion) -> dict[str, Any]:
+    """Return the fields for what is asked for by the request's own.
+
+    Raises:
+        NotSupported: This version cannot carry one of them; by its name in the request.
+    """
+    fields: dict[str, Any] = {}
+    for option, value in asked.items():
+        try:
+            fields |= _fields({option: value or ""}, version)
+        except NotSupported:
+            field = attributes.field_of(job.attributes, option)
+            shown = f"--{option}" if value is None else f"--{option}={clipped(value, 200)}"
+            raise NotSupported(f"{field} ({shown}) is not supported over slurmrestd {version.name}") from None
+    return fields
 
 
 def _check_script(script: str) -> None:
@@ -153,6 +174,7 @@ _AS_SBATCH: Mapping[str, str] = MappingProxyType(
         "begin": "begin_time",
         "gpus": "gpus",
         "gpus-per-node": "gpus_per_node",
+        "gpus-per-task": "gpus_per_task",
         "gres": "gres",
         "mail-type": "mail_type",
         "mem": "memory_per_node",
@@ -171,6 +193,8 @@ def _as_sbatch(option: str, value: str, version: ApiVersion) -> dict[str, Any]:
         return fields
     if option == "exclusive":
         return {"exclusive": value or "exclusive"}
+    if option not in _AS_SBATCH:
+        raise NotSupported(f"The directive #SBATCH --{option} is not supported over slurmrestd {version.name}")
     return {_AS_SBATCH[option]: value}
 
 
@@ -179,6 +203,10 @@ def _typed(option: str, value: str, version: ApiVersion) -> dict[str, Any]:
     if fields is not None:
         return fields
     match option:
+        case "begin" if _UNIX_TIME.fullmatch(value):
+            # An object from v0.0.40 on.
+            time = int(value.removeprefix("uts"))
+            return {"begin_time": time if version.number < 40 else _limited(time)}
         case "time":
             return {"time_limit": _minutes(option, value)}
         case "time-min":
@@ -194,6 +222,8 @@ def _typed(option: str, value: str, version: ApiVersion) -> dict[str, Any]:
             return {"tres_per_job": f"gres/gpu:{value}"}
         case "gpus-per-node":
             return {"tres_per_node": f"gres/gpu:{value}"}
+        case "gpus-per-task":
+            return {"tres_per_task": f"gres/gpu:{value}"}
         case "gres":
             return {"tres_per_node": ",".join(f"gres/{item.removeprefix('gres/')}" for item in value.split(","))}
         case "mail-type":
@@ -206,6 +236,9 @@ def _typed(option: str, value: str, version: ApiVersion) -> dict[str, Any]:
             return {"shared": ["none" if value in ("", "exclusive") else value]}
     shown = f"--{option}={value}" if value else f"--{option}"
     raise NotSupported(f"The directive #SBATCH {shown} is not supported over slurmrestd {version.name}")
+
+
+_UNIX_TIME = re.compile(r"uts[0-9]{1,12}")
 
 
 def _limited(number: int) -> dict[str, Any]:
@@ -261,10 +294,11 @@ def _mail_types(value: str) -> list[str]:
     return list(found)
 
 
-def job_id(status: int, answer: object) -> str:
-    """Return the id of the submitted job.
+def submitted(status: int, answer: object) -> Submitted:
+    """Return the submitted job, with what is said beside its id.
 
-    Warnings, and errors beside a job's id (code 2042 of v0.0.38: the job is held), are not failures.
+    Warnings, and errors beside a job's id (code 2042 of v0.0.38: the job is held), are not failures, and are passed on;
+    so is what a site's job_submit plug-in tells the user.
 
     Raises:
         SubmissionRefused: With Slurm's own words; warnings are all that is said of a field of a wrong type.
@@ -274,7 +308,9 @@ def job_id(status: int, answer: object) -> str:
     """
     found = values.number(values.row(answer).get("job_id")) if status == 200 else None
     if found:
-        return str(found)
+        plugin = values.string(values.row(answer).get("job_submit_user_msg"))
+        said = (*(one.words for one in (*problems(answer), *problems(answer, "warnings"))), *plugin.split("\n"))
+        return Submitted(str(found), warnings=tuple(clipped(line, 1000) for line in dict.fromkeys(said) if line)[:20])
     raise refusal(status, answer)
 
 

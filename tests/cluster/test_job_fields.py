@@ -1,0 +1,38 @@
+"""Each field of a job, submitted to the real Slurm by its commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.people import Person
+
+from . import job_fields
+from .job_fields import REFUSED, ROWS, Row
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _clear(alice: Person) -> Iterator[None]:
+    yield
+    alice.cluster.slurm.run(["scancel", "-u", alice.user.name])
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_field_reaches_slurm_and_outweighs_its_directive(alice: Person, row: Row) -> None:
+    job_fields.check(alice, "demo", row)
+
+
+def test_dependencies(alice: Person) -> None:
+    job_fields.dependency(alice, "demo")
+
+
+@pytest.mark.parametrize("launcher", ["none", "srun"])
+def test_a_program(alice: Person, launcher: str) -> None:
+    job_fields.program(alice, "demo", launcher)
+
+
+@pytest.mark.parametrize(("asked", "status", "words"), REFUSED, ids=lambda value: None)
+def test_what_is_refused(alice: Person, asked: dict[str, Any], status: int, words: str) -> None:
+    job_fields.refused(alice, "demo", asked, status, words)
