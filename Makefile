@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test compiled coverage test-deep test-debian13 test-recipes unit lint format bench bench-paired soak docs sites clean
+.PHONY: help demo test compiled coverage test-deep test-debian13 test-recipes unit lint format bench bench-paired soak docs job-fields sites clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -77,6 +77,9 @@ soak: $(READY) ## ten minutes of load with faults, an hour of clients that break
 
 docs: $(READY) ## the documentation as a site in site/, every link looked at
 	$(BIN)/mkdocs build --strict
+
+job-fields: $(READY) ## docs/users/job-fields.md, its table from the schedulers' tables
+	$(BIN)/python -m tests.schedulers.job_fields_page >$(READY).fields && mv $(READY).fields docs/users/job-fields.md
 
 sites: $(READY) ## docs/operations/sites.md from the tables of the tests
 	$(BIN)/python -m tests.sites >$(READY).sites && mv $(READY).sites docs/operations/sites.md

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,15 +124,35 @@ BODIES: Mapping[str, dict[str, Any]] = {
 
 PATHS = {
     "path", "sourcePath", "targetPath", "linkPath", "workingDirectory", "standardInput", "standardOutput",
-    "standardError", "scriptPath",
+    "standardError", "scriptPath", "executable", "preLaunch", "postLaunch",
 }  # fmt: skip
 """Parameters that are tried with the string below a directory of the user's too, where it is a right path."""
 NO_STRINGS = {
     "job", "transferDirectives", "env", "dereference", "parent", "fileSize", "timeLimit", "priority", "dependencies",
+    "hold", "requeue",
 }  # fmt: skip
+FIELDS: Mapping[str, Callable[[str], dict[str, Any]]] = {
+    "executable": lambda text: {"script": None, "hold": True, "executable": text},
+    "arguments": lambda text: {"script": None, "hold": True, "executable": "true", "arguments": [text, "x"]},
+    "launcher": lambda text: {"script": None, "hold": True, "executable": "true", "launcher": text},
+    "preLaunch": lambda text: {"script": None, "hold": True, "executable": "true", "preLaunch": text},
+    "postLaunch": lambda text: {"script": None, "hold": True, "executable": "true", "postLaunch": text},
+    "resources": lambda text: {"resources": {"memory": text}},
+    "duration": lambda text: {"duration": text},
+    "queueName": lambda text: {"partition": None, "queueName": text},
+    "qos": lambda text: {"qos": text},
+    "array": lambda text: {"array": text},
+    "dependencies": lambda text: {"dependencies": [{"type": "afterok", "jobIds": [text]}]},
+    "begin": lambda text: {"begin": text},
+    "mail": lambda text: {"mail": {"events": ["end"], "address": text}},
+    "extra": lambda text: {"extra": {"slurm": {"comment": text, "wckey": text}}},
+    "option": lambda text: {"extra": {"slurm": {text: "x"}}},
+}
+"""What a job in fields has, where the string is not a value of the body's own."""
 EXTRA = {
     "POST /compute/{system_name}/jobs": [
         ("job", "scriptPath"), ("job", "env", "X"), ("job", "env", "{name}"), ("job", "environment"),
+        *(("job", name) for name in FIELDS),
     ]
 }  # fmt: skip
 
@@ -230,6 +250,8 @@ class Attack:
                 place = place[name]
             if target.name[-1] == "{name}":
                 place[text] = "value"
+            elif target.name[0] == "job" and target.name[-1] in FIELDS:
+                place |= FIELDS[target.name[-1]](text)
             else:
                 place[target.name[-1]] = text
             if target.name[-1] == "scriptPath":

@@ -26,12 +26,12 @@ NEEDED = {"workingDirectory": "/home", "script": "#!/bin/sh"}
 @pytest.mark.parametrize(
     ("job", "beside", "unknown"),
     [
-        ({"array": "1-3", "dependency": "afterok:7"}, {}, ["job.array", "job.dependency"]),
+        ({"arrays": "1-3", "dependency": "afterok:7"}, {}, ["job.arrays", "job.dependency"]),
         ({"workDir": "/home"}, {}, ["job.workDir"]),
         ({"time_limit": 0, "nodes": False, "gres": ""}, {}, ["job.gres", "job.nodes", "job.time_limit"]),
         ({"working_directory": "/tmp"}, {}, ["job.working_directory"]),
         ({}, {"array": "1-3"}, ["array"]),
-        ({"array": None, "dependency": None}, {"array": None}, []),
+        ({"arrays": None, "dependency": None}, {"array": None}, []),
         ({"environment": {"A": "b"}}, {}, []),
         ({"account": "a", "partition": None, "standard_output": "o", "scriptPath": None}, {}, []),
     ],
