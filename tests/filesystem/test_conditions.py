@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcgate.errors import BadRequest, PreconditionFailed, RateLimited
+from hpcgate.errors import BadRequest, PreconditionFailed
 from hpcgate.filesystem.conditions import ConditionResult, Conditions, Validator, http_date, parse_date, parse_tags
 from hpcgate.filesystem.digests import Digests, parse_digests
-from hpcgate.filesystem.slots import PathLocks, StreamSlots
+from hpcgate.filesystem.slots import PathLocks
 from hpcgate.ssh.files.protocol import Attributes
 
 NOW = 1_700_000_000
@@ -134,19 +134,6 @@ async def test_digests() -> None:
 def test_malformed_digests(header: str) -> None:
     with pytest.raises(BadRequest):
         parse_digests([header])
-
-
-def test_stream_slots() -> None:
-    slots = StreamSlots(3, 2)
-    with slots.hold("a"), slots.hold("a"):
-        with pytest.raises(RateLimited) as caught, slots.hold("a"):
-            pass
-        assert caught.value.headers["Retry-After"]
-        with slots.hold("b"):
-            with pytest.raises(RateLimited), slots.hold("c"):
-                pass
-            assert slots.taken == 3
-    assert slots.taken == 0
 
 
 async def test_path_locks() -> None:

@@ -76,12 +76,37 @@ async def test_the_old_one_waits_for_its_requests_and_goes_with_the_process(sett
             assert "config.old_gateway_closed" not in [line["event"] for line in logs]
             # What holds for the whole process is shared, and what runs on the old one still counts.
             assert served[0].admission is served[1].admission
-            with served[0].streams.hold("alice"), served[1].streams.hold("alice"):
+            with served[0].streams.hold("upload", "alice", "x"), served[1].streams.hold("upload", "alice", "x"):
                 assert served[1].admission.count_uncounted() == 2
             assert served[0].locks is served[1].locks
             assert served[0].uploads is served[1].uploads
     assert "config.old_gateway_closed" in [line["event"] for line in logs]
     request.cancel()
+
+
+async def test_the_old_one_is_not_kept_for_longer_than_it_may_take(settings: Callable[..., Settings]) -> None:
+    """Streams without an end are told at once; any other request is cut off after `streams.max_after_reload`."""
+    served: list[Gateway] = []
+    ended: list[str] = []
+
+    async def endless(serving: Gateway) -> None:
+        with serving.streams.hold("events", "alice", "daint", endless=True) as stream:
+            await stream.closing.wait()
+            ended.append(stream.reason)
+
+    async def slow() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cut off")
+
+    hasty = settings(streams={"max_after_reload": 0.2})
+    async with Gateways(hasty, SILENT, served.append) as gateways:
+        requests = [asyncio.create_task(endless(served[0])), asyncio.create_task(slow())]
+        await asyncio.sleep(0)
+        assert await gateways.reload(lambda: hasty, lambda: requests)
+        await until(lambda: "0 before" in repr(gateways))
+        assert ended == ["reload", "cut off"]
 
 
 async def test_what_did_not_change_is_handed_on_and_closed_by_the_last(

@@ -24,7 +24,7 @@ class Arrivals:
         self.kept = 0
         """Bytes that are kept now."""
         self.waiting = 0
-        """Requests that do nothing but wait for their bodies, those that `StreamSlots` count apart."""
+        """Requests that do nothing but wait for their bodies, those that streams count apart."""
 
     def __repr__(self) -> str:
         """Tell how much is on its way."""

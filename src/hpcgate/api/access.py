@@ -1,5 +1,6 @@
 """What comes before every route: who asks, and whether for a system that they may use. The door asks it, once."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from hpcgate.filesystem.base import Lender, Operation, naming
 from hpcgate.filesystem.beneath import ConfinedPool
 from hpcgate.filesystem.confinement import Reach, confine
 from hpcgate.gateway.gateway import Gateway
+from hpcgate.gateway.streams import Stream
 from hpcgate.gateway.system import System
 from hpcgate.telemetry import journal
 from hpcgate.telemetry.audit import is_behind
@@ -86,6 +88,13 @@ class Access:
         Routes take them from here only: whatever they do is then checked where it happens.
         """
         return self.system.pool if self.grant.paths is None else ConfinedPool(self.system.pool, self.grant)
+
+    def stream(self, kind: str, *, endless: bool = False) -> AbstractContextManager[Stream]:
+        """Count as a stream of the user for as long as the context lasts; as `Streams.hold`."""
+        if self.request is None:
+            raise RuntimeError("no request")
+        streams = gateway(self.request).streams
+        return streams.hold(kind, self.principal.username, self.system.name, endless=endless)
 
     async def perform(self, operation: Operation) -> Any:
         """Run an operation as the user, beneath the paths of the policy's rule where it has any."""

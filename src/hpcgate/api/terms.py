@@ -26,7 +26,7 @@ class Kind(Enum):
     """How a route takes a body."""
 
     WHOLE = "read into memory, then used"
-    STREAM = "used while it arrives; counted by `StreamSlots`"
+    STREAM = "used while it arrives; counted by `Streams`"
     PART = "used while it arrives; short, and not counted as a stream"
 
 

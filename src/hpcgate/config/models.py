@@ -98,6 +98,11 @@ class StreamSettings(Model):
     upload_lifetime: Seconds = Field(
         7 * 24 * 3600, description="Seconds that a resumable upload may rest before it expires."
     )
+    max_after_reload: Seconds = Field(
+        3600,
+        description="Seconds that requests which began before a reload may take to end, streams included; then they "
+        "are cut off, and what only they still used is closed.",
+    )
 
 
 class Settings(Model):

@@ -1,54 +1,8 @@
-"""How many streams run at a time, and who may change which path now: what one process knows of its own requests."""
+"""Who may change which path now: what one process knows of its own requests."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Hashable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-
-from hpcgate.errors import RateLimited
-
-
-class StreamSlots:
-    """The caps on concurrent streams.
-
-    Args:
-        most: Streams at a time, all users together.
-        most_per_user: Streams of one user at a time.
-    """
-
-    def __init__(self, most: int, most_per_user: int) -> None:
-        self._most = most
-        self._most_per_user = most_per_user
-        self._taken: Counter[str] = Counter()
-
-    def __repr__(self) -> str:
-        return f"<StreamSlots {self.taken}/{self._most}>"
-
-    @property
-    def taken(self) -> int:
-        """How many streams run now."""
-        return self._taken.total()
-
-    @contextmanager
-    def hold(self, username: str) -> Iterator[None]:
-        """Count as one stream of the user.
-
-        Raises:
-            RateLimited: There are too many.
-        """
-        if self._taken[username] >= self._most_per_user:
-            raise RateLimited(
-                f"You have {self._most_per_user} streams under way; wait for one to end.", headers={"Retry-After": "5"}
-            )
-        if self.taken >= self._most:
-            raise RateLimited("Too many streams are under way.", headers={"Retry-After": "5"})
-        self._taken[username] += 1
-        try:
-            yield
-        finally:
-            self._taken[username] -= 1
-            if not self._taken[username]:
-                del self._taken[username]
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
 
 
 class PathLocks:

@@ -89,6 +89,13 @@ class GatewayCollector(Collector):
         yield GaugeMetricFamily("hpcgate_http_requests_limit", "As many may be served at a time.", admission.limit)
         yield GaugeMetricFamily("hpcgate_http_requests_waiting", "Requests that wait to be served.", admission.waiting)
         yield GaugeMetricFamily("hpcgate_streams", "Streams under way.", self._gateway.streams.taken)
+        begun = CounterMetricFamily("hpcgate_streams_begun", "Streams that have begun.", labels=["kind"])
+        for kind, count in sorted(self._gateway.streams.begun.items()):
+            begun.add_metric([kind], count)
+        ended = CounterMetricFamily("hpcgate_streams_ended", "Streams that have ended.", labels=["kind", "outcome"])
+        for (kind, outcome), count in sorted(self._gateway.streams.ended.items()):
+            ended.add_metric([kind, outcome], count)
+        yield from (begun, ended)
         yield GaugeMetricFamily("hpcgate_asyncio_tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
         age = GaugeMetricFamily(
             "hpcgate_jwks_age_seconds", "Seconds since the IdP's keys were last read; missing before the first time."

@@ -20,9 +20,10 @@ from hpcgate.auth.tokens import TokenVerifier
 from hpcgate.config import Settings
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import SystemNotFound
-from hpcgate.filesystem.slots import PathLocks, StreamSlots
+from hpcgate.filesystem.slots import PathLocks
 from hpcgate.filesystem.tus import UploadRegistry
 from hpcgate.gateway.carry_over import CarriedOver
+from hpcgate.gateway.streams import Streams
 from hpcgate.gateway.system import System
 from hpcgate.health.account import ProbeAccount
 from hpcgate.health.maintenance import Notices, NoticeWatch
@@ -68,7 +69,7 @@ class Gateway:
         self.probers = probers
         self.telemetry = telemetry
         self.arrivals = Arrivals(settings.http.max_bodies_per_user, settings.http.max_body_memory)
-        self.streams = StreamSlots(settings.streams.max_streams, settings.streams.max_streams_per_user)
+        self.streams = Streams(settings.streams.max_streams, settings.streams.max_streams_per_user)
         self.admission = Admission(settings.http.max_requests, settings.http.max_delay, self.uncounted)
         self.admission.settling = self.settling
         self.rates = carried_over.rates.value
@@ -166,9 +167,11 @@ class Gateway:
         self.admission = before.admission
         self.admission.settling = self.settling
         self.asked_ready_at = before.asked_ready_at
+        self.streams.follow(before.streams)
 
     def rest(self) -> None:
-        """Stop what goes on by itself: the probes, and looking for words of operators."""
+        """Stop what goes on by itself: the probes, looking for words of operators, streams without an end."""
+        self.streams.wind_up("reload")
         for task in self._background:
             task.cancel()
 

@@ -24,6 +24,8 @@ FIXED = (
 """Settings of the application and of the HTTP server, which are made once."""
 
 _LOOK_EVERY = 0.05
+_CANCEL_PATIENCE = 5.0
+"""Seconds that requests have to clear up after they were cancelled."""
 _MARGIN = 1.0
 """Seconds beyond `jwks_timeout` that the IdP's keys may take."""
 
@@ -80,6 +82,12 @@ class Gateways:
         if self._current is not None:
             await self._current.stack.aclose()
 
+    def wind_up(self, reason: str) -> None:
+        """Have streams end that would go on for as long as their clients stay, of whichever gateway."""
+        current = () if self._current is None else (self._current.gateway,)
+        for gateway in (*current, *self._retiring.values()):
+            gateway.streams.wind_up(reason)
+
     async def reload(self, load: Callable[[], Settings], under_way: Callable[[], Tasks]) -> bool:
         """Put a gateway of a new configuration in the place of the one that serves, unless something is wrong with it.
 
@@ -121,7 +129,8 @@ class Gateways:
         self._current = opened
         self._serve(opened.gateway)
         requests = set(under_way())
-        task = asyncio.create_task(_retire(before, requests))
+        patience = settings.streams.max_after_reload
+        task = asyncio.create_task(_retire(before, requests, patience))
         self._retiring[task] = before.gateway
         task.add_done_callback(self._retired)
         systems, old = opened.gateway.systems, before.gateway.systems
@@ -150,13 +159,18 @@ class Gateways:
 _STAYS = "the configuration from before stays"
 
 
-async def _retire(opened: _Opened, requests: "set[asyncio.Task[Any]]") -> None:
-    """Close a gateway once these requests have ended."""
+async def _retire(opened: _Opened, requests: "set[asyncio.Task[Any]]", patience: float) -> None:
+    """Close a gateway once these requests have ended; those that take longer than so many seconds are cut off."""
     started = time.monotonic()
     try:
         opened.gateway.rest()
         if requests:
-            await asyncio.wait(requests)
+            _, late = await asyncio.wait(requests, timeout=patience)
+            if late:
+                log.warning("config.old_requests_cut_off", requests=len(late))
+                for request in late:
+                    request.cancel()
+                await asyncio.wait(late, timeout=_CANCEL_PATIENCE)
     finally:
         await opened.stack.aclose()
         log.info("config.old_gateway_closed", seconds=round(time.monotonic() - started, 3))

@@ -116,6 +116,10 @@ class Server(uvicorn.Server):
         return cast("Gateway", cast("Any", self.config.app).state.gateway)
 
     @property
+    def _gateways(self) -> Gateways:
+        return cast("Gateways", cast("Any", self.config.app).state.gateways)
+
+    @property
     def _connections(self) -> list[Served]:
         return cast("list[Served]", list(self.server_state.connections))
 
@@ -259,12 +263,12 @@ class Server(uvicorn.Server):
 
     async def _reload(self) -> None:
         if self.load is not None:
-            gateways = cast("Gateways", cast("Any", self.config.app).state.gateways)
-            await gateways.reload(self.load, lambda: self.server_state.tasks)
+            await self._gateways.reload(self.load, lambda: self.server_state.tasks)
 
     def _begin_to_stop(self) -> None:
         gateway = self._gateway
         gateway.stopping = True
+        self._gateways.wind_up("stop")
         protocol: Any = self.config.http_protocol_class
         protocol.stopping = True
         for connection in self._connections:

@@ -51,7 +51,7 @@ async def get_archive(
 
     @asynccontextmanager
     async def answer() -> AsyncIterator[Answer]:
-        with gateway.streams.hold(access.principal.username):
+        with access.stream("archive"):
             async with packed(access.pool, access.principal, name, format, skip_unreadable=skip_unreadable) as content:
                 base = name.rstrip(b"/").rpartition(b"/")[2] or b"root"
                 headers = {
@@ -87,7 +87,7 @@ async def put_archive(request: Request, gateway: GatewayDep, access: AccessDep, 
     settings = gateway.settings.streams
     size = announced_size(request, settings.max_upload_size)
     content = whole(body_of(request, limit=settings.max_upload_size), size)
-    with gateway.streams.hold(access.principal.username):
+    with access.stream("unpack"):
         async with access.pool.lease_bulk(access.principal, size) as session:
             created = await unpack(session, name, content, limit=settings.max_upload_size)
     return Response(status_code=201 if created else 204)

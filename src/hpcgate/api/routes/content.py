@@ -98,7 +98,7 @@ async def _reading(request: Request, gateway: Gateway, access: Access) -> Respon
 
     @asynccontextmanager
     async def answer() -> AsyncIterator[Answer]:
-        with gateway.streams.hold(access.principal.username):
+        with access.stream("download"):
             async with opened(access.pool, access.principal, name, whole=sent) as file:
                 yield await _answer(name, file, conditions, wanted)
 
@@ -182,7 +182,7 @@ async def put_content(
         parse_digests([*request.headers.getlist("content-digest"), *request.headers.getlist("repr-digest")])
     )
     content = whole(body_of(request, limit=settings.max_upload_size), size)
-    with gateway.streams.hold(access.principal.username):
+    with access.stream("upload"):
         async with access.pool.lease_bulk(access.principal, size) as session:
             conditions = Conditions.of(request.headers)
             stored = await put(session, name, digests.watch(content), conditions, gateway.locks, replace)

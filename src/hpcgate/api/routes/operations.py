@@ -99,7 +99,7 @@ def _in_lines(request: Request, access: Access, verb: Operation) -> Response:
 
     @asynccontextmanager
     async def answer() -> AsyncIterator[Answer]:
-        with opened.streams.hold(access.principal.username), naming(verb):
+        with access.stream("listing"), naming(verb):
             async with access.pool.lease_bulk(access.principal) as session, aclosing(verb.lines(session)) as lines:
                 try:
                     # What fails at once is an error like any other.

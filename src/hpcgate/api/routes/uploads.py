@@ -182,7 +182,7 @@ async def post_uploads(
             raise BadRequest("A resumable upload replaces a file atomically; PUT files/content has replace=in-place.")
         asked = _Creation(request, gateway, access)
         await access.admit(*asked.paths)
-        with gateway.streams.hold(access.principal.username):
+        with access.stream("tus"):
             async with _at(gateway, access, chunk=asked.size or 0) as (streams, uploads):
                 directory, name = await place(
                     streams, asked.target, lambda path: access.system.admit(os.fsdecode(path))
@@ -366,7 +366,7 @@ async def _patch(request: Request, gateway: Gateway, access: Access, upload_id: 
         checksum = _checksum(request)
         size = announced_size(request, most)
         directory = query_of(request)["path"]
-        with gateway.streams.hold(access.principal.username):
+        with access.stream("tus"):
             async with _at(gateway, access, directory, chunk=size or 0) as (_, uploads):
                 upload = await uploads(encode_path(directory)).append(
                     upload_id, offset, _body(request, gateway, offset), length=length, size=size, checksum=checksum
