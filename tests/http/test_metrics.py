@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpcgate.http.metrics import Measured
+from hpcgate.http.metrics import Measured, RequestMetrics
 from hpcgate.telemetry.metrics import Metrics
 
 
@@ -54,7 +54,9 @@ def samples(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
 async def test_one_request() -> None:
     """One request is counted once, with its time and bytes, by route and system."""
     metrics = Metrics()
-    app = Measured(answering(201, "daint", "/filesystem/{system_name}/ops/upload", b"abc", b"de"), metrics=metrics)
+    app = Measured(
+        answering(201, "daint", "/filesystem/{system_name}/ops/upload", b"abc", b"de"), requests=RequestMetrics(metrics)
+    )
     await call(app, scope("POST"), b"1234", b"567")
     route = "/filesystem/{system_name}/ops/upload"
     assert samples(metrics, "hpcgate_http_requests_total") == {(route, "POST", "201", "daint"): 1}
@@ -65,7 +67,7 @@ async def test_one_request() -> None:
 
 async def test_callers_make_up_no_labels() -> None:
     metrics = Metrics()
-    app = Measured(answering(404), metrics=metrics)
+    app = Measured(answering(404), requests=RequestMetrics(metrics))
     for number in range(20):
         await call(app, scope(f"VERB{number}", f"/nonsense/{number}"))
     assert samples(metrics, "hpcgate_http_requests_total") == {("other", "other", "404", ""): 20}
@@ -79,14 +81,14 @@ async def test_a_client_that_went_away_and_a_crash_are_counted() -> None:
         raise ZeroDivisionError
 
     metrics = Metrics()
-    task = asyncio.create_task(call(Measured(stuck, metrics=metrics), scope()))
+    task = asyncio.create_task(call(Measured(stuck, requests=RequestMetrics(metrics)), scope()))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert samples(metrics, "hpcgate_http_requests_total") == {("other", "GET", "499", ""): 1}
     with pytest.raises(ZeroDivisionError):
-        await call(Measured(crash, metrics=metrics), scope())
+        await call(Measured(crash, requests=RequestMetrics(metrics)), scope())
     assert samples(metrics, "hpcgate_http_request_seconds_count") == {("other", "GET", ""): 2}
 
 
@@ -97,6 +99,6 @@ async def test_what_is_no_request_passes() -> None:
         seen.append(scope["type"])
 
     metrics = Metrics()
-    await Measured(app, metrics=metrics)({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    await Measured(app, requests=RequestMetrics(metrics))({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
     assert seen == ["lifespan"]
     assert samples(metrics, "hpcgate_http_requests_total") == {}

@@ -17,6 +17,8 @@ from hpcgate.api.openapi import query_parameters
 from hpcgate.api.terms import Terms, terms_of
 
 M = TypeVar("M", bound=BaseModel)
+Found = tuple[APIRoute, Terms, dict[str, str]]
+"""A direct route, its terms, and the parameters of the path."""
 
 
 def described(model: type[BaseModel]) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class DirectRoutes:
             else:
                 self._literal[method, first, rest] = (route, terms)
 
-    def find(self, scope: Scope) -> tuple[APIRoute, Terms, dict[str, str]] | None:
+    def find(self, scope: Scope) -> Found | None:
         """Return the route of a request, its terms and the path's parameters; None if it is not a direct one."""
         path: str = scope["path"]
         if self._prefix and path.startswith(self._prefix + "/"):

@@ -7,7 +7,7 @@ from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hpcgate.api.errors import problem
-from hpcgate.http.heads import odd_path
+from hpcgate.http.heads import may_be_odd, odd_path
 
 _SLASHES = re.compile("/{2,}")
 
@@ -39,6 +39,6 @@ class PlainPaths:
                 scope["path"] = _SLASHES.sub("/", scope["path"])
                 scope["raw_path"] = raw
                 scope["state"][MERGED] = True
-            if (b"%" in raw or b"//" in raw or b"/." in raw or b"\\" in raw) and (wrong := odd_path(raw)):
+            if may_be_odd(raw) and (wrong := odd_path(raw)):
                 return problem(Request(scope), 404, f"Not Found: {wrong}")(scope, receive, send)
         return self.app(scope, receive, send)

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpcgate.api import errors
 from hpcgate.api.access import authenticate, enter, gateway, refuse_undeclared
-from hpcgate.api.fast_path import DirectRoutes
+from hpcgate.api.fast_path import DirectRoutes, Found
 from hpcgate.api.plain_paths import MERGED
 from hpcgate.api.remarks import Queries
 from hpcgate.api.responses import JsonBytes
@@ -70,14 +70,34 @@ class Door:
             scope["root_path"] = self._root_path
         return any(route.matches(scope)[0] is Match.FULL for route in self._router.routes)
 
+    def find(self, scope: Scope) -> Found | None:
+        """Return the route of a request if it is a direct one."""
+        return self._direct.find(scope)
+
+    async def answer(self, request: Request, found: Found) -> Response:
+        """Admit a request to its direct route, and return the route's answer.
+
+        Raises:
+            Exception: It is not admitted, or fails.
+        """
+        route, terms, parameters = found
+        scope = request.scope
+        scope["route"] = route
+        scope["path_params"] = parameters
+        try:
+            await admit(request, terms)
+            self._queries.look(scope, route)
+            answer: Response = await route.endpoint(request, **parameters)
+            return answer
+        finally:
+            # It leads back here.
+            scope["state"].pop("access", None)
+
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._direct.find(scope)
         if found is None:
             await self._lead_in(scope, receive, send)
             return
-        route, terms, parameters = found
-        scope["route"] = route
-        scope["path_params"] = parameters
         request = Request(scope, receive, send)
         started = False
 
@@ -87,10 +107,8 @@ class Door:
             return send(message)
 
         try:
-            await admit(request, terms)
-            self._queries.look(scope, route)
-            answer = await route.endpoint(request, **parameters)
-            await answer(scope, receive, send if type(answer) in _SAID_AT_ONCE else watched_send)
+            answer = await self.answer(request, found)
+            await answer(scope, receive, send if type(answer) in SAID_AT_ONCE else watched_send)
         except Exception as error:
             if started:
                 raise  # the server cuts the answer off, so that it cannot pass for a whole one
@@ -110,6 +128,8 @@ class Door:
             await errors.answer_to(request, error)(scope, receive, send)
         else:
             await self._inner(scope, receive, send)
+        finally:
+            scope["state"].pop("access", None)
 
     def _find(self, scope: Scope) -> BaseRoute:
         """Find the route and note it in the scope.
@@ -144,7 +164,7 @@ class Door:
         await scope["route"].handle(scope, receive, send)
 
 
-_SAID_AT_ONCE = frozenset({Response, JsonBytes})
+SAID_AT_ONCE = frozenset({Response, JsonBytes})
 """Answers of which nothing can fail once they have begun."""
 
 

@@ -1,6 +1,7 @@
 """An end for requests whose client has gone, so that what they started on a login node ends too."""
 
 import asyncio
+from collections.abc import MutableMapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -149,3 +150,33 @@ class _DisconnectWatch:
             reaped(self._watcher, "http.hang_up")
         # It leads back here.
         self._watcher = None
+
+
+class Presence:
+    """Does what `HangUp` does for a request that has no body, on a server that tells when the client goes."""
+
+    __slots__ = ("_gone", "_state", "_task")
+
+    def __init__(self, state: MutableMapping[str, Any]) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 (an ASGI server calls within a task)
+        self._task = task
+        self._gone = False
+        self._state = state
+        state[_ON_GONE] = self.gone
+        if not state[CONNECTED]:
+            self.gone()
+
+    def gone(self) -> None:
+        """Cancel the request. It may be told several times."""
+        if not self._gone:
+            self._gone = True
+            self._task.cancel()
+
+    def has_gone(self) -> bool:
+        """Say whether that is why the request was cancelled, and take it back."""
+        return self._gone and self._task.uncancel() == 0
+
+    def over(self) -> None:
+        """The request has ended. What is told when the client goes leads back here."""
+        del self._state[_ON_GONE]

@@ -106,6 +106,11 @@ def _absolute(target: bytes, host: bytes | None) -> Refusal | None:
     return HOST if host is not None and host.lower() != authority.lower() else None
 
 
+def may_be_odd(raw: bytes) -> bool:
+    """Say whether `odd_path` has to look at a path: most hold nothing that it looks for."""
+    return b"%" in raw or b"//" in raw or b"/." in raw or b"\\" in raw
+
+
 def odd_path(raw: bytes) -> str:
     """Return what is wrong with a path as it was sent, or nothing.
 

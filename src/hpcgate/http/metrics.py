@@ -69,9 +69,9 @@ class Measured:
     It stands within what changes a request's path, so that the route is found where the router leaves it.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, requests: RequestMetrics) -> None:
         self.app = app
-        self._requests = RequestMetrics(metrics)
+        self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""

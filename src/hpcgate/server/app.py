@@ -18,6 +18,7 @@ from hpcgate.api.plain_paths import PlainPaths
 from hpcgate.api.routes import archive, content, control, jobs, pages, status, submissions, transfers, uploads
 from hpcgate.api.routes import operations as filesystem
 from hpcgate.api.routing import Door
+from hpcgate.api.short_way import ShortWay
 from hpcgate.api.terms import MONITORED, PUBLIC, on
 from hpcgate.config import Settings
 from hpcgate.config.http import CorsSettings
@@ -26,7 +27,7 @@ from hpcgate.gateway.reload import Gateways
 from hpcgate.http.body import Bodies
 from hpcgate.http.disconnect import HangUp
 from hpcgate.http.envelope import Envelope, TrailingSlash, security_headers
-from hpcgate.http.metrics import Measured, Traced
+from hpcgate.http.metrics import Measured, RequestMetrics, Traced
 from hpcgate.http.request_log import RequestLines
 from hpcgate.telemetry.metrics import Metrics
 from hpcgate.telemetry.recorder import Recorder
@@ -114,16 +115,18 @@ def create_app(settings: Settings) -> Application:
         ],
     )
     app.add_middleware(errors.LastResort)
-    app.chain = PlainPaths(Door(app.chain, app, settings.apis_root_path.rstrip("/")), merge=settings.http.merge_slashes)
+    door = Door(app.chain, app, settings.apis_root_path.rstrip("/"))
+    app.chain = PlainPaths(door, merge=settings.http.merge_slashes)
     # Each is around the one before.
-    if telemetry.metrics is not None:
-        app.chain = Measured(app.chain, metrics=telemetry.metrics)
+    requests = None if telemetry.metrics is None else RequestMetrics(telemetry.metrics)
+    if requests is not None:
+        app.chain = Measured(app.chain, requests=requests)
     if telemetry.tracing is not None:
         app.chain = Traced(app.chain, tracing=telemetry.tracing)
     app.chain = TrailingSlash(HangUp(app.chain), settings.apis_root_path.rstrip("/"))
     if settings.http.cors is not None:
         app.chain = CORSMiddleware(app.chain, **_cross_origin(settings.http.cors))
-    app.chain = Envelope(
+    envelope = Envelope(
         Bodies(app.chain),
         app_version=settings.app_version,
         extra=security_headers(hsts_max_age=settings.http.hsts_max_age) if settings.http.security_headers else (),
@@ -136,6 +139,8 @@ def create_app(settings: Settings) -> Application:
             audit_required=settings.audit.required,
         ),
     )
+    # A span is made by a layer.
+    app.chain = envelope if telemetry.tracing is not None else ShortWay(envelope, door, envelope, requests)
     return app
 
 

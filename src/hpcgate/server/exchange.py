@@ -1,10 +1,12 @@
 """One request and its answer, as uvicorn has it, but for how the head of an answer is written."""
 
 from collections.abc import Generator, Set
-from typing import Any
+from typing import Any, cast
 
 from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, STATUS_LINE, RequestResponseCycle
+
+from hpcgate.http.envelope import WHOLE
 
 _UNSAFE = bytes((*range(0x09), *range(0x0A, 0x20), 0x7F))
 """What no header may hold (RFC 9110, section 5.5)."""
@@ -12,6 +14,9 @@ _DECIDING = frozenset({b"connection", b"transfer-encoding"})
 """Headers that uvicorn reads, beside the length."""
 
 
+_LINE = b"%b: %b\r\n".__mod__
+_SMALL = 64 * 1024
+"""Bytes of a body that are copied rather than written by themselves."""
 _MAX_PLAIN = 256
 _PLAIN: set[bytes] = set()
 """Names of headers that have been looked at."""
@@ -53,6 +58,11 @@ class Exchange(RequestResponseCycle):
 
     def send(self, message: ASGISendEvent) -> Any:
         """Send a part of an answer, and return what is to be awaited."""
+        if cast("str", message["type"]) == WHOLE:
+            if self.flow.write_paused and not self.disconnected:
+                return self._send_when_drained(message)
+            self._send_whole(message)
+            return _NOTHING
         if message["type"] == "http.response.start":
             if self._sent(message):
                 return _NOTHING
@@ -64,6 +74,34 @@ class Exchange(RequestResponseCycle):
             if self.ends_by_close:
                 self.expected_content_length = len(message.get("body", b""))
         return super().send(message)
+
+    async def _send_when_drained(self, message: Any) -> None:
+        await self.flow.drain()
+        self._send_whole(message)
+
+    def _send_whole(self, message: Any) -> None:
+        """Write an answer of one message."""
+        if self.disconnected:
+            return
+        if self.response_started:
+            raise RuntimeError(f"a whole answer of status {message['status']} within another")
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self.chunked_encoding = False
+        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        body: bytes = message["body"]
+        head = b"".join((STATUS_LINE[message["status"]], *map(_LINE, self.default_headers), message["head"], end))
+        if len(body) <= _SMALL:
+            # A write is a system call, and costs as much as all of the above ten times over.
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
+            self.transport.write(body)
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
     def _without_chunks(self, message: HTTPResponseStartEvent) -> None:
         if all(name.lower() != b"content-length" for name, _ in message.get("headers", ())):

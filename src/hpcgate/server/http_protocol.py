@@ -26,7 +26,7 @@ from hpcgate.admission.queue import Admission, Asker, Stranger, User
 from hpcgate.config.http import HttpSettings
 from hpcgate.http.body import brings_body, has_long_body
 from hpcgate.http.disconnect import CONNECTED
-from hpcgate.http.envelope import accepted_id, new_id, tell_gone
+from hpcgate.http.envelope import WHOLE, accepted_id, new_id, tell_gone
 from hpcgate.http.heads import Refusal, refusal
 from hpcgate.server.exchange import Exchange
 from hpcgate.server.refusals import HOLD, Lobby, Refusals
@@ -52,6 +52,7 @@ OFFER = frozenset({b"connection", b"upgrade", b"http2-settings"})
 """The headers of an offer to speak another protocol (RFC 9110, section 7.8)."""
 
 _BLANK = re.compile(rb"[\r\n]*")
+_EXTENSIONS: Mapping[str, Mapping[str, object]] = {WHOLE: {}}
 
 _GLANCE = 0.01
 """Seconds in which the loop reads what has come while it had no time: who asked in time is not taken for silent."""
@@ -534,7 +535,10 @@ class Http(HttpToolsProtocol):
         self._active = cycle
         # uvicorn has made it, and takes no other class for it.
         cycle.__class__ = Exchange
-        cast("Scope", cycle.scope)["state"][CONNECTED] = True
+        scope = cast("Scope", cycle.scope)
+        scope["state"][CONNECTED] = True
+        if not cycle.access_log:
+            scope["extensions"] = _EXTENSIONS
         admission = self.admission
         if (
             admission is None
