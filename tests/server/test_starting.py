@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
 from hpcgate.config import LoggerSettings
 from hpcgate.config.audit import AuditSettings
+from hpcgate.server import starting
 from hpcgate.server import tls as certificates
 from hpcgate.server.logs import configure_logging
+from hpcgate.server.starting import Opening
 from hpcgate.server.tls import Tls, Unusable
 from hpcgate.telemetry import audit
 from tests.front import command, write_config
@@ -87,6 +90,47 @@ async def app(scope, receive, send):
 
 Server(uvicorn.Config(app, loop="uvloop", lifespan="on")).run()
 """
+
+
+BLOCKING = HANGING.replace("await asyncio.Event().wait()", "blocking()").replace(
+    "async def app",
+    """
+def blocking():
+    import time
+    while True:
+        time.sleep(1000)
+
+async def app""",
+)
+
+
+def test_sigterm_ends_what_blocks_the_loop_while_it_is_opened() -> None:
+    """A plug-in that does so lets nobody see a signal: it is named, for whoever has to find it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BLOCKING], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert process.stdout is not None
+        while "hangs" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == -signal.SIGTERM
+        assert "ended by a signal while opening the gateway, in <string>:9 (blocking) < " in said
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_start_that_takes_long_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "LONG", 0)
+    with capture_logs() as logs, Opening(lambda: False):
+        deadline = time.monotonic() + 120
+        while not logs:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert logs[0]["event"] == "server.start_takes_long"
+    assert "test_a_start_that_takes_long_says_where_it_is" in logs[0]["where"]
 
 
 def test_sigterm_ends_what_hangs_while_it_is_opened() -> None:

@@ -23,6 +23,7 @@ from hpcgate.server.garbage import Garbage
 from hpcgate.server.idleness import Idleness
 from hpcgate.server.refusals import HELD, Lobby, Refusals
 from hpcgate.server.sink import Ending, Ends
+from hpcgate.server.starting import Opening
 from hpcgate.server.tls import Pair, Tls
 from hpcgate.telemetry.containment import FAULTS, contained, on_loop_error, reaped
 from hpcgate.telemetry.writer import WRITERS
@@ -138,7 +139,8 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(on_loop_error)
         loop.set_default_executor(Threads("worker"))
-        await self._start(sockets)
+        with Opening(lambda: self.should_exit):
+            await self._start(sockets)
         if self.started:
             self._door = sockets[0].dup() if sockets else None
             if self._door is not None:
