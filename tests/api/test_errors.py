@@ -14,7 +14,7 @@ from hpcgate.http.envelope import Envelope
 
 
 def made(kind: type[errors.GatewayError]) -> errors.GatewayError:
-    arguments = {
+    arguments: dict[str, list[Any]] = {
         "JobNotFound": ["7"],
         "SystemNotFound": [],
         "Unhealthy": ["ssh", "daint"],

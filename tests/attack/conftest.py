@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,14 +24,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 def attacked(cluster: Cluster, store: ObjectStore) -> Iterator[Gateway]:
     """A gateway whose systems take only paths below the homes, so that a random `rm` ends there too."""
     # The first keeps a wild `rm` at home; the second, that a thousand transfer jobs run nothing while all is judged.
-    fence = {
+    fence: dict[str, Any] = {
         "restrict_paths": True,
         "file_systems": [{"path": str(cluster.homes), "data_type": "users", "default_work_dir": True}],
         "probing": {"services": None},
     }
     directives = ["#SBATCH --hold", "#SBATCH --account={account}"]
     methods = [store.settings(), {"service_type": "wormhole"}]
-    held = {"data_operation": {"datatransfer_jobs_directives": directives, "data_transfer": methods}}
+    held: dict[str, Any] = {"data_operation": {"datatransfer_jobs_directives": directives, "data_transfer": methods}}
     config = cluster.write_gateway_config(
         cluster.directory / f"attacked-gateway-{next(_numbers)}.yaml",
         clusters=[

@@ -34,7 +34,7 @@ MAX_SECONDS = 900
 def fenced(cluster: Cluster, alice: Person) -> Iterator[Gateway]:
     """A gateway that holds its users to a directory in their homes."""
     rule = {"name": "box", "operations": OPERATIONS, "paths": [f"{cluster.homes}/{{username}}/rules/box"]}
-    transfer = {"data_operation": {"data_transfer": {"service_type": "wormhole"}}}
+    transfer: dict[str, Any] = {"data_operation": {"data_transfer": {"service_type": "wormhole"}}}
     config = cluster.write_gateway_config(
         cluster.directory / "fenced-gateway.yaml",
         clusters=[

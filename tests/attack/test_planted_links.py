@@ -253,7 +253,9 @@ def share(system: str, kind: str) -> list[tuple[str, Callable[[Attack], Iterator
     if every > 1 and system == "confined":  # Its operations are a process of Python each.
         every *= 2
     shift = SYSTEMS.index(system) + list(KINDS).index(kind)
-    chosen = [(plant, moment) for moment in MOMENTS for plant in PLANTS if (kind, plant, moment) not in FOLLOWED]
+    chosen: list[tuple[str, Callable[[Attack], Iterator[httpx.Response]]]] = [
+        (plant, moment) for moment in MOMENTS for plant in PLANTS if (kind, plant, moment) not in FOLLOWED
+    ]
     return chosen[shift % every :: every]
 
 

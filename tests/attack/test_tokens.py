@@ -147,7 +147,13 @@ def test_the_clock_may_be_off_by_the_leeway(gate: Gateway, idp: Idp, name: str) 
 
 
 def signed(idp: Idp, name: str, sign: Callable[[str, bytes], bytes], **header: Any) -> str:
-    claims = {"iss": idp.issuer, "aud": AUDIENCE, "sub": name, "preferred_username": name, "scope": "openid"}
+    claims: dict[str, Any] = {
+        "iss": idp.issuer,
+        "aud": AUDIENCE,
+        "sub": name,
+        "preferred_username": name,
+        "scope": "openid",
+    }
     claims |= {"client_id": "c", "exp": int(time.time()) + 600}
     return encode({"alg": "RS256", "typ": "at+jwt", **header}, claims, sign)
 

@@ -8,6 +8,7 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,11 +107,21 @@ async def test_every_cut_of_a_token_is_refused(verifier: Verifier) -> None:
     await refused(verify, " " + text)
 
 
+def ready_made(signature: bytes, _: bytes) -> bytes:
+    """Sign any message by this."""
+    return signature
+
+
+def digest(secret: bytes, size: str, message: bytes) -> bytes:
+    """Sign a message by HMAC."""
+    return hmac.digest(secret, message, f"sha{size}")
+
+
 @pytest.mark.parametrize("name", ["none", "None", "NONE", "nOnE", "", "HS256", "RS1", "ES256K", "dir", "RSA-OAEP"])
 async def test_algorithms_that_nobody_may_use(verifier: Verifier, idp: Idp, name: str) -> None:
     verify = await verifier()
     for signed in (b"", b"x"):
-        text = compact({"alg": name, "kid": "RSA-0"}, claims(), lambda message, signed=signed: signed)
+        text = compact({"alg": name, "kid": "RSA-0"}, claims(), partial(ready_made, signed))
         assert await refused(verify, text) == "Token algorithm not accepted"
     assert idp.requests == 1
 
@@ -137,7 +148,7 @@ async def test_a_public_key_is_no_shared_secret(verifier: Verifier, idp: Idp, ki
             text = compact(
                 {"alg": f"HS{size}", "kid": kid},
                 claims(),
-                lambda message, secret=secret: hmac.digest(secret, message, f"sha{size}"),
+                partial(digest, secret, size),
             )
             await refused(verify, text)
 
@@ -171,7 +182,7 @@ async def test_a_curve_has_one_algorithm(verifier: Verifier, algorithm: str, kin
 async def test_a_null_signature_of_the_curve_is_refused(verifier: Verifier) -> None:
     verify = await verifier()
     for forged in (bytes(64), bytes(32) + b"\xff" * 32, b"\xff" * 64, b"\0" * 31 + b"\1" + b"\0" * 31 + b"\1"):
-        text = compact({"alg": "ES256", "kid": "P-256-0"}, claims(), lambda message, forged=forged: forged)
+        text = compact({"alg": "ES256", "kid": "P-256-0"}, claims(), partial(ready_made, forged))
         assert await refused(verify, text) == "Invalid token signature"
 
 
@@ -441,7 +452,8 @@ async def test_the_claim_of_the_name_may_be_nested(verifier: Verifier) -> None:
     # A claim that is called so goes before: names that are URLs have dots.
     both = claims(**{"posix.user.name": "carol"}, posix={"user": {"name": "bob"}})
     assert (await verify.principal(token(payload=both))).username == "carol"
-    for posix in (None, "bob", {"user": "bob"}, {"user": {"name": ["bob"]}}, {"user": {}}):
+    names: list[Any] = [None, "bob", {"user": "bob"}, {"user": {"name": ["bob"]}}, {"user": {}}]
+    for posix in names:
         assert await refused(verify, token(payload=claims(posix=posix))) == "Token has no user name"
 
 

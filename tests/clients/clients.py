@@ -69,7 +69,7 @@ class CommandLine:
 
     def json(self, *arguments: str | Path, **environment: str) -> Any:
         """Run it and return what it prints, as JSON."""
-        return json.loads(self(*arguments, **environment).stdout)
+        return json.loads(self(*arguments, check=True, **environment).stdout)
 
 
 def command_line(url: str, user: User, token_url: str, directory: Path) -> CommandLine:

@@ -49,11 +49,11 @@ def make_client(
     trust: ssl.SSLContext,
 ) -> Iterator[Make]:
     """A function that makes clients of one kind."""
-    made = []
+    made: list[Any] = []
 
     def make(url: str = gateway.url, authorization: Any = login) -> Any:
         kind = firecrest.v2.Firecrest if request.param == "synchronous" else firecrest.v2.AsyncFirecrest
-        client = kind(url, authorization, verify=trust)
+        client: Any = kind(url, authorization, verify=trust)
         client.timeout = 30
         made.append(client if request.param == "synchronous" else Blocking(client, runner))
         return made[-1]

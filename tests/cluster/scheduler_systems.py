@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hpcgate.auth import Principal
 from hpcgate.config import Settings
-from hpcgate.credentials.static import StaticKeys
+from hpcgate.credentials.static import StaticKeys, StaticKeysSettings
 from hpcgate.demo.cluster import Cluster
 from hpcgate.gateway.system import System
 from hpcgate.schedulers.base import Job, Scheduler
@@ -20,7 +20,7 @@ from hpcgate.schedulers.base import Job, Scheduler
 async def system(cluster: Cluster, **options: Any) -> AsyncIterator[System]:
     """Yield a system of the demo cluster; the options are those of `Cluster.cluster_settings`."""
     settings = Settings.model_validate(cluster.gateway_settings(clusters=[cluster.cluster_settings(**options)]))
-    made = System.from_settings(settings.clusters[0], StaticKeys(settings.ssh_credentials))
+    made = System.from_settings(settings.clusters[0], StaticKeys(cast("StaticKeysSettings", settings.ssh_credentials)))
     try:
         yield made
     finally:

@@ -68,8 +68,8 @@ def test_a_body_that_is_too_large(alice: Person, path: str) -> None:
     with contextlib.suppress(httpx.WriteError):
         assert_problem(alice.http.post(path, json=body), 413, "The request body is larger than")
     answer = alice.http.post(path, content=b"{")
-    body = assert_problem(answer, 400, kind=answer.json()["errorType"])
-    assert body["user"] == alice.user.name
+    problem = assert_problem(answer, 400, kind=answer.json()["errorType"])
+    assert problem["user"] == alice.user.name
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,7 +22,7 @@ from tests.people import Person
 __all__ = ["aria2c", "place"]
 
 
-def content(person: Person, path: Path | str, system: str = "demo", **options: object) -> httpx.Response:
+def content(person: Person, path: Path | str, system: str = "demo", **options: Any) -> httpx.Response:
     return person.http.get(f"/filesystem/{system}/files/content", params={"path": str(path)}, **options)
 
 

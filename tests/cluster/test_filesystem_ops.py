@@ -26,7 +26,7 @@ def place(alice: Person) -> Iterator[Path]:
 
 
 @pytest.fixture(params=SYSTEMS)
-def ops(request) -> str:
+def ops(request: pytest.FixtureRequest) -> str:
     return f"/filesystem/{request.param}/ops"
 
 
@@ -77,7 +77,8 @@ def test_a_large_listing_in_pages_and_in_lines(alice: Person, place: Path, ops: 
     alice.run("touch", *(str(place / f"file {number:02}") for number in range(25)))
     whole = alice.http.get(f"{ops}/ls", params={"path": str(place)}).json()
     assert set(whole) == {"output"}
-    found, cursor = [], {}
+    found: list[str] = []
+    cursor: dict[str, str | None] = {}
     for expected in (10, 10, 5):
         page = alice.http.get(f"{ops}/ls", params={"path": str(place), "limit": 10, **cursor}).json()
         assert len(page["output"]) == expected
@@ -91,7 +92,8 @@ def test_a_large_listing_in_pages_and_in_lines(alice: Person, place: Path, ops: 
     assert sorted(lines, key=itemgetter("name")) == whole["output"]
     missing = alice.http.get(f"{ops}/ls", params={"path": f"{place}/none"}, headers=accept)
     assert (missing.status_code, "No such file" in missing.json()["message"]) == (404, True)
-    for wrong in ({"limit": 0}, {"cursor": "?"}, {"limit": 5, "cursor": "?"}):
+    mistakes: list[dict[str, str | int]] = [{"limit": 0}, {"cursor": "?"}, {"limit": 5, "cursor": "?"}]
+    for wrong in mistakes:
         assert alice.http.get(f"{ops}/ls", params={"path": str(place), **wrong}).status_code == 400
     both = alice.http.get(f"{ops}/ls", params={"path": str(place), "limit": 5}, headers=accept)
     assert both.status_code == 400

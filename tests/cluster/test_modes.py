@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,12 @@ def test_jobs_that_have_ended_are_the_same_three_ways(site: Site) -> None:
     first = site.made("#!/bin/sh\nexit 0\n")
     made = {kind: site.made(f"#!/bin/sh\n{script.format(first=first)}\n") for kind, script in KINDS.items()}
     ended = ("COMPLETED", "FAILED")
+
+    def has_ended(job_id: str) -> bool:
+        return all(job["status"]["state"] in ended for job in site.jobs(job_id, "ssh"))
+
     for job_id in made.values():
-        until(lambda job_id=job_id: all(job["status"]["state"] in ended for job in site.jobs(job_id, "ssh")))
+        until(partial(has_ended, job_id))
     site.forgotten(*made.values())
     for kind, job_id in made.items():
         for job in same(site, job_id):

@@ -76,10 +76,10 @@ def served(cluster: Cluster, store: ObjectStore) -> Iterator[Gateway]:
         {"name": "ruled", "systems": ["ruled"], "operations": OPERATIONS, "paths": [f"{cluster.homes}/{{username}}"]},
         {"name": "free", "systems": ["demo", "commands", "pbs", "methods"], "operations": OPERATIONS},
     ]
-    transfer = {"data_operation": {"data_transfer": {"service_type": "wormhole"}}, "probing": None}
+    transfer: dict[str, Any] = {"data_operation": {"data_transfer": {"service_type": "wormhole"}}, "probing": None}
     port = cluster.take_port()
     streamer = {"service_type": "streamer", "host": "127.0.0.1", "port_range": [port, port]}
-    methods = {"data_operation": {"data_transfer": [store.settings(), streamer]}, "probing": None}
+    methods: dict[str, Any] = {"data_operation": {"data_transfer": [store.settings(), streamer]}, "probing": None}
     config = cluster.write_gateway_config(
         cluster.directory / "odd-values.yaml",
         clusters=[

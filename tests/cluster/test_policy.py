@@ -60,7 +60,7 @@ def guarded(cluster: Cluster, alice: Person, bob: Person, tree: Path) -> Iterato
         },
         {"name": "looking", "systems": ["demo"], "operations": ["status:read", "compute:read"]},
     ]
-    transfer = {"data_operation": {"data_transfer": {"service_type": "wormhole"}}}
+    transfer: dict[str, Any] = {"data_operation": {"data_transfer": {"service_type": "wormhole"}}}
     config = cluster.write_gateway_config(
         cluster.directory / "guarded-gateway.yaml",
         clusters=[
@@ -105,7 +105,7 @@ def test_links_that_would_be_followed_on_the_way(held: httpx.Client, tree: Path)
     body = {"path": str(tree), "targetPath": f"{tree}/sub/to.tar", "compression": "none"}
     assert_denied(held.post("/filesystem/demo/ops/compress", json={**body, "dereference": True}), "tree")
     assert held.post("/filesystem/demo/ops/compress", json=body).status_code == 204
-    listing = {"path": str(tree), "recursive": True}
+    listing: dict[str, Any] = {"path": str(tree), "recursive": True}
     assert_denied(held.get("/filesystem/demo/ops/ls", params={**listing, "dereference": True}), "tree")
     names = [entry["name"] for entry in held.get("/filesystem/demo/ops/ls", params=listing).json()["output"]]
     assert "relative" in names

@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,7 +121,10 @@ def no_controller(site: Site) -> Iterator[None]:
         site.cluster.slurm.wait_for_nodes()
 
 
-def instead(name: str, text: str) -> Callable[[Site], object]:
+Down = Callable[[Site], AbstractContextManager[None]]
+
+
+def instead(name: str, text: str) -> Down:
     """Return what puts a text in the place of a tool."""
 
     @contextmanager
@@ -132,7 +135,7 @@ def instead(name: str, text: str) -> Callable[[Site], object]:
     return put
 
 
-DOWN = {
+DOWN: dict[str, Down] = {
     "slurmdbd stopped": stopped,
     "slurmdbd frozen": frozen,
     "slurmctld stopped": no_controller,
@@ -145,7 +148,7 @@ DOWN = {
     "squeue says too much": instead("squeue", "head -c 50000000 /dev/zero"),
     "squeue of no standing": instead("squeue", 'echo "slurm_load_jobs error: Invalid user id" >&2; exit 1'),
 }
-ASKING = {
+ASKING: dict[str, Callable[[httpx.Client], httpx.Response]] = {
     "GET": lambda http: http.get(f"/compute/demo/jobs/{NOBODYS}"),
     "metadata": lambda http: http.get(f"/compute/demo/jobs/{NOBODYS}/metadata"),
     "DELETE": lambda http: http.delete(f"/compute/demo/jobs/{NOBODYS}"),

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -46,6 +46,11 @@ class Site:
             lines.append(f"PATH={self.directory}:$PATH")
         self.cluster.as_user(self.person.user, ["tee", ".bashrc"], input="\n".join([*lines, ""]))
 
+    def started_up(self, variables: Mapping[str, str] | None = None, **wrappers: str) -> Self:
+        """Write the start-up file and return the same site."""
+        self.start_up(variables, **wrappers)
+        return self
+
     def clear(self) -> None:
         self.cluster.as_user(self.person.user, ["rm", "-f", ".bashrc"])
         for wrapper in self.directory.iterdir():
@@ -60,6 +65,7 @@ class Site:
     def job(self, job_id: str, system: str = "demo") -> dict[str, Any]:
         answer = self.http.get(f"/compute/{system}/jobs/{job_id}")
         assert answer.status_code == 200, answer.text
+        job: dict[str, Any]
         (job,) = answer.json()["jobs"]
         return job
 
@@ -389,11 +395,11 @@ def test_options_that_are_for_a_person_are_answered_with_what_came_of_them(site:
 
 WAITS: dict[str, Callable[[Site], httpx.Response]] = {
     "in the script": lambda site: site.submit("#!/bin/sh\n#SBATCH --wait\nsleep 4713\n"),
-    "in the environment": lambda site: (site.start_up({"SBATCH_WAIT": "1"}), site.submit())[1],
+    "in the environment": lambda site: site.started_up({"SBATCH_WAIT": "1"}).submit(),
     "in the request": lambda site: site.submit(env={"SBATCH_WAIT": "1"}),
-    "by a wrapper": lambda site: (site.start_up(sbatch='exec {real} --wait "$@"'), site.submit())[1],
+    "by a wrapper": lambda site: site.started_up(sbatch='exec {real} --wait "$@"').submit(),
     "by a wrapper that keeps the id": (
-        lambda site: (site.start_up(sbatch='id=$({real} --wait "$@"); echo "$id"'), site.submit())[1]
+        lambda site: site.started_up(sbatch='id=$({real} --wait "$@"); echo "$id"').submit()
     ),
 }
 

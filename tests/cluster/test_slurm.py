@@ -218,10 +218,10 @@ async def test_script_path(slurm: Scheduler, cluster: Cluster, alice: Principal,
     ],
 )
 async def test_refused_submissions(
-    slurm: Scheduler, alice: Principal, home: str, change: dict[str, str], words: str
+    slurm: Scheduler, alice: Principal, home: str, change: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(SubmissionRefused, match=words):
-        await slurm.submit(alice, JobDescription(**{"working_directory": home, "script": SLEEP, **change}))
+        await slurm.submit(alice, JobDescription(**({"working_directory": home, "script": SLEEP} | change)))
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ async def test_what_cannot_be_submitted(
     slurm: Scheduler, alice: Principal, home: str, change: dict[str, object]
 ) -> None:
     with pytest.raises(BadRequest):
-        await slurm.submit(alice, JobDescription(**{"working_directory": home, "script": SLEEP, **change}))  # type: ignore[arg-type]
+        await slurm.submit(alice, JobDescription(**({"working_directory": home, "script": SLEEP} | change)))  # type: ignore[arg-type]
 
 
 async def test_qos_limit_is_forbidden(slurm: Scheduler, alice: Principal, home: str) -> None:

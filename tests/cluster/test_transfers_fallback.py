@@ -6,7 +6,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import firecrest
 import httpx
@@ -161,7 +161,7 @@ def there_and_back(
         match_pattern=pattern,
         dereference=dereference,
     )
-    with tarfile.open(archive, f"r:{FORMS[compression]}") as packed:
+    with tarfile.open(archive, cast("Any", f"r:{FORMS[compression]}")) as packed:
         members = {member.name: member for member in packed}
     if pattern is None:
         assert set(members) == {tree.name} | {f"{tree.name}/{name}" for name in ("a b.txt", "b", "l.txt")}

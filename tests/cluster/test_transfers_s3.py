@@ -258,7 +258,7 @@ def test_a_job_that_is_cancelled_while_bytes_flow(
     if way == "out":
         script = cluster.as_user("alice", ["scontrol", "write", "batch_script", job["jobId"], "-"]).stdout
         stem, signature = (
-            re.search(rf"^{name}='?([^ '\n]+)", script, re.MULTILINE)[1] for name in ("part_url", "signatures")
+            re.findall(rf"^{name}='?([^ '\n]+)", script, re.MULTILINE)[0] for name in ("part_url", "signatures")
         )
         url = f"{stem}&partNumber=1&X-Amz-Signature={signature}"
         until(lambda: httpx.put(url, content=b"x").status_code == 404, "the multipart is still there")

@@ -48,7 +48,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         sys.modules["hpcgate.config.plugins"],
         "plugins",
-        lambda group: plugins(group) | (here if group == "hpcgate.schedulers" else {}),
+        lambda group: dict(plugins(group)) | (here if group == "hpcgate.schedulers" else {}),
     )
 
 

@@ -55,12 +55,12 @@ def ours(schema: dict[str, Any]) -> Any:
     return bare(schema, schema.get("$defs", {}))
 
 
-def test_every_operation_is_there():
+def test_every_operation_is_there() -> None:
     assert {operation.name for operation in operations()} == set(ROUTES)
 
 
 @pytest.mark.parametrize("operation", operations(), ids=lambda operation: operation.name)
-def test_an_operation_is_the_contract_s(operation):
+def test_an_operation_is_the_contract_s(operation: Any) -> None:
     method, route = ROUTES[operation.name]
     assert operation.method == method
     assert operation.writes == (method != "GET")
@@ -96,7 +96,7 @@ def without_names(schema: Any) -> Any:
 
 
 @pytest.mark.parametrize("operation", operations(), ids=lambda operation: operation.name)
-def test_every_field_is_taken_in_both_spellings(operation):
+def test_every_field_is_taken_in_both_spellings(operation: Any) -> None:
     fields = operation.Parameters.model_fields
     if operation.method in ("GET", "DELETE"):
         return

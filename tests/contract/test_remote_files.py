@@ -7,9 +7,10 @@ import re
 import socket
 import stat
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -25,6 +26,8 @@ from hpcgate.errors import (
     PermissionDenied,
     TooLarge,
 )
+from hpcgate.ssh.files.protocol import Entry, RemoteFiles
+from tests.filesystem.remote import Place
 
 ODD_NAMES = [
     b"plain",
@@ -66,14 +69,14 @@ async def blocks(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-def by_name(entries):
+def by_name(entries: Iterable[Entry]) -> dict[bytes, Entry]:
     return {entry.name: entry for entry in entries}
 
 
 # Listings
 
 
-async def test_odd_names_are_listed(files, place):
+async def test_odd_names_are_listed(files: RemoteFiles, place: Place) -> None:
     for name in ODD_NAMES:
         place.write(name, b"1234")
     entries = by_name(await files.listing(place / ""))
@@ -81,7 +84,7 @@ async def test_odd_names_are_listed(files, place):
     assert {entry.size for entry in entries.values()} == {4}
 
 
-async def test_a_listing_tells_all_of_each_file(files, place):
+async def test_a_listing_tells_all_of_each_file(files: RemoteFiles, place: Place) -> None:
     place.write("file", b"12345", 0o640)
     os.utime(place / "file", (1, 86400 * 365))
     place.run("mkdir", "directory")
@@ -104,7 +107,7 @@ async def test_a_listing_tells_all_of_each_file(files, place):
 
 
 @pytest.mark.parametrize("ns", [0, 1_700_000_000_123_000_000, 1_700_000_000_999_999_000, -2_000_000_000, 1_000_000])
-async def test_stat_knows_milliseconds(files, place, ns):
+async def test_stat_knows_milliseconds(files: RemoteFiles, place: Place, ns: Any) -> None:
     path = place.write("file")
     os.utime(path, ns=(ns, ns))
     found = await files.stat(path)
@@ -112,7 +115,7 @@ async def test_stat_knows_milliseconds(files, place, ns):
     assert found.atime == ns // 10**9
 
 
-async def test_times_before_1970_and_after_2037(files, place):
+async def test_times_before_1970_and_after_2037(files: RemoteFiles, place: Place) -> None:
     place.run("mkdir", "-p", "directory/below")
     times = {b"old": -86400, b"just": -1, b"late": 2**31, b"far": 2**32 - 1, b"directory/below/deep": -5}
     for name, time in times.items():
@@ -125,7 +128,7 @@ async def test_times_before_1970_and_after_2037(files, place):
     assert [entry.mtime for entry in await files.listing(place / "late")] == [2**31]
 
 
-async def test_devices_and_owners_of_others(files):
+async def test_devices_and_owners_of_others(files: RemoteFiles) -> None:
     entries = by_name(await files.listing(b"/dev"))
     null = entries[b"null"]
     assert stat.S_ISCHR(null.mode)
@@ -133,7 +136,7 @@ async def test_devices_and_owners_of_others(files):
     assert (null.user, null.group) == ("root", "root")
 
 
-async def test_special_permission_bits(files, place):
+async def test_special_permission_bits(files: RemoteFiles, place: Place) -> None:
     for name, mode in (("setuid", 0o4755), ("setgid", 0o2755), ("both", 0o6644), ("plain", 0o700)):
         place.write(name)
         os.chmod(place / name, mode)
@@ -143,7 +146,7 @@ async def test_special_permission_bits(files, place):
         assert entry.mode == os.lstat(place / name).st_mode
 
 
-async def test_hidden_files(files, place):
+async def test_hidden_files(files: RemoteFiles, place: Place) -> None:
     place.write(".hidden")
     place.write("shown")
     place.run("mkdir", ".directory")
@@ -156,14 +159,14 @@ async def test_hidden_files(files, place):
 
 
 @pytest.mark.parametrize("slash", [b"", b"/"])
-async def test_a_recursive_listing_has_relative_names(files, place, slash):
+async def test_a_recursive_listing_has_relative_names(files: RemoteFiles, place: Place, slash: Any) -> None:
     place.run("mkdir", "-p", "a/b\nc/-d", "e:")
     place.write("a/b\nc/-d/file")
     entries = by_name(await files.listing(place / "" + slash, recursive=True))
     assert set(entries) == {b"a", b"a/b\nc", b"a/b\nc/-d", b"a/b\nc/-d/file", b"e:"}
 
 
-async def test_an_unreadable_directory_below_leaves_the_rest(files, place):
+async def test_an_unreadable_directory_below_leaves_the_rest(files: RemoteFiles, place: Place) -> None:
     place.run("mkdir", "open", "locked")
     place.write("open/file")
     place.run("chmod", "0", "locked")
@@ -171,13 +174,13 @@ async def test_an_unreadable_directory_below_leaves_the_rest(files, place):
     assert set(entries) == {b"open", b"open/file", b"locked"}
 
 
-async def test_one_file_is_named_as_given(files, place):
+async def test_one_file_is_named_as_given(files: RemoteFiles, place: Place) -> None:
     path = place.write("a b")
     assert [entry.name for entry in await files.listing(path)] == [path]
     assert (await files.entry(path)).name == path
 
 
-async def test_a_link_to_a_directory(files, place):
+async def test_a_link_to_a_directory(files: RemoteFiles, place: Place) -> None:
     place.run("mkdir", "directory")
     place.write("directory/inside")
     place.run("ln", "-s", "directory", "link")
@@ -188,7 +191,7 @@ async def test_a_link_to_a_directory(files, place):
     assert set(by_name(await files.listing(place / "link/", recursive=True))) == {b"inside"}
 
 
-async def test_following_links(files, place):
+async def test_following_links(files: RemoteFiles, place: Place) -> None:
     place.write("file", b"123")
     place.run("ln", "-s", "file", "link")
     place.run("ln", "-s", "nowhere", "dangling")
@@ -203,7 +206,7 @@ async def test_following_links(files, place):
     assert {b"file", b"link", b"dangling", b"round"} <= set(deep)
 
 
-async def test_a_listing_over_the_limit(files, place):
+async def test_a_listing_over_the_limit(files: RemoteFiles, place: Place) -> None:
     for number in range(200):
         place.write(f"{number:020}")
     assert len(await files.listing(place / "", limit=100_000)) == 200
@@ -211,12 +214,12 @@ async def test_a_listing_over_the_limit(files, place):
         await files.listing(place / "", limit=5_000)
 
 
-async def test_an_empty_directory(files, place):
+async def test_an_empty_directory(files: RemoteFiles, place: Place) -> None:
     assert await files.listing(place / "") == []
     assert await files.listing(place / "", recursive=True) == []
 
 
-async def test_listings_that_fail(files, place):
+async def test_listings_that_fail(files: RemoteFiles, place: Place) -> None:
     place.write("file")
     place.run("mkdir", "-m", "0", "locked")
     with pytest.raises(PathNotFound, match=r"^ls: cannot access '.*/none': No such file or directory$"):
@@ -234,7 +237,7 @@ async def test_listings_that_fail(files, place):
 # Attributes
 
 
-async def test_stat_has_all_ten_fields(files, place):
+async def test_stat_has_all_ten_fields(files: RemoteFiles, place: Place) -> None:
     place.write("file", b"x" * 1000, 0o4711)
     place.run("ln", "file", "hard")
     place.run("ln", "-s", "file", "link")
@@ -255,7 +258,7 @@ async def test_stat_has_all_ten_fields(files, place):
         )
 
 
-async def test_stat_that_fails(files, place):
+async def test_stat_that_fails(files: RemoteFiles, place: Place) -> None:
     place.write("file")
     place.run("ln", "-s", "nowhere", "dangling")
     place.run("ln", "-s", "loop", "loop")
@@ -271,7 +274,7 @@ async def test_stat_that_fails(files, place):
             await files.stat(place / name)
 
 
-async def test_odd_names_do_everything(files, place):
+async def test_odd_names_do_everything(files: RemoteFiles, place: Place) -> None:
     for name in ODD_NAMES:
         path = place / name
         assert await files.write(path, blocks(b"con", b"tent")) == 7
@@ -295,7 +298,7 @@ async def test_odd_names_do_everything(files, place):
 # Reading
 
 
-async def test_reading_parts(files, place):
+async def test_reading_parts(files: RemoteFiles, place: Place) -> None:
     content = os.urandom(700_000)
     path = place.write("file", content)
     assert await files.read(path) == content
@@ -307,7 +310,7 @@ async def test_reading_parts(files, place):
     assert await files.read(path, offset=5, size=600_000) == content[5:600_005]
 
 
-async def test_streaming(files, place):
+async def test_streaming(files: RemoteFiles, place: Place) -> None:
     content = os.urandom(9_000_001)
     path = place.write("file", content)
     assert b"".join([block async for block in files.stream(path)]) == content
@@ -315,7 +318,7 @@ async def test_streaming(files, place):
     assert [block async for block in files.stream(place.write("empty"))] == []
 
 
-async def test_a_stream_that_is_left_early(files, place):
+async def test_a_stream_that_is_left_early(files: RemoteFiles, place: Place) -> None:
     path = place.write("file", bytes(9_000_000))
     async with aclosing(files.stream(path)) as stream:
         async for block in stream:
@@ -324,12 +327,12 @@ async def test_a_stream_that_is_left_early(files, place):
     assert await files.read(path, size=3) == bytes(3)
 
 
-async def test_files_of_the_kernel_have_content_but_no_length(files):
+async def test_files_of_the_kernel_have_content_but_no_length(files: RemoteFiles) -> None:
     assert (await files.read(b"/proc/version", size=100_000)).startswith(b"Linux version")
     assert b"".join([block async for block in files.stream(b"/proc/version")]).startswith(b"Linux version")
 
 
-async def test_reading_that_fails(files, place):
+async def test_reading_that_fails(files: RemoteFiles, place: Place) -> None:
     place.run("mkdir", "directory")
     place.write("secret", b"x", 0)
     for name, error, words in (
@@ -350,7 +353,7 @@ async def test_reading_that_fails(files, place):
         await files.read(place / "directory", size=10, tool="tail")
 
 
-async def test_what_is_no_file_is_not_opened(files, place):
+async def test_what_is_no_file_is_not_opened(files: RemoteFiles, place: Place) -> None:
     place.run("mkfifo", "fifo")
     async with asyncio.timeout(300):
         for path in (place / "fifo", b"/dev/zero"):
@@ -363,7 +366,7 @@ async def test_what_is_no_file_is_not_opened(files, place):
 # Writing
 
 
-async def test_writing(files, place):
+async def test_writing(files: RemoteFiles, place: Place) -> None:
     content = os.urandom(3_000_000)
     path = place / "file"
     assert await files.write(path, blocks(content[:1], content[1:2_000_000], b"", content[2_000_000:])) == 3_000_000
@@ -373,7 +376,7 @@ async def test_writing(files, place):
     assert place.names() == [b"file"]
 
 
-async def test_a_new_file_has_the_mode_asked_for_or_the_umask_s(files, place):
+async def test_a_new_file_has_the_mode_asked_for_or_the_umask_s(files: RemoteFiles, place: Place) -> None:
     await files.write(place / "new", blocks(b"x"), mode=0o600)
     await files.write(place / "plain", blocks(b"x"))
     assert stat.S_IMODE(os.stat(place / "new").st_mode) == 0o600
@@ -381,7 +384,7 @@ async def test_a_new_file_has_the_mode_asked_for_or_the_umask_s(files, place):
     assert os.stat(place / "plain").st_uid == place.user.uid
 
 
-async def test_an_existing_file_keeps_its_mode(files, place):
+async def test_an_existing_file_keeps_its_mode(files: RemoteFiles, place: Place) -> None:
     path = place.write("file", b"old", 0o751)
     inode = os.stat(path).st_ino
     await files.write(path, blocks(b"new"), mode=0o600)
@@ -389,7 +392,7 @@ async def test_an_existing_file_keeps_its_mode(files, place):
     assert os.stat(path).st_ino != inode
 
 
-async def test_a_link_is_written_through(files, place):
+async def test_a_link_is_written_through(files: RemoteFiles, place: Place) -> None:
     place.run("mkdir", "directory")
     place.write("directory/file", b"old")
     place.run("ln", "-s", "directory/file", "link")
@@ -404,7 +407,7 @@ class Broken(Exception):
     pass
 
 
-async def test_an_upload_that_breaks_off_leaves_the_old_file(files, place):
+async def test_an_upload_that_breaks_off_leaves_the_old_file(files: RemoteFiles, place: Place) -> None:
     path = place.write("file", b"old")
 
     async def breaking() -> AsyncIterator[bytes]:
@@ -417,7 +420,7 @@ async def test_an_upload_that_breaks_off_leaves_the_old_file(files, place):
     assert Path(os.fsdecode(path)).read_bytes() == b"old"
 
 
-async def test_an_upload_that_is_cancelled_leaves_the_old_file(files, place):
+async def test_an_upload_that_is_cancelled_leaves_the_old_file(files: RemoteFiles, place: Place) -> None:
     path = place.write("file", b"old")
     under_way = asyncio.Event()
 
@@ -438,14 +441,14 @@ async def test_an_upload_that_is_cancelled_leaves_the_old_file(files, place):
     assert Path(os.fsdecode(path)).read_bytes() == b"old"
 
 
-async def settled(place, names: list[bytes]) -> None:
+async def settled(place: Place, names: list[bytes]) -> None:
     """Wait until the directory holds these names; a command that is ended cleans up behind itself."""
     async with asyncio.timeout(300):
         while place.names() != names:
             await asyncio.sleep(0.05)
 
 
-async def test_writing_that_fails(files, place):
+async def test_writing_that_fails(files: RemoteFiles, place: Place) -> None:
     place.run("mkdir", "directory")
     place.run("mkdir", "-m", "555", "locked")
     place.write("file")
@@ -464,7 +467,7 @@ async def test_writing_that_fails(files, place):
 
 
 @pytest.fixture
-def small_disk(place):
+def small_disk(place: Place):
     """A file system of one megabyte."""
     if os.geteuid() != 0:
         # An ordinary user has no file system that may be filled, but the kernel has a device that always is.
@@ -479,7 +482,7 @@ def small_disk(place):
     subprocess.run(["umount", str(mount)], check=True)
 
 
-async def test_a_full_disk(files, place, small_disk):
+async def test_a_full_disk(files: RemoteFiles, place: Place, small_disk: bytes | None) -> None:
     if small_disk is None:
         return
     old = small_disk + b"/file"
@@ -495,7 +498,7 @@ async def test_a_full_disk(files, place, small_disk):
 # Changes
 
 
-async def test_directories(files, place):
+async def test_directories(files: RemoteFiles, place: Place) -> None:
     await files.mkdir(place / "a")
     await files.mkdir(place / "b/c/d", parents=True)
     await files.mkdir(place / "b/c/d", parents=True)
@@ -512,7 +515,7 @@ async def test_directories(files, place):
             await files.mkdir(place / name)
 
 
-async def test_links_that_fail(files, place):
+async def test_links_that_fail(files: RemoteFiles, place: Place) -> None:
     place.run("mkdir", "directory")
     with pytest.raises(AlreadyExists, match=r"^ln: failed to create symbolic link '.*/directory': File exists$"):
         await files.symlink(b"/x", place / "directory")
@@ -520,7 +523,7 @@ async def test_links_that_fail(files, place):
         await files.symlink(b"/x", place / "none/link")
 
 
-async def test_chmod(files, place):
+async def test_chmod(files: RemoteFiles, place: Place) -> None:
     path = place.write("file")
     await files.chmod(path, 0o4750)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o4750
@@ -530,7 +533,7 @@ async def test_chmod(files, place):
         await files.chmod(b"/etc/passwd", 0o777)
 
 
-async def test_renaming(files, place):
+async def test_renaming(files: RemoteFiles, place: Place) -> None:
     place.write("a", b"a")
     place.write("b", b"b")
     await files.rename(place / "a", place / "b")
@@ -540,7 +543,7 @@ async def test_renaming(files, place):
         await files.rename(place / "none", place / "c")
 
 
-async def test_removing(files, place):
+async def test_removing(files: RemoteFiles, place: Place) -> None:
     place.run("mkdir", "-p", "tree/a/b", "kept")
     place.write("kept/file")
     place.write("tree/a/file", b"", 0o400)
@@ -561,12 +564,12 @@ async def test_removing(files, place):
 
 
 @pytest.mark.parametrize("path", [b"/", b"//", b"/tmp/.", b"/tmp/..", b"/tmp/../", b"/.", b"/.."])
-async def test_what_rm_refuses(files, path):
+async def test_what_rm_refuses(files: RemoteFiles, path: Any) -> None:
     with pytest.raises(BadRequest, match=re.escape("rm: ")):
         await files.remove(path)
 
 
-async def test_errors_are_ours(files):
+async def test_errors_are_ours(files: RemoteFiles) -> None:
     for path in (b"/none/x", b"/etc/passwd/x", b"/" + b"x" * 300):
         for operation in (files.listing, files.entry, files.stat, files.read, files.mkdir, files.remove):
             with pytest.raises(GatewayError) as caught:
@@ -574,7 +577,7 @@ async def test_errors_are_ours(files):
             assert caught.value.status in (400, 403, 404)
 
 
-async def test_a_read_that_is_cancelled_leaves_the_files_usable(files, place):
+async def test_a_read_that_is_cancelled_leaves_the_files_usable(files: RemoteFiles, place: Place) -> None:
     path = place.write("file", os.urandom(200_000))
     for pause in (0, 0.0001, 0.0005, 0.001, 0.002):
         task = asyncio.create_task(files.read(path, size=100_000))
@@ -615,7 +618,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_the_file_system_refuses_costs_no_more_than_that(files, place, name):
+async def test_what_the_file_system_refuses_costs_no_more_than_that(
+    files: RemoteFiles, place: Place, name: Any
+) -> None:
     place.write("file", b"content")
     place.run("mkdir", "directory")
     with capture_logs() as logs:

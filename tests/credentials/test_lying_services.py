@@ -49,17 +49,17 @@ def text(certificate: asyncssh.SSHCertificate) -> str:
 
 
 def user(key: asyncssh.SSHKey, ca: asyncssh.SSHKey = CA, **said: Any) -> str:
-    said = {"principals": ["alice"], "valid_after": now() - 60, "valid_before": now() + 3600} | said
-    return text(ca.generate_user_certificate(key, "id", **said))
+    usual: dict[str, Any] = {"principals": ["alice"], "valid_after": now() - 60, "valid_before": now() + 3600}
+    return text(ca.generate_user_certificate(key, "id", **(usual | said)))
 
 
 def with_option(key: asyncssh.SSHKey, option: str) -> str:
     """Return a certificate with an option that asyncssh does not make."""
     # asyncssh keeps a key as cryptography has it, private or public.
-    public = getattr(key.pyca_key, "public_key", lambda: key.pyca_key)()
+    public: Any = getattr(key.pyca_key, "public_key", lambda: key.pyca_key)()
     builder = SSHCertificateBuilder().valid_after(now() - 60).valid_before(now() + 3600).public_key(public)
     builder = builder.type(SSHCertificateType.USER).valid_principals([b"alice"]).serial(1).key_id(b"id")
-    return builder.add_critical_option(option.encode(), b"x").sign(CA.pyca_key).public_bytes().decode()
+    return builder.add_critical_option(option.encode(), b"x").sign(cast("Any", CA.pyca_key)).public_bytes().decode()
 
 
 def backwards(key: asyncssh.SSHKey) -> str:

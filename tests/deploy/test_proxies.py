@@ -220,7 +220,7 @@ def test_the_client_is_named_by_the_proxy_and_not_by_itself(site: Site, tokens: 
         return [line["client"] for line in mine if "client" in line]
 
     # The line of the access log is written after the answer.
-    assert wait_until(clients)
+    assert wait_until(lambda: bool(clients()))
     assert clients() == ["127.0.0.2"]
 
 
@@ -282,12 +282,13 @@ def test_the_program_itself_finds_nothing_wrong(site: Site) -> None:
     """The commands of the documentation that look at a configuration."""
     config = site.proxy.directory
     # Looked for one by one: the other proxies need not be installed.
-    name, *options = {
-        "haproxy": ["haproxy", "-c", "-f", config / "haproxy.cfg"],
-        "nginx": ["nginx", "-t", "-e", "stderr", "-c", config / "nginx.conf"],
-        "envoy": ["envoy", "--mode", "validate", "-c", config / "envoy.yaml"],
-    }[site.proxy.kind]
-    argv = [Path(sys.executable).with_name("envoy") if name == "envoy" else program(str(name)), *options]
+    programs: dict[str, list[str]] = {
+        "haproxy": ["haproxy", "-c", "-f", str(config / "haproxy.cfg")],
+        "nginx": ["nginx", "-t", "-e", "stderr", "-c", str(config / "nginx.conf")],
+        "envoy": ["envoy", "--mode", "validate", "-c", str(config / "envoy.yaml")],
+    }
+    name, *options = programs[site.proxy.kind]
+    argv = [str(Path(sys.executable).with_name("envoy")) if name == "envoy" else program(name), *options]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -104,7 +105,7 @@ def site(cluster: Cluster, store: ObjectStore) -> Iterator[Gateway]:
     """A gateway that knows the systems of the pages, and moves data by S3."""
     notices = cluster.directory / "notices"
     notices.mkdir()
-    transfer = {"data_operation": {"data_transfer": store.settings(poll_interval=0.5)}}
+    transfer: dict[str, Any] = {"data_operation": {"data_transfer": store.settings(poll_interval=0.5)}}
     # Three systems on one login node, and users who log in meanwhile: more at once than sshd takes by default.
     sshd = cluster.start_sshd(max_startups="100:30:300")
     config = cluster.write_gateway_config(

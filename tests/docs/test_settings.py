@@ -74,7 +74,8 @@ def whole(document: dict[str, Any]) -> dict[str, Any]:
 def _with_token_url(authentication: dict[str, Any]) -> dict[str, Any]:
     if "tokenUrl" in authentication:
         return authentication
-    return GENERAL["auth"]["authentication"] | authentication
+    general: dict[str, Any] = GENERAL["auth"]["authentication"]
+    return general | authentication
 
 
 @pytest.mark.parametrize("block", list(blocks("yaml")), ids=str)

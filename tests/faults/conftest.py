@@ -41,7 +41,7 @@ class Scene:
 def load(cluster: Cluster, gateway: Gateway, **actions: Action) -> Load:
     """Return the load of all users with four clients each."""
     clients = [(cluster.token(one), str(one.home)) for one in cluster.users for _ in range(4)]
-    return Load(gateway.url, clients, actions or READS | {"put_and_get": put_and_get}, pause=0.02)
+    return Load(gateway.url, clients, actions or dict(READS) | {"put_and_get": put_and_get}, pause=0.02)
 
 
 def at_rest(gateway: Gateway, load: Load) -> Vitals:

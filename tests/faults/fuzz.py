@@ -105,7 +105,7 @@ class Site:
             put = self.head("PUT", f"{files}/files/content?path={name}", "Transfer-Encoding: chunked")
             return put + b"".join(pieces) + b"0\r\n\r\n"
         if kind == 6:
-            lines = (f"Content-Length: {len(block)}", "Expect: 100-continue")
+            lines: tuple[str, ...] = (f"Content-Length: {len(block)}", "Expect: 100-continue")
             return self.head("PUT", f"{files}/files/content?path={name}", *lines) + block
         if kind == 7:
             lines = ("Tus-Resumable: 1.0.0", "Upload-Length: 100000", "Content-Length: 0")

@@ -148,7 +148,7 @@ def soak(seconds: float, progress: Callable[[str], None]) -> Report:
         scene = stack.enter_context(started(cluster, long=seconds > 120))
         begun = time.monotonic()
         spell = min(60.0, max(8.0, seconds / 6))
-        actions = READS | {"put_and_get": put_and_get, "jobs": jobs}
+        actions = dict(READS) | {"put_and_get": put_and_get, "jobs": jobs}
         while not report.looks or time.monotonic() - begun < seconds:
             load = scene.load(**actions)
             with load:

@@ -168,6 +168,7 @@ def crowd(gateway: Gateway, kind: str, token: str) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
+        assert process.stdout is not None
         process.stdout.close()
 
 

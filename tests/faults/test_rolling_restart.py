@@ -45,7 +45,7 @@ def test_a_rolling_restart_under_load_loses_nothing(cluster: Cluster, kind: str)
     people = [cluster.user(role) for role in ("alice", "bob")]
     clients = [(cluster.token(one), str(one.home)) for _ in range(6) for one in people]
     try:
-        actions = READS | {"put_and_get": put_and_get}
+        actions = dict(READS) | {"put_and_get": put_and_get}
         with Load(proxy.url, clients, actions, pause=0.05, trust=proxy.trust) as load:
             load.go_on()
             for gateway in gateways:

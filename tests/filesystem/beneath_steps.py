@@ -18,6 +18,7 @@ import stat
 import sys
 import tarfile
 import traceback
+from typing import Any
 
 AT_FDCWD = -100
 EXCHANGE = 2
@@ -237,7 +238,7 @@ def explore(program, case, every, offset):
     """
     wrong = []
     runs = 0
-    statuses = {}
+    statuses: dict[Any, int] = {}
     for first, brief in ((False, False), (False, True), (True, False)):
         at = 0
         while True:

@@ -9,13 +9,16 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hpcgate.demo.sshd import Sshd
 from hpcgate.demo.users import User
+from hpcgate.ssh.files.protocol import RemoteFiles
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
-from tests.ssh.nodes import LoginNodes, login_nodes, principal, settings
+from tests.ssh.nodes import Keys, LoginNodes, login_nodes, principal, settings
 
 WAYS = {
     "helped": {"files": "sftp", "helper": True},
@@ -39,6 +42,9 @@ class Place:
 
     def run(self, *argv: str | bytes, stdin: bytes = b"") -> bytes:
         """Run a command in the directory as the user, past the gateway."""
+        identity: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            identity = {"user": self.user.uid, "group": self.user.gid, "extra_groups": []}
         done = subprocess.run(
             argv,
             cwd=self.path,
@@ -46,9 +52,10 @@ class Place:
             capture_output=True,
             check=True,
             env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"},
-            **({"user": self.user.uid, "group": self.user.gid, "extra_groups": []} if os.geteuid() == 0 else {}),
+            **identity,
         )
-        return done.stdout
+        printed: bytes = done.stdout
+        return printed
 
     def write(self, name: str | bytes, content: bytes = b"", mode: int = 0o644) -> bytes:
         """Make a file of the user's."""
@@ -75,12 +82,12 @@ def nodes() -> Iterator[LoginNodes]:
 
 
 @pytest.fixture(scope="session")
-def sshd(nodes: LoginNodes):
+def sshd(nodes: LoginNodes) -> Sshd:
     return nodes.start()
 
 
 @pytest.fixture(scope="session")
-def keys(nodes: LoginNodes):
+def keys(nodes: LoginNodes) -> Keys:
     return nodes.keys()
 
 
@@ -94,7 +101,7 @@ def place(nodes: LoginNodes) -> Iterator[Place]:
 
 
 @pytest.fixture(params=WAYS)
-async def session(request, nodes: LoginNodes, sshd, keys) -> AsyncIterator[Session]:
+async def session(request: pytest.FixtureRequest, nodes: LoginNodes, sshd: Sshd, keys: Keys) -> AsyncIterator[Session]:
     pool = Pool("demo", settings(sshd, timeout=UNHURRIED, **WAYS[request.param]), keys)
     try:
         async with pool.lease(principal(nodes.alice)) as leased:
@@ -104,5 +111,5 @@ async def session(request, nodes: LoginNodes, sshd, keys) -> AsyncIterator[Sessi
 
 
 @pytest.fixture
-async def files(session: Session):
+async def files(session: Session) -> RemoteFiles:
     return await session.files()

@@ -191,7 +191,10 @@ def test_a_fifo_keeps_nobody_waiting(box: Box) -> None:
     ]  # fmt: skip
     for do, more in asks:
         assert box.do(do, **{"path": path, **more}) == 1
-    for do, more in (("kind", {}), ("pack", {"compression": "none"}), ("copy", {"target": f"{box.path}/other"})):
+    more_asks: list[tuple[str, dict[str, Any]]] = [
+        ("kind", {}), ("pack", {"compression": "none"}), ("copy", {"target": f"{box.path}/other"})
+    ]  # fmt: skip
+    for do, more in more_asks:
         assert box.do(do, path=path, **more) == 0
     assert sorted(os.listdir(box.path)) == ["fifo", "good", "other", "sub"]
 
@@ -297,7 +300,7 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], int]] = {
 def test_archives(box: Box, kind: str) -> None:
     make, status = ARCHIVES[kind]
     (box.path / "a.tar.gz").write_bytes(gzip.compress(make(), 1))
-    asked = {"path": f"{box.path}/a.tar.gz", "target": f"{box.path}/sub", "compression": "gzip"}
+    asked: dict[str, Any] = {"path": f"{box.path}/a.tar.gz", "target": f"{box.path}/sub", "compression": "gzip"}
     assert box.do("extract", memory=400 * 2**20, **asked) == status
     for path in (box.path / "sub").iterdir():
         info = path.lstat()
@@ -326,7 +329,7 @@ def test_what_is_unpacked_gets_what_the_place_says(
     if listed is not None:
         ensure_installed({"setfacl": "acl"}, lambda _: None)
         subprocess.run(["setfacl", "-d", "-m", listed, top], check=True)
-    members = [
+    members: list[tuple[str, dict[str, Any]]] = [
         ("d", {"type": tarfile.DIRTYPE, "mode": 0o755}),
         ("d/key", {"size": 4, "mode": 0o644}),
         ("d/open", {"size": 4, "mode": 0o666}),
@@ -339,7 +342,7 @@ def test_what_is_unpacked_gets_what_the_place_says(
         # What is there already does not get wider either.
         for _ in range(2):
             if do == "extract":
-                asked = {"path": f"{box.path}/a.tar", "target": str(top), "compression": "none"}
+                asked: dict[str, Any] = {"path": f"{box.path}/a.tar", "target": str(top), "compression": "none"}
                 assert box.do("extract", **asked) == 0
             else:
                 asked = {"path": str(top), "temporary": ".hpcgate-x", "mark": "mark"}

@@ -3,13 +3,16 @@
 import asyncio
 import os
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from hpcgate.demo.sshd import Sshd
 from hpcgate.filesystem.base import Limits, raw
 from hpcgate.filesystem.checksum import Checksum
 from hpcgate.filesystem.chmod import Chmod
@@ -26,8 +29,9 @@ from hpcgate.filesystem.symlink import Symlink
 from hpcgate.filesystem.view import View
 from hpcgate.ssh.files.coreutils_errors import shown
 from hpcgate.ssh.pool import Pool
+from hpcgate.ssh.session import Session
 from tests.filesystem.remote import WAYS, Place
-from tests.ssh.nodes import principal, settings
+from tests.ssh.nodes import Keys, LoginNodes, principal, settings
 
 LIMITS = Limits(1024 * 1024)
 PIECES = (b"'", b'"', b" ", b"$(id)", b"`", b"\\", b"\n", b"-", b"\xff", b"*", b"~", b"!", b":", "é".encode(), b"a")
@@ -37,13 +41,13 @@ NAMES = st.one_of(
 ).filter(lambda name: name not in (b".", b".."))
 
 
-async def through_everything(session, place: Place, name: bytes) -> None:
-    async def do(operation, **given):
+async def through_everything(session: Session, place: Place, name: bytes) -> None:
+    async def do(operation: Any, **given: Any) -> Any:
         text = {key: os.fsdecode(value) if isinstance(value, bytes) else value for key, value in given.items()}
         asked = operation(operation.Parameters.model_validate(text), LIMITS)
         return await asked.run(session)
 
-    async def content():
+    async def content() -> AsyncIterator[bytes]:
         yield b"#!/bin/sh\n"
 
     path, other = place / name, place / "other"
@@ -87,7 +91,7 @@ async def through_everything(session, place: Place, name: bytes) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_any_name(nodes, sshd, keys, way):
+def test_any_name(nodes: LoginNodes, sshd: Sshd, keys: Keys, way: Any) -> None:
     number = 0
     with asyncio.Runner() as runner:
         pool = Pool("demo", settings(sshd, **WAYS[way]), keys)

@@ -9,13 +9,16 @@ import struct
 import subprocess
 import tarfile
 import threading
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
+from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import (
     AlreadyExists,
     BadRequest,
@@ -45,8 +48,9 @@ from hpcgate.filesystem.symlink import Symlink
 from hpcgate.filesystem.tail import Tail
 from hpcgate.filesystem.view import View
 from hpcgate.ssh.pool import Pool
-from tests.filesystem.remote import UNHURRIED, WAYS
-from tests.ssh.nodes import principal, settings
+from hpcgate.ssh.session import Session
+from tests.filesystem.remote import UNHURRIED, WAYS, Place
+from tests.ssh.nodes import Keys, LoginNodes, principal, settings
 
 MAX = 1024 * 1024
 
@@ -55,9 +59,12 @@ def text(path: bytes) -> str:
     return os.fsdecode(path)
 
 
+Do = Callable[..., Coroutine[Any, Any, Any]]
+
+
 @pytest.fixture
-def do(session):
-    async def run(operation, **given):
+def do(session: Session) -> Do:
+    async def run(operation: Any, **given: Any) -> Any:
         given = {key: text(value) if isinstance(value, bytes) else value for key, value in given.items()}
         asked = operation(operation.Parameters.model_validate(given), Limits(MAX))
         assert all(path in given.values() for path in asked.paths())
@@ -69,7 +76,7 @@ def do(session):
 # ls
 
 
-async def test_ls_tells_what_ls_tells(do, place):
+async def test_ls_tells_what_ls_tells(do: Do, place: Place) -> None:
     place.write("file", b"12345", 0o4751)
     os.utime(place / "file", (0, 1_700_000_000))
     place.run("mkdir", "-m", "3775", "directory")
@@ -96,12 +103,14 @@ async def test_ls_tells_what_ls_tells(do, place):
     assert {(file.user, file.group) for file in hidden} == {(str(place.user.uid), str(place.user.gid))}
 
 
-async def test_a_large_listing_does_not_hold_up_the_event_loop(do, place, monkeypatch):
+async def test_a_large_listing_does_not_hold_up_the_event_loop(
+    do: Do, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads = set()
     for module, name in (("hpcgate.filesystem.ls", "_shown"), ("hpcgate.ssh.files.command_files", "parse_listing")):
         work = getattr(importlib.import_module(module), name)
 
-        def watched(*given, work=work):
+        def watched(*given: Any, work: Any = work) -> Any:
             threads.add(threading.get_ident())
             return work(*given)
 
@@ -116,13 +125,13 @@ async def test_a_large_listing_does_not_hold_up_the_event_loop(do, place, monkey
     assert threading.get_ident() not in threads
 
 
-async def test_ls_is_sorted_by_bytes_and_replaces_what_is_no_utf_8(do, place):
+async def test_ls_is_sorted_by_bytes_and_replaces_what_is_no_utf_8(do: Do, place: Place) -> None:
     for name in (b"B", b"a", b"\xff", "é".encode(), b"-"):
         place.write(name)
     assert [file.name for file in await do(Ls, path=place / "")] == ["-", "B", "a", "é", "\ufffd"]
 
 
-async def test_ls_follows_and_descends(do, place):
+async def test_ls_follows_and_descends(do: Do, place: Place) -> None:
     place.run("mkdir", "-p", "directory/deep")
     place.run("ln", "-s", "directory", "link")
     assert [file.type for file in await do(Ls, path=place / "", dereference=True)] == ["d", "d"]
@@ -130,7 +139,7 @@ async def test_ls_follows_and_descends(do, place):
     assert names == ["directory", "directory/deep", "link"]
 
 
-async def test_ls_of_strangers_and_devices(do, place):
+async def test_ls_of_strangers_and_devices(do: Do, place: Place) -> None:
     if os.geteuid() == 0:
         place.write("stranger")
         os.chown(place / "stranger", 54321, 54322)
@@ -140,7 +149,7 @@ async def test_ls_of_strangers_and_devices(do, place):
     assert (null.type, null.size, null.user) == ("c", "0", "root")
 
 
-async def test_ls_of_too_much(do, place):
+async def test_ls_of_too_much(do: Do, place: Place) -> None:
     for number in range(40):
         directory = place.path / ("d" * 200 + str(number))
         directory.mkdir()
@@ -156,7 +165,7 @@ def acl(uid: int) -> bytes:
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
 
 
-async def test_a_file_with_an_access_control_list(do, session, place):
+async def test_a_file_with_an_access_control_list(do: Do, session: Session, place: Place) -> None:
     path = place.write("file")
     os.setxattr(path, "system.posix_acl_access", acl(1))
     (file,) = await do(Ls, path=place / "")
@@ -168,7 +177,7 @@ async def test_a_file_with_an_access_control_list(do, session, place):
 # stat
 
 
-async def test_stat(do, place):
+async def test_stat(do: Do, place: Place) -> None:
     place.write("file", b"123")
     place.run("ln", "-s", "file", "link")
     found = os.stat(place / "file")
@@ -196,7 +205,7 @@ CONTENTS = {
 
 
 @pytest.mark.parametrize("name", CONTENTS)
-async def test_head_and_tail_as_the_tools_do(do, place, name):
+async def test_head_and_tail_as_the_tools_do(do: Do, place: Place, name: Any) -> None:
     path = place.write("file", CONTENTS[name])
     for unit, option in (("lines", "-n"), ("bytes", "-c")):
         for count in (0, 1, 3, 11_000):
@@ -214,7 +223,7 @@ async def test_head_and_tail_as_the_tools_do(do, place, name):
             assert (tail.start_position, tail.end_position) == (count, -1)
 
 
-async def test_head_and_tail_without_a_count(do, place):
+async def test_head_and_tail_without_a_count(do: Do, place: Place) -> None:
     path = place.write("file", CONTENTS["long"])
     head = await do(Head, path=path)
     assert head.content.encode() == place.run("head", "file")
@@ -224,7 +233,7 @@ async def test_head_and_tail_without_a_count(do, place):
     assert (tail.content_type, tail.start_position, tail.end_position) == ("lines", 10, -1)
 
 
-async def test_head_and_tail_of_too_much(do, place):
+async def test_head_and_tail_of_too_much(do: Do, place: Place) -> None:
     long = place.write("long", b"x" * (2 * MAX) + b"\n")
     exact = place.write("exact", b"x" * (MAX - 1) + b"\n")
     for operation in (Head, Tail):
@@ -237,7 +246,7 @@ async def test_head_and_tail_of_too_much(do, place):
 
 
 @pytest.mark.parametrize("operation", [Head, Tail])
-async def test_head_and_tail_that_fail(do, place, operation):
+async def test_head_and_tail_that_fail(do: Do, place: Place, operation: Any) -> None:
     place.write("secret", b"", 0)
     with pytest.raises(PathNotFound, match=r"^\w+: cannot open '.*/none' for reading: No such file or directory$"):
         await do(operation, path=place / "none")
@@ -251,7 +260,7 @@ async def test_head_and_tail_that_fail(do, place, operation):
     assert "Linux" in (await do(operation, path="/proc/version")).content
 
 
-async def test_view(do, place):
+async def test_view(do: Do, place: Place) -> None:
     path = place.write("file", b"0123456789\xff")
     assert await do(View, path=path) == "0123456789\ufffd"
     assert await do(View, path=path, size=3, offset=8) == "89\ufffd"
@@ -275,14 +284,14 @@ async def test_view(do, place):
 
 
 @pytest.mark.parametrize("name", [b"plain", b"two words", b"back\\slash", b"new\nline", b"-c", b"\xff"])
-async def test_checksum(do, place, name):
+async def test_checksum(do: Do, place: Place, name: Any) -> None:
     path = place.write(name, b"content")
     told = await do(Checksum, path=path)
     assert told.algorithm == "SHA256"
     assert told.checksum == hashlib.sha256(b"content").hexdigest()
 
 
-async def test_checksum_that_fails(do, place):
+async def test_checksum_that_fails(do: Do, place: Place) -> None:
     place.run("mkfifo", "fifo")
     with pytest.raises(IsADirectory, match=r"^sha256sum: .*: Is a directory$"):
         await do(Checksum, path=place / "")
@@ -293,7 +302,7 @@ async def test_checksum_that_fails(do, place):
             await do(Checksum, path=path)
 
 
-async def test_file(do, place):
+async def test_file(do: Do, place: Place) -> None:
     assert await do(FileType, path=place.write("-b", b"#!/bin/sh\n")) == "POSIX shell script, ASCII text executable"
     assert await do(FileType, path=place / "") == "directory"
     place.run("ln", "-s", "nowhere", "dangling")
@@ -319,21 +328,21 @@ async def test_file(do, place):
         ("u+s", "rwSr--r--"),
     ],
 )
-async def test_chmod(do, place, mode, told):
+async def test_chmod(do: Do, place: Place, mode: str, told: Any) -> None:
     path = place.write("file")
     file = await do(Chmod, path=path, mode=mode)
     assert (file.name, file.permissions) == (text(path), told)
     assert stat.filemode(os.stat(path).st_mode)[1:] == told
 
 
-async def test_chmod_leaves_a_directory_s_setgid_bit_as_the_tool_does(do, place):
+async def test_chmod_leaves_a_directory_s_setgid_bit_as_the_tool_does(do: Do, place: Place) -> None:
     place.run("mkdir", "-m", "2755", "directory")
     assert (await do(Chmod, path=place / "directory", mode="0700")).permissions == "rwx--S---"
     assert (await do(Chmod, path=place / "directory", mode="00700")).permissions == "rwx------"
 
 
 @pytest.mark.parametrize("mode", ["", "999", "99999", "u+q", "--reference=/etc/passwd", "-R", "$(id)", "644;id", "1 2"])
-async def test_chmod_with_a_mode_that_is_none(do, place, mode):
+async def test_chmod_with_a_mode_that_is_none(do: Do, place: Place, mode: str) -> None:
     path = place.write("file")
     if mode == "-R":
         with pytest.raises(BadRequest, match="invalid mode"):
@@ -344,7 +353,7 @@ async def test_chmod_with_a_mode_that_is_none(do, place, mode):
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o644
 
 
-async def test_chmod_that_fails(do, place):
+async def test_chmod_that_fails(do: Do, place: Place) -> None:
     for mode in ("644", "u+x"):
         with pytest.raises(PathNotFound, match=r"^chmod: cannot access '.*/none': No such file or directory$"):
             await do(Chmod, path=place / "none", mode=mode)
@@ -352,7 +361,7 @@ async def test_chmod_that_fails(do, place):
             await do(Chmod, path="/etc/passwd", mode=mode)
 
 
-async def test_chown(do, place):
+async def test_chown(do: Do, place: Place) -> None:
     path = place.write("file")
     other = place.user.groups[-1]
     assert (await do(Chown, path=path, group=other)).group == other
@@ -381,13 +390,13 @@ async def test_chown(do, place):
         {"owner": "-R"},
     ],
 )
-async def test_chown_to_nobody(do, place, wrong):
+async def test_chown_to_nobody(do: Do, place: Place, wrong: Any) -> None:
     path = place.write("file")
     with pytest.raises(BadRequest, match=r"^chown: invalid (user|group|spec): \u2018.*\u2019$"):
         await do(Chown, path=path, **wrong)
 
 
-async def test_mkdir(do, place):
+async def test_mkdir(do: Do, place: Place) -> None:
     told = await do(Mkdir, path=place / "-p", parent=False)
     assert (told.name, told.type, told.user) == (text(place / "-p"), "d", place.user.name)
     assert (await do(Mkdir, sourcePath=place / "a/b", parent=True)).type == "d"
@@ -398,7 +407,7 @@ async def test_mkdir(do, place):
         await do(Mkdir, path="/etc/x")
 
 
-async def test_symlink(do, place):
+async def test_symlink(do: Do, place: Place) -> None:
     told = await do(Symlink, path="/no/where", linkPath=place / "link")
     assert (told.name, told.type, told.link_target) == (text(place / "link"), "l", "/no/where")
     with pytest.raises(AlreadyExists, match="File exists"):
@@ -406,10 +415,10 @@ async def test_symlink(do, place):
 
 
 @pytest.mark.parametrize("target", ["file", "./file", "../file", "no/where", "a b\n", "-x", "..", "."])
-async def test_symlink_with_a_relative_target(session, place, target):
+async def test_symlink_with_a_relative_target(session: Session, place: Place, target: Any) -> None:
     place.run("mkdir", "directory")
     link = text(place / "directory/link")
-    asked = Symlink(Symlink.Parameters(sourcePath=target, linkPath=link), Limits(MAX))
+    asked = Symlink(Symlink.Parameters.model_validate({"sourcePath": target, "linkPath": link}), Limits(MAX))
     assert asked.paths() == (f"{os.path.dirname(link)}/{target}", link)
     told = await asked.run(session)
     assert (told.name, told.link_target) == (link, target)
@@ -417,12 +426,12 @@ async def test_symlink_with_a_relative_target(session, place, target):
 
 
 @pytest.mark.parametrize("target", ["", "nul\0", "x" * 4096])
-def test_symlink_refuses_what_no_link_can_hold(target):
+def test_symlink_refuses_what_no_link_can_hold(target: Any) -> None:
     with pytest.raises(ValidationError):
-        Symlink.Parameters(sourcePath=target, linkPath="/x")
+        Symlink.Parameters.model_validate({"sourcePath": target, "linkPath": "/x"})
 
 
-async def test_rm(do, place):
+async def test_rm(do: Do, place: Place) -> None:
     place.run("mkdir", "-p", "tree/a")
     place.write("tree/a/file", b"", 0)
     assert await do(Rm, path=place / "tree") is None
@@ -444,7 +453,7 @@ def members(path: bytes) -> list[str]:
 @pytest.mark.parametrize(
     ("compression", "magic"), [("gzip", b"\x1f\x8b"), ("bzip2", b"BZh"), ("xz", b"\xfd7zXZ"), ("none", b"dir")]
 )
-async def test_there_and_back(do, place, compression, magic):
+async def test_there_and_back(do: Do, place: Place, compression: str, magic: bytes) -> None:
     place.run("mkdir", "-p", "dir/sub", "out")
     place.write("dir/sub/file", b"content")
     for pattern in (None, r".*fi.*"):
@@ -462,7 +471,7 @@ async def test_there_and_back(do, place, compression, magic):
     assert place.names() == [b"archive-False", b"archive-True", b"dir", b"out"]
 
 
-async def test_compress_one_file_and_links(do, place):
+async def test_compress_one_file_and_links(do: Do, place: Place) -> None:
     place.write("-file\\n", b"content")
     place.run("ln", "-s", "--", "-file\\n", "link")
     await do(Compress, path=place / "-file\\n", targetPath=place / "one")
@@ -475,7 +484,7 @@ async def test_compress_one_file_and_links(do, place):
         assert archive.getmember("link").issym()
 
 
-async def test_an_archive_does_not_hold_itself(do, place):
+async def test_an_archive_does_not_hold_itself(do: Do, place: Place) -> None:
     place.run("mkdir", "dir")
     place.write("dir/file")
     for _ in range(2):
@@ -485,7 +494,7 @@ async def test_an_archive_does_not_hold_itself(do, place):
         assert members(place / "dir/[archive]\\n") == ["./file"]
 
 
-async def test_an_archive_keeps_the_mode_of_the_one_it_replaces(do, place):
+async def test_an_archive_keeps_the_mode_of_the_one_it_replaces(do: Do, place: Place) -> None:
     place.write("file")
     place.write("archive", b"old", 0o600)
     place.run("ln", "-s", "archive", "link")
@@ -495,7 +504,7 @@ async def test_an_archive_keeps_the_mode_of_the_one_it_replaces(do, place):
     assert stat.S_IMODE(os.stat(place / "archive").st_mode) == 0o600
 
 
-async def test_compress_that_fails_leaves_the_old_archive(do, place):
+async def test_compress_that_fails_leaves_the_old_archive(do: Do, place: Place) -> None:
     place.run("mkdir", "-p", "dir/locked")
     place.run("chmod", "0", "dir/locked")
     place.write("archive", b"old")
@@ -521,7 +530,7 @@ async def test_compress_that_fails_leaves_the_old_archive(do, place):
     assert place.names() == [b"archive", b"dir"]
 
 
-async def test_compress_keeps_the_group_of_the_old_archive(do, place):
+async def test_compress_keeps_the_group_of_the_old_archive(do: Do, place: Place) -> None:
     project = place.user.identity.groups[-1]
     if project == place.user.gid:
         pytest.skip("without root there is one user, who may be in one group only")
@@ -546,7 +555,7 @@ def being_packed(path: bytes) -> bool:
     return False
 
 
-async def test_compress_of_a_file_that_shrinks(do, place):
+async def test_compress_of_a_file_that_shrinks(do: Do, place: Place) -> None:
     path = place.write("big")
     place.write("archive", b"old")
 
@@ -574,7 +583,7 @@ async def test_compress_of_a_file_that_shrinks(do, place):
     assert Path(text(place / "archive")).read_bytes() == b"old"
 
 
-async def test_compress_that_is_cancelled_leaves_nothing(do, place):
+async def test_compress_that_is_cancelled_leaves_nothing(do: Do, place: Place) -> None:
     with Path(text(place / "big")).open("wb") as file:
         file.truncate(4 * 1024**3)
     os.chown(place / "big", place.user.uid, place.user.gid)
@@ -593,7 +602,7 @@ async def test_compress_that_is_cancelled_leaves_nothing(do, place):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_command_that_takes_too_long(nodes, sshd, keys, place, way):
+async def test_a_command_that_takes_too_long(nodes: LoginNodes, sshd: Sshd, keys: Keys, place: Place, way: Any) -> None:
     """No machine reads 100 GiB in a second."""
     with Path(text(place / "big")).open("wb") as file:
         file.truncate(100 * 1024**3)
@@ -608,7 +617,7 @@ async def test_a_command_that_takes_too_long(nodes, sshd, keys, place, way):
         await pool.close()
 
 
-async def test_extract_takes_no_backslash_for_an_escape(do, place):
+async def test_extract_takes_no_backslash_for_an_escape(do: Do, place: Place) -> None:
     place.write("file", b"content")
     place.run("mkdir", "a\\tb", "a\tb")
     place.run("tar", "-czf", "archive", "file")
@@ -617,7 +626,7 @@ async def test_extract_takes_no_backslash_for_an_escape(do, place):
     assert os.listdir(place / "a\tb") == []
 
 
-async def test_extract_that_fails(do, place):
+async def test_extract_that_fails(do: Do, place: Place) -> None:
     place.run("mkdir", "out")
     archive = place.write("not an archive", b"x" * 2000)
     place.run("tar", "-czf", "good", "out")
@@ -638,7 +647,7 @@ async def test_extract_that_fails(do, place):
         await do(Extract, path=place / "good", targetPath="/etc")
 
 
-async def test_full_disks(do, place):
+async def test_full_disks(do: Do, place: Place) -> None:
     if os.geteuid() != 0:
         return
     small = place.path / "small"
@@ -662,7 +671,7 @@ async def test_full_disks(do, place):
 
 
 @pytest.mark.parametrize("path", ["", "relative", "/a\0b", "/" + "x" * 5000, "~/x", "/\ud800"])
-async def test_paths_that_are_none(do, path):
+async def test_paths_that_are_none(do: Do, path: Any) -> None:
     for operation in (Ls, Stat, Head, Tail, View, Checksum, FileType, Mkdir, Rm):
         with pytest.raises(ValidationError, match="path"):
             await do(operation, path=path)
@@ -689,7 +698,7 @@ LONG = "x" * 256
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value.__name__,
 )
-async def test_long_names_are_the_caller_s_mistake(do, place, operation, given):
+async def test_long_names_are_the_caller_s_mistake(do: Do, place: Place, operation: Any, given: Any) -> None:
     place.write("file", b"content")
     place.run("mkdir", "directory")
     place.run("tar", "-czf", "good", "file")

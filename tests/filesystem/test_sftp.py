@@ -3,21 +3,23 @@
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import asyncssh
 import pytest
 
+from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import ConnectionLost, TimedOut
 from hpcgate.ssh.files.sftp_files import SftpFiles
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 from tests.filesystem.remote import Place
-from tests.ssh.nodes import LoginNodes, principal, settings
+from tests.ssh.nodes import Keys, LoginNodes, principal, settings
 
 
 @pytest.fixture
-async def session(nodes: LoginNodes, sshd, keys):
+async def session(nodes: LoginNodes, sshd: Sshd, keys: Keys) -> AsyncIterator[Session]:
     pool = Pool("demo", settings(sshd, files="sftp"), keys)
     try:
         async with pool.lease(principal(nodes.alice)) as leased:
@@ -27,12 +29,12 @@ async def session(nodes: LoginNodes, sshd, keys):
 
 
 @pytest.fixture
-def commands(session: Session, monkeypatch) -> list[str]:
+def commands(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The commands that run on the login node, as they come."""
     ran: list[str] = []
     run = Session.run
 
-    async def watched(self, argv, **options):
+    async def watched(self: Session, argv: Sequence[str], **options: Any) -> Any:
         ran.append(" ".join(str(word) for word in argv[:3]))
         return await run(self, argv, **options)
 
@@ -40,8 +42,8 @@ def commands(session: Session, monkeypatch) -> list[str]:
     return ran
 
 
-async def test_nothing_forks_as_long_as_all_goes_well(session: Session, place: Place, commands):
-    async def content():
+async def test_nothing_forks_as_long_as_all_goes_well(session: Session, place: Place, commands: list[str]) -> None:
+    async def content() -> AsyncIterator[bytes]:
         yield b"content"
 
     files = await session.files()
@@ -61,7 +63,9 @@ async def test_nothing_forks_as_long_as_all_goes_well(session: Session, place: P
     assert commands == []
 
 
-async def test_without_perl_stat_is_a_command(session: Session, place: Place, commands, monkeypatch):
+async def test_without_perl_stat_is_a_command(
+    session: Session, place: Place, commands: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("hpcgate.ssh.files.helper.HELPER", ("no-such-program",))
     path = place.write("file", b"123")
     files = await session.files()
@@ -71,7 +75,7 @@ async def test_without_perl_stat_is_a_command(session: Session, place: Place, co
     assert session.node.view(session.username).helper is False
 
 
-async def test_a_server_that_does_not_answer_is_given_up(session: Session, place: Place):
+async def test_a_server_that_does_not_answer_is_given_up(session: Session, place: Place) -> None:
     files = await session.plain_files()
     assert isinstance(files, SftpFiles)
     place.run("mkfifo", "fifo")
@@ -99,8 +103,10 @@ async def test_a_server_that_does_not_answer_is_given_up(session: Session, place
     ids=repr,
 )
 @pytest.mark.parametrize("verb", ["listing", "entry", "read", "stream", "write", "chmod", "remove"])
-async def test_a_connection_that_breaks_is_known_whatever_broke_it(session: Session, place: Place, verb: str, cause):
-    async def content():
+async def test_a_connection_that_breaks_is_known_whatever_broke_it(
+    session: Session, place: Place, verb: str, cause: Any
+) -> None:
+    async def content() -> AsyncIterator[bytes]:
         yield b"x"
         broken.connection_lost(cause)
 
@@ -131,7 +137,7 @@ async def _all(blocks: AsyncIterator[bytes]) -> bytes:
     return b"".join([block async for block in blocks])
 
 
-async def test_names_with_blanks_are_looked_up_not_guessed(session: Session, place: Place):
+async def test_names_with_blanks_are_looked_up_not_guessed(session: Session, place: Place) -> None:
     from asyncssh.sftp import SFTPAttrs, SFTPName
 
     from hpcgate.ssh.files.login_node import NodeView
@@ -154,7 +160,7 @@ async def test_names_with_blanks_are_looked_up_not_guessed(session: Session, pla
     assert learned(b"") == nothing
 
 
-async def test_many_at_a_time_share_one_channel(session: Session, place: Place):
+async def test_many_at_a_time_share_one_channel(session: Session, place: Place) -> None:
     paths = [place.write(f"file-{number}", b"x" * number) for number in range(50)]
     files = await session.plain_files()
     contents = await asyncio.gather(*(files.read(path, size=1000) for path in paths))

@@ -5,7 +5,7 @@ import gzip
 import io
 import tarfile
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 from hypothesis import given
@@ -319,7 +319,7 @@ async def test_streams_that_are_damaged_or_too_large() -> None:
 
 
 async def test_zip() -> None:
-    async def tar():
+    async def tar() -> AsyncGenerator[bytes, None]:
         async for piece in pieces(archive(*SOME[:5], ("fifo", "fifo", b""), *SOME[6:]), 700):
             yield piece
 
@@ -344,7 +344,7 @@ async def test_zip() -> None:
 
 
 async def test_zip_of_an_archive_that_ends_early() -> None:
-    async def tar():
+    async def tar() -> AsyncGenerator[bytes, None]:
         yield archive(*SOME)[:3000]
 
     from hpcgate.errors import CommandFailed

@@ -6,6 +6,7 @@ import re
 import stat
 import subprocess
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -44,7 +45,7 @@ def said_by(*argv: str) -> str:
 @example("~")
 @example("a:b")
 @given(NAMES)
-def test_names_are_quoted_as_the_tools_do(name):
+def test_names_are_quoted_as_the_tools_do(name: Any) -> None:
     path = os.fsencode("none/" + name)
     said = said_by("stat", "--", os.fsdecode(path))
     assert said == f"stat: cannot statx {quote(path)}: No such file or directory"
@@ -55,12 +56,12 @@ def test_names_are_quoted_as_the_tools_do(name):
     assert said == f"cat: {quote_if_needed(plain)}: No such file or directory"
 
 
-def test_reasons_are_those_of_this_system():
+def test_reasons_are_those_of_this_system() -> None:
     for number in (errno.ENOENT, errno.EACCES, errno.ELOOP, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EXDEV):
         assert failure("x", number).message == f"x: {os.strerror(number)}"
 
 
-def test_what_a_tool_says_decides_the_class():
+def test_what_a_tool_says_decides_the_class() -> None:
     assert isinstance(error_from_stderr(b"rm: cannot remove 'x': No such file or directory\n", "rm"), PathNotFound)
     assert isinstance(
         error_from_stderr(b"rm: cannot remove 'No such file or directory': Permission denied", "rm"), PermissionDenied
@@ -74,13 +75,13 @@ def test_what_a_tool_says_decides_the_class():
 
 
 @given(st.integers(0, 0o7777))
-def test_permission_letters(bits):
+def test_permission_letters(bits: Any) -> None:
     assert permission_bits(stat.filemode(stat.S_IFREG | bits)[1:].encode()) == bits
 
 
 @hypothesis_settings(max_examples=40, deadline=None, database=None, derandomize=True)
 @given(st.sets(st.binary(min_size=1, max_size=60), min_size=1, max_size=6))
-def test_listings_are_parsed_whatever_the_names(tmp_path_factory, names):
+def test_listings_are_parsed_whatever_the_names(tmp_path_factory: Any, names: Any) -> None:
     top = os.fsencode(tmp_path_factory.mktemp("listing"))
     made = set()
     for name in names:
@@ -95,7 +96,7 @@ def test_listings_are_parsed_whatever_the_names(tmp_path_factory, names):
     assert {entry.name: entry.link_target for entry in entries} == {name: b"to " + name for name in made}
 
 
-def test_rows_that_are_odd():
+def test_rows_that_are_odd() -> None:
     output = (
         b"total 0\n"
         b'crw-rw-rw- 1 0 0 1, 3 1700000000 "null"\n'
@@ -118,7 +119,7 @@ SUMMER, WINTER = 1_720_000_000, 1_700_000_000
 
 
 @pytest.mark.parametrize("rule", ["CET-1CEST,M3.5.0,M10.5.0/3", "UTC0", "EST5EDT,M3.2.0,M11.1.0", "<+0530>-5:30"])
-def test_zones_given_as_a_rule(rule):
+def test_zones_given_as_a_rule(rule: Any) -> None:
     zone = parse_zone(rule, b"")
     for seconds in (SUMMER, WINTER):
         said = subprocess.run(
@@ -127,7 +128,7 @@ def test_zones_given_as_a_rule(rule):
         assert local_time(seconds, zone) == said.stdout.decode().strip()
 
 
-def test_zones_that_are_none():
+def test_zones_that_are_none() -> None:
     for setting, data in (("", b""), ("nonsense/zone", b""), ("", b"TZif"), ("", b"junk"), ("é", b"")):
         assert parse_zone(setting, data) is UTC
 
@@ -151,13 +152,13 @@ FOOTER = ZURICH.rindex(b"\n", 0, -1)
     ],
     ids=range(9),
 )
-def test_zones_that_lie_come_to_an_end(data):
+def test_zones_that_lie_come_to_an_end(data: Any) -> None:
     """Python's own reader goes on for ever for the end of the last line."""
     assert local_time(0, parse_zone("", data)).startswith("19")
 
 
 @given(st.lists(st.tuples(st.integers(0, len(ZURICH) - 1), st.binary(max_size=4)), max_size=6), st.integers(0, 40))
-def test_changed_zones_come_to_an_end(changes, cut):
+def test_changed_zones_come_to_an_end(changes: Any, cut: Any) -> None:
     data = bytearray(ZURICH)
     for place, piece in changes:
         data[place : place + len(piece)] = piece
@@ -166,7 +167,7 @@ def test_changed_zones_come_to_an_end(changes, cut):
         assert len(local_time(seconds, zone)) == 19
 
 
-def test_times_beyond_the_calendar():
+def test_times_beyond_the_calendar() -> None:
     zone = ZoneInfo("Europe/Zurich")
     assert local_time(0, zone) == "1970-01-01T01:00:00"
     assert local_time(-5, UTC) == "1969-12-31T23:59:55"
@@ -175,7 +176,7 @@ def test_times_beyond_the_calendar():
     assert datetime.fromisoformat(local_time(-(2**62), zone)).year == 1
 
 
-def test_one_user_s_view_is_not_another_s():
+def test_one_user_s_view_is_not_another_s() -> None:
     node = LoginNode()
     node.view("alice").users[0] = "not root"
     assert node.view("bob").users == {}
@@ -183,17 +184,17 @@ def test_one_user_s_view_is_not_another_s():
 
 
 @pytest.mark.parametrize("path", [b"/", b"///", b"/a/.", b"/a/..", b"/a/./", b"..", b"."])
-def test_what_rm_refuses(path):
+def test_what_rm_refuses(path: Any) -> None:
     with pytest.raises(BadRequest, match=r"^rm: "):
         refuse_root(path)
 
 
 @pytest.mark.parametrize("path", [b"/a", b"/a/", b"/...", b"/a/.b", b"/a..", b"/a/..b/"])
-def test_what_rm_takes(path):
+def test_what_rm_takes(path: Any) -> None:
     refuse_root(path)
 
 
 @pytest.mark.parametrize("words", ["File size limit exceeded", "sh: line 1:    42 File size limit exceeded"])
-def test_a_limit_of_the_users_own_is_not_a_failure_of_ours(words):
+def test_a_limit_of_the_users_own_is_not_a_failure_of_ours(words: str) -> None:
     """By SIGXFSZ, where a start-up file has set ``ulimit -f``."""
     assert isinstance(error_from_stderr(words.encode() + b"\n", "cp"), BadRequest)

@@ -49,7 +49,8 @@ async def server(provider: Provider) -> AsyncIterator[TestServer]:
     app = web.Application()
     app.router.add_get("/jwks", provider.keys)
     app.router.add_post("/token", provider.token)
-    async with TestServer(app) as running:
+    running = TestServer(app)
+    async with running:
         yield running
 
 

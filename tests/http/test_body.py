@@ -254,7 +254,7 @@ def test_what_a_failed_body_took_is_given_back(patient: Front, name: str) -> Non
 
 def test_slow_bodies_with_a_token_end_and_shut_nobody_out(front: Front) -> None:
     """As many as there may be requests at all, of one user: they have their share, and others are served meanwhile."""
-    statuses = []
+    statuses: list[int] = []
     head = f"POST /compute/demo/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: {ALICE}\r\n"
     with contextlib.ExitStack() as stack:
         slow = [
@@ -296,7 +296,7 @@ CROWDS: dict[str, tuple[list[str | None], str, bytes, set[int]]] = {
 
 def answered(connections: list[socket.socket], most_left: int) -> list[int]:
     """Wait until no more than so many are without an answer, and return the statuses. The rest must wait on."""
-    statuses = []
+    statuses: list[int] = []
     poll = select.poll()
     left = {connection.fileno(): connection for connection in connections}
     for number in left:

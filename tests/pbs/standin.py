@@ -36,7 +36,7 @@ class Standin:
         for place in ("state", "state/jobs", "state/locks", "state/spool"):
             (directory / place).mkdir()
             (directory / place).chmod(0o1777)
-        program = shutil.copy(Path(__file__).with_name("server.py"), commands / "server.py")
+        program = Path(shutil.copy(Path(__file__).with_name("server.py"), commands / "server.py"))
         program.chmod(0o755)
         for command in COMMANDS:
             (commands / command).symlink_to("server.py")

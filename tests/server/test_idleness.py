@@ -74,4 +74,4 @@ def test_without_the_kernel_a_late_timer_says_it(monkeypatch: pytest.MonkeyPatch
     ):
         now[0] += used
         rest = idleness.since(0.1, lag=lag)
-        assert (rest.idle, rest.had) == (pytest.approx(idle), pytest.approx(had))
+        assert [rest.idle, rest.had] == pytest.approx([idle, had])

@@ -26,7 +26,7 @@ __all__ = ["keys", "nodes", "place", "sshd"]
 
 ODD = (b"plain", b" a b", b"new\nline", b"back\\slash", b'quo"te', b"\xff\xfe", b"-rf", b"x" * 255, b".hidden")
 MANY = 3000
-OPTIONS = (
+OPTIONS: tuple[dict[str, bool], ...] = (
     {},
     {"showHidden": True},
     {"numericUid": True, "showHidden": True},

@@ -1,6 +1,7 @@
 """An SFTP server that agrees on the version and then says nothing more: what is asked of it ends in time."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
@@ -26,7 +27,7 @@ async def test_streams_end_in_time_and_the_pool_is_healthy(make_pool: MakePool, 
     pool = make_pool(node, timeout={"command_execution": 1}, helper=False)
     stored: bytes | None = None
 
-    async def content() -> object:
+    async def content() -> AsyncIterator[bytes]:
         yield CONTENT
 
     async with asyncio.timeout(120), pool.lease(principal(nodes.alice)) as session:

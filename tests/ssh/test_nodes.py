@@ -304,8 +304,8 @@ async def test_a_look_up_that_hangs_is_one_however_many_wait_for_it(monkeypatch:
     late = asyncio.create_task(reach("slow.example.org", 22, "alice"))
     await asyncio.sleep(0)
     answered.set()
-    for one in await asyncio.gather(*waiting[10:], late, return_exceptions=True):
-        assert isinstance(one, socket.gaierror)
+    for came in await asyncio.gather(*waiting[10:], late, return_exceptions=True):
+        assert isinstance(came, socket.gaierror)
     assert asked == ["slow.example.org", "other.example.org"]
     with pytest.raises(OSError, match="try again"):
         await reach("slow.example.org", 22, "alice")

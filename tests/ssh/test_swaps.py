@@ -159,8 +159,8 @@ class Scene:
         for directory in (top / "links", top / "above" / "tree"):
             directory.mkdir()
             for path in precious.rglob("*"):
-                name = path.relative_to(precious)
-                if "/" not in str(name):
+                inside = path.relative_to(precious)
+                if "/" not in str(inside):
                     (directory / name).symlink_to(path)
             (directory / "new").symlink_to(precious / "d")
             (directory / PART).symlink_to(precious / "d" / PART)

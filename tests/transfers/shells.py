@@ -4,6 +4,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,9 @@ class Sh:
         """Run a script from a file, as schedulers do; root's without the right to give files to any group, if asked."""
         path = self.directory.parent / f"{self.directory.name}.sh"
         path.write_text(job_script(directives, script.values, script.body))
-        identity = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if self.ordinary and os.geteuid() == 0 else {}
+        identity: dict[str, Any] = (
+            {"user": NOBODY, "group": NOBODY, "extra_groups": []} if self.ordinary and os.geteuid() == 0 else {}
+        )
         done = subprocess.run(
             [*([] if chown or os.geteuid() != 0 else NO_CHOWN), self.program, str(path)],
             capture_output=True,

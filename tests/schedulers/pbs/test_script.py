@@ -161,7 +161,7 @@ def test_what_no_environment_can_hold_is_refused(environment: dict[str, str]) ->
 
 _VALUES = st.dictionaries(
     st.from_regex(r"T_[A-Za-z0-9_]{0,8}", fullmatch=True),
-    st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",))),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
     max_size=5,
 )
 

@@ -1,11 +1,12 @@
 """What the database has said is used again only while nothing can have happened since."""
 
+import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from hpcgate.schedulers.base import Job, JobStatus, JobTime
-from hpcgate.schedulers.slurm import history_cache as past_module
 from hpcgate.schedulers.slurm.history_cache import HistoryCache, agree
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.records import Record, Selection
@@ -30,7 +31,7 @@ PAST = [*RUNNING, record("0", "COMPLETED")]
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(past_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
@@ -69,7 +70,8 @@ def test_what_the_database_does_not_know_yet_is_not_kept(clock: list[float]) -> 
     assert not agree(ended, [record("1", "RUNNING")]), "slurmdbd has not been told"
     assert not agree([], [record("1", "RUNNING")]), "the controller has forgotten it, and the database not heard"
     halved = record("1", "COMPLETED")
-    assert not agree(ended, [replace(halved, job=replace(halved.job, partition=None))])
+    nowhere: Any = None
+    assert not agree(ended, [replace(halved, job=replace(halved.job, partition=nowhere))])
     past = HistoryCache(2)
     past.put("alice", MINE, ended, [record("1", "RUNNING")])
     assert not past.known("alice", MINE)
@@ -93,7 +95,7 @@ def test_it_can_be_switched_off_and_is_bounded(clock: list[float], monkeypatch: 
     chosen = Selection(ids=(JobId("1"),))
     single.put("alice", chosen, RUNNING, PAST)
     assert not single.known("alice", chosen)
-    monkeypatch.setattr(past_module, "MAX", 3)
+    monkeypatch.setattr("hpcgate.schedulers.slurm.history_cache.MAX", 3)
     past = HistoryCache(2)
     for number in range(10):
         past.put(f"user{number}", MINE, RUNNING, PAST)

@@ -346,6 +346,7 @@ def test_a_real_node(release: str) -> None:
     assert (node.free_memory, node.alloc_memory) == (23090, 0)
     assert node.cpu_load == pytest.approx(0.095, abs=0.01)
     assert node.features == ()
+    assert node.partitions is not None
     assert node.partitions[:2] == ("part01", "xfer")
     assert (node.address, node.hostname) == ("vm", "vm")
 
@@ -563,7 +564,7 @@ def test_whatever_was_parsed_can_be_merged(live: str, history: str) -> None:
 
 # Paths with patterns
 
-NAMES = StreamNames("26", "25", 3, "alice", "12", "nid001", "/home/alice")
+STREAM_NAMES = StreamNames("26", "25", 3, "alice", "12", "nid001", "/home/alice")
 
 
 @pytest.mark.parametrize(
@@ -585,12 +586,12 @@ NAMES = StreamNames("26", "25", 3, "alice", "12", "nid001", "/home/alice")
 )
 def test_patterns_of_paths(path: str | None, full: str | None) -> None:
     """Patterns in a stream's path are filled in as Slurm does."""
-    assert expanded(path, NAMES) == full
+    assert expanded(path, STREAM_NAMES) == full
 
 
 @given(st.text("%0123456789AabJjNnstuxgq/\\é \n"))
 def test_any_path_is_expanded_to_an_absolute_one(path: str) -> None:
-    assert (expanded(path, NAMES) or "/").startswith("/")
+    assert (expanded(path, STREAM_NAMES) or "/").startswith("/")
 
 
 def test_what_is_not_known_yet_stays() -> None:

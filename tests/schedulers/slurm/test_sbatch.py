@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given, settings
@@ -110,7 +111,9 @@ COUNTING = {"SBATCH_PARTITION": "debug", "SLURM_MPI_TYPE": "pmix", "LANG": "de_D
 
 
 def test_which_variables_of_the_login_reach_sbatch(stand_in: Path) -> None:
-    _, variables, _, _ = submitted(stand_in, JobDescription("/", script=""), **LEFT_OUT, **COUNTING)
+    _, variables, _, _ = submitted(
+        stand_in, JobDescription("/", script=""), **cast("dict[str, Any]", {**LEFT_OUT, **COUNTING})
+    )
     assert not set(LEFT_OUT) & set(variables)
     assert {name: variables.get(name) for name in COUNTING} == COUNTING
 

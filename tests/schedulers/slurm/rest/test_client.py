@@ -178,7 +178,7 @@ REFUSED = {
 async def test_what_is_refused_is_said_in_its_words(server: StandIn, scheduler: Slurm, case: str) -> None:
     number, words, error = REFUSED[case]
     of_a_job = {"job_id": "5", "error": {"code": number, "string": words, "message": ""}}
-    shapes = [(500, {"errors": [{"error_number": number, "error": words}]})]
+    shapes: list[tuple[int, dict[str, object]]] = [(500, {"errors": [{"error_number": number, "error": words}]})]
     if server.number >= 42:
         shapes.append((200, {"errors": [], "status": [of_a_job]}))
     for status, answer in shapes:
@@ -186,6 +186,7 @@ async def test_what_is_refused_is_said_in_its_words(server: StandIn, scheduler: 
         with pytest.raises(error, match=re.escape(words)) as refused:
             await scheduler.cancel(LAB, "5")
         assert type(refused.value) is error
+        assert isinstance(refused.value, GatewayError)
         assert (refused.value.headers.get("Retry-After") is not None) is (error is SchedulerUnavailable)
 
 
