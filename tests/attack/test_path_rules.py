@@ -131,6 +131,7 @@ WHOLE = 2
 
 @pytest.mark.parametrize("number", range(len(ESCAPES)), ids=ESCAPES)
 def test_no_way_out(held: httpx.Client, box: Path, number: int) -> None:
+    """No path that leads out of the directory of a rule is served."""
     before = fingerprint(box.parent / "outside")
     for system in SYSTEMS if number < WHOLE else SYSTEMS[number % 2 :][:1]:
         all_of_them = list(requests(system, str(box), f"{box.parent}/{ESCAPES[number]}"))

@@ -25,6 +25,7 @@ EXAMPLES = 12
 def test_whole_openapi(
     system: str | None, attacked: Gateway, cluster: Cluster, token: str, here: Path, tmp_path: Path
 ) -> None:
+    """No request made from the document is answered with what the document does not say."""
     config = tmp_path / "schemathesis.toml"
     lines = ["[parameters]", f'path = ["{here}", "{here}/.bashrc", "{here}/none"]']
     if system is not None:

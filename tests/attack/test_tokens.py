@@ -136,6 +136,7 @@ def test_a_good_one_is_good(gate: Gateway, idp: Idp, name: str, cluster: Cluster
     ],
 )
 def test_one_thing_wrong(gate: Gateway, idp: Idp, name: str, changes: dict[str, Any], status: int, words: str) -> None:
+    """A token that is right but for one claim or header is refused, and the answer says why."""
     assert_refused(gate, idp.mint(name, **changes), status, words)
 
 
@@ -186,6 +187,7 @@ def test_headers_that_change_what_is_signed(gate: Gateway, idp: Idp, name: str) 
 
 
 def test_broken_signatures(gate: Gateway, idp: Idp, name: str) -> None:
+    """A token is refused whatever was done to its signature."""
     good = idp.mint(name)
     head, payload, signature = good.split(".")
     other = idp.mint("root").split(".")[1]
@@ -209,6 +211,7 @@ def test_broken_signatures(gate: Gateway, idp: Idp, name: str) -> None:
 
 
 def test_tokens_within_tokens(gate: Gateway, idp: Idp, name: str) -> None:
+    """Nested, encrypted and deep tokens, and those without claims, are refused."""
     key = idp.keys.key("RS256")
     inner = idp.mint(name)
     message = f"{b64(json.dumps({'alg': 'RS256', 'cty': 'JWT', 'kid': key.kid}).encode())}.{b64(inner.encode())}"
@@ -233,6 +236,7 @@ def test_a_token_as_long_as_a_header_may_be(gate: Gateway, idp: Idp, name: str) 
 
 @pytest.mark.parametrize("size", [60_000, 1_000_000, 8_000_000])
 def test_huge_tokens(gate: Gateway, idp: Idp, name: str, size: int) -> None:
+    """A huge token is refused, and the next one is served."""
     assert_too_much(gate, idp.mint(name, padding="x" * size))
     assert ask(gate, idp.mint(name)).status_code == 200
 
@@ -257,6 +261,7 @@ def assert_too_much(gate: Gateway, token: str) -> None:
     ],
 )  # fmt: skip
 def test_user_names(gate: Gateway, idp: Idp, username: str) -> None:
+    """A token whose user name is not that of an ordinary account is refused, and no part of the name is run."""
     canary = Path("/tmp/hpcgate-canary")
     canary.unlink(missing_ok=True)
     assert_refused(gate, idp.mint(username), 403)

@@ -67,6 +67,7 @@ def test_the_command_with_a_key(keyed: Gateway, alice: Person, cluster: Cluster,
     ids=["afar", "over", "a service", "cut short", "empty", "long"],
 )
 def test_other_keys(keyed: Gateway, key: str) -> None:
+    """A key that is not in force is refused, and the answer does not repeat it."""
     answer = httpx.get(f"{keyed.url}/status/systems", headers={"X-API-Key": key})
     assert (answer.status_code, answer.json()["message"]) == (401, "Invalid API key")
     assert len(key) < 8 or key not in answer.text

@@ -18,6 +18,7 @@ Put = Callable[[Path, bytes], Path]
 
 
 def test_status(cli: CommandLine, cluster: Cluster) -> None:
+    """The command shows systems, nodes, partitions and reservations."""
     assert cli("server-version").stdout == "2.6.0\n"
     assert {system["name"] for system in cli.json("systems")} == {"demo", "commands", "plain"}
     assert {node["name"] for node in cli.json("get-nodes")} == set(cluster.slurm.nodes)
@@ -30,6 +31,7 @@ def test_status(cli: CommandLine, cluster: Cluster) -> None:
 
 
 def test_who_am_i(cli: CommandLine, gateway: Gateway, cluster: Cluster, alice: Person) -> None:
+    """The command shows its user, whether it logs in by a secret or is given a token."""
     user = alice.user
     said = cli("id", FIRECREST_CLIENT_AUTH_METHOD="client_secret_basic").stdout
     assert said.startswith(f"uid={user.uid}({user.name}) gid={user.gid}({user.groups[0]}) groups=")
@@ -58,6 +60,7 @@ def test_options_of_the_command_itself(cli: CommandLine, gateway: Gateway, clust
 
 
 def test_files(cli: CommandLine, place: Path, alice: Person) -> None:
+    """The command lists, moves and changes files."""
     folder, content = place / "a" / "b c", b"".join(b"line %d\n" % number for number in range(1, 21))
     cli("mkdir", "-p", folder)
     assert folder.is_dir()
@@ -97,6 +100,7 @@ def test_files(cli: CommandLine, place: Path, alice: Person) -> None:
 
 
 def test_archives(cli: CommandLine, place: Path, alice: Person, put: Put) -> None:
+    """The command packs and unpacks archives."""
     source, target = place / "source", place / "target"
     for directory in (source, target):
         directory.mkdir()
@@ -114,6 +118,7 @@ def test_archives(cli: CommandLine, place: Path, alice: Person, put: Put) -> Non
 
 
 def test_jobs(cli: CommandLine, cluster: Cluster, place: Path, alice: Person, put: Put) -> None:
+    """The command submits a job, follows it, attaches to it and cancels it."""
     (cli.directory / "job.sh").write_text('#!/bin/bash\n#SBATCH -J cli -o out.txt\necho "$GREETING"\n')
     job_id = cli.json(
         "submit", "--working-dir", place, "-e", "GREETING=a b=c", "--account", "extra", "--partition", "debug", "job.sh"
@@ -150,6 +155,7 @@ def test_jobs(cli: CommandLine, cluster: Cluster, place: Path, alice: Person, pu
 
 
 def test_failures(cli: CommandLine, place: Path) -> None:
+    """The command ends with 1 and says what failed."""
     missing = cli("stat", place / "missing", check=False)
     assert missing.returncode == 1
     assert "No such file or directory" in missing.stdout

@@ -109,6 +109,7 @@ def test_submit_to_a_reservation(client: Any, site: Site, submit: Submit) -> Non
 
 
 def test_job_info(client: Any, site: Site, submit: Submit) -> None:
+    """The client is told the state of one job."""
     job_id = submit(script_str=HELD)
     (job,) = client.job_info(site.name, jobid=job_id)
     assert job["jobId"] == job_id
@@ -119,6 +120,7 @@ def test_job_info(client: Any, site: Site, submit: Submit) -> None:
 
 
 def test_lists_of_jobs(client: Any, site: Site, submit: Submit, bob: Person) -> None:
+    """The client lists its user's jobs, and by filters those of others."""
     mine = submit(script_str=HELD, account="demo")
     other = submit(script_str=HELD.replace("held", "other"), account="extra")
     batch = site.cluster.as_user(bob.user, ["sbatch", "--parsable", "--hold", "--wrap", "true"], slurm=site.slurm)
@@ -165,6 +167,7 @@ def test_wait_for_job_cancels_when_out_of_time(client: Any, site: Site, submit: 
 
 
 def test_job_metadata(client: Any, site: Site, submit: Submit, place: Path) -> None:
+    """The client is told the script and streams of a job."""
     script = HELD.replace("true", "#SBATCH --output=out-%j.txt\n#SBATCH --error=err.txt\necho 'a $(b) é'")
     job_id = submit(script_str=script)
     (metadata,) = client.job_metadata(site.name, job_id)

@@ -38,6 +38,7 @@ def refused(call: Callable[[], Any], status: int, *words: str) -> UnexpectedStat
 
 
 def test_bad_token(make_client: Make) -> None:
+    """A token that is not one is 401 for the client."""
     failure = refused(make_client(authorization=Token("a.b.c")).systems, 401)
     assert failure.responses[-1].headers["www-authenticate"].startswith("Bearer")
 
@@ -51,18 +52,21 @@ def test_token_of_nobody_here(make_client: Make, cluster: Cluster) -> None:
 
 
 def test_wrong_client_secret(make_client: Make, cluster: Cluster, alice: Person) -> None:
+    """The client's own error tells of a wrong secret."""
     login = firecrest.ClientCredentialsAuth(alice.user.client_id, "wrong", cluster.idp.token_url)
     with pytest.raises(ClientsCredentialsException):
         make_client(authorization=login).systems()
 
 
 def test_unknown_system(client: Any) -> None:
+    """A system that does not exist is 404 for the client."""
     refused(lambda: client.nodes("nowhere"), 404, "System not found")
     refused(lambda: client.list_files("nowhere", "/"), 404, "System not found")
     refused(lambda: client.job_info("nowhere"), 404, "System not found")
 
 
 def test_missing_file(client: Any, system: str, place: Path, tmp_path: Path) -> None:
+    """A file that does not exist is 404 for each method of the client."""
     path = str(place / "missing")
     missing = "No such file or directory"
     refused(lambda: client.list_files(system, path), 404, missing)
@@ -82,6 +86,7 @@ def test_missing_file(client: Any, system: str, place: Path, tmp_path: Path) -> 
 
 
 def test_forbidden(client: Any, system: str, bob: Person, tmp_path: Path) -> None:
+    """What a user may not read is 403 for the client."""
     secret = bob.user.home / "secret"
     bob.run("sh", "-c", f"umask 077; mkdir -p {secret}; echo secret > {secret}/file")
     (tmp_path / "file").write_bytes(b"mine")
@@ -95,11 +100,13 @@ def test_forbidden(client: Any, system: str, bob: Person, tmp_path: Path) -> Non
 
 
 def test_already_there(client: Any, system: str, place: Path) -> None:
+    """A name that is taken is 400 for the client."""
     refused(lambda: client.mkdir(system, str(place)), 400, "File exists")
     refused(lambda: client.symlink(system, str(place.parent), str(place)), 400, "File exists")
 
 
 def test_bad_mode(client: Any, system: str, place: Path) -> None:
+    """A mode that is not one is 400 for the client."""
     before = place.stat().st_mode
     refused(lambda: client.chmod(system, str(place), "999"), 400)
     assert place.stat().st_mode == before
@@ -107,6 +114,7 @@ def test_bad_mode(client: Any, system: str, place: Path) -> None:
 
 @pytest.mark.parametrize("name", ["demo", "plain"])
 def test_unknown_job(client: Any, name: str) -> None:
+    """A job that does not exist is 404 for the client."""
     refused(lambda: client.job_info(name, "999999"), 404, "Job not found")
     refused(lambda: client.job_metadata(name, "999999"), 404, "Job not found")
     refused(lambda: client.cancel_job(name, "999999"), 404, "Job not found")
@@ -114,6 +122,7 @@ def test_unknown_job(client: Any, name: str) -> None:
 
 
 def test_refused_submission(client: Any, place: Path) -> None:
+    """What the scheduler refuses is 400 for the client."""
     script = "#!/bin/bash\ntrue\n"
     refused(lambda: client.submit("demo", str(place), script_str=script, partition="nowhere"), 400, "partition")
     refused(lambda: client.submit("demo", str(place), script_str="true"), 400, "#!")

@@ -75,6 +75,7 @@ def tree(place: Path, alice: Person, put: Put) -> Path:
 def test_list_files(
     client: Any, system: str, tree: Path, show_hidden: bool, numeric_uid: bool, dereference: bool
 ) -> None:
+    """The client lists a directory."""
     listed = client.list_files(
         system, str(tree), show_hidden=show_hidden, numeric_uid=numeric_uid, dereference=dereference
     )
@@ -86,12 +87,14 @@ def test_list_files(
 
 @pytest.mark.parametrize("show_hidden", [False, True])
 def test_list_files_recursively(client: Any, system: str, tree: Path, show_hidden: bool) -> None:
+    """The client lists a tree."""
     listed = client.list_files(system, str(tree), recursive=True, show_hidden=show_hidden)
     wanted = [path for path in tree.rglob("*") if show_hidden or not path.name.startswith(".")]
     assert by_name(listed) == by_name([entry(path, str(path.relative_to(tree))) for path in wanted])
 
 
 def test_list_one_file(client: Any, system: str, tree: Path) -> None:
+    """The client lists a file as itself."""
     path = tree / "data.txt"
     assert client.list_files(system, str(path)) == [entry(path, str(path))]
 
@@ -99,6 +102,7 @@ def test_list_one_file(client: Any, system: str, tree: Path) -> None:
 @pytest.mark.parametrize("dereference", [False, True])
 @pytest.mark.parametrize("name", ["data.txt", "link", "sub"])
 def test_stat(client: Any, system: str, tree: Path, name: str, dereference: bool) -> None:
+    """The client is told what stat tells."""
     answer = client.stat(system, str(tree / name), dereference=dereference)
     found = os.stat(tree / name, follow_symlinks=dereference)
     for field in ("mode", "ino", "dev", "nlink", "uid", "gid", "size", "mtime", "ctime"):
@@ -107,11 +111,13 @@ def test_stat(client: Any, system: str, tree: Path, name: str, dereference: bool
 
 
 def test_file_type(client: Any, system: str, tree: Path) -> None:
+    """The client is told the type of a file."""
     for path in (tree, tree / "data.txt", tree / "link"):
         assert client.file_type(system, str(path)) == told("file", "-b", str(path)).strip()
 
 
 def test_checksum(client: Any, system: str, tree: Path) -> None:
+    """The client is told the checksum of a file."""
     answer = client.checksum(system, str(tree / "sub" / "inner.bin"))
     assert answer == {"algorithm": "SHA256", "checksum": hashlib.sha256(bytes(range(256))).hexdigest()}
 
@@ -120,6 +126,7 @@ def test_checksum(client: Any, system: str, tree: Path) -> None:
 
 
 def test_view(client: Any, system: str, place: Path, put: Put) -> None:
+    """The client views the content of a file."""
     text = "grüezi\n$(id) 'quoted'\n\ttab\n" * 1000
     assert client.view(system, str(put(place / "text", text.encode()))) == text
 
@@ -146,6 +153,7 @@ def test_head(
     option: str,
     end: int,
 ) -> None:
+    """The client is given the beginning of a file."""
     path = str(put(place / "lines", LINES))
     answer = client.head(system, path, num_bytes=num_bytes, num_lines=num_lines, exclude_trailing=exclude)
     assert answer == {
@@ -178,6 +186,7 @@ def test_tail(
     option: str,
     start: int,
 ) -> None:
+    """The client is given the end of a file."""
     path = str(put(place / "lines", LINES))
     answer = client.tail(system, path, num_bytes=num_bytes, num_lines=num_lines, exclude_beginning=exclude)
     assert answer == {
@@ -190,6 +199,7 @@ def test_tail(
 
 @pytest.mark.parametrize("size", [0, 4096, BELOW_DIRECT])
 def test_download(client: Any, system: str, place: Path, put: Put, tmp_path: Path, size: int) -> None:
+    """The client downloads a file."""
     content = os.urandom(size)
     source = put(place / "blank and 'quote'.bin", content)
     assert client.download(system, str(source), tmp_path / "fetched") is None
@@ -206,6 +216,7 @@ def test_download_to_a_path_as_text(client: Any, system: str, place: Path, put: 
 
 @pytest.mark.parametrize("size", [0, 4096, BELOW_DIRECT])
 def test_upload(client: Any, system: str, place: Path, alice: Person, tmp_path: Path, size: int) -> None:
+    """The client uploads a file."""
     content = os.urandom(size)
     local = tmp_path / "local"
     local.write_bytes(content)
@@ -235,6 +246,7 @@ def test_upload_of_an_open_file(client: Any, system: str, place: Path, tmp_path:
 
 
 def test_chmod(client: Any, system: str, place: Path, put: Put) -> None:
+    """The client changes the mode of a file."""
     path = put(place / "data", b"")
     answer = client.chmod(system, str(path), "640")
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
@@ -242,6 +254,7 @@ def test_chmod(client: Any, system: str, place: Path, put: Put) -> None:
 
 
 def test_chown(client: Any, system: str, place: Path, put: Put, alice: Person) -> None:
+    """The client changes the group of a file."""
     path = put(place / "data", b"")
     user = alice.user
     answer = client.chown(system, str(path), user.name, user.groups[1])
@@ -252,6 +265,7 @@ def test_chown(client: Any, system: str, place: Path, put: Put, alice: Person) -
 
 
 def test_mkdir(client: Any, system: str, place: Path, alice: Person) -> None:
+    """The client makes a directory."""
     path = place / "new"
     answer = client.mkdir(system, str(path))
     assert path.is_dir()
@@ -260,6 +274,7 @@ def test_mkdir(client: Any, system: str, place: Path, alice: Person) -> None:
 
 
 def test_mkdir_with_parents(client: Any, system: str, place: Path) -> None:
+    """The client makes a directory with those above it."""
     path = place / "a" / "b" / "c"
     with pytest.raises(firecrest.FirecrestException) as failure:
         client.mkdir(system, str(path))
@@ -270,6 +285,7 @@ def test_mkdir_with_parents(client: Any, system: str, place: Path) -> None:
 
 
 def test_symlink(client: Any, system: str, place: Path, put: Put) -> None:
+    """The client makes a symbolic link."""
     target, link = put(place / "data", LINES), place / "link"
     answer = client.symlink(system, str(target), str(link))
     assert os.readlink(link) == str(target)
@@ -277,6 +293,7 @@ def test_symlink(client: Any, system: str, place: Path, put: Put) -> None:
 
 
 def test_rm(client: Any, system: str, tree: Path) -> None:
+    """The client removes files and trees."""
     assert client.rm(system, str(tree / "link")) is None
     assert not (tree / "link").is_symlink()
     assert (tree / "data.txt").exists()
@@ -291,6 +308,7 @@ def test_rm(client: Any, system: str, tree: Path) -> None:
 def test_compress_and_extract(
     client: Any, system: str, place: Path, tree: Path, alice: Person, compression: str, form: str
 ) -> None:
+    """The client packs a tree and unpacks it elsewhere."""
     archive, target = place / "archive", place / "unpacked"
     client.compress(system, str(tree), str(archive), compression=compression)
     with tarfile.open(archive, cast("Any", f"r:{form}")) as contents:
@@ -305,6 +323,7 @@ def test_compress_and_extract(
 
 
 def test_compress_follows_links(client: Any, system: str, place: Path, tree: Path, put: Put) -> None:
+    """The client packs what links lead to if it asks for that."""
     (tree / "out").symlink_to(put(place / "elsewhere", b"from elsewhere"))
     client.compress(system, str(tree), str(place / "archive.tgz"), dereference=True)
     with tarfile.open(place / "archive.tgz", "r:gz") as contents:
@@ -316,6 +335,7 @@ def test_compress_follows_links(client: Any, system: str, place: Path, tree: Pat
 
 @pytest.mark.parametrize(("compression", "form"), [("none", ""), ("gzip", "gz"), ("bzip2", "bz2"), ("xz", "xz")])
 def test_compress_what_matches(client: Any, system: str, place: Path, tree: Path, compression: str, form: str) -> None:
+    """The client packs only the files that match a pattern."""
     archive = place / "archive"
     client.compress(system, str(tree), str(archive), match_pattern=r".*\.txt", compression=compression)
     with tarfile.open(archive, cast("Any", f"r:{form}")) as contents:

@@ -9,6 +9,7 @@ from tests.people import Person
 
 
 def test_systems(client: Any, cluster: Cluster) -> None:
+    """The client lists the systems."""
     systems = {system["name"]: system for system in client.systems()}
     assert set(systems) == {"demo", "commands", "plain"}
     assert systems["demo"]["ssh"]["port"] == cluster.sshd.port
@@ -18,10 +19,12 @@ def test_systems(client: Any, cluster: Cluster) -> None:
 
 
 def test_server_version(client: Any) -> None:
+    """The client is told the version of the interface."""
     assert client.server_version() == "2.6.0"
 
 
 def test_nodes(client: Any, site: Site) -> None:
+    """The client lists the nodes of a system."""
     nodes = {node["name"]: node for node in client.nodes(site.name)}
     assert set(nodes) == set(site.slurm.nodes)
     for node in nodes.values():
@@ -30,6 +33,7 @@ def test_nodes(client: Any, site: Site) -> None:
 
 
 def test_partitions(client: Any, site: Site) -> None:
+    """The client lists the partitions of a system."""
     partitions = {partition["name"]: partition for partition in client.partitions(site.name)}
     assert set(partitions) == {"normal", "debug"}
     assert partitions["normal"]["partition"] == "UP"
@@ -37,6 +41,7 @@ def test_partitions(client: Any, site: Site) -> None:
 
 
 def test_reservations(client: Any, site: Site) -> None:
+    """The client lists the reservations of a system."""
     assert client.reservations(site.name) == []
     name = site.slurm.reserve("clients-status", [site.user.name], start="now+2hours")
     try:
@@ -50,6 +55,7 @@ def test_reservations(client: Any, site: Site) -> None:
 
 
 def test_userinfo(client: Any, site: Site, alice: Person) -> None:
+    """The client is told who its user is on a system."""
     answer = client.userinfo(site.name)
     user = alice.user
     assert answer["user"] == {"id": str(user.uid), "name": user.name}

@@ -115,6 +115,7 @@ def test_the_command_moves_large_files(cli: CommandLine, place: Path) -> None:
 
 
 def test_clients_log(client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The client writes to the log of its own."""
     with caplog.at_level(logging.INFO):
         client.log(logging.INFO, "a line")
     assert "a line" in caplog.text

@@ -48,6 +48,7 @@ def place(alice: Person) -> Iterator[Path]:
     "path", ["/status/systems", "/status/demo/nodes", "/filesystem/demo/ops/ls", "/compute/demo/jobs"]
 )
 def test_no_token(gateway: Gateway, path: str) -> None:
+    """A request without a token is 401."""
     body = assert_problem(httpx.get(gateway.url + path), 401, "Not authenticated")
     assert body["user"] is None
 
@@ -76,6 +77,7 @@ def test_a_body_that_is_too_large(alice: Person, path: str) -> None:
     "header", ["Basic abc", "Bearer", "Bearer a b", "nonsense", "Bearer a.b.c", "Bearer " + "x" * 9000]
 )
 def test_nonsense_tokens(gateway: Gateway, header: str) -> None:
+    """A header that is not a token is 401, and the answer does not repeat it."""
     answer = httpx.get(gateway.url + "/status/systems", headers={"Authorization": header})
     assert_problem(answer, 401)
     assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -83,6 +85,7 @@ def test_nonsense_tokens(gateway: Gateway, header: str) -> None:
 
 
 def test_expired_token(cluster: Cluster, gateway: Gateway) -> None:
+    """An expired token is 401, and the answer says so."""
     token = cluster.idp.mint(cluster.user("alice").name, exp=int(time.time()) - 10)
     answer = httpx.get(gateway.url + "/status/systems", headers={"Authorization": f"Bearer {token}"})
     assert_problem(answer, 401, "expired")
@@ -91,6 +94,7 @@ def test_expired_token(cluster: Cluster, gateway: Gateway) -> None:
 
 
 def test_foreign_token(cluster: Cluster, gateway: Gateway) -> None:
+    """A token signed by an unknown key is 401."""
     from joserfc import jwt
     from joserfc.jwk import RSAKey
 
@@ -112,6 +116,7 @@ def test_the_answer_names_the_user(alice: Person) -> None:
     [("GET", "/status/nowhere/nodes"), ("GET", "/filesystem/nowhere/ops/ls?path=/"), ("GET", "/compute/nowhere/jobs")],
 )
 def test_unknown_system(alice: Person, method: str, path: str) -> None:
+    """Each route answers 404 for a system that does not exist."""
     assert_problem(alice.http.request(method, path), 404, "System not found")
 
 
@@ -137,6 +142,7 @@ def test_system_names_in_any_case(alice: Person) -> None:
     ],
 )
 def test_missing_path(alice: Person, place: Path, system: str, operation: str, words: str) -> None:
+    """A path that does not exist is 404 in the words of the tool."""
     answer = alice.http.get(f"/filesystem/{system}/ops/{operation}", params={"path": f"{place}/none"})
     assert_problem(answer, 404, words, "No such file or directory", str(place))
 
@@ -150,6 +156,7 @@ def test_deleting_what_is_not_there(alice: Person, place: Path, system: str) -> 
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("operation", ["ls", "head", "tail", "view", "checksum", "download"])
 def test_unreadable_path(alice: Person, bob: Person, place: Path, system: str, operation: str) -> None:
+    """A path that the user may not read is 403."""
     alice.run("mkdir", str(place / "closed"))
     alice.run("touch", str(place / "closed/file"))
     alice.run("chmod", "000", str(place / "closed/file"), str(place / "closed"))
@@ -161,6 +168,7 @@ def test_unreadable_path(alice: Person, bob: Person, place: Path, system: str, o
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_dangling_link(alice: Person, place: Path, system: str) -> None:
+    """A link to nowhere is listed as a link, and 404 where it is followed."""
     link = place / "dangling"
     alice.run("ln", "-s", "nowhere", str(link))
     ops = f"/filesystem/{system}/ops"
@@ -189,6 +197,7 @@ def test_a_directory_is_no_file(alice: Person, place: Path, system: str, operati
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_taken_names(alice: Person, place: Path, system: str) -> None:
+    """A name that is taken is 400."""
     ops = f"/filesystem/{system}/ops"
     made = alice.http.post(f"{ops}/mkdir", json={"path": f"{place}/dir"})
     assert made.status_code == 201
@@ -203,6 +212,7 @@ def test_taken_names(alice: Person, place: Path, system: str) -> None:
 
 @pytest.mark.parametrize("path", ["relative", "", "~", "./x"])
 def test_relative_paths(alice: Person, path: str) -> None:
+    """A path that is not absolute is 400."""
     for operation in ("ls", "download"):
         answer = alice.http.get(f"/filesystem/demo/ops/{operation}", params={"path": path})
         assert answer.status_code == 400
@@ -225,6 +235,7 @@ def test_outside_of_the_file_systems(alice: Person, cluster: Cluster, path: str)
 
 
 def test_missing_parameters(alice: Person) -> None:
+    """A parameter that is missing is named in the answer."""
     body = assert_problem(alice.http.get("/filesystem/demo/ops/ls"), 400, kind="validation")
     assert body["data"]["fields"] == [{"location": "query", "name": "path", "message": "Field required"}]
     body = assert_problem(alice.http.post("/filesystem/demo/ops/mkdir", json={}), 400, kind="validation")
@@ -243,6 +254,7 @@ def test_bodies_that_are_no_object(alice: Person, content: bytes) -> None:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_full_disk(cluster: Cluster, alice: Person, system: str) -> None:
+    """A full disk is 507, and what was there stays."""
     disk = cluster.mount_tmpfs("1M", user=alice.user)
     ops = f"/filesystem/{system}/ops"
     alice.run("sh", "-c", f"echo old > {disk}/file")
@@ -262,6 +274,7 @@ def test_full_disk(cluster: Cluster, alice: Person, system: str) -> None:
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("mode", ["999", "abc", "", "77777", "--reference=/etc", "u", "7 7", "-x,y"])
 def test_invalid_modes(alice: Person, place: Path, system: str, mode: str) -> None:
+    """A mode that is not one is 400, and the file keeps its own."""
     alice.run("touch", str(place / "file"))
     answer = alice.http.put(f"/filesystem/{system}/ops/chmod", json={"path": f"{place}/file", "mode": mode})
     assert answer.status_code == 400, answer.text
@@ -273,6 +286,7 @@ def test_invalid_modes(alice: Person, place: Path, system: str, mode: str) -> No
     ("owner", "status"), [("nobody-here", 400), ("$(id)", 400), ("a:b", 400), ("--help", 400), ("root", 403)]
 )
 def test_invalid_owners(alice: Person, place: Path, system: str, owner: str, status: int) -> None:
+    """An owner that does not exist, or may not be given, is refused in the words of the tool."""
     alice.run("touch", str(place / "file"))
     answer = alice.http.put(f"/filesystem/{system}/ops/chown", json={"path": f"{place}/file", "owner": owner})
     assert_problem(answer, status, "chown: ")
@@ -306,6 +320,7 @@ def submit(person: Person, **job: Any) -> httpx.Response:
     ],
 )
 def test_refused_submissions(alice: Person, job: dict[str, Any], words: str) -> None:
+    """What the scheduler refuses is 400 in its words."""
     assert_problem(submit(alice, **job), 400, words)
 
 
@@ -343,6 +358,7 @@ def test_an_upload_that_breaks_off(gateway: Gateway, alice: Person, place: Path,
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_upload_limit(alice: Person, place: Path, system: str) -> None:
+    """A file of exactly the limit is taken, and one byte more is refused."""
     limit = 5 * 1024 * 1024
     ops = f"/filesystem/{system}/ops"
     exact = alice.http.post(f"{ops}/upload", params={"path": str(place)}, files={"file": ("exact", b"x" * limit)})

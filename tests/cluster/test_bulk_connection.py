@@ -51,6 +51,7 @@ def connections(large_gateway: Gateway) -> Connections:
 
 
 def test_down(http: httpx.Client, connections: Connections, alice: Person, place: Path) -> None:
+    """A large download has a connection of its own, a small one does not."""
     small, large = make(alice, place / "small", SMALL), make(alice, place / "large", LARGE)
     assert http.get(f"{FILES}/content", params={"path": str(small)}).content == SMALL
     assert http.head(f"{FILES}/content", params={"path": str(large)}).headers["content-length"] == str(len(LARGE))
@@ -68,6 +69,7 @@ def test_down(http: httpx.Client, connections: Connections, alice: Person, place
 
 
 def test_up(http: httpx.Client, connections: Connections, place: Path) -> None:
+    """A large upload has a connection of its own, a small one does not."""
     target = {"path": str(place / "new")}
     assert http.put(f"{FILES}/content", params=target, content=SMALL).status_code == 201
     assert connections() == [False]
@@ -80,6 +82,7 @@ def test_up(http: httpx.Client, connections: Connections, place: Path) -> None:
 
 
 def test_tus(http: httpx.Client, connections: Connections, place: Path) -> None:
+    """A large part of a resumable upload has a connection of its own, a small one does not."""
     head = {"Tus-Resumable": "1.0.0", "Upload-Length": str(len(LARGE) + len(SMALL)), "Upload-Metadata": "filename bmV3"}
     made = http.post(f"{FILES}/uploads", params={"path": str(place)}, headers=head)
     where = made.headers["location"]

@@ -61,6 +61,7 @@ def test_a_key_that_is_expected(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_another_key(cluster: Cluster, tmp_path: Path) -> None:
+    """A login node that shows another host key than the expected one is refused, with advice."""
     other = Key.make("other")
     status, said = check(cluster, tmp_path, host_keys=[other.public_line])
     assert status == 1
@@ -78,6 +79,7 @@ def test_no_key_is_configured(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_known_hosts(cluster: Cluster, tmp_path: Path) -> None:
+    """Host keys are looked for in the file that the configuration names."""
     known = tmp_path / "known_hosts"
     known.write_text(cluster.sshd.known_hosts_line + "\n")
     assert check(cluster, tmp_path, host_keys=[], known_hosts=str(known))[0] == 0
@@ -91,6 +93,7 @@ def test_known_hosts(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_nothing_listens(cluster: Cluster, tmp_path: Path) -> None:
+    """A port where nothing listens is an error with advice."""
     status, said = check(cluster, tmp_path, port=cluster.take_port())
     assert status == 1
     assert "ssh -v" in advice(said, "does not answer")
@@ -98,6 +101,7 @@ def test_nothing_listens(cluster: Cluster, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trusted", [True, False])
 def test_jump_hosts(cluster: Cluster, tmp_path: Path, trusted: bool) -> None:
+    """The key of the jump host is checked, too."""
     jump = cluster.start_jump_host()
     keys = [jump.host_public_key if trusted else Key.make("other").public_line]
     status, said = check(cluster, tmp_path, proxy_host=jump.host, proxy_port=jump.port, proxy_host_keys=keys)
@@ -146,6 +150,7 @@ def only(lines: list[tuple[str, str]], words: str) -> tuple[str, str]:
 
 
 def test_all_is_well(cluster: Cluster, tmp_path: Path) -> None:
+    """Nothing but good findings come of a cluster that is well."""
     status, lines = walk(cluster, tmp_path)
     assert status == 0
     assert [line for line in lines if line[0] != GOOD] == []
@@ -276,6 +281,7 @@ def test_the_clock_of_a_login_node(cluster: Cluster, tmp_path: Path, ahead: int,
 def test_max_sessions(
     cluster: Cluster, tmp_path: Path, sessions: int, wanted: int | None, mark: str, words: str
 ) -> None:
+    """The check measures how many sessions the login node allows on a connection."""
     sshd = cluster.start_sshd(max_sessions=sessions)
     ssh = {"port": sshd.port, "host_keys": [sshd.host_public_key], "max_sessions": wanted}
     status, lines = walk(cluster, tmp_path, ssh=ssh)
@@ -290,6 +296,7 @@ def test_max_sessions(
 
 
 def test_max_startups(cluster: Cluster, tmp_path: Path) -> None:
+    """The check measures how many logins the login node allows at once."""
     sshd = cluster.start_sshd(max_startups="2:100:2")
     status, lines = walk(
         cluster, tmp_path, ssh={"port": sshd.port, "host_keys": [sshd.host_public_key], "max_logins": 12}
@@ -320,6 +327,7 @@ def test_several_systems_of_one_login_node(cluster: Cluster, tmp_path: Path) -> 
     ],
 )
 def test_without_sftp(cluster: Cluster, tmp_path: Path, files: str, mark: str, words: str) -> None:
+    """A login node without SFTP is an error only if the configuration wants SFTP."""
     sshd = cluster.start_sshd(sftp=False)
     ssh = {"port": sshd.port, "host_keys": [sshd.host_public_key], "files": files}
     status, lines = walk(cluster, tmp_path, ssh=ssh)
@@ -346,6 +354,7 @@ def test_another_version_and_a_controller_that_is_down(cluster: Cluster, tmp_pat
 
 
 def test_file_systems(cluster: Cluster, tmp_path: Path) -> None:
+    """Each configured file system is looked for."""
     here = cluster.scratch / "check-connect"
     here.mkdir(exist_ok=True)
     (here / "file").write_text("")
@@ -360,6 +369,7 @@ def test_file_systems(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_object_stores(cluster: Cluster, tmp_path: Path) -> None:
+    """Each object store is asked, and its secret is not shown."""
     with ObjectStore(tmp_path / "s3") as store:
         good = store.settings()
         wrong = store.settings(name="wrong key", secret_access_key="another")
@@ -376,6 +386,7 @@ def test_object_stores(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_who_logs_in(cluster: Cluster, tmp_path: Path) -> None:
+    """The check logs in by the service account, or by the token that it is given."""
     bob = cluster.user("bob")
     token = cluster.token(bob)
     status, lines = walk(cluster, tmp_path, env={"HPCGATE_TOKEN": token}, service_account=None)
@@ -418,6 +429,7 @@ def test_a_login_node_that_hangs(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_json(cluster: Cluster, tmp_path: Path) -> None:
+    """The findings are shown as JSON if asked for."""
     config = cluster.write_gateway_config(tmp_path / "config.yaml")
     argv = [sys.executable, "-m", "hpcgate.cli", "check", str(config), "--connect", "--json"]
     document = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=300).stdout)
@@ -441,6 +453,8 @@ def test_json(cluster: Cluster, tmp_path: Path) -> None:
 def test_the_authorization_service(
     cluster: Cluster, tmp_path: Path, answer: bytes | None, mark: str, words: str
 ) -> None:
+    """What the authorization service answers is judged."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))

@@ -47,6 +47,7 @@ def tree(alice: Person, place: Path) -> Path:
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("format", ["tar", "tar.gz"])
 def test_tar(alice: Person, tree: Path, system: str, format: str) -> None:
+    """A directory is downloaded as a tar archive."""
     answer = get(alice, tree, format, system)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == {"tar": "application/x-tar", "tar.gz": "application/gzip"}[format]
@@ -63,6 +64,7 @@ def test_tar(alice: Person, tree: Path, system: str, format: str) -> None:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_zip(alice: Person, tree: Path, system: str, tmp_path: Path) -> None:
+    """A directory is downloaded as a zip archive, without what is neither file, directory nor link."""
     alice.run("mkfifo", str(tree / "fifo"))
     answer = get(alice, tree, "zip", system)
     assert answer.headers["content-type"] == "application/zip"
@@ -156,6 +158,7 @@ def test_a_login_node_that_dies(cluster: Cluster, alice: Person, place: Path) ->
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("format", ["tar", "tar.gz"])
 def test_there_and_back(alice: Person, place: Path, tree: Path, system: str, format: str) -> None:
+    """A directory that is downloaded and uploaded is the same."""
     packed = get(alice, tree, format, system).content
     made = put(alice, place / "new", packed, system)
     assert made.status_code == 201, made.text
@@ -204,6 +207,7 @@ def test_what_cannot_be_merged_in_one_place_is_not_merged_in_others(alice: Perso
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_merging(alice: Person, place: Path, system: str) -> None:
+    """An uploaded archive is merged into the directory that is there."""
     top = place / "top"
     alice.run("mkdir", "-p", str(top / "dir/kept"))
     make(alice, top / "dir/old", b"old")

@@ -29,6 +29,7 @@ def content(person: Person, path: Path | str, system: str = "demo", **options: A
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("size", [0, 1, 255 * 1024, 1_000_000, len(LARGE)])
 def test_whole_files(alice: Person, place: Path, system: str, size: int) -> None:
+    """A file is downloaded whole, with its length, type and name."""
     path = make(alice, place / 'fïle "x".dat', LARGE[:size])
     answer = content(alice, path, system)
     assert answer.status_code == 200
@@ -50,6 +51,7 @@ def test_whole_files(alice: Person, place: Path, system: str, size: int) -> None
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_one_range(alice: Person, place: Path, system: str) -> None:
+    """One range of a file is 206 with that part of it."""
     path = make(alice, place / "file", LARGE)
     total = len(LARGE)
     for asked, start, end in (
@@ -73,6 +75,7 @@ def test_one_range(alice: Person, place: Path, system: str) -> None:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_several_ranges(alice: Person, place: Path, system: str) -> None:
+    """Several ranges of a file are one answer in parts."""
     path = make(alice, place / "file", LARGE)
     asked = "bytes=0-99,5000000-6000000,-10"
     answer = content(alice, path, system, headers={"Range": asked})
@@ -97,6 +100,7 @@ def test_several_ranges(alice: Person, place: Path, system: str) -> None:
 
 
 def test_conditions(alice: Person, place: Path) -> None:
+    """A download is made only under the conditions of the request."""
     path = make(alice, place / "file", b"content")
     answer = content(alice, path)
     etag, modified = answer.headers["etag"], answer.headers["last-modified"]
@@ -206,6 +210,7 @@ def curl(person: Person, gateway: Gateway, path: Path, *options: str) -> subproc
 
 
 def test_curl_resumes(gateway: Gateway, alice: Person, place: Path, tmp_path: Path) -> None:
+    """curl resumes a download that was cut."""
     path = make(alice, place / "a file", LARGE)
     partial = tmp_path / "partial"
     partial.write_bytes(LARGE[:7_000_000])
@@ -231,6 +236,7 @@ def test_parallel_ranges_by_a_download_manager(
 
 
 def test_the_caps(cluster: Cluster, alice: Person, bob: Person, place: Path) -> None:
+    """Streams over the limits of a user, or of all, are refused."""
     alice.run("truncate", "-s", "1G", str(place / "huge"))
     config = cluster.write_gateway_config(
         cluster.directory / "caps.yaml", streams={"max_streams": 3, "max_streams_per_user": 2, "stall_timeout": 2}

@@ -69,6 +69,7 @@ def sha(content: bytes, algorithm: str = "sha256") -> str:
 
 
 def test_what_is_offered(gateway: Gateway) -> None:
+    """OPTIONS tells what of tus is offered."""
     for target in ("uploads", "uploads/0123"):
         answer = httpx.options(f"{gateway.url}/filesystem/demo/files/{target}")
         assert answer.status_code == 204
@@ -103,6 +104,7 @@ def test_an_upload_in_pieces(alice: Person, place: Path, system: str) -> None:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_what_head_tells(alice: Person, place: Path, system: str) -> None:
+    """HEAD tells the length, the metadata and the end of an upload."""
     location = begin(alice, place, 100, system)
     found = alice.http.head(location, headers=TUS)
     assert found.headers["upload-length"] == "100"
@@ -157,6 +159,7 @@ def test_a_length_told_later(alice: Person, place: Path) -> None:
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("algorithm", ["sha1", "sha256"])
 def test_checksums(alice: Person, place: Path, system: str, algorithm: str) -> None:
+    """A part with a wrong checksum is refused and not kept."""
     location = begin(alice, place, 2_000_000, system)
     first, second = LARGE[:1_000_000], LARGE[1_000_000:2_000_000]
     assert patch(alice, location, 0, first, upload_checksum=sha(first, algorithm)).status_code == 204
@@ -172,6 +175,7 @@ def test_checksums(alice: Person, place: Path, system: str, algorithm: str) -> N
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_concatenation(alice: Person, place: Path, system: str) -> None:
+    """Parts that were uploaded apart become one file."""
     alice.run("mkdir", str(place / "parts"))
     pieces = [LARGE[:3_000_000], LARGE[3_000_000:3_000_001], LARGE[3_000_001:8_000_000]]
     locations = [begin(alice, place / "parts", len(piece), system, upload_concat="partial") for piece in pieces]
@@ -206,6 +210,7 @@ def test_what_cannot_be_joined(alice: Person, place: Path, concat: str) -> None:
 
 
 def test_refusals(alice: Person, place: Path) -> None:
+    """Requests that tus does not allow are refused."""
     url = "/filesystem/demo/files/uploads"
     where = {"path": str(place)}
     named = {"Upload-Metadata": metadata(filename="x")}
@@ -250,6 +255,7 @@ def test_refusals(alice: Person, place: Path) -> None:
 
 
 def test_unknown_uploads(alice: Person, bob: Person, place: Path) -> None:
+    """An upload that does not exist is 404."""
     location = begin(alice, place, 10)
     upload = urlsplit(location).path.rpartition("/")[2]
     base = "/filesystem/demo/files/uploads"
@@ -275,6 +281,7 @@ def test_unknown_uploads(alice: Person, bob: Person, place: Path) -> None:
 
 
 def test_method_override(alice: Person, place: Path) -> None:
+    """The method of a request may stand in a header."""
     location = begin(alice, place, 5)
     headers = {**CHUNK, "Upload-Offset": "0", "X-HTTP-Method-Override": "PATCH"}
     assert alice.http.post(location, content=b"123", headers=headers).status_code == 204
@@ -498,6 +505,7 @@ def test_what_replaces_a_file_is_for_the_same_group(alice: Person, place: Path, 
 
 
 def test_state_without_content(alice: Person, place: Path) -> None:
+    """An upload whose content is gone is 404, or complete if the file is there."""
     location = begin(alice, place, 5)
     hidden(place, "content").unlink()
     assert alice.http.head(location, headers=TUS).status_code == 404
@@ -555,6 +563,7 @@ def test_joining_what_cannot_get_its_name_leaves_the_parts_alone(
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_full_disk(cluster: Cluster, alice: Person, system: str) -> None:
+    """A part for which there is no room is 507, and what came of it stays."""
     disk = cluster.mount_tmpfs("8M", user=alice.user)
     location = begin(alice, disk, len(LARGE), system)
     assert_problem(patch(alice, location, 0, LARGE), 507, "No space left on device")
@@ -567,6 +576,7 @@ def test_a_full_disk(cluster: Cluster, alice: Person, system: str) -> None:
 
 
 def test_expiry(alice: Person, place: Path) -> None:
+    """An upload that expired is gone."""
     first, second = begin(alice, place, 10), begin(alice, place, 10)
     long_ago = time.time() - 8 * 24 * 3600
     for path in place.glob(".hpcgate-upload-*/*"):
@@ -589,6 +599,7 @@ def test_a_crash_before_the_file_had_its_name(alice: Person, place: Path) -> Non
 
 
 def test_limits(cluster: Cluster, alice: Person, place: Path) -> None:
+    """An upload over the limit of size is refused."""
     config = cluster.write_gateway_config(cluster.directory / "tus-limits.yaml", streams={"max_upload_size": 100})
     gateway = cluster.start_gateway(config)
     url = f"{gateway.url}/filesystem/demo/files/uploads"

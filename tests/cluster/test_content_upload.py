@@ -33,6 +33,7 @@ def put(person: Person, path: Path | str, content: object, system: str = "demo",
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("size", [0, 1, 255 * 1024, len(LARGE)])
 def test_whole_files(alice: Person, place: Path, system: str, size: int) -> None:
+    """A file is uploaded whole, and its tag is in the answer."""
     path = place / "a file"
     made = put(alice, path, LARGE[:size], system)
     assert made.status_code == 201, made.text
@@ -116,6 +117,7 @@ def test_refusals_come_before_the_body(gateway: Gateway, alice: Person, place: P
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_conditions(alice: Person, place: Path, system: str) -> None:
+    """An upload replaces only what the conditions of the request allow."""
     path = place / "file"
     assert_problem(put(alice, path, b"x", system, if_match="*"), 412)
     made = put(alice, path, b"first", system, if_none_match="*")
@@ -135,6 +137,7 @@ def test_conditions(alice: Person, place: Path, system: str) -> None:
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("how", ["nothing", "tag", "new"])
 def test_racing_uploads(gateway: Gateway, alice: Person, place: Path, system: str, how: str) -> None:
+    """Of uploads under the same condition exactly one succeeds."""
     path = place / "file"
     headers: dict[str, str] = {}
     if how == "tag":
@@ -264,6 +267,7 @@ def test_headers_in_several_lines(gateway: Gateway, alice: Person, place: Path) 
 
 @pytest.mark.parametrize("header", ["Content-Digest", "Repr-Digest"])
 def test_digests(alice: Person, place: Path, header: str) -> None:
+    """An upload with a wrong digest leaves the old file."""
     path = make(alice, place / "file", b"old")
 
     def field(algorithm: str, content: bytes) -> str:
@@ -302,6 +306,7 @@ def test_a_client_that_vanishes(gateway: Gateway, alice: Person, place: Path, sy
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_full_disk(cluster: Cluster, alice: Person, system: str) -> None:
+    """A full disk is 507, and the old file stays."""
     disk = cluster.mount_tmpfs("8M", user=alice.user)
     make(alice, disk / "file", b"old")
     assert_problem(put(alice, disk / "file", LARGE, system), 507, "No space left on device")
@@ -336,6 +341,7 @@ def test_a_login_node_that_dies(cluster: Cluster, alice: Person, place: Path) ->
 
 
 def test_limits_and_stalls(cluster: Cluster, alice: Person, place: Path) -> None:
+    """An upload that is too large, or does not go on, is refused."""
     config = cluster.write_gateway_config(
         cluster.directory / "uploads.yaml", streams={"max_upload_size": 1000, "stall_timeout": 1}
     )
@@ -357,6 +363,7 @@ def test_limits_and_stalls(cluster: Cluster, alice: Person, place: Path) -> None
 
 
 def test_memory_stays_flat(gateway: Gateway, alice: Person, place: Path) -> None:
+    """The gateway's memory does not grow by the size of an upload."""
     put(alice, place / "file", LARGE)
     before = memory(gateway.pid)
     most: list[int] = []
@@ -372,6 +379,7 @@ def test_memory_stays_flat(gateway: Gateway, alice: Person, place: Path) -> None
 
 
 def test_curl_uploads(gateway: Gateway, alice: Person, place: Path, tmp_path: Path) -> None:
+    """curl uploads a file."""
     (tmp_path / "local").write_bytes(LARGE)
     url = f"{gateway.url}/filesystem/demo/files/content?path={place}/file"
     argv = ["curl", "-sS", "-f", "-T", str(tmp_path / "local"), "-H", f"Authorization: {token(alice)}", url]

@@ -26,6 +26,7 @@ def left_over(directory: str) -> list[str]:
 
 
 def test_the_tour() -> None:
+    """The demo's tour runs to its end."""
     environment = {**os.environ, "ONCE": "1"}
     done = subprocess.run(DEMO, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -113,6 +113,7 @@ def test_a_job_is_ended_with_all_that_it_started(http: httpx.Client, cluster: Cl
 
 
 def test_what_it_refuses(http: httpx.Client, cluster: Cluster) -> None:
+    """The example refuses what it cannot do by the right status."""
     home = str(cluster.user("alice").home)
     for job, status in (
         ({"workingDirectory": f"{home}/nothing", "script": "#!/bin/sh\n"}, 400),
@@ -144,6 +145,7 @@ def test_the_rest_of_the_contract(http: httpx.Client) -> None:
 
 
 def test_a_transfer_job(http: httpx.Client, cluster: Cluster) -> None:
+    """Transfer jobs run on the example scheduler."""
     home = cluster.user("alice").home
     cluster.as_user("alice", ["touch", "from"])
     answer = http.post(

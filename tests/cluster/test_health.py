@@ -239,6 +239,7 @@ def test_an_identity_provider_that_dies_makes_no_system_sick(http: httpx.Client,
 
 
 def test_readiness_is_keys(http: httpx.Client, watched: Gateway, cluster: Cluster) -> None:
+    """A gateway is ready once it has the identity provider's keys, and alive all the while."""
     answer = httpx.get(f"{watched.url}/status/readiness")
     assert (answer.status_code, answer.json()) == (200, {"ready": True})
     assert httpx.get(f"{watched.url}/status/readiness/").status_code == 200
@@ -257,6 +258,7 @@ def test_readiness_is_keys(http: httpx.Client, watched: Gateway, cluster: Cluste
 
 
 def test_planned_maintenance(http: httpx.Client) -> None:
+    """A system under planned maintenance is 503 with the reason and the end."""
     answer = http.get("/compute/planned/jobs")
     assert answer.status_code == 503
     assert answer.json()["data"] == {"reason": "maintenance", "until": "2100-01-01T00:00:00Z"}

@@ -25,14 +25,17 @@ def test_a_field_reaches_slurm_and_outweighs_its_directive(alice: Person, row: R
 
 
 def test_dependencies(alice: Person) -> None:
+    """A job waits for those that its field of dependencies names."""
     job_fields.dependency(alice, "demo")
 
 
 @pytest.mark.parametrize("launcher", ["none", "srun"])
 def test_a_program(alice: Person, launcher: str) -> None:
+    """A job that names a program instead of a script runs it, alone or by srun."""
     job_fields.program(alice, "demo", launcher)
 
 
 @pytest.mark.parametrize(("asked", "status", "words"), REFUSED, ids=lambda value: None)
 def test_what_is_refused(alice: Person, asked: dict[str, Any], status: int, words: str) -> None:
+    """Fields that make no sense are refused with the reason."""
     job_fields.refused(alice, "demo", asked, status, words)

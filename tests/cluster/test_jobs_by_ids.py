@@ -61,5 +61,6 @@ def test_a_list_of_ids(text: str, ids: list[str]) -> None:
 
 @pytest.mark.parametrize("text", ["", ",", " "])
 def test_no_ids(text: str) -> None:
+    """A list of ids that is none is 400."""
     with pytest.raises(BadRequest):
         wanted(text)

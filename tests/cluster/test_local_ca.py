@@ -94,6 +94,7 @@ def test_what_the_login_node_refuses(start: Start, cluster: Cluster) -> None:
 
 
 def test_another_authority(start: Start, cluster: Cluster) -> None:
+    """Certificates of an authority that the login node does not trust are 424."""
     _, http, _ = start(Key.make("trusted"), ca_key=Key.make("not-trusted").private_text())
     assert ask(http, cluster).status_code == 424
 

@@ -130,6 +130,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def test_what_is_counted(http: httpx.Client, cluster: Cluster, metrics_port: int) -> None:
+    """Requests are counted by route and status, whatever the spelling."""
     before = scrape(metrics_port)
     home = str(cluster.user("alice").home)
     ls = "/filesystem/{system_name}/ops/ls"

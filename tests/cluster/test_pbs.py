@@ -455,6 +455,7 @@ async def test_several_jobs_cost_one_query_and_unknown_ones_hurt_nobody(
 
 
 async def test_arrays(pbs: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
+    """An array and each of its tasks are listed, as PBS knows them."""
     script = '#!/bin/sh\n#PBS -J 1-3\necho "task $PBS_ARRAY_INDEX $A"\nexit "$((PBS_ARRAY_INDEX - 1))"\n'
     job_id = await pbs.submit(alice, JobDescription(home, script=script, name="arr", environment={"A": "x,y"}))
     number = job_id.partition("[")[0]
@@ -505,11 +506,13 @@ async def test_a_script_on_the_cluster(pbs: Scheduler, cluster: Cluster, alice: 
 async def test_refused_submissions(
     released: Scheduler, alice: Principal, home: str, fields: dict[str, Any], error: type[GatewayError], words: str
 ) -> None:
+    """What PBS refuses is an error in its words."""
     with pytest.raises(error, match=words):
         await released.submit(alice, JobDescription(**{"working_directory": home, "script": SLEEP, **fields}))
 
 
 async def test_into_a_reservation(pbs: Scheduler, alice: Principal, home: str) -> None:
+    """A reservation is listed, and a job runs in it."""
     (reservation,) = await pbs.reservations(alice)
     assert (reservation.state, reservation.node_list) == ("active", "vm")
     assert reservation.end_time - reservation.start_time == 7200

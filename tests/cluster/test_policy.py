@@ -200,6 +200,8 @@ def test_rules_by_system_group_and_user(guarded: Gateway, cluster: Cluster, held
 
 
 def test_rules_by_claims(guarded: Gateway, cluster: Cluster) -> None:
+    """Rules apply by client, scope and network of a request."""
+
     def asks(**claims: Any) -> httpx.Response:
         token = cluster.idp.mint(cluster.user("bob").name, **claims)
         path = str(cluster.user("bob").home)
@@ -212,6 +214,7 @@ def test_rules_by_claims(guarded: Gateway, cluster: Cluster) -> None:
 
 
 def test_denials_are_audited(held: httpx.Client, guarded: Gateway, cluster: Cluster, tree: Path) -> None:
+    """Each denial is written to the audit log with the rule and the request."""
     token = cluster.idp.mint(cluster.user("alice").name, jti="the-token", client_id="the-client")
     headers = {"Authorization": f"Bearer {token}", "X-Request-ID": "the-request"}
     path = f"{tree}/relative/secret"

@@ -78,6 +78,7 @@ def test_each_client_has_a_burst(cluster: Cluster, start: Callable[..., Gateway]
 
 
 def test_replicas_count_together(cluster: Cluster, start: Callable[..., Gateway], tmp_path: Path) -> None:
+    """Replicas with one Redis share their limits."""
     with RedisServer(tmp_path) as server:
         redis = {"url": server.url, "timeout": 5}
         one = start(per_user={"status:read": SLOW}, redis=redis)

@@ -194,6 +194,7 @@ async def test_values_never_become_options(slurm: Scheduler, alice: Principal, h
 
 
 async def test_script_path(slurm: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
+    """A script on the cluster is submitted by its path."""
     path = f'{home}/-job\'s "script" $(id).sh'
     cluster.as_user("alice", ["tee", path], input="#!/bin/bash\nexit 4\n")
     job_id = await slurm.submit(alice, JobDescription(home, script_path=path, environment={"A": "1,2"}))
@@ -220,6 +221,7 @@ async def test_script_path(slurm: Scheduler, cluster: Cluster, alice: Principal,
 async def test_refused_submissions(
     slurm: Scheduler, alice: Principal, home: str, change: dict[str, Any], words: str
 ) -> None:
+    """What Slurm refuses is an error in its words."""
     with pytest.raises(SubmissionRefused, match=words):
         await slurm.submit(alice, JobDescription(**({"working_directory": home, "script": SLEEP} | change)))
 
@@ -256,6 +258,7 @@ async def test_qos_limit_is_forbidden(slurm: Scheduler, alice: Principal, home: 
 
 
 async def test_arrays(either: Scheduler, alice: Principal, home: str) -> None:
+    """Each task of an array is a job of its own."""
     script = "#!/bin/bash\n#SBATCH --array=0-2\nexit $SLURM_ARRAY_TASK_ID\n"
     job_id = await either.submit(alice, JobDescription(home, script=script, name="arr", standard_output="%x.%A_%a.%N"))
     assert {job.name for job in (await either.job(alice, f"{job_id}_1")).jobs} == {"arr"}
@@ -295,6 +298,7 @@ async def test_pending_array_is_one_job_until_asked_by_task(either: Scheduler, a
 
 
 async def test_heterogeneous_jobs(either: Scheduler, alice: Principal, home: str) -> None:
+    """Each part of a heterogeneous job is listed."""
     script = "#!/bin/bash\n#SBATCH -n1 -t 10\n#SBATCH hetjob\n#SBATCH -n1 -t 5 -p debug\nsleep 60\n"
     job_id = await either.submit(alice, JobDescription(home, script=script))
     jobs = (await either.job(alice, job_id)).jobs
@@ -337,6 +341,7 @@ async def test_requeued_job_is_listed_once(slurm: Scheduler, cluster: Cluster, a
 
 
 async def test_queries(slurm: Scheduler, alice: Principal, bob: Principal, cluster: Cluster, home: str) -> None:
+    """Jobs are selected by user, name and account."""
     mine = await slurm.submit(alice, JobDescription(home, script=SLEEP, name="x,y", account="extra"))
     bobs = await slurm.submit(bob, JobDescription(str(cluster.user("bob").home), script=SLEEP, name="x"))
 
@@ -389,6 +394,7 @@ async def test_unknown_and_malformed_ids(slurm: Scheduler, alice: Principal, job
 
 
 async def test_attach(either: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
+    """A command runs as a step of a job that runs."""
     job_id = await either.submit(alice, JobDescription(home, script=SLEEP))
     await until(either, alice, job_id, "RUNNING")
     await either.attach(alice, job_id, "echo \"$SLURM_JOB_ID $SLURM_STEP_ID\" '|' > step.out; env -0 > step.env")
@@ -434,6 +440,7 @@ async def test_attach_that_takes_too_long_is_ended(
 
 
 async def test_status(slurm: Scheduler, cluster: Cluster, alice: Principal) -> None:
+    """Nodes and partitions are listed with all that is known of them."""
     nodes = await slurm.nodes(alice)
     assert [node.name for node in nodes] == list(cluster.slurm.nodes)
     assert {node.cpus for node in nodes} == {cluster.slurm.options.cpus_per_node}
@@ -451,6 +458,7 @@ async def test_status(slurm: Scheduler, cluster: Cluster, alice: Principal) -> N
 
 
 async def test_node_states(slurm: Scheduler, cluster: Cluster, alice: Principal) -> None:
+    """The state of a node is read whatever its reason says."""
     node = cluster.slurm.nodes[1]
     cluster.slurm.scontrol("update", f"nodename={node}", "state=drain", 'reason=State=FAKE "x" | CPUTot=7')
     try:
@@ -463,6 +471,7 @@ async def test_node_states(slurm: Scheduler, cluster: Cluster, alice: Principal)
 
 
 async def test_reservations(slurm: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
+    """Reservations are listed with their state and times."""
     assert await slurm.reservations(alice) == ()
     name = cluster.slurm.reserve("course", [alice.username], minutes=30, start="now+1hour")
     try:
@@ -540,6 +549,7 @@ async def test_submission_is_not_tried_twice(cluster: Cluster, alice: Principal,
 
 
 async def test_controller_down(cluster: Cluster, alice: Principal, home: str) -> None:
+    """While the controller is down the history is served, and submissions are 503."""
     async with system(cluster) as made:
         slurm = made.scheduler
         job_id = await slurm.submit(alice, JobDescription(home, script="#!/bin/bash\n", name="before"))
@@ -565,6 +575,7 @@ async def test_controller_down(cluster: Cluster, alice: Principal, home: str) ->
 
 
 async def test_slurmdbd_down(cluster: Cluster, alice: Principal, home: str) -> None:
+    """While the database is down the live jobs are served."""
     assert cluster.slurm.slurmdbd is not None
     async with system(cluster) as made:
         slurm = made.scheduler

@@ -181,6 +181,7 @@ def test_a_job_is_found_at_once_and_cancelled(alice: Person, bob: Person, system
 
 @both
 def test_arrays(alice: Person, system: str) -> None:
+    """Each task of an array is a job of its own."""
     job_id = submit(alice, system, "#!/bin/bash\n#SBATCH --array=1-3\n[ $SLURM_ARRAY_TASK_ID != 2 ]\n")
     jobs = until(alice, system, job_id, "COMPLETED", "FAILED")
     assert {job["jobId"]: job["status"]["exitCode"] for job in jobs} == {
@@ -227,6 +228,7 @@ def test_steps_come_from_the_history(alice: Person, system: str) -> None:
     ],
 )
 def test_refused_submissions(alice: Person, system: str, job: Mapping[str, Any], status: int, words: str) -> None:
+    """What slurmrestd refuses is an error in its words."""
     answer = post(alice, system, **job)
     assert answer.status_code == status, answer.text
     assert words in answer.json()["message"]
@@ -321,6 +323,7 @@ def test_hybrid_does_by_commands_what_rest_cannot(alice: Person, script_file: Pa
 
 @both
 def test_pyfirecrest(site: Cluster, gateway: Gateway, system: str) -> None:
+    """pyfirecrest submits, follows and cancels a job through slurmrestd."""
     user: User = site.user("alice")
     login = firecrest.ClientCredentialsAuth(user.client_id, user.client_secret, site.idp.token_url)
     client = firecrest.v2.Firecrest(gateway.url, login)
@@ -392,6 +395,7 @@ def test_a_job_that_only_the_database_could_know(site: Cluster, alice: Person, s
 
 @both
 def test_slurmrestd_down(site: Cluster, alice: Person, system: str) -> None:
+    """While slurmrestd is down all of compute is 503 that names it."""
     assert site.slurm.slurmrestd is not None
     site.slurm.slurmrestd.stop()
     try:
@@ -403,6 +407,7 @@ def test_slurmrestd_down(site: Cluster, alice: Person, system: str) -> None:
 
 
 def test_slurmrestd_hangs(site: Cluster, alice: Person) -> None:
+    """A slurmrestd that hangs is an error in time, and no job is said not to exist."""
     assert site.slurm.slurmrestd is not None
     before = {job["jobId"] for job in get(alice, "/compute/rest/jobs")["jobs"]}
     site.slurm.slurmrestd.suspend()
@@ -426,6 +431,7 @@ def test_slurmrestd_hangs(site: Cluster, alice: Person) -> None:
 
 @both
 def test_controller_down(site: Cluster, alice: Person, system: str) -> None:
+    """While the controller is down the history is served, and submissions are 503."""
     job_id = submit(alice, system, "#!/bin/bash\ntrue\n", name="before")
     until(alice, system, job_id, "COMPLETED")
     # The controller tells the database about a job's start a little later than about its end.
@@ -454,6 +460,7 @@ def test_controller_down(site: Cluster, alice: Person, system: str) -> None:
 
 @both
 def test_slurmdbd_down(site: Cluster, alice: Person, system: str) -> None:
+    """While the database is down the live jobs are served."""
     assert site.slurm.slurmdbd is not None
     job_id = submit(alice, system, name="live")
     site.slurm.slurmdbd.stop()

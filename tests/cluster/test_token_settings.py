@@ -95,6 +95,7 @@ def test_tokens_that_the_provider_does_not_know(asking: Gateway, token: str) -> 
 
 
 def test_tokens_of_others(asking: Gateway, idp: Idp, cluster: Cluster) -> None:
+    """A token that the provider did not sign is not active, whatever it says."""
     # What the provider did not sign is not active, whatever it says.
     assert_problem(ask(asking, cluster.idp.mint(cluster.user("alice").name)), 401)
     assert_problem(ask(asking, idp.mint(cluster.user("alice").name, alg="HS256")), 401)
@@ -106,6 +107,7 @@ def test_an_expired_opaque_token(asking: Gateway, idp: Idp) -> None:
 
 
 def test_answers_are_remembered(asking: Gateway, idp: Idp) -> None:
+    """The provider is asked about a token at most once a second."""
     token = idp.token("bob", opaque=True)
     before, started = idp.requests("/introspect"), time.monotonic()
     for _ in range(20):

@@ -93,6 +93,7 @@ def until(condition: Callable[[], bool]) -> None:
 def test_every_verb(
     gateway: Gateway, hasty: Gateway, cluster: Cluster, place: Path, tree: Path, kind: str, blocking: bool
 ) -> None:
+    """Each transfer job runs and does what it says."""
     with asyncio.Runner() as runner:
         client = client_of(kind, (gateway if blocking else hasty).url, cluster, runner, blocking=blocking)
         try:
@@ -139,6 +140,7 @@ def test_compressions(
     pattern: str | None,
     dereference: bool,
 ) -> None:
+    """A transfer packs by each compression what it is asked for."""
     with asyncio.Runner() as runner:
         client = client_of("Firecrest", gateway.url, cluster, runner, blocking=True)
         try:

@@ -31,6 +31,7 @@ def http(gateway: Gateway, connect: Connect) -> httpx.Client:
 
 
 def test_pyfirecrest(client: Any, place: Path, cluster: Cluster) -> None:
+    """pyfirecrest moves, copies, packs and removes by jobs."""
     cluster.as_user("alice", ["sh", "-c", 'echo content >"$0"', str(place / NAME)])
     info = client.cp("demo", str(place / NAME), f"{place}/copy", account=ACCOUNT)
     job = info["transferJob"]
@@ -47,6 +48,7 @@ def test_pyfirecrest(client: Any, place: Path, cluster: Cluster) -> None:
 
 
 def test_pyfirecrest_not_blocking(client: Any, http: httpx.Client, place: Path) -> None:
+    """pyfirecrest starts a job and does not wait for it."""
     info = client.mv("demo", f"{place}/absent", f"{place}/x", account=ACCOUNT, blocking=False)
     assert set(info["transferJob"]) == {"jobId", "system", "workingDirectory", "logs"}
 
@@ -57,6 +59,7 @@ def test_pyfirecrest_sees_a_failure(client: Any, place: Path) -> None:
 
 
 def test_http(http: httpx.Client, place: Path, cluster: Cluster) -> None:
+    """A transfer job is answered with its id and logs."""
     tree = place / "tree"
     cluster.as_user("alice", ["sh", "-c", 'mkdir "$0" && echo a >"$0/a.txt" && echo b >"$0/b"', str(tree)])
     packed = ended(
@@ -91,6 +94,7 @@ def test_http(http: httpx.Client, place: Path, cluster: Cluster) -> None:
 
 
 def test_without_accounts(http: httpx.Client, place: Path) -> None:
+    """A transfer job runs where there are no accounts."""
     body = {"path": f"{place}/absent", "targetPath": f"{place}/x"}
     assert ended(http, http.post("/filesystem/plain/transfer/mv", json=body))["errors"]
 
@@ -119,6 +123,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("verb", "body", "message"), BAD)
 def test_refused(http: httpx.Client, cluster: Cluster, verb: str, body: dict[str, Any], message: str) -> None:
+    """A transfer job that cannot be is refused."""
     home = str(cluster.user("alice").home)
     sent = {key: value.replace("/HOME", home) if isinstance(value, str) else value for key, value in body.items()}
     answer = http.post(f"{TRANSFER}/{verb}", json=sent)

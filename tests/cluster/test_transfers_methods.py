@@ -118,6 +118,7 @@ def listening(client: Any, transfer: Any) -> None:
 
 
 def test_streamer(client: Any, place: Path, file: Path, tmp_path: Path, cluster: Cluster) -> None:
+    """pyfirecrest moves a file both ways by the streamer."""
     options: dict[str, Any] = {"account": ACCOUNT, "transfer_method": "streamer"}
     name = 'it\'s $(id) "x".bin'
     upload = client.upload("demo", str(file), str(place), name, **options)
@@ -131,6 +132,7 @@ def test_streamer(client: Any, place: Path, file: Path, tmp_path: Path, cluster:
 
 
 def test_streamer_not_blocking(client: Any, place: Path, file: Path, tmp_path: Path) -> None:
+    """pyfirecrest begins a transfer by the streamer and does not wait for it."""
     options: dict[str, Any] = {"account": ACCOUNT, "blocking": False, "transfer_method": "streamer"}
     upload = client.upload("demo", str(file), str(place), "file", **options)
     listening(client, upload)
@@ -148,6 +150,7 @@ def test_streamer_not_blocking(client: Any, place: Path, file: Path, tmp_path: P
 # pyfirecrest leaves the pipes of the command that it starts to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_wormhole(client: Any, place: Path, file: Path, tmp_path: Path, cluster: Cluster) -> None:
+    """A file goes both ways by magic-wormhole."""
     name = 'it\'s $(id) "x".bin'
     client.upload("demo", str(file), str(place), name, account=ACCOUNT, transfer_method="wormhole")
     assert (place / name).read_bytes() == file.read_bytes()
@@ -168,6 +171,8 @@ def test_wormhole(client: Any, place: Path, file: Path, tmp_path: Path, cluster:
 def test_asynchronous_client(
     site: Gateway, cluster: Cluster, place: Path, file: Path, tmp_path: Path, method: str
 ) -> None:
+    """The asynchronous client moves files both ways by each method."""
+
     async def there_and_back() -> None:
         client = firecrest.v2.AsyncFirecrest(site.url, Bearer(cluster.token("alice")))
         client.MAX_DIRECT_UPLOAD_SIZE = LARGE
@@ -196,6 +201,7 @@ def test_all_methods_are_named(http: httpx.Client) -> None:
 
 
 def test_answers(http: httpx.Client, place: Path) -> None:
+    """The answer to a transfer has what its method needs."""
     for directives, key in (
         ({"transferMethod": "s3", "fileSize": 1}, "partsUploadUrls"),
         ({"transferMethod": "streamer"}, "coordinates"),

@@ -64,6 +64,7 @@ def http(site: Gateway, connect: Connect) -> httpx.Client:
 
 @pytest.mark.parametrize("size", [0, 1, LARGE - 1, LARGE, PART + 1, 2 * PART])
 def test_there_and_back(client: Any, place: Path, cluster: Cluster, tmp_path: Path, size: int) -> None:
+    """A file goes to the cluster and back by S3."""
     # Files of up to a byte go by S3, too, where it is allowed no bytes or none at all.
     client.MAX_DIRECT_UPLOAD_SIZE = size - 1 if size < 2 else LARGE
     content = os.urandom(size)
@@ -78,6 +79,7 @@ def test_there_and_back(client: Any, place: Path, cluster: Cluster, tmp_path: Pa
 
 
 def test_not_blocking(client: Any, http: httpx.Client, place: Path, tmp_path: Path) -> None:
+    """pyfirecrest begins a transfer by S3 and does not wait for it."""
     (tmp_path / "file").write_bytes(os.urandom(LARGE))
     upload = client.upload("demo", str(tmp_path / "file"), str(place), "file", account=ACCOUNT, blocking=False)
     assert not (place / "file").exists()
@@ -265,6 +267,7 @@ def test_a_job_that_is_cancelled_while_bytes_flow(
 
 
 def test_answer(http: httpx.Client, place: Path, store: ObjectStore, cluster: Cluster) -> None:
+    """The answer to a transfer by S3 has the URLs that the client needs."""
     cluster.as_user("alice", ["sh", "-c", 'echo x >"$0"', f"{place}/file"])
     body = {"path": f"{place}/file", "account": ACCOUNT, "transferDirectives": {"transferMethod": "s3"}}
     answer = http.post(DOWNLOAD, json=body)
@@ -310,6 +313,7 @@ def test_refused(
     status: int,
     message: str,
 ) -> None:
+    """A transfer by S3 that cannot be is refused."""
     url = url.replace("/demo/", f"/{system}/")
     make = 'cd "$0" && echo x >file && echo x >secret && chmod 0 secret && mkdir -m 555 locked && mkfifo fifo'
     cluster.as_user("alice", ["sh", "-c", make, str(place)])
@@ -319,6 +323,7 @@ def test_refused(
 
 
 def test_store_is_down(http: httpx.Client, place: Path, store: ObjectStore) -> None:
+    """A transfer while the store is down is an error that says so."""
     body = {"path": f"{place}/x", "account": ACCOUNT, "transferDirectives": {"transferMethod": "s3", "fileSize": 1}}
     store.stop()
     try:

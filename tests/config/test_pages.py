@@ -30,6 +30,7 @@ def blocks(page: str, kind: str = "yaml") -> list[str]:
 
 @pytest.mark.parametrize("text", [*blocks(LOGGING), *blocks(LIMITS)])
 def test_examples_load(text: str, tmp_path: Path) -> None:
+    """Each configuration on the pages loads."""
     secret = tmp_path / "redis-url"
     secret.write_text("redis://redis.example.org")
     text = text.replace("/run/secrets/redis-url", str(secret)).replace("/var/log/hpcgate", str(tmp_path))
@@ -59,6 +60,7 @@ def test_the_defaults_are_as_the_tables_say() -> None:
 
 
 def test_logrotate_loses_nothing(tmp_path: Path) -> None:
+    """No line of the log is lost while it is rotated as the page says."""
     ensure_installed({"logrotate": "logrotate"}, lambda _: None)
     path = tmp_path / "audit.jsonl"
     (rules,) = blocks(LOGGING, "conf")

@@ -53,6 +53,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_own_entry_points() -> None:
+    """The gateway's own plug-ins are found by their entry points."""
     assert {"s3", "streamer", "wormhole"} <= set(plugins("hpcgate.transfers"))
     assert plugin("hpcgate.transfers", "s3").method == "s3"
     with pytest.raises(KeyError):

@@ -35,6 +35,7 @@ def with_policy(config: Writer, **policy: Any) -> Any:
     ],
 )
 def test_mistakes(config: Writer, rule: dict[str, Any], key: str | None, message: str) -> None:
+    """A mistake in a policy is named with its key."""
     found, words = config.mistake(with_policy(config, rules=[{"name": "r", **rule}]))
     assert found == "auth.policy.rules[0]" + (f".{key}" if key else "")
     assert message in words
@@ -43,11 +44,13 @@ def test_mistakes(config: Writer, rule: dict[str, Any], key: str | None, message
 
 @pytest.mark.parametrize("names", [["a", "a"], ["default"]])
 def test_names(config: Writer, names: list[str]) -> None:
+    """Two rules may not have one name, and none may be called default."""
     key, _ = config.mistake(with_policy(config, rules=[{"name": name} for name in names]))
     assert key == "auth.policy.rules"
 
 
 def test_both_spellings(config: Writer) -> None:
+    """Settings of a policy may be spelt either way."""
     settings = config.load(with_policy(config, groupsClaim="roles", rules=[{"name": "r", "systems": ["Alps"]}]))
     assert settings.auth.policy is not None
     assert settings.auth.policy.groups_claim == "roles"
@@ -64,6 +67,7 @@ def test_both_spellings(config: Writer) -> None:
     ],
 )
 def test_warnings(config: Writer, policy: Any, warning: str) -> None:
+    """What a policy allows by oversight is warned of."""
     config.load(with_policy(config, **policy))
     lines, status = report(config.path)
     assert status == 0
@@ -76,6 +80,7 @@ def test_no_warning_of_a_policy_that_makes_sense(config: Writer) -> None:
 
 
 def test_files_of_names(config: Writer, tmp_path: Path) -> None:
+    """A file that maps values to names is checked line by line."""
     file = tmp_path / "names"
     document = config.base()
     oidc = document["auth"]["authentication"]
@@ -99,12 +104,14 @@ def test_files_of_names(config: Writer, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("template", ["{name}", "{claim.x}", "{", "{0}", "{claim[0]}", "{}", "{claim!r:{claim}}"])
 def test_templates(config: Writer, template: str) -> None:
+    """A template of a user name holds nothing but the claim and the named groups."""
     document = config.base()
     document["auth"]["authentication"] |= {"username_match": "(?P<local>.*)@x", "username_template": template}
     assert "may hold {claim}, {local}" in config.mistake(document)[1]
 
 
 def test_introspection(config: Writer) -> None:
+    """The settings of introspection are checked."""
     document = config.base()
     oidc = document["auth"]["authentication"]
     oidc["public_certs"] = []

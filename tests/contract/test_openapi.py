@@ -119,6 +119,7 @@ def operations() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("path", "method"), operations(), ids=lambda value: value)
 def test_superset(ours: dict[str, Any], path: str, method: str) -> None:
+    """Each operation of FirecREST's document is in the gateway's, with at least its parameters and answers."""
     assert path in ours["paths"], "no such path"
     assert method in ours["paths"][path], "no such method"
     mine, theirs = ours["paths"][path][method], CONTRACT["paths"][path][method]
@@ -239,10 +240,13 @@ def test_what_a_request_must_name_has_an_example_that_fits(ours: dict[str, Any])
 
 
 def test_security_schemes(ours: dict[str, Any]) -> None:
+    """The document has each of FirecREST's security schemes."""
     assert set(CONTRACT["components"]["securitySchemes"]) <= set(ours["components"]["securitySchemes"])
 
 
 def test_references_resolve(ours: dict[str, Any]) -> None:
+    """Each reference in the document leads somewhere."""
+
     def walk(node: Any) -> None:
         if isinstance(node, dict):
             if "$ref" in node:

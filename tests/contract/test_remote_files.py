@@ -108,6 +108,7 @@ async def test_a_listing_tells_all_of_each_file(files: RemoteFiles, place: Place
 
 @pytest.mark.parametrize("ns", [0, 1_700_000_000_123_000_000, 1_700_000_000_999_999_000, -2_000_000_000, 1_000_000])
 async def test_stat_knows_milliseconds(files: RemoteFiles, place: Place, ns: Any) -> None:
+    """Times are told to the millisecond at least, before 1970 too."""
     path = place.write("file")
     os.utime(path, ns=(ns, ns))
     found = await files.stat(path)
@@ -137,6 +138,7 @@ async def test_devices_and_owners_of_others(files: RemoteFiles) -> None:
 
 
 async def test_special_permission_bits(files: RemoteFiles, place: Place) -> None:
+    """Setuid, setgid and sticky bits are listed."""
     for name, mode in (("setuid", 0o4755), ("setgid", 0o2755), ("both", 0o6644), ("plain", 0o700)):
         place.write(name)
         os.chmod(place / name, mode)
@@ -147,6 +149,7 @@ async def test_special_permission_bits(files: RemoteFiles, place: Place) -> None
 
 
 async def test_hidden_files(files: RemoteFiles, place: Place) -> None:
+    """Hidden files are listed, or left out if asked for."""
     place.write(".hidden")
     place.write("shown")
     place.run("mkdir", ".directory")
@@ -192,6 +195,7 @@ async def test_a_link_to_a_directory(files: RemoteFiles, place: Place) -> None:
 
 
 async def test_following_links(files: RemoteFiles, place: Place) -> None:
+    """A listing that follows links shows what they lead to, and the links that lead nowhere."""
     place.write("file", b"123")
     place.run("ln", "-s", "file", "link")
     place.run("ln", "-s", "nowhere", "dangling")
@@ -215,11 +219,13 @@ async def test_a_listing_over_the_limit(files: RemoteFiles, place: Place) -> Non
 
 
 async def test_an_empty_directory(files: RemoteFiles, place: Place) -> None:
+    """An empty directory is an empty list."""
     assert await files.listing(place / "") == []
     assert await files.listing(place / "", recursive=True) == []
 
 
 async def test_listings_that_fail(files: RemoteFiles, place: Place) -> None:
+    """A listing that fails is a typed error in the words of ls."""
     place.write("file")
     place.run("mkdir", "-m", "0", "locked")
     with pytest.raises(PathNotFound, match=r"^ls: cannot access '.*/none': No such file or directory$"):
@@ -259,6 +265,7 @@ async def test_stat_has_all_ten_fields(files: RemoteFiles, place: Place) -> None
 
 
 async def test_stat_that_fails(files: RemoteFiles, place: Place) -> None:
+    """A stat that fails is a typed error in the words of stat."""
     place.write("file")
     place.run("ln", "-s", "nowhere", "dangling")
     place.run("ln", "-s", "loop", "loop")
@@ -299,6 +306,7 @@ async def test_odd_names_do_everything(files: RemoteFiles, place: Place) -> None
 
 
 async def test_reading_parts(files: RemoteFiles, place: Place) -> None:
+    """Any part of a file can be read."""
     content = os.urandom(700_000)
     path = place.write("file", content)
     assert await files.read(path) == content
@@ -311,6 +319,7 @@ async def test_reading_parts(files: RemoteFiles, place: Place) -> None:
 
 
 async def test_streaming(files: RemoteFiles, place: Place) -> None:
+    """A file, or a part of it, is streamed whole."""
     content = os.urandom(9_000_001)
     path = place.write("file", content)
     assert b"".join([block async for block in files.stream(path)]) == content
@@ -333,6 +342,7 @@ async def test_files_of_the_kernel_have_content_but_no_length(files: RemoteFiles
 
 
 async def test_reading_that_fails(files: RemoteFiles, place: Place) -> None:
+    """Reading that fails is a typed error in the words of the tool."""
     place.run("mkdir", "directory")
     place.write("secret", b"x", 0)
     for name, error, words in (
@@ -367,6 +377,7 @@ async def test_what_is_no_file_is_not_opened(files: RemoteFiles, place: Place) -
 
 
 async def test_writing(files: RemoteFiles, place: Place) -> None:
+    """A file is made or replaced by what is written, however it is cut."""
     content = os.urandom(3_000_000)
     path = place / "file"
     assert await files.write(path, blocks(content[:1], content[1:2_000_000], b"", content[2_000_000:])) == 3_000_000
@@ -449,6 +460,7 @@ async def settled(place: Place, names: list[bytes]) -> None:
 
 
 async def test_writing_that_fails(files: RemoteFiles, place: Place) -> None:
+    """Writing that fails is a typed error, and leaves nothing."""
     place.run("mkdir", "directory")
     place.run("mkdir", "-m", "555", "locked")
     place.write("file")
@@ -483,6 +495,7 @@ def small_disk(place: Place):
 
 
 async def test_a_full_disk(files: RemoteFiles, place: Place, small_disk: bytes | None) -> None:
+    """A full disk is a typed error, and the old file stays whole."""
     if small_disk is None:
         return
     old = small_disk + b"/file"
@@ -499,6 +512,7 @@ async def test_a_full_disk(files: RemoteFiles, place: Place, small_disk: bytes |
 
 
 async def test_directories(files: RemoteFiles, place: Place) -> None:
+    """Directories are made, with those above them if asked for."""
     await files.mkdir(place / "a")
     await files.mkdir(place / "b/c/d", parents=True)
     await files.mkdir(place / "b/c/d", parents=True)
@@ -516,6 +530,7 @@ async def test_directories(files: RemoteFiles, place: Place) -> None:
 
 
 async def test_links_that_fail(files: RemoteFiles, place: Place) -> None:
+    """A link that cannot be made is a typed error in the words of ln."""
     place.run("mkdir", "directory")
     with pytest.raises(AlreadyExists, match=r"^ln: failed to create symbolic link '.*/directory': File exists$"):
         await files.symlink(b"/x", place / "directory")
@@ -524,6 +539,7 @@ async def test_links_that_fail(files: RemoteFiles, place: Place) -> None:
 
 
 async def test_chmod(files: RemoteFiles, place: Place) -> None:
+    """Modes are set, and a refusal is in the words of chmod."""
     path = place.write("file")
     await files.chmod(path, 0o4750)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o4750
@@ -534,6 +550,7 @@ async def test_chmod(files: RemoteFiles, place: Place) -> None:
 
 
 async def test_renaming(files: RemoteFiles, place: Place) -> None:
+    """Renaming replaces what is there."""
     place.write("a", b"a")
     place.write("b", b"b")
     await files.rename(place / "a", place / "b")
@@ -544,6 +561,7 @@ async def test_renaming(files: RemoteFiles, place: Place) -> None:
 
 
 async def test_removing(files: RemoteFiles, place: Place) -> None:
+    """A tree is removed without what its links lead to."""
     place.run("mkdir", "-p", "tree/a/b", "kept")
     place.write("kept/file")
     place.write("tree/a/file", b"", 0o400)
@@ -565,11 +583,13 @@ async def test_removing(files: RemoteFiles, place: Place) -> None:
 
 @pytest.mark.parametrize("path", [b"/", b"//", b"/tmp/.", b"/tmp/..", b"/tmp/../", b"/.", b"/.."])
 async def test_what_rm_refuses(files: RemoteFiles, path: Any) -> None:
+    """The root, and paths that end in dots, are not removed."""
     with pytest.raises(BadRequest, match=re.escape("rm: ")):
         await files.remove(path)
 
 
 async def test_errors_are_ours(files: RemoteFiles) -> None:
+    """Whatever fails, the error is one of the gateway's."""
     for path in (b"/none/x", b"/etc/passwd/x", b"/" + b"x" * 300):
         for operation in (files.listing, files.entry, files.stat, files.read, files.mkdir, files.remove):
             with pytest.raises(GatewayError) as caught:

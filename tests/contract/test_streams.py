@@ -113,6 +113,7 @@ async def test_what_cannot_be_read(streams: Streams, place: Place, name: str, er
 
 
 async def test_replaces_and_creates(streams: Streams, place: Place) -> None:
+    """A stream makes a file, or replaces it and keeps its mode."""
     path = place / "file"
     assert await streams.replace(path, blocks(CONTENT[:100], CONTENT[100:]), sync=True) == len(CONTENT)
     assert read(path) == CONTENT
@@ -200,6 +201,7 @@ async def test_a_refused_replacement_changes_nothing(streams: Streams, place: Pl
 
 
 async def test_exclusive_never_replaces(streams: Streams, place: Place) -> None:
+    """An exclusive stream does not replace a file, not even one that appears meanwhile."""
     path = place / "file"
     assert await streams.replace(path, blocks(b"first"), exclusive=True) == 5
     with pytest.raises(AlreadyExists):
@@ -273,6 +275,7 @@ async def test_what_the_file_system_refuses_costs_no_more_than_that(
 
 
 async def test_extends_in_place(streams: Streams, place: Place) -> None:
+    """A file is extended from any offset, truncated and moved."""
     path = place / "part"
     await streams.create(path)
     assert os.stat(path).st_mode & 0o777 == 0o644
@@ -345,6 +348,7 @@ async def test_a_process_tells_its_status_and_words(session: Session) -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
 async def test_cut(size: int) -> None:
+    """A stream is cut into blocks of one size."""
     parts = [CONTENT[:10], b"", CONTENT[10:11], CONTENT[11:40]]
     got = [block async for block in cut(blocks(*parts), size)]
     assert b"".join(got) == CONTENT[:40]

@@ -88,6 +88,7 @@ def test_no_cell_is_empty_without_a_reason(row: Row) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_each_setting_exists(row: Row) -> None:
+    """Each setting in the table of bounds is one of the configuration."""
     named = re.findall(r"`([^`]+)`", row.setting)
     assert named or NONE.fullmatch(row.setting), row.setting
     for name in named:
@@ -96,6 +97,7 @@ def test_each_setting_exists(row: Row) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_each_test_exists(row: Row) -> None:
+    """Each test in the table of bounds is one of the suite."""
     named = re.findall(r"`([^`]+)`", row.test)
     assert named or NONE.fullmatch(row.test), row.test
     assert set(named) <= names_of_tests(), set(named) - names_of_tests()

@@ -204,6 +204,7 @@ def test_each_cache_that_tokens_do_not_share_has_a_test() -> None:
     ],
 )
 def test_caches_are_found(text: str) -> None:
+    """Each way of writing a cache is found."""
     assert [found.rpartition(":")[2].rpartition(".")[2] for found in finds(ast.parse(text), "a.py")] == ["x"]
 
 

@@ -159,6 +159,7 @@ def typed(block: Block, cluster: Cluster, desk: Path, home: Path) -> str:
 
 @pytest.mark.parametrize("block", HERE, ids=str)
 def test_it_works(block: Block, cluster: Cluster, site: Gateway, desk: Path, home: Path, tmp_path: Path) -> None:
+    """Each command on the pages works as it stands there."""
     alice = cluster.user("alice")
     facts = {"URL": site.url, "TOKEN": cluster.token(alice), "TOKEN_URL": cluster.idp.token_url,
              "CLIENT_ID": alice.client_id, "CLIENT_SECRET": alice.client_secret}  # fmt: skip

@@ -53,4 +53,5 @@ def test_an_example_has_the_fields_of_the_answer(example: str) -> None:
 
 
 def test_there_are_examples() -> None:
+    """Each reason of an error has an example."""
     assert {(shown["data"] or {}).get("reason") for shown in EXAMPLES.values()} >= {None, "unhealthy", "maintenance"}

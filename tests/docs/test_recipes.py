@@ -180,6 +180,7 @@ def desk(request: pytest.FixtureRequest, cluster: Cluster, site: Gateway, tmp_pa
     [pytest.param(one, id=one.heading, marks=[pytest.mark.heavy] if one.heavy else []) for one in RECIPES],
 )
 def test_a_recipe(recipe: Recipe, desk: Desk, cluster: Cluster, home: Path) -> None:
+    """Each recipe runs as it stands on the page, and prints what stands there."""
     printed = ""
     for step in recipes.steps(recipe.heading):
         text = step.text.replace("/scratch/alice", str(home))

@@ -80,6 +80,7 @@ def _with_token_url(authentication: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("block", list(blocks("yaml")), ids=str)
 def test_settings_load(block: Block, tmp_path: Path) -> None:
+    """Each piece of configuration on the pages loads."""
     secret = "redis://redis.example.org" if "redis" in block.text else "https://secret.example.org"
     (tmp_path / "file").write_text(secret)
     text = re.sub(r"secret_file:[^\s\"]+", f"secret_file:{tmp_path}/file", block.text)

@@ -150,6 +150,7 @@ def test_a_request_under_way_ends_on_the_old_gateway(cluster: Cluster) -> None:
 
 
 def test_mistakes_change_nothing(cluster: Cluster) -> None:
+    """A reload of a configuration with mistakes is refused, and the old one stays in force."""
     config = cluster.write_gateway_config(cluster.directory / "reload-bad.yaml")
     gateway = cluster.start_gateway(config)
     eventually(lambda: httpx.get(f"{gateway.url}/status/readiness").status_code == 200)

@@ -27,6 +27,7 @@ def scene(cluster: Cluster) -> Iterator[Scene]:
 
 
 def test_slurm_is_restarted(scene: Scene, before: Vitals) -> None:
+    """Only requests for jobs fail while Slurm is restarted, and they recover."""
     with scene.load(jobs=jobs, stat=stat) as load:
         load.go_on()
         scene.cluster.slurm.slurmctld.stop()

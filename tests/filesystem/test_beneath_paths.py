@@ -112,6 +112,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
     ],
 )
 def test_paths(box: Box, path: str, status: int) -> None:
+    """A path is admitted if and only if it stays beneath a root."""
     path = path.replace("{box}", str(box.path))
     assert box.do("read", path=path, offset=0) == status
     assert box.do("checksum", path=path) == status
@@ -138,6 +139,7 @@ def test_the_root_of_a_rule_stays(box: Box) -> None:
 
 
 def test_rules_that_overlap(box: Box) -> None:
+    """What lies beneath any of several roots is admitted."""
     inner = f"{box.path}/sub"
     for roots in ([str(box.path), inner], [inner, str(box.path)], [f"{box.path}/missing", str(box.path)]):
         assert box.do("read", roots=roots, path=f"{box.path}/good", offset=0) == 0
@@ -174,6 +176,7 @@ def test_rules_that_overlap(box: Box) -> None:
     ],
 )
 def test_links(box: Box, target: str, made: bool) -> None:
+    """A link is made if and only if it leads to what is admitted."""
     target = target.replace("{box}", str(box.path)).replace("{outside}", str(box.outside))
     assert (box.do("symlink", path=f"{box.path}/link", target=target) == 0) == made
     assert os.path.lexists(box.path / "link") == made
@@ -298,6 +301,7 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], int]] = {
 
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_archives(box: Box, kind: str) -> None:
+    """No archive writes outside its target, or takes memory without bound."""
     make, status = ARCHIVES[kind]
     (box.path / "a.tar.gz").write_bytes(gzip.compress(make(), 1))
     asked: dict[str, Any] = {"path": f"{box.path}/a.tar.gz", "target": f"{box.path}/sub", "compression": "gzip"}

@@ -25,6 +25,7 @@ def conditions(**headers: str) -> Conditions:
 
 
 def test_validator() -> None:
+    """The tag and date of a file follow from its attributes."""
     attributes = Attributes(
         mode=0o100644, ino=255, dev=1, nlink=1, uid=0, gid=0, size=16, atime=0, ctime=0, mtime=NOW, fraction=10
     )
@@ -45,6 +46,7 @@ def test_validator() -> None:
     ],
 )
 def test_parse_tags(text: str, tags: list[tuple[bool, str]]) -> None:
+    """Lists of tags are parsed as RFC 9110 says."""
     assert parse_tags(text) == tags
 
 
@@ -55,6 +57,7 @@ def test_dates_that_are_none(text: str | None) -> None:
 
 @given(st.integers(0, 253402300799))
 def test_dates(seconds: int) -> None:
+    """Each date is read as it is written."""
     assert parse_date(http_date(seconds)) == seconds
 
 
@@ -85,6 +88,7 @@ def test_if_match_wins_over_a_date() -> None:
 
 
 def test_writing() -> None:
+    """The conditions of a request decide whether it may write."""
     conditions().for_writing(None)
     conditions(if_none_match="*").for_writing(None)
     conditions(if_match="*").for_writing(FILE)
@@ -100,6 +104,7 @@ def test_writing() -> None:
 
 
 def test_if_range() -> None:
+    """A range holds only for the file that the client has a part of."""
     assert conditions().range_holds(FILE)
     assert conditions(if_range=FILE.etag).range_holds(FILE)
     assert conditions(if_range=http_date(NOW)).range_holds(FILE)
@@ -120,6 +125,7 @@ async def through(digests: Digests, *blocks: bytes) -> bytes:
 
 
 async def test_digests() -> None:
+    """Content is checked against each digest that comes with it."""
     assert await through(Digests(parse_digests([None, ""])), b"x") == b"x"
     header = f"{field(b'xy')};q=1, {field(b'xy', 'sha-512')}, unixsum=:AAA=:"
     assert await through(Digests(parse_digests([header, field(b"xy")])), b"x", b"y") == b"xy"
@@ -132,11 +138,13 @@ async def test_digests() -> None:
     "header", ["x", "sha-256", "sha-256=abc", "sha-256=:abc", "sha-256=:A:", "sha-256=:AAAA:", ","]
 )
 def test_malformed_digests(header: str) -> None:
+    """A digest that is malformed is 400."""
     with pytest.raises(BadRequest):
         parse_digests([header])
 
 
 async def test_path_locks() -> None:
+    """Whoever writes a path waits for whoever writes it already."""
     locks = PathLocks()
     order: list[int] = []
 

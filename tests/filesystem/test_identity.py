@@ -17,6 +17,7 @@ from hpcgate.filesystem.identity import Identified, parse
     ],
 )
 def test_parse(line: str, groups: list[str]) -> None:
+    """A line of id is parsed, whatever the names of groups."""
     found = parse(line)
     assert found.user == Identified("1000", "alice")
     assert found.group.id == "100"
@@ -25,5 +26,6 @@ def test_parse(line: str, groups: list[str]) -> None:
 
 @given(st.text())
 def test_noise(text: str) -> None:
+    """What is not a line of id is an error."""
     with pytest.raises(ValueError, match="not a line of id"):
         parse(text)

@@ -92,6 +92,7 @@ async def through_everything(session: Session, place: Place, name: bytes) -> Non
 
 @pytest.mark.parametrize("way", WAYS)
 def test_any_name(nodes: LoginNodes, sshd: Sshd, keys: Keys, way: Any) -> None:
+    """Each operation takes any file name."""
     number = 0
     with asyncio.Runner() as runner:
         pool = Pool("demo", settings(sshd, **WAYS[way]), keys)

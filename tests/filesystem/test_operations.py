@@ -178,6 +178,7 @@ async def test_a_file_with_an_access_control_list(do: Do, session: Session, plac
 
 
 async def test_stat(do: Do, place: Place) -> None:
+    """The operation tells what stat tells."""
     place.write("file", b"123")
     place.run("ln", "-s", "file", "link")
     found = os.stat(place / "file")
@@ -261,6 +262,7 @@ async def test_head_and_tail_that_fail(do: Do, place: Place, operation: Any) -> 
 
 
 async def test_view(do: Do, place: Place) -> None:
+    """The operation gives any part of a file."""
     path = place.write("file", b"0123456789\xff")
     assert await do(View, path=path) == "0123456789\ufffd"
     assert await do(View, path=path, size=3, offset=8) == "89\ufffd"
@@ -285,6 +287,7 @@ async def test_view(do: Do, place: Place) -> None:
 
 @pytest.mark.parametrize("name", [b"plain", b"two words", b"back\\slash", b"new\nline", b"-c", b"\xff"])
 async def test_checksum(do: Do, place: Place, name: Any) -> None:
+    """The operation gives the SHA-256 of a file with any name."""
     path = place.write(name, b"content")
     told = await do(Checksum, path=path)
     assert told.algorithm == "SHA256"
@@ -292,6 +295,7 @@ async def test_checksum(do: Do, place: Place, name: Any) -> None:
 
 
 async def test_checksum_that_fails(do: Do, place: Place) -> None:
+    """A checksum that fails is a typed error in the words of sha256sum."""
     place.run("mkfifo", "fifo")
     with pytest.raises(IsADirectory, match=r"^sha256sum: .*: Is a directory$"):
         await do(Checksum, path=place / "")
@@ -303,6 +307,7 @@ async def test_checksum_that_fails(do: Do, place: Place) -> None:
 
 
 async def test_file(do: Do, place: Place) -> None:
+    """The operation tells the type of a file as file does."""
     assert await do(FileType, path=place.write("-b", b"#!/bin/sh\n")) == "POSIX shell script, ASCII text executable"
     assert await do(FileType, path=place / "") == "directory"
     place.run("ln", "-s", "nowhere", "dangling")
@@ -329,6 +334,7 @@ async def test_file(do: Do, place: Place) -> None:
     ],
 )
 async def test_chmod(do: Do, place: Place, mode: str, told: Any) -> None:
+    """The operation sets numeric and symbolic modes as chmod does."""
     path = place.write("file")
     file = await do(Chmod, path=path, mode=mode)
     assert (file.name, file.permissions) == (text(path), told)
@@ -354,6 +360,7 @@ async def test_chmod_with_a_mode_that_is_none(do: Do, place: Place, mode: str) -
 
 
 async def test_chmod_that_fails(do: Do, place: Place) -> None:
+    """A mode that cannot be set is a typed error in the words of chmod."""
     for mode in ("644", "u+x"):
         with pytest.raises(PathNotFound, match=r"^chmod: cannot access '.*/none': No such file or directory$"):
             await do(Chmod, path=place / "none", mode=mode)
@@ -362,6 +369,7 @@ async def test_chmod_that_fails(do: Do, place: Place) -> None:
 
 
 async def test_chown(do: Do, place: Place) -> None:
+    """The operation sets owner and group by name or number."""
     path = place.write("file")
     other = place.user.groups[-1]
     assert (await do(Chown, path=path, group=other)).group == other
@@ -391,12 +399,14 @@ async def test_chown(do: Do, place: Place) -> None:
     ],
 )
 async def test_chown_to_nobody(do: Do, place: Place, wrong: Any) -> None:
+    """An owner or group that does not exist is 400 in the words of chown."""
     path = place.write("file")
     with pytest.raises(BadRequest, match=r"^chown: invalid (user|group|spec): \u2018.*\u2019$"):
         await do(Chown, path=path, **wrong)
 
 
 async def test_mkdir(do: Do, place: Place) -> None:
+    """The operation makes directories, with those above them if asked for."""
     told = await do(Mkdir, path=place / "-p", parent=False)
     assert (told.name, told.type, told.user) == (text(place / "-p"), "d", place.user.name)
     assert (await do(Mkdir, sourcePath=place / "a/b", parent=True)).type == "d"
@@ -408,6 +418,7 @@ async def test_mkdir(do: Do, place: Place) -> None:
 
 
 async def test_symlink(do: Do, place: Place) -> None:
+    """The operation makes a symbolic link."""
     told = await do(Symlink, path="/no/where", linkPath=place / "link")
     assert (told.name, told.type, told.link_target) == (text(place / "link"), "l", "/no/where")
     with pytest.raises(AlreadyExists, match="File exists"):
@@ -432,6 +443,7 @@ def test_symlink_refuses_what_no_link_can_hold(target: Any) -> None:
 
 
 async def test_rm(do: Do, place: Place) -> None:
+    """The operation removes files and trees."""
     place.run("mkdir", "-p", "tree/a")
     place.write("tree/a/file", b"", 0)
     assert await do(Rm, path=place / "tree") is None
@@ -454,6 +466,7 @@ def members(path: bytes) -> list[str]:
     ("compression", "magic"), [("gzip", b"\x1f\x8b"), ("bzip2", b"BZh"), ("xz", b"\xfd7zXZ"), ("none", b"dir")]
 )
 async def test_there_and_back(do: Do, place: Place, compression: str, magic: bytes) -> None:
+    """What is packed by any compression is unpacked the same."""
     place.run("mkdir", "-p", "dir/sub", "out")
     place.write("dir/sub/file", b"content")
     for pattern in (None, r".*fi.*"):
@@ -627,6 +640,7 @@ async def test_extract_takes_no_backslash_for_an_escape(do: Do, place: Place) ->
 
 
 async def test_extract_that_fails(do: Do, place: Place) -> None:
+    """An archive that cannot be unpacked is an error that says why."""
     place.run("mkdir", "out")
     archive = place.write("not an archive", b"x" * 2000)
     place.run("tar", "-czf", "good", "out")
@@ -648,6 +662,7 @@ async def test_extract_that_fails(do: Do, place: Place) -> None:
 
 
 async def test_full_disks(do: Do, place: Place) -> None:
+    """A full disk is 507 for each operation that writes."""
     if os.geteuid() != 0:
         return
     small = place.path / "small"

@@ -43,6 +43,7 @@ from hpcgate.filesystem.ranges import MAX_RANGES, ByteRange, MultipartRanges, pa
     ],
 )
 def test_parse_range(header: str | None, found: list[tuple[int, int]] | None) -> None:
+    """Ranges are parsed as RFC 9110 says."""
     total = 1000 if header and len(header) > 200 else 100
     parts = parse_range(header, total)
     assert (None if parts is None else [(part.offset, part.size) for part in parts]) == found
@@ -50,12 +51,14 @@ def test_parse_range(header: str | None, found: list[tuple[int, int]] | None) ->
 
 @pytest.mark.parametrize("header", ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=100-,200-"])
 def test_not_satisfiable(header: str) -> None:
+    """A range outside the file is 416 with the file's size."""
     with pytest.raises(RangeNotSatisfiable) as caught:
         parse_range(header, 100)
     assert caught.value.headers == {"Content-Range": "bytes */100"}
 
 
 def test_empty_files() -> None:
+    """The last bytes of an empty file are all of it; no other range can be satisfied."""
     assert parse_range("bytes=-5", 0) is None
     with pytest.raises(RangeNotSatisfiable):
         parse_range("bytes=0-", 0)
@@ -104,6 +107,7 @@ def test_too_many_parts_are_not_looked_at_further() -> None:
 
 
 def test_multipart_length() -> None:
+    """The length of an answer in parts is known beforehand."""
     parts = MultipartRanges([ByteRange(0, 3), ByteRange(50, 20)], 100, "text/plain", "B")
     body = b"".join(parts.head(part) + b"x" * part.size for part in parts.parts) + parts.tail
     assert parts.length == len(body)

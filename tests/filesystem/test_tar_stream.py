@@ -140,6 +140,7 @@ def damaged() -> dict[str, bytes]:
     ],
 )
 def test_damaged_archives(kind: str) -> None:
+    """A damaged archive is 400."""
     with pytest.raises(BadRequest):
         read(damaged()[kind])
 
@@ -167,6 +168,7 @@ def check(*members: tuple[str, str, bytes | str]) -> list[bytes]:
 
 
 def test_harmless_members() -> None:
+    """Members that stay inside are let through as they are."""
     assert check(
         ("directory", "./", b""),
         ("directory", "./a/", b""),
@@ -216,6 +218,7 @@ def test_members_that_would_escape(members: list[tuple[str, str, bytes | str]]) 
 
 
 def test_modes_are_tamed() -> None:
+    """Members lose setuid and setgid, and directories stay usable."""
     keeper = Gatekeeper()
     for member, mode in ((Member(b"f", "file", mode=0o6755), 0o755), (Member(b"d", "directory", mode=0), 0o700)):
         checked = keeper.check(member)
@@ -289,6 +292,7 @@ async def checked(content: bytes, step: int = 1000, limit: int | None = None) ->
 @pytest.mark.parametrize("step", [1, 7, 1000, 1 << 20])
 @pytest.mark.parametrize("how", ["plain", "gzip", "two gzips"])
 async def test_checked_streams(how: str, step: int) -> None:
+    """An archive is checked however it is packed and cut."""
     good = archive(*SOME)
     packed = {
         "plain": good,
@@ -319,6 +323,8 @@ async def test_streams_that_are_damaged_or_too_large() -> None:
 
 
 async def test_zip() -> None:
+    """A tar stream becomes a zip archive with the same members."""
+
     async def tar() -> AsyncGenerator[bytes, None]:
         async for piece in pieces(archive(*SOME[:5], ("fifo", "fifo", b""), *SOME[6:]), 700):
             yield piece

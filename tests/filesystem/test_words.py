@@ -76,6 +76,7 @@ def test_what_a_tool_says_decides_the_class() -> None:
 
 @given(st.integers(0, 0o7777))
 def test_permission_letters(bits: Any) -> None:
+    """Letters of ls are read as the bits that they stand for."""
     assert permission_bits(stat.filemode(stat.S_IFREG | bits)[1:].encode()) == bits
 
 
@@ -185,12 +186,14 @@ def test_one_user_s_view_is_not_another_s() -> None:
 
 @pytest.mark.parametrize("path", [b"/", b"///", b"/a/.", b"/a/..", b"/a/./", b"..", b"."])
 def test_what_rm_refuses(path: Any) -> None:
+    """The root, and paths that end in dots, are not removed."""
     with pytest.raises(BadRequest, match=r"^rm: "):
         refuse_root(path)
 
 
 @pytest.mark.parametrize("path", [b"/a", b"/a/", b"/...", b"/a/.b", b"/a..", b"/a/..b/"])
 def test_what_rm_takes(path: Any) -> None:
+    """Paths whose names only look like dots are removed."""
     refuse_root(path)
 
 

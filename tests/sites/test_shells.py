@@ -160,6 +160,7 @@ async def test_a_home_that_is_not_there(
 
 @pytest.mark.parametrize("files", ["auto", "commands"])
 async def test_no_more_processes(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, files: str) -> None:
+    """A user who may start no more processes is answered with an error that says so."""
     with Account(nodes) as account:
         account.starts_with("ulimit -u 1")
         found = await outcomes(make_pool, sshd, account, files)

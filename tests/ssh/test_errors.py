@@ -45,6 +45,7 @@ def make(cls: type[Exception]) -> Exception:
 
 @pytest.mark.parametrize("cls", EXCEPTIONS, ids=lambda cls: cls.__name__)
 def test_translation_never_fails(cls: type[Exception]) -> None:
+    """Each error of the library becomes one of the gateway's."""
     error = make(cls)
     if isinstance(error, asyncssh.ProcessError):
         error = cls(None, "x", None, 1, None, 1, "out", "err")

@@ -29,6 +29,7 @@ async def login(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, **changes: o
 
 
 async def test_the_pinned_key(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    """A login node is accepted by the key that is pinned, and by no other."""
     await login(make_pool, sshd, nodes, host_keys=(sshd.host_public_key,))
     await login(make_pool, sshd, nodes, host_keys=(Key.make("old").public_line, sshd.host_public_key))
     await login(make_pool, sshd, nodes, host_keys=(sshd.known_hosts_line,), strict_host_keys=True)
@@ -113,6 +114,7 @@ async def test_known_hosts_that_do_not_know_it_or_have_revoked_it(
 
 
 async def test_host_certificates(make_pool: MakePool, nodes: LoginNodes, tmp_path: Path) -> None:
+    """A login node is accepted by a certificate of a trusted authority."""
     authority, key = Key.make("host-ca"), Key.make("host")
     certificate = nodes.directory / "ssh" / "host-cert.pub"
     certificate.write_text(authority.certify(key, ["127.0.0.1"], host=True) + "\n")

@@ -67,6 +67,7 @@ def test_one_node_is_never_dead() -> None:
     ],
 )
 def test_settings(host: Any, expected: list[tuple[str, int]]) -> None:
+    """Several login nodes are read from the settings."""
     assert list(SshSettings.model_validate({"host": host, "port": 2222}).nodes) == expected
 
 
@@ -147,6 +148,7 @@ async def test_a_user_goes_to_the_next_node(
 
 
 async def test_all_are_down(nodes: LoginNodes, two: list[Sshd]) -> None:
+    """When all login nodes are down that is the error, each time."""
     for sshd in two:
         await asyncio.to_thread(sshd.stop)
     pool = Pool("demo", settings(*two), nodes.keys())
@@ -254,6 +256,7 @@ def test_what_the_server_says_first_is_left_to_be_read(sshd: Sshd) -> None:
 
 
 async def test_no_address_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no address of a name answers the connection is refused."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2")

@@ -58,6 +58,8 @@ async def test_a_signal_is_a_negative_status(make_pool: MakePool, sshd: Sshd, no
 
 
 async def test_input_always_ends(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    """A command's input always ends, also when there is none."""
+
     async def blocks() -> AsyncIterator[bytes]:
         for number in range(100):
             yield bytes([number]) * 100_000
@@ -391,6 +393,7 @@ async def test_files_are_opened_once_and_again_when_their_channel_has_died(
 
 
 async def test_asking_a_process(make_pool: MakePool, sshd: Sshd, nodes: LoginNodes) -> None:
+    """A process is asked line by line and answers."""
     pool = make_pool(sshd)
     async with pool.lease(principal(nodes.alice)) as session:
         answers = await asyncio.gather(*(session.ask(ECHO, f"{number}\n".encode()) for number in range(50)))

@@ -91,6 +91,7 @@ def test_a_source_that_has_become_a_link(sh: Sh, box: Path, kind: str) -> None:
     "name", ["it's", "$(id)", "a\nb", "a\\", " ", "é€😀", "x" * 255, "-rf", "\x01\x7f", "END_OF_PROGRAM"]
 )
 def test_nasty_names(sh: Sh, box: Path, name: str) -> None:
+    """Jobs within a rule take any file name."""
     (box / "file").rename(box / name)
     assert sh.run(held(jobs.cp(f"{box}/{name}", f"{box}/copy"), box)).succeeded
     assert sh.run(held(jobs.mv(f"{box}/copy", f"{box}/to/{name}"), box)).succeeded
@@ -100,6 +101,7 @@ def test_nasty_names(sh: Sh, box: Path, name: str) -> None:
 
 
 def test_a_script_fits(box: Path) -> None:
+    """The longest paths fit into a script and an argument."""
     script = held(jobs.cp("/" + "é/" * 2000, "/" + "é/" * 2000), box)
     assert len(job_script([], script.values, script.body).encode()) < MAX_SCRIPT
     # Linux takes no longer argument: execve(2), MAX_ARG_STRLEN.

@@ -22,6 +22,7 @@ NASTY = [
 
 @pytest.mark.parametrize("name", NASTY)
 def test_nasty_names(sh: Sh, name: str) -> None:
+    """Jobs take hostile file names."""
     d = sh.directory
     (d / name).write_text("content")
     own(d)
@@ -46,6 +47,7 @@ NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(source=NAMES, target=NAMES, shell=st.sampled_from(SHELLS))
 def test_any_name(source: str, target: str, shell: str) -> None:
+    """Jobs take any file name."""
     with tempfile.TemporaryDirectory(prefix="hpcgate-transfers-", dir="/tmp") as name:
         Path(name).chmod(0o755)
         d = Path(name) / "work"
@@ -78,6 +80,7 @@ VERBS = {
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_missing_source(sh: Sh, verb: str) -> None:
+    """A job whose source is missing fails, and the target stays."""
     (sh.directory / "target").write_text("old")
     done = sh.run(VERBS[verb](f"{sh.directory}/absent", f"{sh.directory}/target"))
     assert not done.succeeded
@@ -139,6 +142,7 @@ def test_a_copy_goes_into_a_file_whose_directory_may_not_be_written(sh: Sh, cont
 
 @either
 def test_into_a_directory(sh: Sh) -> None:
+    """A job moves and copies into a directory as mv and cp do."""
     d = sh.directory
     for name in ("a", "b"):
         (d / name).write_text(name)
@@ -167,6 +171,7 @@ def test_into_a_directory(sh: Sh) -> None:
 
 @either
 def test_links(sh: Sh) -> None:
+    """A job treats links as mv and cp do."""
     d = sh.directory
     (d / "file").write_text("new")
     (d / "old").write_text("old")
@@ -239,6 +244,7 @@ def test_failed_move_to_another_file_system_loses_nothing(sh: Sh, elsewhere: Pat
 @pytest.mark.parametrize("pattern", [None, r"\./[ab].*\.txt"])
 @pytest.mark.parametrize("dereference", [False, True])
 def test_compress(sh: Sh, compression: Compression, pattern: str | None, dereference: bool) -> None:
+    """A job packs what is asked for, by each compression."""
     d = sh.directory
     tree = d / "tree"
     (tree / "sub").mkdir(parents=True)
@@ -282,6 +288,7 @@ def test_archive_inside_its_source(sh: Sh) -> None:
 
 
 def test_bad_pattern(sh: Sh) -> None:
+    """A pattern that is not one makes no archive."""
     (sh.directory / "tree").mkdir()
     done = sh.run(jobs.compress(f"{sh.directory}/tree", f"{sh.directory}/x", pattern=r"\(")).succeeded
     assert not done
@@ -345,6 +352,7 @@ def test_extract_refuses_what_is_no_archive(sh: Sh) -> None:
 
 
 def test_extract_stays_inside(sh: Sh) -> None:
+    """A job unpacks nothing outside its target."""
     d = sh.directory
     (d / "out").mkdir()
     (d / "evil").write_text("evil")
@@ -365,6 +373,7 @@ def test_user_settings_of_tar_do_not_count(sh: Sh) -> None:
 
 @either
 def test_full_disk(sh: Sh, small: Path) -> None:
+    """A job on a full disk fails, and the old target stays whole."""
     (small / "target").write_text("old")
     own(small)
     (sh.directory / "big").write_bytes(os.urandom(200_000))

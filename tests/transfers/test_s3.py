@@ -43,6 +43,7 @@ SIZES = [("dash", 0), ("bash", 1), ("dash", PART), ("bash", PART + 1), ("dash", 
 
 
 def test_part_count() -> None:
+    """A file is cut into as many parts as its size needs, within the limits of S3."""
     assert [part_count(size, PART) for size in (0, 1, PART, PART + 1)] == [1, 1, 1, 2]
     assert part_count(10_000 * PART, PART) == 10_000
     assert part_count(5 * 1024 * GIB, 2 * GIB) == 2560
@@ -53,6 +54,7 @@ def test_part_count() -> None:
 
 @given(st.text(min_size=1, max_size=80), st.text(min_size=1, max_size=80))
 def test_bucket_names(one: str, other: str) -> None:
+    """Each user has a bucket of their own with a valid name."""
     name = bucket_name(one)
     assert re.fullmatch(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", name)
     assert (bucket_name(one) == bucket_name(other)) == (one == other)
@@ -65,6 +67,7 @@ def test_buckets_of_users_that_look_alike() -> None:
 
 
 def test_object_key() -> None:
+    """A key ends with the file's name, and no two transfers share one."""
     assert object_key("/a/b c'é.txt").endswith("/b c'é.txt")
     assert object_key("/a/x\ny").endswith("/x_y")
     assert object_key("/a/x") != object_key("/a/x")
@@ -166,6 +169,7 @@ def send(directives: Any, content: bytes) -> None:
 
 @pytest.mark.parametrize(("sh", "size"), SIZES, indirect=["sh"])
 async def test_upload(sh: Sh, store: ObjectStore, method: Any, size: int) -> None:
+    """A job fetches the object, and the file replaces the old one."""
     jobs = Jobs()
     transfer = method(jobs)
     target = sh.directory / 'it\'s $(x) "y".bin'
@@ -215,6 +219,7 @@ async def test_what_replaces_a_file_is_for_the_same_group(workspace: Path, metho
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize(("sh", "size"), SIZES, indirect=["sh"])
 async def test_download(sh: Sh, store: ObjectStore, method: Any, size: int, split: bool) -> None:
+    """A job stores the file as an object, whole or in parts."""
     jobs = Jobs()
     transfer = method(jobs, multipart={"use_split": split, "parallel_runs": 2, "tmp_folder": "a tmp"})
     source = sh.directory / 'it\'s $(x) "y".bin'
@@ -453,6 +458,7 @@ async def test_upload_damaged_in_the_store(sh: Sh, store: ObjectStore, method: A
 
 @pytest.mark.parametrize("parts", [1, 3])
 def test_digest_of_parts(sh: Sh, parts: int) -> None:
+    """The shell computes the tag of an object in parts as S3 does."""
     digests = [hashlib.md5(bytes([number])) for number in range(parts)]
     for number, digest in enumerate(digests):
         (sh.directory / f"md5.{number}").write_text(digest.hexdigest() + "\n")
@@ -525,6 +531,7 @@ async def test_part_is_tried_again(sh: Sh, method: Any, store: ObjectStore) -> N
 
 @pytest.mark.parametrize("change", ["truncate", "remove", "lock"])
 async def test_source_changes(sh: Sh, method: Any, store: ObjectStore, change: str) -> None:
+    """A source that changes during the job makes no object."""
     jobs = Jobs()
     transfer = method(jobs)
     source = sh.directory / "source"
@@ -563,6 +570,7 @@ async def test_source_changes_within_a_second(sh: Sh, method: Any) -> None:
 
 @pytest.mark.parametrize("size", [None, 10_000 * PART + 1])
 async def test_refused_sizes(method: Any, size: int | None) -> None:
+    """A size that the method cannot take is 400, and no job is submitted."""
     jobs = Jobs()
     with pytest.raises(BadRequest, match=r"fileSize is required|too large"):
         await method(jobs).upload(ALICE, Upload("/x", file_size=size))
@@ -623,6 +631,7 @@ async def test_bucket_that_somebody_removed(method: Any, store: ObjectStore) -> 
 
 
 async def test_tenant(store: ObjectStore) -> None:
+    """Requests for a bucket name its tenant."""
     settings = S3Settings.model_validate(store.settings(tenant="institute"))
     asked: list[str] = []
     calls = Store(store.url, settings)

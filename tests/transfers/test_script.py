@@ -40,6 +40,7 @@ def test_values_that_cannot_be(value: str) -> None:
 
 
 def test_account() -> None:
+    """The account of a request stands where the directives want it."""
     lines = ["#SBATCH --nodes=1", "#SBATCH --account={account}"]
     assert directives_for(lines, "project") == (["#SBATCH --nodes=1", "#SBATCH --account=project"], None)
     assert directives_for(lines[:1], "project") == (lines[:1], "project")
@@ -77,6 +78,7 @@ class Queue:
 
 
 async def test_job() -> None:
+    """A transfer job is submitted with its directives, directory and logs."""
     queue = Queue()
     runner = TransferJobs("Demo", "/scratch/", ["#SBATCH --account={account}"], queue.submit)
     job = await runner.run(ALICE, jobs.rm("/scratch/alice/x"), "project")
@@ -99,6 +101,7 @@ async def test_time_out_is_not_tried_again() -> None:
 
 
 async def test_nowhere_to_run() -> None:
+    """Without a directory to run in there is no transfer job."""
     queue = Queue()
     with pytest.raises(NotSupported, match="default_work_dir"):
         await TransferJobs("Demo", None, [], queue.submit).run(ALICE, jobs.rm("/x"), None)

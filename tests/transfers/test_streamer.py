@@ -117,6 +117,7 @@ class Reporter:
 
 @pytest.mark.parametrize("content", [*map(os.urandom, SIZES), LOOKS_LIKE_THE_END], ids=[*map(str, SIZES), "nasty"])
 def test_upload(here: Sh, start: Any, tmp_path: Path, content: bytes) -> None:
+    """A file comes by the streamer and replaces the old one."""
     target = here.directory / "it's $(x) \"é\n.bin"
     target.write_text("old")
     target.chmod(0o640)
@@ -179,6 +180,7 @@ def test_who_connects_while_the_packages_are_loaded_waits(here: Sh, start: Any, 
 
 @pytest.mark.parametrize("content", [*map(os.urandom, SIZES), LOOKS_LIKE_THE_END], ids=[*map(str, SIZES), "nasty"])
 def test_download(here: Sh, start: Any, tmp_path: Path, content: bytes) -> None:
+    """A file goes by the streamer."""
     source = here.directory / "it's $(x) \"é\n.bin"
     source.write_bytes(content)
     script, directives = start(Download(str(source)))
@@ -220,6 +222,7 @@ def test_secret_is_not_shown_by_ps(here: Sh, start: Any, tmp_path: Path) -> None
 
 @either
 def test_client_that_vanishes(here: Sh, start: Any) -> None:
+    """A client that vanishes leaves the old file."""
     (here.directory / "target").write_text("old")
     script, directives = start(Upload(f"{here.directory}/target"))
     where = coordinates(directives)
@@ -323,6 +326,7 @@ def test_wrong_secret(here: Sh, start: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [CHUNK, CHUNK + 10, 10])
 @pytest.mark.parametrize("over", [0, 1])
 def test_limit(here: Sh, start: Any, tmp_path: Path, limit: int, over: int) -> None:
+    """A file of exactly the limit comes, and one byte more does not."""
     (tmp_path / "file").write_bytes(bytes(limit + over))
     script, directives = start(Upload(f"{here.directory}/target"), inbound_transfer_limit=limit)
     job = Running(here, script)
@@ -350,6 +354,7 @@ def test_limit_holds_for_what_is_not_announced(here: Sh, start: Any) -> None:
 
 
 def test_addresses(start: Any) -> None:
+    """The client is told the addresses and ports of the settings."""
     _, directives = start(Download("/x"), public_ips=["192.0.2.1", "192.0.2.2"])
     assert coordinates(directives)["ips"] == ["192.0.2.1", "192.0.2.2"]
     _, directives = start(

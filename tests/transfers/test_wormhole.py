@@ -98,6 +98,7 @@ def send(servers: WormholeServers, tmp_path: Path) -> Iterator[Any]:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_upload(here: Sh, start: Any, send: Any, tmp_path: Path, size: int) -> None:
+    """A file comes by magic-wormhole and replaces the old one."""
     target = here.directory / "it's $(x) \"é\n.bin"
     target.write_text("old")
     target.chmod(0o640)
@@ -115,6 +116,7 @@ def test_upload(here: Sh, start: Any, send: Any, tmp_path: Path, size: int) -> N
 
 @pytest.mark.parametrize("size", SIZES)
 def test_download(here: Sh, start: Any, servers: WormholeServers, tmp_path: Path, size: int) -> None:
+    """A file goes by magic-wormhole."""
     source = here.directory / "-it's $(x) \"é.bin"
     content = os.urandom(size)
     source.write_bytes(content)
@@ -148,6 +150,7 @@ def wait_for_process(variable: str) -> None:
 
 
 def test_directory_is_refused(here: Sh, start: Any, send: Any, tmp_path: Path) -> None:
+    """A directory that is sent is refused, and the old file stays."""
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "leaf").write_text("x")
     (here.directory / "target").write_text("old")
@@ -177,6 +180,7 @@ def test_what_replaces_a_file_is_for_the_same_group(
 
 @pytest.mark.parametrize("size", [100, 3_000_000])
 def test_full_disk(here: Sh, small: Path, start: Any, send: Any, tmp_path: Path, size: int) -> None:
+    """A full disk fails the job, and the old file stays."""
     (small / "target").write_text("old")
     (tmp_path / "file").write_bytes(os.urandom(size))
     script, _ = start(Upload(f"{small}/target", wormhole_code=send(tmp_path / "file")))
@@ -196,6 +200,7 @@ def test_full_disk(here: Sh, small: Path, start: Any, send: Any, tmp_path: Path,
 
 @pytest.mark.parametrize("verb", ["in", "out"])
 def test_nobody_comes(here: Sh, start: Any, verb: str) -> None:
+    """A job to which nobody comes ends in time."""
     (here.directory / "file").write_text("old")
     path = f"{here.directory}/file"
     request = Upload(path, wormhole_code="987654-nobody-has-it") if verb == "in" else Download(path)
@@ -252,6 +257,7 @@ def test_the_other_end_stalls(
 
 
 def test_wrong_code(here: Sh, start: Any, send: Any, tmp_path: Path) -> None:
+    """A wrong code moves nothing."""
     (tmp_path / "file").write_text("x")
     number = send(tmp_path / "file").partition("-")[0]
     done = here.run(start(Upload(f"{here.directory}/target", wormhole_code=f"{number}-not-this"))[0])
@@ -260,11 +266,13 @@ def test_wrong_code(here: Sh, start: Any, send: Any, tmp_path: Path) -> None:
 
 
 def test_no_code(start: Any) -> None:
+    """An upload without a code is refused."""
     with pytest.raises(BadRequest, match="wormholeCode is required"):
         start(Upload("/x"))
 
 
 def test_codes() -> None:
+    """Codes are long, and no two are the same."""
     codes = {wormhole.new_code() for _ in range(100)}
     assert len(codes) == 100
     assert all(re.fullmatch(r"[1-9][0-9]{8}-[0-9a-f]{16}", code) for code in codes)
@@ -272,5 +280,6 @@ def test_codes() -> None:
 
 @pytest.mark.parametrize("key", ["relay_url", "transit_helper"])
 def test_addresses_are_checked(key: str) -> None:
+    """An address of a server that is not one is a mistake in the settings."""
     with pytest.raises(ValidationError, match=key):
         WormholeSettings.model_validate({"service_type": "wormhole", key: "nowhere"})

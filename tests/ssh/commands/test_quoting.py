@@ -83,6 +83,7 @@ def test_no_program_is_taken_from_where_a_command_stands(given: str, shell: str,
 
 
 def test_locale_and_environment() -> None:
+    """Commands run under a fixed locale, with the variables that they are given."""
     assert run("bash", ["sh", "-c", 'printf %s "$LC_ALL|$X"'], {"X": "a 'b' $c"}) == b"C.UTF-8|a 'b' $c"
     assert run("bash", ["sh", "-c", 'printf %s "$LC_ALL"'], {"LC_ALL": "C"}) == b"C"
 

@@ -188,6 +188,7 @@ async def test_an_answer_of_the_wrong_kind_or_cut_short(kind: int) -> None:
 
 
 async def test_attributes_cut_short() -> None:
+    """Attributes that are cut short are an error of the protocol."""
     made, channel = await client()
     asked = asyncio.create_task(made.stat_file(b"handle"))
     await asyncio.sleep(0)
