@@ -382,9 +382,9 @@ async def test_files_are_opened_once_and_again_when_their_channel_has_died(
         assert all(files is many[0] for files in many)
         assert pool.stats.channels == 1
         assert await session.plain_files() is many[0]
-        assert session._sftp is not None
-        session._sftp.close()
-        await session._sftp.wait_closed()
+        assert session._servers._sftp is not None
+        session._servers._sftp.close()
+        await session._servers._sftp.wait_closed()
         again = await session.plain_files()
         assert again is not many[0]
         assert (await again.stat(b"/etc")).size > 0

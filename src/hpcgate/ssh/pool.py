@@ -21,6 +21,7 @@ from hpcgate.errors import ConnectionLost, GatewayError, PoolExhausted, Unavaila
 from hpcgate.ssh.bulk import SecondConnections
 from hpcgate.ssh.connection import Connection
 from hpcgate.ssh.errors import fresh_copy
+from hpcgate.ssh.file_servers import FileAccess
 from hpcgate.ssh.files.login_node import LoginNode
 from hpcgate.ssh.host_keys import HostKeys
 from hpcgate.ssh.login import Target
@@ -28,7 +29,7 @@ from hpcgate.ssh.logins import Logins, digest
 from hpcgate.ssh.nodes import Nodes
 from hpcgate.ssh.pace import Pace
 from hpcgate.ssh.places import Place, Places
-from hpcgate.ssh.session import FileAccess, Session
+from hpcgate.ssh.session import Session
 from hpcgate.ssh.standings import Standings
 from hpcgate.telemetry.base import SILENT, Telemetry
 from hpcgate.telemetry.containment import contained, reaped
