@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import asyncssh
@@ -79,10 +80,10 @@ async def test_a_server_that_does_not_answer_is_given_up(session: Session, place
     files = await session.plain_files()
     assert isinstance(files, SftpFiles)
     place.run("mkfifo", "fifo")
-    files._timeout = 0.3
+    files._requests.server = replace(files.server, timeout=0.3)
     # Past the check for a regular file, as happens when one turns into a FIFO in between.
     with pytest.raises(TimedOut):
-        async with files._open(place / "fifo", asyncssh.FXF_READ):
+        async with files._content.open(place / "fifo", asyncssh.FXF_READ):
             pass
     with pytest.raises(ConnectionLost):
         await files.listing(place / "")
@@ -141,7 +142,7 @@ async def test_names_with_blanks_are_looked_up_not_guessed(session: Session, pla
     from asyncssh.sftp import SFTPAttrs, SFTPName
 
     from hpcgate.ssh.files.login_node import NodeView
-    from hpcgate.ssh.files.sftp_files import _entry, _learn
+    from hpcgate.ssh.files.sftp_listing import _entry, _learn
 
     def learned(longname: bytes) -> tuple[dict[int, str], dict[int, str]]:
         view = NodeView()

@@ -69,7 +69,8 @@ TASKS = {
     "ssh/nodes.py:look_up": "reaped",
     "ssh/pool.py:_spawn": "reaped",
     "ssh/pool.py:close": "awaited",
-    "ssh/files/sftp_files.py": "awaited by the request",
+    "ssh/files/sftp_content.py": "awaited by the request",
+    "ssh/files/sftp_files.py:read": "awaited by the request",
     "ssh/files/sftp_streams.py:_opened": "awaited, or closed late",
 }
 

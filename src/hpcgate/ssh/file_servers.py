@@ -23,7 +23,8 @@ from hpcgate.ssh.files.login_node import NodeView
 from hpcgate.ssh.files.protocol import RemoteFiles
 from hpcgate.ssh.files.sftp_bulk import BulkSftp
 from hpcgate.ssh.files.sftp_channel import SftpStream
-from hpcgate.ssh.files.sftp_files import SftpFiles, SftpServer
+from hpcgate.ssh.files.sftp_files import SftpFiles
+from hpcgate.ssh.files.sftp_requests import SftpServer
 from hpcgate.ssh.files.sftp_status import Answers
 from hpcgate.ssh.files.sftp_streams import SftpStreams
 from hpcgate.ssh.files.streams import StreamRunner, Streams

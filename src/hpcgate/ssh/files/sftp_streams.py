@@ -20,7 +20,9 @@ from hpcgate.ssh.files.footing import Pinned, resolve
 from hpcgate.ssh.files.private_directory import PRIVATE_MODE, PrivateDirectory, is_private, not_private
 from hpcgate.ssh.files.protocol import PRIVATE, Attributes, Entry, Replacing, temporary_name, without_group
 from hpcgate.ssh.files.sftp_bulk import BulkSftp
-from hpcgate.ssh.files.sftp_files import CLEANING, SftpFiles, adopted
+from hpcgate.ssh.files.sftp_files import SftpFiles
+from hpcgate.ssh.files.sftp_requests import CLEANING
+from hpcgate.ssh.files.sftp_targets import adopted
 from hpcgate.ssh.files.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
 from hpcgate.ssh.pace import Pace
 from hpcgate.telemetry.containment import contained
@@ -54,16 +56,11 @@ class SftpStreams(SftpFiles):
     def __init__(
         self, files: SftpFiles, bulk: BulkSftp, runner: StreamRunner, give_up: Callable[[], None], pace: Pace
     ) -> None:
-        super().__init__(files.server, files.runner, files.view)
+        super().__init__(files.server, files.runner, files.view, bulk.refuse)
         self._bulk = bulk
         self._starter = runner
         self._give_up = give_up
         self.pace = pace
-
-    def _connected(self, error: asyncssh.SFTPError, path: bytes) -> None:
-        if isinstance(error, asyncssh.SFTPBadMessage):
-            self._bulk.refuse()
-        super()._connected(error, path)
 
     @asynccontextmanager
     async def open(self, path: bytes) -> AsyncIterator[OpenFile]:
@@ -76,7 +73,7 @@ class SftpStreams(SftpFiles):
                     raise await self._why_not_read(path, error) from error
                 yield opened
         except asyncssh.SFTPError as error:  # in closing it
-            self._connected(error, path)
+            self._requests.check(error, path)
             raise translate(error, f"cat: {quote(path)}") from error
 
     async def _open_same(self, path: bytes, stack: AsyncExitStack) -> "_Open":
@@ -89,7 +86,7 @@ class SftpStreams(SftpFiles):
             async with AsyncExitStack() as attempt:
                 handle = await attempt.enter_async_context(self._opened(path, asyncssh.FXF_READ))
                 inside, after = await asyncio.gather(
-                    self._wait(self._bulk.stat_file(handle), self._timeout), self.stat(path)
+                    self._wait(self._bulk.stat_file(handle), self.server.timeout), self.stat(path)
                 )
                 if (before.dev, before.ino) == (after.dev, after.ino):
                     attributes = replace(after, size=inside.size, mtime=inside.mtime)
@@ -99,7 +96,7 @@ class SftpStreams(SftpFiles):
         raise CommandFailed(f"cat: {quote(path)}: the file is replaced too often to be read")
 
     async def _why_not_read(self, path: bytes, error: asyncssh.SFTPError) -> GatewayError:
-        self._connected(error, path)
+        self._requests.check(error, path)
         await self._commands.read(path, size=0)
         return translate(error, f"cat: {quote(path)}")
 
@@ -130,7 +127,7 @@ class SftpStreams(SftpFiles):
                     return
                 yield content
         except asyncssh.SFTPError as error:
-            self._connected(error, path)
+            self._requests.check(error, path)
             raise translate(error, f"cat: {quote(path)}") from error
         finally:
             for answer, *_ in window:
@@ -140,7 +137,7 @@ class SftpStreams(SftpFiles):
     async def _opened(self, path: bytes, flags: int, mode: int | None = None) -> AsyncIterator[bytes]:
         opening = asyncio.ensure_future(self._bulk.open(path, flags, mode))
         try:
-            handle = await self._wait(asyncio.shield(opening), self._timeout)
+            handle = await self._wait(asyncio.shield(opening), self.server.timeout)
         except BaseException:
             # Nobody else would close it.
             opening.add_done_callback(self._close_late)
@@ -179,20 +176,20 @@ class SftpStreams(SftpFiles):
         try:
             if recursive or follow:
                 raise asyncssh.SFTPOpUnsupported("not by SFTP")
-            itself = await self._patiently(self._entry, path)
+            itself = await self._listing.entry(path)
             async with aclosing(cast(AsyncGenerator[SFTPName], self._sftp.scandir(path))) as found:
                 part = [itself]
                 if itself.is_directory:
-                    part = await self._patiently(self._some, found, hidden)
+                    part = await self._ask(self._some, found, hidden)
                 while part:
-                    await self._complete(path, 0, part if itself.is_directory else [], False)
-                    await self._date(path, part, False)
+                    await self._listing.complete(path, 0, part if itself.is_directory else [], False)
+                    await self._listing.date(path, part, False)
                     begun = True
-                    yield await self._named(part) if names else part
-                    part = await self._patiently(self._some, found, hidden) if itself.is_directory else []
+                    yield await self._listing.named(part) if names else part
+                    part = await self._ask(self._some, found, hidden) if itself.is_directory else []
                 return
         except asyncssh.SFTPError as error:
-            self._connected(error, path)
+            self._requests.check(error, path)
             if begun:
                 raise translate(error, f"ls: reading directory {quote(path)}") from error
         by_command = self._by_command().scan(path, hidden=hidden, recursive=recursive, follow=follow, names=names)
@@ -204,7 +201,7 @@ class SftpStreams(SftpFiles):
         """Return the next entries of a directory, none at its end."""
         entries: list[Entry] = []
         while len(entries) < _PART and (one := await anext(found, None)) is not None:
-            entry = self._listed(one, b"", hidden)
+            entry = self._listing.listed(one, b"", hidden)
             if entry is not None:
                 entries.append(entry)
         return entries
@@ -227,7 +224,7 @@ class SftpStreams(SftpFiles):
         async def by_command() -> int:
             return await self._by_command().replace(path, content, sync=sync, exclusive=exclusive, ready=ready, how=how)
 
-        place = await self._target(path)
+        place = await self._targets.replaced(path)
         if place is None:
             return await by_command()
         target, old = place
@@ -268,7 +265,7 @@ class SftpStreams(SftpFiles):
                         staged = b"./" + temporary.rpartition(b"/")[2]
                         await there.overwrite_mounted(path, base, staged, writer.end)
             except asyncssh.SFTPError as error:
-                self._connected(error, path)
+                self._requests.check(error, path)
                 raise await self._why_not_written(path) from error
         except BaseException:
             await self._sweep(temporary)
@@ -283,7 +280,7 @@ class SftpStreams(SftpFiles):
             try:
                 await self._wait(self._bulk.set_owners(handle, new.uid, old.gid))
             except asyncssh.SFTPError as error:
-                self._connected(error, path)
+                self._requests.check(error, path)
                 mode = without_group(mode)
         await self._wait(self._bulk.set_mode(handle, mode))
 
@@ -298,7 +295,7 @@ class SftpStreams(SftpFiles):
                     await asyncio.shield(self._settle(writer))
                     raise
         except asyncssh.SFTPError as error:
-            self._connected(error, path)
+            self._requests.check(error, path)
             await self.stat(path)
             raise await self._why_not_written(path) from error
         return writer.end
@@ -313,29 +310,26 @@ class SftpStreams(SftpFiles):
     async def create(self, path: bytes, *, private: bool = False) -> None:
         """Make an empty file, by OPEN."""
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
-        try:
+        with self._requests.fallback(path):
             async with self._opened(path, flags, PRIVATE if private else None):
                 pass
-        except asyncssh.SFTPError as error:
-            self._connected(error, path)
-            await create_by_command(self.runner, path, private=private)
+            return
+        await create_by_command(self.runner, path, private=private)
 
     async def truncate(self, path: bytes, size: int) -> None:
         """Cut, by SETSTAT."""
-        try:
-            await self._patiently(self._sftp.setstat, path, asyncssh.SFTPAttrs(size=size))
-        except asyncssh.SFTPError as error:
-            self._connected(error, path)
-            await self._commands.command("truncate", "-s", str(size), "--", path)
+        with self._requests.fallback(path):
+            await self._ask(self._sftp.setstat, path, asyncssh.SFTPAttrs(size=size))
+            return
+        await self._commands.command("truncate", "-s", str(size), "--", path)
 
     async def sync(self, path: bytes) -> None:
         """Have a file on disk, by fsync@openssh.com."""
-        try:
+        with self._requests.fallback(path):
             async with self._opened(path, asyncssh.FXF_WRITE) as handle:
                 await self._sync(handle, path)
-        except asyncssh.SFTPError as error:
-            self._connected(error, path)
-            await self._commands.command("sync", "--", path)
+            return
+        await self._commands.command("sync", "--", path)
 
     async def _sync(self, handle: bytes, path: bytes) -> None:
         try:
@@ -349,11 +343,11 @@ class SftpStreams(SftpFiles):
             await self.rename(source, target)
             return
         try:
-            await self._patiently(self._sftp.rename, source, target)
+            await self._ask(self._sftp.rename, source, target)
         except asyncssh.SFTPError as error:
-            self._connected(error, target)
+            self._requests.check(error, target)
             with suppress(asyncssh.SFTPError):
-                await self._patiently(self._sftp.lstat, target)
+                await self._ask(self._sftp.lstat, target)
                 raise failure(f"cp: cannot create regular file {quote(target)}", errno.EEXIST) from error
             await self._commands.command("ln", "-PT", "--", source, target, otherwise=AlreadyExists)
             await self._sweep(source)
@@ -369,9 +363,9 @@ class SftpStreams(SftpFiles):
             return await self._by_command().make_private(directory, name)
         path = real + b"/" + name
         try:
-            await self._patiently(self._sftp.mkdir, path, asyncssh.SFTPAttrs(permissions=PRIVATE_MODE))
+            await self._ask(self._sftp.mkdir, path, asyncssh.SFTPAttrs(permissions=PRIVATE_MODE))
         except asyncssh.SFTPError as error:
-            self._connected(error, path)
+            self._requests.check(error, path)
             await self._commands.command("mkdir", "-m", f"{PRIVATE_MODE:o}", "--", path)
         try:
             return await self._private_at(real, name)
@@ -393,9 +387,9 @@ class SftpStreams(SftpFiles):
             await self._by_command().remove_private(directory, name)
             return
         try:
-            await self._patiently(self._sftp.rmdir, real + b"/" + name)
+            await self._ask(self._sftp.rmdir, real + b"/" + name)
         except asyncssh.SFTPError as error:
-            self._connected(error, real)
+            self._requests.check(error, real)
 
     async def _kept(self, directory: bytes) -> bytes | None:
         """Return the real path of a directory if what the user makes in it stays where it is, else None."""
@@ -406,9 +400,9 @@ class SftpStreams(SftpFiles):
         path = real + b"/" + name
         user = (await self.view.footings.who(self.runner)).uid
         try:
-            found = await self._patiently(self._sftp.lstat, path)
+            found = await self._ask(self._sftp.lstat, path)
         except asyncssh.SFTPError as error:
-            self._connected(error, path)
+            self._requests.check(error, path)
             await self._commands.stat(path, follow=False)
             raise translate(error, f"stat: {quote(path)}") from error
         if not is_private(found.permissions or 0, found.uid, user):
