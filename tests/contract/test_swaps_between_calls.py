@@ -15,7 +15,8 @@ import asyncssh
 import pytest
 
 from hpcgate.errors import GatewayError
-from hpcgate.filesystem.tus import UploadRegistry, Uploads
+from hpcgate.filesystem.tus.registry import UploadRegistry
+from hpcgate.filesystem.tus.uploads import Uploads
 from hpcgate.ssh.files.protocol import Replacing
 from hpcgate.ssh.session import Session
 from tests.contract.test_links import ASTRAY, SECRET, blocks

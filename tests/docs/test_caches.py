@@ -36,7 +36,7 @@ BOOKKEEPING = {
     "config/old_format.py:Translation.data": "one file",
     "errors.py:GatewayError.headers": "what one answer carries",
     "filesystem/slots.py:PathLocks._locks": "who writes where; gone with the writers",
-    "filesystem/tus.py:UploadRegistry._writers": "who writes which upload; gone with the writer",
+    "filesystem/tus/registry.py:UploadRegistry._writers": "who writes which upload; gone with the writer",
     "health/maintenance.py:NoticeWatch._trouble": "which file's trouble was logged, one a system",
     "http/metrics.py:RequestMetrics._counted": "metrics, by routes and systems",
     "http/metrics.py:RequestMetrics._received": "metrics, by routes and systems",

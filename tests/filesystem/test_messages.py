@@ -9,7 +9,8 @@ import pytest
 from hpcgate.errors import BadRequest, GatewayError, NoSpace, PermissionDenied
 from hpcgate.filesystem.base import Limits
 from hpcgate.filesystem.compress import Compress
-from hpcgate.filesystem.tus import UploadRegistry, Uploads
+from hpcgate.filesystem.tus.registry import UploadRegistry
+from hpcgate.filesystem.tus.uploads import Uploads
 from hpcgate.ssh.files.protocol import Replacing
 from hpcgate.ssh.session import Session
 from tests.filesystem.remote import Place

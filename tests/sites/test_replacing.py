@@ -22,7 +22,7 @@ from hpcgate.errors import BadRequest, NoSpace, PermissionDenied
 from hpcgate.filesystem.base import Limits
 from hpcgate.filesystem.beneath import Confined
 from hpcgate.filesystem.compress import Compress
-from hpcgate.filesystem.tus import ADOPT_NEW
+from hpcgate.filesystem.tus.scripts import ADOPT_NEW
 from hpcgate.ssh.files.protocol import Replacing
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcgate.filesystem import compress, extract, tus, unpacking
+from hpcgate.filesystem import compress, extract, unpacking
+from hpcgate.filesystem.tus import scripts
 from hpcgate.ssh.files import command_attributes, command_files, footing
 from hpcgate.transfers import jobs
 from hpcgate.transfers.base import Script
@@ -104,7 +105,7 @@ SCRIPTS: dict[str, Making] = {
     "an upload in place": overwrite,
     "a probe": command(command_files._PROBE, f"{TREE}/key", HIDDEN),
     "parts joined": command(
-        footing._OWNED.replace('exec "$@"', tus.JOIN),
+        footing._OWNED.replace('exec "$@"', scripts.JOIN),
         *(TREE, ".hpcgate-upload-whole", "", "./.hpcgate-content", f"{TREE}/d", PART, f"{TREE}/d", PART),
     ),
     "mkdir": command(command_attributes.MKDIR, f"{TREE}/d/made"),

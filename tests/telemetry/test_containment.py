@@ -46,7 +46,7 @@ TASKS = {
     "auth/openfga.py:_shared": "reaped",
     "credentials/certificate_cache.py:credential": "reaped",
     "credentials/static.py:credential": "awaited by each who asks",
-    "filesystem/tus.py:_locked": "awaited by the request",
+    "filesystem/tus/lock.py:locked": "awaited by the request",
     "gateway/gateway.py:_background": "kept",
     "health/maintenance.py:_looked": "awaited by each who looks",
     "health/prober.py:_as_the_account": "a group within what is kept",

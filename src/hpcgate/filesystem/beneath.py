@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from hpcgate.auth import Principal
 from hpcgate.auth.policy import Grant
 from hpcgate.errors import BadAnswer, ConnectionLost, Denied, GatewayError, NotSupported, PathNotFound
-from hpcgate.filesystem import checksum, compress, extract, file_type, tus, unpacking
+from hpcgate.filesystem import checksum, compress, extract, file_type, unpacking
+from hpcgate.filesystem.tus import scripts
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.commands.quoting import Steering
 from hpcgate.ssh.files import command_attributes
@@ -327,9 +328,9 @@ _COMMANDS: dict[str, Callable[[Beneath, list[bytes]], Awaitable[Completed]]] = {
     file_type.SCRIPT: _kind,
     compress.SCRIPT: _compress,
     extract.SCRIPT: _extract,
-    tus.SWEEP: _sweep,
-    tus.JOIN: _join,
-    tus.ADOPT_NEW: _adopt,
+    scripts.SWEEP: _sweep,
+    scripts.JOIN: _join,
+    scripts.ADOPT_NEW: _adopt,
     command_attributes.CHMOD: _chmod,
     command_attributes.CHOWN: _chown,
 }

@@ -21,7 +21,7 @@ from hpcgate.config import Settings
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import SystemNotFound
 from hpcgate.filesystem.slots import PathLocks
-from hpcgate.filesystem.tus import UploadRegistry
+from hpcgate.filesystem.tus.registry import UploadRegistry
 from hpcgate.gateway.carry_over import CarriedOver
 from hpcgate.gateway.streams import Streams
 from hpcgate.gateway.system import System

@@ -19,7 +19,9 @@ from hpcgate.errors import BadRequest, GatewayError, PreconditionFailed, TooLarg
 from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.conditions import http_date
 from hpcgate.filesystem.content import upload_target
-from hpcgate.filesystem.tus import CHECKSUMS, ExpectedDigest, TusUpload, Uploads, parse_metadata, place
+from hpcgate.filesystem.tus.headers import CHECKSUMS, ExpectedDigest, parse_metadata
+from hpcgate.filesystem.tus.state import TusUpload
+from hpcgate.filesystem.tus.uploads import Uploads, place
 from hpcgate.gateway.gateway import Gateway
 from hpcgate.ssh.files.protocol import Replacing
 from hpcgate.ssh.files.streams import Streams
