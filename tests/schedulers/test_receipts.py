@@ -13,6 +13,7 @@ import pytest
 
 from hpcgate.auth import Principal
 from hpcgate.errors import (
+    BadAnswer,
     Conflict,
     GatewayError,
     KeyReused,
@@ -350,6 +351,29 @@ async def test_without_a_receipt_nothing_is_submitted(
     with pytest.raises(error, match=words):
         await site.submit()
     assert site.scheduler.marks == []
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("", BadAnswer),
+        ("full", RateLimited),
+        ("full\n" + "x" * 10_000, RateLimited),
+        ("failed", PermissionDenied),
+        ("held", BadAnswer),
+        ("held\n" * 9, BadAnswer),
+        ("heard\n1\n2\nt m d 3\n-\n\n\n", BadAnswer),
+        (f"held\n{'1' * 5000}\n2\nt m d 3\n-\n\n\n", BadAnswer),
+        ("held\n1\n2\nt m d x\n-\n\n\n", BadAnswer),
+        ("held\n1\n2\nt m d 3\nx\n\n\n", BadAnswer),
+        ("\ud800 none", BadAnswer),
+    ],
+    ids=range(11),
+)
+def test_what_a_login_node_says_instead_is_an_error_of_ours(said: str, error: type[GatewayError]) -> None:
+    with pytest.raises(error) as caught:
+        receipts.parse(f"head {said}", "head")
+    assert len(caught.value.message) < 1000
 
 
 async def test_a_home_that_is_not_there(tmp_path: Path) -> None:

@@ -422,8 +422,9 @@ def parse(output: str, header: str) -> Receipt:
         case "swept":
             return Receipt("swept")
         case "full":
+            count = clipped(lines[1] if len(lines) > 1 else "", 20)
             raise RateLimited(
-                f"There are receipts of {lines[1]} submissions already, which is the most that are kept",
+                f"There are receipts of {count} submissions already, which is the most that are kept",
                 headers={"Retry-After": str(SWEEP_EVERY)},
             )
         case "failed":
