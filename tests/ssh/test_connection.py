@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import asyncssh
 import pytest
@@ -18,7 +19,7 @@ from hpcgate.errors import (
     LoginNodeUnreachable,
     TimedOut,
 )
-from hpcgate.ssh.login import CIPHERS
+from hpcgate.ssh.login import CIPHERS, Client
 from tests.ssh.conftest import MakePool
 from tests.ssh.nodes import LoginNodes, principal, processes
 
@@ -247,3 +248,11 @@ async def test_through_a_jump_host(make_pool: MakePool, nodes: LoginNodes) -> No
         await use(make_pool(node, **via), nodes.alice)
     jump.stop()
     closed.stop()
+
+
+def test_what_a_login_node_says_of_a_login_is_one_short_line() -> None:
+    client = Client(cast("Any", None), cast("Any", None), "node", 22, lambda: None)
+    client.key = cast("Any", SimpleNamespace(signed=True))
+    client.auth_banner_received("expired\n" * 100_000, "")
+    assert len(client.said) <= 300
+    assert "\n" not in client.said

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvloop
 
-from hpcgate.ssh.turns import IDLE_BYTES, LONG, PORTION, take_turns
+from hpcgate.ssh.turns import IDLE_BYTES, LONG, PORTION, Turns, take_turns
 
 SENT = 16 * 1024 * 1024
 
@@ -120,6 +120,25 @@ def test_a_flood_that_nobody_asked_for_ends_the_connection() -> None:
     assert taken <= IDLE_BYTES
     assert not ended_by_itself
     assert uvloop.run(spoken_to(resting=False)) == (2 * IDLE_BYTES, True)
+
+
+async def test_crumbs_that_nobody_asked_for_end_the_connection_however_few_bytes_they_are() -> None:
+    """Each is a packet to decrypt, and a turn of the event loop."""
+    flooded: list[None] = []
+    connection: Any = Connection(asyncio.get_running_loop().create_future(), busy=0)
+    turns = Turns(connection, Any, lambda: flooded.append(None))
+    began = time.monotonic()
+    turns.rest()
+    for _ in range(100_000):
+        turns.data_received(b"x")
+        if flooded:
+            break
+    assert flooded
+    assert len(connection.sizes) <= 1000 + 10 * (time.monotonic() - began) + 1
+    turns.wake()
+    for _ in range(2000):
+        turns.data_received(b"x")
+    assert len(flooded) == 1
 
 
 async def closed_meanwhile() -> list[dict[str, Any]]:
