@@ -7,6 +7,7 @@ paths of a rule among them, and with every way to replace one.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import tarfile
@@ -157,6 +158,72 @@ async def test_what_a_file_is_for_whom_stays(session: Session, place: Place, how
         content = (here.path / "file").read_bytes()
         assert content == NEW or (how == "compress" and content != OLD), name
         assert here.names() == [b"file", b"file-source"], name
+
+
+LOOK = """\
+#!/bin/sh
+PATH=/usr/bin:/bin
+for f in "{directory}"/.hpcgate-*; do
+  [ ! -f "$f" ] || getfacl -npE -- "$f" >>"{log}" 2>/dev/null
+done
+exec {tool} "$@"
+"""
+"""Stands before a tool: writes down who may do what with the new file, whenever the tool is run."""
+RUN_WHILE_WRITING = ("chmod", "stat", "dd", "mv", "tar", "id", "tail", "mktemp", "chgrp")
+
+
+@pytest.mark.parametrize("how", ["write", "replace", "compress"])
+@pytest.mark.parametrize("way", [*WAYS, "confined"])
+async def test_a_new_file_is_nobody_elses_at_any_time(
+    nodes: LoginNodes, place: Place, sshd: Any, keys: Any, way: str, how: str
+) -> None:
+    """The directory gives all new files a list, which counts in the umask's place."""
+    path = made(place, Had(0o600, inherited="d:u:daemon:rw,d:g::rw,d:o::rw,d:m::rw"))
+    subprocess.run(["setfacl", "-b", "--", path], check=True)
+    os.chmod(path, 0o600)
+    log = nodes.directory / f"seen-{way}-{how}"
+    log.touch()
+    log.chmod(0o666)
+    tools = nodes.directory / f"looks-{way}-{how}"
+    tools.mkdir()
+    for name in RUN_WHILE_WRITING:
+        shim = tools / name
+        shim.write_text(LOOK.format(directory=place.path, log=log, tool=shutil.which(name)))
+        shim.chmod(0o755)
+    tools.chmod(0o755)
+    (place.user.home / ".bashrc").write_text(f"PATH={tools}:$PATH\n")
+    pool = Pool("demo", settings(sshd, timeout=UNHURRIED, **WAYS.get(way, WAYS["commands"])), keys)
+    seen: list[str] = []
+
+    async def watched() -> AsyncIterator[bytes]:
+        for block in [b"a secret\n" * 100_000] * 4:
+            yield block
+            hidden = [name for name in place.names() if name.startswith(b".hpcgate-")]
+            argv = ["getfacl", "-npE", "--", *(place / os.fsdecode(name) for name in hidden)]
+            if hidden:
+                seen.append(subprocess.run(argv, capture_output=True, text=True).stdout)
+
+    async with pool.lease(principal(nodes.alice)) as session:
+        at: Session = session
+        if way == "confined":
+            at = await Confined.of(session, Grant(rule="test", paths=(b"/home", b"/tmp", b"/var", b"/root")))
+        if how == "write":
+            await (await at.files()).write(path, watched())
+        elif how == "replace":
+            async with at.bulk() as streams:
+                await streams.replace(path, watched())
+        else:
+            await compress(at, path)
+    await pool.close()
+    (place.user.home / ".bashrc").unlink()
+    seen += log.read_text().split("\n\n")
+    assert any(text.strip() for text in seen) or (how, way) == ("compress", "confined"), "nothing was looked at"
+    for text in seen:
+        rights = {line.partition("#")[0].strip() for line in text.splitlines() if line and not line.startswith("#")}
+        mask = next((line[6:] for line in rights if line.startswith("mask::")), "rwx")
+        others = [line for line in rights if line[:6] in ("group:", "other:") or line.startswith("user:1")]
+        open_to = [line for line in others if "r" in line[-3:] and ("r" in mask or line.startswith("other:"))]
+        assert not open_to, text
 
 
 @dataclass(frozen=True)

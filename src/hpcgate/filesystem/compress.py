@@ -9,7 +9,7 @@ from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
 from hpcgate.filesystem.models import CompressionType
 from hpcgate.ssh.commands.ending import CUT_OFF
-from hpcgate.ssh.files.command_files import ADOPT, OVERWRITING, STAYS
+from hpcgate.ssh.files.command_files import ADOPT, OVERWRITING, SHUT, STAYS
 from hpcgate.ssh.files.coreutils_errors import failure, quote_if_needed
 from hpcgate.ssh.files.footing import ENTER
 from hpcgate.ssh.files.protocol import temporary_name
@@ -26,6 +26,7 @@ SCRIPT = (
     + ADOPT
     + CUT_OFF
     + STAYS
+    + SHUT
     + OVERWRITING
     + """\
 unset XZ_DEFAULTS XZ_OPT
@@ -40,17 +41,19 @@ target=./$base
 if [ -d "$target" ]; then echo "tar: $4: Cannot open: Is a directory" >&2; exit 2; fi
 if [ -e "$target" ] && [ ! -f "$target" ]; then echo "Not a regular file" >&2; exit 2; fi
 stat -- "$source" >/dev/null || exit 2
-[ ! -e "$target" ] || umask 077
 temporary=./$new
 place=
 if stays "$target"; then place=yes; fi
 if [ -n "$place" ] && [ ! -w . ]; then temporary=$(elsewhere "$new"); fi
 clear_up() { rm -f -- "$temporary"; }
-set -C
-exec 4>"$temporary"
-set +C
-if [ ! -f /dev/fd/4 ]; then echo "tar: $4: Cannot open: File exists" >&2; exit 2; fi
-[ ! -e "$target" ] || chmod 600 /dev/fd/4 || exit 2
+if [ -e "$target" ]; then
+  shut "$temporary"
+else
+  set -C
+  exec 4>"$temporary"
+  set +C
+  if [ ! -f /dev/fd/4 ]; then echo "tar: $4: Cannot open: File exists" >&2; exit 2; fi
+fi
 pack() {
   said=$(tar -c $how $follow --force-local -f - --no-wildcards --no-anchored --exclude="$new" \
     --anchored --exclude="$old" --no-unquote --null $verbatim "$@" -T - 2>&1 >&4)

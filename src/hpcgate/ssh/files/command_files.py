@@ -111,6 +111,28 @@ fits() {
   exit 1
 }
 """
+# shut FILE: opens a new file as descriptor 4 that nobody but its owner can have opened at any time. Where new files
+# inherit an access control list, the umask does not count (acl(5)), and whoever opens such a file before its mode is
+# changed reads all that is written later. mktemp(1) asks for a mode of 0600, which leaves the list's mask nothing.
+SHUT = """\
+shut() {
+  umask 077
+  if [ -n "$(listed "${1%/*}")" ]; then
+    blank=$(mktemp -- "$1.XXXXXXXX") || exit 1
+    mv -nT -- "$blank" "$1"
+    if [ -e "$blank" ]; then rm -f -- "$blank"; echo "File exists" >&2; exit 1; fi
+    exec 4<>"$1"
+    # Others who write in the directory may have put something else there meanwhile.
+    [ "$(stat -L -c '%f %u %h %s' /dev/fd/4)" = "8180 $(id -u) 1 0" ] || { echo "File exists" >&2; exit 1; }
+  else
+    set -C
+    exec 4>"$1"
+    set +C
+    if [ ! -f /dev/fd/4 ]; then echo "File exists" >&2; exit 1; fi
+  fi
+  chmod 600 /dev/fd/4 || exit 1
+}
+"""
 # $1 target, $2 temporary name, $3 trailer, $4 its length. Makes the file and takes its content; from then on it is
 # descriptor 4, for in a directory that others write its name may soon be that of another one; and ps shows the name, so
 # that a FIFO may be there before, which noclobber lets pass. The trailer tells a whole
@@ -123,6 +145,7 @@ TAKE = (
     + CUT_OFF
     + FITS
     + STAYS
+    + SHUT
     + """\
 settle "$1"
 t=./$base
@@ -143,17 +166,20 @@ case $6 in
 esac
 if [ -n "$place" ] && [ ! -w . ]; then tmp=$(elsewhere "$2"); fi
 clear_up() { rm -f -- "$tmp"; }
-old=
-if [ -e "$t" ]; then old=yes; umask 077; fi
-set -C
-exec 3<&0 4>"$tmp"
-set +C
-if [ ! -f /dev/fd/4 ]; then echo "File exists" >&2; exit 1; fi
-# Where new files inherit an access control list, the umask does not count.
-# A umask may leave the file with no rights for its owner, who opens it anew below: it has them until it is whole.
-bare=
-[ -n "$old" ] || { [ -r /dev/fd/4 ] && [ -w /dev/fd/4 ]; } || bare=$(stat -L -c %a /dev/fd/4)
-[ -z "$old$bare" ] || chmod 600 /dev/fd/4 || exit 1
+old= bare=
+exec 3<&0
+if [ -e "$t" ]; then
+  old=yes
+  shut "$tmp"
+else
+  set -C
+  exec 4>"$tmp"
+  set +C
+  if [ ! -f /dev/fd/4 ]; then echo "File exists" >&2; exit 1; fi
+  # A umask may leave the file with no rights for its owner, who opens it anew below: it has them until it is whole.
+  { [ -r /dev/fd/4 ] && [ -w /dev/fd/4 ]; } || bare=$(stat -L -c %a /dev/fd/4)
+  [ -z "$bare" ] || chmod 600 /dev/fd/4 || exit 1
+fi
 dd bs=262144 iflag=fullblock status=none <&3 >&4 & wait "$!" || exit 1
 n=$(($(stat -L -c %s /dev/fd/4) - $4))
 [ "$n" -ge 0 ] || exit 97
