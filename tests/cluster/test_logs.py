@@ -91,10 +91,12 @@ def watched(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     gateway.stop()
 
 
-def test_lines_from_deep_inside_carry_the_ids(watched: Watched) -> None:
-    # The first request of the process: it logs in.
-    headers = {"X-Request-ID": "deep-1", "X-Correlation-ID": "deep-c"}
-    answer = watched.http.get("/filesystem/demo/ops/ls", params={"path": str(watched.user.home)}, headers=headers)
+def test_lines_from_deep_inside_carry_the_ids(watched: Watched, cluster: Cluster) -> None:
+    # The only request of this user's: it logs in.
+    bob = cluster.user("bob")
+    token = f"Bearer {cluster.token(bob)}"
+    headers = {"X-Request-ID": "deep-1", "X-Correlation-ID": "deep-c", "Authorization": token}
+    answer = watched.http.get("/filesystem/demo/ops/ls", params={"path": str(bob.home)}, headers=headers)
     assert answer.status_code == 200
     connected = watched.logged("deep-1", "ssh.connect")
     assert connected[0]["correlation_id"] == "deep-c"

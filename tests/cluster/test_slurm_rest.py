@@ -344,9 +344,11 @@ def test_pyfirecrest(site: Cluster, gateway: Gateway, system: str) -> None:
         client.close_session()
 
 
-@pytest.mark.skipif(takes_at_jwt(), reason="the installed libjwt takes what the gateway takes")
 @both
 def test_a_token_that_slurm_does_not_take(site: Cluster, gateway: Gateway, alice: Person, system: str) -> None:
+    if takes_at_jwt():
+        # Only now: on a fresh machine Slurm is installed after the tests were collected.
+        pytest.skip("the installed libjwt takes what the gateway takes")
     # The gateway takes it, libjwt does not: its header says that it is of another type.
     token = site.token(alice.user, typ="at+jwt")
     with httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {token}"}, timeout=120) as http:

@@ -135,6 +135,8 @@ def account(nodes: LoginNodes, kind: Kind) -> Iterator[Made]:
     groups += [f"project-{mark}-{number}" for number in range(kind.groups)]
     key = Key.make("carol")
     authorized = nodes.directory / "ssh" / "authorized_keys" / name
+    # From OpenSSH 10.0 on AuthorizedKeysFile is a pattern (glob(7)), in which a name's backslash is no character.
+    as_pattern = authorized.with_name(name.replace("\\", ""))
     try:
         if groups:
             lines = [f"{group}:x:{gid + number}:{name}\n" for number, group in enumerate(groups)]
@@ -157,10 +159,12 @@ def account(nodes: LoginNodes, kind: Kind) -> Iterator[Made]:
         for path in (place.parent, place):
             shutil.chown(path, name)
             subprocess.run(["chgrp", name, path], check=True)
-        authorized.write_text(key.public_line + "\n")
+        for written in {authorized, as_pattern}:
+            written.write_text(key.public_line + "\n")
         yield Made(name, place, OneKey(key))
     finally:
-        authorized.unlink(missing_ok=True)
+        for written in (authorized, as_pattern):
+            written.unlink(missing_ok=True)
         if groups:
             edit_groups(nodes.directory, f"sed -i '/:x:{gid // 1000}[0-9][0-9][0-9]:/d' \"$1\"\n")
         if any(known.pw_name == name for known in pwd.getpwall()):

@@ -114,9 +114,17 @@ def test_ten_thousand_urls_are_quick_and_compact() -> None:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     with ObjectStore(tmp_path_factory.mktemp("s3") / "data") as running:
         yield running
+
+
+@pytest.fixture
+def store(server: ObjectStore) -> ObjectStore:
+    """A server without an object, whatever another test has left."""
+    for name in server.objects():
+        (server.directory / name).unlink()
+    return server
 
 
 class Jobs:
@@ -281,10 +289,13 @@ async def test_upload_that_is_complete_when_it_is_given_up(sh: Sh, store: Object
     while not (marks / "reached").exists():
         assert not job.done(), job.result()
         await asyncio.sleep(0.05)
-    await asyncio.to_thread(send, started.directives, b"0123456789")
-    assert len(store.objects()) == 1
-    (marks / "complete").touch()
-    assert (await job).status == 1
+    try:
+        await asyncio.to_thread(send, started.directives, b"0123456789")
+        assert len(store.objects()) == 1
+    finally:
+        (marks / "complete").touch()
+        done = await job
+    assert done.status == 1
     assert store.objects() == []
     assert os.listdir(sh.directory) == ["marks"]
 
