@@ -199,7 +199,7 @@ async def test_a_new_file_is_nobody_elses_at_any_time(
         for block in [b"a secret\n" * 100_000] * 4:
             yield block
             hidden = [name for name in place.names() if name.startswith(b".hpcgate-")]
-            argv = ["getfacl", "-npE", "--", *(place / os.fsdecode(name) for name in hidden)]
+            argv: list[str | bytes] = ["getfacl", "-npE", "--", *(place / os.fsdecode(name) for name in hidden)]
             if hidden:
                 seen.append(subprocess.run(argv, capture_output=True, text=True).stdout)
 
