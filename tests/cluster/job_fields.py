@@ -120,7 +120,7 @@ def program(person: Person, system: str, launcher: str) -> None:
 
 
 REFUSED = (
-    ({"resources": {"gpuCoresPerProcess": 1, "processCount": 1}}, 400, "generic resource"),
+    ({"resources": {"gpuCoresPerProcess": 1, "processCount": 1}}, 400, "generic resource|parsing"),
     ({"array": "1-99999999"}, 400, "array"),
     ({"dependencies": [{"type": "afterok", "jobIds": ["1_[1-3]"]}]}, 400, "dependencies"),
     ({"resources": {"memory": "1G"}, "script": "#!/bin/sh\n#SBATCH --mem-per-cpu=1\n"}, 400, "mutually exclusive"),
@@ -140,4 +140,27 @@ def refused(person: Person, system: str, asked: dict[str, Any], status: int, wor
     job = {"workingDirectory": str(person.user.home), "script": SCRIPT, **asked}
     answer = person.http.post(f"/compute/{system}/jobs", json={"job": job})
     assert answer.status_code == status, answer.text
-    assert words.lower() in answer.json()["message"].lower(), answer.text
+    assert re.search(words, answer.json()["message"], re.IGNORECASE), answer.text
+
+
+def dry_run(person: Person, system: str, *, tested: bool) -> None:
+    """A dry run tells what would become of a job, and leaves none."""
+    home = str(person.user.home)
+    name = f"dry-{system}"
+    job = {"workingDirectory": home, "name": name, "executable": "true", "queueName": "debug", "duration": 60}
+    answer = person.http.post(f"/compute/{system}/jobs", params={"dryRun": "true"}, json={"job": job})
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    assert said["script"] == "#!/bin/bash\nset +e\nexec true\n"
+    assert said["policy"] == {"allowed": True, "rule": "default", "reason": None}
+    assert any("debug" in option for option in said["options"]), said
+    assert said["tested"] is tested
+    if tested:
+        assert (said["partition"], said["processors"]) == ("debug", 1)
+        assert abs(said["start"] - time.time()) < 86400
+        assert said["nodes"]
+        answer = person.http.post(
+            f"/compute/{system}/jobs", params={"dryRun": "true"}, json={"job": job | {"resources": {"nodeCount": 99}}}
+        )
+        assert answer.status_code == 400, answer.text
+    assert person.cluster.slurm.run(["squeue", "-h", "-a", "-t", "all", "-n", name]) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,3 +40,17 @@ def test_a_program(alice: Person, launcher: str) -> None:
 def test_what_is_refused(alice: Person, asked: dict[str, Any], status: int, words: str) -> None:
     """Fields that make no sense are refused with the reason."""
     job_fields.refused(alice, "demo", asked, status, words)
+
+
+def test_the_examples_of_the_openapi_document_can_be_sent(alice: Person) -> None:
+    document = alice.http.get("/openapi.json").json()
+    body = document["paths"]["/compute/{system_name}/jobs"]["post"]["requestBody"]["content"]["application/json"]
+    assert len(body["examples"]) >= 3
+    for name, example in body["examples"].items():
+        sent = json.loads(json.dumps(example["value"]).replace("/scratch/alice", str(alice.user.home)))
+        answer = alice.http.post("/compute/demo/jobs", json=sent)
+        assert answer.status_code == 201, (name, answer.text)
+
+
+def test_a_dry_run(alice: Person) -> None:
+    job_fields.dry_run(alice, "demo", tested=True)

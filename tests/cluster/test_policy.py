@@ -179,10 +179,29 @@ def test_a_job_in_the_tree(held: httpx.Client, tree: Path) -> None:
         {"env": {"SBATCH_OUTPUT": "/tmp/x"}},
         {"env": ["LD_PRELOAD=/tmp/x.so"]},
         {"env": {"SLURM_CONF": "/tmp/slurm.conf"}},
+        {"script": None, "executable": "/bin/true"},
+        {"script": None, "executable": "../../outside/x"},
+        {"script": None, "executable": "true", "preLaunch": "/etc/profile"},
+        {"script": None, "executable": "true", "postLaunch": "/etc/profile"},
+        {"extra": {"slurm": {"bbf": "/etc/passwd"}}},
+        {"extra": {"slurm": {"nodelist": "/etc/passwd"}}},
     ],
 )
 def test_jobs_that_name_what_lies_outside(held: httpx.Client, tree: Path, changes: dict[str, Any]) -> None:
     assert_denied(submit(held, tree, **changes), "tree")
+
+
+def test_a_dry_run_says_what_the_policy_says(held: httpx.Client, tree: Path) -> None:
+    """Nothing is submitted, and the scheduler is not asked about what is not allowed."""
+    job = {"workingDirectory": str(tree / "sub"), "executable": "true"}
+    answer = held.post("/compute/demo/jobs?dryRun=true", json={"job": job})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["policy"] == {"allowed": True, "rule": "tree", "reason": None}
+    answer = held.post("/compute/demo/jobs?dryRun=true", json={"job": job | {"preLaunch": "/etc/profile"}})
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["tested"], answer.json()["policy"]["allowed"]) == (False, False)
+    assert answer.json()["policy"]["rule"] == "tree"
+    assert answer.json()["policy"]["reason"]
 
 
 def test_rules_by_system_group_and_user(guarded: Gateway, cluster: Cluster, held: httpx.Client) -> None:

@@ -21,6 +21,7 @@ from hpcgate.demo.users import User
 from tests.cluster.test_odd_values import bodies, complaint, queries
 from tests.people import Person
 
+from . import job_fields
 from .scheduler_systems import environment_of, takes_at_jwt
 
 SLEEP = "#!/bin/bash\nexec sleep 300\n"
@@ -586,3 +587,44 @@ def test_the_version_is_told_by_slurmrestd_or_the_commands(site: Cluster, tmp_pa
     argv = [sys.executable, "-m", "hpcgate.cli", "check", "--connect", str(config)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
     assert f"\N{CHECK MARK} {system}: slurm {site.slurm.version} answers" in done.stdout
+
+
+# A job in fields.
+
+
+@both
+@pytest.mark.parametrize("row", job_fields.ROWS, ids=lambda row: row.name)
+def test_a_field_reaches_slurm_and_outweighs_its_directive(alice: Person, system: str, row: job_fields.Row) -> None:
+    job_fields.check(alice, system, row)
+
+
+@both
+def test_dependencies(alice: Person, system: str) -> None:
+    job_fields.dependency(alice, system)
+
+
+@both
+def test_a_program(alice: Person, system: str) -> None:
+    job_fields.program(alice, system, "srun")
+
+
+@both
+@pytest.mark.parametrize(("asked", "status", "words"), job_fields.REFUSED, ids=lambda value: None)
+def test_what_is_refused_of_a_job_in_fields(
+    alice: Person, system: str, asked: dict[str, Any], status: int, words: str
+) -> None:
+    job_fields.refused(alice, system, asked, status, words)
+
+
+def test_what_slurm_says_beside_the_id_reaches_the_client(alice: Person) -> None:
+    """v0.0.38 tells of a held job by an error beside its id."""
+    answer = post(alice, "rest", script=SLEEP, hold=True)
+    assert answer.status_code == 201
+    systems = {one["name"]: one["scheduler"] for one in get(alice, "/status/systems")["systems"]}
+    oldest = systems["rest"]["apiVersion"] == "0.0.38"
+    assert (answer.json().get("warnings") is not None) == oldest, answer.text
+
+
+@both
+def test_a_dry_run(alice: Person, system: str) -> None:
+    job_fields.dry_run(alice, system, tested=system == "hybrid")

@@ -5,9 +5,10 @@ from types import MappingProxyType
 from hpcgate.api.access import Access
 from hpcgate.api.grants import admit_job
 from hpcgate.api.models.job_spec import DependencyModel, ExtraModel, JobSpecModel, MailModel, ResourcesModel
-from hpcgate.api.models.jobs import JobDescriptionModel
-from hpcgate.errors import BadRequest, NotSupported
+from hpcgate.api.models.jobs import DryRunResponse, JobDescriptionModel, PolicyVerdict
+from hpcgate.errors import BadRequest, Denied, NotSupported
 from hpcgate.schedulers.base import JobDescription
+from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.job_spec import Dependency, JobAttributes, Mail, Program, Resources
 from hpcgate.schedulers.once import Submitted
 from hpcgate.schedulers.receipts import Once
@@ -27,6 +28,34 @@ async def submit(access: Access, asked: JobDescriptionModel, once: Once | None) 
     return await scheduler.submit_once(access.principal, job, once)
 
 
+async def dry_run(access: Access, asked: JobDescriptionModel) -> DryRunResponse:
+    """Return what a submission would be and what the policy says of it; nothing is submitted.
+
+    Raises:
+        GatewayError: The job would be refused, as `submit` would.
+    """
+    job = complete(access, description(asked))
+    try:
+        job = await admit_job(access, job)
+    except Denied as denial:
+        policy = PolicyVerdict(allowed=False, rule=denial.rule, reason=denial.message)
+        found = DryRun(job.script)
+    else:
+        policy = PolicyVerdict(allowed=True, rule=access.grant.rule or None)
+        found = await access.system.scheduler.dry_run(access.principal, job)
+    return DryRunResponse(
+        script=found.script,
+        options=list(found.options),
+        tested=found.tested,
+        start=found.start,
+        nodes=found.nodes,
+        partition=found.partition,
+        processors=found.processors,
+        warnings=list(found.warnings),
+        policy=policy,
+    )
+
+
 async def admitted(access: Access, job: JobDescription) -> JobDescription:
     """Return a job as it may be submitted: with its script, and with all that it names checked.
 
@@ -35,12 +64,22 @@ async def admitted(access: Access, job: JobDescription) -> JobDescription:
         NotSupported: It has fields that this scheduler knows nothing of.
         Denied: The policy's rule allows other paths only.
     """
+    return await admit_job(access, complete(access, job))
+
+
+def complete(access: Access, job: JobDescription) -> JobDescription:
+    """Return a job with the script of its program, once it is seen that the scheduler knows all that it has.
+
+    Raises:
+        BadRequest: It names something outside of the file systems, or a launcher that there is not.
+        NotSupported: It has fields that this scheduler knows nothing of.
+    """
     scheduler = access.system.scheduler
     for field in sorted(job.attributes.asked().keys() - scheduler.fields()):
         raise NotSupported(f"{field} is not supported by this scheduler")
     for path in named_paths(job):
         access.system.admit(path)
-    return await admit_job(access, with_script(job, scheduler.launchers()))
+    return with_script(job, scheduler.launchers())
 
 
 def named_paths(job: JobDescription) -> tuple[str, ...]:

@@ -230,6 +230,22 @@ _ANSWERS: dict[tuple[str, str], Any] = {
 """Bodies in JSON of answers that say that it went well, by method and path."""
 
 
+_BY_STATUS: dict[tuple[str, str, str], Any] = {
+    ("post", f"{_JOBS}/jobs", "200"): {
+        "script": "#!/bin/bash\nset +e\nexec srun hostname --short\n",
+        "options": ["--job-name=second", "--partition=normal", "--chdir=/scratch/alice", "--nodes=1", "--time=10:00"],
+        "tested": True,
+        "start": 1798131600,
+        "nodes": "nid001",
+        "partition": "normal",
+        "processors": 2,
+        "warnings": [],
+        "policy": {"allowed": True, "rule": "default", "reason": None},
+    },
+}
+"""Those of one status, where it has another body than the rest."""
+
+
 def show(document: dict[str, Any]) -> None:
     """Put the examples into a document."""
     for path, methods in document["paths"].items():
@@ -238,4 +254,5 @@ def show(document: dict[str, Any]) -> None:
                 continue
             for status, response in operation["responses"].items():
                 if status.startswith("2") and "application/json" in response.get("content", {}):
-                    response["content"]["application/json"]["example"] = _ANSWERS[method, path]
+                    example = _BY_STATUS.get((method, path, status), _ANSWERS[method, path])
+                    response["content"]["application/json"]["example"] = example

@@ -8,13 +8,6 @@ _COMPRESS = {"sourcePath": "/scratch/alice/run", "targetPath": _ARCHIVE}
 _EXTRACT = {"sourcePath": _ARCHIVE, "targetPath": "/scratch/alice/unpacked"}
 
 _BODIES: dict[str, dict[str, Any]] = {
-    "/compute/{system_name}/jobs": {
-        "job": {
-            "name": "first",
-            "script": "#!/bin/bash\n#SBATCH --time=00:05:00\necho hello\n",
-            "workingDirectory": "/scratch/alice",
-        }
-    },
     "/compute/{system_name}/jobs/{job_id}/attach": {"command": "hostname"},
     "/compute/{system_name}/jobs/{job_id}/signal": {"signal": "USR1"},
     "/compute/{system_name}/jobs/{job_id}": {
@@ -41,6 +34,51 @@ _BODIES: dict[str, dict[str, Any]] = {
     },
 }
 """Bodies in JSON, by path: none has more than one."""
+
+
+_CHOICES: dict[str, dict[str, Any]] = {
+    "/compute/{system_name}/jobs": {
+        "A script": {
+            "job": {
+                "name": "first",
+                "script": "#!/bin/bash\n#SBATCH --time=00:05:00\necho hello\n",
+                "workingDirectory": "/scratch/alice",
+            }
+        },
+        "A program, and what it needs": {
+            "job": {
+                "name": "second",
+                "workingDirectory": "/scratch/alice",
+                "executable": "hostname",
+                "arguments": ["--short"],
+                "launcher": "srun",
+                "resources": {
+                    "nodeCount": 1,
+                    "processesPerNode": 2,
+                    "cpuCoresPerProcess": 1,
+                    "memory": "200M",
+                    "exclusiveNodeUse": True,
+                },
+                "duration": "PT10M",
+                "queueName": "normal",
+                "mail": {"events": ["end", "fail"], "address": "alice@example.org"},
+                "requeue": False,
+            }
+        },
+        "An array that waits": {
+            "job": {
+                "name": "third",
+                "workingDirectory": "/scratch/alice",
+                "script": "#!/bin/bash\necho task $SLURM_ARRAY_TASK_ID\n",
+                "array": "0-9%2",
+                "begin": "2096-10-02T09:06:40+02:00",
+                "hold": True,
+                "extra": {"slurm": {"nice": 10}},
+            }
+        },
+    },
+}
+"""Bodies of which there are several kinds."""
 
 
 _PARAMETERS: dict[str, Any] = {
@@ -84,3 +122,6 @@ def show(document: dict[str, Any]) -> None:
             content = operation.get("requestBody", {}).get("content", {})
             if path in _BODIES and "application/json" in content:
                 content["application/json"]["example"] = _BODIES[path]
+            elif path in _CHOICES and "application/json" in content:
+                examples = {name: {"summary": name, "value": value} for name, value in _CHOICES[path].items()}
+                content["application/json"]["examples"] = examples

@@ -14,6 +14,7 @@ from hpcgate.config import SchedulerSettings
 from hpcgate.errors import GatewayError, NotSupported
 from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
+from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.job_spec import NO_LAUNCHER, JobAttributes, Program
 from hpcgate.schedulers.once import Fate, Submitted
 from hpcgate.schedulers.reach import reach, with_script
@@ -223,6 +224,14 @@ class Scheduler(ABC):
     async def submit_and_tell(self, principal: Principal, job: JobDescription) -> Submitted:
         """Submit a job as `submit` does, and return with its id what the scheduler has warned of."""
         return Submitted(await self.submit(principal, job))
+
+    async def dry_run(self, principal: Principal, job: JobDescription) -> DryRun:
+        """Return what `submit` would submit; nothing is submitted.
+
+        Raises:
+            GatewayError: As `submit`, where that can be told.
+        """
+        return DryRun(job.script)
 
     def fields(self) -> frozenset[str]:
         """Return which of `job_spec.FIELDS` `submit` looks at; a request with others is refused by their names.

@@ -31,6 +31,7 @@ from hpcgate.schedulers.base import (
 )
 from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
+from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.once import Fate, Submitted
 from hpcgate.schedulers.receipts import Once
 from hpcgate.ssh.errors import fresh_copy
@@ -127,6 +128,11 @@ class SharedReads(Scheduler):
     def with_script(self, job: JobDescription, script: str) -> JobDescription:
         """Return a submission with its script, as the backend would take it."""
         return self.backend.with_script(job, script)
+
+    async def dry_run(self, principal: Principal, job: JobDescription) -> DryRun:
+        """Return what the backend would submit."""
+        with self._telemetry.stage("scheduler", self._system, "dry_run"):
+            return await self.backend.dry_run(principal, job)
 
     def fields(self) -> frozenset[str]:
         """Return which fields of a job the backend looks at."""

@@ -157,6 +157,28 @@ class PostJobSubmissionResponse(Wire):
     warnings: list[str] | None = Field(None, description="What the scheduler has said beside the job's id")
 
 
+class PolicyVerdict(Wire):
+    """What the centre's policy says of a submission."""
+
+    allowed: bool
+    rule: str | None = Field(None, description="The rule that says so, where there are rules")
+    reason: str | None = Field(None, description="Why it is not allowed")
+
+
+class DryRunResponse(Wire):
+    """A submission that was not made."""
+
+    script: str | None = Field(None, description="The script that would be submitted; null for one on the system")
+    options: list[str] = Field(description="What would be asked of the scheduler besides, in its own words")
+    tested: bool = Field(description="Whether the scheduler has looked at it; else the gateway alone has")
+    start: int | None = Field(None, description="When the job is expected to start, in Unix seconds")
+    nodes: str | None = Field(None, description="The nodes that are expected")
+    partition: str | None = Field(None, description="The partition")
+    processors: int | None = Field(None, description="Processors in all")
+    warnings: list[str] = Field(description="What the scheduler has said besides")
+    policy: PolicyVerdict
+
+
 class GetSubmissionResponse(Wire):
     """What has become of a submission."""
 

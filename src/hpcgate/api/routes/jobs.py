@@ -2,14 +2,15 @@
 
 import re
 from collections import OrderedDict
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from hpcgate.api.access import Access, AccessDep, access_of
 from hpcgate.api.fast_path import described, read_query
 from hpcgate.api.idempotency import KeyDep, once, say_replayed
+from hpcgate.api.job_requests import dry_run as rehearse
 from hpcgate.api.job_requests import submit
 from hpcgate.api.json_bodies import MAX_JOB, json_body
 from hpcgate.api.models import jobs as models
@@ -66,14 +67,25 @@ def _answer(jobs: Jobs) -> Response:
 
 
 @on(Terms(Group.COMPUTE_SUBMIT, BY_SCHEDULER, limit=MAX_JOB))
-@router.post("", status_code=201, response_model_exclude_none=True)
+@router.post(
+    "",
+    status_code=201,
+    response_model=models.PostJobSubmissionResponse,
+    response_model_exclude_none=True,
+    responses={200: {"model": models.DryRunResponse, "description": "With dryRun=true: what would be submitted"}},
+)
 async def post_job_submit(
     access: AccessDep,
     request: Annotated[models.PostJobSubmitRequest, json_body(models.PostJobSubmitRequest)],
     key: KeyDep,
     response: Response,
-) -> models.PostJobSubmissionResponse:
+    dry_run: Annotated[
+        bool, Query(alias="dryRun", description="True: nothing is submitted; the answer says what would be")
+    ] = False,
+) -> Any:
     """Submit a job: once, however often it is sent, if it has an Idempotency-Key."""
+    if dry_run:
+        return json_bytes(encoded(await rehearse(access, request.job)))
     submitted = await submit(access, request.job, once(access, key, request))
     say_replayed(response, replayed=submitted.replayed)
     return models.PostJobSubmissionResponse(job_id=submitted.job_id, warnings=list(submitted.warnings) or None)

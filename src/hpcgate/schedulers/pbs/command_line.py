@@ -16,6 +16,7 @@ from hpcgate.errors import (
     TimedOut,
 )
 from hpcgate.schedulers.base import Job, JobDescription, JobMetadata, Node, Partition, Reservation
+from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.once import Doubt
 from hpcgate.schedulers.pbs import control, pbs_rstat, pbsnodes, qdel, qstat, qsub, script
 from hpcgate.schedulers.pbs.documents import decoded
@@ -142,6 +143,13 @@ class CommandLine:
         if job_id is not None:
             return job_id
         raise self._unsubmitted(printed, argv, looked=looked)
+
+    async def dry_run(self, principal: Principal, job: JobDescription) -> DryRun:
+        """Return what would be submitted: qsub cannot be asked what would become of it."""
+        content = await self._script(principal, job)
+        argv = self._command(job, content, None)
+        composed = script.composed(content, job).decode("utf-8", "replace")
+        return DryRun(composed, tuple(argv[argv.index("-f") + 1 :]))
 
     def _unsubmitted(self, printed: Printed, argv: Sequence[str], *, looked: bool) -> GatewayError:
         """Return what a submission without an id is answered with.

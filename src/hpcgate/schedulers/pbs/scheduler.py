@@ -20,6 +20,7 @@ from hpcgate.schedulers.base import (
 )
 from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
+from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.job_spec import NO_LAUNCHER
 from hpcgate.schedulers.once import Fate, Submissions, Submitted
 from hpcgate.schedulers.pbs import attributes, control
@@ -52,6 +53,10 @@ class Pbs(Scheduler):
     def directives(self) -> Directives:
         """Return which options a job's script may hold, and which of them name files."""
         return OPTIONS
+
+    async def dry_run(self, principal: Principal, job: JobDescription) -> DryRun:
+        """Return the script that would be submitted, with the arguments of qsub."""
+        return await self._commands.dry_run(principal, job)
 
     def fields(self) -> frozenset[str]:
         """Return which fields of a job are looked at, those that PBS refuses among them."""

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from hpcgate.auth import Principal
 from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
+from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.once import Submitted
 from hpcgate.schedulers.slurm.command_line import CommandLine
 from hpcgate.schedulers.slurm.controls import Controls
@@ -25,6 +26,9 @@ class Client(Protocol):
 
     async def submit(self, principal: Principal, job: JobDescription) -> Submitted:
         """Submit a job and return its id, and what Slurm has said besides."""
+
+    async def dry_run(self, principal: Principal, job: JobDescription) -> DryRun:
+        """Return what would be submitted, and what Slurm expects of it if it can be asked."""
 
     async def live(self, principal: Principal, selection: Selection) -> list[Record]:
         """Return the selected jobs that the controller knows, ended ones that it still remembers included."""

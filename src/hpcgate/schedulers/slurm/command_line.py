@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TypeVar
 
 import structlog
@@ -22,6 +23,7 @@ from hpcgate.errors import (
 )
 from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
+from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.once import Doubt, Submitted
 from hpcgate.schedulers.reading import Findings, Reader
 from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
@@ -198,6 +200,20 @@ class CommandLine:
         said = sbatch.parse(printed.text, tag)
         return Submitted(await self._submitted(principal, job, tag, printed, said), warnings=said.remarks)
 
+    async def dry_run(self, principal: Principal, job: JobDescription) -> DryRun:
+        """Return what sbatch expects of a job; what a script in its place does is not tried."""
+        tag = sbatch.Tag.new()
+        argv, stdin = sbatch.test_command(job, tag), sbatch.stdin(job)
+        printed = await self._run_submission(principal, argv, stdin, tag, env=sbatch.TEST_ENVIRONMENT)
+        if printed.exit_status == sbatch.NO_PROGRAM:
+            return DryRun(job.script, sbatch.options(job))
+        said = sbatch.parse(printed.text, tag)
+        if printed.exit_status == 0:
+            return sbatch.parse_test(said, job)
+        if printed.timed_out:
+            raise TimedOut(f"Command sbatch --test-only timed out: {said.words}".rstrip(": "))
+        raise _refusal(printed, said) or SubmissionRefused(said.words or "sbatch --test-only printed nothing")
+
     async def _submitted(
         self, principal: Principal, job: JobDescription, tag: sbatch.Tag, printed: Printed, said: sbatch.Said
     ) -> str:
@@ -304,7 +320,13 @@ class CommandLine:
         return None if found is None else JobId.parse(found).base
 
     async def _run_submission(
-        self, principal: Principal, argv: Sequence[str], stdin: bytes, tag: sbatch.Tag
+        self,
+        principal: Principal,
+        argv: Sequence[str],
+        stdin: bytes,
+        tag: sbatch.Tag,
+        *,
+        env: Mapping[str, str] = MappingProxyType({}),
     ) -> Printed:
         """Run sbatch until it has ended or said enough."""
 
@@ -319,7 +341,7 @@ class CommandLine:
                 session,
                 argv,
                 stdin,
-                env=self.settings.environment,
+                env={**self.settings.environment, **env},
                 seconds=self.settings.timeout,
                 patience=patience,
             )

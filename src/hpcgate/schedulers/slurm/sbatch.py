@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from hpcgate.errors import BadRequest
 from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import JobDescription
+from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.slurm import attributes, values
 from hpcgate.schedulers.slurm.delimiters import parse_rows
 from hpcgate.schedulers.slurm.job_ids import JobId
@@ -37,6 +38,9 @@ _OPTIONS: Mapping[str, str] = {
     "standard_output": "output",
     "standard_error": "error",
 }
+
+NO_PROGRAM = 67
+"""Exit status if what is called sbatch is a script, which may take no notice of ``--test-only``."""
 
 NO_DIRECTORY = 66
 """Exit status if the working directory cannot be entered."""
@@ -69,6 +73,9 @@ _READER = (
 LC_ALL and LANGUAGE are the gateway's own, for messages that can be matched. The shell's variables have names that no
 user exports: an exported variable that is set here would reach the job.
 """
+
+
+_TESTER = _READER.replace("exec env", f"test $_hpcgate_kind = program || exit {NO_PROGRAM}; exec env")
 
 
 def entering_command(directory: str) -> list[str]:
@@ -139,6 +146,49 @@ def command(job: JobDescription, tag: Tag, *, tagged: bool = True, script: str |
         if "\0" in argument:
             raise BadRequest(f"A NUL character cannot be submitted: {argument!r}")
     return arguments
+
+
+def test_command(job: JobDescription, tag: Tag) -> list[str]:
+    """Return the command that asks sbatch what would become of a job; its standard input is `stdin`.
+
+    A script in sbatch's place is not run: it may submit the job all the same.
+    """
+    argv = command(job, tag, tagged=False)
+    place = argv.index("--parsable")
+    return [*argv[:2], _TESTER, *argv[3 : place + 1], "--test-only", *argv[place + 1 :]]
+
+
+def options(job: JobDescription) -> tuple[str, ...]:
+    """Return the options with which a job is submitted, but for what the gateway adds for itself."""
+    argv = command(job, Tag.new(), tagged=False)
+    return tuple(argv[argv.index("--parsable") + 1 :])
+
+
+TEST_ENVIRONMENT: Mapping[str, str] = {"SLURM_TIME_FORMAT": "%s"}
+"""slurm_make_time_str of Slurm's own: times in Unix seconds."""
+
+# 26.05 has a letter behind the time.
+_EXPECTED = re.compile(
+    r"Job \d+ to start at (?P<start>\S+)(?: \S+)? using (?P<processors>\d+) processors on nodes (?P<nodes>\S+)"
+    r" in partition (?P<partition>\S+)"
+)
+
+
+def parse_test(said: "Said", job: JobDescription) -> DryRun:
+    """Return what sbatch expects of a job."""
+    match = _EXPECTED.search(said.words)
+    if match is None:
+        return DryRun(job.script, options(job), tested=True, warnings=said.remarks)
+    return DryRun(
+        job.script,
+        options(job),
+        tested=True,
+        start=values.integer(match["start"]),
+        nodes=match["nodes"],
+        partition=match["partition"],
+        processors=values.integer(match["processors"]),
+        warnings=tuple(line for line in said.remarks if not _EXPECTED.search(line)),
+    )
 
 
 _HEAD = 64 * 1024

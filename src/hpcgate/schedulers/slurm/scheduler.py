@@ -36,6 +36,7 @@ from hpcgate.schedulers.base import (
 )
 from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
+from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.job_spec import NO_LAUNCHER
 from hpcgate.schedulers.once import Fate, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once
@@ -134,6 +135,10 @@ class Slurm(Scheduler):
     def directives(self) -> Directives:
         """Return which options a job's script may hold, and which of them name files."""
         return OPTIONS
+
+    async def dry_run(self, principal: Principal, job: JobDescription) -> DryRun:
+        """Return what ``sbatch --test-only`` says of a job; over slurmrestd alone, the request that would be sent."""
+        return await self._commands.dry_run(principal, job)
 
     def fields(self) -> frozenset[str]:
         """Return which fields of a job are looked at."""

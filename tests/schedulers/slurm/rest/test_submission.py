@@ -124,7 +124,6 @@ SAME = {
     "#SBATCH -d afterok:12": {"dependency": "afterok:12"},
     "#SBATCH -H": {"hold": True},
     "#SBATCH --hold --requeue": {"hold": True, "requeue": True},
-    "#SBATCH --no-requeue": {"requeue": False},
     "#SBATCH --nice\n#SBATCH --comment='a b'": {"nice": 100, "comment": "a b"},
     "#SBATCH --nice=-5": {"nice": -5},
     "#SBATCH -C 'fast&large' --reservation=r --mail-user=a@b": {
@@ -141,6 +140,12 @@ SAME = {
     "\n# comment\n#SBATCH -J late": {"name": "late"},
     "true\n#SBATCH -J too-late": {},
 }
+
+
+def test_a_job_that_must_not_start_again_says_so_as_the_version_reads_it() -> None:
+    """22.05 takes no notice of ``"requeue": false``, and has a word of its own."""
+    assert fields("#SBATCH --no-requeue", 38) == {"no_requeue": True}
+    assert fields("#SBATCH --no-requeue", 39) == fields("#SBATCH --no-requeue", 45) == {"requeue": False}
 
 
 @pytest.mark.parametrize("script", SAME)

@@ -1,6 +1,7 @@
 """Slurm by slurmrestd, and by slurmrestd together with commands on the login node."""
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from hpcgate.schedulers.base import (
     Partition,
     Reservation,
 )
+from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.once import Submitted
 from hpcgate.schedulers.slurm import sbatch
 from hpcgate.schedulers.slurm.command_line import NO_ACCOUNTING_REMEMBERED, CommandLine, NoHistory
@@ -99,6 +101,12 @@ class Rest:
             SubmissionRefused: With Slurm's own words, or the working directory cannot be entered.
         """
         return await self._post(principal, job, submission.body(job, principal.username, self.version))
+
+    async def dry_run(self, principal: Principal, job: JobDescription) -> DryRun:
+        """Return the request that would be sent: slurmrestd cannot be asked what would become of it."""
+        body = submission.body(job, principal.username, self.version)
+        fields = {name: value for name, value in body["job"].items() if name != "environment"}
+        return DryRun(job.script, tuple(f"{name}={json.dumps(value)}" for name, value in fields.items()))
 
     async def _post(self, principal: Principal, job: JobDescription, body: Mapping[str, Any]) -> Submitted:
         """Submit a job once its working directory is seen to exist.
@@ -317,6 +325,10 @@ class Hybrid(Rest):
         super().__init__(system, settings, pool)
         self.commands = CommandLine(system, settings, pool)
         self.control = EitherControls(self.control, self.commands.control)
+
+    async def dry_run(self, principal: Principal, job: JobDescription) -> DryRun:
+        """Return what sbatch expects of a job."""
+        return await self.commands.dry_run(principal, job)
 
     async def submit(self, principal: Principal, job: JobDescription) -> Submitted:
         """Submit by slurmrestd; by sbatch what a request cannot carry. The one or the other, never both."""

@@ -188,11 +188,14 @@ _AS_SBATCH: Mapping[str, str] = MappingProxyType(
 
 
 def _as_sbatch(option: str, value: str, version: ApiVersion) -> dict[str, Any]:
+    if option == "exclusive":
+        return {"exclusive": value or "exclusive"}
+    if option == "no-requeue":
+        # It takes no notice of ``"requeue": false``.
+        return {"no_requeue": True}
     fields = _either(option, value)
     if fields is not None:
         return fields
-    if option == "exclusive":
-        return {"exclusive": value or "exclusive"}
     if option not in _AS_SBATCH:
         raise NotSupported(f"The directive #SBATCH --{option} is not supported over slurmrestd {version.name}")
     return {_AS_SBATCH[option]: value}
