@@ -77,16 +77,11 @@ def complete(access: Access, job: JobDescription) -> JobDescription:
     scheduler = access.system.scheduler
     for field in sorted(job.attributes.asked().keys() - scheduler.fields()):
         raise NotSupported(f"{field} is not supported by this scheduler")
-    for path in named_paths(job):
-        access.system.admit(path)
+    # What is sourced beside a program is often the system's own, such as /etc/profile.d.
+    for path in (job.working_directory, job.script_path):
+        if path is not None:
+            access.system.admit(path)
     return with_script(job, scheduler.launchers())
-
-
-def named_paths(job: JobDescription) -> tuple[str, ...]:
-    """Return the paths of a job that must lie in the system's file systems, where those are held to."""
-    program = job.program
-    launched = () if program is None else (program.pre_launch, program.post_launch)
-    return tuple(path for path in (job.working_directory, job.script_path, *launched) if path is not None)
 
 
 def environment(env: dict[str, str] | list[str]) -> dict[str, str]:
