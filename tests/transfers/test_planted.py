@@ -133,6 +133,27 @@ def test_a_planted_link_is_not_written_through(base: Path, shell: str, job: str,
         assert "Permission denied" in done.errors
 
 
+TOOLS = ("cat", "chmod", "cp", "dd", "grep", "id", "ls", "mkdir", "mktemp", "mv", "readlink", "rm", "stat", "tar")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("path", [".", "", "bin"])
+def test_no_job_takes_tools_from_where_it_stands(base: Path, shell: str, job: str, path: str) -> None:
+    """Some have a dot in their PATH, or an empty part, and jobs stand in directories that others write."""
+    shared = base / "shared"
+    (shared / "bin").mkdir()
+    for name in TOOLS:
+        for tool in (shared / name, shared / "bin" / name):
+            tool.write_text(f'#!/bin/sh\necho caught >>{shared}/caught\nexec /usr/bin/{name} "$@"\n')
+            tool.chmod(0o755)
+    done = Sh(shell, base / "mine").run(
+        JOBS[job](base / "mine" / "source", shared / "out"), PATH=f"{path}:{os.environ['PATH']}"
+    )
+    assert done.status == 0, done
+    assert not (shared / "caught").exists()
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_what_a_job_makes_for_itself_leads_nowhere_else(base: Path, job: str) -> None:
     shared, precious = base / "shared", base / "precious"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hpcgate.errors import BadRequest
 from hpcgate.ssh.commands.ending import ENDING
+from hpcgate.ssh.commands.quoting import WHOLE_PATH
 from hpcgate.ssh.files.footing import ENTER
 
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
@@ -14,7 +15,8 @@ _ACCOUNT = re.compile(r"[^\s\x00-\x1f\x7f\"'\\`$#\ud800-\udfff]{1,255}")
 _UNSET = re.compile(r"[\x00-\x1f\x7f\\]")
 
 PREAMBLE = (
-    """\
+    WHOLE_PATH
+    + """
 LC_ALL=C.UTF-8
 export LC_ALL
 unset TAR_OPTIONS
