@@ -1,6 +1,7 @@
 """What the built-in authority writes into certificates."""
 
 import asyncio
+import io
 import os
 import resource
 import signal
@@ -15,7 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 from hpcgate.auth import Principal
-from hpcgate.credentials import local_ca
+from hpcgate.credentials import local_ca, token_agent
 from hpcgate.credentials.certificates import contents
 from hpcgate.credentials.local_ca import LocalCa, LocalCaSettings
 from hpcgate.demo.packages import program
@@ -32,6 +33,14 @@ async def said(who: Principal, **settings: Any) -> Any:
     certificate = (await source(**settings).credential(who)).certificate
     assert certificate is not None
     return contents(certificate)
+
+
+async def test_a_certificate_has_as_many_names_as_sshd_takes() -> None:
+    names = [f"project-{number}" for number in range(257)]
+    alice = Principal("alice", "token", {"most": names[:256], "more": names})
+    assert (await said(alice, principals_claim="most")).principals == tuple(names[:256])
+    with pytest.raises(CredentialRefused, match="more than 256 names"):
+        await said(alice, principals_claim="more")
 
 
 @pytest.mark.parametrize("jti", ["a b", "x user=root", "x\nuser=root", "\ud800", "é", "x" * 10_000])
@@ -241,3 +250,10 @@ async def test_a_library_of_a_token_that_lies_ends_its_own_process_alone(
     finally:
         await asked.close()
     assert await process.wait() != 0
+
+
+def test_a_message_to_a_token_s_process_has_a_bound() -> None:
+    size = 256 * 1024
+    assert token_agent.read_message(io.BytesIO(size.to_bytes(4, "big") + bytes(size))) == bytes(size)
+    with pytest.raises(ValueError, match="a message of"):
+        token_agent.read_message(io.BytesIO((size + 1).to_bytes(4, "big") + bytes(size + 1)))

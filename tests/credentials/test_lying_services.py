@@ -258,6 +258,16 @@ async def test_a_lie_in_http_is_a_503_in_time(name: str) -> None:
             await source.close()
 
 
+@pytest.mark.parametrize(("size", "status"), [(256 * 1024, 424), (256 * 1024 + 1, 503)])
+async def test_an_answer_is_read_to_its_bound_and_no_further(size: int, status: int) -> None:
+    async with liar(says(answer(b"{}".ljust(size)))) as service:
+        for source in sources(service.url, timeout=200):
+            with pytest.raises(GatewayError) as caught:
+                await source.credential(ALICE)
+            assert caught.value.status == status
+            await source.close()
+
+
 RSA = asyncssh.generate_private_key("ssh-rsa", key_size=1024)
 _numbers = cast(RSAPrivateKey, RSA.pyca_key).private_numbers()
 _parts = [_numbers.p, _numbers.q, _numbers.dmp1, _numbers.dmq1, _numbers.iqmp]

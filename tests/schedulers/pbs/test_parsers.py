@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcgate.schedulers.pbs import pbs_rstat, pbsnodes, qdel, qstat, qsub, values
+from hpcgate.schedulers.pbs import documents, pbs_rstat, pbsnodes, qdel, qstat, qsub, values
 from hpcgate.schedulers.pbs.documents import blocks, decoded, items
 from hpcgate.schedulers.pbs.job_ids import JobId
 
@@ -373,3 +373,13 @@ def test_nothing_breaks_the_values(text: str) -> None:
         read(text)
     JobId.read(text)
     pbsnodes.node_state(text, in_use=True)
+
+
+@pytest.mark.parametrize("text", ["{" + "," * 3_000_001, "{" + "\n" * 3_000_001], ids=["values", "lines"])
+def test_an_answer_of_more_values_than_any_site_has_is_not_looked_at(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_strict", "_salvaged"):
+        monkeypatch.setattr(documents, name, lambda *_: pytest.fail("it was looked at"))
+    with pytest.raises(ValueError, match="too many values"):
+        documents.items(text, "Jobs")
