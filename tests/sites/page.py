@@ -82,9 +82,24 @@ def _surroundings() -> Iterable[str]:
     yield from _heading("Tools", "What stands before the login node's own on the users' PATH.")
     rows = [(name, " ".join(map(_code, tools.shims)), _outcome(tools)) for name, tools in TOOLS.items()]
     for name in old.TOOLS:
-        programs = old.BUSYBOX if name == "busybox" else ("tar",)
+        programs = {"busybox": old.BUSYBOX, "2014": tuple(old.SINCE)}.get(name, ("tar",))
         rows.append((f"those of {name}", " ".join(map(_code, programs)), "right"))
     yield from _table(("tools", "which", "what comes of it"), rows)
+    yield from _heading(
+        "The oldest tools",
+        "What login nodes have had since 2012 to 2014, CentOS 7 for one, is enough: GNU coreutils 8.20, tar 1.26,"
+        " findutils 4.5.11, grep 2.20, file 5.11, and any POSIX shell. perl and python3 are used where they are there."
+        " What came after coreutils 8.22, or after those, is used nowhere, or only where it is found to be known. The"
+        " tests refuse it by these patterns:",
+    )
+    yield from _table(
+        ("tool", "refused, with the version that it came with"),
+        [
+            (_code(tool), ", ".join(f"{_code(words)} ({version})" for version, words in later.items()))
+            for tool, later in old.SINCE.items()
+            if later
+        ],
+    )
 
 
 def _scheduler() -> Iterable[str]:

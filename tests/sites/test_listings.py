@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+import tracemalloc
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC
 from typing import Any
 
 import pytest
@@ -13,10 +15,11 @@ from pydantic import ValidationError
 
 from hpcgate.auth.policy import Grant
 from hpcgate.errors import BadRequest, PathNotFound, TooLarge
+from hpcgate.filesystem import ls
 from hpcgate.filesystem.base import Limits, Page
 from hpcgate.filesystem.beneath import Confined
 from hpcgate.filesystem.ls import Ls
-from hpcgate.ssh.files.protocol import ROW
+from hpcgate.ssh.files.protocol import ROW, Entry
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 from tests.filesystem.remote import UNHURRIED, WAYS, Place, keys, nodes, place, sshd
@@ -153,3 +156,57 @@ async def test_a_large_directory_comes_in_parts(session: Session, place: Place) 
 def test_what_is_no_page(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         asked(b"/x", **given)
+
+
+class Endless:
+    """Stands for a session and its files: names that come in parts, as many as are wanted."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.told = 0
+
+    @asynccontextmanager
+    async def bulk(self) -> AsyncIterator[Endless]:
+        yield self
+
+    async def scan(self, path: bytes, **_: Any) -> AsyncGenerator[list[Entry]]:
+        for start in range(0, self.count, PART):
+            # In no order, as directories are.
+            numbers = ((number * 7919) % self.count for number in range(start, start + PART))
+            self.told += PART
+            yield [
+                Entry(b"a file with some name %d" % number, 0o100644, 1000, 1000, 1, 1_700_000_000)
+                for number in numbers
+            ]
+
+
+PART = 1000
+
+
+@pytest.mark.parametrize("how", ["lines", "page"])
+async def test_a_listing_takes_the_same_memory_however_long_it_is(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    async def utc(_: object) -> Any:
+        return UTC
+
+    monkeypatch.setattr(ls, "zone_of", utc)
+
+    async def peak(count: int) -> int:
+        source = Endless(count)
+        session: Any = source
+        tracemalloc.start()
+        try:
+            if how == "lines":
+                async for _ in asked(b"/x").lines(session):
+                    pass
+            else:
+                page = await asked(b"/x", limit=500).run(session)
+                assert isinstance(page, Page)
+                assert len(page.output) == 500
+            assert source.told == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    await peak(5 * PART)
+    small, large = await peak(5 * PART), await peak(100 * PART)
+    assert large < 1.5 * small

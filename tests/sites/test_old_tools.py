@@ -1,13 +1,15 @@
 """Tools as old or as small as sites have them: the same comes of every operation.
 
 Each line of the table is a set of tools that lies before the system's own on the user's PATH; each is crossed with the
-operations that use commands, and with both ways to reach files. The tar is this machine's behind a script that takes
-no option that GNU tar 1.26 does not know, and says so as that one does; those of busybox are busybox's.
+operations that use commands, and with both ways to reach files. Those of 2014 are this machine's behind scripts that
+take no option which came later, and say so as the old ones do; those of busybox are busybox's.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -29,7 +31,7 @@ from hpcgate.filesystem.stat import Stat
 from hpcgate.filesystem.unpacking import unpack
 from hpcgate.ssh.session import Session
 from hpcgate.transfers import jobs
-from tests.sites.operations import OLD, OPERATIONS
+from tests.sites.operations import OLD, VERBS
 from tests.sites.test_start_up import Account
 from tests.ssh.conftest import MakePool, make_pool, nodes, sshd
 from tests.ssh.nodes import LoginNodes, principal
@@ -37,42 +39,104 @@ from tests.transfers.shells import Sh
 
 __all__ = ["make_pool", "nodes", "sshd"]
 
-# Options that came later (NEWS of GNU tar, 1.27 to 1.35).
-NEWER = (
-    "--acls|--no-acls|--selinux|--no-selinux|--xattrs*|--no-xattrs|--skip-old-files|--keep-directory-symlink|"
-    "--one-top-level*|--sort=*|--owner-map=*|--group-map=*|--clamp-mtime|--hole-detection=*|--verbatim-files-from|"
-    "--no-verbatim-files-from|--ignore-failed-read=*|--exclude-ignore*|--exclude-vcs-ignores|--zstd|--set-mtime-command=*"
-)
-TAR_1_26 = f"""\
-#!/bin/sh
+# What came after GNU tar 1.26, findutils 4.5.11, grep 2.20 and coreutils 8.22, those of 2011 to 2014, and with which
+# version (their NEWS): as the patterns of a shell's `case`, an option with the value behind it as one word, or dd's.
+SINCE: dict[str, dict[str, str]] = {
+    "tar": {
+        "1.27": "--acls|--no-acls|--selinux|--no-selinux|--xattrs*|--no-xattrs|--skip-old-files",
+        "1.28": "--keep-directory-symlink|--one-top-level*|--sort=*|--exclude-ignore*|--exclude-vcs-ignores",
+        "1.29": "--clamp-mtime|--verbatim-files-from|--no-verbatim-files-from|--hole-detection=*|--set-mtime-command=*",
+        "1.31": "--zstd|--owner-map=*|--group-map=*|--ignore-failed-read=*",
+    },
+    "find": {"4.9": "-files0-from"},
+    "grep": {"3.5": "--no-ignore-case"},
+    "sha256sum": {"8.25": "--ignore-missing", "8.30": "-z|--zero"},
+    "md5sum": {"8.25": "--ignore-missing", "8.30": "-z|--zero"},
+    "cksum": {"9.0": "-a*|--algorithm*|--check|--debug"},
+    "head": {"8.25": "-z|--zero-terminated"},
+    "tail": {"8.25": "-z|--zero-terminated", "9.5": "--debug"},
+    "cut": {"8.25": "-z|--zero-terminated"},
+    "comm": {"8.25": "-z|--zero-terminated", "8.26": "--total"},
+    "paste": {"8.25": "-z|--zero-terminated"},
+    "wc": {"9.1": "--total*"},
+    "tee": {"8.24": "-p|--output-error*"},
+    "od": {"8.23": "--endian=*"},
+    "split": {"8.24": "-t|--separator=*", "8.28": "-x|--hex-suffixes*"},
+    "date": {"8.26": "--debug|+*%q*", "9.1": "--resolution"},
+    "dd": {
+        "8.24": "status=progress", "9.1": "iseek=*|oseek=*|count=*B|skip=*B|seek=*B|bs=*B",
+    },
+    "sync": {"8.24": "-*|./*|/*"},
+    "env": {
+        "8.28": "-C*|--chdir*", "8.30": "-S*|--split-string*|-v|--debug",
+        "8.31": "--default-signal*|--ignore-signal*|--block-signal*|--list-signal-handling", "9.5": "-a|--argv0*",
+    },
+    "id": {},
+    "stat": {"8.32": "--cached=*"},
+    "ls": {"8.28": "--hyperlink*", "8.32": "--time=birth|--time=creation", "9.0": "--zero|--sort=width|--classify=*"},
+    "timeout": {"8.29": "-v|--verbose", "9.6": "-f|-p"},
+    "rm": {"8.30": "--preserve-root=*"},
+    "cp": {"8.30": "--reflink=never", "9.2": "--debug", "9.3": "--update=*", "9.5": "--keep-directory-symlink"},
+    "mv": {"9.2": "--debug", "9.3": "--update=*", "9.5": "--no-copy|--exchange"},
+    "chmod": {"9.5": "-h|--no-dereference|--dereference"},
+    "chown": {},
+    "chgrp": {"9.4": "--from=*"},
+    "readlink": {"9.7": "-E"},
+    "base64": {}, "mktemp": {}, "mkdir": {}, "truncate": {}, "touch": {}, "ln": {}, "rmdir": {},
+}  # fmt: skip
+GONE = ("basenc", "b2sum", "python3")
+"""Programs that were not there: of coreutils 8.31 and 8.26, and one that CentOS 7 did not come with."""
+
+
+def older(tool: str) -> str:
+    """Return a script that is this machine's tool, but for what came later, which it refuses as the old one did."""
+    patterns = "|".join(patterns for patterns in SINCE[tool].values() if patterns)
+    refusing = f"""\
 for option; do
   case $option in
     --) break ;;
-    {NEWER})
-      echo "tar: unrecognized option '$option'" >&2
-      echo "Try \\`tar --help' or \\`tar --usage' for more information." >&2
-      exit 64 ;;
+    {patterns})
+      case $option in
+        -?) echo "{tool}: invalid option -- '${{option#-}}'" >&2 ;;
+        *) echo "{tool}: unrecognized option '$option'" >&2 ;;
+      esac
+      echo "Try '{tool} --help' for more information." >&2
+      exit {64 if tool == "tar" else 1} ;;
   esac
 done
-exec /bin/tar "$@"
 """
+    # Up to 8.23 sync had no operands: it said so, and wrote everything back.
+    ignoring = 'if [ $# -gt 0 ]; then echo "sync: ignoring all arguments" >&2; fi\nexec {real}\n'
+    body = ignoring if tool == "sync" else (refusing if patterns else "") + 'exec {real} "$@"\n'
+    return "#!/bin/sh\n" + body.replace("{real}", str(shutil.which(tool, path="/usr/bin:/bin")))
+
+
 BUSYBOX = ("find", "stat", "sha256sum")
 ODD = ("plain", "-rf", "--help", "-C", "a\\n", "back\\\\slash", "new\nline", "a b", "[x]*", "caf\u00e9")
+
+
+def put(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 def install(tools: str, directory: Path) -> None:
     """Put a set of tools into a directory."""
     directory.mkdir()
     if tools == "tar 1.26":
-        (directory / "tar").write_text(TAR_1_26)
-        (directory / "tar").chmod(0o755)
+        put(directory / "tar", older("tar"))
+    elif tools == "2014":
+        for tool in SINCE:
+            put(directory / tool, older(tool))
+        for tool in GONE:
+            put(directory / tool, f'#!/bin/sh\necho "sh: {tool}: command not found" >&2\nexit 127\n')
     else:
         ensure_installed({"busybox": "busybox"}, lambda _: None)
         for tool in BUSYBOX:
             (directory / tool).symlink_to(program("busybox"))
 
 
-TOOLS = ("tar 1.26", "busybox")
+TOOLS = ("tar 1.26", "2014", "busybox")
 
 
 async def do(session: Session, operation: type[Operation], **given: Any) -> Any:
@@ -154,12 +218,16 @@ async def test_tools_of_another_time(
     directory = nodes.directory / f"old tools {tools} {files}"
     install(tools, directory)
     timeout = {"command_execution": 60}
-    pool = make_pool(sshd, files=files, helper=False, path=[str(directory)], timeout=timeout)
+    pool = make_pool(sshd, files=files, helper=False, start_up_timeout=60, timeout=timeout)
     with Account(nodes) as account:
+        account.starts_with(f"PATH={shlex.quote(str(directory))}:$PATH")
         account.place.chmod(0o777)
         async with pool.lease(principal(account.user)) as session:
-            for operation in (*OPERATIONS.values(), *MORE):
+            for operation in (*VERBS.values(), *MORE):
                 await operation(session, account.place)
+            # They are what was used.
+            where = await session.run(["sh", "-c", f"command -v {min(os.listdir(directory))}"])
+            assert str(directory).encode() in where.stdout
 
 
 def test_a_job_packs_by_tar_1_26(tmp_path: Path) -> None:

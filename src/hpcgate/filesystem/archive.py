@@ -6,6 +6,7 @@ import re
 from hpcgate.errors import BadRequest, GatewayError
 from hpcgate.ssh.files.coreutils_errors import (
     NOT_REGULAR,
+    by_name,
     error_from_stderr,
     not_regular,
     number_in,
@@ -37,7 +38,7 @@ def archive_error(
         otherwise: The class of an error that is not an errno value.
         temporary: The name that the archive has until it is whole.
     """
-    text = done.stderr.decode("utf-8", "replace").replace("tar (child): ", "tar: ")
+    text = by_name(done.stderr.decode("utf-8", "replace").replace("tar (child): ", "tar: "))
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith(_NOISE)]
     if NOT_REGULAR in lines:
         return not_regular("tar", path)

@@ -122,9 +122,25 @@ def number_in(lines: Iterable[str]) -> int | None:
     return None
 
 
+_BY_PATH = re.compile(
+    r"^(?:/[^\s:/]+)+/(?=(?:cat|chgrp|chmod|chown|cp|dd|file|find|head|id|ln|ls|mkdir|mktemp|mv|readlink|rm|rmdir|"
+    r"sha\d+sum|md5sum|stat|sync|tail|tar|touch|truncate|bzip2|gzip|xz): )",
+    re.MULTILINE,
+)
+
+
+def by_name(text: str) -> str:
+    """Return what tools said with their names alone: one that a wrapper starts by its path says that in its place.
+
+    >>> by_name("/usr/bin/stat: cannot statx 'x': No such file or directory")
+    "stat: cannot statx 'x': No such file or directory"
+    """
+    return _BY_PATH.sub("", text)
+
+
 def stderr_lines(stderr: bytes, tool: str) -> list[str]:
     """Return the lines that a tool wrote to standard error, without those of others such as login scripts."""
-    lines = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = [line for line in by_name(stderr.decode("utf-8", "replace")).splitlines() if line.strip()]
     own = [line for line in lines if line.startswith(f"{tool}: ")]
     return own or [line for line in lines if not line.startswith("Try '")]
 
