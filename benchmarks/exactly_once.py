@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -100,10 +101,19 @@ class Trial:
         keyed: Whether requests have an Idempotency-Key.
         seed: Of what dies, and when.
         clients: How many requests a user has under way.
+        seconds: After which no more is submitted, however many there were; None for no such end.
     """
 
     def __init__(
-        self, site: Site, roles: Sequence[str], submissions: int, *, keyed: bool, seed: int, clients: int = 1
+        self,
+        site: Site,
+        roles: Sequence[str],
+        submissions: int,
+        *,
+        keyed: bool,
+        seed: int,
+        clients: int = 1,
+        seconds: float | None = None,
     ) -> None:
         self.site = site
         self.outcome = Outcome()
@@ -112,6 +122,7 @@ class Trial:
         self._prefix = f"once-{os.getpid()}-{'k' if keyed else 'n'}-{seed}-"
         self._roles = [role for role in roles for _ in range(clients)]
         self._least = submissions
+        self._until_time = None if seconds is None else time.monotonic() + seconds
         self._todo = self._numbers()
         self._changed = asyncio.Event()
         self._over = False
@@ -133,6 +144,8 @@ class Trial:
     def _numbers(self) -> Iterator[int]:
         for number in itertools.count():
             if number >= self._least and len(self.outcome.deaths) == len(KINDS):
+                return
+            if self._until_time is not None and time.monotonic() > self._until_time:
                 return
             self.outcome.submissions += 1
             yield number
@@ -266,7 +279,9 @@ def site_of(cluster: Cluster) -> Site:
     return Site(cluster, cluster.start_gateway(config), sshd)
 
 
-async def measure(submissions: int, users: int, clients: int, seed: int) -> list[tuple[str, Outcome]]:
+async def measure(
+    submissions: int, users: int, clients: int, seed: int, seconds: float | None
+) -> list[tuple[str, Outcome]]:
     """Run both."""
     roles = tuple(f"u{number}" for number in range(users))
     rows = []
@@ -274,7 +289,8 @@ async def measure(submissions: int, users: int, clients: int, seed: int) -> list
         for keyed in (True, False):
             site = site_of(cluster)
             try:
-                outcome = await Trial(site, roles, submissions, keyed=keyed, seed=seed, clients=clients).run()
+                trial = Trial(site, roles, submissions, keyed=keyed, seed=seed, clients=clients, seconds=seconds)
+                outcome = await trial.run()
             finally:
                 site.gateway.stop()
                 site.sshd.stop()
@@ -302,10 +318,11 @@ def main() -> None:
     parser.add_argument("--submissions", type=int, default=10_000)
     parser.add_argument("--users", type=int, default=50)
     parser.add_argument("--clients", type=int, default=1, help="requests under way of each user (default %(default)s)")
+    parser.add_argument("--seconds", type=float, help="of each of the two, after which no more is submitted")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS, help="where to write the table (default %(default)s)")
     options = parser.parse_args()
-    rows = asyncio.run(measure(options.submissions, options.users, options.clients, options.seed))
+    rows = asyncio.run(measure(options.submissions, options.users, options.clients, options.seed, options.seconds))
     Console().print(table(rows, options.users))
     lines = ["# Submissions while everything dies", "", *description("exactly_once"), ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]

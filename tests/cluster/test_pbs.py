@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -25,11 +28,15 @@ from hpcgate.errors import (
     SubmissionRefused,
     TimedOut,
 )
+from hpcgate.schedulers import job_spec as spec
 from hpcgate.schedulers.base import JobDescription, JobQuery, Jobs, Scheduler, TimeWindow
 from hpcgate.schedulers.control import SIGNALS, Action, Dependency, DependencyType, JobChanges
+from hpcgate.schedulers.job_spec import JobAttributes, Resources
+from hpcgate.schedulers.receipts import Once, Receipts
+from hpcgate.schedulers.rendering import with_script
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
-from tests.pbs.standin import Standin
+from tests.pbs.standin import TIME_ZONE, Standin
 
 from .scheduler_systems import environment_of, principal, system, until
 
@@ -744,3 +751,89 @@ async def test_what_cannot_be_controlled_is_refused(
     server.switch("down", on=False)
     await pbs.cancel(alice, jobs["waits"])
     await pbs.cancel(bob, jobs["his"])
+
+
+# A job in fields.
+
+
+async def test_fields_reach_the_server_and_outweigh_directives(
+    pbs: Scheduler, server: Standin, alice: Principal, home: str
+) -> None:
+    lines = "#PBS -l select=1:ncpus=3:mem=1gb -l walltime=1:00 -r y\n#PBS -a 0000 -J 0-1\n"
+    waits = await pbs.submit(alice, JobDescription(home, script="#!/bin/sh\n#PBS -h\nsleep 300\n"))
+    fields = JobAttributes(
+        resources=Resources(node_count=2, processes_per_node=2, exclusive_node_use=True),
+        duration=90,
+        array="2-6:2",
+        dependencies=(spec.Dependency("afterok", (waits,)), spec.Dependency("afterany", (waits,))),
+        hold=True,
+        begin=1798131600,
+        requeue=False,
+        mail=spec.Mail(("begin", "end"), "alice@example.org"),
+        extra={"pbs": {"P": "project"}},
+    )
+    job_id = await pbs.submit(alice, JobDescription(home, script=f"#!/bin/sh\n{lines}true\n", attributes=fields))
+    record = server.record(job_id)
+    assert (
+        record["resources"]
+        | {
+            "select": "2:ncpus=3:mem=1gb:mpiprocs=2",
+            "place": "scatter:exclhost",
+            "walltime": "00:01:30",
+        }
+        == record["resources"]
+    )
+    assert (record["range"], record["state"]) == ("2-6:2", "H")
+    words = record["arguments"]
+    assert f"-W depend=afterok:{waits},afterany:{waits}" in words
+    assert "-r n -m be -M alice@example.org" in words
+    assert "-P project" in words
+    # In the time zone of the login node.
+    there = datetime.fromtimestamp(1798131600, ZoneInfo(TIME_ZONE.removeprefix(":")))
+    assert f"-a {there:%Y%m%d%H%M.%S}" in words
+    for each in (job_id, waits):
+        await pbs.cancel(alice, each)
+
+
+async def test_a_program_runs_with_its_arguments_as_they_are(
+    pbs: Scheduler, cluster: Cluster, alice: Principal, home: str
+) -> None:
+    words = ("%s|", "a b", "it's", '"$(id)"', "two\nlines", "#PBS -q nosuchq", "", "é", "\\")
+    for name, text in (("pre.sh", "BEFORE=yes\n"), ("post.sh", "echo after $BEFORE\n")):
+        await asyncio.to_thread(cluster.as_user, "alice", ["tee", f"{home}/{name}"], input=text)
+    program = spec.Program("printf", words, pre_launch=f"{home}/pre.sh", post_launch=f"{home}/post.sh")
+    described = JobDescription(home, program=program, standard_output=f"{home}/program.txt")
+    job_id = await pbs.submit(alice, with_script(described, pbs.launchers()))
+    await until(pbs, alice, job_id, "F")
+    said = await _command(cluster, "cat", f"{home}/program.txt")
+    assert said == "".join(f"{word}|" for word in words[1:]) + "after yes\n"
+
+
+async def test_a_dry_run_shows_what_qsub_would_be_given(released: Scheduler, alice: Principal, home: str) -> None:
+    job = JobDescription(home, script="#!/bin/sh\ntrue\n", attributes=JobAttributes(duration=60))
+    before = len((await released.jobs(alice, JobQuery())).jobs)
+    told = await released.dry_run(alice, job)
+    assert (told.tested, told.options) == (False, ("-l", "walltime=00:01:00"))
+    assert told.script is not None
+    assert told.script.endswith("# The job:\ntrue\n")
+    assert len((await released.jobs(alice, JobQuery())).jobs) == before
+
+
+async def test_a_job_in_fields_with_a_key_is_one_job(
+    pbs: Scheduler, server: Standin, cluster: Cluster, alice: Principal, home: str
+) -> None:
+    """The answer comes from the receipt, and from the mark once the receipt does not tell."""
+    receipts = Receipts("~/.local/state/hpcgate/submissions", 86400, 1000)
+    once = Once.of(receipts, alice.username, "pbs", secrets.token_hex(8), "digest")
+    job = JobDescription(home, script=SLEEP, attributes=JobAttributes(hold=True, duration=60))
+    first = await pbs.submit_once(alice, job, once)
+    assert not first.replayed
+    assert server.record(first.job_id)["state"] == "H"
+    assert await pbs.submit_once(alice, job, once) == replace(first, replayed=True)
+    assert (await pbs.submission(alice, once)).job_id == first.job_id
+    # As if nobody had seen the end of it.
+    place = f"{home}/.local/state/hpcgate/submissions/{once.name}"
+    await _command(cluster, "rm", "-f", f"{place}/1.out", f"{place}/1.end")
+    assert (await pbs.submission(alice, once)).job_id == first.job_id
+    assert (await pbs.submit_once(alice, job, once)).job_id == first.job_id
+    await pbs.cancel(alice, first.job_id)

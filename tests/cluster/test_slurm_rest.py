@@ -628,3 +628,18 @@ def test_what_slurm_says_beside_the_id_reaches_the_client(alice: Person) -> None
 @both
 def test_a_dry_run(alice: Person, system: str) -> None:
     job_fields.dry_run(alice, system, tested=system == "hybrid")
+
+
+def test_a_job_in_fields_with_a_key_is_one_job_in_hybrid_mode(alice: Person) -> None:
+    """sbatch submits it: slurmrestd cannot be asked to submit unless something is so."""
+    body = {"job": {"workingDirectory": str(alice.user.home), "script": SLEEP, "hold": True, "duration": 60}}
+    headers = {"Idempotency-Key": f"hybrid {next(_numbers)}"}
+    answers = [alice.http.post("/compute/hybrid/jobs", json=body, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].json()["jobId"] == answers[1].json()["jobId"]
+    assert answers[1].headers["Idempotency-Replayed"] == "true"
+    assert job_fields.shown(alice, answers[0].json()["jobId"])["TimeLimit"] == "00:01:00"
+    refused = alice.http.post("/compute/rest/jobs", json=body, headers=headers)
+    assert refused.status_code == 501
+    systems = {one["name"]: one["submissions"] for one in get(alice, "/status/systems")["systems"]}
+    assert {name: one["exactlyOnce"] for name, one in systems.items()} == {"rest": False, "hybrid": True}

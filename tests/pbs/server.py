@@ -125,7 +125,7 @@ def all_jobs():
 
 
 def qsub(arguments):
-    options = "A:C:e:fhJ:j:k:l:m:M:N:o:p:P:q:r:S:v:VW:z"
+    options = "a:A:C:e:fhJ:j:k:l:m:M:N:o:p:P:q:r:S:v:VW:z"
     # qsub.c, process_opts: "the last occurance of an option takes precedence", up to 32 characters of a prefix.
     try:
         given, rest = getopt.getopt(arguments, options)
@@ -162,6 +162,12 @@ def qsub(arguments):
     for option in ("-o", "-e"):
         if not re.fullmatch(r"[\x20-\x7e]*", values.get(option, "")):
             leave(2, f"qsub: illegal {option} value{USAGE}")
+    if not re.fullmatch(r"(\d{4}|\d{6}|\d{8}|\d{10}|\d{12})(\.\d\d)?", values.get("-a", "0000")):
+        leave(2, "qsub: illegal -a value" + USAGE)
+    if not re.fullmatch(
+        r"(depend=(after|afterany|afternotok|afterok)(:[\d.a-z\[\]]+)+.*|umask=.*|block=.*|)", values.get("-W", "")
+    ):
+        leave(2, "qsub: illegal -W value" + USAGE)
     if not sendable(values.get("-v", "")):
         leave(1, "qsub: cannot send environment with the job")
     server_up("qsub", 162)

@@ -52,6 +52,12 @@ class Standin:
         else:
             path.unlink(missing_ok=True)
 
+    def record(self, job_id: str) -> dict[str, Any]:
+        """Return what the server knows of a job."""
+        number = job_id.partition(".")[0].partition("[")[0]
+        found: dict[str, Any] = json.loads((self.directory / "state" / "jobs" / f"{number}.json").read_text())
+        return found
+
     def altered(self, job_id: str) -> str:
         """Return what qalter was last told of a job, option by option."""
         path = self.directory / "state" / "jobs" / f"{job_id.partition('.')[0]}.json"
