@@ -10,7 +10,7 @@ from pydantic import Field
 from hpcgate.filesystem.base import Result
 from hpcgate.ssh.files.coreutils_errors import shown
 from hpcgate.ssh.files.login_node import local_time
-from hpcgate.ssh.files.protocol import Entry
+from hpcgate.ssh.files.protocol import Attributes, Entry
 from hpcgate.ssh.session import Session
 
 
@@ -94,6 +94,26 @@ class FileStat(Result):
     atime: int
     ctime: int
     mtime: int
+
+    @classmethod
+    def of(cls, found: Attributes) -> Self:
+        """Return attributes as they go over the wire."""
+        # What the class itself calls, as above.
+        made: Self = cls.__pydantic_validator__.validate_python(
+            {
+                "mode": found.mode,
+                "ino": found.ino,
+                "dev": found.dev,
+                "nlink": found.nlink,
+                "uid": found.uid,
+                "gid": found.gid,
+                "size": found.size,
+                "atime": found.atime,
+                "ctime": found.ctime,
+                "mtime": found.mtime,
+            }
+        )
+        return made
 
 
 class FileChecksum(Result):

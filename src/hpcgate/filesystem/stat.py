@@ -29,15 +29,4 @@ class Stat(Operation):
         """Ask for all ten numbers."""
         files = await session.files()
         found = await files.stat(raw(self.parameters.path), follow=self.parameters.dereference)
-        return FileStat(
-            mode=found.mode,
-            ino=found.ino,
-            dev=found.dev,
-            nlink=found.nlink,
-            uid=found.uid,
-            gid=found.gid,
-            size=found.size,
-            atime=found.atime,
-            ctime=found.ctime,
-            mtime=found.mtime,
-        )
+        return FileStat.of(found)

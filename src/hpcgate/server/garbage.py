@@ -6,6 +6,7 @@ time instead (docs/decisions/garbage.md).
 """
 
 import gc
+import sys
 import time
 
 REST = 100
@@ -15,9 +16,6 @@ SOONEST = 2.0
 """Seconds of the event loop between two looks, at least."""
 
 _NEVER = 2**31 - 1
-
-_SINCE, _OLD = 1, 2
-"""The generations of objects that have come since the last look at everything, and of those that were there."""
 
 
 def set_up() -> None:
@@ -32,14 +30,16 @@ class Garbage:
     """Looks through all objects for garbage, from time to time.
 
     A look takes as long as there are objects. Where many have come since the last one, as when thousands of requests
-    have begun to wait, it is put off until what it will take is a hundredth of the time, too.
+    have begun to wait, it is put off until what it will take is a hundredth of the time, too. The blocks of memory that
+    are taken beyond those of what was loaded stand for objects: to count these, Python makes a list of all of them.
     """
 
     def __init__(self) -> None:
         self._had = 0.0
         self._due = 0.0
         self._took = 0.0
-        self._objects = 0
+        self._loaded = sys.getallocatedblocks()
+        self._blocks = 0
 
     def tick(self, had: float) -> None:
         """Look, if it is time. Until it is done nothing else goes on.
@@ -51,16 +51,17 @@ class Garbage:
         if self._had < self._due:
             return
         self._due = max(SOONEST, REST * self._expected())
-        if self._objects and self._had < self._due:
+        if self._had < self._due:
             return
         busy = time.thread_time()
         gc.collect()
-        # To count them takes time, too.
-        self._objects = len(gc.get_objects(_OLD))
         self._took = time.thread_time() - busy
+        self._blocks = self._taken()
         self._had, self._due = 0.0, max(SOONEST, REST * self._took)
 
     def _expected(self) -> float:
-        """Return the seconds that a look would take now, by what the last one took for each object."""
-        come = len(gc.get_objects(_SINCE))
-        return self._took * (1 + come / max(1, self._objects))
+        """Return the seconds that a look would take now, by what the last one took for each block."""
+        return self._took * max(1.0, self._taken() / max(1, self._blocks))
+
+    def _taken(self) -> int:
+        return sys.getallocatedblocks() - self._loaded

@@ -336,10 +336,11 @@ class Http(HttpToolsProtocol):
 
     def _stays_out(self, data: bytes) -> bool:
         """Say whether the request that begins here would only be refused, as far as a glance tells."""
-        if path_in(data) in self.always:
-            return False
         assert self.admission is not None  # noqa: S101 (it is what is full)
-        return self.admission.crowded(self._asker(token_in(data), forwarded_in(data)))
+        token = token_in(data)
+        known = None if token is None else self.caller(token)
+        asker = self._stranger(token, forwarded_in(data)) if known is None else User(known)
+        return self.admission.crowded(asker) and path_in(data) not in self.always
 
     def _parse(self, data: bytes) -> None:
         """Parse what came. Whatever goes wrong with it is this connection's alone, which gets an answer."""
@@ -562,6 +563,9 @@ class Http(HttpToolsProtocol):
         """Return who asks, as far as it is known before anything is verified."""
         if token is not None and (name := self.caller(token)) is not None:
             return User(name)
+        return self._stranger(token, headers)
+
+    def _stranger(self, token: str | None, headers: Headers) -> Stranger:
         peer = "" if self.client is None else self.client[0]
         forwarded: Callable[[str], str] | None = None
         if isinstance(proxied := self.config.loaded_app, ProxyHeadersMiddleware) and peer in proxied.trusted_hosts:
