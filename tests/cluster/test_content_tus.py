@@ -558,7 +558,15 @@ def test_joining_what_cannot_get_its_name_leaves_the_parts_alone(
     before = names(place)
     assert_problem(create(alice, place, system=system, upload_concat=f"final;{part}"), 403)
     assert names(place) == before
+    # One that has not begun is refused before anything is sent.
+    assert_problem(create(alice, place, system=system, upload_length=3), 403, "not written in place")
+    assert names(place) == before
     assert (place / "file").read_bytes() == b"not alice's"
+    shut = cluster.scratch / f"shut-{system}"
+    shut.mkdir()
+    (shut / "file").touch()
+    (shut / "file").chmod(0o666)
+    assert_problem(create(alice, shut, system=system, upload_length=3), 403, "Permission denied")
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -31,6 +31,7 @@ from hpcgate.errors import (
     NotADirectory,
     NotFound,
     PathNotFound,
+    PermissionDenied,
     TooLarge,
 )
 from hpcgate.filesystem.tus.headers import ExpectedDigest
@@ -76,6 +77,7 @@ class Uploads:
         Raises:
             NotADirectory, PathNotFound: There is no such directory.
             IsADirectory: The file that is to be is one.
+            PermissionDenied: The file that is there keeps its name: nothing is to be sent for nothing.
         """
         await self.store.sweep(self._lifetime)
         # What replaces a file is not for others to read before it has that file's mode; a part never is.
@@ -85,6 +87,8 @@ class Uploads:
         try:
             with naming(self._root + name):
                 place = await self.store.make(upload_id)
+                if private and not partial:
+                    await self._refuse_held(self._root + name, self._root + self.store.name(upload_id))
                 await self.store.save(place, state)
                 await place.streams.create(place.inside + CONTENT, private=private)
         except BaseException:
@@ -350,6 +354,23 @@ class Uploads:
         if stat.S_ISDIR(found.mode):
             raise IsADirectory(f"cp: cannot create regular file {quote(target)}: Is a directory")
         return True
+
+    async def _refuse_held(self, target: bytes, own: bytes) -> None:
+        """Refuse to replace somebody else's file in a sticky directory: it could only be written in place (unlink(2)).
+
+        Args:
+            target: The file.
+            own: Something of the user's in the same directory.
+        """
+        directory = await self._streams.stat(self._root)
+        if not directory.mode & stat.S_ISVTX:
+            return
+        user = (await self._streams.stat(own, follow=False)).uid
+        if user and user not in (directory.uid, (await self._streams.stat(target, follow=False)).uid):
+            raise PermissionDenied(
+                f"{quote(target)} is somebody else's in a sticky directory, and a resumable upload is not written in"
+                " place: Operation not permitted"
+            )
 
     @asynccontextmanager
     async def _writing(self, upload_id: str) -> AsyncIterator[Writer]:
