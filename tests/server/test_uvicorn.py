@@ -13,15 +13,18 @@ import textwrap
 import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from hpcgate.server.exchange import Exchange
 from hpcgate.server.http_protocol import Http
 from hpcgate.server.lifecycle import Server
+from hpcgate.server.sockets import Sockets
 
 TABLE: dict[type, tuple[type, set[str]]] = {
     Http: (
         HttpToolsProtocol,
         {
+            "_should_upgrade",
             "_start_asgi_task",
             "_unset_keepalive_if_required",
             "client",
@@ -33,6 +36,7 @@ TABLE: dict[type, tuple[type, set[str]]] = {
             "eof_received",
             "expect_100_continue",
             "flow",
+            "handle_websocket_upgrade",
             "headers",
             "loop",
             "on_body",
@@ -71,6 +75,18 @@ TABLE: dict[type, tuple[type, set[str]]] = {
             "send",
             "transport",
             "waiting_for_100_continue",
+        },
+    ),
+    Sockets: (
+        WebSocketsSansIOProtocol,
+        {
+            "close_sent",
+            "close_timeout",
+            "connection_lost",
+            "data_received",
+            "loop",
+            "on_task_complete",
+            "transport",
         },
     ),
     Server: (

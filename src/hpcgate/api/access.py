@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import Depends, Request
+from starlette.requests import HTTPConnection
 
 from hpcgate.api.terms import PROTECTED, Terms
 from hpcgate.auth import Principal
@@ -25,13 +26,13 @@ from hpcgate.telemetry.audit import is_behind
 audit = structlog.get_logger("hpcgate.audit")
 
 
-def gateway(request: Request) -> Gateway:
+def gateway(request: HTTPConnection) -> Gateway:
     """Return the gateway that the lifespan opened."""
     opened: Gateway = request.scope["app"].state.gateway
     return opened
 
 
-async def authenticate(request: Request, terms: Terms) -> Principal:
+async def authenticate(request: HTTPConnection, terms: Terms) -> Principal:
     """Verify the request's token or API key, and count the request. The door does, once, before all else.
 
     Raises:
@@ -54,7 +55,7 @@ async def authenticate(request: Request, terms: Terms) -> Principal:
     return verified.asking(state["request_id"], state["correlation_id"])
 
 
-async def _verified(request: Request, opened: Gateway) -> Principal:
+async def _verified(request: HTTPConnection, opened: Gateway) -> Principal:
     authorization = _authorization(request)
     if opened.api_keys is not None and authorization is None:
         key = request.headers.get(HEADER)
@@ -63,12 +64,20 @@ async def _verified(request: Request, opened: Gateway) -> Principal:
     return await opened.tokens.principal(bearer(authorization))
 
 
-def _authorization(request: Request) -> str | None:
+def _authorization(request: HTTPConnection) -> str | None:
     """Return the header, of which the server has let at most one in."""
     for name, value in request.scope["headers"]:
         if name == b"authorization":
             return str(value, "latin-1")
+    # A browser sends no headers of a page's own with a WebSocket, but names of protocols.
+    for name in request.scope.get("subprotocols", ()):
+        if name.startswith(TOKEN_PROTOCOL):
+            return f"Bearer {name.removeprefix(TOKEN_PROTOCOL)}"
     return None
+
+
+TOKEN_PROTOCOL = "hpcgate.bearer."  # noqa: S105 (what a token follows)
+"""Before a token among the protocols that a WebSocket's client offers, of which it is never the one that is chosen."""
 
 
 @dataclass(slots=True)
@@ -78,7 +87,7 @@ class Access:
     principal: Principal
     system: System
     grant: Grant = FREE
-    request: Request | None = None
+    request: HTTPConnection | None = None
     terms: Terms = PROTECTED
 
     @property
@@ -153,7 +162,7 @@ class Access:
 
 
 def _audit_denial(
-    request: Request, terms: Terms, principal: Principal, system: str | None, rule: str, *paths: str
+    request: HTTPConnection, terms: Terms, principal: Principal, system: str | None, rule: str, *paths: str
 ) -> None:
     audit.warning(
         "denied",
@@ -164,19 +173,19 @@ def _audit_denial(
         source=_source(request),
         system=system,
         group=terms.group,
-        method=request.method,
+        method=request.scope["method"],
         route=request.scope["route"].path,
         paths=[journal.readable(path) for path in paths],
         request_id=principal.request_id,
     )
 
 
-def _source(request: Request) -> str | None:
+def _source(request: HTTPConnection) -> str | None:
     client = request.scope.get("client")
     return client[0] if client else None
 
 
-async def enter(request: Request, terms: Terms, principal: Principal, system_name: str) -> Access:
+async def enter(request: HTTPConnection, terms: Terms, principal: Principal, system_name: str) -> Access:
     """Find the system of a request and ask whether its user may use it for what the route does. The door does, once.
 
     Raises:
@@ -200,7 +209,9 @@ async def enter(request: Request, terms: Terms, principal: Principal, system_nam
     return Access(principal, system, grant, request, terms)
 
 
-async def _authorize(request: Request, terms: Terms, opened: Gateway, principal: Principal, system: str) -> Grant:
+async def _authorize(
+    request: HTTPConnection, terms: Terms, opened: Gateway, principal: Principal, system: str
+) -> Grant:
     """Ask the authorization service and the policy, and tell the audit log of a no."""
     try:
         await opened.authorizer.authorize(principal, system)
@@ -218,7 +229,7 @@ async def _authorize(request: Request, terms: Terms, opened: Gateway, principal:
         raise
 
 
-def refuse_undeclared(request: Request, terms: Terms, principal: Principal) -> None:
+def refuse_undeclared(request: HTTPConnection, terms: Terms, principal: Principal) -> None:
     """Refuse what no rule can be about, where there is a policy.
 
     Raises:
@@ -229,7 +240,7 @@ def refuse_undeclared(request: Request, terms: Terms, principal: Principal) -> N
         raise Denied("default")
 
 
-def _begin_record(request: Request, terms: Terms, notes: journal.Journal, principal: Principal) -> None:
+def _begin_record(request: HTTPConnection, terms: Terms, notes: journal.Journal, principal: Principal) -> None:
     """Note for the audit log who is about to do what."""
     notes.who = {
         "user": principal.username,
@@ -237,7 +248,7 @@ def _begin_record(request: Request, terms: Terms, notes: journal.Journal, princi
         "token_id": principal.token_id,
         "source": _source(request),
     }
-    notes.operation = (request.method, request.scope["route"].path)
+    notes.operation = (request.scope["method"], request.scope["route"].path)
     notes.group = terms.group
     notes.job_id = request.path_params.get("job_id")
 
@@ -252,7 +263,7 @@ def _require_record(terms: Terms, notes: journal.Journal) -> None:
         raise Unavailable("The audit log cannot be written at the moment", headers={"Retry-After": "5"})
 
 
-def _outcome(error: GatewayError, request: Request) -> str:
+def _outcome(error: GatewayError, request: HTTPConnection) -> str:
     """Return the label of a token that was not accepted."""
     match error:
         case Unauthenticated():
@@ -274,7 +285,7 @@ async def _principal(request: Request) -> Principal:
     return principal
 
 
-def access_of(request: Request) -> Access:
+def access_of(request: HTTPConnection) -> Access:
     """Return what the door has found of a request to a system."""
     access: Access = request.scope["state"]["access"]
     return access

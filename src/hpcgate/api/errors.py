@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpcgate.api.models.base import ApiResponseError, ApResponseErrorType
@@ -23,7 +23,7 @@ log = structlog.get_logger("hpcgate.api")
 
 
 def problem(
-    request: Request,
+    request: HTTPConnection,
     status: int,
     message: str,
     *,
@@ -104,7 +104,7 @@ def _readable(text: str) -> str:
         return text
 
 
-def answer_to(request: Request, error: Exception) -> JSONResponse:
+def answer_to(request: HTTPConnection, error: Exception) -> JSONResponse:
     """Return the answer to an error that a route has raised, whichever it is; what nobody foresaw is a 500, logged."""
     match error:
         case GatewayError():
@@ -135,7 +135,7 @@ def answer_to(request: Request, error: Exception) -> JSONResponse:
     return problem(request, 500, "Internal server error")
 
 
-def _invalid(request: Request, fields: list[dict[str, str]]) -> JSONResponse:
+def _invalid(request: HTTPConnection, fields: list[dict[str, str]]) -> JSONResponse:
     unknown = [field["name"] for field in fields if field["message"] == _UNKNOWN]
     named = [name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..." for name in unknown[:MAX_NAMED]]
     words = f": unknown fields {', '.join(named)}" if named else ""

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
+from starlette.requests import HTTPConnection
 
 from hpcgate.api.access import Access, gateway
 from hpcgate.errors import BadRequest
@@ -78,7 +79,7 @@ def receipts(access: Access) -> Receipts:
     return Receipts(directory, settings.lifetime, settings.most_receipts)
 
 
-def _request(access: Access) -> Request:
+def _request(access: Access) -> HTTPConnection:
     if access.request is None:
         raise RuntimeError("no request")
     return access.request
@@ -101,7 +102,7 @@ def once(access: Access, key: str | None, asked: BaseModel | dict[str, Any]) -> 
             raise BadRequest(f"An {HEADER} is required")
         return None
     values = asked if isinstance(asked, dict) else asked.model_dump(by_alias=True, exclude_unset=True)
-    words = [request.method, request.scope["route"].path, values]
+    words = [request.scope["method"], request.scope["route"].path, values]
     digest = hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode()).hexdigest()
     return Once.of(receipts(access), access.principal.username, access.system.name, key, digest)
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Awaitable
 
-from fastapi import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hpcgate.api.errors import problem
@@ -32,7 +32,7 @@ class PlainPaths:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Handle one request."""
-        if scope["type"] == "http":
+        if scope["type"] != "lifespan":
             raw: bytes = scope.get("raw_path") or b""
             if b"//" in raw and self._merge:
                 raw = _SLASHES.sub("/", raw.decode("latin-1")).encode("latin-1")
@@ -40,5 +40,5 @@ class PlainPaths:
                 scope["raw_path"] = raw
                 scope["state"][MERGED] = True
             if may_be_odd(raw) and (wrong := odd_path(raw)):
-                return problem(Request(scope), 404, f"Not Found: {wrong}")(scope, receive, send)
+                return problem(HTTPConnection(scope), 404, f"Not Found: {wrong}")(scope, receive, send)
         return self.app(scope, receive, send)

@@ -1,14 +1,16 @@
 """The one way to every route: found, its token verified and its request counted, and only then called."""
 
 from collections.abc import Awaitable, Iterable
+from contextlib import ExitStack
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpcgate.api import errors
+from hpcgate.api import errors, sockets
 from hpcgate.api.access import authenticate, enter, gateway, refuse_undeclared
 from hpcgate.api.fast_path import DirectRoutes, Found
 from hpcgate.api.plain_paths import MERGED
@@ -47,6 +49,9 @@ class Door:
         The content is made and left out, so that its length and all else of the head are those of GET
         (RFC 9110, section 9.3.2).
         """
+        if scope["type"] == "websocket":
+            await self._converse(scope, receive, send)
+            return
         if scope["method"] != "HEAD" or self._matches(scope):
             await self._serve(scope, receive, send)
             return
@@ -114,6 +119,24 @@ class Door:
                 raise  # the server cuts the answer off, so that it cannot pass for a whole one
             await errors.answer_to(request, error)(scope, receive, send)
 
+    async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Admit a WebSocket to its route, and count it as a stream for as long as it lasts."""
+        if self._root_path:
+            scope["root_path"] = self._root_path
+        connection = HTTPConnection(scope)
+        with ExitStack() as stack:
+            try:
+                route = self._find(scope)
+                await admit(connection, terms_of(route))
+                stream = sockets.hold(connection, stack)
+            except Exception as error:
+                await errors.answer_to(connection, error)(scope, receive, send)
+                return
+            try:
+                await sockets.converse(route, stream, scope, receive, send)
+            finally:
+                scope["state"].pop("access", None)
+
     async def _lead_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit a request to a route that FastAPI serves."""
         if self._root_path:
@@ -155,7 +178,7 @@ class Door:
 
     async def _serve_found(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stand for FastAPI's router."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._router.app(scope, receive, send)
             return
         if not scope["state"].get("admitted"):
@@ -168,7 +191,7 @@ SAID_AT_ONCE = frozenset({Response, JsonBytes})
 """Answers of which nothing can fail once they have begun."""
 
 
-async def admit(request: Request, terms: Terms) -> None:
+async def admit(request: HTTPConnection, terms: Terms) -> None:
     """Let a request in to a route, or refuse it before anything of its body is read.
 
     Where its path names a system, it is found here whether the user may use it, and what for.

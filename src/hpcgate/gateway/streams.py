@@ -29,7 +29,7 @@ class Stream:
         system: The system's name.
         endless: Whether it goes on for as long as its client stays.
         closing: Is set when it is to end soon; `reason` says why.
-        reason: ``stop`` or ``reload``, or nothing.
+        reason: ``stop``, ``reload`` or ``stalled``, or nothing.
     """
 
     __slots__ = ("closing", "endless", "kind", "owner", "reason", "since", "system")
@@ -63,8 +63,8 @@ class Streams:
 
     Attributes:
         begun: How many have begun since the process started, by kind.
-        ended: How many have ended, by kind and by what ended them: ``done``, ``failed``, ``gone``, ``stop`` or
-            ``reload``.
+        ended: How many have ended, by kind and by what ended them: ``done``, ``failed``, ``gone``, ``stop``,
+            ``reload`` or ``stalled``.
     """
 
     def __init__(self, most: int, most_per_user: int) -> None:

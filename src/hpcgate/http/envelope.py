@@ -46,6 +46,11 @@ def new_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
+HEADS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
+"""The messages that bring the head of an answer; that of a WebSocket that is accepted has no status."""
+SWITCHING = 101
+
+
 class Envelope:
     """Gives each request its ids and each answer its headers, and writes the lines of the request to the logs.
 
@@ -71,7 +76,7 @@ class Envelope:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         one = self.open(scope, send, dict(scope["headers"]))
@@ -185,8 +190,8 @@ class Enveloped:
 
     def send(self, message: Message) -> Awaitable[None]:
         """Send a part of the answer, the first with its headers."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
+        if message["type"] in HEADS:
+            self.status = message.get("status", SWITCHING)
             headers = self._envelope.headers(self._scope, self._notes, message.get("headers", ()))
             message = {**message, "headers": headers}
         else:
@@ -272,9 +277,9 @@ class TrailingSlash:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Handle one request."""
-        if scope["type"] == "http" and scope["path"].endswith("/") and scope["path"].strip("/"):
+        if scope["type"] != "lifespan" and scope["path"].endswith("/") and scope["path"].strip("/"):
             scope = {**scope, "path": scope["path"].rstrip("/")}
-        if self._root and scope["type"] == "http" and scope["path"] == self._root:
+        if self._root and scope["type"] != "lifespan" and scope["path"] == self._root:
             scope = {**scope, "path": f"{self._root}/"}
         return self.app(scope, receive, send)
 

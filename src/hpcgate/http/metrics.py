@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpcgate.http.disconnect import CLIENT_GONE
+from hpcgate.http.envelope import HEADS, SWITCHING
 from hpcgate.telemetry.metrics import Metrics
 from hpcgate.telemetry.tally import Count, Counter, Tally
 
@@ -75,7 +76,7 @@ class Measured:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         status = CLIENT_GONE
@@ -90,8 +91,8 @@ class Measured:
 
         def counted_send(message: Message) -> Awaitable[None]:
             nonlocal status, sent
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] in HEADS:
+                status = message.get("status", SWITCHING)
             else:
                 sent += len(message.get("body", b""))
             return send(message)
@@ -111,7 +112,7 @@ class Traced:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         method = scope["method"] if scope["method"] in _METHODS else OTHER
@@ -119,8 +120,8 @@ class Traced:
 
         async def seen(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] in HEADS:
+                status = message.get("status", SWITCHING)
             await send(message)
 
         with self._tracing.request(method, scope["headers"], scope["state"].get("request_id", "")) as span:

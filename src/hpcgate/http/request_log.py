@@ -135,7 +135,9 @@ class RequestLines:
 _READS: frozenset[str | None] = frozenset({Group.STATUS_READ, Group.COMPUTE_READ, Group.FS_READ})
 
 
-_SECRET_HEADERS = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"x-api-key"})
+_SECRET_HEADERS = frozenset(
+    {b"authorization", b"cookie", b"proxy-authorization", b"sec-websocket-protocol", b"x-api-key"}
+)
 
 
 def _outcome(ended: Ended) -> str:

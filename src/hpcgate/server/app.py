@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
-from starlette.routing import Route
+from starlette.routing import Match, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hpcgate import __version__
@@ -46,11 +46,18 @@ class Application(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, or the lifespan."""
-        if scope["type"] == "http":
-            scope["app"] = self
-            await self.chain(scope, receive, send)
-        else:
+        if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
+            return
+        scope["app"] = self
+        # A WebSocket begins with a request of this method (RFC 6455, section 4.1).
+        scope.setdefault("method", "GET")
+        await self.chain(scope, receive, send)
+
+    def speaks(self, path: str) -> bool:
+        """Say whether a path leads to a WebSocket."""
+        scope = {"type": "websocket", "path": path.rstrip("/"), "root_path": self.root_path, "headers": []}
+        return any(isinstance(route, WebSocketRoute) and route.matches(scope)[0] is Match.FULL for route in self.routes)
 
 
 def create_app(settings: Settings) -> Application:

@@ -8,12 +8,12 @@ import random
 import re
 import socket
 import struct
-import sys
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
+from urllib.parse import unquote
 
 import httptools
 import structlog
@@ -31,6 +31,7 @@ from hpcgate.http.heads import Refusal, refusal
 from hpcgate.server.exchange import Exchange
 from hpcgate.server.refusals import HOLD, Lobby, Refusals
 from hpcgate.server.sink import Sink
+from hpcgate.server.sockets import received
 from hpcgate.telemetry.containment import FAULTS, contained
 
 log = structlog.get_logger(__name__)
@@ -201,6 +202,8 @@ class Http(HttpToolsProtocol):
     """Lets those go on who send much after they were refused."""
     caller: Callable[[str], str | None] = staticmethod(lambda token: None)
     """Says whose a token was when it was last verified."""
+    speaks: Callable[[str], bool] = staticmethod(lambda path: False)
+    """Says whether a path leads to a WebSocket; an offer to speak one is passed over anywhere else."""
     always = frozenset(("/status/liveness", "/status/readiness"))
     """Paths that are answered however many requests there are."""
     extra = b""
@@ -315,20 +318,8 @@ class Http(HttpToolsProtocol):
         return self.transport.is_closing()
 
     def received(self) -> int:
-        """Return the bytes that have come since the connection began, TLS's own among them; 0 where none are counted.
-
-        They are the kernel's `tcpi_bytes_received` (linux/tcp.h).
-        """
-        connection: socket.socket | None = self.transport.get_extra_info("socket")
-        try:
-            if (
-                connection is None
-                or len(found := connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)) < 136
-            ):
-                return 0
-        except OSError:  # it has ended
-            return 0
-        return int.from_bytes(found[128:136], sys.byteorder)
+        """Return the bytes that have come since the connection began; 0 where none are counted."""
+        return received(self.transport)
 
     def cut(self) -> None:
         """End the connection, whatever is on its way."""
@@ -412,6 +403,9 @@ class Http(HttpToolsProtocol):
         # Outside of the handler: what is raised within it has that error for its context.
         if self._offered:
             return self._feed(self._without_offer() + data[read:])
+        if self._should_upgrade() and not self._deaf:
+            self._hand_over(data[read:])
+            return False
         # Another protocol would follow, which is not spoken here: the request is answered as if none were offered.
         self._deaf = True
         return False
@@ -454,6 +448,8 @@ class Http(HttpToolsProtocol):
             self._offered = True
             return
         super().on_headers_complete()
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return
         # From here on there is a request to be given up, if what follows is odd.
         self._in_body, self._received, self._body = True, 0, 0
         self._chunked = body and not any(name == b"content-length" for name, _ in self.headers)
@@ -498,6 +494,36 @@ class Http(HttpToolsProtocol):
             plain = block.startswith(line, at)
         self._at = block.find(b"\r\n\r\n", at) + 4
         return plain
+
+    def _should_upgrade(self) -> bool:
+        if self.parser.get_method() != b"GET" or brings_body(self.headers):
+            return False
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        return super()._should_upgrade() and self.speaks(unquote(path))
+
+    def _hand_over(self, rest: bytes) -> None:
+        """Have the connection go on as a WebSocket, whose task is a request like others, unless there are too many."""
+        self._stop_head_timer()
+        self._unset_keepalive_if_required()
+        admission = self.admission
+        if (
+            self._awaited()
+            or self.stopping
+            or (admission is not None and (admission.waiting or admission.busy or admission.full(len(self.tasks))))
+        ):
+            if admission is not None:
+                admission.refused += 1
+            self._deaf = True
+            self._last_words = self._overloaded(close=True, whole=True)
+            if not self._awaited():
+                self._bow_out()
+            return
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+        self.handle_websocket_upgrade()
+        if rest:
+            cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
+        self.cycle, self._active = None, None  # type: ignore[assignment]
 
     def _without_offer(self) -> bytes:
         """Return the head of the request once more, for a new parser, without its offer to speak another protocol."""

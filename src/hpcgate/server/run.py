@@ -22,6 +22,7 @@ from hpcgate.server.http_protocol import LINGER, LINGER_BYTES, Http, make_room_f
 from hpcgate.server.lifecycle import Server
 from hpcgate.server.logs import LOG_CONFIG, configure_logging, hand_over, take_over_libraries
 from hpcgate.server.sink import Ends, Sink
+from hpcgate.server.sockets import MAX_MESSAGE, PING_EVERY, Sockets
 from hpcgate.server.starting import Starting
 from hpcgate.server.tls import Tls, Unusable
 
@@ -88,13 +89,19 @@ def serve(
     log_config = os.environ.get(LOG_CONFIG)
     proxies = list(settings.http.trusted_proxies)
     try:
+        app = create_app(settings)
         config = uvicorn.Config(
-            create_app(settings),
+            app,
             host=host,
             port=port,
             loop="uvloop",
-            http=type("Http", (Http,), _ways(settings)),
-            ws="none",
+            http=type("Http", (Http,), _ways(settings) | {"speaks": staticmethod(app.speaks)}),
+            ws=Sockets,
+            ws_max_size=MAX_MESSAGE,
+            ws_ping_interval=PING_EVERY,
+            ws_ping_timeout=PING_EVERY,
+            # Compressed, a message may be a thousand times as long as what came of it.
+            ws_per_message_deflate=False,
             # A logging configuration of the site's decides on uvicorn's own access log, too.
             access_log=bool(log_config),
             log_config=log_config,

@@ -1,0 +1,123 @@
+"""WebSockets: served by routes as all else is, on the same terms, and ended by whoever ends long-lived responses."""
+
+import asyncio
+from contextlib import ExitStack
+
+import structlog
+from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
+
+from hpcgate.api import errors
+from hpcgate.api.access import Access, gateway
+from hpcgate.errors import GatewayError
+from hpcgate.gateway.streams import Stream
+from hpcgate.telemetry.containment import FAULTS
+
+log = structlog.stdlib.get_logger(__name__)
+
+PROTOCOL = "hpcgate"
+"""What a client offers beside its token, for a browser wants one of what it offers to be chosen."""
+RESTARTS = 1012
+"""The code of a close by a server that stops or has a changed configuration: the client may come again at once
+(IANA, WebSocket Close Code Number Registry)."""
+CRASHED = 1011
+REFUSED = 4000
+"""With the HTTP status of an error added: what ends a conversation that has begun (RFC 6455, section 7.4.2)."""
+MAX_REASON = 123
+"""Bytes (RFC 6455, section 5.5)."""
+
+
+def hold(connection: HTTPConnection, stack: ExitStack) -> Stream:
+    """Count a socket as a stream of its user until the stack is left.
+
+    Raises:
+        RateLimited, Unavailable: As `Streams.hold`.
+    """
+    state = connection.scope["state"]
+    access: Access | None = state.get("access")
+    streams = gateway(connection).streams
+    owner, system = state.get("username") or "", "" if access is None else access.system.name
+    return stack.enter_context(streams.hold("socket", owner, system, endless=True))
+
+
+async def converse(route: BaseRoute, stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
+    """Have a route's endpoint speak with a client that the door has let in, until one of them ends it.
+
+    To the endpoint a stream that is to close looks like a client that leaves. A client that takes nothing for as long
+    as `streams.stall_timeout` is one that has gone.
+    """
+    connection = HTTPConnection(scope)
+    stall = gateway(connection).settings.streams.stall_timeout
+    accepted = closed = False
+
+    async def heard() -> Message:
+        nonlocal closed
+        message = await _unless_closing(stream, receive)
+        closed = closed or (message["type"] == "websocket.disconnect" and not stream.reason)
+        return message
+
+    async def say(message: Message) -> None:
+        nonlocal accepted, closed
+        if message["type"] == "websocket.accept":
+            accepted = True
+            if not message.get("subprotocol") and PROTOCOL in scope.get("subprotocols", ()):
+                message = {**message, "subprotocol": PROTOCOL}
+        elif message["type"] == "websocket.close":
+            closed = True
+        try:
+            async with asyncio.timeout(stall):
+                await send(message)
+        except TimeoutError:
+            raise _Stalled from None
+
+    code, reason = RESTARTS if stream.reason else 1000, stream.reason
+    try:
+        await route.handle(scope, heard, say)
+        code, reason = RESTARTS if stream.reason else 1000, stream.reason
+    except WebSocketDisconnect:
+        code, reason = RESTARTS, stream.reason
+        if not stream.reason:
+            return
+    except _Stalled:
+        stream.close("stalled")
+        log.warning("stream.cut", path=scope["path"], reason="the client takes nothing")
+        return
+    except Exception as error:
+        if not accepted:
+            await errors.answer_to(connection, error)(scope, receive, send)
+            return
+        code, reason = _problem(error)
+    if accepted and not closed:
+        await say({"type": "websocket.close", "code": code, "reason": reason})
+
+
+class _Stalled(Exception):
+    """The client takes nothing."""
+
+
+async def _unless_closing(stream: Stream, receive: Receive) -> Message:
+    """Return the next message of a client, or that it is over as soon as the stream is to close."""
+    message = asyncio.ensure_future(receive())
+    closing = asyncio.ensure_future(stream.closing.wait())
+    try:
+        await asyncio.wait((message, closing), return_when=asyncio.FIRST_COMPLETED)
+        if stream.closing.is_set() or not message.done():
+            return {"type": "websocket.disconnect", "code": RESTARTS, "reason": stream.reason}
+        return message.result()
+    finally:
+        for task in (message, closing):
+            task.cancel()
+        await asyncio.gather(message, closing, return_exceptions=True)
+
+
+def _problem(error: Exception) -> tuple[int, str]:
+    if isinstance(error, GatewayError):
+        return REFUSED + error.status, error.message.encode()[:MAX_REASON].decode("utf-8", "ignore")
+    FAULTS.count("socket")
+    log.error("socket.crashed", exc_info=error)
+    return CRASHED, "Internal server error"
+
+
+FAULTS.register("socket")

@@ -1,0 +1,231 @@
+"""WebSockets come through the same front as all else: ids, token, policy, problems, bounds, metrics and an end."""
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
+
+from tests.auth.idp import claims, jwk, token
+from tests.front import Front, write_config
+from tests.transfers.servers import free_port, wait_for_port
+
+PATH = "/filesystem/demo/echo"
+SETTINGS: dict[str, Any] = {
+    "clusters": [
+        {
+            "name": "demo",
+            "ssh": {"host": "127.0.0.1", "port": 9},
+            "scheduler": {"type": "slurm", "version": "22.05.8"},
+        }
+    ],
+    "metrics": {"path": "/metrics"},
+    "streams": {"max_streams_per_user": 2, "stall_timeout": 1},
+    "auth": {
+        "policy": {
+            "default": "allow",
+            "rules": [{"name": "no-bob", "effect": "deny", "users": ["bob"], "operations": ["fs:read"]}],
+        }
+    },
+}
+
+
+def token_of(name: str) -> str:
+    return token(payload=claims(username=name, preferred_username=name))
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    with echoing(tmp_path_factory.mktemp("sockets")) as running:
+        yield running
+
+
+@contextmanager
+def echoing(tmp_path: Path) -> Iterator[Front]:
+    """Start a gateway with the socket, and end it again."""
+    keys = tmp_path / "jwks.json"
+    keys.write_text(json.dumps({"keys": [jwk("RSA", kid="RSA-0")]}))
+    authentication = {"token_url": "http://127.0.0.1:9/token", "public_certs": [f"file://{keys}"]}
+    settings = SETTINGS | {"auth": SETTINGS["auth"] | {"authentication": authentication}}
+    config, port, log = write_config(tmp_path, **settings), free_port(), tmp_path / "front.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.server.echoing", str(config), str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_for_port(port, process)
+        yield Front(port, log, process)
+    finally:
+        process.terminate()
+        process.wait(120)
+
+
+def speaking(front: Front, name: str = "alice", path: str = PATH, **options: Any) -> connect:
+    headers = {"Authorization": f"Bearer {token_of(name)}", **options.pop("headers", {})}
+    return connect(f"ws://127.0.0.1:{front.port}{path}", additional_headers=headers, proxy=None, **options)
+
+
+async def ready(front: Front) -> None:
+    async with asyncio.timeout(120), httpx.AsyncClient(trust_env=False) as client:
+        while (await client.get(f"http://127.0.0.1:{front.port}/status/readiness")).status_code != 200:
+            await asyncio.sleep(0.05)
+
+
+async def refused(front: Front, status: int, **options: Any) -> dict[str, Any]:
+    """See that a socket is refused, in the shape of every other refusal; return the body."""
+    with pytest.raises(InvalidStatus) as caught:
+        async with speaking(front, **options):
+            pass
+    response = caught.value.response
+    body: dict[str, Any] = json.loads(response.body or b"")
+    assert (response.status_code, body["errorType"]) == (status, "error")
+    assert response.headers["X-Request-ID"]
+    return body
+
+
+async def ended(socket: ClientConnection) -> tuple[int, str]:
+    """Return the code and the words by which the server closes."""
+
+    async def to_the_end() -> None:
+        async with asyncio.timeout(120):
+            while True:
+                await socket.recv()
+
+    with pytest.raises(ConnectionClosed) as caught:
+        await to_the_end()
+    assert caught.value.rcvd is not None
+    return caught.value.rcvd.code, caught.value.rcvd.reason
+
+
+def metric(front: Front, line: str) -> float:
+    text = httpx.get(f"http://127.0.0.1:{front.port}/metrics", trust_env=False).text
+    found = re.search(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE)
+    return 0 if found is None else float(found[1])
+
+
+async def until(front: Front, line: str, value: float) -> None:
+    async with asyncio.timeout(120):
+        while await asyncio.to_thread(metric, front, line) != value:
+            await asyncio.sleep(0.05)
+
+
+DONE = 'hpcgate_streams_ended_total{kind="socket",outcome="done"}'
+ROUTE = 'route="/filesystem/{system_name}/echo"'
+REQUESTS = f'hpcgate_http_requests_total{{method="GET",{ROUTE},status="101",system="demo"}}'
+
+
+async def test_a_socket_has_what_every_request_has(front: Front) -> None:
+    await ready(front)
+    done, requests = metric(front, DONE), metric(front, REQUESTS)
+    async with speaking(front, headers={"X-Request-ID": "mine"}) as one:
+        assert one.response is not None
+        assert one.response.headers["X-Request-ID"] == "mine"
+        assert one.response.headers["F7T-AuthUsername"] == "alice"
+        for said in ("hello", "who", "x" * 100_000):
+            await one.send(said)
+            assert await one.recv() == ("alice on demo" if said == "who" else said)
+        await until(front, "hpcgate_streams", 1)
+        async with speaking(front) as other:
+            # Bounds of a user.
+            assert "streams under way" in (await refused(front, 429))["message"]
+            await other.send("leave")
+            assert (await ended(other))[0] == 1000
+    await until(front, DONE, done + 2)
+    await until(front, REQUESTS, requests + 2)
+    log = front.log.read_text()
+    assert '"stream.begin"' in log
+    assert '"stream.end"' in log
+    assert token_of("alice") not in log
+
+
+async def test_who_takes_nothing_is_left(front: Front) -> None:
+    await ready(front)
+    stalled = 'hpcgate_streams_ended_total{kind="socket",outcome="stalled"}'
+    before = await asyncio.to_thread(metric, front, stalled)
+    # The client reads no further than this, and the kernel's buffers are full some time.
+    async with speaking(front, max_queue=1) as one:
+        await one.send("flood")
+        await until(front, stalled, before + 1)
+        assert one.transport is not None
+        one.transport.abort()
+    await until(front, "hpcgate_streams", 0)
+
+
+async def test_who_may_not_come_is_refused_before_the_handshake(front: Front) -> None:
+    await ready(front)
+    assert (await refused(front, 401, headers={"Authorization": "Bearer x"}))["message"]
+    assert (await refused(front, 403, name="bob"))["data"]["rule"] == "no-bob"
+    await refused(front, 403, path="/filesystem/demo/undeclared")
+    await refused(front, 404, path="/filesystem/elsewhere/echo")
+    assert "No such file" in (await refused(front, 404, path=f"{PATH}?missing=1"))["message"]
+    await until(front, "hpcgate_streams", 0)
+
+
+async def test_a_browser_sends_its_token_as_a_protocol(front: Front) -> None:
+    await ready(front)
+    offered = [Subprotocol("hpcgate"), Subprotocol(f"hpcgate.bearer.{token_of('alice')}")]
+    address = f"ws://127.0.0.1:{front.port}{PATH}"
+    async with connect(address, subprotocols=offered, proxy=None) as one:
+        assert one.subprotocol == "hpcgate"
+        await one.send("who")
+        assert await one.recv() == "alice on demo"
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "words"),
+    [("fail", 4404, "No such file or directory"), ("crash", 1011, "Internal server error"), ("", 1009, "")],
+)
+async def test_what_goes_wrong_later_ends_it_with_a_code(front: Front, said: str, code: int, words: str) -> None:
+    await ready(front)
+    async with speaking(front) as one:
+        await one.send(said or "x" * (1024 * 1024 + 1))
+        found, reason = await ended(one)
+        assert (found, reason if words else "") == (code, words)
+
+
+async def test_a_path_without_a_socket_answers_as_if_none_were_offered(front: Front) -> None:
+    await ready(front)
+    head = (
+        "GET /status/liveness HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+
+    def asked() -> bytes:
+        with socket.create_connection(("127.0.0.1", front.port), timeout=120) as connection:
+            connection.sendall(head.encode())
+            return connection.recv(65536)
+
+    assert (await asyncio.to_thread(asked)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_socket_is_told_when_the_gateway_reloads_or_stops(tmp_path: Path) -> None:
+    """Who stays keeps neither the gateway of before a reload nor the process, and may come again at once."""
+    with echoing(tmp_path) as front:
+        await ready(front)
+        async with speaking(front) as one:
+            front.process.send_signal(signal.SIGHUP)
+            assert await ended(one) == (1012, "reload")
+        async with asyncio.timeout(120):
+            while "config.old_gateway_closed" not in front.log.read_text():
+                await asyncio.sleep(0.05)
+        async with speaking(front) as again:
+            await again.send("who")
+            assert await again.recv() == "alice on demo"
+            front.process.send_signal(signal.SIGTERM)
+            assert await ended(again) == (1012, "stop")
+        await asyncio.to_thread(front.process.wait, 120)
