@@ -6,12 +6,12 @@ from contextlib import AsyncExitStack
 from hpcgate.auth import Principal
 from hpcgate.auth.jwks import Jwks
 from hpcgate.auth.openfga import OpenFga
+from hpcgate.auth.service_account import ServiceLogin
 from hpcgate.auth.tokens import TokenVerifier
 from hpcgate.config import Cluster, Settings, plugin
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.diagnosis.idp import look_at_idp
 from hpcgate.diagnosis.system import Crowds, Who, look_at_system
-from hpcgate.health.account import ProbeAccount
 from hpcgate.ssh.survey import Finding
 
 IDP = "IdP"
@@ -49,7 +49,7 @@ async def walk(settings: Settings, token: str | None = None) -> list[tuple[str, 
             if account is None:
                 return None
             advice = "see that the IdP knows the service_account, and that the gateway would accept its token"
-            return Who(ProbeAccount(account, authentication, tokens).principal, advice)
+            return Who(ServiceLogin(account, authentication, tokens).principal, advice)
 
         authorizer = None if settings.auth.authorization is None else OpenFga(settings.auth.authorization)
         if authorizer is not None:

@@ -96,6 +96,14 @@ class GatewayCollector(Collector):
         for (kind, outcome), count in sorted(self._gateway.streams.ended.items()):
             ended.add_metric([kind, outcome], count)
         yield from (begun, ended)
+        tasks = GaugeMetricFamily(
+            "hpcgate_background_tasks",
+            "Tasks that go on by themselves, of the gateway and its systems.",
+            labels=["task"],
+        )
+        for task, count in sorted(self._gateway.running.items()):
+            tasks.add_metric([task], count)
+        yield tasks
         yield GaugeMetricFamily("hpcgate_asyncio_tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
         age = GaugeMetricFamily(
             "hpcgate_jwks_age_seconds", "Seconds since the IdP's keys were last read; missing before the first time."

@@ -1,7 +1,8 @@
 """The gateway's systems, and what opens and closes with the process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -16,20 +17,19 @@ from hpcgate.auth.authorizer import Authorizer, Everyone
 from hpcgate.auth.jwks import Jwks
 from hpcgate.auth.openfga import OpenFga
 from hpcgate.auth.policy import Policy
+from hpcgate.auth.service_account import ServiceLogin
 from hpcgate.auth.tokens import TokenVerifier
 from hpcgate.config import Settings
-from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import SystemNotFound
 from hpcgate.filesystem.slots import PathLocks
 from hpcgate.filesystem.tus.registry import UploadRegistry
+from hpcgate.gateway.background import Background, Job
 from hpcgate.gateway.carry_over import CarriedOver
 from hpcgate.gateway.streams import Streams
 from hpcgate.gateway.system import System
-from hpcgate.health.account import ProbeAccount
 from hpcgate.health.maintenance import Notices, NoticeWatch
 from hpcgate.health.prober import Prober
 from hpcgate.telemetry.base import SILENT, Telemetry
-from hpcgate.telemetry.containment import kept
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -52,6 +52,8 @@ class Gateway:
         jwks: Jwks,
         authorizer: Authorizer,
         probers: Mapping[str, Prober],
+        accounts: Mapping[str, ServiceLogin],
+        background: Background,
         telemetry: Telemetry,
     ) -> None:
         self.carried_over = carried_over
@@ -77,7 +79,8 @@ class Gateway:
         self.uploads = UploadRegistry()
         self.stopping = False
         self.asked_ready_at: float | None = None
-        self._background: Iterable[asyncio.Task[None]] = ()
+        self._accounts = accounts
+        self._background = background
         self._serving = asyncio.Event()
 
     def caller(self, shown: str) -> str | None:
@@ -132,35 +135,51 @@ class Gateway:
             tokens = TokenVerifier(authentication, jwks, settings.http.max_header_size)
             stack.push_async_callback(tokens.close)
             probers = {}
+            accounts = {
+                name: ServiceLogin(system.settings.service_account, authentication, tokens)
+                for name, system in systems.items()
+                if system.settings.service_account is not None
+            }
             for name, system in systems.items():
-                prober = _prober(system, settings, credentials, tokens)
+                prober = Prober(system.settings, credentials, accounts.get(name), system.jobs.run, system.board)
                 if not prober.idle:
                     probers[name] = prober
                 stack.push_async_callback(prober.close)
             serving = asyncio.Event()
-            if before is None:
-                serving.set()
+            background = Background()
+            stack.push_async_callback(background.close)
             # The boards may be those of the gateway that serves, which may go on to.
-            jobs: list[tuple[str, Job]] = [
-                ("health.prober", partial(_once, serving, prober.run)) for prober in probers.values()
-            ]
+            for name, prober in probers.items():
+                background.start(f"health.prober/{name}", partial(_once, serving, prober.run))
             if settings.state_directory is not None:
                 calendars = {name: system.calendar for name, system in systems.items()}
                 watch = NoticeWatch(Notices(Path(settings.state_directory)), calendars)
                 await watch.begin()
-                jobs.append(("health.maintenance", watch.run))
-            background = await stack.enter_async_context(_background(jobs))
-            opened = cls(carried_over, tokens, jwks, authorizer, probers, telemetry)
-            opened._background = background
+                background.start("health.maintenance", partial(_once, serving, watch.run))
+            opened = cls(carried_over, tokens, jwks, authorizer, probers, accounts, background, telemetry)
             opened._serving = serving
+            if before is None:
+                opened._serve()
             yield opened
+
+    def _serve(self) -> None:
+        """Begin what goes on by itself, and have systems log in by the accounts that are verified here."""
+        self._serving.set()
+        for name, system in self.systems.items():
+            system.background.account = self._accounts.get(name)
+
+    @property
+    def running(self) -> Counter[str]:
+        """How many jobs go on by themselves, by name: the gateway's own and those of its systems."""
+        owners = (self._background, *(system.background for system in self.systems.values()))
+        return Counter(name.partition("/")[0] for owner in owners for name in owner.running)
 
     def follow(self, before: "Gateway") -> None:
         """Take over from the gateway that served so far what holds for all requests of the process, whichever serves.
 
         Those that still run there and those that come here may change the same file. The probes begin.
         """
-        self._serving.set()
+        self._serve()
         self.locks = before.locks
         self.uploads = before.uploads
         self.arrivals = before.arrivals
@@ -172,8 +191,7 @@ class Gateway:
     def rest(self) -> None:
         """Stop what goes on by itself: the probes, looking for words of operators, streams without an end."""
         self.streams.wind_up("reload")
-        for task in self._background:
-            task.cancel()
+        self._background.rest()
 
     def system(self, name: str) -> System:
         """Return a system by name, in any case.
@@ -188,32 +206,6 @@ class Gateway:
         return system
 
 
-def _prober(system: System, settings: Settings, credentials: CredentialSource, tokens: TokenVerifier) -> Prober:
-    account = system.settings.service_account
-    return Prober(
-        system.settings,
-        credentials,
-        None if account is None else ProbeAccount(account, settings.auth.authentication, tokens),
-        system.jobs.run,
-        system.board,
-    )
-
-
-Job = Callable[[], Awaitable[None]]
-
-
 async def _once(event: asyncio.Event, job: Job) -> None:
     await event.wait()
     await job()
-
-
-@asynccontextmanager
-async def _background(jobs: Iterable[tuple[str, Job]]) -> AsyncIterator[list["asyncio.Task[None]"]]:
-    """Keep jobs running, each with the name of its place, until the context is left."""
-    tasks = [asyncio.create_task(kept(place, job)) for place, job in jobs]
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

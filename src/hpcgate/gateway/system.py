@@ -10,6 +10,7 @@ from hpcgate.config import Cluster, plugin
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import BadRequest, NoSuchTransfer, UnderWay
 from hpcgate.filesystem.base import Limits, Operation, naming
+from hpcgate.gateway.background import Background
 from hpcgate.health.board import HealthBoard
 from hpcgate.health.maintenance import Calendar, Window
 from hpcgate.schedulers.base import JobDescription, Scheduler
@@ -36,6 +37,7 @@ class System:
     board: HealthBoard
     calendar: Calendar
     telemetry: Telemetry = SILENT
+    background: Background = field(default_factory=Background)
     transfers: Mapping[str, Transfer] = field(init=False)
     _roots: frozenset[str] = field(init=False)
     _within: tuple[str, ...] = field(init=False)
@@ -157,7 +159,8 @@ class System:
             return await self.pool.perform(principal, operation.run, retry=not operation.writes)
 
     async def close(self) -> None:
-        """Close the clients of the transfer methods and of the scheduler, and every connection."""
+        """End what goes on by itself, close the clients of transfer methods and scheduler, and every connection."""
+        await self.background.close()
         for transfer in self.transfers.values():
             await transfer.close()
         await self.scheduler.close()

@@ -10,11 +10,11 @@ from typing import Any
 import structlog
 
 from hpcgate.auth import Principal
+from hpcgate.auth.service_account import ServiceLogin
 from hpcgate.config import Cluster, plugin
 from hpcgate.config.probing import ProbingService
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import CommandFailed, GatewayError, LoginNodeShut
-from hpcgate.health.account import ProbeAccount
 from hpcgate.health.board import RECHECK, HealthBoard, ServiceHealth, ServiceName
 from hpcgate.schedulers.base import Scheduler
 from hpcgate.ssh.pool import Pool
@@ -66,7 +66,7 @@ class Prober:
         self,
         settings: Cluster,
         credentials: CredentialSource,
-        account: ProbeAccount | None,
+        account: ServiceLogin | None,
         run_job: RunJob,
         board: HealthBoard,
     ) -> None:

@@ -11,10 +11,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from hpcgate.auth import Jwks, TokenVerifier
+from hpcgate.auth.service_account import MARGIN, ServiceLogin
 from hpcgate.auth.tokens import MAX_TOKEN
 from hpcgate.config import OidcSettings, ServiceAccount
 from hpcgate.errors import GatewayError, Unavailable
-from hpcgate.health.account import MARGIN, ProbeAccount
 from tests.auth.idp import claims, jwk, token
 
 
@@ -64,14 +64,14 @@ def oidc(server: TestServer) -> OidcSettings:
 
 
 @pytest.fixture
-async def account(oidc: OidcSettings) -> AsyncIterator[ProbeAccount]:
+async def account(oidc: OidcSettings) -> AsyncIterator[ServiceLogin]:
     async with Jwks(oidc) as jwks:
-        yield ProbeAccount(
+        yield ServiceLogin(
             ServiceAccount(client_id="probe", secret="s3cret"), oidc, TokenVerifier(oidc, jwks, MAX_TOKEN)
         )
 
 
-async def test_client_credentials_and_one_token_for_many_rounds(account: ProbeAccount, provider: Provider) -> None:
+async def test_client_credentials_and_one_token_for_many_rounds(account: ServiceLogin, provider: Provider) -> None:
     for _ in range(3):
         assert (await account.principal()).username == "health"
     basic = "Basic " + base64.b64encode(b"probe:s3cret").decode()
@@ -79,14 +79,14 @@ async def test_client_credentials_and_one_token_for_many_rounds(account: ProbeAc
 
 
 async def test_a_token_is_renewed_before_it_ends(
-    account: ProbeAccount, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    account: ServiceLogin, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await account.principal()
     now = time.time()
-    monkeypatch.setattr("hpcgate.health.account.time.time", lambda: now + provider.lifetime - MARGIN - 5)
+    monkeypatch.setattr("hpcgate.auth.service_account.time.time", lambda: now + provider.lifetime - MARGIN - 5)
     await account.principal()
     assert len(provider.asked) == 1
-    monkeypatch.setattr("hpcgate.health.account.time.time", lambda: now + provider.lifetime - MARGIN + 5)
+    monkeypatch.setattr("hpcgate.auth.service_account.time.time", lambda: now + provider.lifetime - MARGIN + 5)
     await account.principal()
     assert len(provider.asked) == 2
 
@@ -95,7 +95,7 @@ async def test_new_keys_of_the_provider_cost_one_more_token(
     oidc: OidcSettings, server: TestServer, provider: Provider
 ) -> None:
     async with Jwks(oidc) as jwks:
-        account = ProbeAccount(
+        account = ServiceLogin(
             ServiceAccount(client_id="probe", secret="s3cret"),
             oidc,
             TokenVerifier(oidc, jwks, MAX_TOKEN),
@@ -108,7 +108,7 @@ async def test_new_keys_of_the_provider_cost_one_more_token(
     assert len(provider.asked) == 2
 
 
-async def test_a_provider_that_refuses(account: ProbeAccount, provider: Provider) -> None:
+async def test_a_provider_that_refuses(account: ServiceLogin, provider: Provider) -> None:
     provider.status = 401
     with pytest.raises(Unavailable, match=r"^The service account got no token: .*401") as caught:
         await account.principal()
@@ -117,7 +117,7 @@ async def test_a_provider_that_refuses(account: ProbeAccount, provider: Provider
     assert (await account.principal()).username == "health"
 
 
-async def test_an_account_that_may_not_be_served(account: ProbeAccount, provider: Provider) -> None:
+async def test_an_account_that_may_not_be_served(account: ServiceLogin, provider: Provider) -> None:
     provider.lifetime = -60
     with pytest.raises(GatewayError, match="Token expired"):
         await account.principal()
@@ -131,10 +131,10 @@ async def test_a_provider_whose_tokens_for_a_client_name_nobody(
     client = {"client_id": "probe", "secret": "s3cret", "scope": "api://hpcgate/.default"}
     async with Jwks(settings) as jwks:
         verifier = TokenVerifier(settings, jwks, MAX_TOKEN)
-        nameless = ProbeAccount(ServiceAccount.model_validate(client), settings, verifier)
+        nameless = ServiceLogin(ServiceAccount.model_validate(client), settings, verifier)
         with pytest.raises(GatewayError, match="lacks a required scope"):
             await nameless.principal()
-        named = ProbeAccount(ServiceAccount.model_validate(client | {"username": "health"}), settings, verifier)
+        named = ServiceLogin(ServiceAccount.model_validate(client | {"username": "health"}), settings, verifier)
         for _ in range(2):
             assert (await named.principal()).username == "health"
     assert len(provider.asked) == 2

@@ -1,4 +1,4 @@
-"""The account that the probes of one system log in with."""
+"""The account of one system for what the gateway does by itself: probes, and whatever looks at all of its jobs."""
 
 import time
 
@@ -12,7 +12,7 @@ MARGIN = 60.0
 """Seconds before its end from which a token is no longer used; at most half of its life."""
 
 
-class ProbeAccount:
+class ServiceLogin:
     """Gets the service account's token at the IdP and keeps it while it is valid."""
 
     def __init__(self, account: ServiceAccount, oidc: OidcSettings, tokens: TokenVerifier) -> None:
