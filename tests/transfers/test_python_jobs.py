@@ -52,6 +52,9 @@ def index(tmp_path: Path) -> Iterator[str]:
 def test_package_is_installed_for_the_job(workspace: Path, index: str) -> None:
     (workspace / "tmp").mkdir()
     (workspace / "work").mkdir()
+    for module in ("ensurepip", "json", "pip", "venv"):
+        # Others may write where jobs stand.
+        (workspace / "work" / f"{module}.py").write_text(f"open({str(workspace / 'caught')!r}, 'w')")
     sh = Sh("dash", workspace / "work", ordinary=False)
     settings = PythonSettings.model_validate({"service_type": "x", "python": sys.executable, "pypi_index_url": index})
     script = Script("x", settings.environment("hpcgate-probe"), BODY)
@@ -60,6 +63,7 @@ def test_package_is_installed_for_the_job(workspace: Path, index: str) -> None:
     assert done.status == 0, done.errors
     assert done.output.startswith(str(workspace / "tmp"))
     assert os.listdir(workspace / "tmp") == []
+    assert not (workspace / "caught").exists()
 
 
 def test_python_that_has_it_is_used_as_it_is(workspace: Path) -> None:

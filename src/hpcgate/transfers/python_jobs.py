@@ -61,9 +61,10 @@ ENVIRONMENT = (
     _BEGIN
     + """\
 if [ -n "$install" ]; then
-  "$python" -m venv -- "$environment" >&2 || exit
+  # -I: where the job stands there may be modules of others.
+  "$python" -I -m venv -- "$environment" >&2 || exit
   python=$environment/bin/python
-  "$python" -m pip install --quiet --disable-pip-version-check --no-input -- "$install" >&2 || exit
+  "$python" -I -m pip install --quiet --disable-pip-version-check --no-input -- "$install" >&2 || exit
 fi
 """
 )

@@ -54,9 +54,12 @@ def taken(host, first, last):
 def install(requirement, environment):
     """Install a package into a virtual environment, and take what is in there from now on."""
     python = os.path.join(environment, "bin", "python")
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--", requirement]
-    where = [python, "-c", "import sysconfig; print(*map(sysconfig.get_path, ('purelib', 'platlib')), sep='\\n')"]
-    for command in ([sys.executable, "-m", "venv", "--", environment], pip):
+    # -I: where the job stands there may be modules of others.
+    isolated = [python, "-I", "-m", "pip", "install", "--quiet"]
+    pip = [*isolated, "--disable-pip-version-check", "--no-input", "--", requirement]
+    paths = "import sysconfig; print(*map(sysconfig.get_path, ('purelib', 'platlib')), sep='\\n')"
+    where = [python, "-I", "-c", paths]
+    for command in ([sys.executable, "-I", "-m", "venv", "--", environment], pip):
         status = subprocess.run(command, stdout=sys.stderr).returncode
         if status:
             sys.exit(status)
