@@ -16,6 +16,7 @@ from hpcgate.auth import Authorizer, Everyone, OpenFga, Principal
 from hpcgate.auth import openfga as openfga_module
 from hpcgate.config import OpenFgaSettings
 from hpcgate.errors import Forbidden, Unavailable
+from hpcgate.sharing import recent as recent_module
 
 from .conftest import Serve, eventually
 
@@ -236,7 +237,8 @@ async def test_decisions_are_kept_as_long_as_configured(
     service: Service, openfga: Callable[..., OpenFga], monkeypatch: pytest.MonkeyPatch, allowed: bool
 ) -> None:
     clock = SimpleNamespace(monotonic=lambda: 1000.0)
-    monkeypatch.setattr(openfga_module, "time", clock)
+    for module in (openfga_module, recent_module):
+        monkeypatch.setattr(module, "time", clock)
     service.body = json.dumps({"allowed": allowed}).encode()
     cached = openfga(cache=5)
 

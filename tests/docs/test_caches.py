@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src/hpcgate"
 KEYED = frozenset({
     "dict", "OrderedDict", "defaultdict", "ChainMap", "WeakKeyDictionary", "WeakValueDictionary",
-    "TTLCache", "LRUCache", "LFUCache",
+    "TTLCache", "LRUCache", "LFUCache", "Recent", "Flights",
 })  # fmt: skip
 """What finds values by keys; a Counter only counts."""
 MEMORIES = frozenset({"cache", "lru_cache", "cached_property", "alru_cache", "cached"})
@@ -48,6 +48,8 @@ BOOKKEEPING = {
     "schedulers/reading.py:Reader._users": "whose answer is being read; gone with the reading",
     "schedulers/slurm/scheduler.py:_Absent.sources": "which sources answered one request",
     "server/sink.py:Ends._ends": "connections that were closed; gone with them",
+    "sharing/flights.py:Flights._under_way": "each object that has one stands in the table by its own name",
+    "sharing/recent.py:Recent._kept": "each object that has one stands in the table by its own name",
     "ssh/brake.py:Brake._trying": "who tries to log in; gone with the try",
     "ssh/places.py:Places.idle": "those of `Places.current` that nobody uses",
     "ssh/files/sftp_bulk.py:BulkSftp._extensions": "what one server says it can do",

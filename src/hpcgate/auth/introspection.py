@@ -3,9 +3,9 @@
 import asyncio
 import time
 from base64 import b64encode
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
@@ -16,8 +16,9 @@ import structlog
 from hpcgate.config import IntrospectionSettings
 from hpcgate.errors import Unavailable
 from hpcgate.outbound.client import HttpClient, ServiceError
+from hpcgate.sharing.flights import Flights
+from hpcgate.sharing.recent import Recent
 from hpcgate.telemetry.base import trace_headers
-from hpcgate.telemetry.containment import contained, reaped
 
 MAX_ANSWER = 64 * 1024
 """Most bytes of an answer."""
@@ -28,13 +29,15 @@ MAX_REFUSAL = 10.0
 
 log = structlog.stdlib.get_logger(__name__)
 
+Claimed = Mapping[str, Any] | None
+"""The claims of an active token, None of another one."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The claims of an active token, None of another one; remembered until then, on the monotonic clock."""
+    """What the endpoint said of a token."""
 
-    claims: Mapping[str, Any] | None
-    until: float
+    claims: Claimed
 
 
 class Introspection:
@@ -44,8 +47,8 @@ class Introspection:
         """Keep the settings; connections are opened at the first question."""
         self._settings = settings
         self._http = HttpClient(connections=settings.max_connections, by_proxy=True)
-        self._asking: dict[bytes, asyncio.Task[_Answer]] = {}
-        self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._asking = Flights[bytes, Claimed]("auth.introspection")
+        self._answers = Recent[bytes, _Answer](MAX_CACHED)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -60,21 +63,16 @@ class Introspection:
         """
         digest = sha256(token.encode()).digest()
         answer = self._answers.get(digest)
-        if answer is not None and time.monotonic() < answer.until:
-            self._answers.move_to_end(digest)
+        if answer is not None:
             return answer.claims
-        self._answers.pop(digest, None)
         if self._closed:
             raise _unavailable()
-        task = self._asking.get(digest)
-        if task is None:
-            task = self._asking[digest] = asyncio.create_task(self._ask(digest, token), name="introspection")
-            task.add_done_callback(_consume)
+        task = self._asking.start(digest, partial(self._ask, digest, token))
         await asyncio.wait((task,))  # whoever is cancelled leaves the request to the others
         if task.cancelled():
             raise _unavailable()
         try:
-            return task.result().claims
+            return task.result()
         finally:
             # An error leads here by its traceback, and from here to the task, which has the error.
             del task
@@ -82,30 +80,22 @@ class Introspection:
     async def close(self) -> None:
         """End what is under way and close the connections."""
         self._closed = True
-        tasks = list(self._asking.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._asking.close()
         await self._http.close()
 
-    async def _ask(self, digest: bytes, token: str) -> _Answer:
+    async def _ask(self, digest: bytes, token: str) -> Claimed:
         started = time.monotonic()
         claims, reason = None, None
         try:
             claims = await self._post(token)
         except (ServiceError, _Unusable) as error:
             reason = str(error)
-        finally:
-            self._asking.pop(digest, None)
         if reason is not None:
             # Raised here, it does not keep the other error, which leads to this task.
             log.warning("introspection.failed", reason=reason, seconds=round(time.monotonic() - started, 3))
             raise _unavailable()
-        answer = _Answer(claims, time.monotonic() + self._keep(claims))
-        self._answers[digest] = answer
-        while len(self._answers) > MAX_CACHED:
-            self._answers.popitem(last=False)
-        return answer
+        self._answers.keep(digest, _Answer(claims), time.monotonic() + self._keep(claims))
+        return claims
 
     def _keep(self, claims: Mapping[str, Any] | None) -> float:
         if claims is None:
@@ -147,9 +137,3 @@ class _Unusable(ValueError):
 
 def _unavailable() -> Unavailable:
     return Unavailable("The identity provider cannot be asked about the token", headers={"Retry-After": "1"})
-
-
-@contained("auth.introspection")
-def _consume(task: "asyncio.Task[_Answer]") -> None:
-    # All who asked may have gone: nobody is left to take the error.
-    reaped(task, "auth.introspection")

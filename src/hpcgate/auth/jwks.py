@@ -16,7 +16,8 @@ import structlog
 from hpcgate.auth.keys import VerificationKey, parse_keys
 from hpcgate.config import OidcSettings
 from hpcgate.outbound.client import BadAddress, HttpClient, TooSlow
-from hpcgate.telemetry.containment import contained, kept, reaped
+from hpcgate.sharing.flights import Flights
+from hpcgate.telemetry.containment import kept, reaped
 from hpcgate.threads import alone
 
 MAX_DOCUMENT = 512 * 1024
@@ -63,7 +64,7 @@ class Jwks:
         self._identities: frozenset[str] = frozenset()
         # One client for each, so that a source that hangs holds no other.
         self._http = {source.url: HttpClient(connections=2, by_proxy=True) for source in self._sources}
-        self._reading: dict[str, asyncio.Future[bytes]] = {}
+        self._reading = Flights[str, bytes]("jwks", OSError, SourceError)
         self._refresher: asyncio.Task[None] | None = None
         self._flight: asyncio.Task[None] | None = None
         self._last_start = -float("inf")
@@ -238,16 +239,7 @@ class Jwks:
 
     async def _read_in_thread(self, path: str) -> bytes:
         """Read a file. One on a file system that hangs holds one thread, however often it is tried."""
-        reading = self._reading.get(path)
-        if reading is None:
-            reading = self._reading[path] = asyncio.ensure_future(alone(partial(_read_file, path)))
-            reading.add_done_callback(partial(self._have_read, path))
-        return await asyncio.shield(reading)
-
-    @contained("jwks")
-    def _have_read(self, path: str, done: "asyncio.Future[bytes]") -> None:
-        self._reading.pop(path, None)
-        reaped(done, "jwks", OSError, SourceError)
+        return await self._reading.share(path, lambda: alone(partial(_read_file, path)))
 
     async def _get(self, url: str) -> bytes:
         answer = await self._http[url].ask(

@@ -14,7 +14,7 @@ import structlog
 from hpcgate.config import OidcSettings
 from hpcgate.config.names import MAX_FILE, NoNames, parse_names
 from hpcgate.errors import Forbidden
-from hpcgate.telemetry.containment import contained, reaped
+from hpcgate.sharing.flights import Flights
 from hpcgate.threads import alone
 
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
@@ -44,7 +44,7 @@ class LocalNames:
         self._state: tuple[int, ...] = ()
         self._next_look = -float("inf")
         self._lock = asyncio.Lock()
-        self._reading: asyncio.Future[tuple[tuple[int, ...], str] | None] | None = None
+        self._reading = Flights[Path, "tuple[tuple[int, ...], str] | None"]("names", OSError, ValueError)
         self.version = 0
 
     async def refresh(self) -> None:
@@ -73,17 +73,10 @@ class LocalNames:
             TimeoutError: It hangs.
         """
         patience = 0.0
-        if self._reading is None:
+        if file not in self._reading:
             patience = PATIENCE
-            self._reading = asyncio.ensure_future(alone(partial(_read, file, self._state)))
-            self._reading.add_done_callback(self._have_read)
         async with asyncio.timeout(patience):
-            return await asyncio.shield(self._reading)
-
-    @contained("names")
-    def _have_read(self, reading: "asyncio.Future[tuple[tuple[int, ...], str] | None]") -> None:
-        self._reading = None
-        reaped(reading, "names", OSError, ValueError)
+            return await self._reading.share(file, lambda: alone(partial(_read, file, self._state)))
 
     def local(self, value: str) -> str:
         """Return the local name of the user with that claim.

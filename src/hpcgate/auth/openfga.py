@@ -3,8 +3,8 @@
 import asyncio
 import re
 import time
-from collections import OrderedDict
 from enum import Enum
+from functools import partial
 from hashlib import sha256
 
 import structlog
@@ -13,8 +13,9 @@ from hpcgate.auth.principal import Principal
 from hpcgate.config import OpenFgaSettings
 from hpcgate.errors import Forbidden, Unavailable
 from hpcgate.outbound.client import Answer, HttpClient, ServiceError, TooSlow, Unreachable
+from hpcgate.sharing.flights import Flights
+from hpcgate.sharing.recent import Recent
 from hpcgate.telemetry.base import trace_headers
-from hpcgate.telemetry.containment import contained, reaped
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds, where the setting is null."""
@@ -47,8 +48,8 @@ class OpenFga:
         """Keep the settings; connections are opened at the first question."""
         self._settings = settings
         self._http = HttpClient(connections=settings.max_connections)
-        self._asking: dict[Question, asyncio.Task[Decision]] = {}
-        self._decided: OrderedDict[Question, tuple[Decision, float]] = OrderedDict()
+        self._asking = Flights[Question, Decision]("auth.openfga")
+        self._decided = Recent[Question, Decision](MAX_CACHED)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -65,7 +66,7 @@ class OpenFga:
             Unavailable: It cannot be reached, does not answer in time, or answers with an error.
         """
         question = (principal.username, system, sha256(principal.token.encode("utf-8", "surrogatepass")).digest())
-        decision = self._remembered(question)
+        decision = self._decided.get(question)
         if decision is None:
             decision = await self._shared(question, principal)
         if decision is Decision.NO:
@@ -76,30 +77,13 @@ class OpenFga:
     async def close(self) -> None:
         """End what is under way and close the connections; further questions are answered with Unavailable."""
         self._closed = True
-        tasks = list(self._asking.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._asking.close()
         await self._http.close()
-
-    def _remembered(self, question: Question) -> Decision | None:
-        if question not in self._decided:
-            return None
-        decision, until = self._decided[question]
-        if time.monotonic() >= until:
-            del self._decided[question]
-            return None
-        self._decided.move_to_end(question)
-        return decision
 
     async def _shared(self, question: Question, principal: Principal) -> Decision:
         if self._closed:
             return Decision.UNKNOWN
-        task = self._asking.get(question)
-        if task is None:
-            task = asyncio.create_task(self._ask(question, principal), name="openfga-check")
-            self._asking[question] = task
-            task.add_done_callback(_consume)
+        task = self._asking.start(question, partial(self._ask, question, principal))
         await asyncio.wait((task,))  # whoever is cancelled leaves the request to the others
         return Decision.UNKNOWN if task.cancelled() else task.result()
 
@@ -115,15 +99,11 @@ class OpenFga:
             decision, reason = Decision.UNKNOWN, "ClientConnectorError"
         except ServiceError as error:
             decision, reason = Decision.UNKNOWN, str(error)
-        finally:
-            del self._asking[question]
         if decision is Decision.UNKNOWN:
             seconds = round(time.monotonic() - started, 3)
             log.warning("openfga.failed", system=question[1], user=question[0], reason=reason, seconds=seconds)
         elif self._settings.cache:
-            self._decided[question] = (decision, time.monotonic() + self._settings.cache)
-            while len(self._decided) > MAX_CACHED:
-                self._decided.popitem(last=False)
+            self._decided.keep(question, decision, time.monotonic() + self._settings.cache)
         return decision
 
     async def _post(self, question: Question, principal: Principal) -> tuple[Decision, str | None]:
@@ -164,9 +144,3 @@ def _decision(answer: Answer) -> Decision:
     if isinstance(said, dict) and "allowed" in said:
         return Decision.YES if said["allowed"] is True else Decision.NO
     return Decision.UNKNOWN if meant or b"allowed" in _PLAIN.sub(b"", answer.content).lower() else Decision.YES
-
-
-@contained("auth.openfga")
-def _consume(task: "asyncio.Task[Decision]") -> None:
-    # All who asked may have gone: nobody is left to take the error.
-    reaped(task, "auth.openfga")

@@ -1,9 +1,7 @@
 """Certificates that are kept until shortly before they end, and asked for once however many wait."""
 
-import asyncio
 import time
 from abc import abstractmethod
-from collections import OrderedDict
 from collections.abc import Hashable
 from functools import partial
 from hashlib import sha256
@@ -15,7 +13,8 @@ from hpcgate.auth import Principal
 from hpcgate.credentials.base import Credential, CredentialSource
 from hpcgate.credentials.certificates import contents
 from hpcgate.errors import CredentialRefused, Unavailable
-from hpcgate.telemetry.containment import contained, reaped
+from hpcgate.sharing.flights import Flights
+from hpcgate.sharing.recent import Recent
 
 _Key = tuple[str, Hashable, bytes]
 """User name, standing, and SHA-256 of the token where it is judged."""
@@ -39,8 +38,8 @@ class CertificateSource(CredentialSource):
     """What to call in messages what signs."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[_Key, tuple[float, Credential]] = OrderedDict()
-        self._asking: dict[_Key, asyncio.Task[Credential]] = {}
+        self._kept = Recent[_Key, Credential](_MAX_KEPT, lambda: time.time())
+        self._asking = Flights[_Key, Credential]("credentials")
 
     @abstractmethod
     async def sign(self, principal: Principal) -> Credential:
@@ -55,24 +54,16 @@ class CertificateSource(CredentialSource):
         """
         key = self._key(principal)
         kept = self._kept.get(key)
-        if kept is not None and kept[0] > time.time():
-            return kept[1]
-        asking = self._asking.get(key)
-        if asking is None:
-            asking = asyncio.get_running_loop().create_task(self._ask(key, principal))
-            self._asking[key] = asking
-            asking.add_done_callback(partial(self._asked, key))
+        if kept is not None:
+            return kept
         try:
-            return await asyncio.shield(asking)
+            return await self._asking.share(key, partial(self._ask, key, principal))
         except (CredentialRefused, Unavailable) as error:
             raise type(error)(error.message, headers=error.headers) from error.__cause__
 
     async def close(self) -> None:
         """End what is under way."""
-        asking = list(self._asking.values())
-        for task in asking:
-            task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+        await self._asking.close()
 
     def _key(self, principal: Principal) -> "_Key":
         """Return what a credential is kept by: all that had a say in it."""
@@ -99,15 +90,7 @@ class CertificateSource(CredentialSource):
             )
         now = time.time()
         until = now + _KEEP_ENDLESS if credential.expires_at is None else credential.expires_at - RENEW_BEFORE
-        self._kept.pop(key, None)
+        self._kept.forget(key)
         if until > now:
-            self._kept[key] = (until, credential)
-            if len(self._kept) > _MAX_KEPT:
-                self._kept.popitem(last=False)
+            self._kept.keep(key, credential, until)
         return credential
-
-    @contained("credentials")
-    def _asked(self, key: "_Key", task: "asyncio.Task[Credential]") -> None:
-        if self._asking.get(key) is task:
-            del self._asking[key]
-        reaped(task, "credentials")

@@ -1,7 +1,6 @@
 """Reading what a scheduler's tool has printed. It may be a program of the user's own, and print anything."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
@@ -12,6 +11,7 @@ import structlog
 from hpcgate.auth import Principal
 from hpcgate.errors import BadAnswer
 from hpcgate.outbound.wording import clipped
+from hpcgate.sharing.recent import Recent
 from hpcgate.ssh.runner import understanding
 from hpcgate.telemetry.containment import contained
 
@@ -44,17 +44,14 @@ class Findings(Generic[Found]):
 
     def __init__(self, make: Callable[[], Found]) -> None:
         self._make = make
-        self._users: OrderedDict[str, Found] = OrderedDict()
+        self._users = Recent[str, Found](_MAX_USERS)
 
     def of(self, principal: Principal) -> Found:
         """Return a user's, to look at and to change."""
         found = self._users.get(principal.username)
         if found is None:
-            found = self._users[principal.username] = self._make()
-            if len(self._users) > _MAX_USERS:
-                self._users.popitem(last=False)
-        else:
-            self._users.move_to_end(principal.username)
+            found = self._make()
+            self._users.keep(principal.username, found)
         return found
 
 

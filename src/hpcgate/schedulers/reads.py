@@ -34,9 +34,10 @@ from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.once import Fate, Submitted
 from hpcgate.schedulers.receipts import Once
+from hpcgate.sharing.tasks import Tasks
 from hpcgate.ssh.errors import fresh_copy
 from hpcgate.telemetry.base import SILENT, Telemetry
-from hpcgate.telemetry.containment import contained, reaped
+from hpcgate.telemetry.containment import contained
 from hpcgate.telemetry.journal import note_job
 
 PATIENCE = 0.2
@@ -112,7 +113,7 @@ class SharedReads(Scheduler):
         self._cache = read_cache
         self._users: dict[str, _Generation] = {}
         self._kept = 0
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks("schedulers")
 
     def __repr__(self) -> str:
         return f"<SharedReads of {self.backend!r} {self.stats}>"
@@ -242,10 +243,7 @@ class SharedReads(Scheduler):
     async def close(self) -> None:
         """End what is under way and close the backend."""
         self._users.clear()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
         await self.backend.close()
 
     async def _write(self, operation: str, principal: Principal, doing: Awaitable[T]) -> T:
@@ -284,7 +282,7 @@ class SharedReads(Scheduler):
             async def fly() -> T:
                 return await ask()
 
-            flight = _Flight(self._spawn(fly()), asyncio.get_running_loop().time())
+            flight = _Flight(self._tasks.spawn(fly()), asyncio.get_running_loop().time())
             generation.flights[key] = flight
             landed = flight
             flight.task.add_done_callback(
@@ -345,7 +343,7 @@ class SharedReads(Scheduler):
         batch = generation.gathering.get(principal.standing)
         if batch is None or len(batch.wanted) >= MAX_GATHERED:
             batch = generation.gathering[principal.standing] = _Batch()
-            batch.task = self._spawn(self._depart(principal, generation, batch))
+            batch.task = self._tasks.spawn(self._depart(principal, generation, batch))
         future: asyncio.Future[Jobs] = asyncio.get_running_loop().create_future()
         batch.wanted[job_id] = future
         try:
@@ -389,14 +387,3 @@ class SharedReads(Scheduler):
                 future.set_result(answer)
             else:
                 future.set_exception(fresh_copy(answer))
-
-    def _spawn(self, coroutine: Any) -> "asyncio.Task[Any]":
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-        return task
-
-    @contained("schedulers")
-    def _reap(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
-        reaped(task, "schedulers")

@@ -11,6 +11,7 @@ import structlog
 
 from hpcgate.credentials.base import Credential
 from hpcgate.errors import ConnectionLost, LoginNodeError
+from hpcgate.sharing.tasks import Tasks
 from hpcgate.ssh.channels import MAX_WAIT, ChannelRefused, Channels, NoChannel, Slot
 from hpcgate.ssh.commands.command import Command
 from hpcgate.ssh.commands.quoting import WORD
@@ -67,7 +68,8 @@ class Connection:
         clients = [login.client] if login.jump is None else [login.client, login.jump]
         self._turns = [client.turns for client in clients if client.turns is not None]
         self._alive = True
-        self._tasks: set[asyncio.Task[Any]] = set()
+        # Whoever waits for a channel has its error.
+        self._tasks = Tasks("ssh.connection", Exception)
         self._endings = Endings(username, target.system, self.channels, self._command, lambda: self._alive)
         login.client.on_lost = self._lost
         login.client.on_flood = self._flooded
@@ -124,10 +126,7 @@ class Connection:
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         """Run a coroutine in a task that this connection owns and ends."""
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-        return task
+        return self._tasks.spawn(coroutine)
 
     async def start(
         self, slot: Slot, line: bytes, limit: int, patience: float, word: str = WORD, *, feeds: bool = False
@@ -224,13 +223,9 @@ class Connection:
         """End the commands that are still under way and close the connection."""
         if self.spent and self.shell_waits and self._alive:
             await self._endings.sweep(self.settings.start_up_timeout)
-        tasks = [task for task in self._tasks if not task.done()]
-        if self._alive and tasks:
-            await asyncio.wait(tasks, timeout=2 * ENDING_PATIENCE)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._alive:
+            await self._tasks.finish(2 * ENDING_PATIENCE)
+        await self._tasks.close()
         self._ssh.close()
         try:
             async with asyncio.timeout(self.settings.timeout.connection):
@@ -289,12 +284,6 @@ class Connection:
             self.spawn(self._end(session))
         else:
             opening.result().close()
-
-    @contained("ssh.connection")
-    def _reap(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()
 
     def _make_room(self) -> None:
         if self.make_room is not None:

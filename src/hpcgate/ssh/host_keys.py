@@ -10,8 +10,8 @@ import asyncssh
 import structlog
 
 from hpcgate.errors import HostKeyRefused
+from hpcgate.sharing.flights import Flights
 from hpcgate.ssh.nodes import look_up
-from hpcgate.telemetry.containment import contained, reaped
 from hpcgate.threads import alone
 
 log = structlog.stdlib.get_logger(__name__)
@@ -92,7 +92,9 @@ class HostKeys:
     _pinned: dict[tuple[str, int], asyncssh.SSHKey] = field(default_factory=dict)
     _file: asyncssh.SSHKnownHosts | None = None
     _file_version: tuple[int, int, int] | None = None
-    _reading: "asyncio.Future[asyncssh.SSHKnownHosts] | None" = None
+    _reading: "Flights[str, asyncssh.SSHKnownHosts]" = field(
+        default_factory=lambda: Flights("ssh.host_keys", OSError, ValueError)
+    )
 
     @property
     def verifiable(self) -> bool:
@@ -157,25 +159,15 @@ class HostKeys:
 
     async def _read(self, path: str) -> asyncssh.SSHKnownHosts:
         """Read the file. One on a file system that hangs holds one thread, however many log in."""
-        reading = self._reading
-        if reading is None or reading.get_loop() is not asyncio.get_running_loop():
-            reading = self._reading = asyncio.ensure_future(alone(partial(self._load, path)))
-            reading.add_done_callback(self._have_read)
         try:
             async with asyncio.timeout(PATIENCE):
-                return await asyncio.shield(reading)
+                return await self._reading.share(path, lambda: alone(partial(self._load, path)))
         except TimeoutError as error:
             raise HostKeyRefused(
                 f"The known_hosts file of {self.system} cannot be read: nothing came within {PATIENCE:g} s"
             ) from error
         except (OSError, ValueError) as error:
             raise HostKeyRefused(f"The known_hosts file of {self.system} cannot be read") from error
-
-    @contained("ssh.host_keys")
-    def _have_read(self, reading: "asyncio.Future[asyncssh.SSHKnownHosts]") -> None:
-        if self._reading is reading:
-            self._reading = None
-        reaped(reading, "ssh.host_keys", OSError, ValueError)
 
     def _load(self, path: str) -> asyncssh.SSHKnownHosts:
         status = Path(path).stat()

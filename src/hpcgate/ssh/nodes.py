@@ -5,12 +5,12 @@ import hashlib
 import socket
 import time
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
-from hpcgate.telemetry.containment import contained, reaped
+from hpcgate.sharing.flights import Flights
+from hpcgate.telemetry.containment import contained
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -21,7 +21,7 @@ _WORDS = 255
 """Bytes of the first line of an SSH server, at most (RFC 4253, section 4.2)."""
 STAGGER = 0.25
 """Seconds that an address has to answer before the next one is tried beside it (RFC 8305, section 5)."""
-_ASKING: "dict[Node, asyncio.Future[list[Any]]]" = {}
+_ASKING: Final = Flights[Node, list[Any]]("ssh.nodes", OSError, UnicodeError)
 """Look-ups of names under way."""
 
 
@@ -98,19 +98,7 @@ async def look_up(host: str, port: int) -> list[Any]:
         OSError: The name is not known.
     """
     loop = asyncio.get_running_loop()
-    asking = _ASKING.get((host, port))
-    if asking is None or asking.get_loop() is not loop:
-        asking = asyncio.ensure_future(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        _ASKING[host, port] = asking
-        asking.add_done_callback(partial(_is_looked_up, (host, port)))
-    return await asyncio.shield(asking)
-
-
-@contained("ssh.nodes")
-def _is_looked_up(node: Node, asking: "asyncio.Future[list[Any]]") -> None:
-    if _ASKING.get(node) is asking:
-        del _ASKING[node]
-    reaped(asking, "ssh.nodes", OSError, UnicodeError)
+    return await _ASKING.share((host, port), lambda: loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
 def first_words(sock: socket.socket) -> bytes:

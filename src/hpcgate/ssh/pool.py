@@ -6,11 +6,11 @@ same (`CredentialSource.standing`).
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -18,6 +18,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import SshSettings
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import ConnectionLost, GatewayError, PoolExhausted, Unavailable
+from hpcgate.sharing.tasks import Tasks
 from hpcgate.ssh.bulk import SecondConnections
 from hpcgate.ssh.connection import Connection
 from hpcgate.ssh.errors import fresh_copy
@@ -32,7 +33,7 @@ from hpcgate.ssh.places import Place, Places
 from hpcgate.ssh.session import Session
 from hpcgate.ssh.standings import Standings
 from hpcgate.telemetry.base import SILENT, Telemetry
-from hpcgate.telemetry.containment import contained, reaped
+from hpcgate.telemetry.containment import contained
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -101,7 +102,7 @@ class Pool:
         self._logins = Logins(self.target, credentials)
         self._second = SecondConnections(system, settings, self._places, self._logins, self)
         self._standings = Standings(system, self._places)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks("ssh.pool")
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
         self._evictions = 0
@@ -261,7 +262,7 @@ class Pool:
                         continue
                     self._close(longest_idle, "evicted")
                 place = places.current[key] = Place(key, principal.username, token)
-                place.login = self._spawn(self._login(place, principal))
+                place.login = self._tasks.spawn(self._login(place, principal))
             try:
                 if await self._wait_for(place):
                     return place
@@ -410,7 +411,7 @@ class Pool:
 
     def _close(self, place: Place, why: str) -> None:
         self._places.close(place)
-        self._spawn(self._close_one(place, why))
+        self._tasks.spawn(self._close_one(place, why))
 
     async def _close_one(self, place: Place, why: str) -> None:
         try:
@@ -432,17 +433,6 @@ class Pool:
         self._places.free(place)
         self._standings.wake()
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-        return task
-
-    @contained("ssh.pool")
-    def _reap(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        reaped(task, "ssh.pool")
-
     async def _close_all(self) -> None:
         if self._sweep is not None:
             self._sweep.cancel()
@@ -453,8 +443,7 @@ class Pool:
         for place in self._places.everyone:
             if place.connection is not None:
                 self._close(place, "stop")
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
+        await self._tasks.finish()
 
 
 class _Lease:

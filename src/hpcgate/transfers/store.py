@@ -3,7 +3,6 @@
 import asyncio
 import ssl
 import time
-from collections import OrderedDict
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any
@@ -19,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError, SSLError
 from hpcgate.errors import Unavailable
 from hpcgate.outbound.client import MAX_HEADERS
 from hpcgate.outbound.wording import clipped, one_line
+from hpcgate.sharing.recent import Recent
 from hpcgate.transfers.s3_settings import S3Settings
 
 log = structlog.stdlib.get_logger(__name__)
@@ -47,7 +47,7 @@ class Store:
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
         self._opened: Any = None
-        self._checked: OrderedDict[str, float] = OrderedDict()
+        self._checked = Recent[str, bool](MAX_BUCKETS)
 
     async def ping(self) -> None:
         """Return if the store answers and accepts the key, else raise `Unavailable`."""
@@ -60,12 +60,9 @@ class Store:
             Unavailable: The store does not answer, or refuses.
         """
         now = time.monotonic()
-        if now - self._checked.get(bucket, -RECHECK) >= RECHECK:
+        if not self._checked.get(bucket):
             await self._prepare(bucket)
-            self._checked.pop(bucket, None)
-            self._checked[bucket] = now
-            if len(self._checked) > MAX_BUCKETS:
-                self._checked.popitem(last=False)
+            self._checked.keep(bucket, True, now + RECHECK)
         try:
             answer = await self._call("create_multipart_upload", Bucket=bucket, Key=key)
         except _NoBucket:

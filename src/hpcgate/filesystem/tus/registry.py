@@ -1,12 +1,12 @@
 """What one process knows of the uploads that pass through it, and how a writer is told to give way."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 
 from hpcgate.errors import GatewayError, Locked
 from hpcgate.filesystem.tus.state import TusUpload
+from hpcgate.sharing.recent import Recent
 
 GIVE_WAY = 15.0
 """Seconds that an earlier request of the same process has to let go of an upload."""
@@ -57,7 +57,7 @@ class UploadRegistry:
 
     def __init__(self) -> None:
         self._writers: dict[Hashable, tuple[Interruption, asyncio.Event]] = {}
-        self._completed: OrderedDict[Hashable, TusUpload] = OrderedDict()
+        self._completed = Recent[Hashable, TusUpload](REMEMBERED)
 
     @asynccontextmanager
     async def write(self, key: Hashable) -> AsyncIterator[Interruption]:
@@ -84,9 +84,7 @@ class UploadRegistry:
 
     def remember(self, key: Hashable, upload: TusUpload) -> None:
         """Remember a completed upload."""
-        self._completed[key] = upload
-        if len(self._completed) > REMEMBERED:
-            self._completed.popitem(last=False)
+        self._completed.keep(key, upload)
 
     def completed(self, key: Hashable) -> TusUpload | None:
         """Return an upload that has been completed here not long ago."""

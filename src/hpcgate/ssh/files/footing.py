@@ -12,7 +12,6 @@ commands are used elsewhere.
 """
 
 import stat
-from collections import OrderedDict
 from collections.abc import AsyncIterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from itertools import pairwise
 from time import monotonic
 
 from hpcgate.errors import PermissionDenied
+from hpcgate.sharing.recent import Recent
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.commands.quoting import Steering, called
 from hpcgate.ssh.files.coreutils_errors import error_from_stderr
@@ -217,20 +217,16 @@ class Footings:
     def __init__(self) -> None:
         self.self: Self | None = None
         self._asked = False
-        self._known: OrderedDict[bytes, tuple[float, Footing]] = OrderedDict()
+        self._known = Recent[bytes, Footing](MAX_REMEMBERED)
 
     def get(self, directory: bytes) -> Footing | None:
         """Return what is known of a directory."""
-        known = self._known.get(directory)
-        return None if known is None or known[0] < monotonic() else known[1]
+        return self._known.get(directory)
 
     def keep(self, footing: Footing) -> None:
         """Remember one that is fixed; any other may change at any time."""
         if footing.fixed:
-            self._known[footing.real] = (monotonic() + LASTS, footing)
-            self._known.move_to_end(footing.real)
-            if len(self._known) > MAX_REMEMBERED:
-                self._known.popitem(last=False)
+            self._known.keep(footing.real, footing, monotonic() + LASTS)
 
     async def who(self, runner: Runner) -> Self:
         """Return who the user is, by one command, once."""

@@ -8,7 +8,6 @@ import asyncio
 import io
 import re
 import struct
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -16,6 +15,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from hpcgate.errors import TooLarge
+from hpcgate.sharing.recent import Recent
 from hpcgate.ssh.files.footing import Footings
 from hpcgate.ssh.runner import SENSELESS, Runner
 
@@ -178,15 +178,12 @@ class LoginNode:
     def __init__(self, *, helper: bool = True) -> None:
         self._helper = None if helper else False
         self._helper_pause = 0.0 if helper else float("inf")
-        self._views: OrderedDict[str, NodeView] = OrderedDict()
+        self._views = Recent[str, NodeView](MAX_USERS)
 
     def view(self, username: str) -> NodeView:
         """Return what is known of the login node from this user's sessions."""
         view = self._views.get(username)
         if view is None:
-            view = self._views[username] = NodeView(helper=self._helper, helper_pause=self._helper_pause)
-            if len(self._views) > MAX_USERS:
-                self._views.popitem(last=False)
-        else:
-            self._views.move_to_end(username)
+            view = NodeView(helper=self._helper, helper_pause=self._helper_pause)
+            self._views.keep(username, view)
         return view
