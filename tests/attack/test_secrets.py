@@ -18,12 +18,13 @@ import structlog
 from hpcgate.api.routes.status import public
 from hpcgate.auth import Principal
 from hpcgate.auth.jwks import Jwks
-from hpcgate.auth.tokens import MAX_TOKEN, TokenVerifier
+from hpcgate.auth.tokens import TokenVerifier
 from hpcgate.config import ConfigError, LoggerSettings, Settings, load
 from hpcgate.credentials.static import StaticKeys
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.gateway.system import System
 from hpcgate.server.logs import configure_logging
+from tests.auth.idp import MAX_TOKEN
 from tests.faults.vitals import eventually
 from tests.log_lines import settled
 from tests.transfers.object_store import SECRET_KEY, ObjectStore

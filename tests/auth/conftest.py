@@ -11,8 +11,8 @@ from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
 from hpcgate.auth import Jwks, TokenVerifier
-from hpcgate.auth.tokens import MAX_TOKEN
 from hpcgate.config import OidcSettings
+from tests.auth.idp import MAX_TOKEN
 
 from .idp import Idp
 

@@ -12,9 +12,9 @@ from aiohttp import web
 
 from hpcgate.auth import Jwks, TokenVerifier
 from hpcgate.auth import introspection as introspection_module
-from hpcgate.auth.tokens import MAX_TOKEN
 from hpcgate.config import OidcSettings
 from hpcgate.errors import Forbidden, Unauthenticated, Unavailable
+from tests.auth.idp import MAX_TOKEN
 
 from .conftest import Serve, eventually
 from .idp import token

@@ -12,10 +12,9 @@ from aiohttp.test_utils import TestServer
 
 from hpcgate.auth import Jwks, TokenVerifier
 from hpcgate.auth.service_account import MARGIN, ServiceLogin
-from hpcgate.auth.tokens import MAX_TOKEN
 from hpcgate.config import OidcSettings, ServiceAccount
 from hpcgate.errors import GatewayError, Unavailable
-from tests.auth.idp import claims, jwk, token
+from tests.auth.idp import MAX_TOKEN, claims, jwk, token
 
 
 class Provider:

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from hpcgate.auth import Jwks, Principal, TokenVerifier, bearer
 from hpcgate.auth import jwks as jwks_module
 from hpcgate.auth import tokens as tokens_module
-from hpcgate.auth.tokens import MAX_TOKEN
 from hpcgate.config import OidcSettings
 from hpcgate.errors import Forbidden, GatewayError, Unauthenticated, Unavailable
+from tests.auth.idp import MAX_TOKEN
 
 from .conftest import eventually
 from .idp import KEY_OF_ALGORITHM, Idp, b64, claims, compact, jwk, private_key, signature, token

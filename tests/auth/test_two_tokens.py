@@ -16,7 +16,6 @@ from aiohttp import web
 
 from hpcgate.api.routes.jobs import _encodings
 from hpcgate.auth import Jwks, OpenFga, Principal, TokenVerifier
-from hpcgate.auth.tokens import MAX_TOKEN
 from hpcgate.config import OidcSettings, OpenFgaSettings, SshSettings
 from hpcgate.credentials.base import Credential
 from hpcgate.credentials.certificate_cache import CertificateSource
@@ -26,6 +25,7 @@ from hpcgate.schedulers.reads import SharedReads
 from hpcgate.schedulers.slurm.history_cache import HistoryCache, who
 from hpcgate.schedulers.slurm.records import Selection
 from hpcgate.ssh.pool import Pool
+from tests.auth.idp import MAX_TOKEN
 from tests.schedulers.test_reads import Backend, a_job
 
 from .conftest import Serve

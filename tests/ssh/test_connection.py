@@ -251,8 +251,8 @@ async def test_through_a_jump_host(make_pool: MakePool, nodes: LoginNodes) -> No
 
 
 def test_what_a_login_node_says_of_a_login_is_one_short_line() -> None:
-    client = Client(cast("Any", None), cast("Any", None), "node", 22, lambda: None)
-    client.key = cast("Any", SimpleNamespace(signed=True))
+    key = cast("Any", SimpleNamespace(signed=True))
+    client = Client(cast("Any", None), cast("Any", None), "node", 22, key, lambda: None)
     client.auth_banner_received("expired\n" * 100_000, "")
     assert len(client.said) < 310
     assert "\n" not in client.said

@@ -125,7 +125,7 @@ LYING_TOOLS = {
 def _short_of_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for uploads and streams that make no progress for seconds, not minutes."""
     monkeypatch.setattr("hpcgate.ssh.files.command_files.UPLOAD_TIMEOUT", 3.0)
-    for module in ("command_streams", "sftp_streams"):
+    for module in ("command_streams", "sftp_bulk_content"):
         monkeypatch.setattr(f"hpcgate.ssh.files.{module}.PATIENCE", 1.0)
 
 

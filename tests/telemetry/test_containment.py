@@ -63,7 +63,7 @@ TASKS = {
     "ssh/pool.py:close": "awaited",
     "ssh/files/sftp_content.py": "awaited by the request",
     "ssh/files/sftp_files.py:read": "awaited by the request",
-    "ssh/files/sftp_streams.py:_opened": "awaited, or closed late",
+    "ssh/files/sftp_bulk_content.py:open": "awaited, or closed late",
 }
 
 

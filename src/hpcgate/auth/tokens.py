@@ -19,8 +19,6 @@ from hpcgate.auth.principal import Principal
 from hpcgate.config import OidcSettings
 from hpcgate.errors import Forbidden, Unauthenticated, Unavailable
 
-MAX_TOKEN = 64 * 1024
-"""Most characters of a token where nothing else is said: those of a user in hundreds of groups are long."""
 MAX_USERNAME = 256
 MAX_CACHED = 10_000
 """Most verified tokens that are remembered."""

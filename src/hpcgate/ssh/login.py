@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import asyncssh
 from asyncssh.public_key import SSHLocalKeyPair
@@ -105,12 +105,20 @@ class _KeyPair(SSHLocalKeyPair):
 class Client(asyncssh.SSHClient):
     """asyncssh's callbacks of one connection."""
 
-    def __init__(self, policy: HostKeys, trusted: Trusted, host: str, port: int, on_auth: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        policy: HostKeys,
+        trusted: Trusted,
+        host: str,
+        port: int,
+        key: _KeyPair,
+        on_auth: Callable[[], None],
+    ) -> None:
         self.seen: asyncssh.SSHKey | None = None
         self.authenticating = False
         self.owns_socket = False
         self.flooded = False
-        self.key: _KeyPair | None = None
+        self.key = key
         self.said = ""
         self.turns: Turns | None = None
         self.on_flood: Callable[[], None] | None = None
@@ -153,7 +161,7 @@ class Client(asyncssh.SSHClient):
     def auth_banner_received(self, msg: str, lang: str) -> None:
         """Keep what is said of the login."""
         # The site's banner comes before the key, what PAM says after it.
-        if self.key is not None and self.key.signed:
+        if self.key.signed:
             self.said = clipped(one_line(msg[: 2 * _MAX_SAID]), _MAX_SAID)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -293,75 +301,81 @@ async def attempt(
     try:
         async with deadline:
             trusted = await policy.trusted(host, port)
-            client = Client(policy, trusted, host, port, login_begins)
-            made = client
-            made.key = key
-            sock = await reach(host, port, username) if proxy is None else None
-            if sock is not None and first_words(sock).startswith(_PENALISED):
-                sock.close()
-                raise LoginNodeShut(
-                    f"The {policy.role} of {target.system} takes no new logins from this gateway for now: "
-                    "too many were refused",
-                    headers={"Retry-After": _PENALTY},
-                )
-            ssh = await asyncssh.connect(
-                host,
-                port,
-                sock=sock,
-                tunnel=proxy or (),
-                config=None,
-                client_factory=lambda: made,
-                client_version="hpcgate",
-                username=username,
-                client_keys=[key],
-                agent_path=None,
-                agent_forwarding=False,
-                pkcs11_provider=None,
-                preferred_auth=["publickey"],
-                gss_host=None,
-                known_hosts=lambda *_: (list(trusted.keys), list(trusted.authorities), list(trusted.revoked)),
-                server_host_key_algs=trusted.algorithms,
-                x509_trusted_certs=None,
-                x509_trusted_cert_paths=[],
-                kex_algs=KEY_EXCHANGES,
-                encryption_algs=CIPHERS,
-                compression_algs=None,
-                connect_timeout=None,
-                login_timeout=0,
-                keepalive_interval=timeouts.keep_alive,
-                keepalive_count_max=_LOST_KEEP_ALIVES,
-                request_pty=False,
-            )
+            client = Client(policy, trusted, host, port, key, login_begins)
+            sock = await _reach(target, policy, host, port, username) if proxy is None else None
+            options = _options(target.settings, username, trusted, client)
+            ssh = await asyncssh.connect(host, port, sock=sock, tunnel=proxy or (), **options)
             # asyncssh takes a connection that was aborted for one that is logged in.
-            if made.flooded:
+            if client.flooded:
                 raise LoginNodeError(f"The {policy.role} of {target.system} sends what nobody asked for")
-    except asyncssh.HostKeyNotVerifiable as error:
-        raise (
-            client.refusal() if client is not None else connect_error(error, target.system, policy.role, username)
-        ) from error
     except GatewayError:
         raise
-    except asyncssh.ConnectionLost as error:
-        if client is not None and client.flooded:
-            raise LoginNodeError(
-                f"The {policy.role} of {target.system} sends without end what is not a login"
-            ) from error
-        if client is not None and not client.authenticating:
-            raise Dropped(error) from error
-        if client is not None and key.signed:
-            # PAM's account stack says no after the key was accepted, and sshd ends without a word of the protocol.
-            raise CredentialRefused(
-                f"The {policy.role} of {target.system} took the SSH key of {username} and ended the login: "
-                + (client.said or "the account may have expired or be locked")
-            ) from error
-        raise connect_error(error, target.system, policy.role, username) from error
-    except (ConnectionResetError, BrokenPipeError) as error:
-        raise Dropped(error) from error
-    except (asyncssh.Error, OSError, ValueError) as error:
-        raise connect_error(error, target.system, policy.role, username) from error
     except Exception as error:  # asyncssh takes what a server sends for what it should be
-        raise LoginNodeError(f"The {policy.role} of {target.system} does not keep to the protocol of SSH") from error
+        raise _why_not(error, client, target, policy, username) from error
     finally:
         if sock is not None and (client is None or not client.owns_socket):
             sock.close()
     return ssh, client
+
+
+async def _reach(target: Target, policy: HostKeys, host: str, port: int, username: str) -> socket.socket:
+    """Connect to a machine, unless it says at once that it takes no logins."""
+    sock = await reach(host, port, username)
+    if first_words(sock).startswith(_PENALISED):
+        sock.close()
+        raise LoginNodeShut(
+            f"The {policy.role} of {target.system} takes no new logins from this gateway for now: "
+            "too many were refused",
+            headers={"Retry-After": _PENALTY},
+        )
+    return sock
+
+
+def _options(settings: SshSettings, username: str, trusted: Trusted, client: Client) -> dict[str, Any]:
+    """Return what asyncssh is told besides where to connect to: nothing of the gateway's own account counts."""
+    return {
+        "config": None,
+        "client_factory": lambda: client,
+        "client_version": "hpcgate",
+        "username": username,
+        "client_keys": [client.key],
+        "agent_path": None,
+        "agent_forwarding": False,
+        "pkcs11_provider": None,
+        "preferred_auth": ["publickey"],
+        "gss_host": None,
+        "known_hosts": lambda *_: (list(trusted.keys), list(trusted.authorities), list(trusted.revoked)),
+        "server_host_key_algs": trusted.algorithms,
+        "x509_trusted_certs": None,
+        "x509_trusted_cert_paths": [],
+        "kex_algs": KEY_EXCHANGES,
+        "encryption_algs": CIPHERS,
+        "compression_algs": None,
+        "connect_timeout": None,
+        "login_timeout": 0,
+        "keepalive_interval": settings.timeout.keep_alive,
+        "keepalive_count_max": _LOST_KEEP_ALIVES,
+        "request_pty": False,
+    }
+
+
+def _why_not(error: Exception, client: Client | None, target: Target, policy: HostKeys, username: str) -> Exception:
+    """Return what a login that failed means."""
+    match error:
+        case asyncssh.HostKeyNotVerifiable() if client is not None:
+            return client.refusal()
+        case asyncssh.ConnectionLost() if client is not None and client.flooded:
+            return LoginNodeError(f"The {policy.role} of {target.system} sends without end what is not a login")
+        case asyncssh.ConnectionLost() if client is not None and not client.authenticating:
+            return Dropped(error)
+        case asyncssh.ConnectionLost() if client is not None and client.key.signed:
+            # PAM's account stack says no after the key was accepted, and sshd ends without a word of the protocol.
+            return CredentialRefused(
+                f"The {policy.role} of {target.system} took the SSH key of {username} and ended the login: "
+                + (client.said or "the account may have expired or be locked")
+            )
+        case ConnectionResetError() | BrokenPipeError():
+            return Dropped(error)
+        case asyncssh.Error() | OSError() | ValueError():
+            return connect_error(error, target.system, policy.role, username)
+    return LoginNodeError(f"The {policy.role} of {target.system} does not keep to the protocol of SSH")

@@ -3,40 +3,29 @@
 import asyncio
 import errno
 import stat
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import cast
 
 import asyncssh
 from asyncssh.sftp import SFTPName
 
-from hpcgate.errors import AlreadyExists, BadRequest, CommandFailed, GatewayError, PathNotFound, TimedOut
+from hpcgate.errors import AlreadyExists, BadRequest, CommandFailed, GatewayError, PathNotFound
 from hpcgate.ssh.errors import translate
 from hpcgate.ssh.files.command_streams import CommandStreams, create_by_command
 from hpcgate.ssh.files.coreutils_errors import failure, naming, not_regular, number_in, quote, unreadable
 from hpcgate.ssh.files.footing import Pinned, resolve
 from hpcgate.ssh.files.private_directory import PRIVATE_MODE, PrivateDirectory, is_private, not_private
-from hpcgate.ssh.files.protocol import PRIVATE, Attributes, Entry, Replacing, temporary_name, without_group
+from hpcgate.ssh.files.protocol import PRIVATE, Entry, Replacing, temporary_name, without_group
 from hpcgate.ssh.files.sftp_bulk import BulkSftp
+from hpcgate.ssh.files.sftp_bulk_content import BulkContent, Opened, Writer
 from hpcgate.ssh.files.sftp_files import SftpFiles
 from hpcgate.ssh.files.sftp_requests import CLEANING
 from hpcgate.ssh.files.sftp_targets import adopted
-from hpcgate.ssh.files.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, StreamRunner
+from hpcgate.ssh.files.streams import SYNC_PATIENCE, OpenFile, Ready, StreamRunner
 from hpcgate.ssh.pace import Pace
-from hpcgate.telemetry.containment import contained
 
-T = TypeVar("T")
-
-MAX = 16
-"""Requests of one stream under way at a time at most; with 255 KiB each, that is 4 MiB."""
-LEAST = 4
-"""Requests under way once the stream has got going, even where others stand in line too."""
-QUEUE = 0.03
-"""Seconds that a stream's own requests may add to each other's time, so that those of others need not wait long."""
-SMALL = 64 * 1024
-"""Pieces of content below this are put together: a request costs more than to copy them."""
 _PART = 500
 """Entries of a directory that are told of at a time."""
 _ATTEMPTS = 5
@@ -59,8 +48,7 @@ class SftpStreams(SftpFiles):
         super().__init__(files.server, files.runner, files.view, bulk.refuse)
         self._bulk = bulk
         self._starter = runner
-        self._give_up = give_up
-        self.pace = pace
+        self._bytes = BulkContent(bulk, self._requests, pace, give_up)
 
     @asynccontextmanager
     async def open(self, path: bytes) -> AsyncIterator[OpenFile]:
@@ -76,7 +64,7 @@ class SftpStreams(SftpFiles):
             self._requests.check(error, path)
             raise translate(error, f"cat: {quote(path)}") from error
 
-    async def _open_same(self, path: bytes, stack: AsyncExitStack) -> "_Open":
+    async def _open_same(self, path: bytes, stack: AsyncExitStack) -> Opened:
         before = await self.stat(path)
         for _ in range(_ATTEMPTS):
             if stat.S_ISDIR(before.mode):
@@ -84,14 +72,14 @@ class SftpStreams(SftpFiles):
             if not stat.S_ISREG(before.mode):
                 raise not_regular("cat", path)
             async with AsyncExitStack() as attempt:
-                handle = await attempt.enter_async_context(self._opened(path, asyncssh.FXF_READ))
+                handle = await attempt.enter_async_context(self._bytes.open(path, asyncssh.FXF_READ))
                 inside, after = await asyncio.gather(
-                    self._wait(self._bulk.stat_file(handle), self.server.timeout), self.stat(path)
+                    self._bytes.wait(self._bulk.stat_file(handle), self.server.timeout), self.stat(path)
                 )
                 if (before.dev, before.ino) == (after.dev, after.ino):
                     attributes = replace(after, size=inside.size, mtime=inside.mtime)
                     stack.push_async_exit(attempt.pop_all())
-                    return _Open(self, path, handle, attributes)
+                    return Opened(self._bytes, path, handle, attributes)
             before = after
         raise CommandFailed(f"cat: {quote(path)}: the file is replaced too often to be read")
 
@@ -99,74 +87,6 @@ class SftpStreams(SftpFiles):
         self._requests.check(error, path)
         await self._commands.read(path, size=0)
         return translate(error, f"cat: {quote(path)}")
-
-    async def _read_from(self, path: bytes, handle: bytes, offset: int, left: int | None) -> AsyncGenerator[bytes]:
-        bulk, loop = self._bulk, asyncio.get_running_loop()
-        window: deque[tuple[asyncio.Future[tuple[int, bytes]], int, int, float]] = deque()
-        width = _Width()
-        try:
-            while True:
-                while len(window) < width.now and (left is None or left > 0):
-                    wanted = bulk.read_block if left is None else min(bulk.read_block, left)
-                    window.append((bulk.read(handle, offset, wanted), offset, wanted, loop.time()))
-                    offset += wanted
-                    left = None if left is None else left - wanted
-                if not window:
-                    return
-                await self.pace.turn()
-                answer, begin, wanted, asked = window.popleft()
-                if not answer.done():
-                    await self._wait(answer)
-                    width.learn(loop.time() - asked)
-                content = bulk.content(answer.result())
-                while content and len(content) < wanted:
-                    yield content
-                    begin, wanted = begin + len(content), wanted - len(content)
-                    content = bulk.content(await self._wait(bulk.read(handle, begin, wanted)))
-                if not content:
-                    return
-                yield content
-        except asyncssh.SFTPError as error:
-            self._requests.check(error, path)
-            raise translate(error, f"cat: {quote(path)}") from error
-        finally:
-            for answer, *_ in window:
-                answer.cancel()
-
-    @asynccontextmanager
-    async def _opened(self, path: bytes, flags: int, mode: int | None = None) -> AsyncIterator[bytes]:
-        opening = asyncio.ensure_future(self._bulk.open(path, flags, mode))
-        try:
-            handle = await self._wait(asyncio.shield(opening), self.server.timeout)
-        except BaseException:
-            # Nobody else would close it.
-            opening.add_done_callback(self._close_late)
-            raise
-        try:
-            yield handle
-        except BaseException:
-            self._close_soon(handle)
-            raise
-        await self._wait(self._bulk.close_file(handle))
-
-    @contained("ssh.sftp.close_late")
-    def _close_late(self, opening: "asyncio.Future[bytes]") -> None:
-        if not opening.cancelled() and opening.exception() is None:
-            self._close_soon(opening.result())
-
-    def _close_soon(self, handle: bytes) -> None:
-        """Have the server close a file, without waiting: it answers in order, and nobody asks for this answer."""
-        with suppress(asyncssh.SFTPError):
-            self._bulk.close_unheard(handle)
-
-    async def _wait(self, asked: Awaitable[T], patience: float = PATIENCE) -> T:
-        try:
-            async with asyncio.timeout(patience):
-                return await asked
-        except TimeoutError:
-            # The server answers in order: behind this one nothing would be answered either.
-            self._give_up()
-            raise TimedOut("The login node's SFTP server did not answer in time.") from None
 
     async def scan(
         self, path: bytes, *, hidden: bool = True, recursive: bool = False, follow: bool = False, names: bool = True
@@ -238,14 +158,14 @@ class SftpStreams(SftpFiles):
             try:
                 async with AsyncExitStack() as stack:
                     # What replaces a file is not for others to read before it has that file's mode.
-                    opening = self._opened(temporary, flags, None if old is None else PRIVATE)
+                    opening = self._bytes.open(temporary, flags, None if old is None else PRIVATE)
                     try:
                         handle = await stack.enter_async_context(opening)
                     except asyncssh.SFTPPermissionDenied:
                         if old is None or how is Replacing.atomic:
                             raise
                         return await by_command()
-                    writer = _Writer(self, handle, 0)
+                    writer = Writer(self._bytes, handle, 0)
                     await writer.write(content)
                     if old is not None:
                         await self._adopt(handle, old, path)
@@ -274,21 +194,21 @@ class SftpStreams(SftpFiles):
 
     async def _adopt(self, handle: bytes, old: asyncssh.SFTPAttrs, path: bytes) -> None:
         """Give a file the group and the mode of the one that it replaces."""
-        new = await self._wait(self._bulk.stat_file(handle))
+        new = await self._bytes.wait(self._bulk.stat_file(handle))
         mode = adopted(old, new.uid)
         if old.gid is not None and new.gid != old.gid:
             try:
-                await self._wait(self._bulk.set_owners(handle, new.uid, old.gid))
+                await self._bytes.wait(self._bulk.set_owners(handle, new.uid, old.gid))
             except asyncssh.SFTPError as error:
                 self._requests.check(error, path)
                 mode = without_group(mode)
-        await self._wait(self._bulk.set_mode(handle, mode))
+        await self._bytes.wait(self._bulk.set_mode(handle, mode))
 
     async def extend(self, path: bytes, content: AsyncIterable[bytes], *, offset: int) -> int:
         """Write in place, by WRITEs side by side; SETSTAT cuts off what lies behind one that failed."""
         try:
-            async with self._opened(path, asyncssh.FXF_WRITE) as handle:
-                writer = _Writer(self, handle, offset)
+            async with self._bytes.open(path, asyncssh.FXF_WRITE) as handle:
+                writer = Writer(self._bytes, handle, offset)
                 try:
                     await writer.write(content)
                 except BaseException:
@@ -300,7 +220,7 @@ class SftpStreams(SftpFiles):
             raise await self._why_not_written(path) from error
         return writer.end
 
-    async def _settle(self, writer: "_Writer") -> None:
+    async def _settle(self, writer: Writer) -> None:
         """Wait for what is under way; if a write failed, cut off those behind it that did not."""
         with suppress(TimeoutError, asyncssh.SFTPError, GatewayError):
             async with asyncio.timeout(2 * CLEANING):
@@ -311,7 +231,7 @@ class SftpStreams(SftpFiles):
         """Make an empty file, by OPEN."""
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         with self._requests.fallback(path):
-            async with self._opened(path, flags, PRIVATE if private else None):
+            async with self._bytes.open(path, flags, PRIVATE if private else None):
                 pass
             return
         await create_by_command(self.runner, path, private=private)
@@ -326,14 +246,14 @@ class SftpStreams(SftpFiles):
     async def sync(self, path: bytes) -> None:
         """Have a file on disk, by fsync@openssh.com."""
         with self._requests.fallback(path):
-            async with self._opened(path, asyncssh.FXF_WRITE) as handle:
+            async with self._bytes.open(path, asyncssh.FXF_WRITE) as handle:
                 await self._sync(handle, path)
             return
         await self._commands.command("sync", "--", path)
 
     async def _sync(self, handle: bytes, path: bytes) -> None:
         try:
-            await self._wait(self._bulk.sync_file(handle), SYNC_PATIENCE)
+            await self._bytes.wait(self._bulk.sync_file(handle), SYNC_PATIENCE)
         except asyncssh.SFTPOpUnsupported:
             await self._commands.command("sync", "--", path)
 
@@ -411,105 +331,3 @@ class SftpStreams(SftpFiles):
 
     def _by_command(self) -> CommandStreams:
         return CommandStreams(self._starter, self.view)
-
-
-class _Width:
-    """How many requests a stream has under way: as many as make it fast, not more than keep the line short."""
-
-    __slots__ = ("_best", "now")
-
-    def __init__(self) -> None:
-        self.now = 1
-        self._best = float("inf")
-
-    def learn(self, seconds: float) -> None:
-        """Take note of the time from a request to its answer."""
-        self._best = min(self._best, seconds)
-        if seconds <= self._best + QUEUE:
-            self.now = min(MAX, self.now * 2 if self.now < LEAST else self.now + 1)
-        elif self.now > LEAST:
-            self.now -= 1
-
-
-class _Open:
-    """`hpcgate.ssh.files.streams.OpenFile` by SFTP."""
-
-    __slots__ = ("_handle", "_path", "_streams", "attributes")
-
-    def __init__(self, streams: SftpStreams, path: bytes, handle: bytes, attributes: Attributes) -> None:
-        self.attributes = attributes
-        self._streams = streams
-        self._path = path
-        self._handle = handle
-
-    def blocks(self, offset: int, size: int | None) -> AsyncGenerator[bytes]:
-        """Read, by READs side by side."""
-        return self._streams._read_from(self._path, self._handle, offset, size)
-
-
-class _Writer:
-    """WRITEs side by side.
-
-    Attributes:
-        handle: Where they go.
-        end: Up to where everything is written.
-    """
-
-    def __init__(self, streams: SftpStreams, handle: bytes, offset: int) -> None:
-        self.handle = handle
-        self.end = offset
-        self._streams = streams
-        self._bulk = streams._bulk
-        self._offset = offset
-        self._window: deque[tuple[asyncio.Future[tuple[int, bytes]], int]] = deque()
-
-    async def write(self, content: AsyncIterable[bytes]) -> None:
-        """Write all of it."""
-        small: list[bytes] = []
-        held = 0
-        async for piece in content:
-            if held or len(piece) < SMALL:
-                small.append(piece)
-                held += len(piece)
-                if held < SMALL:
-                    continue
-                piece, small, held = b"".join(small), [], 0
-            await self._send(piece)
-        if held:
-            await self._send(b"".join(small))
-        while self._window:
-            await self._oldest()
-
-    async def _send(self, piece: bytes) -> None:
-        most = self._bulk.write_block
-        view = memoryview(piece)
-        for start in range(0, len(piece), most):
-            while len(self._window) >= MAX or (self._window and self._window[0][0].done()):
-                await self._oldest()
-            await self._streams._wait(self._bulk.room())
-            await self._streams.pace.turn()
-            part = view[start : start + most]
-            answer = self._bulk.write(self.handle, self._offset, part)
-            self._offset += len(part)
-            self._window.append((answer, self._offset))
-
-    async def _oldest(self) -> None:
-        answer, end = self._window[0]
-        if not answer.done():
-            await self._streams._wait(asyncio.shield(answer))
-        self._bulk.written(answer.result())
-        self._window.popleft()
-        self.end = end
-
-    async def settle(self) -> bool:
-        """Wait for all that is under way and say whether all of it was written."""
-        answers = await asyncio.gather(*(answer for answer, _ in self._window), return_exceptions=True)
-        for answer, (_, end) in zip(answers, self._window, strict=True):
-            if isinstance(answer, BaseException):
-                return False
-            try:
-                self._bulk.written(answer)
-            except asyncssh.SFTPError:
-                return False
-            self.end = end
-        return True
