@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hpcgate.errors import BadRequest, CommandFailed, NoSpace, PathNotFound, PermissionDenied
-from hpcgate.ssh.files.command_files import parse_listing, permission_bits, unescape
+from hpcgate.ssh.files.command_output import parse_listing, permission_bits, unescape
 from hpcgate.ssh.files.coreutils_errors import error_from_stderr, failure, quote, quote_if_needed
 from hpcgate.ssh.files.login_node import LoginNode, _rule_file, local_time, parse_zone
 from hpcgate.ssh.files.protocol import refuse_root

@@ -10,7 +10,7 @@ import pytest
 
 from hpcgate.demo.packages import ensure_installed
 from hpcgate.filesystem import compress, extract, unpacking
-from hpcgate.ssh.files import command_files
+from hpcgate.ssh.files import command_scripts
 from hpcgate.transfers import jobs
 from tests.ssh.stepping import Shims
 from tests.ssh.test_swaps import NEW, UPLOAD, Making, archive, command, job
@@ -43,7 +43,7 @@ SCRIPTS: dict[str, tuple[Making, str]] = {
         command(compress.SCRIPT, "{}/mine/d", "{}/mine", "d", f"{SHARED}/key", HIDDEN, "", "", "", "/"),
         "key",
     ),
-    "an upload": (command(command_files._WRITE, f"{SHARED}/key", HIDDEN, "w" * 16, "32", "", "", fed=UPLOAD), "key"),
+    "an upload": (command(command_scripts.WRITE, f"{SHARED}/key", HIDDEN, "w" * 16, "32", "", "", fed=UPLOAD), "key"),
     "extract job": (job(lambda top: jobs.extract(f"{top}/mine/a.tar", f"{top}/shared", compression="none")), "d/key"),
     "cp job": (job(lambda top: jobs.cp(f"{top}/mine/d", f"{top}/shared")), "d/key"),
     "compress job": (job(lambda top: jobs.compress(f"{top}/mine/d", f"{top}/shared/key")), "key"),

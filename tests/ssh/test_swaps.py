@@ -19,7 +19,7 @@ import pytest
 
 from hpcgate.filesystem import compress, extract, unpacking
 from hpcgate.filesystem.tus import scripts
-from hpcgate.ssh.files import command_attributes, command_files, footing
+from hpcgate.ssh.files import command_attributes, command_scripts, footing
 from hpcgate.transfers import jobs
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.script import job_script
@@ -90,7 +90,7 @@ def overwrite(top: Path) -> tuple[list[str], bytes]:
     """Write in place, standing in the directory."""
     found = (top / "mine" / "file").stat()
     words = ("key", "{}/mine/file", f"{found.st_dev}:{found.st_ino}", str(len(NEW)), "key")
-    return command(footing._PINNED.replace('exec "$@"', command_files.OVERWRITE), "{}/shared/tree", *words)(top)
+    return command(footing._PINNED.replace('exec "$@"', command_scripts.OVERWRITE), "{}/shared/tree", *words)(top)
 
 
 HIDDEN = ".hpcgate-0123456789abcdef"
@@ -101,9 +101,9 @@ SCRIPTS: dict[str, Making] = {
     "an archive into a directory": command(unpacking.UNPACK, TREE, HIDDEN, "mark", fed=archive("d/key", "key", "mark")),
     "an archive into a new one": command(unpacking.UNPACK, f"{TREE}/new", HIDDEN, "mark", fed=archive("key", "mark")),
     "compress": command(compress.SCRIPT, "{}/mine/d", "{}/mine", "d", f"{TREE}/key", HIDDEN, "", "", "", "/"),
-    "an upload": command(command_files._WRITE, f"{TREE}/key", HIDDEN, "w" * 16, "32", "", "atomic", fed=UPLOAD),
+    "an upload": command(command_scripts.WRITE, f"{TREE}/key", HIDDEN, "w" * 16, "32", "", "atomic", fed=UPLOAD),
     "an upload in place": overwrite,
-    "a probe": command(command_files._PROBE, f"{TREE}/key", HIDDEN),
+    "a probe": command(command_scripts.PROBE, f"{TREE}/key", HIDDEN),
     "parts joined": command(
         footing._OWNED.replace('exec "$@"', scripts.JOIN),
         *(TREE, ".hpcgate-upload-whole", "", "./.hpcgate-content", f"{TREE}/d", PART, f"{TREE}/d", PART),

@@ -21,7 +21,8 @@ from hpcgate.filesystem.tus import scripts
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.commands.quoting import Steering
 from hpcgate.ssh.files import command_attributes
-from hpcgate.ssh.files.command_files import LARGE, parse_stat, size_in, unwritable
+from hpcgate.ssh.files.command_files import LARGE, unwritable
+from hpcgate.ssh.files.command_output import parse_stat, size_in
 from hpcgate.ssh.files.command_streams import CommandStreams, OpenByCommand, said_in
 from hpcgate.ssh.files.coreutils_errors import (
     NOT_REGULAR,

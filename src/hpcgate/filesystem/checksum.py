@@ -5,7 +5,7 @@ import re
 from hpcgate.errors import CommandFailed
 from hpcgate.filesystem.base import Operation, Parameters, Path, raw
 from hpcgate.filesystem.models import FileChecksum
-from hpcgate.ssh.files.command_files import REGULAR
+from hpcgate.ssh.files.command_scripts import REGULAR
 from hpcgate.ssh.files.coreutils_errors import NOT_REGULAR, error_from_stderr, not_regular, stderr_lines
 from hpcgate.ssh.runner import SHORT
 from hpcgate.ssh.session import Session

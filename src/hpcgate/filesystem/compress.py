@@ -9,7 +9,7 @@ from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
 from hpcgate.filesystem.models import CompressionType
 from hpcgate.ssh.commands.ending import CUT_OFF
-from hpcgate.ssh.files.command_files import ADOPT, OVERWRITING, SHUT, STAYS
+from hpcgate.ssh.files.command_scripts import ADOPT, OVERWRITING, SHUT, STAYS
 from hpcgate.ssh.files.coreutils_errors import failure, quote_if_needed
 from hpcgate.ssh.files.footing import ENTER
 from hpcgate.ssh.files.protocol import temporary_name

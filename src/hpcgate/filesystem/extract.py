@@ -7,7 +7,7 @@ from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
 from hpcgate.filesystem.models import CompressionType
 from hpcgate.ssh.commands.ending import CUT_OFF
-from hpcgate.ssh.files.command_files import REGULAR
+from hpcgate.ssh.files.command_scripts import REGULAR
 from hpcgate.ssh.files.footing import OWN, untrusted
 from hpcgate.ssh.files.merging import MERGE
 from hpcgate.ssh.files.protocol import temporary_name

@@ -12,7 +12,7 @@ from typing import Literal
 
 from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, NotSupported
-from hpcgate.ssh.files.command_files import ADOPT, OVERWRITING, STAYS
+from hpcgate.ssh.files.command_scripts import ADOPT, OVERWRITING, STAYS
 from hpcgate.ssh.files.merging import MERGE
 from hpcgate.transfers.base import BatchJob, JobLogs, Script, Submit, TransferJob
 from hpcgate.transfers.memo import written

@@ -4,7 +4,7 @@ No URL is on a command line, where ps would show its signature: curl reads each 
 """
 
 from hpcgate.ssh.commands.temporary import SAFE
-from hpcgate.ssh.files.command_files import ADOPT
+from hpcgate.ssh.files.command_scripts import ADOPT
 from hpcgate.transfers.script import STAGE
 
 # A request is tried again with pauses of 1, 2, 4 and 8 seconds. A request that stalls for a minute has failed.

@@ -10,7 +10,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import TransferSettings
 from hpcgate.config.values import Seconds
 from hpcgate.errors import BadRequest
-from hpcgate.ssh.files.command_files import ADOPT
+from hpcgate.ssh.files.command_scripts import ADOPT
 from hpcgate.transfers import python_jobs
 from hpcgate.transfers.base import Directives, Download, Script, Started, Transfer, TransferContext, Upload
 from hpcgate.transfers.ends import check_target, size_of_source

@@ -21,7 +21,7 @@ from hpcgate.schedulers import submitting
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.pbs.script import composed
 from hpcgate.ssh.commands.ending import CUT_OFF, ENDING
-from hpcgate.ssh.files import command_files
+from hpcgate.ssh.files import command_scripts
 from hpcgate.transfers import jobs, s3_jobs, streamer, wormhole
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.script import job_script
@@ -213,7 +213,7 @@ def overwrite(place: Path) -> list[str]:
     staged.write_bytes(NEW)
     at = staged.stat()
     words = ("target", str(staged), f"{at.st_dev}:{at.st_ino}", str(len(NEW)), "target")
-    return command(command_files.OVERWRITE, *words, target=OLD)(place)
+    return command(command_scripts.OVERWRITE, *words, target=OLD)(place)
 
 
 def small(body: str) -> Making:
@@ -262,10 +262,10 @@ CASES = {
     "an archive into a directory": Case(
         command(unpacking.UNPACK, "{}/into", ".hpcgate-x", "mark"), {"into/file": NEW}, fed=archive("file", "mark")
     ),
-    "an upload": Case(command(command_files._WRITE, *TAKEN, "atomic", target=OLD), {"target": NEW}, fed=UPLOAD),
+    "an upload": Case(command(command_scripts.WRITE, *TAKEN, "atomic", target=OLD), {"target": NEW}, fed=UPLOAD),
     "an upload in place": Case(overwrite, {"target": NEW}),
     "a submission": Case(command(submitting._WHOLE, str(len(NEW)), "cat"), fed=NEW),
-    "a probe": Case(command(command_files._PROBE, "{}/target", ".hpcgate-x")),
+    "a probe": Case(command(command_scripts.PROBE, "{}/target", ".hpcgate-x")),
 }
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcgate.ssh.files.command_files import _WRITE, TRAILER, Framed
+from hpcgate.ssh.files.command_files import Framed
+from hpcgate.ssh.files.command_scripts import TRAILER, WRITE
 
 CONTENT = b"".join(b"line %d\n" % number for number in range(1000))
 OLD = b"what was there before\n"
@@ -40,7 +41,7 @@ async def framed() -> tuple[str, bytes]:
 
 
 def write(target: Path, word: str, given: bytes) -> subprocess.CompletedProcess[bytes]:
-    argv = ["sh", "-c", _WRITE, "sh", str(target), ".hpcgate-0123456789abcdef", word, str(TRAILER), "", ""]
+    argv = ["sh", "-c", WRITE, "sh", str(target), ".hpcgate-0123456789abcdef", word, str(TRAILER), "", ""]
     return subprocess.run(argv, input=given, capture_output=True, check=False)
 
 

@@ -1,6 +1,6 @@
 """What resumable uploads do by shell scripts on the login node."""
 
-from hpcgate.ssh.files.command_files import ADOPT
+from hpcgate.ssh.files.command_scripts import ADOPT
 from hpcgate.ssh.files.footing import OWN
 
 # $1 the directory, $2 minutes. Uploads that have rested for too long, and those without content, which a process left

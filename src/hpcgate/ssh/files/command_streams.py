@@ -7,22 +7,9 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from hpcgate.errors import AlreadyExists, BadAnswer, ConnectionLost, GatewayError, PathNotFound, TimedOut
 from hpcgate.ssh.commands.process import Process
-from hpcgate.ssh.files.command_files import (
-    LIKE_OLD,
-    OVERWRITE,
-    REGULAR,
-    STAT,
-    TAKE,
-    TRAILER,
-    CommandFiles,
-    Framed,
-    lost,
-    ls,
-    parse_rows,
-    parse_stat,
-    size_in,
-    unwritable,
-)
+from hpcgate.ssh.files.command_files import CommandFiles, Framed, lost, ls, unwritable
+from hpcgate.ssh.files.command_output import STAT, parse_rows, parse_stat, size_in
+from hpcgate.ssh.files.command_scripts import LIKE_OLD, OVERWRITE, REGULAR, TAKE, TRAILER
 from hpcgate.ssh.files.coreutils_errors import (
     NOT_REGULAR,
     error_from_stderr,
