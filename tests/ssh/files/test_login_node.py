@@ -1,0 +1,35 @@
+"""What is remembered of a login node has bounds: whoever asks, and whatever names and zones it says it has."""
+
+from typing import Any, cast
+
+from hpcgate.ssh.files.login_node import UTC, LoginNode, NodeView, _rule_file, parse_zone
+from hpcgate.ssh.runner import Completed
+
+
+class Nameless:
+    """Runs commands on a login node where nobody has a name."""
+
+    async def run(self, argv: Any, **_: Any) -> Completed:
+        return Completed((), 2, b"\n", b"")
+
+
+async def test_so_many_names_are_remembered() -> None:
+    view = NodeView()
+    for start in range(0, 60_000, 2000):
+        numbers = range(start, start + 2000)
+        await view.resolve(cast("Any", Nameless()), numbers, numbers)
+        assert len(view.users) == len(view.groups) <= 22_000
+        assert view.users[start] == str(start)
+
+
+def test_so_many_users_views_are_remembered() -> None:
+    node = LoginNode()
+    last = [node.view(f"user-{number}") for number in range(10_050)][-1]
+    assert len(node._views) == 10_000
+    assert node.view("user-10049") is last
+
+
+def test_a_zone_s_file_has_a_bound() -> None:
+    zone = _rule_file("CET-1CEST,M3.5.0,M10.5.0/3")
+    assert parse_zone("", zone.ljust(256 * 1024)) is not UTC
+    assert parse_zone("", zone.ljust(256 * 1024 + 1)) is UTC
