@@ -1,8 +1,13 @@
 """What is remembered of a login node has bounds: whoever asks, and whatever names and zones it says it has."""
 
+from datetime import UTC
 from typing import Any, cast
 
-from hpcgate.ssh.files.login_node import UTC, LoginNode, NodeView, _rule_file, parse_zone
+from asyncssh.sftp import SFTPAttrs, SFTPName
+
+from hpcgate.ssh.files.login_node import LoginNode, NodeView, _rule_file, parse_zone
+from hpcgate.ssh.files.protocol import Entry
+from hpcgate.ssh.files.sftp_listing import _learn
 from hpcgate.ssh.runner import Completed
 
 
@@ -20,6 +25,20 @@ async def test_so_many_names_are_remembered() -> None:
         await view.resolve(cast("Any", Nameless()), numbers, numbers)
         assert len(view.users) == len(view.groups) <= 22_000
         assert view.users[start] == str(start)
+
+
+def test_names_that_a_listing_says_have_the_same_bound() -> None:
+    """A server that lies lists millions of files, each of somebody else with a long name."""
+    view = NodeView()
+    for number in range(25_000):
+        attributes = SFTPAttrs(uid=number, gid=number, size=1, permissions=0o100644, mtime=0)
+        user = b"u" * 1000
+        longname = b"-rw-r--r--    1 %b %b         1 Jan  1  1970 file" % (user, user)
+        found = SFTPName(b"file", longname, attributes)
+        _learn(view, found, Entry(b"file", 0o100644, number, number, 1, 0))
+    for known in (view.users, view.groups):
+        assert known[0] == "u" * 256
+        assert len(known) <= 22_000
 
 
 def test_so_many_users_views_are_remembered() -> None:

@@ -91,6 +91,12 @@ class NodeView:
                 else:
                     _learn(known, numbers, lines)
 
+    def hear(self, uid: int, user: str, gid: int, group: str) -> None:
+        """Take names that were said by the way, as far as there is room: it may be a liar who goes on and on."""
+        for known, number, name in ((self.users, uid, user), (self.groups, gid, group)):
+            if number not in known and len(known) <= MAX_NAMES:
+                known[number] = name[:MAX_NAME]
+
     async def time_zone(self, runner: Runner) -> tzinfo:
         """Return the login node's time zone, UTC if it cannot be told."""
         if self.zone is None:

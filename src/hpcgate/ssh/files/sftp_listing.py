@@ -206,5 +206,4 @@ def _learn(view: NodeView, found: SFTPName, entry: Entry) -> None:
         return
     match = _LONGNAME.fullmatch(longname[: -len(name) - 1])
     if match and int(match[3]) == entry.size:
-        view.users.setdefault(entry.uid, match[1].decode("utf-8", "replace"))
-        view.groups.setdefault(entry.gid, match[2].decode("utf-8", "replace"))
+        view.hear(entry.uid, match[1].decode("utf-8", "replace"), entry.gid, match[2].decode("utf-8", "replace"))
