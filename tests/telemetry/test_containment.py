@@ -42,7 +42,7 @@ TASKS = {
     "auth/jwks.py:open": "kept",
     "credentials/static.py:credential": "awaited by each who asks",
     "filesystem/tus/lock.py:locked": "awaited by the request",
-    "gateway/gateway.py:_background": "kept",
+    "gateway/background.py:start": "kept",
     "health/maintenance.py:_looked": "awaited by each who looks",
     "health/prober.py:_as_the_account": "a group within what is kept",
     "health/prober.py:round": "a group within what is kept",

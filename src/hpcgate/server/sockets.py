@@ -36,7 +36,7 @@ class Sockets(WebSocketsSansIOProtocol):
         """The route has ended: so does the connection, whether its client takes the rest or not."""
         super().on_task_complete(task)
         if self.transport.get_write_buffer_size():
-            self.loop.call_later(self.close_timeout, self.transport.abort)
+            self.loop.call_later(self.close_timeout, contained("socket.abort")(self.transport.abort))
 
     def wind_up(self) -> None:
         """Nothing: its stream is told to close."""
