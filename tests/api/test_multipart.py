@@ -175,3 +175,9 @@ async def test_a_client_that_sends_no_more_is_given_up(sent: bytes) -> None:
     asked = Request({"type": "http", "method": "POST", "headers": headers}, body.receive)
     with pytest.raises(TimedOut):
         await read(asked)
+
+
+@pytest.mark.parametrize("text", [b'"\\' * 32_000, b'\\"' * 32_000, b'"' * 64_000, b"; " * 32_000])
+def test_a_long_disposition_is_gone_through_once(text: bytes) -> None:
+    """Quotes that are never closed were looked for anew from each of them."""
+    assert disposition(b'form-data; name="file"; filename="a' + text)[0] == b"file"

@@ -59,6 +59,14 @@ def test_a_list_of_ids(text: str, ids: list[str]) -> None:
     assert list(wanted(text)) == ids
 
 
+def test_a_long_list_is_gone_through_once() -> None:
+    """As much as a head may hold: each comma looked for the next bracket, and the event loop waited for seconds."""
+    assert wanted("1," * 32_000) == ("1",)
+    assert wanted("7_[1,3]," * 8_000) == ("7_[1,3]",)
+    with pytest.raises(BadRequest):
+        wanted("," * 65_000)
+
+
 @pytest.mark.parametrize("text", ["", ",", " "])
 def test_no_ids(text: str) -> None:
     """A list of ids that is none is 400."""

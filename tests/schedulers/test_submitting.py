@@ -2,14 +2,16 @@
 
 import os
 import subprocess
+from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.pbs import qsub, script
 from hpcgate.schedulers.slurm import sbatch
-from hpcgate.schedulers.submitting import whole
+from hpcgate.schedulers.submitting import _follow, whole
 from hpcgate.ssh.commands.temporary import SAFE
 from tests.sites.shells import shell_program
 
@@ -124,3 +126,38 @@ def test_a_directory_of_somebody_else_s_is_not_taken(shell: list[str], place: Pa
         check=True,
     )
     assert words.stdout == b"/home/x"
+
+
+class Chatter:
+    """A command that prints one block after another and ends."""
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self._blocks = blocks
+
+    async def output(self) -> AsyncGenerator[bytes]:
+        for block in self._blocks:
+            yield block
+
+    async def feed_block(self, block: bytes) -> bool:
+        return True
+
+    def feed_end(self) -> None:
+        pass
+
+    async def ended(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize(
+    "blocks", [[b"x"] * 5000, [b"x" * 70_000, *[b"x"] * 5000]], ids=["byte by byte", "much, and byte by byte"]
+)
+async def test_what_goes_on_printing_is_not_looked_through_each_time(blocks: list[bytes]) -> None:
+    looked: list[int] = []
+
+    def patience(text: str) -> None:
+        looked.append(len(text))
+
+    printed = await _follow(cast("Any", Chatter(blocks)), b"", 300, patience)
+    assert len(printed.text) == sum(map(len, blocks))
+    assert len(looked) <= 1000
+    assert max(looked, default=0) <= 64 * 1024

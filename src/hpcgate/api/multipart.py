@@ -150,7 +150,7 @@ class MultipartFile:
 
 _EXTENDED = re.compile(
     rb"""
-    "(?:[^"\\]|\\.)*"  # in quotes it is part of a value, perhaps of the plain file name
+    "(?:[^"\\]|\\.)*(?:"|\\?\Z)  # in quotes it is part of a value, perhaps of the plain file name
     | ;\s*filename\*\s*=\s*(?P<quote>"?)(?P<charset>utf-8|iso-8859-1)'[^';"]*'(?P<value>[^";\s]+)(?P=quote)
     """,
     re.IGNORECASE | re.VERBOSE | re.DOTALL,

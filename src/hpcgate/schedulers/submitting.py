@@ -20,6 +20,10 @@ from hpcgate.ssh.session import Session
 
 MAX = 1024 * 1024
 """Bytes of output that are kept, of more the first and the last half."""
+MAX_LOOKED_AT = 64 * 1024
+"""Bytes of output in which is looked for what need not be waited for; of more, when the command has ended."""
+MAX_LOOKS = 1000
+"""How often that is done. Each look goes through all of it, and a command may print byte by byte."""
 
 
 _NO_ROOM = "hpcgate: no room for the input: "
@@ -112,13 +116,17 @@ async def _follow(process: Process, stdin: bytes, seconds: float, patience: Call
     printed = _Output()
     deadline = clock() + seconds
     enough = False
+    looks = 0
     try:
         async with asyncio.timeout_at(deadline) as limit:
             feeding = asyncio.create_task(_feed(process, stdin))
             try:
                 async for block in process.output():
                     printed.add(block)
-                    wait = None if enough else patience(printed.text)
+                    if enough or printed.size > MAX_LOOKED_AT or looks >= MAX_LOOKS:
+                        continue
+                    looks += 1
+                    wait = patience(printed.text)
                     if wait is not None:
                         enough = True
                         limit.reschedule(min(deadline, clock() + wait))
@@ -147,6 +155,10 @@ class _Output:
         self._head += block[:room]
         self._tail += block[room:]
         del self._tail[: -MAX // 2]
+
+    @property
+    def size(self) -> int:
+        return len(self._head) + len(self._tail)
 
     @property
     def text(self) -> str:

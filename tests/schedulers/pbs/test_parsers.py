@@ -383,3 +383,9 @@ def test_an_answer_of_more_values_than_any_site_has_is_not_looked_at(
         monkeypatch.setattr(documents, name, lambda *_: pytest.fail("it was looked at"))
     with pytest.raises(ValueError, match="too many values"):
         documents.items(text, "Jobs")
+
+
+@pytest.mark.parametrize("piece", ["\n", " ", " \n", "1.a.", "1.1", "1[].a ", "1"])
+def test_what_a_liar_prints_is_gone_through_once(piece: str) -> None:
+    """A megabyte of line ends took the event loop for an hour."""
+    assert len(qsub.parse(piece * (1024 * 1024 // len(piece))) or "") <= 300

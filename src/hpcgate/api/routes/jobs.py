@@ -117,13 +117,19 @@ def wanted(ids: str) -> tuple[str, ...]:
     Raises:
         BadRequest: There is none, or there are too many.
     """
-    found = dict.fromkeys(part for each in _BETWEEN.split(ids) if (part := each.strip()))
+    # A comma is within brackets if a closing one comes next; looked for once, not once for each comma.
+    texts = _BRACKET.split(ids)
+    for at, bracket in enumerate(texts[1::2]):
+        if bracket == "]":
+            texts[2 * at] = texts[2 * at].replace(",", "\0")
+    parts = "".join(texts).split(",")
+    found = dict.fromkeys(part for each in parts if (part := each.replace("\0", ",").strip()))
     if not 0 < len(found) <= MAX_IDS:
         raise BadRequest(f"ids: 1 to {MAX_IDS} ids of jobs are wanted, and there are {len(found)}")
     return tuple(found)
 
 
-_BETWEEN = re.compile(r",(?![^\[\]]*\])")
+_BRACKET = re.compile(r"([\[\]])")
 
 
 async def _named(access: Access, ids: tuple[str, ...]) -> Response:

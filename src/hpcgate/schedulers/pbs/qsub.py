@@ -52,8 +52,12 @@ _OPTIONS: Mapping[str, str] = {
 
 _JOB_NAME = re.compile(r"[A-Za-z0-9+_.-]{1,230}")
 # A number with a point in it is a price.
-_JOB_ID = re.compile(r"^\s*([0-9]{1,12}(?:\[\])?\.(?![0-9.]+\s*$)[A-Za-z0-9._-]+)\s*$", re.MULTILINE)
+_JOB_ID = re.compile(
+    r"^[^\S\n]*([0-9]{1,12}(?:\[\])?\.(?![0-9.]+[^\S\n]*$)[A-Za-z0-9._-]{1,255})[^\S\n]*$", re.MULTILINE
+)
 _WITHIN = re.compile(r"(?<![\w.\[\]-])([0-9]{1,12}(?:\[\])?\.[A-Za-z][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*)(?![\w\[])")
+_LONGEST_ID = 300
+"""Characters: a number, brackets, and the name of a host."""
 _DIRECTIVES = "#PBS"
 _SHELL = re.compile(r"^(?:qsub|cat): (?:line )?\d+: ", re.MULTILINE)
 
@@ -123,7 +127,8 @@ def parse(output: str) -> str | None:
     if found:
         return str(found[-1])
     within = set(_WITHIN.findall(text))
-    return str(within.pop()) if len(within) == 1 else None
+    only = str(within.pop()) if len(within) == 1 else ""
+    return only if 0 < len(only) <= _LONGEST_ID else None
 
 
 def is_plain(output: str) -> bool:

@@ -95,7 +95,7 @@ def parse_kept(text: str) -> float:
     return float(match[1]) or math.inf
 
 
-_UNTOLD = re.compile(r"^\s*DBD Agent queue size:\s*([1-9][0-9]*)", re.MULTILINE)
+_UNTOLD = re.compile(r"^[^\S\n]*DBD Agent queue size:\s*([1-9][0-9]*)", re.MULTILINE)
 
 
 def told_all(text: str) -> bool:
