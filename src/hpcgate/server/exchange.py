@@ -58,11 +58,6 @@ class Exchange(RequestResponseCycle):
 
     def send(self, message: ASGISendEvent) -> Any:
         """Send a part of an answer, and return what is to be awaited."""
-        if cast("str", message["type"]) == WHOLE:
-            if self.flow.write_paused and not self.disconnected:
-                return self._send_when_drained(message)
-            self._send_whole(message)
-            return _NOTHING
         if message["type"] == "http.response.start":
             if self._sent(message):
                 return _NOTHING
@@ -73,6 +68,11 @@ class Exchange(RequestResponseCycle):
                 return _NOTHING
             if self.ends_by_close:
                 self.expected_content_length = len(message.get("body", b""))
+        elif cast("str", message["type"]) == WHOLE:
+            if self.flow.write_paused and not self.disconnected:
+                return self._send_when_drained(message)
+            self._send_whole(message)
+            return _NOTHING
         return super().send(message)
 
     async def _send_when_drained(self, message: Any) -> None:
