@@ -57,6 +57,14 @@ def read(content: bytes, step: int = 10_000) -> list[tuple[Member, bytes]]:
     return found
 
 
+def test_a_member_s_name_has_a_bound() -> None:
+    """It is kept in memory until it is whole."""
+    with pytest.raises(BadRequest, match="a name that is too long"):
+        read(archive(("file", "n" * (1024 * 1024 + 1), b"")))
+    ((member, _),) = read(archive(("file", "n" * 100_000, b"")))
+    assert len(member.name) == 100_000
+
+
 SOME = (
     ("directory", "dir", b""),
     ("file", "dir/empty", b""),

@@ -159,6 +159,13 @@ def test_a_certificate_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     os.close(os.open(fifo, os.O_RDWR))
 
 
+def test_a_certificate_has_a_bound(tmp_path: Path) -> None:
+    path = tmp_path / "endless"
+    path.write_bytes(b"\n" * (1024 * 1024 + 1))
+    with pytest.raises(Unusable, match="more than 1048576 bytes"):
+        Tls(path, None)
+
+
 def test_an_audit_log_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "OPENING", 0.1)
     fifo = tmp_path / "fifo"

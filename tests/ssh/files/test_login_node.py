@@ -5,6 +5,8 @@ from typing import Any, cast
 
 from asyncssh.sftp import SFTPAttrs, SFTPName
 
+from hpcgate.errors import TooLarge
+from hpcgate.ssh.files.helper import Helper
 from hpcgate.ssh.files.login_node import LoginNode, NodeView, _rule_file, parse_zone
 from hpcgate.ssh.files.protocol import Entry
 from hpcgate.ssh.files.sftp_listing import _learn
@@ -52,3 +54,20 @@ def test_a_zone_s_file_has_a_bound() -> None:
     zone = _rule_file("CET-1CEST,M3.5.0,M10.5.0/3")
     assert parse_zone("", zone.ljust(256 * 1024)) is not UTC
     assert parse_zone("", zone.ljust(256 * 1024 + 1)) is UTC
+
+
+async def test_an_answer_of_the_helper_has_a_bound() -> None:
+    asked: list[int | None] = []
+
+    class Endless(Nameless):
+        async def ask(self, argv: Any, request: bytes, *, limit: int | None = None) -> bytes:
+            asked.append(limit)
+            raise TooLarge("more than that")
+
+        def dismiss(self, argv: Any) -> None:
+            pass
+
+    helper = Helper(cast("Any", Endless()), NodeView())
+    assert await helper.listing(b"/", hidden=True) is None
+    assert await helper.stat(b"/", follow=True) is None  # not asked again for a while
+    assert asked == [16 * 1024 * 1024]
