@@ -331,6 +331,8 @@ BODIES = {model.__name__: model for model in body_models()}
 
 STRICT = {
     "PostJobSubmitRequest": {"job": {"workingDirectory": "/", "script": "#!/bin/sh"}},
+    "PostJobsBulkRequest": {"jobs": [{"job": {"workingDirectory": "/", "script": "#!/bin/sh"}}]},
+    "PostJobsCancelRequest": {"ids": ["1"]},
     "PostJobSignalRequest": {"signal": "USR1"},
     "PatchJobRequest": {"name": "x"},
 }

@@ -84,6 +84,8 @@ BODIES: Mapping[str, dict[str, Any]] = {
         }
     },
     "PUT /compute/{system_name}/jobs/{job_id}/attach": {"command": "true"},
+    "POST /compute/{system_name}/jobs/bulk": {"jobs": []},
+    "POST /compute/{system_name}/jobs/cancel": {"name": "none", "state": "NONE", "account": "none"},
     "POST /compute/{system_name}/jobs/{job_id}/signal": {"signal": "USR1"},
     "PATCH /compute/{system_name}/jobs/{job_id}": {
         "partition": "normal", "name": "x", "comment": "y",
@@ -130,6 +132,7 @@ PATHS = {
 NO_STRINGS = {
     "job", "transferDirectives", "env", "dereference", "parent", "fileSize", "timeLimit", "priority", "dependencies",
     "hold", "requeue",
+    "jobs", "ids",
 }  # fmt: skip
 FIELDS: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "executable": lambda text: {"script": None, "hold": True, "executable": text},

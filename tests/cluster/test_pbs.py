@@ -30,8 +30,9 @@ from hpcgate.errors import (
 )
 from hpcgate.schedulers import job_spec as spec
 from hpcgate.schedulers.base import JobDescription, JobQuery, Jobs, Scheduler, TimeWindow
-from hpcgate.schedulers.control import SIGNALS, Action, Dependency, DependencyType, JobChanges
-from hpcgate.schedulers.job_spec import JobAttributes, Resources
+from hpcgate.schedulers.control import SIGNALS, Action, JobChanges
+from hpcgate.schedulers.job_spec import Dependency, JobAttributes, Resources
+from hpcgate.schedulers.once import Submitted
 from hpcgate.schedulers.receipts import Once, Receipts
 from hpcgate.schedulers.rendering import with_script
 from hpcgate.ssh.runner import Completed
@@ -679,7 +680,7 @@ CHANGES: list[tuple[JobChanges, str]] = [
     (JobChanges(name="-x"), "-N -x"),
     (JobChanges(time_limit=90, priority=-5), "-l walltime=90 -p -5"),
     (
-        JobChanges(dependencies=(Dependency(DependencyType.AFTER_ANY, ("{held}", "7.vm")),)),
+        JobChanges(dependencies=(Dependency("afterany", ("{held}", "7.vm")),)),
         "-W depend=afterany:{held}:7.vm",
     ),
 ]
@@ -714,7 +715,7 @@ REFUSED: list[tuple[str, JobChanges | Action | int, type[GatewayError]]] = [
     ("waits", JobChanges(dependencies=()), NotSupported),
     ("waits", JobChanges(partition="q@elsewhere"), BadRequest),
     ("waits", JobChanges(partition="nosuchq"), BadRequest),
-    ("waits", JobChanges(dependencies=(Dependency(DependencyType.AFTER, ("1,stagein=a@b:c",)),)), BadRequest),
+    ("waits", JobChanges(dependencies=(Dependency("after", ("1,stagein=a@b:c",)),)), BadRequest),
     *[("his", what, Forbidden) for what in (Action.HOLD, Action.RELEASE, 15, JobChanges(name="x"))],
     *[("ended", what, Conflict) for what in (Action.HOLD, Action.RELEASE, 15, JobChanges(name="x"))],
     *[("99999", what, JobNotFound) for what in (Action.HOLD, Action.RELEASE, 15, JobChanges(name="x"))],
@@ -837,3 +838,30 @@ async def test_a_job_in_fields_with_a_key_is_one_job(
     assert (await pbs.submission(alice, once)).job_id == first.job_id
     assert (await pbs.submit_once(alice, job, once)).job_id == first.job_id
     await pbs.cancel(alice, first.job_id)
+
+
+async def test_many_are_submitted_and_cancelled_by_one_command_each(
+    pbs: Scheduler, cluster: Cluster, alice: Principal, bob: Principal
+) -> None:
+    home = str(cluster.user("alice").home)
+    waits = "#!/bin/sh\n#PBS -h\nsleep 300\n"
+    once = Once.of(Receipts("~/.local/state/hpcgate/many", 3600, 1000), alice.username, "pbs", secrets.token_hex(8))
+    jobs: list[tuple[JobDescription, Once | None]] = [
+        *[(JobDescription(home, script=waits, name=f"many{number}"), None) for number in range(6)],
+        (JobDescription(home, script=waits, partition="nosuchq"), None),
+        (JobDescription(home, script=waits, name="keyed"), once),
+        (JobDescription(home, script="#!/bin/sh\n#PBS -W block=true\ntrue\n"), None),
+    ]
+    found = await pbs.submit_many(alice, jobs)
+    ids = [one.job_id for one in found if isinstance(one, Submitted)]
+    assert len(set(ids)) == len(jobs) - 1
+    assert isinstance(found[6], SubmissionRefused)
+    for number, job_id in enumerate(ids[:6]):
+        assert (await pbs.job(alice, job_id)).jobs[0].name == f"many{number}"
+    again = await pbs.submit_many(alice, [jobs[7]])
+    assert again == [Submitted(ids[6], replayed=True)]
+    his = await pbs.submit(bob, JobDescription(str(cluster.user("bob").home), script=waits))
+    errors = await pbs.cancel_many(alice, [*ids, his, "99999", "no-id"])
+    assert [type(error) for error in errors[-3:]] == [Forbidden, JobNotFound, JobNotFound]
+    assert errors[:-3] == [None] * len(ids)
+    await pbs.cancel(bob, his)

@@ -136,3 +136,13 @@ async def test_without_redis_a_replica_counts_by_itself_or_refuses(tmp_path: Pat
         assert PASSWORD not in repr(counter)
         await counter.close()
     server.stop()
+
+
+async def test_many_are_taken_at_once_or_none(counter: BucketStore) -> None:
+    one, three = Bucket("user:compute:submit:alice", SLOW), Bucket("user:compute:submit:alice", SLOW, 3)
+    assert (await counter.take([one])).allowed
+    refused = await counter.take([three])
+    assert not refused.allowed
+    assert 900 < refused.wait <= 1000
+    assert (await counter.take([Bucket(one.key, SLOW, 2)])).allowed
+    assert not (await counter.take([one])).allowed

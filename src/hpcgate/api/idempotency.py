@@ -102,7 +102,31 @@ def once(access: Access, key: str | None, asked: BaseModel | dict[str, Any]) -> 
             raise BadRequest(f"An {HEADER} is required")
         return None
     values = asked if isinstance(asked, dict) else asked.model_dump(by_alias=True, exclude_unset=True)
-    words = [request.scope["method"], request.scope["route"].path, values]
+    return _once(access, key, request.scope["route"].path, values, request.scope["method"])
+
+
+def once_of(access: Access, key: str | None, asked: dict[str, Any]) -> Once | None:
+    """Return what one of many jobs is to happen once for: the same as a request for it alone.
+
+    Args:
+        access: Who asks.
+        key: Its key.
+        asked: The body of such a request.
+
+    Raises:
+        BadRequest: As `once`.
+    """
+    if key is None:
+        return once(access, None, asked)
+    return _once(access, checked(key), JOBS, asked)
+
+
+JOBS = "/compute/{system_name}/jobs"
+"""Where one job is submitted."""
+
+
+def _once(access: Access, key: str, route: str, values: dict[str, Any], method: str = "POST") -> Once:
+    words = [method, route, values]
     digest = hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode()).hexdigest()
     return Once.of(receipts(access), access.principal.username, access.system.name, key, digest)
 

@@ -40,8 +40,8 @@ _STRUCTURE = b'"[]{},:'
 _OTHER = bytes(set(range(256)) - set(_STRUCTURE))
 
 
-async def read_body(request: Request) -> bytes | bytearray:
-    """Read a whole body, within the bounds of its route.
+async def read_body(request: Request, most: int = MAX_VALUES) -> bytes | bytearray:
+    """Read a whole body, within the bounds of its route, with at most so many values.
 
     Raises:
         TooLarge, TimedOut: It does not keep to them.
@@ -51,7 +51,7 @@ async def read_body(request: Request) -> bytes | bytearray:
     kept: Body | None = request.scope["state"].get("body")
     first = b""
     body: bytearray | None = None
-    shape = Shape()
+    shape = Shape(most)
     async for block in request.stream():
         if not first:
             first = block
@@ -91,7 +91,8 @@ class Shape:
         deepest: The most that were.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_VALUES) -> None:
+        self._most = most
         self.values = 0
         self.depth = 0
         self.deepest = 0
@@ -112,10 +113,10 @@ class Shape:
             text = text.replace(b'\\"', b"")
         else:
             self._escaped = b""
-        parts = text.translate(None, _OTHER).split(b'"', 2 * MAX_VALUES)
+        parts = text.translate(None, _OTHER).split(b'"', 2 * self._most)
         outside = b"".join(parts[1 if self._in_string else 0 :: 2])
         self.values += len(parts) // 2 + outside.count(b",") + outside.count(b"[") + outside.count(b"{")
-        if self.values > MAX_VALUES:
+        if self.values > self._most:
             raise BadRequest("The request body has too many values.")
         self._in_string ^= len(parts) % 2 == 0
         for char in outside.translate(None, b",:"):
@@ -140,8 +141,8 @@ def _too_deep() -> BadRequest:
     return BadRequest("The request body is nested too deeply.")
 
 
-async def read_json(request: Request) -> Any:
-    """Read a JSON body.
+async def read_json(request: Request, most: int = MAX_VALUES) -> Any:
+    """Read a JSON body with at most so many values.
 
     Raises:
         TooLarge, TimedOut, RateLimited, Unavailable: As `read_body`.
@@ -153,7 +154,7 @@ async def read_json(request: Request) -> Any:
         raise UnsupportedMediaType(
             "A JSON body must come as it is, without Content-Encoding.", headers={"Accept-Encoding": "identity"}
         )
-    body = await read_body(request)
+    body = await read_body(request, most)
     try:
         # By RFC 8259 it is UTF-8; json would take UTF-16, too.
         text = body.decode("utf-8-sig", "surrogatepass")
@@ -217,22 +218,23 @@ def validated(model: type[M], given: Any) -> tuple[M, list[str]]:
 class _Reader:
     """A dependency that reads a model from the body."""
 
-    def __init__(self, model: type[BaseModel]) -> None:
+    def __init__(self, model: type[BaseModel], most: int) -> None:
         self.model = model
+        self._most = most
 
     async def __call__(self, request: Request) -> Any:
-        given, remarks = validated(self.model, await read_json(request))
+        given, remarks = validated(self.model, await read_json(request, self._most))
         remark(request.scope, remarks)
         return given
 
 
-def json_body(model: type[BaseModel]) -> Any:
+def json_body(model: type[BaseModel], *, most: int = MAX_VALUES) -> Any:
     """Return the annotation of an endpoint's parameter that is read from a JSON body.
 
     FastAPI would read a body before it asks who sends it and what the policy says, complain of it first, and keep it
     for as long as the garbage collector lets it.
     """
-    return Depends(_Reader(model))
+    return Depends(_Reader(model, most))
 
 
 def models_of(routes: Iterable[BaseRoute]) -> Iterator[tuple[APIRoute, type[BaseModel]]]:

@@ -153,6 +153,27 @@ _ANSWERS: dict[tuple[str, str], Any] = {
         "accounts": [{"name": "project", "default": True}],
     },
     ("post", f"{_JOBS}/jobs"): {"jobId": "4711"},
+    ("post", f"{_JOBS}/jobs/bulk"): {
+        "jobs": [
+            {"jobId": "4711", "replayed": False, "warnings": None, "error": None},
+            {
+                "jobId": None,
+                "replayed": False,
+                "warnings": None,
+                "error": {
+                    "status": 400,
+                    "message": "sbatch: error: invalid partition specified: nowhere",
+                    "retryAfter": None,
+                },
+            },
+        ]
+    },
+    ("post", f"{_JOBS}/jobs/cancel"): {
+        "jobs": [
+            {"jobId": "4711", "error": None},
+            {"jobId": "4712", "error": {"status": 404, "message": "Job not found: 4712", "retryAfter": None}},
+        ]
+    },
     ("get", f"{_JOBS}/jobs"): {"jobs": [_JOB]},
     ("get", f"{_JOBS}/jobs/{{job_id}}"): {"jobs": [_JOB]},
     ("get", f"{_JOBS}/jobs/{{job_id}}/metadata"): {

@@ -8,6 +8,20 @@ _COMPRESS = {"sourcePath": "/scratch/alice/run", "targetPath": _ARCHIVE}
 _EXTRACT = {"sourcePath": _ARCHIVE, "targetPath": "/scratch/alice/unpacked"}
 
 _BODIES: dict[str, dict[str, Any]] = {
+    "/compute/{system_name}/jobs/bulk": {
+        "jobs": [
+            {
+                "idempotencyKey": f"sweep-7/{number}",
+                "job": {
+                    "script": "#!/bin/bash\n#SBATCH --time=00:05:00\necho $STEP\n",
+                    "workingDirectory": "/scratch/alice",
+                    "env": {"STEP": str(number)},
+                },
+            }
+            for number in (1, 2)
+        ]
+    },
+    "/compute/{system_name}/jobs/cancel": {"ids": ["4711", "4712"]},
     "/compute/{system_name}/jobs/{job_id}/attach": {"command": "hostname"},
     "/compute/{system_name}/jobs/{job_id}/signal": {"signal": "USR1"},
     "/compute/{system_name}/jobs/{job_id}": {

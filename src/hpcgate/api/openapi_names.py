@@ -21,6 +21,8 @@ _NAMES: dict[tuple[str, str], tuple[str, str]] = {
         "Get a job's script and outputs",
     ),
     ("put", "/compute/{system_name}/jobs/{job_id}/attach"): ("attach_to_job", "Run a command inside a running job"),
+    ("post", "/compute/{system_name}/jobs/bulk"): ("submit_jobs", "Submit many jobs"),
+    ("post", "/compute/{system_name}/jobs/cancel"): ("cancel_jobs", "Cancel many jobs"),
     ("put", "/compute/{system_name}/jobs/{job_id}/hold"): ("hold_job", "Hold a job"),
     ("put", "/compute/{system_name}/jobs/{job_id}/release"): ("release_job", "Release a held job"),
     ("put", "/compute/{system_name}/jobs/{job_id}/requeue"): ("requeue_job", "Requeue a job"),

@@ -115,6 +115,9 @@ class SchedulerSettings(PluginSettings):
     read_cache: Pause = Field(
         0, description="Seconds for which answers about jobs may be given out again; 0 shares only those under way."
     )
+    bulk_at_once: int = Field(
+        4, ge=1, le=64, description="How many submissions or cancellations of one bulk request run at a time."
+    )
     environment: Annotated[Mapping[EnvironmentName, str], *FROZEN] = Field(
         {},
         description="Environment variables for the scheduler's commands on the login node, such as SLURM_CONF."

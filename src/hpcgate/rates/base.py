@@ -10,26 +10,28 @@ from hpcgate.config.rates import Rate
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket that a request takes a token from.
+    """A bucket that a request takes tokens from.
 
     Attributes:
         key: Whose it is and of which group of operations.
         rate: Its size and how fast it fills.
+        count: How many tokens are taken from it.
     """
 
     key: str
     rate: Rate
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class RateDecision:
-    """What became of taking one token from each of several buckets: all were taken, or none.
+    """What became of taking tokens from each of several buckets: all were taken, or none.
 
     Attributes:
-        allowed: Whether each held one.
-        bucket: The one with the fewest tokens left, or the one that takes longest to hold one again.
+        allowed: Whether each held enough.
+        bucket: The one with the fewest tokens left, or the one that takes longest to hold enough again.
         left: How many tokens it holds now.
-        wait: Seconds until it holds one.
+        wait: Seconds until it holds enough.
     """
 
     allowed: bool
@@ -55,10 +57,15 @@ class RateDecision:
 
 
 def judged(buckets: Sequence[Bucket], tokens: Sequence[float]) -> RateDecision:
-    """Return the verdict on buckets that held so many tokens before one was to be taken from each."""
-    allowed = all(held >= 1 for held in tokens)
+    """Return the verdict on buckets that held so many tokens before some were to be taken from each."""
+    allowed = all(held >= bucket.count for bucket, held in zip(buckets, tokens, strict=True))
     states = [
-        RateDecision(allowed, bucket, held - 1 if allowed else held, max(0.0, (1 - held) / bucket.rate.rate))
+        RateDecision(
+            allowed,
+            bucket,
+            held - bucket.count if allowed else held,
+            max(0.0, (bucket.count - held) / bucket.rate.rate),
+        )
         for bucket, held in zip(buckets, tokens, strict=True)
     ]
     return min(states, key=lambda state: state.left) if allowed else max(states, key=lambda state: state.wait)
@@ -68,7 +75,7 @@ class BucketStore(Protocol):
     """Where the buckets are kept."""
 
     async def take(self, buckets: Sequence[Bucket]) -> RateDecision:
-        """Take a token from each bucket, or none from any.
+        """Take its tokens from each bucket, or none from any.
 
         Raises:
             Unavailable: It cannot be found out whether they hold one.

@@ -35,15 +35,16 @@ class RateLimits:
     def __repr__(self) -> str:
         return f"<RateLimits {self._counter!r}>"
 
-    async def take(self, principal: Principal, group: Group | None) -> Mapping[str, str]:
-        """Count one request and return the response headers that tell how many are left.
+    async def take(self, principal: Principal, group: Group | None, count: int = 1) -> Mapping[str, str]:
+        """Count a request and return the response headers that tell how many are left.
 
         Args:
             principal: Who asks.
+            count: As how many requests it counts.
             group: What for; None is a route that does not say, which the lowest of all rates holds for.
 
         Raises:
-            RateLimited: It is one too many.
+            RateLimited: It is too many.
             Unavailable: As `BucketStore.take`.
         """
         client = principal.client_id
@@ -52,11 +53,17 @@ class RateLimits:
         buckets = []
         name = NO_GROUP if group is None else group.value
         if (rate := _rate(self._settings.per_user, group)) is not None:
-            buckets.append(Bucket(f"user:{name}:{principal.username}", rate))
+            buckets.append(Bucket(f"user:{name}:{principal.username}", rate, count))
         if client is not None and (rate := _rate(self._settings.per_client, group)) is not None:
-            buckets.append(Bucket(f"client:{name}:{client}", rate))
+            buckets.append(Bucket(f"client:{name}:{client}", rate, count))
         if not buckets:
             return _NO_HEADERS
+        least = min(bucket.rate.burst for bucket in buckets)
+        if count > least:
+            raise RateLimited(
+                f"{count + 1} at once are more than the limit ({name}) ever allows; send at most {least} at a time",
+                data={"reason": "rate_limit", "group": name},
+            )
         verdict = await self._counter.take(buckets)
         headers = verdict.headers()
         if not verdict.allowed:

@@ -30,7 +30,7 @@ class MemoryCounter:
         held = [self._held(bucket, now) for bucket in buckets]
         verdict = judged(buckets, held)
         for bucket, tokens in zip(buckets, held, strict=True):
-            self._buckets[bucket.key] = (tokens - 1 if verdict.allowed else tokens, now)
+            self._buckets[bucket.key] = (tokens - bucket.count if verdict.allowed else tokens, now)
             self._buckets.move_to_end(bucket.key)
         while len(self._buckets) > MAX_BUCKETS:
             self._buckets.popitem(last=False)

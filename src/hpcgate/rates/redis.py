@@ -29,17 +29,17 @@ local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
 local held, enough = {}, true
 for i, key in ipairs(KEYS) do
-    local rate, burst = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+    local rate, burst, count = tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i])
     local kept = redis.call('HMGET', key, 'tokens', 'since')
     local tokens = tonumber(kept[1]) or burst
     local since = tonumber(kept[2]) or now
     held[i] = math.min(burst, tokens + math.max(0, now - since) * rate)
-    enough = enough and held[i] >= 1
+    enough = enough and held[i] >= count
 end
 local told = {}
 for i, key in ipairs(KEYS) do
-    local rate, burst = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
-    local left = enough and held[i] - 1 or held[i]
+    local rate, burst, count = tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i])
+    local left = enough and held[i] - count or held[i]
     redis.call('HSET', key, 'tokens', string.format('%.6f', left), 'since', string.format('%.6f', now))
     redis.call('PEXPIRE', key, math.ceil((burst - left) / rate * 1000) + 1000)
     told[i] = string.format('%.6f', held[i])
@@ -115,7 +115,7 @@ class RedisCounter:
 
     async def _ask(self, buckets: Sequence[Bucket]) -> list[float]:
         keys = [self._settings.prefix + bucket.key for bucket in buckets]
-        numbers = [number for bucket in buckets for number in (bucket.rate.rate, bucket.rate.burst)]
+        numbers = [number for bucket in buckets for number in (bucket.rate.rate, bucket.rate.burst, bucket.count)]
         async with asyncio.timeout(self._settings.timeout):
             answer = await self._take(keys=keys, args=numbers)
         held = [float(text) for text in cast("list[str]", answer)]

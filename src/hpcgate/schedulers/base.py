@@ -16,10 +16,14 @@ from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.job_spec import NO_LAUNCHER, JobAttributes, Program
+from hpcgate.schedulers.many import each
 from hpcgate.schedulers.once import Fate, Submitted
 from hpcgate.schedulers.reach import reach, with_script
 from hpcgate.schedulers.receipts import Once
 from hpcgate.ssh.pool import Pool
+
+AT_ONCE = 4
+"""How many of several jobs are asked for, submitted or cancelled at a time, where nothing else is configured."""
 
 TimeWindow = Literal["1h", "8h", "24h", "3d", "7d"]
 
@@ -269,6 +273,26 @@ class Scheduler(ABC):
             NotSupported: As there.
         """
         raise NotSupported("An Idempotency-Key is not supported by this scheduler")
+
+    async def submit_many(
+        self, principal: Principal, wanted: Sequence[tuple[JobDescription, Once | None]]
+    ) -> list[Submitted | GatewayError]:
+        """Submit jobs, those with a key as `submit_once` does, and return what became of each, in order.
+
+        A backend that can submit many by one command does so here; one that cannot submits each.
+        """
+
+        async def one(pair: tuple[JobDescription, Once | None]) -> Submitted:
+            job, once = pair
+            if once is None:
+                return await self.submit_and_tell(principal, job)
+            return await self.submit_once(principal, job, once)
+
+        return await each(wanted, AT_ONCE, one)
+
+    async def cancel_many(self, principal: Principal, job_ids: Sequence[str]) -> list[GatewayError | None]:
+        """Cancel jobs as `cancel` does, and return the error of each that could not be, in order."""
+        return await each(job_ids, AT_ONCE, lambda job_id: self.cancel(principal, job_id))
 
     @abstractmethod
     async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:

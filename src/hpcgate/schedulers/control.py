@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from hpcgate.errors import BadRequest
+from hpcgate.schedulers.job_spec import Dependency
 
 
 class Action(StrEnum):
@@ -18,28 +19,6 @@ class Action(StrEnum):
     REQUEUE = "requeue"
     SUSPEND = "suspend"
     RESUME = "resume"
-
-
-class DependencyType(StrEnum):
-    """What must have become of the jobs that a job waits for."""
-
-    AFTER = "after"
-    AFTER_ANY = "afterany"
-    AFTER_OK = "afterok"
-    AFTER_NOT_OK = "afternotok"
-
-
-@dataclass(frozen=True, slots=True)
-class Dependency:
-    """What a job waits for.
-
-    Attributes:
-        type: What must have become of the jobs.
-        job_ids: Their ids.
-    """
-
-    type: DependencyType
-    job_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,35 @@ class Backend(Protocol[Job_]):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The first attempt to submit a job.
+
+    Attributes:
+        argv: The command that makes it.
+        stdin: What that reads.
+        header: Stands before what it says of the receipt.
+        token: The attempt's own.
+        mark: What the job is marked with.
+    """
+
+    argv: Sequence[str]
+    stdin: bytes
+    header: str
+    token: str
+    mark: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What became of a `Claim`: as there, and what was printed."""
+
+    header: str
+    token: str
+    mark: str
+    printed: Printed
+
+
 class Submissions(Generic[Job_]):
     """Submits jobs of one system exactly once. `Job_` is what the scheduler calls a job.
 
@@ -135,8 +164,14 @@ class Submissions(Generic[Job_]):
         self._timeout = timeout
         self._environment = environment
 
-    async def submit(self, principal: Principal, job: Job_, once: Once) -> Submitted:
+    async def submit(self, principal: Principal, job: Job_, once: Once, claimed: "Claimed | None" = None) -> Submitted:
         """Submit a job, unless the key's submission has been made.
+
+        Args:
+            principal: Whose.
+            job: The job.
+            once: What its key stands for.
+            claimed: The first attempt, if that was made together with others.
 
         Raises:
             KeyReused: The key stands for something else.
@@ -148,8 +183,13 @@ class Submissions(Generic[Job_]):
         """
         seen, mark = "", receipts.new_mark(once.name)
         for _ in range(TRIES):
-            argv, stdin = await self._backend.prepared(principal, job, mark)
-            tokens, receipt = await self._claim(principal, once, mark, seen, argv, stdin)
+            if claimed is not None:
+                mark, tokens = claimed.mark, {claimed.token}
+                receipt = await self._claimed(principal, once, claimed.printed, claimed.header)
+                claimed = None
+            else:
+                argv, stdin = await self._backend.prepared(principal, job, mark)
+                tokens, receipt = await self._claim(principal, once, mark, seen, argv, stdin)
             if receipt.state in ("none", "swept"):
                 raise UnderWay(RETRY_AFTER)
             mine = receipt.token in tokens
@@ -245,8 +285,20 @@ class Submissions(Generic[Job_]):
             )
 
         printed = await self._pool.perform(principal, work, retry=True)
+        return tokens, await self._claimed(principal, once, printed, header)
+
+    async def claim_of(self, principal: Principal, job: Job_, once: Once) -> "Claim":
+        """Return the first attempt to submit a job, to be made together with others."""
+        header, token, mark = receipts.new_header(), receipts.new_token(), receipts.new_mark(once.name)
+        argv, stdin = await self._backend.prepared(principal, job, mark)
+        memo = once.memo.encode() + b"\n" if once.memo else b""
+        command = receipts.claim(once, header, token, mark, "", argv, memo_size=len(memo))
+        return Claim(command, memo + stdin, header, token, mark)
+
+    async def _claimed(self, principal: Principal, once: Once, printed: Printed, header: str) -> Receipt:
+        """Return what the receipt says behind an attempt."""
         try:
-            return tokens, receipts.parse(printed.text, header)
+            return receipts.parse(printed.text, header)
         except BadAnswer:
             if printed.exit_status == 1 and "The input came short" in printed.text:
                 raise
@@ -254,7 +306,7 @@ class Submissions(Generic[Job_]):
         receipt = await self._look(principal, once)
         if receipt.state == "none":
             raise SchedulerUnavailable("The submission was broken off before it began; nothing was submitted")
-        return tokens, receipt
+        return receipt
 
     async def _look(self, principal: Principal, once: Once) -> Receipt:
         return await self._ask(principal, receipts.look(once, header := receipts.new_header()), header)

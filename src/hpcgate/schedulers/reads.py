@@ -168,6 +168,19 @@ class SharedReads(Scheduler):
         """Return what has become of a submission; never shared."""
         return await self._query("submission", self.backend.submission(principal, once))
 
+    async def submit_many(
+        self, principal: Principal, wanted: Sequence[tuple[JobDescription, Once | None]]
+    ) -> list[Submitted | GatewayError]:
+        """Submit jobs by the backend."""
+        found = await self._write("submit", principal, self.backend.submit_many(principal, wanted))
+        note_job(",".join(one.job_id for one in found if isinstance(one, Submitted)))
+        return found
+
+    async def cancel_many(self, principal: Principal, job_ids: Sequence[str]) -> list[GatewayError | None]:
+        """Cancel jobs by the backend."""
+        note_job(",".join(job_ids))
+        return await self._write("cancel", principal, self.backend.cancel_many(principal, job_ids))
+
     async def cancel(self, principal: Principal, job_id: str) -> None:
         """Cancel a job by the backend."""
         await self._write("cancel", principal, self.backend.cancel(principal, job_id))

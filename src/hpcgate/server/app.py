@@ -15,7 +15,7 @@ from hpcgate import __version__
 from hpcgate.api import errors, openapi
 from hpcgate.api.json_bodies import models_of
 from hpcgate.api.plain_paths import PlainPaths
-from hpcgate.api.routes import archive, content, control, jobs, pages, status, submissions, transfers, uploads
+from hpcgate.api.routes import archive, bulk, content, control, jobs, pages, status, submissions, transfers, uploads
 from hpcgate.api.routes import operations as filesystem
 from hpcgate.api.routing import Door
 from hpcgate.api.short_way import ShortWay
@@ -98,7 +98,15 @@ def create_app(settings: Settings) -> Application:
     operations = APIRouter(prefix=filesystem.router.prefix, tags=list(filesystem.router.tags))
     filesystem.add_operations(operations)
     files = (filesystem.router, operations, content.router, uploads.router, archive.router)
-    for router in (status.router, jobs.router, control.router, submissions.router, *files, transfers.router):
+    for router in (
+        status.router,
+        jobs.router,
+        bulk.router,
+        control.router,
+        submissions.router,
+        *files,
+        transfers.router,
+    ):
         # Not include_router: it keeps the router as it is and matches each request's path twice.
         app.router.routes.extend(router.routes)
     if settings.metrics.path is not None:

@@ -5,18 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from hpcgate.api.models.base import BodyParameters
-from hpcgate.schedulers.control import DependencyType
-
-_JobId = Annotated[str, Field(min_length=1, max_length=300)]
-
-
-class DependencyModel(BodyParameters):
-    """What a job waits for."""
-
-    strict: ClassVar[bool] = True
-
-    type: DependencyType = Field(description="What must have become of the jobs")
-    job_ids: list[_JobId] = Field(min_length=1, max_length=1000, description="The jobs' ids")
+from hpcgate.api.models.job_spec import DependencyModel
 
 
 class PostJobSignalRequest(BodyParameters):

@@ -12,7 +12,8 @@ from hpcgate.api.models.control import PatchJobRequest, PostJobSignalRequest
 from hpcgate.api.terms import BY_SCHEDULER, Terms, on
 from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest, Denied
-from hpcgate.schedulers.control import Action, Dependency, JobChanges, signal_number
+from hpcgate.schedulers.control import Action, JobChanges, signal_number
+from hpcgate.schedulers.job_spec import Dependency
 
 router = APIRouter(prefix="/compute/{system_name}/jobs/{job_id}", tags=["compute"])
 

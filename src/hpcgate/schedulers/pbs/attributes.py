@@ -49,7 +49,13 @@ def _array(indices: str) -> list[str]:
 _DEPENDENCIES = ("after", "afterany", "afternotok", "afterok")
 
 
-def _depend(dependencies: tuple[Dependency, ...]) -> list[str]:
+def depend(dependencies: tuple[Dependency, ...]) -> list[str]:
+    """Return dependencies as qsub and qalter take them.
+
+    Raises:
+        NotSupported: PBS has no such type.
+        BadRequest: An id is not one that a job can wait for.
+    """
     words = []
     for one in dependencies:
         if one.type not in _DEPENDENCIES:
@@ -90,7 +96,7 @@ TABLE: tuple[Row, ...] = (
     Row("duration", "-l walltime", "pbs_resources(7B)", lambda time: ["-l", f"walltime={_clock(time)}"]),
     Row("qos", "", "", None),
     Row("array", "-J", "", _array),
-    Row("dependencies", "-W depend", "pbs_job_attributes(7B)", _depend),
+    Row("dependencies", "-W depend", "pbs_job_attributes(7B)", depend),
     Row("hold", "-h", "", lambda _: ["-h"]),
     # `qsub.command` writes it, in the login node's own time zone.
     Row("begin", "-a", "", lambda _: ()),

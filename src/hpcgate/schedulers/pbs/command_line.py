@@ -16,8 +16,10 @@ from hpcgate.errors import (
     TimedOut,
 )
 from hpcgate.schedulers.base import Job, JobDescription, JobMetadata, Node, Partition, Reservation
+from hpcgate.schedulers.bulk import Commands, Plain
 from hpcgate.schedulers.dry_run import DryRun
-from hpcgate.schedulers.once import Doubt
+from hpcgate.schedulers.many import Command, each, not_begun
+from hpcgate.schedulers.once import Doubt, Submitted
 from hpcgate.schedulers.pbs import control, pbs_rstat, pbsnodes, qdel, qstat, qsub, script
 from hpcgate.schedulers.pbs.documents import decoded
 from hpcgate.schedulers.pbs.failures import (
@@ -88,6 +90,7 @@ class CommandLine:
         self.pool = pool
         self._findings = Findings(_Server)
         self._reader = Reader()
+        self.many = Commands(pool, settings.timeout, settings.environment, settings.bulk_at_once)
 
     async def _run(
         self,
@@ -130,6 +133,41 @@ class CommandLine:
             return await run_submission(session, argv, stdin, env=env, seconds=seconds, patience=patience)
 
         printed = await self.pool.perform(principal, work, retry=False)
+        return await self._concluded(principal, tag, argv, printed)
+
+    # What `hpcgate.schedulers.bulk` asks of a scheduler's commands.
+
+    async def plain(self, principal: Principal, job: JobDescription) -> Plain | None:
+        """Return the submission of a job; None if qsub may wait for the job's end."""
+        content = await self._script(principal, job)
+        if script.waits(content):
+            return None
+        tag = qsub.new_tag() if self.settings.tag_jobs else None
+        argv = self._command(job, content, tag)
+
+        async def conclude(printed: Printed) -> Submitted:
+            return Submitted(await self._concluded(principal, tag, argv, printed))
+
+        return Plain(argv, script.composed(content, job), conclude)
+
+    async def cancel_many(self, principal: Principal, ids: Sequence[JobId]) -> list[GatewayError | None]:
+        """Cancel jobs, and return the error of each that could not be."""
+        many = [Command(qdel.command(job_id)) for job_id in ids]
+        printed = await self.many.run(principal, many, STEERING)
+
+        async def one(number: int) -> None:
+            said = printed[number]
+            if said is None:
+                raise not_begun()
+            if said.exit_status is None:
+                raise TimedOut("Command qdel timed out")
+            done = Completed(tuple(many[number].argv), said.exit_status, b"", said.text.encode())
+            await self._cancelled(principal, ids[number], done)
+
+        return await each(range(len(ids)), self.many.at_once, one)
+
+    async def _concluded(self, principal: Principal, tag: str | None, argv: Sequence[str], printed: Printed) -> str:
+        """Return the id of a job from what was printed about it; raises what `submit` does."""
         job_id = qsub.parse(printed.text)
         if job_id is not None and qsub.is_plain(printed.text):
             return job_id
@@ -361,7 +399,10 @@ class CommandLine:
 
     async def cancel(self, principal: Principal, job_id: JobId) -> None:
         """Cancel a job."""
-        done = await self._run(principal, qdel.command(job_id), retry=False)
+        await self._cancelled(principal, job_id, await self._run(principal, qdel.command(job_id), retry=False))
+
+    async def _cancelled(self, principal: Principal, job_id: JobId, done: Completed) -> None:
+        """Return if a job was cancelled, or has ended."""
         match qdel.parse(done.exit_status, done.words):
             case qdel.Outcome.CANCELLED | qdel.Outcome.ENDED:
                 return

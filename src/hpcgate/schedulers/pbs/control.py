@@ -1,11 +1,11 @@
 """qhold, qrls, qrerun, qsig, qalter and qmove: OpenPBS 23.06 Reference Guide, "Commands"."""
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
 from hpcgate.errors import BadRequest, Conflict, Forbidden, GatewayError, JobNotFound, NotSupported
-from hpcgate.schedulers.control import SIGNALS, Action, Dependency, JobChanges
+from hpcgate.schedulers.control import SIGNALS, Action, JobChanges
+from hpcgate.schedulers.pbs.attributes import depend
 from hpcgate.schedulers.pbs.failures import MALFORMED, UNAUTHORIZED, refused, says
 from hpcgate.schedulers.pbs.job_ids import JobId
 from hpcgate.ssh.runner import Completed
@@ -60,24 +60,13 @@ def change_commands(job_id: JobId, changes: JobChanges) -> list[list[str]]:
             raise BadRequest("name: A NUL character cannot be submitted")
         options += ["-N", changes.name]
     if changes.dependencies is not None:
-        options += ["-W", f"depend={_dependencies(changes.dependencies)}"]
+        if not changes.dependencies:
+            raise NotSupported("dependencies: PBS cannot remove the dependencies of a job")
+        options += depend(changes.dependencies)
     commands = [["qalter", *options, job_id.argument]] if options else []
     if changes.partition is not None:
         commands.append(["qmove", changes.partition, job_id.argument])
     return commands
-
-
-def _dependencies(found: Sequence[Dependency]) -> str:
-    if not found:
-        raise NotSupported("dependencies: PBS cannot remove the dependencies of a job")
-    return ",".join(":".join((one.type.value, *map(_waited_for, one.job_ids))) for one in found)
-
-
-def _waited_for(text: str) -> str:
-    job_id = JobId.read(text)
-    if job_id is None or (job_id.indices and not job_id.index):
-        raise BadRequest(f"dependencies: not the id of a job: {text[:80]!r}")
-    return job_id.argument
 
 
 def refusal(done: Completed, tool: str, job_id: JobId) -> GatewayError:

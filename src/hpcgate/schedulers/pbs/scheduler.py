@@ -18,6 +18,7 @@ from hpcgate.schedulers.base import (
     Reservation,
     Scheduler,
 )
+from hpcgate.schedulers.bulk import Bulk
 from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.dry_run import DryRun
@@ -86,6 +87,19 @@ class Pbs(Scheduler):
     async def submission(self, principal: Principal, once: Once) -> Fate:
         """Return what has become of a submission, by its receipt or by its mark."""
         return await self._submissions.find(principal, once)
+
+    async def submit_many(
+        self, principal: Principal, wanted: Sequence[tuple[JobDescription, Once | None]]
+    ) -> list[Submitted | GatewayError]:
+        """Submit jobs by one command on the login node."""
+        bulk = Bulk(self._commands.many, self._commands, self._submissions, self.submit_and_tell)
+        return await bulk.submit(principal, wanted)
+
+    async def cancel_many(self, principal: Principal, job_ids: Sequence[str]) -> list[GatewayError | None]:
+        """Cancel jobs by one command on the login node."""
+        parsed = {job_id: found for job_id in job_ids if (found := JobId.read(job_id)) is not None}
+        errors = dict(zip(parsed, await self._commands.cancel_many(principal, tuple(parsed.values())), strict=True))
+        return [errors[job_id] if job_id in errors else JobNotFound(job_id) for job_id in job_ids]
 
     async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:
         """List jobs, in the order of their ids; an array is one job."""

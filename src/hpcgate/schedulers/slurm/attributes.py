@@ -51,7 +51,12 @@ def _duration(seconds: int) -> str:
     return f"{seconds // 60}:{seconds % 60:02d}"
 
 
-def _dependency(dependencies: tuple[Dependency, ...]) -> str:
+def dependency(dependencies: tuple[Dependency, ...]) -> str:
+    """Return dependencies as ``--dependency`` takes them; empty for none.
+
+    Raises:
+        BadRequest: An id is not one that a job can wait for.
+    """
     return ",".join(":".join((one.type, *map(_id, one.job_ids))) for one in dependencies)
 
 
@@ -78,7 +83,7 @@ TABLE: tuple[Row, ...] = (
     _valued("duration", "time", _duration),
     _valued("qos", "qos"),
     _valued("array", "array"),
-    _valued("dependencies", "dependency", _dependency),
+    _valued("dependencies", "dependency", dependency),
     _flag("hold", "hold"),
     # The login node's time zone is none of the client's business.
     _valued("begin", "begin", lambda time: f"uts{time}"),

@@ -23,7 +23,9 @@ from hpcgate.errors import (
 )
 from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
+from hpcgate.schedulers.bulk import Commands, Plain
 from hpcgate.schedulers.dry_run import DryRun
+from hpcgate.schedulers.many import Command, not_begun
 from hpcgate.schedulers.once import Doubt, Submitted
 from hpcgate.schedulers.reading import Findings, Reader
 from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
@@ -108,6 +110,7 @@ class CommandLine:
         self._findings = Findings(_Cluster)
         self._doubt_until = 0.0
         self.control: Controls = CommandControls(self._run)
+        self.many = Commands(pool, settings.timeout, settings.environment, settings.bulk_at_once)
 
     async def _run(
         self,
@@ -197,6 +200,40 @@ class CommandLine:
         tag = sbatch.Tag.new()
         argv, stdin = sbatch.command(job, tag, tagged=self.settings.tag_jobs), sbatch.stdin(job)
         printed = await self._run_submission(principal, argv, stdin, tag)
+        return await self._concluded(principal, job, tag, printed)
+
+    # What `hpcgate.schedulers.bulk` asks of a scheduler's commands.
+
+    async def plain(self, principal: Principal, job: JobDescription) -> Plain | None:
+        """Return the submission of a job; None if sbatch may wait for the job's end."""
+        if job.script is not None and sbatch.waits(job.script):
+            return None
+        tag = sbatch.Tag.new()
+        return Plain(
+            sbatch.many_command(job, tag, tagged=self.settings.tag_jobs),
+            sbatch.script_of(job),
+            lambda printed: self._concluded(principal, job, tag, printed),
+        )
+
+    async def cancel_many(self, principal: Principal, ids: Sequence[JobId]) -> list[scancel.Outcome | GatewayError]:
+        """Cancel jobs and return what became of each."""
+        many = [Command(scancel.command(job_id)) for job_id in ids]
+        found: list[scancel.Outcome | GatewayError] = []
+        for command, printed in zip(many, await self.many.run(principal, many, ASKING), strict=True):
+            if printed is None:
+                found.append(not_begun())
+            elif printed.exit_status is None:
+                found.append(TimedOut("Command scancel timed out"))
+            else:
+                found.append(
+                    _cancelled(Completed(tuple(command.argv), printed.exit_status, b"", printed.text.encode()))
+                )
+        return found
+
+    async def _concluded(
+        self, principal: Principal, job: JobDescription, tag: sbatch.Tag, printed: Printed
+    ) -> Submitted:
+        """Return a job from what was printed about it; raises what `submit` does."""
         said = sbatch.parse(printed.text, tag)
         return Submitted(await self._submitted(principal, job, tag, printed, said), warnings=said.remarks)
 
@@ -546,12 +583,9 @@ class CommandLine:
         Raises:
             Forbidden: It is another user's.
         """
-        done = await self._run(principal, scancel.command(job_id), retry=False)
-        outcome = scancel.parse(done.exit_status, done.words)
-        if outcome is scancel.Outcome.FORBIDDEN:
-            raise Forbidden(done.words)
-        if outcome is scancel.Outcome.FAILED:
-            raise refused(done)
+        outcome = _cancelled(await self._run(principal, scancel.command(job_id), retry=False))
+        if isinstance(outcome, GatewayError):
+            raise outcome
         return outcome
 
     async def attach(self, principal: Principal, job_id: JobId, shell_command: str) -> None:
@@ -614,6 +648,14 @@ class CommandLine:
             raise failure(done)
         # ``slurm 22.05.8``, or ``slurm-wlm 22.05.8`` where Debian made it.
         return release(done.stdout.decode("utf-8", "replace").strip().rpartition(" ")[2])
+
+
+def _cancelled(done: Completed) -> scancel.Outcome | GatewayError:
+    """Return what became of a cancellation, or why it failed."""
+    outcome = scancel.parse(done.exit_status, done.words)
+    if outcome is scancel.Outcome.FORBIDDEN:
+        return Forbidden(done.words)
+    return refused(done) if outcome is scancel.Outcome.FAILED else outcome
 
 
 def _text(output: bytes) -> str:

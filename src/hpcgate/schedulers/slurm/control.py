@@ -4,10 +4,10 @@ https://slurm.schedmd.com/scontrol.html, https://slurm.schedmd.com/scancel.html
 """
 
 import re
-from collections.abc import Sequence
 
 from hpcgate.errors import BadRequest, Conflict, Forbidden, GatewayError, JobNotFound
-from hpcgate.schedulers.control import Action, Dependency, JobChanges
+from hpcgate.schedulers.control import Action, JobChanges
+from hpcgate.schedulers.slurm.attributes import dependency
 from hpcgate.schedulers.slurm.delimiters import parse_rows
 from hpcgate.schedulers.slurm.failures import DENIED, UNKNOWN_JOB, UNREACHABLE, refused, says
 from hpcgate.schedulers.slurm.job_ids import JobId
@@ -75,26 +75,6 @@ def parse_comments(text: str, mark: str) -> list[str]:
 def minutes(seconds: int) -> int:
     """Return a limit as Slurm counts it, in whole minutes, not less than was asked for."""
     return -(-seconds // 60)
-
-
-def dependency(found: Sequence[Dependency]) -> str:
-    """Return dependencies as ``--dependency`` takes them; empty for none.
-
-    Raises:
-        BadRequest: An id is not one that a job can wait for.
-    """
-    words = []
-    for one in found:
-        ids = [_waited_for(job_id) for job_id in one.job_ids]
-        words.append(":".join((one.type.value, *ids)))
-    return ",".join(words)
-
-
-def _waited_for(text: str) -> str:
-    job_id = JobId.read(text)
-    if job_id is None or (job_id.tasks is not None and job_id.task is None):
-        raise BadRequest(f"dependencies: not the id of a job: {text[:80]!r}")
-    return job_id.argument
 
 
 def check_priority(changes: JobChanges) -> None:

@@ -45,27 +45,41 @@ NO_PROGRAM = 67
 NO_DIRECTORY = 66
 """Exit status if the working directory cannot be entered."""
 
-_ENTER = (
-    # What the user's shell has exported is for the job, but for what is called here. Not every shell says why it cannot
-    # enter a directory; ls does.
-    f"{KEEPING_FUNCTIONS}cd ls printf read test [ command date grep env sbatch; _hpcgate_path=$PATH;{WHOLE_PATH}"
-    'exec 2>&1; cd -- "$1" >/dev/null 2>&1 || { _hpcgate_why=$(ls -d -- "$1/." 2>&1 >/dev/null); '
+_TOOLS = "cd ls printf read test [ command date dd grep env sbatch"
+_PATH = f"_hpcgate_path=$PATH; {WHOLE_PATH}"
+_CD = (
+    'cd -- "$1" >/dev/null 2>&1 || { _hpcgate_why=$(ls -d -- "$1/." 2>&1 >/dev/null); '
     'printf "cd: %s: %s\\n" "$1" "${_hpcgate_why##*: }"; exit ' + str(NO_DIRECTORY) + "; }; "
 )
 
-_READER = (
-    f"{_ENTER}unset {' '.join((*LOGIN, *SUBMITTING))}; "
+_ENTER = (
+    # What the user's shell has exported is for the job, but for what is called here. Not every shell says why it cannot
+    # enter a directory; ls does.
+    f"{KEEPING_FUNCTIONS}{_TOOLS}; {_PATH}exec 2>&1; {_CD}"
+)
+
+_FIND = (
+    f"unset {' '.join((*LOGIN, *SUBMITTING))}; "
     "_hpcgate_tool=$(command -v sbatch) || _hpcgate_tool=sbatch; "
     "_hpcgate_kind=wrapper; _hpcgate_magic=; "
     'case $_hpcgate_tool in (/*) { IFS= read -r _hpcgate_magic <"$_hpcgate_tool"; } 2>/dev/null; '
     "case $_hpcgate_magic in (\"$(printf '\\177')ELF\"*) _hpcgate_kind=program;; esac;; esac; "
+)
+
+_SAY = (
     "_hpcgate_since=; test $_hpcgate_kind = program || _hpcgate_since=$(date +%s); "
     'printf "%s %s %s\\n" "$2" "$_hpcgate_kind" "$_hpcgate_since"; _hpcgate_comment=$3; '
-    'if [ -n "$4" ] && grep -q "^#SBATCH.*--com[a-z]*[= ]" -- "$4"; then _hpcgate_comment=; fi 2>/dev/null; shift 4; '
+    'if [ -n "$4" ] && grep -q "^#SBATCH.*--com[a-z]*[= ]" -- "$4"; then _hpcgate_comment=; fi 2>/dev/null; '
+)
+
+_EXEC = 'exec env -u LC_ALL -u LANGUAGE "PATH=$_hpcgate_path" "$@"'
+
+_READER = (
+    f"{_ENTER}{_FIND}{_SAY}shift 4; "
     'if [ -n "$_hpcgate_comment" ]; then set -- "--comment=$_hpcgate_comment" "$@"; fi; '
     'set -- "$_hpcgate_tool" "$@"; read -r _hpcgate_size; '
     'if [ "$_hpcgate_size" -gt 0 ]; then eval "set -- $(dd bs="$_hpcgate_size" count=1 2>/dev/null) \\"\\$@\\""; fi; '
-    'exec env -u LC_ALL -u LANGUAGE "PATH=$_hpcgate_path" "$@"'
+    f"{_EXEC}"
 )
 """sbatch itself takes a working directory that does not exist, and the job then dies without a word.
 
@@ -76,6 +90,19 @@ user exports: an exported variable that is set here would reach the job.
 
 
 _TESTER = _READER.replace("exec env", f"test $_hpcgate_kind = program || exit {NO_PROGRAM}; exec env")
+
+_ONE = "_hpcgate_sbatch"
+
+PRELUDE = (
+    f"unset -f {_TOOLS}; {_PATH}{_FIND}{_ONE}() {{ {_CD}{_SAY}"
+    "_hpcgate_size=$5; shift 5; "
+    'set -- "$@" "$_hpcgate_tool"; '
+    'if [ -n "$_hpcgate_comment" ]; then set -- "$@" "--comment=$_hpcgate_comment"; fi; '
+    'while [ "$_hpcgate_size" -gt 0 ]; do set -- "$@" "$1"; shift; _hpcgate_size=$((_hpcgate_size - 1)); done; '
+    f"{_EXEC}; }}"
+)
+"""Defines, for many submissions by one shell, what does for each what `_READER` does, with few processes more than
+sbatch. The options come first and then the variables, and change places."""
 
 
 def entering_command(directory: str) -> list[str]:
@@ -191,6 +218,36 @@ def parse_test(said: "Said", job: JobDescription) -> DryRun:
     )
 
 
+def many_command(job: JobDescription, tag: Tag, *, tagged: bool = True) -> list[str]:
+    """Return the command behind `PRELUDE` that submits a job; its standard input is the script.
+
+    Raises:
+        BadRequest: A value holds a NUL, or a job cannot have one of the variables.
+    """
+    _, _, _, _, directory, header, comment, unseen, *options = command(job, tag, tagged=tagged)
+    return [_ONE, directory, header, comment, unseen, str(len(options)), *options, *_variables(job)]
+
+
+def script_of(job: JobDescription) -> bytes:
+    """Return the script as it is submitted.
+
+    Raises:
+        BadRequest: It is not Unicode.
+    """
+    try:
+        return (job.script or "").encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"The script is not valid Unicode: {error.reason}") from error
+
+
+def _variables(job: JobDescription) -> list[str]:
+    words = []
+    for name, value in {**job.default_environment, **job.environment}.items():
+        check_variable(name, value)
+        words.append(f"{name}={value}")
+    return words
+
+
 _HEAD = 64 * 1024
 """Bytes of a script in which a comment of its own is looked for."""
 
@@ -224,6 +281,14 @@ def _own_comment(script: str) -> str:
     return comment
 
 
+_WAITS = re.compile(r"^#SBATCH\s.*(?:--wait|-[A-Za-z]*W)", re.MULTILINE)
+
+
+def waits(script: str) -> bool:
+    """Return whether a script may ask sbatch to wait for its end."""
+    return _WAITS.search(script) is not None
+
+
 def stdin(job: JobDescription) -> bytes:
     """Return what `command` reads: a line with the size in bytes of the variables, these, and the script.
 
@@ -232,15 +297,8 @@ def stdin(job: JobDescription) -> bytes:
     Raises:
         BadRequest: A job cannot have one of the variables, or the script is not Unicode.
     """
-    words = []
-    for name, value in {**job.default_environment, **job.environment}.items():
-        check_variable(name, value)
-        words.append(shlex.quote(f"{name}={value}"))
-    variables = " ".join(words).encode()
-    try:
-        return b"%d\n%b%b" % (len(variables), variables, (job.script or "").encode())
-    except UnicodeEncodeError as error:
-        raise BadRequest(f"The script is not valid Unicode: {error.reason}") from error
+    variables = " ".join(map(shlex.quote, _variables(job))).encode()
+    return b"%d\n%b%b" % (len(variables), variables, script_of(job))
 
 
 _LONGEST_REMARK = 1000

@@ -34,13 +34,14 @@ from hpcgate.schedulers.base import (
     Reservation,
     Scheduler,
 )
+from hpcgate.schedulers.bulk import Bulk
 from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.job_spec import NO_LAUNCHER
 from hpcgate.schedulers.once import Fate, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once
-from hpcgate.schedulers.slurm import attributes
+from hpcgate.schedulers.slurm import attributes, sbatch
 from hpcgate.schedulers.slurm.client import client, commands_of
 from hpcgate.schedulers.slurm.command_line import NoHistory
 from hpcgate.schedulers.slurm.history_cache import HistoryCache, who
@@ -177,6 +178,49 @@ class Slurm(Scheduler):
     async def submission(self, principal: Principal, once: Once) -> Fate:
         """Return what has become of a submission, by its receipt or by its mark."""
         return await self._marking().find(principal, once)
+
+    async def submit_many(
+        self, principal: Principal, wanted: Sequence[tuple[JobDescription, Once | None]]
+    ) -> list[Submitted | GatewayError]:
+        """Submit jobs by one command on the login node; by slurmrestd alone each by itself."""
+        commands = commands_of(self._commands)
+        try:
+            if commands is None or self._submissions is None:
+                return await super().submit_many(principal, wanted)
+            return await Bulk(
+                commands.many, commands, self._submissions, commands.submit, prelude=sbatch.PRELUDE
+            ).submit(principal, wanted)
+        finally:
+            self._past.forget(principal.username)
+
+    async def cancel_many(self, principal: Principal, job_ids: Sequence[str]) -> list[GatewayError | None]:
+        """Cancel jobs by one command on the login node; by slurmrestd alone each by itself."""
+        commands = commands_of(self._commands)
+        if commands is None:
+            return await super().cancel_many(principal, job_ids)
+        self._past.forget(principal.username)
+        parsed = {job_id: found for job_id in job_ids if (found := _read(job_id)) is not None}
+        outcomes = dict(zip(parsed, await commands.cancel_many(principal, tuple(parsed.values())), strict=True))
+        unknown = tuple(job_id for job_id, outcome in outcomes.items() if outcome is Outcome.UNKNOWN)
+        known = await self.several(principal, unknown) if unknown else {}
+        return [self._uncancelled(principal, job_id, outcomes.get(job_id), known.get(job_id)) for job_id in job_ids]
+
+    def _uncancelled(
+        self,
+        principal: Principal,
+        job_id: str,
+        outcome: Outcome | GatewayError | None,
+        known: Jobs | GatewayError | None,
+    ) -> GatewayError | None:
+        """Return why a job was not cancelled: one that the controller has forgotten has ended, or is another user's."""
+        if outcome is None:
+            return JobNotFound(job_id)
+        if isinstance(outcome, GatewayError):
+            return outcome
+        if isinstance(known, Jobs):
+            foreign = all(job.user not in (None, principal.username) for job in known.jobs)
+            return Forbidden(f"Access/permission denied: job {job_id} is another user's") if foreign else None
+        return known
 
     def _marking(self) -> Submissions[JobDescription]:
         if self._submissions is None:
@@ -549,6 +593,13 @@ def _as_task(record: Record, shown: str) -> Record:
 def _together(record: Record) -> bool:
     """Return whether a record is that of the tasks of an array that have not begun."""
     return "_[" in record.job.job_id
+
+
+def _read(job_id: str) -> JobId | None:
+    try:
+        return JobId.parse(job_id)
+    except JobNotFound:
+        return None
 
 
 def _plain(account: str | None) -> bool:

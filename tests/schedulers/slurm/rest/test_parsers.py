@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from hpcgate.errors import Conflict, Forbidden, GatewayError, JobNotFound
 from hpcgate.schedulers.base import Account, JobStatus, Partition, Reservation
-from hpcgate.schedulers.control import Dependency, DependencyType, JobChanges
+from hpcgate.schedulers.control import JobChanges
+from hpcgate.schedulers.job_spec import Dependency
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.records import Record, Selection, merged
 from hpcgate.schedulers.slurm.rest import cancellation, cluster, control, history, jobs, problems, submission, values
@@ -373,7 +374,7 @@ def test_a_job_is_held_and_released_unless_it_has_ended(number: int) -> None:
         (JobChanges(name="renamed", partition="p"), {"name": "renamed", "partition": "p"}),
         (JobChanges(dependencies=()), {"dependency": ""}),
         (
-            JobChanges(dependencies=(Dependency(DependencyType.AFTER_OK, ("1", "2_3")),)),
+            JobChanges(dependencies=(Dependency("afterok", ("1", "2_3")),)),
             {"dependency": "afterok:1:2_3"},
         ),
     ],

@@ -12,6 +12,7 @@ from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, CommandFailed, Forbidden, GatewayError, JobNotFound, NotSupported
 from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.slurm import control
+from hpcgate.schedulers.slurm.attributes import dependency
 from hpcgate.schedulers.slurm.controls import check_texts, with_mark
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.rest import values
@@ -118,7 +119,7 @@ def body(changes: JobChanges) -> dict[str, Any]:
     if changes.comment is not None:
         fields["comment"] = changes.comment
     if changes.dependencies is not None:
-        fields["dependency"] = control.dependency(changes.dependencies)
+        fields["dependency"] = dependency(changes.dependencies)
     return fields
 
 

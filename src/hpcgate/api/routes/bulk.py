@@ -1,0 +1,108 @@
+"""/compute/{system}/jobs: many jobs at a time."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter
+
+from hpcgate.api.access import Access, AccessDep, gateway
+from hpcgate.api.idempotency import checked, once_of
+from hpcgate.api.job_requests import admitted, description
+from hpcgate.api.json_bodies import json_body
+from hpcgate.api.models import bulk as models
+from hpcgate.api.terms import BY_SCHEDULER, Terms, on
+from hpcgate.config.groups import Group
+from hpcgate.errors import BadRequest, GatewayError
+from hpcgate.schedulers.base import JobDescription, JobQuery
+from hpcgate.schedulers.many import each
+from hpcgate.schedulers.receipts import Once
+
+router = APIRouter(prefix="/compute/{system_name}/jobs", tags=["compute"])
+
+MAX_BULK: Final = 32 * 1024 * 1024
+"""Bytes of a body with many jobs."""
+MAX_VALUES: Final = 256 * 1024
+"""Most values in one; a job with ten variables has some 100."""
+CHECKED_AT_ONCE: Final = 4
+"""How many jobs of one request are held against the policy at a time."""
+
+
+def _problem(error: GatewayError) -> models.JobProblem:
+    after = error.headers.get("Retry-After")
+    return models.JobProblem(
+        status=error.status, message=error.message, retry_after=int(after) if after and after.isdigit() else None
+    )
+
+
+async def count(access: Access, group: Group, jobs: int) -> None:
+    """Count a request as so many as it has jobs; as one it has been counted.
+
+    Raises:
+        RateLimited: They are too many.
+    """
+    request = access.request
+    if request is None or jobs < 2:
+        return
+    rates = gateway(request).rates
+    if rates.on:
+        request.scope["state"]["rate_headers"] = await rates.take(access.principal, group, jobs - 1)
+
+
+@on(Terms(Group.COMPUTE_SUBMIT, BY_SCHEDULER, limit=MAX_BULK))
+@router.post("/bulk")
+async def submit_jobs(
+    access: AccessDep,
+    request: Annotated[models.PostJobsBulkRequest, json_body(models.PostJobsBulkRequest, most=MAX_VALUES)],
+) -> models.PostJobsBulkResponse:
+    """Submit up to 1,000 jobs, each as a request by itself would: what becomes of each is told in their order."""
+    keys = [checked(one.idempotency_key) for one in request.jobs if one.idempotency_key is not None]
+    if len(set(keys)) < len(keys):
+        raise BadRequest("jobs: an idempotencyKey is used twice")
+    await count(access, Group.COMPUTE_SUBMIT, len(request.jobs))
+
+    async def ready(one: models.BulkJob) -> tuple[JobDescription, Once | None]:
+        keyed = once_of(access, one.idempotency_key, one.model_dump(by_alias=True, exclude_unset=True, include={"job"}))
+        return await admitted(access, description(one.job)), keyed
+
+    checked_jobs = await each(request.jobs, CHECKED_AT_ONCE, ready)
+    wanted = [one for one in checked_jobs if not isinstance(one, GatewayError)]
+    told = iter(await access.system.scheduler.submit_many(access.principal, wanted) if wanted else [])
+    results = []
+    for one in checked_jobs:
+        outcome = one if isinstance(one, GatewayError) else next(told)
+        if isinstance(outcome, GatewayError):
+            results.append(models.BulkResult(error=_problem(outcome)))
+        else:
+            results.append(
+                models.BulkResult(
+                    job_id=outcome.job_id, replayed=outcome.replayed, warnings=list(outcome.warnings) or None
+                )
+            )
+    return models.PostJobsBulkResponse(jobs=results)
+
+
+@on(Terms(Group.COMPUTE_SUBMIT, BY_SCHEDULER))
+@router.post("/cancel")
+async def cancel_jobs(
+    access: AccessDep,
+    request: Annotated[models.PostJobsCancelRequest, json_body(models.PostJobsCancelRequest)],
+) -> models.PostJobsCancelResponse:
+    """Cancel jobs by their ids, or one's own by name, state and account; what becomes of each is told."""
+    scheduler = access.system.scheduler
+    ids = list(dict.fromkeys(request.ids or ()))
+    if request.ids is None:
+        query = JobQuery(account=request.account, name=request.name, window="1h")
+        found = await scheduler.jobs(access.principal, query)
+        ids = [
+            job.job_id
+            for job in found.jobs
+            if job.time.end is None
+            and job.user == access.principal.username
+            and (request.state is None or job.status.state == request.state.upper())
+        ]
+    await count(access, Group.COMPUTE_SUBMIT, len(ids) if request.ids is not None else 1)
+    results = []
+    for start in range(0, len(ids), models.MAX_JOBS):
+        some = ids[start : start + models.MAX_JOBS]
+        for job_id, error in zip(some, await scheduler.cancel_many(access.principal, some), strict=True):
+            results.append(models.CancelResult(job_id=job_id, error=None if error is None else _problem(error)))
+    return models.PostJobsCancelResponse(jobs=results)

@@ -1,0 +1,199 @@
+"""Many commands of the scheduler's by one command on the login node: one channel, one round trip, some at a time.
+
+Each command's input, and the lines that run them, go to files there first, as `hpcgate.schedulers.submitting` has it;
+inputs and long arguments that several have in common go once. What each has printed comes back as soon as those that
+were begun together have ended.
+"""
+
+import asyncio
+import itertools
+import re
+import secrets
+import shlex
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from hpcgate.errors import GatewayError, NoSpace, SchedulerUnavailable, TimedOut
+from hpcgate.schedulers.submitting import Printed, whole
+from hpcgate.ssh.commands.process import Process
+from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS, Steering
+from hpcgate.ssh.session import Session
+
+MAX: Final = 16 * 1024 * 1024
+"""Bytes that all commands together may print; of more nothing is read."""
+
+LONG: Final = 256
+"""Characters from which on an argument that several commands have in common is sent once."""
+
+_NO_ROOM = "hpcgate: no room for the input: "
+
+_SCRIPT = (
+    f"{KEEPING_FUNCTIONS}cat dd mktemp printf read rm sh test wait [; set +aefuC; "
+    "exec 2>&1; _hpcgate_place=; "
+    "trap '[ -z \"$_hpcgate_place\" ] || rm -rf -- \"$_hpcgate_place\"' EXIT; trap 'exit 1' HUP INT TERM; "
+    "_hpcgate_place=$(mktemp -d 2>/dev/null) || _hpcgate_place=$(mktemp -d -p ~ 2>/dev/null) || "
+    f'{{ printf "{_NO_ROOM}"; exit 1; }}; '
+    "_hpcgate_header=$1 _hpcgate_most=$2 _hpcgate_last=$3 _hpcgate_k=0 _hpcgate_n=0 _hpcgate_f=0; "
+    'while [ "$_hpcgate_k" -le "$_hpcgate_last" ]; do read -r _hpcgate_size; '
+    'if [ "$_hpcgate_size" -gt 0 ]; then dd bs="$_hpcgate_size" count=1 2>/dev/null; fi '
+    f'>"$_hpcgate_place/b$_hpcgate_k" || {{ printf "{_NO_ROOM}%s\\n" "$_hpcgate_place"; exit 1; }}; '
+    "_hpcgate_k=$((_hpcgate_k + 1)); done; "
+    "_hpcgate_flush() { wait; set --; "
+    'while [ "$_hpcgate_f" -lt "$_hpcgate_n" ]; do '
+    '_hpcgate_f=$((_hpcgate_f + 1)); set -- "$@" "$_hpcgate_place/o$_hpcgate_f"; done; '
+    '[ "$#" -eq 0 ] || { cat -- "$@"; rm -f -- "$@"; }; }; '
+    "_hpcgate_run() { _hpcgate_n=$((_hpcgate_n + 1)) _hpcgate_in=$_hpcgate_place/b$1; shift; "
+    'printf "%s begin %s\\n" "$_hpcgate_header" "$_hpcgate_n"; '
+    '{ printf "%s out %s\\n" "$_hpcgate_header" "$_hpcgate_n"; ("$@") <"$_hpcgate_in"; '
+    'printf "\\n%s end %s %s\\n" "$_hpcgate_header" "$_hpcgate_n" "$?"; } >"$_hpcgate_place/o$_hpcgate_n" 2>&1 & '
+    '[ "$((_hpcgate_n - _hpcgate_f))" -lt "$_hpcgate_most" ] || _hpcgate_flush; }; '
+    '. "$_hpcgate_place/b$_hpcgate_last"; _hpcgate_flush'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One of many.
+
+    Attributes:
+        argv: The command and its arguments.
+        stdin: What it reads.
+    """
+
+    argv: Sequence[str]
+    stdin: bytes = b""
+
+
+def composed(commands: Sequence[Command], without: Steering | None = None, prelude: str = "") -> tuple[int, bytes]:
+    """Return the number of the last block of the input, which is the program, and the input."""
+    blocks: dict[bytes, int] = {}
+    for command in commands:
+        blocks.setdefault(command.stdin, len(blocks))
+    times = Counter(word for command in commands for word in command.argv if len(word) >= LONG)
+    shared = {word: f"_hpcgate_s{number}" for number, (word, count) in enumerate(times.items()) if count > 1}
+    lines = [without.unsetting()] if without is not None else []
+    lines += [prelude, *(f"{name}={shlex.quote(word)}" for word, name in shared.items())]
+    for command in commands:
+        words = (f'"${shared[word]}"' if word in shared else shlex.quote(word) for word in command.argv)
+        lines.append(f"_hpcgate_run {blocks[command.stdin]} {' '.join(words)}")
+    program = ("\n".join(lines) + "\n").encode()
+    content = b"".join(b"%d\n%b" % (len(block), block) for block in (*blocks, program))
+    return len(blocks), content
+
+
+def parsed(text: str, header: str, count: int) -> list[Printed | None]:
+    """Return what became of each command: None of one that was not begun; without a status of one that has no end."""
+    found: list[Printed | None] = [None] * count
+    marks = list(re.finditer(rf"{header} (begin|out|end) ([0-9]+)(?: ([0-9]+))?\n", text))
+    for mark, following in itertools.zip_longest(marks, marks[1:]):
+        number = int(mark[2]) - 1
+        if mark[1] == "begin" and found[number] is None:
+            found[number] = Printed("", None, timed_out=True)
+        elif mark[1] == "out" and following is not None and following[1] == "end" and following[2] == mark[2]:
+            found[number] = Printed(text[mark.end() : following.start()].removesuffix("\n"), int(following[3] or 0))
+    return found
+
+
+async def run_many(
+    session: Session,
+    commands: Sequence[Command],
+    *,
+    at_once: int,
+    seconds: float,
+    env: Mapping[str, str],
+    without: Steering | None = None,
+    prelude: str = "",
+) -> list[Printed | None]:
+    """Run commands, some at a time, and return what became of each, in order.
+
+    Those of which nothing is known when the connection breaks, or when one of them takes too long, have no status.
+
+    Args:
+        session: Where.
+        commands: The commands.
+        at_once: How many may run at a time.
+        seconds: How long each may take; those that were begun with it wait for it.
+        env: Environment variables for them.
+        without: Variables of the user's own that they are not to see.
+        prelude: Lines of shell that stand before them.
+
+    Raises:
+        NoSpace: The login node has no room for what they read; none was run.
+        GatewayError: None was run.
+    """
+    header = f"many-{secrets.token_hex(8)}"
+    last, content = composed(commands, without, prelude)
+    argv = whole(["sh", "-c", _SCRIPT, called(commands), header, str(at_once), str(last)], len(content))
+    output = bytearray()
+    try:
+        async with session.process(argv, stall=seconds, opening=seconds, env=dict(env)) as process:
+            await _follow(process, content, seconds, output)
+    except GatewayError:
+        if f"{header} begin ".encode() not in output:
+            raise
+    text = output.decode("utf-8", "replace")
+    if header not in text and _NO_ROOM in text:
+        raise NoSpace("The login node has no room for what was sent, and nothing was done")
+    return parsed(text, header, len(commands))
+
+
+def called(commands: Sequence[Command]) -> str:
+    """Return the name of the first command, for the log."""
+    argv = commands[0].argv
+    return argv[3] if list(argv[:2]) == ["sh", "-c"] and len(argv) > 3 else argv[0]
+
+
+async def _follow(process: Process, content: bytes, seconds: float, output: bytearray) -> None:
+    clock = asyncio.get_running_loop().time
+    try:
+        async with asyncio.timeout_at(clock() + seconds) as limit:
+            feeding = asyncio.create_task(_feed(process, content))
+            try:
+                async for block in process.output():
+                    if len(output) > MAX:
+                        return
+                    output += block
+                    limit.reschedule(clock() + seconds)
+                await process.ended()
+            finally:
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+
+
+async def _feed(process: Process, content: bytes) -> None:
+    """Write the input; what becomes of a command that does not take it is told by its output."""
+    try:
+        if await process.feed_block(content):
+            process.feed_end()
+    except TimedOut:
+        return
+
+
+def not_begun() -> GatewayError:
+    """Return the error for a command that was not run, since one before it took too long or the connection broke."""
+    return SchedulerUnavailable("One before it took too long, or the connection broke: nothing was done")
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+async def each(
+    items: Sequence[Item], at_once: int, work: Callable[[Item], Coroutine[Any, Any, Result] | Awaitable[Result]]
+) -> list[Result | GatewayError]:
+    """Do something with each item, some at a time, and return the results or the errors, in order."""
+    turns = asyncio.Semaphore(at_once)
+
+    async def one(item: Item) -> Result | GatewayError:
+        async with turns:
+            try:
+                return await work(item)
+            except GatewayError as error:
+                return error
+
+    return list(await asyncio.gather(*map(one, items)))
