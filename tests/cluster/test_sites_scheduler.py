@@ -90,12 +90,33 @@ class Site:
         assert len(new) == count
 
 
+LASTING = {
+    "by a wrapper",
+    "by a wrapper that keeps the id",
+    "one that goes on for long",
+    "one that stays behind",
+}
+"""Cases that are waited for as long as the settings say."""
+
+
+@pytest.fixture(scope="module")
+def sooner(cluster: Cluster, alice: Person) -> Iterator[httpx.Client]:
+    """Requests of the first user to a gateway that waits for a command of Slurm's for 20 seconds, not a minute."""
+    systems = [cluster.cluster_settings("demo", scheduler={"timeout": 20})]
+    gateway = cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "sooner.yaml", clusters=systems))
+    with httpx.Client(base_url=gateway.url, headers=alice.http.headers, timeout=120) as client:
+        yield client
+    gateway.stop()
+
+
 @pytest.fixture
-def site(cluster: Cluster, alice: Person) -> Iterator[Site]:
+def site(cluster: Cluster, alice: Person, request: pytest.FixtureRequest) -> Iterator[Site]:
     directory = cluster.scratch / "wrappers"
     directory.mkdir(exist_ok=True)
     directory.chmod(0o755)
     made = Site(cluster, alice, directory)
+    if hasattr(request.node, "callspec") and request.node.callspec.params.get("case") in LASTING:
+        made.http = request.getfixturevalue("sooner")
     made.clear()
     yield made
     made.clear()
