@@ -1,15 +1,15 @@
 """Maintenance windows, the notices of operators, and the command that leaves them."""
 
 import os
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner, Result
 
+from hpcgate.cli.commands import app
 from hpcgate.cli.maintenance import moment
 from hpcgate.config import MaintenanceWindow
 from hpcgate.errors import UnderMaintenance
@@ -135,16 +135,16 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def run(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "hpcgate.cli", "maintenance", *arguments, "--config", str(config)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+def run(config: Path, *arguments: str) -> Result:
+    """Run the command in this process; `test_pages.py` runs it in one of its own."""
+    return CliRunner().invoke(app, ["maintenance", *arguments, "--config", str(config)])
 
 
 def test_the_command(config: Path) -> None:
     """The command writes notices that the gateway reads, and clears them."""
     notices = Notices(config.parent / "state")
     done = run(config, "set", "dAINT", "--until", "4h", "--reason", "new disks")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     (found,) = notices.read("Daint")
     assert found.active(time.time())
     assert found.until is not None
@@ -171,7 +171,7 @@ def test_the_command(config: Path) -> None:
 )
 def test_what_the_command_refuses(config: Path, arguments: tuple[str, ...], words: str) -> None:
     done = run(config, *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (1, "")
     assert words in done.stderr
     assert not (config.parent / "state").exists()
 
@@ -181,5 +181,5 @@ def test_without_a_state_directory(config: Path) -> None:
     del settings["state_directory"]
     config.write_text(yaml.safe_dump(settings))
     done = run(config, "list")
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert "state_directory" in done.stderr

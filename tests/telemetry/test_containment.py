@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -102,11 +103,10 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return told
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(SOURCE.rglob("*.py")):
-        name = path.relative_to(SOURCE).as_posix()
-        if not name.startswith(ELSEWHERE):
-            yield name, ast.parse(path.read_text())
+@functools.cache
+def modules() -> tuple[tuple[str, ast.Module], ...]:
+    paths = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
+    return tuple((name, ast.parse(path.read_text())) for name, path in paths.items() if not name.startswith(ELSEWHERE))
 
 
 def is_contained(node: ast.AST) -> bool:
