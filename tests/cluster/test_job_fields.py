@@ -53,4 +53,5 @@ def test_the_examples_of_the_openapi_document_can_be_sent(alice: Person) -> None
 
 
 def test_a_dry_run(alice: Person) -> None:
+    """A dry run says what would be submitted, and submits nothing."""
     job_fields.dry_run(alice, "demo", tested=True)

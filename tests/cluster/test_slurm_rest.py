@@ -600,11 +600,13 @@ def test_a_field_reaches_slurm_and_outweighs_its_directive(alice: Person, system
 
 @both
 def test_dependencies(alice: Person, system: str) -> None:
+    """A job waits for those that its field of dependencies names."""
     job_fields.dependency(alice, system)
 
 
 @both
 def test_a_program(alice: Person, system: str) -> None:
+    """A job that names a program instead of a script runs it with its arguments."""
     job_fields.program(alice, system, "srun")
 
 
@@ -627,6 +629,7 @@ def test_what_slurm_says_beside_the_id_reaches_the_client(alice: Person) -> None
 
 @both
 def test_a_dry_run(alice: Person, system: str) -> None:
+    """A dry run says what would be submitted, and submits nothing."""
     job_fields.dry_run(alice, system, tested=system == "hybrid")
 
 

@@ -18,6 +18,7 @@ LAUNCHERS = {"none": (), "nice": ("nice", "-n", "1")}
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_arguments_are_data(shell: str, launcher: str, tmp_path: Path) -> None:
+    """No argument of a program is code for the shell."""
     texts = [text for text in corpus(tmp_path / "canary", tmp_path / "injected", "98765") if "\0" not in text]
     made = rendered(Program("printf", ("%s\\0", *texts)), LAUNCHERS[launcher])
     (tmp_path / "script").write_text(made)

@@ -28,6 +28,7 @@ async def test_an_owner_waits_for_tasks_that_tasks_begin() -> None:
 
 
 async def test_closing_ends_all() -> None:
+    """Whoever closes the owner ends all of its tasks."""
     tasks = Tasks("test")
     task = tasks.spawn(asyncio.Event().wait())
     await tasks.finish(0)
