@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hpcgate.demo.sshd import Sshd
-from hpcgate.filesystem.base import Limits, raw
+from hpcgate.filesystem.base import Limits, encode_path
 from hpcgate.filesystem.checksum import Checksum
 from hpcgate.filesystem.chmod import Chmod
 from hpcgate.filesystem.chown import Chown
@@ -84,7 +84,7 @@ async def through_everything(session: Session, place: Place, name: bytes) -> Non
     assert os.listdir(path) == ([name] if matched else [])
     names = {entry.name for entry in await files.listing(path + b"/", recursive=True)}
     assert names == ({name} if matched else set())
-    assert raw(os.fsdecode(inside)) == inside
+    assert encode_path(os.fsdecode(inside)) == inside
     assert await do(Rm, path=path) is None
     assert await do(Rm, path=other + b"/x") is None
     assert place.names() == [b"other"]

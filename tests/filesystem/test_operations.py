@@ -67,7 +67,7 @@ def do(session: Session) -> Do:
     async def run(operation: Any, **given: Any) -> Any:
         given = {key: text(value) if isinstance(value, bytes) else value for key, value in given.items()}
         asked = operation(operation.Parameters.model_validate(given), Limits(MAX))
-        assert all(path in given.values() for path in asked.paths())
+        assert all(os.fsdecode(path) in given.values() for path in asked.paths())
         return await asked.run(session)
 
     return run
@@ -430,7 +430,7 @@ async def test_symlink_with_a_relative_target(session: Session, place: Place, ta
     place.run("mkdir", "directory")
     link = text(place / "directory/link")
     asked = Symlink(Symlink.Parameters.model_validate({"sourcePath": target, "linkPath": link}), Limits(MAX))
-    assert asked.paths() == (f"{os.path.dirname(link)}/{target}", link)
+    assert asked.paths() == (os.fsencode(f"{os.path.dirname(link)}/{target}"), os.fsencode(link))
     told = await asked.run(session)
     assert (told.name, told.link_target) == (link, target)
     assert os.readlink(link) == target

@@ -116,7 +116,7 @@ class Access:
             self.denied(denial, *operation.paths())
             raise
 
-    async def admit(self, *paths: str) -> None:
+    async def admit(self, *paths: str | bytes) -> None:
         """Check paths that the request acts on, links followed, against the file systems and the policy.
 
         Raises:
@@ -155,14 +155,14 @@ class Access:
         here = Reach(paths, trees=operation.trees()) if operation.follows else Reach(links=paths)
         await self.reach(here)
 
-    def denied(self, denial: Denied, *paths: str) -> None:
+    def denied(self, denial: Denied, *paths: str | bytes) -> None:
         """Tell the audit log that the policy has denied the request."""
         if self.request is not None:
             _audit_denial(self.request, self.terms, self.principal, self.system.name, denial.rule, *paths)
 
 
 def _audit_denial(
-    request: HTTPConnection, terms: Terms, principal: Principal, system: str | None, rule: str, *paths: str
+    request: HTTPConnection, terms: Terms, principal: Principal, system: str | None, rule: str, *paths: str | bytes
 ) -> None:
     audit.warning(
         "denied",

@@ -4,6 +4,7 @@ An operation is a class with its HTTP method and name, a pydantic model of its p
 `run`. The API layer makes the routes from the registered operations (entry points ``hpcgate.operations``).
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -11,9 +12,23 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, AliasGenerator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasGenerator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    WithJsonSchema,
+)  # fmt: skip
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import (
+    no_info_after_validator_function,
+    plain_serializer_function_ser_schema,
+    str_schema,
+)  # fmt: skip
 
 from hpcgate.auth import Principal
 from hpcgate.config.groups import Group
@@ -123,10 +138,10 @@ class Operation(ABC):
         self.limits = limits
 
     @abstractmethod
-    def paths(self) -> tuple[str, ...]:
-        """Return the paths of the parameters that must lie in the system's file systems, as they were given."""
+    def paths(self) -> tuple[bytes, ...]:
+        """Return the paths of the parameters that must lie in the system's file systems."""
 
-    def trees(self) -> tuple[str, ...]:
+    def trees(self) -> tuple[bytes, ...]:
         """Return those of the paths below which symbolic links are followed too."""
         return ()
 
@@ -139,17 +154,40 @@ class Operation(ABC):
         raise NotSupported(f"{self.name} has no result in lines")
 
 
-def encode_path(path: str) -> bytes:
+class RemotePath(bytes):
+    """An absolute path on a login node, as the bytes that name the file: made once of a request, and checked then.
+
+    It is admitted, confined and acted on as it is; only messages and logs make text of it again.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Read a path from the text of a model's field."""
+        as_text = plain_serializer_function_ser_schema(os.fsdecode, return_schema=str_schema())
+        return no_info_after_validator_function(_checked, str_schema(), serialization=as_text)
+
+
+def encode_path(path: str) -> RemotePath:
     """Return a path of a request as the bytes that name the file.
 
     Characters of bytes that are not UTF-8 are lone surrogates in `path` (PEP 383).
 
     Raises:
-        BadRequest: It is not absolute, holds a NUL character, or is longer than Linux takes.
+        BadRequest: It is not absolute, holds a NUL character, is longer than Linux takes, or is not Unicode.
     """
     if not path.startswith("/"):
         raise BadRequest("path must be absolute")
-    return encode_link(path)
+    return RemotePath(encode_link(path))
+
+
+def remote_path(path: bytes) -> RemotePath:
+    """Return bytes of a request as a path; as `encode_path`."""
+    if not path.startswith(b"/"):
+        raise BadRequest("path must be absolute")
+    _check(path)
+    return RemotePath(path)
 
 
 def encode_link(path: str) -> bytes:
@@ -158,17 +196,23 @@ def encode_link(path: str) -> bytes:
     Raises:
         BadRequest: It is empty, holds a NUL character, or is longer than Linux takes.
     """
-    if not path:
-        raise BadRequest("path must not be empty")
-    if "\0" in path:
-        raise BadRequest("path must not hold a NUL character")
     try:
         encoded = path.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
+        encoded = path.encode("utf-8", "surrogatepass")
+        _check(encoded, most=len(encoded) + 1)
         raise BadRequest("path must be valid Unicode") from None
-    if len(encoded) >= PATH_MAX:
-        raise BadRequest(f"path is too long: File name too long ({len(encoded)} bytes)")
+    _check(encoded)
     return encoded
+
+
+def _check(path: bytes, most: int | None = None) -> None:
+    if not path:
+        raise BadRequest("path must not be empty")
+    if b"\0" in path:
+        raise BadRequest("path must not hold a NUL character")
+    if len(path) >= (most or PATH_MAX):
+        raise BadRequest(f"path is too long: File name too long ({len(path)} bytes)")
 
 
 class naming:
@@ -197,11 +241,15 @@ PATH_MAX = 4096
 """Bytes of a path, the NUL at its end included (linux/limits.h)."""
 
 
-def _checked(path: str) -> str:
+def _checked(path: str) -> RemotePath:
     try:
-        encode_path(path)
+        return encode_path(path)
     except BadRequest as error:
         raise PydanticCustomError("path", "{reason}", {"reason": error.message}) from None
+
+
+def _checked_text(path: str) -> str:
+    _checked(path)
     return path
 
 
@@ -213,8 +261,11 @@ def _checked_link(path: str) -> str:
     return path
 
 
-Path = Annotated[str, AfterValidator(_checked)]
-"""A path to act on: absolute, as it was given."""
+Path = RemotePath
+"""A path to act on."""
+
+TextPath = Annotated[str, AfterValidator(_checked_text)]
+"""A path that a job's script is to act on: absolute, as it was given."""
 
 _SOURCE_NAMES = Field(
     validation_alias=AliasChoices("sourcePath", "path", "source_path"), serialization_alias="sourcePath"
@@ -224,10 +275,8 @@ _SOURCE_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]
 LinkTarget = Annotated[str, AfterValidator(_checked_link), _SOURCE_NAMES, _SOURCE_SCHEMA]
 """What a symbolic link is to hold: a path, absolute or relative to the link's directory."""
 
-SourcePath = Annotated[Path, _SOURCE_NAMES, _SOURCE_SCHEMA]
+SourcePath = Annotated[RemotePath, _SOURCE_NAMES, _SOURCE_SCHEMA]
 """The path that a request's body is about, which has three names on the wire (contract, Conventions)."""
 
-
-def raw(path: str) -> bytes:
-    """Return a path that its model has checked as the bytes that name the file."""
-    return path.encode("utf-8", "surrogateescape")
+TextSourcePath = Annotated[TextPath, _SOURCE_NAMES, _SOURCE_SCHEMA]
+"""The same for a job's script."""

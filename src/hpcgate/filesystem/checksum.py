@@ -3,7 +3,7 @@
 import re
 
 from hpcgate.errors import CommandFailed
-from hpcgate.filesystem.base import Operation, Parameters, Path, raw
+from hpcgate.filesystem.base import Operation, Parameters, Path
 from hpcgate.filesystem.models import FileChecksum
 from hpcgate.ssh.files.command_scripts import REGULAR
 from hpcgate.ssh.files.coreutils_errors import NOT_REGULAR, error_from_stderr, not_regular, stderr_lines
@@ -30,13 +30,13 @@ class Checksum(Operation):
     Result = FileChecksum
     parameters: ChecksumParameters
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return the path read."""
         return (self.parameters.path,)
 
     async def run(self, session: Session) -> FileChecksum:
         """Run sha256sum."""
-        path = raw(self.parameters.path)
+        path = self.parameters.path
         done = await session.run(["sh", "-c", SCRIPT, "sha256sum", path], limit=SHORT)
         if not done.ok:
             if NOT_REGULAR in stderr_lines(done.stderr, "sha256sum"):

@@ -5,7 +5,7 @@ import stat
 from contextlib import suppress
 
 from hpcgate.errors import BadRequest, GatewayError
-from hpcgate.filesystem.base import Operation, Parameters, SourcePath, raw
+from hpcgate.filesystem.base import Operation, Parameters, SourcePath
 from hpcgate.filesystem.models import File, file_at
 from hpcgate.ssh.files.command_attributes import CHMOD, stand_and
 from hpcgate.ssh.session import Session
@@ -30,13 +30,13 @@ class Chmod(Operation):
     Result = File
     parameters: PutFileChmodRequest
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return the path changed."""
         return (self.parameters.source_path,)
 
     async def run(self, session: Session) -> File:
         """Set an octal mode directly, leave a symbolic one to chmod."""
-        path, mode = raw(self.parameters.source_path), self.parameters.mode
+        path, mode = self.parameters.source_path, self.parameters.mode
         if _OCTAL.fullmatch(mode) and int(mode, 8) <= 0o7777:
             await self._set(session, path, mode)
         else:

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from hpcgate.errors import BadRequest
-from hpcgate.filesystem.base import Operation, Parameters, SourcePath, raw
+from hpcgate.filesystem.base import Operation, Parameters, SourcePath
 from hpcgate.filesystem.models import File, file_at
 from hpcgate.ssh.files.command_attributes import CHOWN, stand_and
 from hpcgate.ssh.session import Session
@@ -27,13 +27,13 @@ class Chown(Operation):
     Result = File
     parameters: PutFileChownRequest
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return the path changed."""
         return (self.parameters.source_path,)
 
     async def run(self, session: Session) -> File:
         """Run chown unless there is nothing to change."""
-        path = raw(self.parameters.source_path)
+        path = self.parameters.source_path
         owner, group = self.parameters.owner, self.parameters.group
         _check("user", owner)
         _check("group", group)

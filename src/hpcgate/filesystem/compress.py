@@ -6,7 +6,7 @@ from pydantic import Field
 
 from hpcgate.errors import BadRequest, CommandFailed
 from hpcgate.filesystem.archive import archive_error
-from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
+from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath
 from hpcgate.filesystem.models import CompressionType
 from hpcgate.ssh.commands.ending import CUT_OFF
 from hpcgate.ssh.files.command_scripts import ADOPT, OVERWRITING, SHUT, STAYS
@@ -105,18 +105,18 @@ class Compress(Operation):
     Parameters = PostCompressRequest
     parameters: PostCompressRequest
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return what is read and what is written."""
         return (self.parameters.source_path, self.parameters.target_path)
 
-    def trees(self) -> tuple[str, ...]:
+    def trees(self) -> tuple[bytes, ...]:
         """Return what is packed, if the links in it are followed."""
         return (self.parameters.source_path,) if self.parameters.dereference else ()
 
     async def run(self, session: Session) -> None:
         """Run tar; an existing archive is replaced at once by the whole new one, or not at all."""
         wanted = self.parameters
-        source, target = raw(wanted.source_path), raw(wanted.target_path)
+        source, target = wanted.source_path, wanted.target_path
         if target.endswith(b"/"):
             raise failure(f"tar: {quote_if_needed(target)}: Cannot open", errno.EISDIR)
         pattern = wanted.match_pattern or ""

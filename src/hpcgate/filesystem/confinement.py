@@ -23,9 +23,9 @@ class Reach:
         strict: Whether a path that cannot be resolved is denied, unless nothing is there: the gateway hands it on.
     """
 
-    paths: tuple[str, ...] = ()
-    links: tuple[str, ...] = ()
-    trees: tuple[str, ...] = ()
+    paths: tuple[str | bytes, ...] = ()
+    links: tuple[str | bytes, ...] = ()
+    trees: tuple[str | bytes, ...] = ()
     strict: bool = False
 
 
@@ -37,5 +37,12 @@ async def confine(session: Session, grant: Grant, reach: Reach) -> None:
         BadRequest: A path is none.
         NotSupported: The login node lacks what checks paths.
     """
-    paths, links, trees = ([encode_path(path) for path in group] for group in (reach.paths, reach.links, reach.trees))
+    paths, links, trees = (
+        [path if isinstance(path, bytes) else encode_path(path) for path in group]
+        for group in (reach.paths, reach.links, reach.trees)
+    )
     await Beneath(session, grant).do("admit", "hpcgate", paths=paths, links=links, trees=trees, strict=reach.strict)
+
+
+def _bytes(path: str | bytes) -> bytes:
+    return path if isinstance(path, bytes) else encode_path(path)

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from hpcgate.errors import BadRequest
 from hpcgate.filesystem.archive import archive_error
-from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath, raw
+from hpcgate.filesystem.base import Operation, Parameters, Path, SourcePath
 from hpcgate.filesystem.models import CompressionType
 from hpcgate.ssh.commands.ending import CUT_OFF
 from hpcgate.ssh.files.command_scripts import REGULAR
@@ -67,19 +67,19 @@ class Extract(Operation):
     Parameters = PostExtractRequest
     parameters: PostExtractRequest
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return what is read and what is written."""
         return (self.parameters.source_path, self.parameters.target_path)
 
-    def trees(self) -> tuple[str, ...]:
+    def trees(self) -> tuple[bytes, ...]:
         """Return the directory: a link in it may be in the way of a member."""
         return (self.parameters.target_path,)
 
     async def run(self, session: Session) -> None:
         """Run tar, which takes away leading slashes and refuses ``..`` in the names of members."""
         wanted = self.parameters
-        source = raw(wanted.source_path)
-        words: list[bytes | str] = [source, raw(wanted.target_path), wanted.compression.option, temporary_name()]
+        source = wanted.source_path
+        words: list[bytes | str] = [source, wanted.target_path, wanted.compression.option, temporary_name()]
         done = await session.run(["sh", "-c", SCRIPT, "tar", *words])
         if not done.ok:
             raise untrusted(done.stderr) or archive_error(done, source, BadRequest)

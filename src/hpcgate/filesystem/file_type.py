@@ -1,6 +1,6 @@
 """file: what kind of content a file has."""
 
-from hpcgate.filesystem.base import Operation, Parameters, Path, raw
+from hpcgate.filesystem.base import Operation, Parameters, Path
 from hpcgate.ssh.files.coreutils_errors import error_from_stderr, shown
 from hpcgate.ssh.session import Session
 
@@ -24,13 +24,13 @@ class FileType(Operation):
     Result = str
     parameters: FileTypeParameters
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return the path asked about."""
         return (self.parameters.path,)
 
     async def run(self, session: Session) -> str:
         """Run file."""
-        done = await session.run(["sh", "-c", SCRIPT, "file", raw(self.parameters.path)])
+        done = await session.run(["sh", "-c", SCRIPT, "file", self.parameters.path])
         if not done.ok:
             raise error_from_stderr(done.stderr, "stat")
         return shown(done.stdout.rstrip(b"\n"))

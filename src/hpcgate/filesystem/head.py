@@ -1,6 +1,6 @@
 """head: the beginning of a file."""
 
-from hpcgate.filesystem.base import Operation, raw
+from hpcgate.filesystem.base import Operation
 from hpcgate.filesystem.excerpt import DEFAULT_LINES, Excerpt, ExcerptParameters
 from hpcgate.filesystem.models import ContentUnit, FileContent
 from hpcgate.ssh.session import Session
@@ -21,14 +21,14 @@ class Head(Operation):
     Result = FileContent
     parameters: HeadParameters
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return the path read."""
         return (self.parameters.path,)
 
     async def run(self, session: Session) -> FileContent:
         """Read as ``head -c`` or ``head -n`` do."""
         wanted = self.parameters
-        excerpt = Excerpt(await session.files(), raw(wanted.path), "head", self.limits)
+        excerpt = Excerpt(await session.files(), wanted.path, "head", self.limits)
         count, in_lines = wanted.count, wanted.unit is ContentUnit.lines
         if count is None:
             count, skip = DEFAULT_LINES, False

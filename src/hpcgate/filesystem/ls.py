@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from hpcgate.errors import BadRequest
-from hpcgate.filesystem.base import Operation, Page, Parameters, Path, raw
+from hpcgate.filesystem.base import Operation, Page, Parameters, Path
 from hpcgate.filesystem.models import File, zone_of
 from hpcgate.ssh.files.protocol import Entry, ListingSize
 from hpcgate.ssh.files.streams import Streams
@@ -60,11 +60,11 @@ class Ls(Operation):
     pages = True
     parameters: LsParameters
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return the path listed."""
         return (self.parameters.path,)
 
-    def trees(self) -> tuple[str, ...]:
+    def trees(self) -> tuple[bytes, ...]:
         """Return the directory, if the links in it are followed."""
         return (self.parameters.path,) if self.parameters.dereference else ()
 
@@ -77,7 +77,7 @@ class Ls(Operation):
             raise BadRequest("cursor wants limit, too")
         files = await session.files()
         entries = await files.listing(
-            raw(wanted.path),
+            wanted.path,
             hidden=wanted.show_hidden,
             recursive=wanted.recursive,
             follow=wanted.dereference,
@@ -92,7 +92,7 @@ class Ls(Operation):
     def _scan(self, streams: Streams) -> AsyncGenerator[list[Entry]]:
         wanted = self.parameters
         return streams.scan(
-            raw(wanted.path),
+            wanted.path,
             hidden=wanted.show_hidden,
             recursive=wanted.recursive,
             follow=wanted.dereference,

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from hpcgate.filesystem.base import Operation, Parameters, SourcePath, raw
+from hpcgate.filesystem.base import Operation, Parameters, SourcePath
 from hpcgate.filesystem.models import File, file_at
 from hpcgate.ssh.session import Session
 
@@ -25,12 +25,12 @@ class Mkdir(Operation):
     Result = File
     parameters: PostMakeDirRequest
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return the path made."""
         return (self.parameters.source_path,)
 
     async def run(self, session: Session) -> File:
         """Make it."""
-        path = raw(self.parameters.source_path)
+        path = self.parameters.source_path
         await (await session.files()).mkdir(path, parents=self.parameters.parent)
         return await file_at(session, path)

@@ -1,6 +1,6 @@
 """rm: remove a file or a whole directory."""
 
-from hpcgate.filesystem.base import Operation, Parameters, Path, raw
+from hpcgate.filesystem.base import Operation, Parameters, Path
 from hpcgate.ssh.session import Session
 
 
@@ -21,10 +21,10 @@ class Rm(Operation):
     Parameters = RmParameters
     parameters: RmParameters
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return the path removed."""
         return (self.parameters.path,)
 
     async def run(self, session: Session) -> None:
         """Remove it."""
-        await (await session.files()).remove(raw(self.parameters.path))
+        await (await session.files()).remove(self.parameters.path)

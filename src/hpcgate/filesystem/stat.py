@@ -1,6 +1,6 @@
 """stat: the attributes of a file."""
 
-from hpcgate.filesystem.base import Operation, Parameters, Path, raw
+from hpcgate.filesystem.base import Operation, Parameters, Path
 from hpcgate.filesystem.models import FileStat
 from hpcgate.ssh.session import Session
 
@@ -21,12 +21,12 @@ class Stat(Operation):
     Result = FileStat
     parameters: StatParameters
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return the path asked about."""
         return (self.parameters.path,)
 
     async def run(self, session: Session) -> FileStat:
         """Ask for all ten numbers."""
         files = await session.files()
-        found = await files.stat(raw(self.parameters.path), follow=self.parameters.dereference)
+        found = await files.stat(self.parameters.path, follow=self.parameters.dereference)
         return FileStat.of(found)

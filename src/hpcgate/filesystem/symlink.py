@@ -1,6 +1,6 @@
 """symlink: make a symbolic link."""
 
-from hpcgate.filesystem.base import LinkTarget, Operation, Parameters, Path, raw
+from hpcgate.filesystem.base import LinkTarget, Operation, Parameters, Path, encode_link
 from hpcgate.filesystem.models import File, file_at
 from hpcgate.ssh.session import Session
 
@@ -23,15 +23,15 @@ class Symlink(Operation):
     Result = File
     parameters: PostFileSymlinkRequest
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return where the link leads, from the directory that it lies in, and the link."""
         link = self.parameters.link_path
-        directory = link.rstrip("/").rpartition("/")[0]
-        target = self.parameters.source_path
-        return (target if target.startswith("/") else f"{directory}/{target}", link)
+        directory = link.rstrip(b"/").rpartition(b"/")[0]
+        target = encode_link(self.parameters.source_path)
+        return (target if target.startswith(b"/") else b"%b/%b" % (directory, target), link)
 
     async def run(self, session: Session) -> File:
         """Make it."""
-        link = raw(self.parameters.link_path)
-        await (await session.files()).symlink(raw(self.parameters.source_path), link)
+        link = self.parameters.link_path
+        await (await session.files()).symlink(encode_link(self.parameters.source_path), link)
         return await file_at(session, link)

@@ -1,6 +1,6 @@
 """tail: the end of a file."""
 
-from hpcgate.filesystem.base import Operation, raw
+from hpcgate.filesystem.base import Operation
 from hpcgate.filesystem.excerpt import DEFAULT_LINES, Excerpt, ExcerptParameters
 from hpcgate.filesystem.models import ContentUnit, FileContent
 from hpcgate.ssh.session import Session
@@ -21,14 +21,14 @@ class Tail(Operation):
     Result = FileContent
     parameters: TailParameters
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return the path read."""
         return (self.parameters.path,)
 
     async def run(self, session: Session) -> FileContent:
         """Read as ``tail -c`` or ``tail -n`` do."""
         wanted = self.parameters
-        excerpt = Excerpt(await session.files(), raw(wanted.path), "tail", self.limits)
+        excerpt = Excerpt(await session.files(), wanted.path, "tail", self.limits)
         count, in_lines = wanted.count, wanted.unit is ContentUnit.lines
         skip = wanted.skip_heading and count is not None
         number = DEFAULT_LINES if count is None else count

@@ -1,7 +1,7 @@
 """view: a part of a file as text."""
 
 from hpcgate.errors import BadRequest
-from hpcgate.filesystem.base import Operation, Parameters, Path, raw
+from hpcgate.filesystem.base import Operation, Parameters, Path
 from hpcgate.filesystem.excerpt import within
 from hpcgate.ssh.session import Session
 
@@ -25,7 +25,7 @@ class View(Operation):
     Result = str
     parameters: ViewParameters
 
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[bytes, ...]:
         """Return the path read."""
         return (self.parameters.path,)
 
@@ -42,7 +42,7 @@ class View(Operation):
         if size > most:
             raise BadRequest(f"size must not be greater than {most}")
         files = await session.files()
-        path = raw(self.parameters.path)
+        path = self.parameters.path
         offset = await within(files, path, offset, "dd")
         content = await files.read(path, offset=offset, size=size, tool="dd")
         return content.decode("utf-8", "replace")

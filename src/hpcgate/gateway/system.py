@@ -1,5 +1,6 @@
 """One system, and what a route does on it."""
 
+import os
 import posixpath
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -39,13 +40,13 @@ class System:
     telemetry: Telemetry = SILENT
     background: Background = field(default_factory=Background)
     transfers: Mapping[str, Transfer] = field(init=False)
-    _roots: frozenset[str] = field(init=False)
-    _within: tuple[str, ...] = field(init=False)
+    _roots: frozenset[bytes] = field(init=False)
+    _within: tuple[bytes, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        roots = tuple(fs.path.rstrip("/") for fs in self.settings.file_systems)
+        roots = tuple(fs.path.rstrip("/").encode() for fs in self.settings.file_systems)
         object.__setattr__(self, "_roots", frozenset(roots))
-        object.__setattr__(self, "_within", tuple(f"{root}/" for root in roots))
+        object.__setattr__(self, "_within", tuple(root + b"/" for root in roots))
         around = TransferContext(self.name, self.pool, self.jobs.run)
         methods = [
             plugin("hpcgate.transfers", settings.service_type)(settings, around)
@@ -133,7 +134,7 @@ class System:
             self.board.require(("s3",))
         return transfer
 
-    def admit(self, path: str) -> None:
+    def admit(self, path: str | bytes) -> None:
         """Check a path against the system's file systems (contract, Statuses, 400 and 503).
 
         Raises:
@@ -143,12 +144,16 @@ class System:
         note_path(path)
         if not self._roots or not (self.settings.restrict_paths or self.settings.probing.services):
             return
-        plain = path if "/." not in path and "//" not in path else posixpath.normpath(path)
+        given = path
+        if isinstance(path, str):
+            path = path.encode("utf-8", "surrogatepass")
+        plain = path if b"/." not in path and b"//" not in path else posixpath.normpath(path)
         if not self._inside(path) or (plain is not path and not self._inside(plain)):
-            raise BadRequest(f"Unsupported path: {path!r} is not in a file system of {self.name}.")
-        self.board.require_path(plain)
+            raise BadRequest(f"Unsupported path: {os.fsdecode(given)!r} is not in a file system of {self.name}.")
+        if not self.board.well:
+            self.board.require_path(os.fsdecode(plain))
 
-    def _inside(self, path: str) -> bool:
+    def _inside(self, path: bytes) -> bool:
         return path.startswith(self._within) or path in self._roots
 
     async def perform(self, principal: Principal, operation: Operation) -> Any:

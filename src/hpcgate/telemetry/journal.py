@@ -5,6 +5,7 @@ the tasks that a request starts inherit. What outlives the request, a connection
 a journal is closed when its request ends, and says nothing more. It is for logs alone: nothing is decided by it.
 """
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -64,7 +65,7 @@ def note_exchange(url: str, status: int) -> None:
         journal.backend.append({"url": url, "response_status": str(status)})
 
 
-def note_path(path: str) -> None:
+def note_path(path: str | bytes) -> None:
     """Note a path that the request acts on; bytes that are not UTF-8 show as U+FFFD."""
     journal = current.get()
     if journal is not None and journal.paths is not None and len(journal.paths) < MAX_ENTRIES:
@@ -73,8 +74,10 @@ def note_path(path: str) -> None:
             journal.paths.append(text)
 
 
-def readable(path: str) -> str:
+def readable(path: str | bytes) -> str:
     """Return a path as every reader of JSON takes it: lone surrogates (PEP 383, or a client's own) become U+FFFD."""
+    if isinstance(path, bytes):
+        path = os.fsdecode(path)
     return path if path.isascii() else path.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

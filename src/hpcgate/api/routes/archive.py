@@ -47,7 +47,7 @@ async def get_archive(
     """Stream a directory as an archive. An answer that ends early is cut off, never ended as if whole."""
     path = query_of(request)["path"]
     name = encode_path(path)
-    await access.admit(path)
+    await access.admit(name)
 
     @asynccontextmanager
     async def answer() -> AsyncIterator[Answer]:
@@ -83,7 +83,7 @@ async def put_archive(request: Request, gateway: GatewayDep, access: AccessDep, 
     """Unpack a tar archive into a directory, which is made if it is not there: all of it or nothing."""
     path = query_of(request)["path"]
     name = encode_path(path)
-    await access.reach(Reach((path,), trees=(path,)))
+    await access.reach(Reach((name,), trees=(name,)))
     settings = gateway.settings.streams
     size = announced_size(request, settings.max_upload_size)
     content = whole(body_of(request, limit=settings.max_upload_size), size)

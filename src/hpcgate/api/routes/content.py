@@ -87,7 +87,7 @@ async def head_content(request: Request, gateway: GatewayDep, access: AccessDep,
 async def _reading(request: Request, gateway: Gateway, access: Access) -> Response:
     path = query_of(request)["path"]
     name = encode_path(path)
-    await access.admit(path)
+    await access.admit(name)
     conditions = Conditions.of(request.headers)
     wanted = request.headers.get("range")
 
@@ -174,7 +174,7 @@ async def put_content(
     """Store the body as a file, at once and on disk, or change nothing."""
     path = query_of(request)["path"]
     name = encode_path(path)
-    await access.admit(path)
+    await access.admit(name)
     settings = gateway.settings.streams
     _refuse_unusable(request)
     size = announced_size(request, settings.max_upload_size)

@@ -1,7 +1,6 @@
 """/filesystem/{system}/ops: a route for each registered operation, and upload and download, which stream."""
 
 import json
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -220,7 +219,7 @@ async def get_download(request: Request, system_name: str) -> Response:
     access = access_of(request)
     path = read_query(DownloadParameters, query_of(request)).path
     name = encode_path(path)
-    await access.admit(path)
+    await access.admit(name)
     limits = access.system.limits
     content = await access.pool.perform(access.principal, lambda session: read_small(session, name, limits), retry=True)
     if content is None:
@@ -234,12 +233,12 @@ async def post_upload(
     request: Request, gateway: GatewayDep, access: AccessDep, path: str, replace: ReplaceParameter = Replacing.auto
 ) -> None:
     """Upload a file of at most `max_ops_file_size` bytes into a directory; an existing file is replaced at once."""
-    path = query_of(request)["path"]
-    await access.admit(path)
+    directory = encode_path(query_of(request)["path"])
+    await access.admit(directory)
     _refuse_early(request, access)
     part = await MultipartFile.open(request, limit=access.system.limits.max_ops_file_size)
-    target = upload_target(encode_path(path), part.filename)
-    await access.admit(os.fsdecode(target))
+    target = upload_target(directory, part.filename)
+    await access.admit(target)
     await access.pool.perform(
         access.principal, lambda session: write(session, target, part.content(), replace), retry=False
     )

@@ -16,7 +16,7 @@ from hpcgate.api.models import transfers as models
 from hpcgate.api.terms import BY_JOBS, Terms, on
 from hpcgate.config.groups import Group
 from hpcgate.errors import Denied, KeyReused, NoSuchTransfer, NotSupported, UnderWay
-from hpcgate.filesystem.base import Path, encode_path
+from hpcgate.filesystem.base import TextPath, encode_path
 from hpcgate.filesystem.confinement import Reach
 from hpcgate.schedulers.once import RETRY_AFTER
 from hpcgate.schedulers.receipts import Once
@@ -159,7 +159,7 @@ async def post_cp(
 @on(JOBS)
 @router.delete("/rm")
 async def delete_rm(
-    requested: RequestedDep, path: Annotated[Path, Query()], account: str | None = None
+    requested: RequestedDep, path: Annotated[TextPath, Query()], account: str | None = None
 ) -> models.DeleteResponse:
     """Remove a file or a directory."""
     asked = {"path": path, "account": account}

@@ -1,6 +1,5 @@
 """/filesystem/{system}/files/uploads: resumable uploads by the tus protocol 1.0 (https://tus.io)."""
 
-import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from hpcgate.api.streaming import announced_size, body_of
 from hpcgate.api.terms import BY_SSH, PUBLIC, Kind, Terms, on
 from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest, GatewayError, PreconditionFailed, TooLarge, UnsupportedMediaType
-from hpcgate.filesystem.base import encode_path
+from hpcgate.filesystem.base import RemotePath, encode_path, remote_path
 from hpcgate.filesystem.conditions import http_date
 from hpcgate.filesystem.content import upload_target
 from hpcgate.filesystem.tus.headers import CHECKSUMS, ExpectedDigest, parse_metadata
@@ -151,10 +150,9 @@ def _expires(upload: TusUpload) -> str | None:
 
 @asynccontextmanager
 async def _at(
-    gateway: Gateway, access: Access, directory: str | None = None, *, chunk: int | None = None
+    gateway: Gateway, access: Access, directory: RemotePath | None = None, *, chunk: int | None = None
 ) -> AsyncIterator[tuple[Streams, Callable[[bytes], Uploads]]]:
     if directory is not None:
-        encode_path(directory)
         await access.admit(directory)
     pool = access.pool
     leased = pool.lease(access.principal) if chunk is None else pool.lease_bulk(access.principal, chunk)
@@ -186,9 +184,7 @@ async def post_uploads(
         await access.admit(*asked.paths)
         with access.stream("tus"):
             async with _at(gateway, access, chunk=asked.size or 0) as (streams, uploads):
-                directory, name = await place(
-                    streams, asked.target, lambda path: access.system.admit(os.fsdecode(path))
-                )
+                directory, name = await place(streams, asked.target, access.system.admit)
                 here = uploads(directory)
                 if asked.parts is not None:
                     parts = [(uploads(part), upload_id) for part, upload_id in asked.parts]
@@ -247,7 +243,7 @@ class _Creation:
         # The state of the upload goes beside its file, so the directory counts too.
         directories = [directory for directory, _ in self.parts or ()]
         places = (self.target, self.target.rpartition(b"/")[0] or b"/", *directories)
-        self.paths = tuple(map(os.fsdecode, places))
+        self.paths = places
 
 
 def _target(request: Request, metadata: dict[str, bytes], *, partial: bool) -> bytes:
@@ -255,7 +251,7 @@ def _target(request: Request, metadata: dict[str, bytes], *, partial: bool) -> b
     if directory is None:
         if "path" not in metadata:
             raise BadRequest("The query needs the path of a directory, or the metadata a path.")
-        target = encode_path(os.fsdecode(metadata["path"]))
+        target = remote_path(metadata["path"])
         return upload_target(target.rpartition(b"/")[0], target)
     name = metadata.get("filename") or metadata.get("name") or (b"partial" if partial else None)
     return upload_target(encode_path(directory), name)
@@ -299,9 +295,9 @@ async def head_upload(
     """Say where an upload stands."""
 
     async def work() -> Response:
-        directory = query_of(request)["path"]
+        directory = encode_path(query_of(request)["path"])
         async with _at(gateway, access, directory) as (_, uploads):
-            upload = await uploads(encode_path(directory)).settle(upload_id)
+            upload = await uploads(directory).settle(upload_id)
         state = upload.state
         return _answer(
             200,
@@ -367,10 +363,10 @@ async def _patch(request: Request, gateway: Gateway, access: Access, upload_id: 
             raise TooLarge(f"The upload is larger than {most} bytes.")
         checksum = _checksum(request)
         size = announced_size(request, most)
-        directory = query_of(request)["path"]
+        directory = encode_path(query_of(request)["path"])
         with access.stream("tus"):
             async with _at(gateway, access, directory, chunk=size or 0) as (_, uploads):
-                upload = await uploads(encode_path(directory)).append(
+                upload = await uploads(directory).append(
                     upload_id, offset, _body(request, gateway, offset), length=length, size=size, checksum=checksum
                 )
         return _answer(204, Upload_Offset=upload.offset, Upload_Expires=_expires(upload))
@@ -380,9 +376,9 @@ async def _patch(request: Request, gateway: Gateway, access: Access, upload_id: 
 
 async def _delete(request: Request, gateway: Gateway, access: Access, upload_id: str) -> Response:
     async def work() -> Response:
-        directory = query_of(request)["path"]
+        directory = encode_path(query_of(request)["path"])
         async with _at(gateway, access, directory) as (_, uploads):
-            await uploads(encode_path(directory)).terminate(upload_id)
+            await uploads(directory).terminate(upload_id)
         return _answer(204)
 
     return await _speaking(request, work)

@@ -1,0 +1,108 @@
+"""A path of a request is made into its bytes once, admitted once, and acted on as it is."""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from hpcgate.api.access import Access
+from hpcgate.auth import Principal
+from hpcgate.config import Cluster
+from hpcgate.errors import BadRequest
+from hpcgate.filesystem.base import RemotePath, SourcePath, encode_path, remote_path
+from hpcgate.filesystem.ls import Ls, LsParameters
+from hpcgate.filesystem.stat import Stat, StatParameters
+from hpcgate.gateway.system import System
+from hpcgate.ssh.pool import Pool
+
+
+class Model(BaseModel):
+    """A request with two paths."""
+
+    path: RemotePath
+    source: SourcePath = RemotePath(b"/")
+
+
+@pytest.mark.parametrize(
+    "name", [b"/a", b"/a/\xff\xfe", "/\u00fc/\U0001f600".encode(), b"/a//b/./c/", b"/" + b"x" * 4094]
+)
+def test_text_and_bytes_of_a_path_are_the_same_path(name: bytes) -> None:
+    text = os.fsdecode(name)
+    assert Model(path=text).path == encode_path(text) == remote_path(name) == name
+    assert type(Model(path=text).path) is RemotePath
+    assert Model(path=text).model_dump()["path"] == text
+
+
+@pytest.mark.parametrize("text", ["", "a", "/a\0b", "/" + "x" * 4095, "/\udc00" * 2000, "/\ud800"])
+def test_what_no_path_can_be_is_refused_with_a_reason(text: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Model(path=text)
+    assert caught.value.errors()[0]["msg"].startswith("path ")
+    with pytest.raises(BadRequest):
+        encode_path(text)
+
+
+def test_a_path_is_text_in_the_document_of_the_api() -> None:
+    assert Model.model_json_schema()["properties"]["path"]["type"] == "string"
+
+
+class Session:
+    """Takes down which path is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    async def files(self) -> "Session":
+        return self
+
+    async def stat(self, path: bytes, **options: Any) -> Any:
+        self.asked.append(path)
+        raise BadRequest("enough")
+
+    async def listing(self, path: bytes, **options: Any) -> Any:
+        self.asked.append(path)
+        raise BadRequest("enough")
+
+
+@pytest.mark.parametrize(("operation", "parameters"), [(Ls, LsParameters), (Stat, StatParameters)])
+async def test_a_path_is_converted_once_and_admitted_once(
+    operation: Any, parameters: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session()
+    admitted: list[Any] = []
+
+    async def perform(pool: Pool, principal: Principal, work: Callable[[Any], Awaitable[Any]], *, retry: bool) -> Any:
+        return await work(session)
+
+    admit = System.admit
+
+    def counted(system: System, path: str | bytes) -> None:
+        admitted.append(path)
+        admit(system, path)
+
+    monkeypatch.setattr(System, "admit", counted)
+    monkeypatch.setattr(Pool, "perform", perform)
+    cluster = Cluster.model_validate(
+        {
+            "name": "demo",
+            "ssh": {"host": "127.0.0.1"},
+            "scheduler": {"type": "slurm", "version": "22.05.8"},
+            "file_systems": [{"path": "/scratch", "data_type": "scratch"}],
+            "restrict_paths": True,
+        }
+    )
+    system = System.from_settings(cluster, None)
+    verb = operation(parameters.model_validate({"path": "/scratch/\udcff"}), system.limits)
+    access = Access(Principal("alice", "token"), system)
+    await access.operate(verb)
+    with pytest.raises(BadRequest, match="enough"):
+        await access.perform(verb)
+    # It is the very same object all the way: nobody has made another of it.
+    (acted_on,) = session.asked
+    (seen,) = admitted
+    assert acted_on is seen is verb.parameters.path
+    outside = operation(parameters.model_validate({"path": "/etc"}), system.limits)
+    with pytest.raises(BadRequest, match="'/etc' is not in a file system of demo"):
+        await access.perform(outside)
