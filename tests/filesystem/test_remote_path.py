@@ -25,9 +25,16 @@ class Model(BaseModel):
     source: SourcePath = RemotePath(b"/")
 
 
-@pytest.mark.parametrize(
-    "name", [b"/a", b"/a/\xff\xfe", "/\u00fc/\U0001f600".encode(), b"/a//b/./c/", b"/" + b"x" * 4094]
-)
+NAMES = {
+    "plain": b"/a",
+    "not UTF-8": b"/a/\xff\xfe",
+    "UTF-8": "/\u00fc/\U0001f600".encode(),
+    "not normal": b"/a//b/./c/",
+    "the longest": b"/" + b"x" * 4094,
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
 def test_text_and_bytes_of_a_path_are_the_same_path(name: bytes) -> None:
     text = os.fsdecode(name)
     assert Model(path=text).path == encode_path(text) == remote_path(name) == name
@@ -35,7 +42,17 @@ def test_text_and_bytes_of_a_path_are_the_same_path(name: bytes) -> None:
     assert Model(path=text).model_dump()["path"] == text
 
 
-@pytest.mark.parametrize("text", ["", "a", "/a\0b", "/" + "x" * 4095, "/\udc00" * 2000, "/\ud800"])
+WRONG = {
+    "empty": "",
+    "relative": "a",
+    "NUL": "/a\0b",
+    "too long": "/" + "x" * 4095,
+    "too long in bytes": "/" + "\u20ac" * 1400,
+    "a surrogate of nothing": "/\ud800",
+}
+
+
+@pytest.mark.parametrize("text", WRONG.values(), ids=WRONG.keys())
 def test_what_no_path_can_be_is_refused_with_a_reason(text: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Model(path=text)
@@ -93,7 +110,7 @@ async def test_a_path_is_converted_once_and_admitted_once(
             "restrict_paths": True,
         }
     )
-    system = System.from_settings(cluster, None)
+    system = System.from_settings(cluster, None)  # type: ignore[arg-type]
     verb = operation(parameters.model_validate({"path": "/scratch/\udcff"}), system.limits)
     access = Access(Principal("alice", "token"), system)
     await access.operate(verb)

@@ -31,7 +31,7 @@ from hpcgate.ssh import preflight
 from hpcgate.ssh.nodes import Node
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.survey import Finding, survey
-from hpcgate.transfers.base import Script, TransferContext, TransferJob
+from hpcgate.transfers.base import Script, Service, Transfer, TransferContext, TransferJob
 
 LOOKED_FOR = 20
 """Channels after which it is not tried to open one more; sshd's own MaxSessions is 10."""
@@ -364,7 +364,9 @@ class _Walk:
 
 
 async def _stores(settings: Cluster, credentials: CredentialSource) -> list[Finding]:
-    stores = [way for way in settings.data_operation.data_transfer if way.service_type == "s3"]
+    ways = settings.data_operation.data_transfer
+    methods = [(way, plugin("hpcgate.transfers", way.service_type)) for way in ways]
+    stores = [(way, method, method.service) for way, method in methods if method.service is not None]
     if not stores:
         return []
     pool = Pool(settings.name, settings.ssh, credentials)
@@ -372,20 +374,19 @@ async def _stores(settings: Cluster, credentials: CredentialSource) -> list[Find
     async def no_job(principal: Principal, script: Script, account: str | None) -> TransferJob:
         raise CommandFailed("This is a check")
 
-    async def look(store: Any) -> Finding:
-        transfer = plugin("hpcgate.transfers", store.service_type)(store, TransferContext(settings.name, pool, no_job))
+    async def look(way: Any, method: type[Transfer], service: Service) -> Finding:
+        transfer = method(way, TransferContext(settings.name, pool, no_job))
         try:
             async with asyncio.timeout(LONGEST):
                 await transfer.ping()
         except (GatewayError, TimeoutError) as error:
-            advice = "see data_operation.data_transfer: private_url, region, access_key_id and secret_access_key"
-            return Finding(False, _words(error).rstrip("."), advice, "S3")
+            return Finding(False, _words(error).rstrip("."), service.advice, service.check)
         finally:
             await transfer.close()
-        return Finding(True, f"the object store {store.name} answers and accepts the key", check="S3")
+        return Finding(True, service.well.format(name=way.name), check=service.check)
 
     try:
-        return list(await asyncio.gather(*map(look, stores)))
+        return list(await asyncio.gather(*(look(*store) for store in stores)))
     finally:
         await pool.close()
 

@@ -130,8 +130,8 @@ class System:
             transfer = self.transfers[method]
         except KeyError:
             raise NoSuchTransfer(self.name, tuple(self.transfers)) from None
-        if method == "s3":
-            self.board.require(("s3",))
+        if transfer.service is not None:
+            self.board.require((transfer.service.name,))
         return transfer
 
     def admit(self, path: str | bytes) -> None:

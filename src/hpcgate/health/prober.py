@@ -3,7 +3,8 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,6 @@ JITTER = 0.1
 _DEFAULT_TIMEOUT = 10.0
 _IDLE = 1.0
 """Seconds that the probes' connection is kept once a round is over."""
-_S3 = "s3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +93,17 @@ class Prober:
             for file_system in settings.file_systems:
                 path = file_system.path.rstrip("/") or "/"
                 self._then.append(_Probe("filesystem", seconds["filesystem"], self._mount(path), path))
-        if _S3 in seconds:
-            around = TransferContext(self._name, self._pool, run_job)
-            for transfer in settings.data_operation.data_transfer:
-                if transfer.service_type == _S3:
-                    own = transfer.model_copy(update={"timeout": seconds[_S3]})
-                    self._storage.append(plugin("hpcgate.transfers", _S3)(own, around))
-            if self._storage:
-                self._apart.append(_Probe(_S3, seconds[_S3], self._stores))
+        around = TransferContext(self._name, self._pool, run_job)
+        behind: defaultdict[ServiceName, list[Transfer]] = defaultdict(list)
+        for transfer in settings.data_operation.data_transfer:
+            method: type[Transfer] = plugin("hpcgate.transfers", transfer.service_type)
+            service = method.service
+            if service is not None and service.name in seconds:
+                own = transfer.model_copy(update={"timeout": seconds[service.name]})
+                behind[service.name].append(method(own, around))
+        for name, methods in behind.items():
+            self._storage += methods
+            self._apart.append(_Probe(name, seconds[name], _pinging(methods)))
 
     def __repr__(self) -> str:
         return f"<Prober {self._name} every {self._interval:g} s>"
@@ -209,10 +212,6 @@ class Prober:
 
         return ask
 
-    async def _stores(self, _: Principal) -> None:
-        for transfer in self._storage:
-            await transfer.ping()
-
 
 def _seconds(probe: ProbingService) -> float:
     return _DEFAULT_TIMEOUT if probe.timeout is None else probe.timeout
@@ -229,3 +228,11 @@ def _own_pool(settings: Cluster, credentials: CredentialSource, login: float, co
         "failed_login_pause": 0,
     }
     return Pool(settings.name, settings.ssh.model_copy(update=own), credentials)
+
+
+def _pinging(methods: Sequence[Transfer]) -> Callable[[Principal], Awaitable[None]]:
+    async def ping(_: Principal) -> None:
+        for method in methods:
+            await method.ping()
+
+    return ping

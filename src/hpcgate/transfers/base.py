@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 from hpcgate.auth import Principal
 from hpcgate.config import TransferSettings
+from hpcgate.config.probing import ServiceName
 from hpcgate.errors import NotSupported
 from hpcgate.ssh.pool import Pool
 
@@ -196,6 +197,23 @@ class TransferContext:
         return Started(await self.run_job(principal, script, account), directives)
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a method stands on that may fail by itself, and is probed where `probing.services` has its name.
+
+    Attributes:
+        name: The name, in `probing.services` and in what is said of health.
+        check: What `hpcgate check --connect` calls it.
+        well: What it says if the service answers, with a place for the settings' ``name``.
+        advice: What it says to look at if not.
+    """
+
+    name: ServiceName
+    check: str
+    well: str
+    advice: str
+
+
 class Transfer(ABC):
     """A way to move files past the gateway. Found by the entry points ``hpcgate.transfers``, by ``service_type``.
 
@@ -203,11 +221,13 @@ class Transfer(ABC):
         Settings: The model of its settings.
         method: The name that requests use, as ``transferMethod``.
         keyed: Whether it hands a request's key on (`TransferContext.start`).
+        service: What it stands on, None for a method that is always there.
     """
 
     Settings: ClassVar[type[TransferSettings]]
     method: ClassVar[str]
     keyed: ClassVar[bool] = False
+    service: ClassVar[Service | None] = None
 
     @abstractmethod
     def __init__(self, settings: Any, context: TransferContext) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from hpcgate.auth import Principal
 from hpcgate.config import TransferSettings
 from hpcgate.errors import BadRequest, Forbidden
-from hpcgate.transfers.base import Directives, Download, Script, Started, Transfer, TransferContext, Upload
+from hpcgate.transfers.base import Directives, Download, Script, Service, Started, Transfer, TransferContext, Upload
 from hpcgate.transfers.ends import check_target, size_of_source
 from hpcgate.transfers.presigning import SIGNATURE, Signer
 from hpcgate.transfers.s3_jobs import EGRESS, INGRESS
@@ -61,6 +61,12 @@ class S3Transfer(Transfer):
 
     Settings: ClassVar[type[TransferSettings]] = S3Settings
     method: ClassVar[str] = "s3"
+    service: ClassVar[Service | None] = Service(
+        "s3",
+        "S3",
+        "the object store {name} answers and accepts the key",
+        "see data_operation.data_transfer: private_url, region, access_key_id and secret_access_key",
+    )
     keyed: ClassVar[bool] = True
 
     def __init__(self, settings: S3Settings, context: TransferContext) -> None:
