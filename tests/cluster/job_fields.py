@@ -58,6 +58,7 @@ ROWS = (
     row("begin", {"begin": BEGIN}, "--begin=now+1hour", StartTime="2096-.*"),
     row("requeue", {"requeue": True}, "--no-requeue", Requeue="1"),
     row("no requeue", {"requeue": False}, "--requeue", Requeue="0"),
+    row("comment", {"extra": {"slurm": {"comment": "mine"}}}, "--comment=other", Comment="mine"),
     row("own option", {"extra": {"slurm": {"nice": 17}}}, "--nice=3", Nice="17"),
 )
 """Each with a held script beside it."""

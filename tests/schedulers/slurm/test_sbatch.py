@@ -245,3 +245,30 @@ ELSEWHERE = Candidate("9", SINCE, "/e", "")
 def test_which_job_was_submitted(printed: str, queue: list[Candidate], wanted: str | None) -> None:
     said = parsed(printed, f"wrapper {SINCE}")
     assert chosen(queue, said, TAG, JobDescription("/d", script="")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("printed", "start"),
+    [
+        # 22.05 and 26.05, as they print with SLURM_TIME_FORMAT=%s, and 26.05 without.
+        ("sbatch: Job 579 to start at 1798131600 using 1 processors on nodes vm in partition part01", 1798131600),
+        ("sbatch: Job 579 to start at 1798131600 a using 1 processors on nodes vm in partition part01", 1798131600),
+        ("sbatch: Job 194 to start at 2026-11-22T21:05:34 a using 1 processors on nodes vm in partition part01", None),
+    ],
+)
+def test_what_sbatch_expects_is_read(printed: str, start: int | None) -> None:
+    said = sbatch.parse(f"{TAG.header} program \nsbatch: warning: a word\n{printed}\n", TAG)
+    told = sbatch.parse_test(said, JobDescription("/", script="x"))
+    assert (told.start, told.nodes, told.partition, told.processors) == (start, "vm", "part01", 1)
+    assert told.warnings == ("warning: a word",)
+
+
+def test_a_script_in_sbatchs_place_is_not_asked_for_a_dry_run(stand_in: Path) -> None:
+    """It may take no notice of what it is not to do."""
+    job = JobDescription(str(stand_in.parent), script="#!/bin/sh\n")
+    (stand_in / "arguments").unlink(missing_ok=True)
+    content = sbatch.stdin(job)
+    argv = whole(sbatch.test_command(job, TAG), len(content))
+    done = subprocess.run(argv, input=content, env={"PATH": f"{stand_in}:/usr/bin:/bin"}, capture_output=True)
+    assert done.returncode == sbatch.NO_PROGRAM
+    assert not (stand_in / "arguments").exists()

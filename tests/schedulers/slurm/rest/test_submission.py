@@ -248,6 +248,26 @@ def test_an_id_is_a_success_whatever_stands_beside_it(number: int, label: str) -
 
 
 @pytest.mark.parametrize(
+    ("number", "label", "words"),
+    [
+        (38, "submit-hold", "Job is in held state"),
+        (38, "submit-too-many-cpus", "Requested partition configuration not available now"),
+        (45, "submit-too-many-cpus", "Requested partition configuration not available now"),
+        (45, "submit-unknown-field", 'Ignoring unknown field "nosuchfield"'),
+        (45, "drained-submit", "Required node not available"),
+    ],
+)
+def test_what_is_said_beside_an_id_is_told(number: int, label: str, words: str) -> None:
+    entry = recorded(number, label)
+    assert any(words in warning for warning in submission.submitted(entry.status, entry.answer).warnings)
+
+
+def test_what_a_plug_in_of_the_site_tells_users_is_told() -> None:
+    answer = {"job_id": 7, "job_submit_user_msg": "Your quota is low\n", "warnings": [], "errors": []}
+    assert submission.submitted(200, answer).warnings == ("Your quota is low",)
+
+
+@pytest.mark.parametrize(
     ("number", "label"),
     [(38, "submit-too-many-cpus"), (45, "submit-too-many-cpus"), (45, "submit-unknown-field"), (45, "drained-submit")],
 )
