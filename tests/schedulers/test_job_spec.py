@@ -111,6 +111,15 @@ def test_what_pbs_cannot_do_is_refused_by_its_name(attributes: JobAttributes, li
         qsub.command(job(attributes, script), script.encode())
 
 
+@pytest.mark.parametrize("constraints", ["select=2:ncpus=1", "place=excl", "ncpus=4", "lic=1,mem=1gb"])
+def test_constraints_that_say_what_fields_say_are_refused(constraints: str) -> None:
+    with pytest.raises(BadRequest, match="constraints"):
+        qsub.command(replace(job(EXAMPLES["resources.nodeCount"]), constraints=constraints), SCRIPT.encode())
+    with pytest.raises(BadRequest, match="constraints"):
+        qsub.command(replace(job(EXAMPLES["duration"]), constraints="walltime=1"), SCRIPT.encode())
+    assert qsub.command(replace(job(EXAMPLES["duration"]), constraints=constraints), SCRIPT.encode())
+
+
 @pytest.mark.parametrize("name", sorted({*slurm.OWNED, "wra", "exp", "chd", "clus", "ge", "par"}))
 def test_what_is_the_gateway_s_own_is_not_overridden(name: str) -> None:
     with pytest.raises(BadRequest, match=f"extra.slurm.{name}"):

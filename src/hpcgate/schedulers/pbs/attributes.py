@@ -151,7 +151,7 @@ def arguments(attributes: JobAttributes, stated: Sequence[str] = (), *, gpus: st
 
     Args:
         attributes: The fields.
-        stated: What the script's directives, or the request's constraints, say behind ``-l``.
+        stated: What the script's directives say behind ``-l``.
         gpus: The site's name for GPUs as a resource.
 
     Raises:
@@ -173,6 +173,23 @@ def arguments(attributes: JobAttributes, stated: Sequence[str] = (), *, gpus: st
     return found
 
 
+def check_constraints(attributes: JobAttributes, constraints: str) -> None:
+    """Return if constraints, which are a resource list here, say nothing that the fields say as well.
+
+    Raises:
+        BadRequest: They do.
+    """
+    _check_list("constraints", constraints, attributes.asked())
+
+
+def _check_list(name: str, resources: str, asked: Mapping[str, object]) -> None:
+    names = {item.partition("=")[0].strip() for item in resources.split(",")}
+    if "walltime" in names and "duration" in asked:
+        raise BadRequest(f"{name}: the field duration of the request is for the same")
+    if names & _STATEMENTS and any(field.startswith("resources.") for field in asked):
+        raise BadRequest(f"{name}: the fields resources of the request are for the same")
+
+
 def _own(letter: str, value: Option, asked: Mapping[str, object]) -> list[str]:
     if letter in OWNED:
         raise BadRequest(f"{EXTRA}.{letter} is not taken: {OWNED[letter]}")
@@ -190,11 +207,7 @@ def _own(letter: str, value: Option, asked: Mapping[str, object]) -> list[str]:
     if letter == "W" and "depend" in text and "dependencies" in asked:
         raise BadRequest(f"{EXTRA}.W: the field dependencies of the request is for the same")
     if letter == "l":
-        names = {item.partition("=")[0].strip() for item in text.split(",")}
-        if "walltime" in names and "duration" in asked:
-            raise BadRequest(f"{EXTRA}.l: the field duration of the request is for the same")
-        if names & _STATEMENTS and any(field.startswith("resources.") for field in asked):
-            raise BadRequest(f"{EXTRA}.l: the fields resources of the request are for the same")
+        _check_list(f"{EXTRA}.l", text, asked)
     return [f"-{letter}"] if value is True else [f"-{letter}", text]
 
 

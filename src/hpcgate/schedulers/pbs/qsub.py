@@ -96,8 +96,8 @@ def command(job: JobDescription, content: bytes, tag: str | None = None, *, gpus
         value = getattr(job, attribute)
         if value:
             arguments += [option, value]
-    stated = [*script.resources(content), *(job.constraints or "").split(",")]
-    arguments += attributes.arguments(job.attributes, stated, gpus=gpus)
+    attributes.check_constraints(job.attributes, job.constraints or "")
+    arguments += attributes.arguments(job.attributes, script.resources(content), gpus=gpus)
     for argument in arguments:
         if "\0" in argument:
             raise BadRequest(f"A NUL character cannot be submitted: {argument!r}")
