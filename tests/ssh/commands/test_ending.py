@@ -87,6 +87,7 @@ esac
 # A Python that can make a virtual environment, and whose every program receives a file.
 PYTHON = """\
 #!/bin/dash
+[ "$1" != -I ] || shift
 case "$1 $2" in
   '-m venv') mkdir "$4/bin" && cp "$SHIMS/python" "$4/bin/python" ;;
   '-m pip') ;;
