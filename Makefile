@@ -51,7 +51,7 @@ test-recipes: $(READY) ## every recipe of the user guide, with the versions of t
 
 unit: $(READY) ## the tests that need nothing running
 	$(BIN)/python -m pytest -n $(WORKERS) -m unit --hypothesis-profile brief \
-	    $(addprefix tests/,admission api auth config credentials gateway health outbound rates schedulers telemetry)
+	    $(addprefix tests/,admission api auth config credentials gateway health outbound rates schedulers sharing telemetry)
 
 lint: $(READY) ## style, types and the import contracts
 	$(BIN)/ruff check .

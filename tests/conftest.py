@@ -48,7 +48,7 @@ LONG = {
 
 UNITS = {
     "admission", "api", "auth", "config", "credentials", "gateway", "health", "outbound", "rates", "schedulers",
-    "telemetry",
+    "sharing", "telemetry",
 }  # fmt: skip
 """Directories whose tests need nothing that runs, but for those that ask for a fixture of `RUNNING`."""
 LONGER = {"test_pages_in_browser", "test_damage", "test_receipts"}
