@@ -40,7 +40,8 @@ class Site:
         lines = [f"export {name}={shlex.quote(value)}" for name, value in (variables or {}).items()]
         for name, text in wrappers.items():
             wrapper = self.directory / name
-            wrapper.write_text("#!/bin/sh\n" + text.replace("{real}", program(name)) + "\n")
+            text = text.replace("{real}", program(name)).replace("{squeue}", program("squeue"))
+            wrapper.write_text(f"#!/bin/sh\n{text}\n")
             wrapper.chmod(0o755)
         if wrappers:
             lines.append(f"PATH={self.directory}:$PATH")
@@ -287,6 +288,32 @@ TRACKED = {
     "what lets no output through": 'exec {real} "$@" >/dev/null 2>&1',
     "a pipe that ends early": '{real} "$@" | head -c 1',
     "one that stays behind": '{real} "$@"; (sleep 4715 &)',
+    "the cluster's name behind the id": 'id=$({real} "$@") && echo "Submitted batch job $id on cluster demo"',
+    "a second attempt, after one that timed out": (
+        'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; '
+        'exec {real} "$@"'
+    ),
+    "a script that is rewritten": (
+        'f=$(mktemp); sed "s/#SBATCH --nothing//" >"$f"; {real} "$@" "$f"; status=$?; rm "$f"; exit $status'
+    ),
+    "an id with zeros before it": 'id=$({real} "$@") && printf "Submitted batch job %08d\\n" "$id"',
+    "an id as PBS writes it": 'id=$({real} "$@") && echo "$id.cluster.example.org"',
+    "an id in quotes": """id=$({real} "$@") && echo "job_id='$id'; partition='4711'" """,
+    "an answer in JSON of several lines": (
+        'id=$({real} "$@") && printf \'{\\n  "warnings": [4711],\\n  "job_id": %s\\n}\\n\' "$id"'
+    ),
+    "a table of the queue before": '{squeue}; exec {real} "$@"',
+    "bytes that are not UTF-8": 'printf "caf\\351 \\377\\376\\n"; exec {real} "$@"',
+    "NUL bytes": 'printf "a\\0b\\0\\n"; exec {real} "$@"',
+    "a link for the terminal": (
+        'id=$({real} "$@") && printf "\\033]8;;https://jobs.example.org/4711\\033\\\\%s\\033]8;;\\033\\\\\\n" "$id"'
+    ),
+    "another language": 'id=$({real} "$@") && echo "Auftrag $id wurde eingereicht, Kosten 4711"',
+    "a quiet sbatch": 'exec {real} --quiet "$@"',
+    "no standard error": 'exec {real} "$@" 2>&-',
+    "a lower priority": 'exec nice -n 5 {real} "$@"',
+    "a limit of time": 'exec timeout 60 {real} "$@"',
+    "a pipe that colours": '{real} "$@" | sed "s/^/INFO: /"',
 }
 """As `WRAPPERS`: what users of other gateways and workflow engines have met, from their trackers."""
 
@@ -629,6 +656,19 @@ QUERIES: dict[str, dict[str, str]] = {
     "sacct with a line before": {"sacct": 'echo "as of 12 s ago (4711)"; exec {real} "$@"'},
     "sacct that refuses": {"sacct": 'echo "The query is too wide, please give --starttime" >&2; exit 1'},
     "sacct that refuses and ends well": {"sacct": 'echo "The query is too wide, please give --starttime"'},
+    "squeue whose trailing blanks go": {"squeue": '{real} "$@" | sed "s/ *$//"'},
+    "squeue that is coloured": {"squeue": 'printf "\\033[1m"; {real} "$@"; printf "\\033[0m"'},
+    "squeue of one's own jobs": {"squeue": 'exec {real} --user="$(id -un)" "$@"'},
+    "squeue with a limit of time": {"squeue": 'exec timeout 60 {real} "$@"'},
+    "squeue that is asked too often": {
+        "squeue": 'echo "squeue: error: rate limit exceeded, retrying" >&2; exec {real} "$@"',
+    },
+    "sacct without steps": {"sacct": '{real} "$@" | grep -v extern'},
+    "scontrol that says which cluster": {"scontrol": 'echo "Using cluster demo"; exec {real} "$@"'},
+    "scancel that says what it did": {"scancel": '{real} "$@"; status=$?; echo "Job cancelled"; exit $status'},
+    "all of them with a lower priority": {
+        name: 'exec nice -n 5 {real} "$@"' for name in ("squeue", "sacct", "scontrol", "scancel", "sinfo", "sacctmgr")
+    },
     "scontrol that refuses": {"scontrol": 'echo "scontrol is for operators" >&2; exit 1'},
     "all of them with a line on both outputs": {
         name: 'echo "accounted"; echo "accounted" >&2; exec {real} "$@"'

@@ -116,6 +116,12 @@ def _scheduler() -> Iterable[str]:
     yield from _heading("Slurm: wrappers around what is asked", "Jobs are seen and cancelled all the same.")
     queries = [(name, _code(next(iter(shims.values())))) for name, shims in scheduler.QUERIES.items()]
     yield from _table(("it", "for instance"), queries)
+    yield from _heading(
+        "Slurm: tools that refuse",
+        "Squeue and sacct, scontrol, id, for `GET jobs`, `/status/…/nodes`, `partitions`, `reservations`, `userinfo`.",
+    )
+    refusals = [(name, _code(text), "503, 501 or 424, in its words") for name, (text, _) in scheduler.REFUSING.items()]
+    yield from _table(("it", "for instance", "what comes of it"), refusals)
     yield from _heading("Slurm: scancel and sacctmgr", "What a site has put in their place.")
     answers = [
         (f"scancel: {name}", _code(text), str(code)) for name, (text, code, _) in scheduler.CANCELLATIONS.items()

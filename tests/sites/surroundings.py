@@ -102,6 +102,19 @@ TOOLS: dict[str, Tools] = {
         {"perl": 'echo "perl: warning: Setting locale failed." >&2; exec {real} "$@"'}
     ),
     "python3 and perl that greet": Tools({name: 'echo "Loading"; exec {real} "$@"' for name in ("python3", "perl")}),
+    "a python3 that is too old": Tools(
+        {"python3": """echo '  File "<string>", line 1' >&2; echo 'SyntaxError: invalid syntax' >&2; exit 1"""}
+    ),
+    "a perl without its modules": Tools({"perl": """echo "Can't locate Fcntl.pm in @INC" >&2; exit 2"""}),
+    "groups without a name": Tools({"id": '{real} "$@"; echo "id: cannot find name for group ID 4711" >&2; exit 1'}),
+    "no lists of access": missing("getfacl", "setfacl"),
+    "compressors that talk": Tools({name: CHATTER for name in ("gzip", "bzip2", "xz")}),
+    "every tool at a lower priority": Tools(
+        {name: 'exec nice -n 5 {real} "$@"' for name in ("cat", "stat", "ls", "find", "mv", "dd", "tar", "sha256sum")}
+    ),
+    "tools that are started by their paths": Tools(
+        {name: 'exec {real} "$@"' for name in ("cat", "stat", "ls", "find", "mv", "dd", "tar", "head", "tail", "cp")}
+    ),
     "no find": missing("find", list_all="find", compress="find"),
     "no file": missing("file", file="file"),
     "no sha256sum": missing("sha256sum", checksum="sha256sum"),

@@ -87,12 +87,24 @@ HARMLESS = {
     "is from another system": "setenv LANG C; alias ll 'ls -l'; set path = (/bin)",
     "has Windows line ends": "export EDITOR=vi\r\nalias ll='ls -l'\r\nif [ -f x ]; then\r\n  echo\r\nfi\r",
     "begins with a byte order mark": "\ufeffexport EDITOR=vi",
+    "returns where nobody is to be asked": "[[ $- != *i* ]] && return; exec zsh -l",
+    "starts an agent": 'eval "$(ssh-agent -s -t 2)"',
+    "has arguments of its own": "set -- -c 'echo no' -- \"a b\"; shift",
+    "hides its own output": "exec 8>&1 >/dev/null; echo 4711; exec >&8 8>&-",
+    "makes functions read-only": "cat() { echo no; }; exec_() { :; }; readonly -f cat; export -f cat",
+    "disables built-in commands": "enable -n printf test [ kill echo pwd",
+    "remembers wrong places": "hash -p /nonexistent/cat cat; hash -p /nonexistent/sh sh",
+    "handles what is missing": "command_not_found_handle() { cat; }; export -f command_not_found_handle; x </dev/null",
+    "prints a box of its quota": "printf '\\xe2\\x94\\x8c quota: 4711 GB \\xe2\\x94\\x90\\n' >&2",
+    "has arrays and an odd IFS": "declare -a x=(1 2); export IFS=$'\\n:'; declare -A y=([a]=1); export x",
+    "cleans the environment": "unset $(compgen -v | grep -E '^(SSH_|LC_|LANG)') 2>/dev/null; unalias -a",
+    "has the manual's guard": "case $- in *i*) ;; *) return;; esac; cat",
     "sets a shell option that fails": "shopt -s nothing; set -o nothing; ulimit -n 99999999; ulimit -u unlimited",
 }
 AMID_SFTP = (
     "prints a number", "prints on both outputs", "prints no newline", "prints a megabyte", "prints NUL bytes",
     "prints another command's mark", "prints the command line", "counts on a terminal", "traps every command",
-    "clears the screen in colours",
+    "clears the screen in colours", "starts an agent",
 )  # fmt: skip
 """Those that print where an SFTP server which the shell starts would speak: what comes first is no SFTP."""
 # Where they do not read what is not theirs, they do no harm either; most wait for it until the end.
