@@ -17,6 +17,7 @@ NAMING = frozenset({"read_text", "read_bytes", "write_text", "write_bytes", "mks
 """Methods that take or are of a path."""
 
 OPENERS = {
+    "api/assets.py": "the files of pages, in directories that the program registers",
     "api/routes/pages.py": "pages and what belongs to them, of the package's own",
     "cli/token.py": "a token for hpcgate's own command line",
     "auth/jwks.py": "public_certs",
