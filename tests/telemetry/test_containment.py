@@ -51,6 +51,7 @@ TASKS = {
     "gateway/collector.py:monitored": "kept",
     "gateway/reload.py:reload": "reaped",
     "gateway/reload.py:tick": "contained in itself",
+    "schedulers/many.py:_follow": "awaited by the request",
     "schedulers/slurm/rest/backend.py:_each": "a group of the request",
     "schedulers/slurm/scheduler.py:_ask_both": "a group of the request",
     "schedulers/slurm/scheduler.py:_patiently": "a group of the request",
