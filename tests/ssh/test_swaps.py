@@ -162,7 +162,7 @@ class Scene:
             for path in precious.rglob("*"):
                 inside = path.relative_to(precious)
                 if "/" not in str(inside):
-                    (directory / name).symlink_to(path)
+                    (directory / inside).symlink_to(path)
             (directory / "new").symlink_to(precious / "d")
             (directory / PART).symlink_to(precious / "d" / PART)
         (top / "to-precious").symlink_to(precious)
