@@ -23,7 +23,7 @@ from hpcgate.demo.users import User
 from hpcgate.errors import GatewayError, NeverBegan
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
-from tests.sites.operations import OLD, OPERATIONS, STORED, Operation
+from tests.sites.operations import OLD, OPERATIONS, STORED, VERBS, Operation
 from tests.ssh.conftest import MakePool, make_pool, nodes, sshd
 from tests.ssh.nodes import LoginNodes, principal, processes
 
@@ -292,6 +292,33 @@ async def test_a_start_up_file_in_the_way(
         await pool.close()
         await account.is_alone()
         account.has_lost_nothing()
+
+
+CROSSED = ("runs another shell", "asks a question", "eats some bytes", "exits", "hangs", "joins its outputs")
+"""One of each kind of harm, which all operations meet; the others meet those above."""
+
+
+@pytest.mark.parametrize("way", ["SFTP", "commands"])
+@pytest.mark.parametrize("name", CROSSED)
+async def test_all_operations_come_right_or_name_the_start_up_file(
+    make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, name: str, way: str
+) -> None:
+    pool = pool_for(way, make_pool, sshd, behind, start_up=0.5)
+    # Side by side the others' files are in the list, too.
+    verbs = {verb: operation for verb, operation in VERBS.items() if verb != "list_all"}
+    with Account(nodes) as account:
+        account.place.chmod(0o777)
+        account.starts_with(HARMFUL[name])
+        async with pool.lease(principal(account.user)) as session:
+            results = await asyncio.gather(
+                *(operation(session, account.place) for operation in verbs.values()), return_exceptions=True
+            )
+        for verb, result in zip(verbs, results, strict=True):
+            assert result is None or isinstance(result, NeverBegan), (verb, result)
+        account.has_lost_nothing()
+        account.mend()
+        await pool.close()
+        await account.is_alone()
 
 
 @pytest.mark.parametrize("operation", ["run", "submit", "download"])
