@@ -13,14 +13,12 @@ from hpcgate.ssh.files.command_scripts import ADOPT, OVERWRITING, SHUT, STAYS
 from hpcgate.ssh.files.coreutils_errors import failure, quote_if_needed
 from hpcgate.ssh.files.footing import ENTER
 from hpcgate.ssh.files.protocol import temporary_name
+from hpcgate.ssh.files.tar_scripts import PACK
 from hpcgate.ssh.session import Session
 
-# The archive grows under a hidden name beside the target and takes the target's only when it is whole. Names reach tar
-# by --null and --verbatim-files-from, as on its command line it takes a backslash for an escape; before 1.29 it has
-# only --no-unquote for that, and may take a name that begins with a dash for an option. Neither the archive nor the old
-# one in its place becomes a member. tar's status 1 says that a file changed while it was read: no failure, unless it
-# became shorter, for then tar fills it up with zeros. The work is done in the background because a shell that waits for
-# a command in the foreground takes no notice of a signal.
+# The archive grows under a hidden name beside the target and takes the target's only when it is whole; neither it nor
+# the old one in its place becomes a member. The work is done in the background because a shell that waits for a command
+# in the foreground takes no notice of a signal.
 SCRIPT = (
     ENTER
     + ADOPT
@@ -30,21 +28,19 @@ SCRIPT = (
     + OVERWRITING
     + """\
 unset XZ_DEFAULTS XZ_OPT
-source=$1 parent=$2 name=$3 target=$4 new=$5 how=$6 follow=$7 pattern=$8 old=$9
-verbatim=--verbatim-files-from
-if ! tar "$verbatim" --version >/dev/null 2>&1; then
-  verbatim=
-  case $name in -*) name=./$name ;; esac
-fi
+source=$1 parent=$2 name=$3 target=$4 hidden=$5 option=$6 follow=$7 pattern=$8 member=$9
+"""
+    + PACK
+    + """\
 settle "$target"
 target=./$base
 if [ -d "$target" ]; then echo "tar: $4: Cannot open: Is a directory" >&2; exit 2; fi
 if [ -e "$target" ] && [ ! -f "$target" ]; then echo "Not a regular file" >&2; exit 2; fi
 stat -- "$source" >/dev/null || exit 2
-temporary=./$new
+temporary=./$hidden
 place=
 if stays "$target"; then place=yes; fi
-if [ -n "$place" ] && [ ! -w . ]; then temporary=$(elsewhere "$new"); fi
+if [ -n "$place" ] && [ ! -w . ]; then temporary=$(elsewhere "$hidden"); fi
 clear_up() { rm -f -- "$temporary"; }
 if [ -e "$target" ]; then
   shut "$temporary"
@@ -54,13 +50,6 @@ else
   set +C
   if [ ! -f /dev/fd/4 ]; then echo "tar: $4: Cannot open: File exists" >&2; exit 2; fi
 fi
-pack() {
-  said=$(tar -c $how $follow --force-local -f - --no-wildcards --no-anchored --exclude="$new" \
-    --anchored --exclude="$old" --no-unquote --null $verbatim "$@" -T - 2>&1 >&4)
-  status=$?
-  [ -z "$said" ] || printf '%s\\n' "$said" >&2
-  case $status-$said in 0-*) ;; 1-*': File shrank by '*) return 2 ;; 1-*) ;; *) return "$status" ;; esac
-}
 if [ -n "$pattern" ] && [ -d "$source" ]; then parent=$source; stat -- "$source/." >/dev/null || exit 2; fi
 work() {
   cd -- "$parent" || return 2

@@ -14,6 +14,7 @@ from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, NotSupported
 from hpcgate.ssh.files.command_scripts import ADOPT, OVERWRITING, STAYS
 from hpcgate.ssh.files.merging import MERGE
+from hpcgate.ssh.files.tar_scripts import PACK
 from hpcgate.transfers.base import BatchJob, JobLogs, Script, Submit, TransferJob
 from hpcgate.transfers.memo import written
 from hpcgate.transfers.script import STAGE, directives_for, job_script
@@ -108,10 +109,7 @@ rm -r -- "./$base" </dev/null || exit
 echo 'Files were successfully removed.'
 """
 
-# Names reach tar through --null and --verbatim-files-from: on its command line a backslash is an escape; before 1.29 it
-# has only --no-unquote for that, and may take a name that begins with a dash for an option. Neither the new archive
-# nor the old one becomes a member. tar's status 1 tells that a file changed while it was read, and the log has its
-# words; one that became shorter has been filled up with zeros, and is a failure.
+# Neither the new archive nor the old one becomes a member, and what tar says of changed files is in the log.
 _COMPRESS = f"""\
 {ADOPT}
 {STAGE}
@@ -122,19 +120,7 @@ if [ -e "./$base" ] && [ ! -f "./$base" ]; then fail "tar: $target: Not a regula
 stat -- "$source" >/dev/null || exit 2
 stage
 exec 4>./new
-verbatim=--verbatim-files-from
-if ! tar "$verbatim" --version >/dev/null 2>&1; then
-  verbatim=
-  case $name in -*) name=./$name ;; esac
-fi
-pack() {{
-  cd -- "$directory" || return 2
-  said=$(tar -c $option $follow --force-local -f - --no-wildcards --no-anchored --exclude="$hidden" \\
-    --anchored --exclude="$member" --no-unquote --null $verbatim "$@" -T - 2>&1 >&4)
-  status=$?
-  [ -z "$said" ] || printf '%s\\n' "$said" >&2
-  case $status-$said in 0-*) ;; 1-*': File shrank by '*) return 2 ;; 1-*) ;; *) return "$status" ;; esac
-}}
+{PACK}
 if [ -n "$pattern" ]; then
   if [ -d "$source" ]; then directory=$source; fi
   links=
@@ -143,9 +129,9 @@ if [ -n "$pattern" ]; then
     cd -- "$directory" || exit 2
     exec find $links . -name "$hidden" -prune -o -type f -regex "$pattern" -print0
   ) >./names || exit
-  (pack --no-recursion) <./names || exit
+  (cd -- "$directory" || exit 2; pack --no-recursion) <./names || exit
 else
-  printf '%s\\0' "$name" | (pack) || exit
+  printf '%s\\0' "$name" | (cd -- "$directory" || exit 2; pack) || exit
 fi
 if [ -e "../$base" ]; then adopt "../$base" ./new || exit; fi
 mv -f -T -- ./new "../$base" || exit
