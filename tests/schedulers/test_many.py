@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from hpcgate.errors import ConnectionLost, GatewayError
 from hpcgate.schedulers import many
-from hpcgate.schedulers.many import Command
+from hpcgate.schedulers.bulk import Commands
+from hpcgate.schedulers.many import UNKNOWN, Command
 from hpcgate.schedulers.submitting import Printed
 
 SHELLS = [path for path in ("/bin/dash", "/bin/bash") if Path(path).exists()]
 
 
-def run(shell: str, commands: list[Command], at_once: int = 3) -> list[Printed | None]:
+def run(shell: str, commands: list[Command], at_once: int = 3, **env: str) -> list[Printed | None]:
     last, content = many.composed(commands)
     argv = [shell, "-c", many._SCRIPT, "many", "header", str(at_once), str(last)]
-    done = subprocess.run(argv, stdin=_file(content), capture_output=True, check=True)
+    done = subprocess.run(argv, stdin=_file(content), capture_output=True, check=True, env={**os.environ, **env})
     assert done.stderr == b""
     return many.parsed(done.stdout.decode(), "header", len(commands))
 
@@ -73,3 +80,126 @@ def test_what_several_have_in_common_goes_once() -> None:
     long = "y" * 5000
     _, content = many.composed([Command(["sh", "-c", long, str(number)], script) for number in range(100)])
     assert len(content) < 20_000
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(("mode", "used"), [(0o700, True), (0o1777, True), (0o775, False), (0o777, False)])
+def test_nobody_else_can_exchange_what_is_run(shell: str, mode: int, used: bool, tmp_path: Path) -> None:
+    """Where others may rename what is the user's, nothing of it is kept."""
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    home.mkdir()
+    temporary.mkdir()
+    temporary.chmod(mode)
+    (found,) = run(shell, [Command(["readlink", "/proc/self/fd/0"])], HOME=str(home), TMPDIR=str(temporary))
+    assert found is not None
+    assert Path(found.text).parent.parent == (temporary if used else home)
+
+
+@dataclass
+class Shell:
+    """A process, as it is seen from here.
+
+    Attributes:
+        said: What it says at once.
+        then: What breaks it off after that.
+        ends: Whether it ends by itself.
+        rest: What it has still written when it is ended.
+        exit_status: How it ended.
+        closed: Whether its channel is.
+        error: Why its connection has ended.
+    """
+
+    said: str
+    then: GatewayError | None = None
+    ends: bool = False
+    rest: str = ""
+    exit_status: int | None = None
+    closed: bool = False
+    error: Exception | None = None
+
+    async def output(self) -> AsyncGenerator[bytes]:
+        if not self.closed:
+            yield self.said.encode()
+            if self.then is not None:
+                raise self.then
+            if not self.ends:
+                await asyncio.Event().wait()
+        elif self.rest:
+            yield self.rest.encode()
+
+    async def feed_block(self, block: bytes) -> bool:
+        return True
+
+    def feed_end(self) -> None:
+        pass
+
+    async def ended(self) -> int:
+        return 0
+
+
+class LoginNode:
+    """A pool, and its session, whose processes are these shells, one after another."""
+
+    def __init__(self, *shells: Shell) -> None:
+        self.shells = list(shells)
+
+    async def perform(self, _: object, work: Callable[[Any], Awaitable[Any]], *, retry: bool) -> Any:
+        assert not retry
+        return await work(self)
+
+    @asynccontextmanager
+    async def process(self, argv: list[str], **_: object) -> AsyncIterator[Shell]:
+        shell = self.shells.pop(0)
+        shell.said = shell.said.replace("HEADER", argv[-3])
+        shell.rest = shell.rest.replace("HEADER", argv[-3])
+        try:
+            yield shell
+        finally:
+            shell.closed = True
+
+
+LOST = ConnectionLost("The connection is gone")
+ONE = "HEADER begin 1\nHEADER out 1\n1\nHEADER end 1 0\n"
+DONE = Printed("1", 0)
+BROKEN: dict[str, tuple[list[Shell], list[Printed | None]]] = {
+    "the connection breaks": (
+        [Shell(f"{ONE}HEADER begin 2\n", then=LOST)],
+        [DONE, UNKNOWN, UNKNOWN],
+    ),
+    "the connection breaks, though the end has come": (
+        [Shell(ONE, then=LOST, exit_status=1, error=ConnectionResetError())],
+        [DONE, UNKNOWN, UNKNOWN],
+    ),
+    "one takes too long, and one more has begun meanwhile": (
+        [Shell("HEADER begin 1\n", rest="HEADER begin 2\n", exit_status=1), Shell(ONE, ends=True, exit_status=0)],
+        [UNKNOWN, UNKNOWN, DONE],
+    ),
+    "one takes too long, and cannot be ended": (
+        [Shell("HEADER begin 1\n")],
+        [UNKNOWN, UNKNOWN, UNKNOWN],
+    ),
+    "the connection breaks with those that are begun later": (
+        [Shell("HEADER begin 1\n", exit_status=1), Shell("", then=LOST)],
+        [UNKNOWN, UNKNOWN, UNKNOWN],
+    ),
+    "there is no room after the first": (
+        [Shell(ONE, ends=True, exit_status=1), Shell("", ends=True, exit_status=1)],
+        [DONE, None, None],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", BROKEN)
+async def test_what_may_have_begun_is_not_begun_again(how: str) -> None:
+    shells, found = BROKEN[how]
+    node = LoginNode(*shells)
+    commands = [Command(["sbatch", str(number)]) for number in range(3)]
+    assert await Commands(cast("Any", node), 0.01, {}, 1).run(cast("Any", None), commands) == found
+    assert node.shells == []
+
+
+async def test_of_what_is_lost_with_its_connection_nothing_is_known() -> None:
+    node = LoginNode(Shell("", then=LOST), Shell(ONE, ends=True, exit_status=0))
+    with pytest.raises(ConnectionLost):
+        await Commands(cast("Any", node), 0.01, {}, 1).run(cast("Any", None), [Command(["sbatch"])])
+    assert len(node.shells) == 1

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from hpcgate.auth import Principal
-from hpcgate.errors import GatewayError
-from hpcgate.schedulers.many import Command, each, not_begun, run_many
+from hpcgate.errors import ConnectionLost, GatewayError, TimedOut
+from hpcgate.schedulers.many import UNKNOWN, Command, each, not_begun, run_many
 from hpcgate.schedulers.once import Claim, Claimed, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once
 from hpcgate.schedulers.submitting import Printed
@@ -62,9 +62,10 @@ class Commands:
     async def run(
         self, principal: Principal, commands: Sequence[Command], without: Steering | None = None, prelude: str = ""
     ) -> list[Printed | None]:
-        """Run commands, each once, and return what became of each; None of one that was not begun.
+        """Run commands, each at most once, and return what became of each; None of one that certainly has not begun.
 
         Raises:
+            ConnectionLost, TimedOut: They may have been begun, and nothing is known of any.
             GatewayError: None was begun.
         """
         found: list[Printed | None] = [None] * len(commands)
@@ -87,9 +88,11 @@ class Commands:
 
             try:
                 printed = await self._pool.perform(principal, work, retry=False)
-            except GatewayError:
+            except GatewayError as error:
                 if len(left) == len(commands):
                     raise
+                if isinstance(error, ConnectionLost | TimedOut):
+                    found = [UNKNOWN if one is None else one for one in found]
                 break
             for number, one in zip(left, printed, strict=True):
                 found[number] = one

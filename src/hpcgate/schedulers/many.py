@@ -19,6 +19,7 @@ from hpcgate.errors import GatewayError, NoSpace, SchedulerUnavailable, TimedOut
 from hpcgate.schedulers.submitting import Printed, whole
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS, Steering
+from hpcgate.ssh.commands.temporary import SAFE
 from hpcgate.ssh.session import Session
 
 MAX: Final = 16 * 1024 * 1024
@@ -30,10 +31,11 @@ LONG: Final = 256
 _NO_ROOM = "hpcgate: no room for the input: "
 
 _SCRIPT = (
-    f"{KEEPING_FUNCTIONS}cat dd mktemp printf read rm sh test wait [; set +aefuC; "
-    "exec 2>&1; _hpcgate_place=; "
+    f"{KEEPING_FUNCTIONS}cat dd ls mktemp printf read rm sh test wait [; set +aefuC; "
+    f"exec 2>&1; _hpcgate_place=; {SAFE}"
     "trap '[ -z \"$_hpcgate_place\" ] || rm -rf -- \"$_hpcgate_place\"' EXIT; trap 'exit 1' HUP INT TERM; "
-    "_hpcgate_place=$(mktemp -d 2>/dev/null) || _hpcgate_place=$(mktemp -d -p ~ 2>/dev/null) || "
+    '_hpcgate_place=$(mktemp -d -p "$(_hpcgate_temporary)" 2>/dev/null) || '
+    "_hpcgate_place=$(mktemp -d -p ~ 2>/dev/null) || "
     f'{{ printf "{_NO_ROOM}"; exit 1; }}; '
     "_hpcgate_header=$1 _hpcgate_most=$2 _hpcgate_last=$3 _hpcgate_k=0 _hpcgate_n=0 _hpcgate_f=0; "
     'while [ "$_hpcgate_k" -le "$_hpcgate_last" ]; do read -r _hpcgate_size; '
@@ -83,6 +85,10 @@ def composed(commands: Sequence[Command], without: Steering | None = None, prelu
     return len(blocks), content
 
 
+UNKNOWN: Final = Printed("", None, timed_out=True)
+"""What became of a command that may have been begun."""
+
+
 def parsed(text: str, header: str, count: int) -> list[Printed | None]:
     """Return what became of each command: None of one that was not begun; without a status of one that has no end."""
     found: list[Printed | None] = [None] * count
@@ -90,7 +96,7 @@ def parsed(text: str, header: str, count: int) -> list[Printed | None]:
     for mark, following in itertools.zip_longest(marks, marks[1:]):
         number = int(mark[2]) - 1
         if mark[1] == "begin" and found[number] is None:
-            found[number] = Printed("", None, timed_out=True)
+            found[number] = UNKNOWN
         elif mark[1] == "out" and following is not None and following[1] == "end" and following[2] == mark[2]:
             found[number] = Printed(text[mark.end() : following.start()].removesuffix("\n"), int(following[3] or 0))
     return found
@@ -108,7 +114,9 @@ async def run_many(
 ) -> list[Printed | None]:
     """Run commands, some at a time, and return what became of each, in order.
 
-    Those of which nothing is known when the connection breaks, or when one of them takes too long, have no status.
+    Those of which it is not known what became of them have no status. Where the connection breaks these are all that
+    have not ended: the login node may have gone on. What has taken too long is ended, and has said by then what it has
+    begun.
 
     Args:
         session: Where.
@@ -121,22 +129,41 @@ async def run_many(
 
     Raises:
         NoSpace: The login node has no room for what they read; none was run.
+        ConnectionLost, TimedOut: They may have been run, and nothing is known of any.
         GatewayError: None was run.
     """
     header = f"many-{secrets.token_hex(8)}"
     last, content = composed(commands, without, prelude)
     argv = whole(["sh", "-c", _SCRIPT, called(commands), header, str(at_once), str(last)], len(content))
     output = bytearray()
+    process: Process | None = None
+    failure: GatewayError | None = None
     try:
         async with session.process(argv, stall=seconds, opening=seconds, env=dict(env)) as process:
             await _follow(process, content, seconds, output)
-    except GatewayError:
-        if f"{header} begin ".encode() not in output:
-            raise
+    except GatewayError as error:
+        failure = error
+    told_all = process is not None and await _take_rest(process, output)
     text = output.decode("utf-8", "replace")
+    if failure is not None and f"{header} begin " not in text:
+        raise failure
     if header not in text and _NO_ROOM in text:
         raise NoSpace("The login node has no room for what was sent, and nothing was done")
-    return parsed(text, header, len(commands))
+    found = parsed(text, header, len(commands))
+    return found if told_all else [UNKNOWN if one is None else one for one in found]
+
+
+async def _take_rest(process: Process, output: bytearray) -> bool:
+    """Take what a process that was ended has written until then; say whether that is all that it has written."""
+    if not process.closed:
+        return False
+    try:
+        async for block in process.output():
+            output += block
+    except GatewayError:
+        return False
+    # A status comes from a login node that has seen the end, and behind it nothing is lost but with the connection.
+    return process.exit_status is not None and process.error is None
 
 
 def called(commands: Sequence[Command]) -> str:
