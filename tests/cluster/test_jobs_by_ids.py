@@ -1,11 +1,13 @@
-"""Many jobs by their ids in one request, on the real Slurm."""
+"""Many jobs by their ids in one request, and page by page, on the real Slurm."""
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from hpcgate.api.routes.jobs import MAX_IDS, wanted
 from hpcgate.errors import BadRequest
+from hpcgate.schedulers.paging import MAX_LIMIT
 from tests.people import Person
 
 
@@ -72,3 +74,66 @@ def test_no_ids(text: str) -> None:
     """A list of ids that is none is 400."""
     with pytest.raises(BadRequest):
         wanted(text)
+
+
+def test_jobs_page_by_page(alice: Person) -> None:
+    name = f"paged-{uuid4().hex[:8]}"
+    hold = f"#!/bin/sh\n#SBATCH --hold\n#SBATCH --job-name={name}\n"
+    ids = [submit(alice, hold) for _ in range(3)]
+    array = submit(alice, hold + "#SBATCH --array=1,3\n")
+    try:
+        whole = ask(alice, name=name).json()
+        assert list(whole) == ["jobs"]
+        pages: list[Any] = []
+        cursor: dict[str, str] = {}
+        for _ in range(4):
+            answer = ask(alice, name=name, limit="2", **cursor)
+            assert answer.status_code == 200, answer.text
+            pages.append(answer.json())
+            if pages[-1]["nextCursor"] is None:
+                break
+            cursor = {"cursor": pages[-1]["nextCursor"]}
+        assert [list(page) for page in pages] == [["jobs", "nextCursor"]] * 2
+        assert [job for page in pages for job in page["jobs"]] == whole["jobs"]
+        assert [job["jobId"].partition("_")[0] for job in whole["jobs"]] == [*ids, array]
+        # The job where the first page ended has gone meanwhile.
+        alice.http.delete(f"/compute/demo/jobs/{ids[1]}")
+        rest = ask(alice, name=name, limit="2", cursor=pages[0]["nextCursor"], fields="jobId").json()
+        assert [job["jobId"].partition("_")[0] for job in rest["jobs"]] == [ids[2], array]
+        assert ask(alice, name=name, fields="jobId, name").json() == {
+            "jobs": [{"jobId": job["jobId"], "name": name} for job in whole["jobs"]]
+        }
+        one = ask(alice, ids=f"{ids[0]},x", fields="status").json()
+        assert [list(job) for job in one["jobs"]] == [["status"]]
+        assert one["jobs"][0]["status"] == whole["jobs"][0]["status"]
+        assert [list(job) for job in one["notShown"]] == [["jobId", "status", "message"]]
+    finally:
+        for job_id in (*ids, array):
+            alice.http.delete(f"/compute/demo/jobs/{job_id}")
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ({"limit": "0"}, "limit"),
+        ({"limit": "-1"}, "limit"),
+        ({"limit": "many"}, "limit"),
+        ({"limit": "1e3"}, "limit"),
+        ({"limit": str(MAX_LIMIT + 1)}, "limit"),
+        ({"limit": ""}, "limit"),
+        ({"limit": "1", "cursor": "no-cursor"}, "cursor"),
+        ({"limit": "1", "cursor": ""}, "cursor"),
+        ({"cursor": "MSAx"}, "cursor"),
+        ({"ids": "1", "limit": "1"}, "ids"),
+        ({"fields": ""}, "fields"),
+        ({"fields": "jobId,colour"}, "colour"),
+        ({"fields": "job_id"}, "job_id"),
+        ({"fields": "x" * 2000}, "fields"),
+        ({"ids": "1", "fields": "colour"}, "colour"),
+    ],
+    ids=lambda value: "-".join(value)[:40] if isinstance(value, dict) else value,
+)
+def test_what_is_no_page_is_refused_by_its_name(alice: Person, query: dict[str, str], named: str) -> None:
+    answer = ask(alice, **query)
+    assert answer.status_code == 400, answer.text
+    assert named in answer.text

@@ -5,12 +5,18 @@ from collections.abc import Mapping
 
 from fastapi import Response
 from pydantic import BaseModel
+from pydantic.main import IncEx
 from starlette.types import Receive, Scope, Send
 
 
 def encoded(body: BaseModel) -> bytes:
     """Return a model as JSON text, by its wire names."""
     return body.__pydantic_serializer__.to_json(body, by_alias=True)
+
+
+def encoded_in_part(body: BaseModel, include: IncEx | None) -> bytes:
+    """Return what was set of a model as JSON text, and of that what is to be included."""
+    return body.__pydantic_serializer__.to_json(body, by_alias=True, exclude_unset=True, include=include)
 
 
 def json_bytes(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -84,9 +84,10 @@ class JobNotShown(Wire):
 
 
 class GetJobsResponse(GetJobResponse):
-    """Jobs, and those that were asked for by their ids and are not there."""
+    """Jobs, those that were asked for by their ids and are not there, and where the next page begins."""
 
     not_shown: list[JobNotShown] | None = Field(None, description="With ids: those that are not among the jobs")
+    next_cursor: str | None = Field(None, description="With limit: the cursor of the next page, null on the last one")
 
 
 class JobMetadataModel(Wire):

@@ -2,6 +2,8 @@
 
 import re
 from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -14,11 +16,12 @@ from hpcgate.api.job_requests import dry_run as rehearse
 from hpcgate.api.job_requests import submit
 from hpcgate.api.json_bodies import MAX_JOB, json_body
 from hpcgate.api.models import jobs as models
-from hpcgate.api.responses import encoded, json_bytes
+from hpcgate.api.responses import encoded, encoded_in_part, json_bytes
 from hpcgate.api.terms import BY_SCHEDULER, Terms, on
 from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import Job, JobQuery, Jobs
+from hpcgate.schedulers.paging import MAX_LIMIT, Cursor, Page, page
 
 router = APIRouter(prefix="/compute/{system_name}/jobs", tags=["compute"])
 
@@ -60,10 +63,14 @@ _encodings = _Encodings(8 * 1024 * 1024)
 
 
 def _answer(jobs: Jobs) -> Response:
+    return json_bytes(_encodings.of(jobs.jobs), headers=_headers(jobs))
+
+
+def _headers(jobs: Jobs) -> dict[str, str]:
     headers = {AGE: str(int(jobs.age))}
     if jobs.missing:
         headers[MISSING] = ", ".join(jobs.missing)
-    return json_bytes(_encodings.of(jobs.jobs), headers=headers)
+    return headers
 
 
 @on(Terms(Group.COMPUTE_SUBMIT, BY_SCHEDULER, limit=MAX_JOB))
@@ -105,6 +112,17 @@ class JobsParameters(BaseModel):
             description="Only these jobs: up to 1,000 ids with commas between them",
         ),
     ] = None
+    limit: Annotated[
+        int | None,
+        Field(ge=1, le=MAX_LIMIT, description="At most so many jobs, in the order of their ids"),
+    ] = None
+    cursor: Annotated[
+        str | None, Field(description="The nextCursor of the page before, for the one that follows; with limit")
+    ] = None
+    fields: Annotated[
+        str | None,
+        Field(max_length=1024, description="Only these fields of each job, with commas between their names"),
+    ] = None
 
 
 MAX_IDS = 1000
@@ -131,8 +149,32 @@ def wanted(ids: str) -> tuple[str, ...]:
 
 _BRACKET = re.compile(r"([\[\]])")
 
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {field.alias or name: name for name, field in models.JobModel.model_fields.items()}
+)
+"""The attributes of a job by their names on the wire."""
 
-async def _named(access: Access, ids: tuple[str, ...]) -> Response:
+
+def chosen(fields: str) -> set[str]:
+    """Return the attributes of a job that a list of fields names.
+
+    Raises:
+        BadRequest: There is none, or one that jobs do not have.
+    """
+    names = dict.fromkeys(part for each in fields.split(",") if (part := each.strip()))
+    unknown = ", ".join(name for name in names if name not in _NAMES)
+    if unknown or not names:
+        known = ", ".join(_NAMES)
+        raise BadRequest(f"fields: {f'jobs have no {unknown}' if unknown else 'none is named'}; there are {known}")
+    return {_NAMES[name] for name in names}
+
+
+def _only(attributes: set[str] | None) -> dict[str, Any] | None:
+    """Return what of an answer is encoded, for pydantic; None for all of it."""
+    return None if attributes is None else {"jobs": {"__all__": attributes}, "not_shown": True, "next_cursor": True}
+
+
+async def _named(access: Access, ids: tuple[str, ...], attributes: set[str] | None) -> Response:
     """Return jobs by their ids, asked for in one query."""
     found = await access.system.scheduler.several(access.principal, ids)
     shown: dict[str, Job] = {}
@@ -149,26 +191,45 @@ async def _named(access: Access, ids: tuple[str, ...]) -> Response:
         jobs=[models.JobModel.model_validate(job) for job in shown.values()], not_shown=not_shown
     )
     headers = {AGE: "0"} | ({MISSING: ", ".join(lacking)} if lacking else {})
-    return json_bytes(encoded(body), headers=headers)
+    return json_bytes(encoded_in_part(body, _only(attributes)), headers=headers)
+
+
+def _part(jobs: Jobs, limit: int | None, cursor: Cursor | None, attributes: set[str] | None) -> Response:
+    """Return one page of a list, or some fields of all of it."""
+    found = Page(jobs.jobs, None) if limit is None else page(jobs.jobs, limit, cursor)
+    body = models.GetJobsResponse(jobs=[models.JobModel.model_validate(job) for job in found.jobs])
+    if limit is not None:
+        body.next_cursor = None if found.after is None else str(found.after)
+    return json_bytes(encoded_in_part(body, _only(attributes)), headers=_headers(jobs))
 
 
 @on(Terms(Group.COMPUTE_READ, BY_SCHEDULER, direct=True))
 @router.get("", response_model=models.GetJobsResponse, openapi_extra=described(JobsParameters))
 async def get_jobs(request: Request, system_name: str) -> Response:
-    """List jobs: pending and running ones always, finished ones within the window; or those with these ids."""
+    """List jobs: pending and running ones always, finished ones within the window; or those with these ids.
+
+    With a limit there is one page of them; nextCursor is the cursor of the next one, and null after the last.
+    """
     access = access_of(request)
     asked = read_query(JobsParameters, request.query_params)
+    attributes = None if asked.fields is None else chosen(asked.fields)
     if asked.ids is not None:
         if asked.account or asked.name:
             raise BadRequest("ids: jobs are asked for by their ids, or by account and name")
-        return await _named(access, wanted(asked.ids))
+        if asked.limit is not None or asked.cursor is not None:
+            raise BadRequest("ids: jobs are asked for by their ids, or page by page with limit and cursor")
+        return await _named(access, wanted(asked.ids), attributes)
+    if asked.cursor is not None and asked.limit is None:
+        raise BadRequest("cursor: there are pages only with a limit")
+    cursor = None if asked.cursor is None else Cursor.read(asked.cursor)
     query = JobQuery(
         all_users=asked.allusers,
         account=asked.account or None,
         name=asked.name or None,
         window=asked.time_window.value,
     )
-    return _answer(await access.system.scheduler.jobs(access.principal, query))
+    jobs = await access.system.scheduler.jobs(access.principal, query)
+    return _answer(jobs) if asked.limit is None and attributes is None else _part(jobs, asked.limit, cursor, attributes)
 
 
 @on(Terms(Group.COMPUTE_READ, BY_SCHEDULER, direct=True))
