@@ -17,12 +17,16 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from starlette.types import Message, Receive, Scope, Send
 from structlog.processors import TimeStamper, add_log_level
 
 from hpcgate.auth import Principal
 from hpcgate.config import LoggerSettings
 from hpcgate.config.audit import AuditSettings
 from hpcgate.credentials.base import Credential
+from hpcgate.http import envelope
+from hpcgate.http.envelope import Envelope
+from hpcgate.http.request_log import RequestLines
 from hpcgate.server.logs import _RENDERERS, Lines, PlainLines, configure_logging
 from hpcgate.telemetry import journal
 from hpcgate.telemetry.audit import AuditFile
@@ -223,3 +227,33 @@ def test_the_access_log_has_the_level_info(level: str, there: bool, capsys: pyte
     configure_logging(LoggerSettings.model_validate({"level": level}))
     structlog.get_logger("hpcgate.access").info("http.request", path="/a")
     assert ('"http.request"' in capsys.readouterr().out) is there
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_header_that_is_replaced_is_told_of(
+    form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is not a line of the access log, which takes those of requests alone."""
+    configure_logging(LoggerSettings.model_validate({"format": form}))
+    # Another test may have had it bound to other settings.
+    monkeypatch.setattr(envelope, "log", structlog.get_logger(*envelope.log._logger_factory_args))
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-odd", b"a\nb")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asked: Scope = {"type": "http", "method": "GET", "path": "/odd", "headers": [], "state": {}}
+    asyncio.run(Envelope(app, app_version="2.5.7", lines=RequestLines(access=False))(asked, receive, send))
+    # The main thread waits for it, and so for the line before it.
+    structlog.get_logger("hpcgate.test").info("behind")
+    written = capsys.readouterr().out
+    assert (b"x-odd", b"a?b") in sent[0]["headers"]
+    assert "http.header_replaced" in written
+    assert "/odd" in written

@@ -21,7 +21,7 @@ from hpcgate.http.request_log import Ended, RequestLines
 from hpcgate.telemetry.containment import FAULTS
 from hpcgate.telemetry.journal import Journal
 
-log = structlog.get_logger("hpcgate.access")
+log = structlog.get_logger(__name__)
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
