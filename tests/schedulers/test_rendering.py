@@ -1,5 +1,6 @@
 """The script of a program, run by each kind of sh: no word of the request is anything but data."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -50,6 +51,18 @@ def test_the_program_s_status_is_the_job_s(tmp_path: Path) -> None:
     refused = Program("echo", ("ran",), pre_launch=str(post))
     done = subprocess.run(["sh", "-c", rendered(refused, ())], capture_output=True)
     assert (done.returncode, done.stdout) == (1, b"after\n")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("word", ["exit", "exec", "if", "{", "!", "A=b", "_hpcgate_status=1"])
+@pytest.mark.parametrize("sourced", [False, True])
+def test_a_program_s_name_is_no_word_of_the_shell(shell: str, word: str, sourced: bool, tmp_path: Path) -> None:
+    """Whether something comes after it or not: there is no such program, and what follows it is not run in its place."""
+    post = tmp_path / "post.sh"
+    post.write_text("echo after\n")
+    program = Program(word, ("echo", "ran"), post_launch=str(post) if sourced else None)
+    done = subprocess.run([shell, "-c", rendered(program, ())], capture_output=True, env={"PATH": os.environ["PATH"]})
+    assert (done.returncode, done.stdout) == (127, b"after\n" if sourced else b"")
 
 
 def test_what_cannot_be_launched_is_refused_by_its_name() -> None:

@@ -56,5 +56,6 @@ def rendered(program: Program, launcher: Sequence[str], cpus: int | None = None)
     if program.post_launch is None:
         lines.append(f"exec {command}")
     else:
-        lines += [command, "_hpcgate_status=$?", f". {shlex.quote(program.post_launch)}", 'exit "$_hpcgate_status"']
+        # By exec a name is a program's, and no word of the shell's own.
+        lines += [f"(exec {command})", "_hpcgate_status=$?", f". {shlex.quote(program.post_launch)}", 'exit "$_hpcgate_status"']
     return "\n".join(lines) + "\n"
