@@ -57,7 +57,7 @@ def test_the_program_s_status_is_the_job_s(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", ["exit", "exec", "if", "{", "!", "A=b", "_hpcgate_status=1"])
 @pytest.mark.parametrize("sourced", [False, True])
 def test_a_program_s_name_is_no_word_of_the_shell(shell: str, word: str, sourced: bool, tmp_path: Path) -> None:
-    """Whether something comes after it or not: there is no such program, and what follows it is not run in its place."""
+    """There is no such program, whether something comes after it or not, and its argument is not run in its place."""
     post = tmp_path / "post.sh"
     post.write_text("echo after\n")
     program = Program(word, ("echo", "ran"), post_launch=str(post) if sourced else None)

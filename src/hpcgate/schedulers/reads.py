@@ -38,7 +38,7 @@ from hpcgate.sharing.tasks import Tasks
 from hpcgate.ssh.errors import fresh_copy
 from hpcgate.telemetry.base import SILENT, Telemetry
 from hpcgate.telemetry.containment import contained
-from hpcgate.telemetry.journal import note_job
+from hpcgate.telemetry.journal import note_job, note_jobs
 
 PATIENCE = 0.2
 """Seconds that jobs are gathered for the next query while one is under way; then they no longer wait for it."""
@@ -173,12 +173,12 @@ class SharedReads(Scheduler):
     ) -> list[Submitted | GatewayError]:
         """Submit jobs by the backend."""
         found = await self._write("submit", principal, self.backend.submit_many(principal, wanted))
-        note_job(",".join(one.job_id for one in found if isinstance(one, Submitted)))
+        note_jobs(one.job_id for one in found if isinstance(one, Submitted))
         return found
 
     async def cancel_many(self, principal: Principal, job_ids: Sequence[str]) -> list[GatewayError | None]:
         """Cancel jobs by the backend."""
-        note_job(",".join(job_ids))
+        note_jobs(job_ids)
         return await self._write("cancel", principal, self.backend.cancel_many(principal, job_ids))
 
     async def cancel(self, principal: Principal, job_id: str) -> None:

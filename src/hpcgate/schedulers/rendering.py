@@ -57,5 +57,6 @@ def rendered(program: Program, launcher: Sequence[str], cpus: int | None = None)
         lines.append(f"exec {command}")
     else:
         # By exec a name is a program's, and no word of the shell's own.
-        lines += [f"(exec {command})", "_hpcgate_status=$?", f". {shlex.quote(program.post_launch)}", 'exit "$_hpcgate_status"']
+        lines += [f"(exec {command})", "_hpcgate_status=$?"]
+        lines += [f". {shlex.quote(program.post_launch)}", 'exit "$_hpcgate_status"']
     return "\n".join(lines) + "\n"

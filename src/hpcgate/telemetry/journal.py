@@ -7,12 +7,14 @@ a journal is closed when its request ends, and says nothing more. It is for logs
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 MAX_ENTRIES = 100
 """Commands, requests or paths that are noted of one request."""
+MAX_JOB_ID = 300
+"""Characters of what a client calls the id of a job: a number, brackets, and the name of a host."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,7 +28,7 @@ class Journal:
         operation: Method and route, once it is known that the request acts on a system.
         group: The group of operations that the route belongs to (`hpcgate.config.groups.Group`).
         paths: The paths that it acts on; None if nobody wants to know.
-        job_id: The job that it acts on, or that it has made.
+        job_id: The job that it acts on, or that it has made; of several all, with commas between them.
         backend: The commands and HTTP requests that it took; None if nobody wants to know.
         required: Groups of operations that are refused if they cannot be recorded (`hpcgate.config.groups.Group`).
         open: Whether the request still goes on.
@@ -86,3 +88,11 @@ def note_job(job_id: str) -> None:
     journal = current.get()
     if journal is not None:
         journal.job_id = job_id
+
+
+def note_jobs(job_ids: Iterable[str]) -> None:
+    """Note further jobs that the request acts on, or has made."""
+    journal = current.get()
+    if journal is not None:
+        before = () if journal.job_id is None else (journal.job_id,)
+        journal.job_id = ",".join((*before, *(readable(job_id[:MAX_JOB_ID]) for job_id in job_ids))) or None
