@@ -315,6 +315,23 @@ async def test_the_last_reader_that_leaves_ends_the_read(reads: SharedReads, bac
     assert (await reads.job(ALICE, "1")).jobs
 
 
+async def test_who_leaves_a_gathering_does_not_keep_others_waiting_in_it(reads: SharedReads, backend: Backend) -> None:
+    """All who gathered have left before the query began: whoever comes then is asked for by another one."""
+    backend.hold.clear()
+    first = asyncio.create_task(reads.job(ALICE, "1"))
+    await settle()
+    leaving = asyncio.create_task(reads.job(ALICE, "2"))
+    await settle()
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    late = [asyncio.create_task(reads.job(ALICE, name)) for name in ("2", "3")]
+    await settle()
+    backend.hold.set()
+    async with asyncio.timeout(60):
+        answers = await asyncio.gather(first, *late)
+    assert [answer.jobs[0].job_id for answer in answers] == ["1", "2", "3"]
+
+
 async def test_age_is_that_of_the_query(reads: SharedReads, backend: Backend) -> None:
     backend.hold.clear()
     first = asyncio.create_task(reads.jobs(ALICE, JobQuery()))

@@ -365,6 +365,9 @@ class SharedReads(Scheduler):
             future.cancel()
             if batch.task is not None and batch.deserted():
                 batch.task.cancel()
+                # Whoever comes next is not to gather where nobody departs any more.
+                if generation.gathering.get(principal.standing) is batch:
+                    del generation.gathering[principal.standing]
 
     async def _depart(self, principal: Principal, generation: _Generation, batch: _Batch) -> None:
         """Gather while a query is under way, then ask for all at once."""
