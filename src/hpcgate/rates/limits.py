@@ -35,13 +35,16 @@ class RateLimits:
     def __repr__(self) -> str:
         return f"<RateLimits {self._counter!r}>"
 
-    async def take(self, principal: Principal, group: Group | None, count: int = 1) -> Mapping[str, str]:
+    async def take(
+        self, principal: Principal, group: Group | None, count: int = 1, *, counted: int = 0
+    ) -> Mapping[str, str]:
         """Count a request and return the response headers that tell how many are left.
 
         Args:
             principal: Who asks.
-            count: As how many requests it counts.
             group: What for; None is a route that does not say, which the lowest of all rates holds for.
+            count: As how many requests it counts.
+            counted: As how many it has been counted before.
 
         Raises:
             RateLimited: It is too many.
@@ -59,9 +62,9 @@ class RateLimits:
         if not buckets:
             return _NO_HEADERS
         least = min(bucket.rate.burst for bucket in buckets)
-        if count > least:
+        if (whole := counted + count) > least:
             raise RateLimited(
-                f"{count + 1} at once are more than the limit ({name}) ever allows; send at most {least} at a time",
+                f"{whole} at once are more than the limit ({name}) ever allows; send at most {least} at a time",
                 data={"reason": "rate_limit", "group": name},
             )
         verdict = await self._counter.take(buckets)

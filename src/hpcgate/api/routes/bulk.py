@@ -44,7 +44,7 @@ async def count(access: Access, group: Group, jobs: int) -> None:
         return
     rates = gateway(request).rates
     if rates.on:
-        request.scope["state"]["rate_headers"] = await rates.take(access.principal, group, jobs - 1)
+        request.scope["state"]["rate_headers"] = await rates.take(access.principal, group, jobs - 1, counted=1)
 
 
 @on(Terms(Group.COMPUTE_SUBMIT, BY_SCHEDULER, limit=MAX_BULK))
