@@ -42,7 +42,3 @@ async def confine(session: Session, grant: Grant, reach: Reach) -> None:
         for group in (reach.paths, reach.links, reach.trees)
     )
     await Beneath(session, grant).do("admit", "hpcgate", paths=paths, links=links, trees=trees, strict=reach.strict)
-
-
-def _bytes(path: str | bytes) -> bytes:
-    return path if isinstance(path, bytes) else encode_path(path)
