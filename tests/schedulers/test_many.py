@@ -203,3 +203,18 @@ async def test_of_what_is_lost_with_its_connection_nothing_is_known() -> None:
     with pytest.raises(ConnectionLost):
         await Commands(cast("Any", node), 0.01, {}, 1).run(cast("Any", None), [Command(["sbatch"])])
     assert len(node.shells) == 1
+
+
+async def test_nothing_goes_on_behind_a_fault() -> None:
+    ended = []
+
+    async def work(number: int) -> int:
+        if number == 0:
+            raise RuntimeError("a fault")
+        await asyncio.sleep(0)
+        ended.append(number)
+        return number
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        await many.each(range(5), 2, work)
+    assert ended == [1, 2, 3, 4]

@@ -213,7 +213,10 @@ Result = TypeVar("Result")
 async def each(
     items: Sequence[Item], at_once: int, work: Callable[[Item], Coroutine[Any, Any, Result] | Awaitable[Result]]
 ) -> list[Result | GatewayError]:
-    """Do something with each item, some at a time, and return the results or the errors, in order."""
+    """Do something with each item, some at a time, and return the results or the errors, in order.
+
+    What nobody foresaw is raised once the others have come to their ends: nothing goes on behind the caller's back.
+    """
     turns = asyncio.Semaphore(at_once)
 
     async def one(item: Item) -> Result | GatewayError:
@@ -223,4 +226,9 @@ async def each(
             except GatewayError as error:
                 return error
 
-    return list(await asyncio.gather(*map(one, items)))
+    found: list[Result | GatewayError] = []
+    for outcome in await asyncio.gather(*map(one, items), return_exceptions=True):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, GatewayError):
+            raise outcome
+        found.append(outcome)
+    return found

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import JobDescription
+from hpcgate.schedulers.job_spec import JobAttributes
 from hpcgate.schedulers.slurm import sbatch
 from hpcgate.schedulers.slurm.sbatch import Candidate, Said, Tag, chosen
 from hpcgate.schedulers.submitting import whole
@@ -261,6 +262,16 @@ def test_what_sbatch_expects_is_read(printed: str, start: int | None) -> None:
     told = sbatch.parse_test(said, JobDescription("/", script="x"))
     assert (told.start, told.nodes, told.partition, told.processors) == (start, "vm", "part01", 1)
     assert told.warnings == ("warning: a word",)
+
+
+@pytest.mark.parametrize("place", ["working directory", "comment"])
+def test_a_word_of_the_user_s_is_not_taken_for_an_option(place: str) -> None:
+    """A dry run finds the options where they are."""
+    comment = JobAttributes(extra={"slurm": {"comment": "--parsable"}})
+    job = JobDescription("--parsable") if place == "working directory" else JobDescription("/", attributes=comment)
+    chdir = f"--chdir={job.working_directory}"
+    assert sbatch.options(job) == (chdir,)
+    assert sbatch.test_command(job, TAG)[8:] == ["--parsable", "--test-only", chdir]
 
 
 def test_a_script_in_sbatchs_place_is_not_asked_for_a_dry_run(stand_in: Path) -> None:

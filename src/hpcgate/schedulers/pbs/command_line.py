@@ -187,7 +187,7 @@ class CommandLine:
         content = await self._script(principal, job)
         argv = self._command(job, content, None)
         composed = script.composed(content, job).decode("utf-8", "replace")
-        return DryRun(composed, tuple(argv[argv.index("-f") + 1 :]))
+        return DryRun(composed, tuple(argv[argv.index("-f", 5) + 1 :]))
 
     def _unsubmitted(self, printed: Printed, argv: Sequence[str], *, looked: bool) -> GatewayError:
         """Return what a submission without an id is answered with.

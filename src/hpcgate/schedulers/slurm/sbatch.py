@@ -175,20 +175,24 @@ def command(job: JobDescription, tag: Tag, *, tagged: bool = True, script: str |
     return arguments
 
 
+_FIXED = 8
+"""How many words of `command` stand before the options, some of them a user's own."""
+
+
 def test_command(job: JobDescription, tag: Tag) -> list[str]:
     """Return the command that asks sbatch what would become of a job; its standard input is `stdin`.
 
     A script in sbatch's place is not run: it may submit the job all the same.
     """
     argv = command(job, tag, tagged=False)
-    place = argv.index("--parsable")
+    place = argv.index("--parsable", _FIXED)
     return [*argv[:2], _TESTER, *argv[3 : place + 1], "--test-only", *argv[place + 1 :]]
 
 
 def options(job: JobDescription) -> tuple[str, ...]:
     """Return the options with which a job is submitted, but for what the gateway adds for itself."""
     argv = command(job, Tag.new(), tagged=False)
-    return tuple(argv[argv.index("--parsable") + 1 :])
+    return tuple(argv[argv.index("--parsable", _FIXED) + 1 :])
 
 
 TEST_ENVIRONMENT: Mapping[str, str] = {"SLURM_TIME_FORMAT": "%s"}
