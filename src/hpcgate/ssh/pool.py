@@ -401,6 +401,9 @@ class Pool:
 
     def retire(self, place: Place, why: str = "expired") -> None:
         """The credential of a connection has expired, or it is dead, or of no use: nobody gets it any more."""
+        if place.ending == "closing":
+            # Evicted when its last lease ended, a moment ago.
+            return
         if place.connection is not None and not place.connection.alive:
             self._places.remove(place)
             self._free(place)
@@ -421,6 +424,8 @@ class Pool:
         finally:
             self._places.closed(place)
             self._standings.wake()
+            # It may have made no room: it was lost before, and somebody has had its place since.
+            self._evict()
             log.info("ssh.close", system=self.system, user=place.username, why=why)
 
     def _on_lost(self, place: Place) -> None:
