@@ -15,6 +15,7 @@ import structlog
 from hpcgate.auth import Principal
 from hpcgate.errors import BadAnswer, CommandFailed
 from hpcgate.schedulers import reading
+from hpcgate.schedulers.base import Job, JobStatus, JobTime
 from hpcgate.schedulers.pbs import command_line as pbs
 from hpcgate.schedulers.pbs import pbs_rstat, pbsnodes, qstat
 from hpcgate.schedulers.pbs.failures import NO_HISTORY
@@ -23,8 +24,9 @@ from hpcgate.schedulers.reading import LARGE, MAX_SKIPPED, MAX_TOLD, Reader
 from hpcgate.schedulers.slurm import command_line as slurm
 from hpcgate.schedulers.slurm import sacct, sacctmgr, scontrol, squeue
 from hpcgate.schedulers.slurm.failures import NO_ACCOUNTING
-from hpcgate.schedulers.slurm.records import Selection
+from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.settings import SlurmSettings
+from hpcgate.ssh.commands.quoting import shell_line
 from hpcgate.ssh.runner import Completed
 
 ALICE, BOB = Principal("alice", "a"), Principal("bob", "b")
@@ -141,6 +143,36 @@ async def test_what_one_user_says_of_a_cluster_is_nobody_elses(monkeypatch: pyte
         assert await it.cluster(ALICE) == "evil"
         assert await it.history(BOB, Selection()) == []
         assert await it.cluster(BOB) == "demo"
+
+
+@pytest.mark.parametrize("jobs", [1, 1000, 1001, 25_000])
+async def test_however_many_jobs_are_asked_for_each_command_line_has_room(
+    jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Odd names in a list, and the tasks of an array of which a client wants the metadata."""
+    it: Any = slurm.CommandLine("demo", SlurmSettings(type="slurm", version="24.11"), None)  # type: ignore[arg-type]
+    raws = [str(1_000_000_000 + number) for number in range(jobs)]
+    asked: dict[str, list[str]] = {"sacct": [], "squeue": []}
+
+    async def run(principal: Principal, argv: list[str], **_: Any) -> Completed:
+        if argv[0] in asked:
+            shell_line(argv)
+            wanted = next(word for word in argv if word.startswith("--jobs=")).removeprefix("--jobs=").split(",")
+            mark = next((word for word in argv if word.startswith("--delimiter=")), "").removeprefix("--delimiter=")
+            asked[argv[0]] += wanted
+            if "SubmitLine" in argv[-1]:
+                return completed("".join(f'{raw}{mark}sbatch -J a"b{mark}1\n' for raw in wanted))
+        return completed(status=1)
+
+    monkeypatch.setattr(it, "_run", run)
+    status = JobStatus("COMPLETED", None, 0, None)
+    records = [Record(Job(raw, "a`b", status, JobTime(), 1, "demo", "n1", "p", "alice", "/"), raw) for raw in raws]
+    renamed = await it._with_quoted_names(ALICE, records)
+    assert {record.job.name for record in renamed} == {'a"b'}
+    assert asked == {"sacct": raws, "squeue": []}
+    asked["sacct"].clear()
+    assert await it._streams(ALICE, records) == ({}, frozenset())
+    assert asked == {"sacct": raws, "squeue": raws}
 
 
 async def test_what_one_user_says_of_a_server_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Slurm by its commands on the login node, run as the user."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeVar
@@ -68,6 +68,9 @@ DOUBT = 30.0
 Other commands try for as long as slurm.conf's MessageTimeout, 10 s by default, before they give up.
 """
 
+
+MAX_IDS = 1000
+"""Ids on one command line: of 11 characters at most with a comma, where `hpcgate.ssh.commands.quoting` has 120 KiB."""
 
 _SLACK = 3600
 """Seconds by which the clocks of login node and database may differ when a job is looked for in the history."""
@@ -480,14 +483,15 @@ class CommandLine:
         if not odd:
             return records
         mark = new_mark()
-        ids = tuple(JobId(record.raw) for record in odd)
-        argv = sacct.command(Selection(ids=ids), mark, sacct.NAME_FIELDS, steps=False)
-        done = await self._run(principal, argv, controller=False)
-        if not done.ok:
-            return records
-        lines = await self._reader.read(
-            principal, "sacct", done.stdout, lambda output: sacct.parse_submit_lines(_text(output), mark)
-        )
+        lines: dict[str, str] = {}
+        for some in _portions([record.raw for record in odd]):
+            argv = sacct.command(some, mark, sacct.NAME_FIELDS, steps=False)
+            done = await self._run(principal, argv, controller=False)
+            if not done.ok:
+                break
+            lines |= await self._reader.read(
+                principal, "sacct", done.stdout, lambda output: sacct.parse_submit_lines(_text(output), mark)
+            )
         return [sacct.renamed(record, lines.get(record.raw, "")) for record in records]
 
     async def metadata(self, principal: Principal, records: Sequence[Record]) -> tuple[JobMetadata, ...]:
@@ -528,8 +532,13 @@ class CommandLine:
         mark = new_mark()
         streams: dict[str, tuple[str | None, str | None, str | None]] = {}
         asked = tuple(dict.fromkeys(raw for record in records for raw in (record.raw, _batch(record))))
-        done = await self._run(principal, squeue.streams_command(_these(asked), mark))
-        if done.ok:
+        for some in _portions(asked):
+            done = await self._run(principal, squeue.streams_command(some, mark))
+            if says(done.words, UNREACHABLE):
+                break
+            if not done.ok:
+                # It knows none of these.
+                continue
             for live in await self._reader.read(
                 principal, "squeue", done.stdout, lambda output: squeue.parse_streams(_text(output), mark)
             ):
@@ -537,8 +546,8 @@ class CommandLine:
         alive = frozenset(streams)
         rest = [raw for raw in asked if raw not in alive]
         fields = sacct.stream_fields(self.version)
-        if fields and rest:
-            argv = sacct.command(_these(rest), mark, fields, steps=False)
+        for some in _portions(rest) if fields else ():
+            argv = sacct.command(some, mark, fields, steps=False)
             done_past = await self._ask_database(principal, argv)
             if done_past is not None and done_past.ok:
                 for row in await self._reader.read(
@@ -674,8 +683,10 @@ def _one(record: Record) -> str:
     return record.raw if parsed is None or (parsed.task is None and parsed.offset is None) else parsed.argument
 
 
-def _these(raws: Iterable[str]) -> Selection:
-    return Selection(ids=tuple(map(JobId, raws)))
+def _portions(raws: Sequence[str]) -> Iterator[Selection]:
+    """Yield selections of the jobs with these raw ids, each of as many as one command line has room for."""
+    for start in range(0, len(raws), MAX_IDS):
+        yield Selection(ids=tuple(map(JobId, raws[start : start + MAX_IDS])))
 
 
 def _killed(printed: Printed) -> bool:
