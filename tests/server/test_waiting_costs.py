@@ -85,7 +85,7 @@ class Crowd:
             "lobby": self.lobby,
             "overflow": self.overflow,
             "refusals": Refusals(most),
-            "caller": staticmethod(lambda token: token),
+            "caller": staticmethod(lambda token, source: token),
         }
         protocol: Any = type("Known", (Http,), ways)
         config = uvicorn.Config(

@@ -73,7 +73,7 @@ def path_in(head: bytes) -> str:
 
 
 def address_of(peer: str, headers: Headers, forwarded: Callable[[str], str] | None) -> str:
-    """Return the address of a client, or its network where one client has a whole one.
+    """Return the address of a client.
 
     Args:
         peer: The address of the connection's other end.
@@ -84,7 +84,7 @@ def address_of(peer: str, headers: Headers, forwarded: Callable[[str], str] | No
         values = [value for name, value in headers if name == b"x-forwarded-for"]
         if values:
             peer = forwarded(b", ".join(values).decode("latin-1")) or peer
-    return network(peer)
+    return peer
 
 
 @lru_cache(1024)

@@ -94,10 +94,19 @@ class ApiKeys:
         self._local(found.principal.username)
         return found.principal
 
-    def caller(self, key: str) -> str | None:
-        """Return whose key it is, None if nobody's. It decides whose turn a request takes, never what it may."""
+    def caller(self, key: str, source: Callable[[], str | None]) -> str | None:
+        """Return whose key it is, None if nobody's. It decides whose turn a request takes, never what it may.
+
+        Args:
+            key: What the client has sent.
+            source: Returns the client's IP address, None if it has none.
+        """
         found = self._find(key)
-        return None if found is None or time.time() >= found.expires_at else found.principal.username
+        if found is None or time.time() >= found.expires_at:
+            return None
+        if found.networks and not lies_in(source(), found.networks):
+            return None
+        return found.principal.username
 
     def _find(self, key: str) -> _Key | None:
         # What no key looks like is none, whatever hash somebody may have put into the configuration.

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -83,9 +83,14 @@ class Gateway:
         self._background = background
         self._serving = asyncio.Event()
 
-    def caller(self, shown: str) -> str | None:
-        """Return whom a token was last found to speak for, or whose API key it is; None if nobody's."""
-        name = None if self.api_keys is None else self.api_keys.caller(shown)
+    def caller(self, shown: str, source: Callable[[], str | None]) -> str | None:
+        """Return whom a token was last found to speak for, or whose API key it is; None if nobody's.
+
+        Args:
+            shown: The token or the key.
+            source: Returns the client's IP address, None if it has none.
+        """
+        name = None if self.api_keys is None else self.api_keys.caller(shown, source)
         return name or self.tokens.caller(shown)
 
     def settling(self) -> bool:

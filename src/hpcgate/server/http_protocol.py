@@ -21,7 +21,7 @@ from starlette.types import Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from hpcgate.admission.askers import Headers, address_of, forwarded_in, path_in, token_in, token_of
+from hpcgate.admission.askers import Headers, address_of, forwarded_in, network, path_in, token_in, token_of
 from hpcgate.admission.queue import Admission, Asker, Stranger, User
 from hpcgate.config.http import HttpSettings
 from hpcgate.http.body import brings_body, has_long_body
@@ -200,7 +200,7 @@ class Http(HttpToolsProtocol):
     lobby = Lobby(0)
     sink = Sink(LINGER_BYTES)
     """Lets those go on who send much after they were refused."""
-    caller: Callable[[str], str | None] = staticmethod(lambda token: None)
+    caller: Callable[[str, Callable[[], str | None]], str | None] = staticmethod(lambda token, source: None)
     """Says whose a token was when it was last verified."""
     speaks: Callable[[str], bool] = staticmethod(lambda path: False)
     """Says whether a path leads to a WebSocket; an offer to speak one is passed over anywhere else."""
@@ -328,9 +328,7 @@ class Http(HttpToolsProtocol):
     def _stays_out(self, data: bytes) -> bool:
         """Say whether the request that begins here would only be refused, as far as a glance tells."""
         assert self.admission is not None  # noqa: S101 (it is what is full)
-        token = token_in(data)
-        known = None if token is None else self.caller(token)
-        asker = self._stranger(token, forwarded_in(data)) if known is None else User(known)
+        asker = self._asker(token_in(data), forwarded_in(data))
         return self.admission.crowded(asker) and path_in(data) not in self.always
 
     def _parse(self, data: bytes) -> None:
@@ -587,17 +585,18 @@ class Http(HttpToolsProtocol):
 
     def _asker(self, token: str | None, headers: Headers) -> Asker:
         """Return who asks, as far as it is known before anything is verified."""
-        if token is not None and (name := self.caller(token)) is not None:
+        if token is not None and (name := self.caller(token, partial(self._source, headers))) is not None:
             return User(name)
-        return self._stranger(token, headers)
+        return Stranger(network(self._source(headers)), bearer=token is not None)
 
-    def _stranger(self, token: str | None, headers: Headers) -> Stranger:
+    def _source(self, headers: Headers) -> str:
+        """Return the client's address: what a trusted proxy says, or else the connection's other end."""
         peer = "" if self.client is None else self.client[0]
         forwarded: Callable[[str], str] | None = None
         if isinstance(proxied := self.config.loaded_app, ProxyHeadersMiddleware) and peer in proxied.trusted_hosts:
             hosts = proxied.trusted_hosts
             forwarded = partial(_client, hosts.get_trusted_client_address)
-        return Stranger(address_of(peer, headers, forwarded), bearer=token is not None)
+        return address_of(peer, headers, forwarded)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body; of one whose request waits not more than has come already."""

@@ -150,7 +150,7 @@ class Server(uvicorn.Server):
             protocol.refusals = self._refusals = Refusals(max(admission.most, HELD))
             protocol.overflow = self._overflow = Refusals(math.inf)
             protocol.lobby = self._lobby = Lobby(admission.most * BYTES_EACH)
-            protocol.caller = staticmethod(lambda token: self._gateway.caller(token))
+            protocol.caller = staticmethod(lambda token, source: self._gateway.caller(token, source))
             protocol.admission = admission
 
     async def _start(self, sockets: list[socket.socket] | None) -> None:
