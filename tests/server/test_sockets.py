@@ -14,10 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from hpcgate.server.sockets import MAX_LINE, MAX_MESSAGE, PORTION, Sockets
 from tests.auth.idp import claims, jwk, token
 from tests.front import Front, write_config
 from tests.transfers.servers import free_port, wait_for_port
@@ -179,6 +182,135 @@ async def test_who_may_not_come_is_refused_before_the_handshake(front: Front) ->
     await refused(front, 404, path="/filesystem/elsewhere/echo")
     assert "No such file" in (await refused(front, 404, path=f"{PATH}?missing=1"))["message"]
     await until(front, "hpcgate_streams", 0)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"headers": {"X-A": "a" * MAX_LINE}}, {"headers": {"Authorization": f"Bearer {'a' * MAX_LINE}"}},
+     {"path": f"{PATH}?a={'a' * MAX_LINE}"}],
+    ids=["header", "token", "target"],
+)  # fmt: skip
+async def test_a_head_that_the_library_cannot_read_has_an_answer(front: Front, odd: dict[str, Any]) -> None:
+    await ready(front)
+    await refused(front, 431, **odd)
+
+
+class Wire(asyncio.Transport):
+    """The server's end of a connection, by which nothing goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.reading = True
+        self.closed = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def write(self, data: Any) -> None:
+        self.written.append(bytes(data))
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+PING, CLOSE, TEXT, MORE, LAST = 0x89, 0x88, 0x01, 0x00, 0x80
+
+
+def frame(head: int, data: bytes = b"") -> bytes:
+    return bytes([head, 0x80 | len(data)]) + bytes(4) + data
+
+
+class Heard:
+    """A socket that has been accepted, and what its route has been told."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+        self.may_take = asyncio.Event()
+        self.wire = Wire()
+        config = uvicorn.Config(self.serve, interface="asgi3", log_config=None, ws_max_size=MAX_MESSAGE)
+        self.state = ServerState()
+        self.protocol = Sockets(config, self.state, {})
+        self.protocol.connection_made(self.wire)
+        head = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        self.protocol.data_received(f"{head}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode())
+
+    async def serve(self, scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["type"] == "websocket.connect"
+        await send({"type": "websocket.accept"})
+        while True:
+            await self.may_take.wait()
+            self.messages.append(await receive())
+            if self.messages[-1]["type"] == "websocket.disconnect":
+                return
+
+    async def accepted(self) -> None:
+        while not self.wire.written:
+            await asyncio.sleep(0)
+        assert self.wire.written.pop().startswith(b"HTTP/1.1 101 ")
+
+    async def end(self) -> None:
+        """Leave, and see that the route has ended."""
+        self.may_take.set()
+        self.protocol.data_received(frame(CLOSE))
+        await asyncio.gather(*self.state.tasks)
+        self.protocol.connection_lost(None)
+
+
+async def test_what_comes_at_once_is_taken_in_portions_and_in_order() -> None:
+    heard = Heard()
+    await heard.accepted()
+    many = 40_000
+    heard.protocol.data_received(b"".join(frame(TEXT | LAST, b"%d" % number) for number in range(many)))
+    assert not heard.wire.reading
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert 0 < heard.protocol.queue.qsize() <= PORTION // 6, "what the route does not take is not parsed either"
+    await heard.end()
+    assert [one["text"] for one in heard.messages[:-1]] == [str(number) for number in range(many)]
+    assert heard.messages[-1]["type"] == "websocket.disconnect"
+
+
+async def test_a_message_of_many_pieces_is_one_piece_meanwhile() -> None:
+    heard = Heard()
+    await heard.accepted()
+    pieces = b"".join(frame(MORE, piece) for piece in (b"", b"b") * 20_000)
+    heard.protocol.data_received(frame(TEXT, b"a") + frame(PING) + pieces)
+    heard.may_take.set()
+    while not heard.wire.reading:
+        await asyncio.sleep(0)
+    assert len(heard.protocol.frames) == 1
+    heard.protocol.data_received(frame(MORE | LAST, b"c") + frame(TEXT | LAST, b"next"))
+    await heard.end()
+    assert [one.get("text") for one in heard.messages[:-1]] == ["a" + "b" * 20_000 + "c", "next"]
+
+
+async def test_pings_of_who_takes_nothing_leave_little() -> None:
+    heard = Heard()
+    await heard.accepted()
+    heard.protocol.pause_writing()
+    for number in range(2000):
+        heard.protocol.data_received(frame(PING, b"%d" % number))
+    assert heard.wire.written == []
+    heard.protocol.resume_writing()
+    assert heard.wire.written == [b"\x8a\x041999"], "the last one is answered"
+    heard.protocol.data_received(frame(PING, b"!"))
+    assert heard.wire.written.pop() == b"\x8a\x01!"
+    await heard.end()
 
 
 async def test_a_browser_sends_its_token_as_a_protocol(front: Front) -> None:

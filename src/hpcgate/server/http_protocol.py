@@ -31,7 +31,7 @@ from hpcgate.http.heads import Refusal, refusal
 from hpcgate.server.exchange import Exchange
 from hpcgate.server.refusals import HOLD, Lobby, Refusals
 from hpcgate.server.sink import Sink
-from hpcgate.server.sockets import received
+from hpcgate.server.sockets import MAX_LINE, received
 from hpcgate.telemetry.containment import FAULTS, contained
 
 log = structlog.get_logger(__name__)
@@ -516,6 +516,9 @@ class Http(HttpToolsProtocol):
             if not self._awaited():
                 self._bow_out()
             return
+        if max(len(self.url), *(len(name) + len(value) for name, value in self.headers)) > MAX_LINE:
+            self._refuse(LINE_TOO_LONG)
+            return
         if self._send_timer is not None:
             self._send_timer.cancel()
         self.handle_websocket_upgrade()
@@ -883,6 +886,7 @@ def _problem(message: str, data: dict[str, str] | None = None) -> bytes:
     return json.dumps(body).encode()
 
 
+LINE_TOO_LONG = Refusal(431, "Request Header Fields Too Large", f"A line of the head takes more than {MAX_LINE} bytes.")
 LINE = Refusal(400, "Bad Request", "The request's first line is not one of HTTP/1.1 (RFC 9112, section 3).")
 NO_HTTP = Refusal(400, "Bad Request", "Invalid HTTP request received.")
 BROKEN_OFF = Refusal(400, "Bad Request", "The request broke off.")
