@@ -31,9 +31,12 @@ LONG: Final = 256
 _NO_ROOM = "hpcgate: no room for the input: "
 
 _SCRIPT = (
-    f"{KEEPING_FUNCTIONS}cat dd ls mktemp printf read rm sh test wait [; set +aefuC; "
+    f"{KEEPING_FUNCTIONS}cat dd kill ls mktemp printf read rm sh test wait [; set +aefuC; "
     f"exec 2>&1; _hpcgate_place=; {SAFE}"
-    "trap '[ -z \"$_hpcgate_place\" ] || rm -rf -- \"$_hpcgate_place\"' EXIT; trap 'exit 1' HUP INT TERM; "
+    # As `hpcgate.ssh.commands.ending` says, on one line. What runs would write where it is cleared up.
+    "_hpcgate_end() { trap '' HUP INT TERM; trap - EXIT; "
+    '[ -z "$_hpcgate_place" ] || rm -rf -- "$_hpcgate_place"; exit "$1"; }; '
+    "trap '_hpcgate_end \"$?\"' EXIT; trap 'trap \"\" HUP INT TERM; kill -s TERM 0; _hpcgate_end 1' HUP INT TERM; "
     '_hpcgate_place=$(mktemp -d -p "$(_hpcgate_temporary)" 2>/dev/null) || '
     "_hpcgate_place=$(mktemp -d -p ~ 2>/dev/null) || "
     f'{{ printf "{_NO_ROOM}"; exit 1; }}; '

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hpcgate.filesystem import compress, extract, unpacking
-from hpcgate.schedulers import submitting
+from hpcgate.schedulers import many, submitting
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.pbs.script import composed
 from hpcgate.ssh.commands.ending import CUT_OFF, ENDING
@@ -229,6 +229,7 @@ mkdir "$TMPDIR/a" "$TMPDIR/b"
 
 UPLOAD = NEW + b"w" * 16 + b"%016d" % len(NEW)
 TAKEN = ("{}/target", ".hpcgate-x", "w" * 16, "32", "")
+MANY = many.composed([many.Command([tool, *words], NEW) for tool, *words in (["cat"], ["wc"], ["head", "-c", "1"])])
 CASES = {
     "mv": Case(job(lambda at: jobs.mv(f"{at}/tree", f"{at.parent}/shm/tree")), {"../shm/tree/file": NEW}),
     "cp": Case(job(lambda at: jobs.cp(f"{at}/a.tar", f"{at}/target"), target=OLD), {"target": None}),
@@ -266,6 +267,7 @@ CASES = {
     "an upload": Case(command(command_scripts.WRITE, *TAKEN, "atomic", target=OLD), {"target": NEW}, fed=UPLOAD),
     "an upload in place": Case(overwrite, {"target": NEW}),
     "a submission": Case(command(submitting._WHOLE, str(len(NEW)), "cat"), fed=NEW),
+    "many submissions": Case(command(many._SCRIPT, "header", "2", str(MANY[0])), fed=MANY[1]),
     "a probe": Case(command(command_scripts.PROBE, "{}/target", ".hpcgate-x")),
 }
 
