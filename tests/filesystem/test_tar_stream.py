@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcgate.errors import BadRequest, TooLarge
+from hpcgate.filesystem import beneath_program
 from hpcgate.filesystem.packing import _zipped
 from hpcgate.filesystem.tar_stream import END, Member, TarReader
 from hpcgate.filesystem.unpacking import Gatekeeper, _checked
@@ -151,6 +152,25 @@ def test_damaged_archives(kind: str) -> None:
     """A damaged archive is 400."""
     with pytest.raises(BadRequest):
         read(damaged()[kind])
+
+
+@pytest.mark.parametrize(
+    "type_", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE]
+)
+@pytest.mark.parametrize("over", [False, True])
+def test_a_header_that_is_unpacked_on_the_login_node_has_a_bound(type_: bytes, over: bool) -> None:
+    size = 1024 * 1024 + over
+    head = tarfile.TarInfo("x")
+    head.type, head.size = type_, size
+    record = b"%d comment=" % size
+    content = record + b"x" * (size - len(record) - 1) + b"\n"
+    made = io.BytesIO(head.tobuf() + content + bytes(-size % 512) + tarfile.TarInfo("a").tobuf() + bytes(1024))
+    try:
+        with beneath_program.opened(fileobj=made) as opened:  # type: ignore[no-untyped-call]
+            assert len(list(opened)) == 1
+            assert not over
+    except beneath_program.Failed as error:
+        assert over, error  # noqa: PT017 (it is the program's own end)
 
 
 @given(st.binary(max_size=3000), st.integers(0, 3000), st.integers(1, 700))

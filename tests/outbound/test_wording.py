@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcgate.outbound import wording
 from hpcgate.outbound.wording import clipped, masked, one_line
 
 JWT = "eyJhbGciOiJSUzI1NiJ9." + "Pq7-_x" * 400 + "." + "s1gN" * 80
@@ -40,3 +41,18 @@ def test_other_words_stay() -> None:
 
 def test_one_line_of_what_prints() -> None:
     assert one_line("a\r\nb\x1b[31m\x00 c") == "a b [31m c"
+
+
+@pytest.mark.parametrize(("most", "looked_at"), [(300, 64 * 1024), (100_000, 200_000)])
+def test_of_a_long_text_no_more_is_looked_through_than_is_shown(
+    most: int, looked_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    def noted(text: str, *_: str) -> str:
+        looked.append(len(text))
+        return text
+
+    monkeypatch.setattr(wording, "masked", noted)
+    assert clipped("x" * 1_000_000, most) == "x" * most + "..."
+    assert looked == [looked_at]

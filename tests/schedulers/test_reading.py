@@ -81,6 +81,14 @@ async def test_a_tool_that_lies_costs_a_typed_error_and_a_few_lines_of_log(lie: 
     assert all(len(repr(entry)) < 2000 for entry in logs)
 
 
+@pytest.mark.parametrize(("length", "names"), [(200_000, ["n1", "n2"]), (300_000, ["n1"])])
+def test_a_line_of_a_node_has_a_bound(length: int, names: list[str]) -> None:
+    line = "NodeName={} State=IDLE CPUTot=1 RealMemory=1 Comment={}\n"
+    with structlog.testing.capture_logs():
+        found = scontrol.parse_nodes(line.format("n1", "") + line.format("n2", "x" * length))
+    assert [node.name for node in found] == names
+
+
 def test_a_few_odd_rows_among_many_are_skipped_and_counted() -> None:
     numbers = [str(number) for number in range(2 * MAX_SKIPPED)] + ["x"] * (2 * MAX_SKIPPED - 1)
     with structlog.testing.capture_logs() as logs:

@@ -161,3 +161,11 @@ async def test_what_goes_on_printing_is_not_looked_through_each_time(blocks: lis
     assert len(printed.text) == sum(map(len, blocks))
     assert len(looked) <= 1000
     assert max(looked, default=0) <= 64 * 1024
+
+
+async def test_of_much_output_the_beginning_and_the_end_are_kept() -> None:
+    blocks = [b"first ", *[b"x" * 65536] * 40, b" last"]
+    printed = await _follow(cast("Any", Chatter(blocks)), b"", 300, lambda _: None)
+    assert printed.text.startswith("first x")
+    assert printed.text.endswith("x last")
+    assert len(printed.text) == 1024 * 1024

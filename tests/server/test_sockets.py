@@ -315,12 +315,15 @@ async def test_pings_of_who_takes_nothing_leave_little() -> None:
 
 async def test_a_browser_sends_its_token_as_a_protocol(front: Front) -> None:
     await ready(front)
-    offered = [Subprotocol("hpcgate"), Subprotocol(f"hpcgate.bearer.{token_of('alice')}")]
+    shown = token_of("alice")
+    offered = [Subprotocol("hpcgate"), Subprotocol(f"hpcgate.bearer.{shown}")]
     address = f"ws://127.0.0.1:{front.port}{PATH}"
     async with connect(address, subprotocols=offered, proxy=None, **PATIENT) as one:
         assert one.subprotocol == "hpcgate"
         await one.send("who")
         assert await one.recv() == "alice on demo"
+    await until(front, "hpcgate_streams", 0)
+    assert shown not in front.log.read_text()
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,14 @@ async def test_the_first_words_stay_in_the_socket(monkeypatch: pytest.MonkeyPatc
     server.close()
 
 
+def test_of_the_first_words_no_more_is_looked_at_than_a_line_of_them_has() -> None:
+    """RFC 4253, section 4.2: 255 bytes."""
+    here, there = socket.socketpair()
+    with here, there:
+        there.sendall(b"x" * 10_000)
+        assert first_words(here) == b"x" * 255
+
+
 async def test_a_look_up_that_hangs_is_one_however_many_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """It cannot be stopped, and holds a thread of the few that look up the names of all others."""
     asked: list[str] = []

@@ -30,6 +30,8 @@ class File:
         ({"most_lines": 3}, ["a"] * 5, 3),
         ({"most_bytes": 30}, ["a" * 10] * 5, 3),
         ({"most_bytes": 30}, ["a" * 31, "b"], 1),
+        ({}, ["a"] * 100_005, 100_000),
+        ({}, ["a" * 1024 * 1024] * 20, 16),
     ],
 )
 async def test_a_file_that_hangs_holds_nobody_and_takes_so_much_memory(
