@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from hpcgate.demo.cluster import Cluster, Gateway
+from hpcgate.demo.packages import program
 from tests.people import Person
 
 SLEEP = "#!/bin/bash\nexec sleep 600\n"
@@ -128,7 +129,8 @@ def test_a_job_that_the_controller_has_forgotten_is_found_in_the_history(alice: 
     alice.cluster.as_user(alice.user, ["tee", f"{place}/1"], input=" ".join(words) + "\n")
     tools = alice.cluster.scratch / "forgetful"
     tools.mkdir(exist_ok=True)
-    (tools / "squeue").write_text("#!/bin/sh\n")
+    # The heading alone, which is what squeue prints of no jobs.
+    (tools / "squeue").write_text(f'#!/bin/sh\n{program("squeue")} "$@" | head -n 1\n')
     for path in (tools, tools / "squeue"):
         path.chmod(0o755)
     alice.cluster.as_user(alice.user, ["tee", ".bashrc"], input=f"PATH={tools}:$PATH\n")

@@ -146,6 +146,11 @@ DOWN: dict[str, Down] = {
     "sacct killed": instead("sacct", "kill -9 $$"),
     "sacct says too much": instead("sacct", "head -c 50000000 /dev/zero"),
     "squeue says too much": instead("squeue", "head -c 50000000 /dev/zero"),
+    "sacct says words alone": instead("sacct", 'echo "sacct is in maintenance until 4711"'),
+    "sacct says nothing": instead("sacct", "exit 0"),
+    "squeue says words alone": instead("squeue", 'echo "squeue is in maintenance until 4711"'),
+    "squeue complains alone": instead("squeue", 'echo "squeue: not on this node" >&2'),
+    "squeue says nothing": instead("squeue", "exit 0"),
     "squeue of no standing": instead("squeue", 'echo "slurm_load_jobs error: Invalid user id" >&2; exit 1'),
 }
 ASKING: dict[str, Callable[[httpx.Client], httpx.Response]] = {

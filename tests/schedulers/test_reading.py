@@ -139,7 +139,10 @@ async def test_what_one_user_says_of_a_cluster_is_nobody_elses(monkeypatch: pyte
 
     async def run(principal: Principal, argv: Any, **_: Any) -> Completed:
         if principal is BOB:
-            return completed("ClusterName = demo\n") if argv[0] == "scontrol" else completed()
+            if argv[0] == "scontrol":
+                return completed("ClusterName = demo\n")
+            mark = next(word.removeprefix("--delimiter=") for word in argv if word.startswith("--delimiter="))
+            return completed(mark.join(sacct.FIELDS) + "\n")
         if argv[0] == "scontrol":
             return completed("ClusterName = evil\nAccountingStorageType = accounting_storage/none\n")
         return completed(stderr=NO_ACCOUNTING[0], status=1)

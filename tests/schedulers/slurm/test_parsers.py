@@ -234,6 +234,36 @@ def _text(*rows: Sequence[str]) -> str:
     return "".join(MARK.join(row) + "\n" for row in rows)
 
 
+HEADINGS: dict[str, tuple[str, Callable[[str], bool], Callable[[str], list[Record]], str]] = {
+    "squeue": (
+        ROW + COLUMN.join(["JOBID", "JOBID", *["X"] * (len(squeue.COLUMNS) - 2)]) + "\n",
+        lambda text: squeue.answers(text.encode(), MARK),
+        lambda text: squeue.parse(text, MARK),
+        good_squeue_row,
+    ),
+    "sacct": (
+        MARK.join(sacct.FIELDS) + "\n",
+        lambda text: sacct.answers(text.encode(), MARK),
+        lambda text: sacct.parse(text, MARK),
+        MARK.join(_sacct_row("7")) + "\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("tool", HEADINGS)
+def test_an_empty_list_is_told_from_words_by_its_heading(tool: str) -> None:
+    heading, answers, parse, row = HEADINGS[tool]
+    for words in ("", "No jobs today\n", "JOBID\n", "JobID|State\n"):
+        assert not answers(words)
+    for before in ("", "as of 12 s ago\n\n"):
+        assert answers(before + heading)
+        with structlog.testing.capture_logs() as logs:
+            assert parse(before + heading) == []
+            assert [record.raw for record in parse(before + heading + row)] == ["7"]
+        assert not skipped(logs)
+    assert [record.raw for record in parse(row)] == ["7"]
+
+
 @given(st.dictionaries(numbers, st.tuples(anything, anything, anything), max_size=5))
 def test_sacct_fields_of_any_text_come_back(rows: dict[str, tuple[str, str, str]]) -> None:
     text = _text(*(_sacct_row(raw, *row) for raw, row in rows.items()))

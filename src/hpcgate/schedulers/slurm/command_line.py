@@ -42,6 +42,7 @@ from hpcgate.schedulers.slurm.failures import (
     UNREACHABLE,
     UNSURE,
     failure,
+    no_list,
     refused,
     says,
 )
@@ -171,10 +172,13 @@ class CommandLine:
             self._doubt_until = clock() + DOUBT if silent else 0.0
         return done
 
-    async def _read(self, principal: Principal, argv: Sequence[str], env: Mapping[str, str] | None = None) -> str:
-        done = await self._run(principal, argv, env=env)
+    async def _queue(self, principal: Principal, mark: str) -> str:
+        """Return the user's jobs as `sbatch.parse_queue` reads them."""
+        done = await self._run(principal, sbatch.queue_command(principal.username, mark), env=squeue.ENVIRONMENT)
         if not done.ok:
             raise failure(done)
+        if not squeue.answers(done.stdout, mark):
+            raise no_list(done)
         return _text(done.stdout)
 
     async def _parsed(
@@ -327,7 +331,7 @@ class CommandLine:
             Conflict: There is no database, and the controller may have forgotten it.
         """
         column = new_mark()
-        text = await self._read(principal, sbatch.queue_command(principal.username, column), squeue.ENVIRONMENT)
+        text = await self._queue(principal, column)
         if mark in text:
             jobs = sbatch.parse_queue(text, column)
             found = next((job.base for job in jobs if mark in job.comment.split()), None)
@@ -353,6 +357,8 @@ class CommandLine:
             if says(done.words, NO_ACCOUNTING):
                 raise Conflict("Slurm may have forgotten the job, and keeps no records; look at what it has written")
             raise failure(done)
+        if not sacct.answers(done.stdout, column):
+            raise no_list(done)
         lines = await self._reader.read(
             principal, "sacct", done.stdout, lambda output: sacct.parse_submit_lines(_text(output), column)
         )
@@ -410,7 +416,7 @@ class CommandLine:
         """Return the id of a job just submitted as the controller knows it, None for none, or why it did not tell."""
         mark = new_mark()
         try:
-            text = await self._read(principal, sbatch.queue_command(principal.username, mark), squeue.ENVIRONMENT)
+            text = await self._queue(principal, mark)
         except GatewayError as error:
             return error
         return sbatch.chosen(sbatch.parse_queue(text, mark), said, tag, job)
@@ -423,6 +429,8 @@ class CommandLine:
             if says(done.words, UNKNOWN_JOB):
                 return []
             raise failure(done)
+        if not squeue.answers(done.stdout, mark):
+            raise no_list(done)
         cluster = self._findings.of(principal).name
         return await self._reader.read(
             principal, "squeue", done.stdout, lambda output: squeue.parse(_text(output), mark, cluster)
@@ -463,6 +471,8 @@ class CommandLine:
                 known.no_history_until = clock() + NO_ACCOUNTING_REMEMBERED
                 raise NoHistory
             raise failure(done)
+        if not sacct.answers(done.stdout, mark):
+            raise no_list(done)
         records = await self._reader.read(
             principal, "sacct", done.stdout, lambda output: sacct.parse(_text(output), mark)
         )

@@ -83,12 +83,15 @@ def says(words: str, phrases: tuple[str, ...]) -> bool:
     return any(phrase in words for phrase in phrases)
 
 
+def _tool(done: Completed) -> str:
+    words = map(str, done.argv)
+    return next((word for word in words if not word.startswith(("env", "-")) and "=" not in word), "")
+
+
 def failure(done: Completed) -> GatewayError:
     """Return the error for a command that failed, with its own words."""
     words = done.words or clipped(done.stdout.decode("utf-8", "replace").strip(), 2000)
-    tool = next(
-        (str(word) for word in done.argv if not str(word).startswith(("env", "-")) and "=" not in str(word)), ""
-    )
+    tool = _tool(done)
     message = words or f"{tool} ended with exit status {done.exit_status}"
     if says(words, (*UNREACHABLE, *BUSY)):
         return SchedulerUnavailable(message)
@@ -97,6 +100,14 @@ def failure(done: Completed) -> GatewayError:
     if says(words, DENIED):
         return Forbidden(message)
     return CommandFailed(message)
+
+
+def no_list(done: Completed) -> GatewayError:
+    """Return the error for a command that ended well, and printed something else than the list it was asked for."""
+    said = clipped(b"\n".join((done.stdout, done.stderr)).decode("utf-8", "replace").strip(), 2000)
+    tool = _tool(done)
+    message = f"{tool} printed no list: {said}" if said else f"{tool} printed nothing, not even a list's heading"
+    return SchedulerUnavailable(message) if says(said, (*UNREACHABLE, *BUSY)) else CommandFailed(message)
 
 
 def refused(done: Completed) -> GatewayError:

@@ -45,9 +45,17 @@ def select(selection: Selection) -> list[str]:
 
 
 def command(selection: Selection, mark: str, fields: Sequence[str] = FIELDS, *, steps: bool = True) -> list[str]:
-    """Return the command that lists the selected jobs, `mark` between the columns."""
-    options = ["--noheader", "--parsable2", f"--delimiter={mark}", *select(selection)]
+    """Return the command that lists the selected jobs, `mark` between the columns.
+
+    The heading is asked for: by it an empty list is told from words of a program in sacct's place (`answers`).
+    """
+    options = ["--parsable2", f"--delimiter={mark}", *select(selection)]
     return ["sacct", *options, *([] if steps else ["--allocations"]), "--format=" + ",".join(fields)]
+
+
+def answers(output: bytes, mark: str) -> bool:
+    """Return whether sacct itself has printed this: a row, be it the heading alone."""
+    return mark.encode() in output
 
 
 def parse(text: str, mark: str, fields: Sequence[str] = FIELDS) -> list[Record]:
@@ -78,6 +86,10 @@ def rows_of(text: str, mark: str, width: int) -> Iterator[Sequence[str]]:
     Nothing but their number tells a row's columns from the next row's: the last column, a newline and the first column
     of the next row stand between the same two marks. A row with more columns lasts until one ends as it should.
     """
+    # The heading goes, and what a wrapper prints before it.
+    _, heading, rows = text.partition(f"{mark}{FIELDS[-1]}\n")
+    if heading:
+        text = rows
     if not text:
         return
     row: list[str] = []

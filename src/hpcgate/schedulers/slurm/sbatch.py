@@ -19,7 +19,7 @@ from hpcgate.errors import BadRequest
 from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.dry_run import DryRun
-from hpcgate.schedulers.slurm import attributes, values
+from hpcgate.schedulers.slurm import attributes, squeue, values
 from hpcgate.schedulers.slurm.delimiters import parse_rows
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.variables import SUBMITTING
@@ -382,7 +382,7 @@ _COLUMNS = ("%i", "%V", "%Z", "%k")
 def queue_command(username: str, mark: str) -> list[str]:
     """Return the command that lists what is needed to find a job by its tag, of all jobs of a user."""
     columns = f"{mark};" + f"{mark},".join(_COLUMNS)
-    return ["squeue", "--noheader", "--all", "--states=all", f"--user={username}", f"--format={columns}"]
+    return ["squeue", "--all", "--states=all", f"--user={username}", f"--format={columns}"]
 
 
 def parse_queue(text: str, mark: str) -> list[Candidate]:
@@ -394,8 +394,7 @@ def parse_queue(text: str, mark: str) -> list[Candidate]:
             raise ValueError("no job")
         return Candidate(job_id.base, values.integer(row[1]) or 0, row[2], row[3])
 
-    rows = (chunk.removesuffix("\n").split(f"{mark},") for chunk in text.split(f"{mark};")[1:])
-    return parse_rows("squeue", rows, len(_COLUMNS), candidate)
+    return parse_rows("squeue", squeue.rows_of(text, mark), len(_COLUMNS), candidate)
 
 
 CLOCKS = 2

@@ -24,7 +24,7 @@ COLUMNS = ("%i", "%A", "%T", "%r", "%M", "%l", "%V", "%S", "%e", "%D", "%N", "%Q
 
 def select(selection: Selection) -> list[str]:
     """Return the options that ask for the selected jobs, ended ones that the controller still knows included."""
-    options = ["--noheader", "--all", "--states=all"]
+    options = ["--all", "--states=all"]
     if selection.ids is not None:
         options.append("--jobs=" + arguments(selection.ids))
     if selection.user is not None:
@@ -35,16 +35,35 @@ def select(selection: Selection) -> list[str]:
 
 
 def command(selection: Selection, mark: str) -> list[str]:
-    """Return the command that lists the selected jobs; `mark` stands between its columns."""
+    """Return the command that lists the selected jobs; `mark` stands between its columns.
+
+    The heading is asked for: by it an empty list is told from words of a program in squeue's place (`answers`).
+    """
     row, column = _marks(mark)
     return ["squeue", *select(selection), "--format=" + row + column.join(COLUMNS)]
 
 
+def answers(output: bytes, mark: str) -> bool:
+    """Return whether squeue itself has printed this: a row, be it the heading alone."""
+    return _marks(mark)[0].encode() in output
+
+
+def rows_of(text: str, mark: str) -> Iterator[Sequence[str]]:
+    """Yield the columns of each row but the heading."""
+    row, column = _marks(mark)
+    for place, chunk in enumerate(text.split(row)[1:]):
+        columns = chunk.removesuffix("\n").split(column)
+        if place or columns[0].strip() != _HEADING:
+            yield columns
+
+
+_HEADING = "JOBID"
+"""The heading of ``%i`` and ``%A``, one of which each listing begins with."""
+
+
 def parse(text: str, mark: str, cluster: str = "") -> list[Record]:
     """Return the jobs that `command` printed. `cluster` is the name of the cluster, which squeue does not say."""
-    row, column = _marks(mark)
-    rows = (chunk.removesuffix("\n").split(column) for chunk in text.split(row)[1:])
-    return parse_rows("squeue", rows, len(COLUMNS), lambda columns: _record(columns, cluster))
+    return parse_rows("squeue", rows_of(text, mark), len(COLUMNS), lambda columns: _record(columns, cluster))
 
 
 def _marks(mark: str) -> tuple[str, str]:
@@ -90,7 +109,7 @@ _NUMBER_WIDTH, _PATH_WIDTH = 24, 2048
 
 def exit_command(selection: Selection, mark: str) -> list[str]:
     """Return the command that tells how ended jobs ended."""
-    return ["squeue", *select(selection), "--Format=" + _fixed(mark, ("JobID", "exit_code"), ())]
+    return ["squeue", "--noheader", *select(selection), "--Format=" + _fixed(mark, ("JobID", "exit_code"), ())]
 
 
 def parse_exits(text: str, mark: str) -> dict[str, tuple[int | None, int | None]]:
@@ -114,7 +133,12 @@ class CurrentStreams:
 
 def streams_command(selection: Selection, mark: str) -> list[str]:
     """Return the command that tells the standard streams of jobs."""
-    return ["squeue", *select(selection), "--Format=" + _fixed(mark, ("JobID",), ("STDIN", "STDOUT", "STDERR"))]
+    return [
+        "squeue",
+        "--noheader",
+        *select(selection),
+        "--Format=" + _fixed(mark, ("JobID",), ("STDIN", "STDOUT", "STDERR")),
+    ]
 
 
 def parse_streams(text: str, mark: str) -> list[CurrentStreams]:
