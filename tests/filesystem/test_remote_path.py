@@ -1,6 +1,8 @@
 """A path of a request is made into its bytes once, admitted once, and acted on as it is."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -123,3 +125,38 @@ async def test_a_path_is_converted_once_and_admitted_once(
     outside = operation(parameters.model_validate({"path": "/etc"}), system.limits)
     with pytest.raises(BadRequest, match="'/etc' is not in a file system of demo"):
         await access.perform(outside)
+
+
+_ELSEWHERE = """
+import sys
+from types import SimpleNamespace
+from pydantic import TypeAdapter
+from hpcgate.errors import TooLarge
+from hpcgate.filesystem import beneath
+from hpcgate.filesystem.base import RemotePath
+from hpcgate.filesystem.content import refuse_larger
+from hpcgate.telemetry.journal import readable
+
+assert sys.getfilesystemencoding() != "utf-8"
+text, path = "/\\xfc", b"/\\xc3\\xbc"
+adapter = TypeAdapter(RemotePath)
+assert adapter.validate_python(text) == path
+assert adapter.dump_python(adapter.validate_python(text)) == text
+assert readable(path) == text
+assert beneath._bytes(text) == path
+entry = beneath._entry(text, 0, 0, 0, 0, 0, text, "")
+assert (entry.name, entry.link_target) == (path, path)
+try:
+    refuse_larger(path, 2, SimpleNamespace(max_ops_file_size=1))
+except TooLarge as error:
+    assert error.message.startswith(text + ":")
+"""
+
+
+def test_the_locale_of_the_gateway_changes_no_path() -> None:
+    """Paths are the login node's, in UTF-8, whatever the process of the gateway was started with."""
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE], env=os.environ | locale, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

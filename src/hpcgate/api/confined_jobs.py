@@ -1,7 +1,5 @@
 """Transfer jobs of users whom the policy restricts to some paths: checked where and when the job runs."""
 
-import os
-
 from hpcgate.auth.policy import Grant
 from hpcgate.errors import Denied
 from hpcgate.filesystem.beneath import PROGRAM, WHAT, request
@@ -25,8 +23,8 @@ def confined(script: Script, grant: Grant) -> Script:
         grant,
         do,
         f"{tool}: {values['source']}",
-        path=os.fsencode(values["source"]),
-        target=os.fsencode(values["target"]) if "target" in values else None,
+        path=values["source"].encode("utf-8", "surrogateescape"),
+        target=values["target"].encode("utf-8", "surrogateescape") if "target" in values else None,
         dereference=bool(values.get("follow")),
         compression=_COMPRESSIONS[values.get("option", "")],
         pattern=values.get("pattern") or None,

@@ -4,7 +4,6 @@ An operation is a class with its HTTP method and name, a pydantic model of its p
 `run`. The API layer makes the routes from the registered operations (entry points ``hpcgate.operations``).
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -165,7 +164,7 @@ class RemotePath(bytes):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Read a path from the text of a model's field."""
-        as_text = plain_serializer_function_ser_schema(os.fsdecode, return_schema=str_schema())
+        as_text = plain_serializer_function_ser_schema(_text, return_schema=str_schema())
         return no_info_after_validator_function(_checked, str_schema(), serialization=as_text)
 
 
@@ -239,6 +238,11 @@ class naming:
 
 PATH_MAX = 4096
 """Bytes of a path, the NUL at its end included (linux/limits.h)."""
+
+
+def _text(path: bytes) -> str:
+    # Not by os.fsdecode, which goes by the locale of the gateway's own process.
+    return path.decode("utf-8", "surrogateescape")
 
 
 def _checked(path: str) -> RemotePath:

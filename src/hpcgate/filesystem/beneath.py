@@ -7,7 +7,6 @@ relative to what it holds open. What the program cannot do is denied, commands o
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from importlib.resources import files
@@ -259,7 +258,7 @@ class Confined(Session):
 
 
 def _bytes(word: str | bytes) -> bytes:
-    return word if isinstance(word, bytes) else os.fsencode(word)
+    return word if isinstance(word, bytes) else word.encode("utf-8", "surrogateescape")
 
 
 # What the gateway's own scripts do, by their text; their arguments are those of the scripts.
@@ -610,8 +609,8 @@ def _entries(rows: bytes) -> list[Entry]:
 def _entry(name: str, mode: int, uid: int, gid: int, size: int, mtime: int, link: str | None, mark: str) -> Entry:
     if not all(isinstance(number, int) and abs(number) < 1 << 64 for number in (mode, uid, gid, size, mtime)):
         raise ValueError("not numbers of stat(2)")
-    target = None if link is None else os.fsencode(link)
-    return Entry(os.fsencode(name), mode, uid, gid, size, mtime, link_target=target, mark=str(mark))
+    target = None if link is None else _bytes(link)
+    return Entry(_bytes(name), mode, uid, gid, size, mtime, link_target=target, mark=str(mark))
 
 
 class _NoRunner:

@@ -1,7 +1,6 @@
 """Whole files in and out: the contract's upload and download within their limit, and files of any size."""
 
 import errno
-import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -85,7 +84,8 @@ def refuse_larger(path: bytes, size: int, limits: Limits) -> None:
     """
     if size > limits.max_ops_file_size:
         most = limits.max_ops_file_size
-        raise TooLarge(f"{os.fsdecode(path)}: the file is larger than {most} bytes; GET files/content gives any size.")
+        shown = path.decode("utf-8", "surrogateescape")
+        raise TooLarge(f"{shown}: the file is larger than {most} bytes; GET files/content gives any size.")
 
 
 async def read_small(session: Session, path: bytes, limits: Limits) -> bytes | None:

@@ -1,6 +1,5 @@
 """One system, and what a route does on it."""
 
-import os
 import posixpath
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -144,14 +143,15 @@ class System:
         note_path(path)
         if not self._roots or not (self.settings.restrict_paths or self.settings.probing.services):
             return
-        given = path
+        shown = path
         if isinstance(path, str):
             path = path.encode("utf-8", "surrogatepass")
         plain = path if b"/." not in path and b"//" not in path else posixpath.normpath(path)
         if not self._inside(path) or (plain is not path and not self._inside(plain)):
-            raise BadRequest(f"Unsupported path: {os.fsdecode(given)!r} is not in a file system of {self.name}.")
+            given = shown if isinstance(shown, str) else shown.decode("utf-8", "surrogateescape")
+            raise BadRequest(f"Unsupported path: {given!r} is not in a file system of {self.name}.")
         if not self.board.well:
-            self.board.require_path(os.fsdecode(plain))
+            self.board.require_path(plain.decode("utf-8", "surrogateescape"))
 
     def _inside(self, path: bytes) -> bool:
         return path.startswith(self._within) or path in self._roots

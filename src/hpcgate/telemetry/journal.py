@@ -5,7 +5,6 @@ the tasks that a request starts inherit. What outlives the request, a connection
 a journal is closed when its request ends, and says nothing more. It is for logs alone: nothing is decided by it.
 """
 
-import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
@@ -79,7 +78,7 @@ def note_path(path: str | bytes) -> None:
 def readable(path: str | bytes) -> str:
     """Return a path as every reader of JSON takes it: lone surrogates (PEP 383, or a client's own) become U+FFFD."""
     if isinstance(path, bytes):
-        path = os.fsdecode(path)
+        path = path.decode("utf-8", "surrogateescape")
     return path if path.isascii() else path.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
