@@ -10,16 +10,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 import uvicorn
+from starlette.websockets import WebSocketDisconnect
 from uvicorn.server import ServerState
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from hpcgate.api.sockets import converse
+from hpcgate.errors import PathNotFound
+from hpcgate.gateway.streams import Stream
 from hpcgate.server.sockets import MAX_LINE, MAX_MESSAGE, PORTION, Sockets
 from tests.auth.idp import claims, jwk, token
 from tests.front import Front, write_config
@@ -369,3 +374,30 @@ async def test_a_socket_is_told_when_the_gateway_reloads_or_stops(tmp_path: Path
             front.process.send_signal(signal.SIGTERM)
             assert await ended(again) == (1012, "stop")
         await asyncio.to_thread(front.process.wait, 120)
+
+
+@pytest.mark.parametrize("reason", ["", "reload"], ids=["fails", "reloads"])
+async def test_who_does_not_even_take_the_close_is_left_without_a_fault(reason: str) -> None:
+    """Whether the route has failed, or the gateway reloads: the server would take it for a crash of its own."""
+    settings = SimpleNamespace(streams=SimpleNamespace(stall_timeout=0))
+    app = SimpleNamespace(state=SimpleNamespace(gateway=SimpleNamespace(settings=settings)))
+    stream = Stream("socket", "alice", "demo", endless=True)
+
+    async def handle(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        if not reason:
+            raise PathNotFound("No such file or directory")
+        stream.close(reason)
+        assert (await receive())["type"] == "websocket.disconnect"
+        raise WebSocketDisconnect
+
+    async def send(message: Any) -> None:
+        if message["type"] != "websocket.accept":
+            await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    scope = {"type": "websocket", "app": app, "path": "/", "headers": []}
+    await converse(cast("Any", SimpleNamespace(handle=handle)), stream, scope, receive, send)
+    assert stream.reason == (reason or "stalled")

@@ -81,8 +81,7 @@ async def converse(route: BaseRoute, stream: Stream, scope: Scope, receive: Rece
         if not stream.reason:
             return
     except _Stalled:
-        stream.close("stalled")
-        log.warning("stream.cut", path=scope["path"], reason="the client takes nothing")
+        _cut(stream, scope)
         return
     except Exception as error:
         if not accepted:
@@ -90,7 +89,15 @@ async def converse(route: BaseRoute, stream: Stream, scope: Scope, receive: Rece
             return
         code, reason = _problem(error)
     if accepted and not closed:
-        await say({"type": "websocket.close", "code": code, "reason": reason})
+        try:
+            await say({"type": "websocket.close", "code": code, "reason": reason})
+        except _Stalled:
+            _cut(stream, scope)
+
+
+def _cut(stream: Stream, scope: Scope) -> None:
+    stream.close("stalled")
+    log.warning("stream.cut", path=scope["path"], reason="the client takes nothing")
 
 
 class _Stalled(Exception):
