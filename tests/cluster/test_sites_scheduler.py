@@ -314,6 +314,28 @@ TRACKED = {
     "a lower priority": 'exec nice -n 5 {real} "$@"',
     "a limit of time": 'exec timeout 60 {real} "$@"',
     "a pipe that colours": '{real} "$@" | sed "s/^/INFO: /"',
+    "a plug-in in Lua that speaks": 'echo "sbatch: lua: Submitted job using account 4711" >&2; exec {real} "$@"',
+    "a plug-in that cannot be loaded": (
+        'echo "sbatch: error: spank: Failed to open /etc/slurm/x11.so: 4711" >&2; exec {real} "$@"'
+    ),
+    "words of salloc": 'echo "salloc: Pending job allocation 4711"; exec {real} "$@"',
+    "an account that ends soon": 'echo "NOTE: Your account 4711 will expire in 12 days" >&2; exec {real} "$@"',
+    "a warning behind": (
+        '{real} "$@"; echo "sbatch: Warning: can\'t run 1 processes on 2 nodes, setting nnodes to 1" >&2'
+    ),
+    "a copy in a log": '{real} "$@" | tee -a "$HOME/.submitted"',
+    "the time before each line": ('{real} "$@" 2>&1 | while read -r line; do echo "$(date +%FT%T) [4711] $line"; done'),
+    "a program in Python": (
+        "exec python3 -c 'import subprocess, sys; print(4711); sys.exit(subprocess.run(sys.argv[1:]).returncode)' "
+        '{real} "$@"'
+    ),
+    "modules that cannot be loaded": (
+        'echo "Lmod has detected the following error: slurm/4711 is unknown" >&2; exec {real} "$@"'
+    ),
+    "up to three attempts": 'for attempt in 1 2 3; do {real} "$@" && exit; done; exit 1',
+    "an estimate of the start": '{real} "$@"; echo "Estimated start: 2026-11-30T04:47:11 (queue 4711)"',
+    "an answer in YAML": 'id=$({real} "$@") && printf -- "---\njob:\n  nodes: 4711\n  id: %s\n" "$id"',
+    "an id on a line of its own": 'id=$({real} "$@") && printf "Job\n%s\nis queued\n" "$id"',
 }
 """As `WRAPPERS`: what users of other gateways and workflow engines have met, from their trackers."""
 
