@@ -203,5 +203,5 @@ def test_what_firecrest_ui_sends_is_taken_and_what_of_it_is_not_used_is_said(ali
     answer = alice.http.post("/compute/demo/jobs", json={"job": job})
     assert answer.status_code == 201, answer.text
     assert answer.headers["X-Hpcgate-Warning"].startswith("job.environment is not used")
-    answer = alice.http.post("/compute/demo/jobs", json={"job": job | {"array": "1-3"}})
-    assert (answer.status_code, answer.json()["message"]) == (400, "Validation error: unknown fields job.array")
+    answer = alice.http.post("/compute/demo/jobs", json={"job": job | {"tasks": "1-3"}})
+    assert (answer.status_code, answer.json()["message"]) == (400, "Validation error: unknown fields job.tasks")

@@ -165,30 +165,49 @@ def test_a_job_in_the_tree(held: httpx.Client, tree: Path) -> None:
     assert held.delete(f"/compute/demo/jobs/{job_id}").status_code == 204
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"standardOutput": "../../outside/x"},
-        {"standardError": "%x", "name": "../../outside/x"},
-        {"standardError": "%10x", "name": "../../outside/x"},
-        {"standardOutput": "%x", "name": None},
-        {"standardOutput": ".\\./.\\./outside/x"},
-        {"standardOutput": "login:/etc/x"},
-        {"standardOutput": "%j/x"},
-        {"standardInput": "../relative/secret"},
-        {"env": {"SBATCH_OUTPUT": "/tmp/x"}},
-        {"env": ["LD_PRELOAD=/tmp/x.so"]},
-        {"env": {"SLURM_CONF": "/tmp/slurm.conf"}},
-        {"script": None, "executable": "/bin/true"},
-        {"script": None, "executable": "../../outside/x"},
-        {"script": None, "executable": "true", "preLaunch": "/etc/profile"},
-        {"script": None, "executable": "true", "postLaunch": "/etc/profile"},
-        {"extra": {"slurm": {"bbf": "/etc/passwd"}}},
-        {"extra": {"slurm": {"nodelist": "/etc/passwd"}}},
-    ],
-)
+OUTSIDE: list[dict[str, Any]] = [
+    {"standardOutput": "../../outside/x"},
+    {"standardError": "%x", "name": "../../outside/x"},
+    {"standardError": "%10x", "name": "../../outside/x"},
+    {"standardOutput": "%x", "name": None},
+    {"standardOutput": ".\\./.\\./outside/x"},
+    {"standardOutput": "login:/etc/x"},
+    {"standardOutput": "%j/x"},
+    {"standardInput": "../relative/secret"},
+    {"env": {"SBATCH_OUTPUT": "/tmp/x"}},
+    {"env": ["LD_PRELOAD=/tmp/x.so"]},
+    {"env": {"SLURM_CONF": "/tmp/slurm.conf"}},
+    {"script": None, "executable": "/bin/true"},
+    {"script": None, "executable": "../../outside/x"},
+    {"script": None, "executable": "true", "preLaunch": "/etc/profile"},
+    {"script": None, "executable": "true", "postLaunch": "/etc/profile"},
+    {"extra": {"slurm": {"bbf": "/etc/passwd"}}},
+    {"extra": {"slurm": {"nodelist": "/etc/passwd"}}},
+]
+"""What a job says that leads out of the tree."""
+
+
+@pytest.mark.parametrize("changes", OUTSIDE)
 def test_jobs_that_name_what_lies_outside(held: httpx.Client, tree: Path, changes: dict[str, Any]) -> None:
     assert_denied(submit(held, tree, **changes), "tree")
+
+
+def test_each_of_many_jobs_is_held_to_the_tree(held: httpx.Client, tree: Path) -> None:
+    """Those that lead out are denied by themselves, and the one among them that does not is submitted."""
+    good = {"name": "n", "workingDirectory": str(tree / "sub"), "script": "#!/bin/sh\ntrue\n"}
+    bad = [
+        *OUTSIDE,
+        {"workingDirectory": str(tree.parent / "outside")},
+        {"script": None, "scriptPath": str(tree.parent / "outside" / "secret")},
+    ]
+    jobs = [{"job": good}, *({"job": good | changes} for changes in bad)]
+    answer = held.post("/compute/demo/jobs/bulk", json={"jobs": jobs})
+    assert answer.status_code == 200, answer.text
+    first, *others = answer.json()["jobs"]
+    assert first["jobId"]
+    for changes, one in zip(bad, others, strict=True):
+        assert (one["jobId"], one["error"]["status"]) == (None, 403), (changes, one)
+        assert "tree" in one["error"]["message"]
 
 
 def test_a_dry_run_says_what_the_policy_says(held: httpx.Client, tree: Path) -> None:
@@ -262,13 +281,15 @@ def test_denials_are_audited(held: httpx.Client, guarded: Gateway, cluster: Clus
 
 
 def test_every_endpoint_with_a_path_is_tried(guarded: Gateway) -> None:
-    """A new endpoint must be added to `requests`."""
+    """A new endpoint must be added to `requests`, or have a test of its own here."""
     tried = {(method, url.replace("0" * 32, "{upload_id}")) for method, url, _ in requests("{system_name}", "/", "/")}
     without_paths = {
         ("GET", "/compute/{system_name}/jobs"),
+        ("POST", "/compute/{system_name}/jobs/cancel"),
         ("GET", "/compute/{system_name}/submissions"),
         ("GET", "/compute/{system_name}/submissions/{key}"),
     }
+    tried.add(("POST", "/compute/{system_name}/jobs/bulk"))  # test_each_of_many_jobs_is_held_to_the_tree
     document = httpx.get(f"{guarded.url}/openapi.json").json()
     for path, item in document["paths"].items():
         for method in item:
