@@ -1,5 +1,6 @@
 """Many jobs by their ids in one request, and page by page, on the real Slurm."""
 
+import time
 from typing import Any
 from uuid import uuid4
 
@@ -137,3 +138,29 @@ def test_what_is_no_page_is_refused_by_its_name(alice: Person, query: dict[str, 
     answer = ask(alice, **query)
     assert answer.status_code == 400, answer.text
     assert named in answer.text
+
+
+def test_what_a_job_has_cost(alice: Person) -> None:
+    waiting = submit(alice, "#!/bin/sh\n#SBATCH --hold\n")
+    job_id = submit(alice, "#!/bin/sh\ni=0\nwhile [ $i -lt 100000 ]; do i=$((i + 1)); done\n")
+
+    def recorded() -> Any:
+        (job,) = alice.http.get(f"/compute/demo/jobs/{job_id}").json()["jobs"]
+        usage = job.get("usage") or {}
+        return (job, usage) if job["status"]["state"] == "COMPLETED" and usage.get("cpuSeconds") else None
+
+    try:
+        for _ in range(600):
+            if (found := recorded()) is not None:
+                break
+            time.sleep(0.2)
+        assert found is not None
+        job, usage = found
+        assert set(usage) == {"cpuSeconds", "memoryPeak", "nodeHours", "energy"}
+        assert usage["nodeHours"] == pytest.approx(job["allocationNodes"] * job["time"]["elapsed"] / 3600, abs=1e-4)
+        assert usage["memoryPeak"] is None or usage["memoryPeak"] > 1024
+        assert "usage" not in alice.http.get(f"/compute/demo/jobs/{waiting}").json()["jobs"][0]
+        assert "usage" not in ask(alice, ids=job_id).json()["jobs"][0]
+        assert all("usage" not in job for job in ask(alice).json()["jobs"])
+    finally:
+        alice.http.delete(f"/compute/demo/jobs/{waiting}")

@@ -26,6 +26,7 @@ _JOB = {
     "workingDirectory": "/scratch/alice",
     "priority": 4294901759,
 }
+_USAGE = {"cpuSeconds": 6.93, "memoryPeak": 11497472, "nodeHours": 0.0019, "energy": None}
 _FILE: dict[str, Any] = {
     "name": "/scratch/alice/results.csv",
     "type": "-",
@@ -175,7 +176,7 @@ _ANSWERS: dict[tuple[str, str], Any] = {
         ]
     },
     ("get", f"{_JOBS}/jobs"): {"jobs": [_JOB]},
-    ("get", f"{_JOBS}/jobs/{{job_id}}"): {"jobs": [_JOB]},
+    ("get", f"{_JOBS}/jobs/{{job_id}}"): {"jobs": [_JOB | {"usage": _USAGE}]},
     ("get", f"{_JOBS}/jobs/{{job_id}}/metadata"): {
         "jobs": [
             {

@@ -68,8 +68,47 @@ class JobTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What a job has cost so far, as far as it is recorded.
+
+    Attributes:
+        cpu_seconds: Of all its processes.
+        memory_peak: Bytes of the task, or of the job where that is what is recorded, that held most.
+        node_hours: Of the nodes that it had.
+        energy: Joules.
+    """
+
+    cpu_seconds: float | None = None
+    memory_peak: int | None = None
+    node_hours: float | None = None
+    energy: int | None = None
+
+
+def usage_of(
+    *,
+    cpu_seconds: float | None = None,
+    memory_peak: int | None = None,
+    nodes: int | None = None,
+    elapsed: int | None = None,
+    energy: int | None = None,
+) -> Usage | None:
+    """Return what was recorded; None if nothing was. A zero of memory or energy says that nobody has measured.
+
+    Args:
+        cpu_seconds: As in `Usage`.
+        memory_peak: As in `Usage`.
+        nodes: How many nodes the job had.
+        elapsed: For how many seconds.
+        energy: As in `Usage`.
+    """
+    if not nodes or elapsed is None:
+        return None
+    return Usage(cpu_seconds, memory_peak or None, round(nodes * elapsed / 3600, 4), energy or None)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """One job, live or from the accounting history."""
+    """One job, live or from the accounting history; its usage only where it was asked for by its id."""
 
     job_id: str
     name: str
@@ -86,6 +125,7 @@ class Job:
     kill_request_user: str | None = None
     priority: int | None = None
     tasks: tuple[JobTask, ...] | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)

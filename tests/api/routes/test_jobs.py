@@ -11,8 +11,8 @@ from hpcgate.api import errors
 from hpcgate.api.errors import InvalidParameters
 from hpcgate.api.json_bodies import validated
 from hpcgate.api.models.jobs import PostJobSubmitRequest
-from hpcgate.api.routes.jobs import _Encodings
-from hpcgate.schedulers.base import Job, JobStatus, JobTime
+from hpcgate.api.routes.jobs import _Encodings, listed, with_usage
+from hpcgate.schedulers.base import Job, JobStatus, JobTime, Usage
 
 JOB = Job(
     job_id="1", name="one", status=JobStatus(state="RUNNING"), time=JobTime(), account=None, allocation_nodes=1,
@@ -63,7 +63,7 @@ def names(body: bytes) -> list[str]:
 
 
 def test_the_same_jobs_are_encoded_once() -> None:
-    encodings = _Encodings(10_000)
+    encodings = _Encodings(10_000, listed)
     jobs = (JOB, replace(JOB, name="two"))
     first = encodings.of(jobs)
     assert names(first) == ["one", "two"]
@@ -73,14 +73,14 @@ def test_the_same_jobs_are_encoded_once() -> None:
 
 
 def test_other_jobs_at_the_same_address_are_not_taken_for_these() -> None:
-    encodings = _Encodings(10_000)
+    encodings = _Encodings(10_000, listed)
     for number in range(1000):
         jobs = (replace(JOB, name=f"job-{number}"),)
         assert names(encodings.of(jobs)) == [f"job-{number}"]
 
 
 def test_no_more_is_kept_than_allowed() -> None:
-    encodings = _Encodings(len(_Encodings(10_000).of((JOB,))))
+    encodings = _Encodings(len(listed((JOB,))), listed)
     first, second = (JOB,), (replace(JOB, name="two"),)
     body = encodings.of(first)
     assert encodings.of(first) is body
@@ -90,3 +90,11 @@ def test_no_more_is_kept_than_allowed() -> None:
     assert again is not body
     large = (JOB, JOB)
     assert encodings.of(large) is not encodings.of(large)
+
+
+def test_what_a_job_has_cost_is_there_where_it_is_recorded() -> None:
+    used = replace(JOB, usage=Usage(cpu_seconds=1.5, node_hours=0.25))
+    known, unknown = json.loads(with_usage((used, JOB)))["jobs"]
+    assert known.pop("usage") == {"cpuSeconds": 1.5, "memoryPeak": None, "nodeHours": 0.25, "energy": None}
+    assert known == unknown
+    assert json.loads(listed((used,))) == json.loads(listed((JOB,))) == {"jobs": [unknown]}

@@ -389,3 +389,11 @@ def test_an_answer_of_more_values_than_any_site_has_is_not_looked_at(
 def test_what_a_liar_prints_is_gone_through_once(piece: str) -> None:
     """A megabyte of line ends took the event loop for an hour."""
     assert len(qsub.parse(piece * (1024 * 1024 // len(piece))) or "") <= 300
+
+
+def test_what_jobs_have_cost_is_told_of_those_that_began(release: str) -> None:
+    found = [(job, job.usage) for one in _qstats(release) for job in qstat.parse_jobs(one.text)]
+    assert all(usage is None for job, usage in found if job.time.start is None)
+    used = [usage for job, usage in found if usage is not None]
+    assert any(usage.cpu_seconds is not None and usage.node_hours is not None for usage in used)
+    assert any((usage.memory_peak or 0) > 1024 for usage in used)

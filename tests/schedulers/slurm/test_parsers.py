@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcgate.schedulers.base import Account, Job, Partition
+from hpcgate.schedulers.base import Account, Job, Partition, Usage
 from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, values
 from hpcgate.schedulers.slurm.delimiters import new_mark
-from hpcgate.schedulers.slurm.records import Record, merged
+from hpcgate.schedulers.slurm.job_ids import JobId
+from hpcgate.schedulers.slurm.records import Record, Selection, merged
 from hpcgate.schedulers.slurm.scancel import Outcome
 from hpcgate.schedulers.slurm.streams import StreamNames, expanded, first_node
 from hpcgate.schedulers.slurm.version import version
@@ -635,3 +637,45 @@ def test_what_is_not_known_yet_stays() -> None:
 def test_the_first_node(nodes: str, first: str | None) -> None:
     """The first node of an expression is found."""
     assert first_node(nodes) == first
+
+
+# what jobs have cost
+
+
+def _used(
+    raw: str, cpu: str, memory: str, energy: str, state: str = "COMPLETED", start: str = "1700000000"
+) -> list[str]:
+    row = _sacct_row(raw, state=state, last="1800")
+    row[sacct.FIELDS.index("Start")] = start
+    return [*row[:-1], cpu, memory, energy, row[-1]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "usage"),
+    [
+        ([_used("7", "00:02.517", "", "")], Usage(2.517, None, 0.5)),
+        ([_used("7", "1-00:00:01", "", "0"), _used("7.batch", "00:01", "11228K", "0")], Usage(86401.0, 11497472, 0.5)),
+        (
+            [_used("7", "00:02", "", "9"), _used("7.0", "00:01", "2M", "4"), _used("7.1", "00:01", "1.50G", "5")],
+            Usage(2.0, 1610612736, 0.5, 9),
+        ),
+        (
+            [_used("7", "00:02", "", ""), _used("7.0", "", "512", "4"), _used("7.1", "", "0", "5")],
+            Usage(2.0, 512, 0.5, 9),
+        ),
+        ([_used("7", "00:00:00", "", "", "RUNNING")], Usage(None, None, 0.5)),
+        ([_used("7", "00:00:00", "", "")], Usage(0.0, None, 0.5)),
+        ([_used("7", "INVALID", "16?", "18446744073709551614")], Usage(None, None, 0.5)),
+        ([_used("7", "00:00:00", "", "", "PENDING", "Unknown")], None),
+    ],
+    ids=["cpu", "memory", "all", "energy of steps", "running", "nothing", "odd", "waiting"],
+)
+def test_what_sacct_says_that_a_job_has_cost(rows: list[list[str]], usage: Usage | None) -> None:
+    fields = sacct.columns(Selection(ids=(JobId("7"),)))
+    (record,) = sacct.parse(_text(*rows), MARK, fields)
+    assert record.job.usage == usage
+    assert merged([replace(record, job=replace(record.job, usage=None, tasks=None))], [record])[0].job.usage == usage
+
+
+def test_a_list_of_many_jobs_is_not_asked_what_they_have_cost() -> None:
+    assert sacct.columns(Selection(user="u", window=60)) == sacct.FIELDS

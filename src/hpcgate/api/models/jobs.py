@@ -69,10 +69,33 @@ class JobModel(Wire):
     priority: int | None = None
 
 
+class JobUsage(Wire):
+    """What a job has cost so far; null what is not recorded."""
+
+    cpu_seconds: float | None = Field(None, description="Seconds of processors, of all processes")
+    memory_peak: int | None = Field(
+        None, description="Bytes: on Slurm of the task that held most, on PBS of the whole job"
+    )
+    node_hours: float | None = Field(None, description="Hours of the nodes that the job had, whole or in part")
+    energy: int | None = Field(None, description="Joules, where the site measures them")
+
+
+class JobWithUsageModel(JobModel):
+    """A job, and what it has cost."""
+
+    usage: JobUsage | None = Field(None, description="Not there where nothing is recorded, or the job has not begun")
+
+
 class GetJobResponse(Wire):
     """Jobs."""
 
     jobs: list[JobModel] | None = None
+
+
+class GetOneJobResponse(Wire):
+    """One job, the tasks of an array or the components of a heterogeneous job."""
+
+    jobs: list[JobWithUsageModel] | None = None
 
 
 class JobNotShown(Wire):

@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -37,10 +37,12 @@ class _Encodings:
 
     Args:
         most: Bytes of them that are kept.
+        encode: Encodes jobs.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, encode: Callable[[tuple[Job, ...]], bytes]) -> None:
         self._most = most
+        self._encode = encode
         self._size = 0
         self._kept: OrderedDict[int, tuple[tuple[Job, ...], bytes]] = OrderedDict()
 
@@ -49,8 +51,7 @@ class _Encodings:
         kept = self._kept.get(id(jobs))
         if kept is not None and kept[0] is jobs:
             return kept[1]
-        answer = models.GetJobResponse(jobs=[models.JobModel.model_validate(job) for job in jobs])
-        body = encoded(answer)
+        body = self._encode(jobs)
         if len(body) <= self._most:
             self._kept[id(jobs)] = (jobs, body)
             self._size += len(body)
@@ -59,11 +60,26 @@ class _Encodings:
         return body
 
 
-_encodings = _Encodings(8 * 1024 * 1024)
+def listed(jobs: tuple[Job, ...]) -> bytes:
+    """Return the body of a list of jobs."""
+    return encoded(models.GetJobResponse(jobs=[models.JobModel.model_validate(job) for job in jobs]))
 
 
-def _answer(jobs: Jobs) -> Response:
-    return json_bytes(_encodings.of(jobs.jobs), headers=_headers(jobs))
+def with_usage(jobs: tuple[Job, ...]) -> bytes:
+    """Return the body of jobs with what they have cost, which is not there where it is not recorded."""
+    shown = [models.JobWithUsageModel.model_validate(job) for job in jobs]
+    for job in shown:
+        if job.usage is None:
+            job.model_fields_set.discard("usage")
+    return encoded_in_part(models.GetOneJobResponse(jobs=shown), None)
+
+
+_encodings = _Encodings(8 * 1024 * 1024, listed)
+_singles = _Encodings(1024 * 1024, with_usage)
+
+
+def _answer(jobs: Jobs, encodings: _Encodings) -> Response:
+    return json_bytes(encodings.of(jobs.jobs), headers=_headers(jobs))
 
 
 def _headers(jobs: Jobs) -> dict[str, str]:
@@ -229,15 +245,17 @@ async def get_jobs(request: Request, system_name: str) -> Response:
         window=asked.time_window.value,
     )
     jobs = await access.system.scheduler.jobs(access.principal, query)
-    return _answer(jobs) if asked.limit is None and attributes is None else _part(jobs, asked.limit, cursor, attributes)
+    if asked.limit is None and attributes is None:
+        return _answer(jobs, _encodings)
+    return _part(jobs, asked.limit, cursor, attributes)
 
 
 @on(Terms(Group.COMPUTE_READ, BY_SCHEDULER, direct=True))
-@router.get("/{job_id}", response_model=models.GetJobResponse)
+@router.get("/{job_id}", response_model=models.GetOneJobResponse)
 async def get_job(request: Request, system_name: str, job_id: str) -> Response:
-    """Return one job, or the tasks of an array."""
+    """Return one job, or the tasks of an array, and what each has cost."""
     access = access_of(request)
-    return _answer(await access.system.scheduler.job(access.principal, job_id))
+    return _answer(await access.system.scheduler.job(access.principal, job_id), _singles)
 
 
 @on(Terms(Group.COMPUTE_READ, BY_SCHEDULER))

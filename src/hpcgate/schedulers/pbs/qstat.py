@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hpcgate.schedulers import reading
-from hpcgate.schedulers.base import Job, JobMetadata, JobStatus, JobTime, Partition
+from hpcgate.schedulers.base import Job, JobMetadata, JobStatus, JobTime, Partition, usage_of
 from hpcgate.schedulers.pbs import exits, values
 from hpcgate.schedulers.pbs.documents import Attributes, items, text, timestamp
 from hpcgate.schedulers.pbs.job_ids import JobId
@@ -185,6 +185,7 @@ def _job(name: str, attributes: Attributes, now: int | None) -> Job:
     reason = text(attributes, "comment")
     if status is not None and status in exits.REASONS:
         reason = exits.REASONS[status] + (f" ({reason})" if reason else "")
+    time = _time(attributes, state, now)
     return Job(
         job_id=name,
         name=text(attributes, "Job_Name") or "",
@@ -194,7 +195,7 @@ def _job(name: str, attributes: Attributes, now: int | None) -> Job:
             exit_code=status,
             interrupt_signal=exits.interrupt_signal(status),
         ),
-        time=_time(attributes, state, now),
+        time=time,
         allocation_nodes=len(hosts),
         cluster=text(attributes, "server") or JobId.parse(name).server or "",
         nodes=",".join(hosts) or "None assigned",
@@ -203,6 +204,14 @@ def _job(name: str, attributes: Attributes, now: int | None) -> Job:
         working_directory=_working_directory(attributes),
         account=text(attributes, "Account_Name"),
         priority=values.integer(text(attributes, "Priority")),
+        usage=None
+        if time.start is None
+        else usage_of(
+            cpu_seconds=values.duration(text(attributes, "resources_used", "cput")),
+            memory_peak=values.size(text(attributes, "resources_used", "mem")),
+            nodes=len(hosts),
+            elapsed=time.elapsed,
+        ),
     )
 
 

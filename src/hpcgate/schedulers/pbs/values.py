@@ -44,13 +44,19 @@ def duration(value: str | None) -> int | None:
     return (hours * 60 + minutes) * 60 + seconds
 
 
-def mebibytes(value: str | None) -> int | None:
-    """Return the MiB of a size such as ``24684096kb``, rounded down, or None. A bare number is bytes."""
+def size(value: str | None) -> int | None:
+    """Return the bytes of a size such as ``24684096kb``, or None. A bare number is bytes."""
     match = _SIZE.fullmatch(value.strip()) if value else None
     if match is None:
         return None
-    size: int = int(match[1]) * 1024 ** _SCALE[match[2].lower()] * (_WORD if match[3].lower() == "w" else 1)
-    return size // 1024**2
+    found: int = int(match[1]) * 1024 ** _SCALE[match[2].lower()] * (_WORD if match[3].lower() == "w" else 1)
+    return found
+
+
+def mebibytes(value: str | None) -> int | None:
+    """Return the MiB of a size, rounded down, or None."""
+    found = size(value)
+    return None if found is None else found // 1024**2
 
 
 def hosts(exec_host: str | None) -> tuple[str, ...]:

@@ -463,7 +463,8 @@ class CommandLine:
         if clock() < known.no_history_until:
             raise NoHistory
         mark = new_mark()
-        argv = sacct.command(selection, mark, steps=selection.steps)
+        columns = sacct.columns(selection)
+        argv = sacct.command(selection, mark, columns, steps=selection.steps)
         done = await self._run(principal, argv, env=sacct.ENVIRONMENT, controller=False)
         if not done.ok:
             none = done.exit_status in NOT_RUN and not await self._keeps_history(principal)
@@ -474,7 +475,7 @@ class CommandLine:
         if not sacct.answers(done.stdout, mark):
             raise no_list(done)
         records = await self._reader.read(
-            principal, "sacct", done.stdout, lambda output: sacct.parse(_text(output), mark)
+            principal, "sacct", done.stdout, lambda output: sacct.parse(_text(output), mark, columns)
         )
         if records:
             known.name = records[0].job.cluster or known.name

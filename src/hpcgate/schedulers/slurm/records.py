@@ -89,6 +89,7 @@ def _completed(live: Record, known: Record) -> Record:
         job,
         cluster=job.cluster or past.cluster,
         tasks=past.tasks,
+        usage=past.usage,
         time=replace(time, suspended=past.time.suspended if time.suspended is None else time.suspended),
     )
     if live.ended and known.ended and known.whole:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hpcgate.schedulers.base import Job, JobStatus, JobTask, JobTime
+from hpcgate.schedulers.base import Job, JobStatus, JobTask, JobTime, Usage, usage_of
 from hpcgate.schedulers.slurm import values
 from hpcgate.schedulers.slurm.delimiters import parse_rows
 from hpcgate.schedulers.slurm.job_ids import addressable, arguments
@@ -25,6 +25,13 @@ FIELDS = (
     "ElapsedRaw",
 )  # fmt: skip
 """The last is a number, so that the newline after it is certain to end a row."""
+USED = ("TotalCPU", "MaxRSS", "ConsumedEnergyRaw")
+"""What jobs have cost, of single jobs only: a list of very many is long enough."""
+
+
+def columns(selection: Selection) -> tuple[str, ...]:
+    """Return the fields that are asked for of the selected jobs."""
+    return FIELDS if selection.ids is None else (*FIELDS[:-1], *USED, FIELDS[-1])
 
 
 def select(selection: Selection) -> list[str]:
@@ -63,18 +70,38 @@ def parse(text: str, mark: str, fields: Sequence[str] = FIELDS) -> list[Record]:
     places = {name: place for place, name in enumerate(fields)}
     rows = parse_rows("sacct", rows_of(text, mark, len(fields)), len(fields), lambda row: _row(row, places))
     records: dict[tuple[str, int | None], Record] = {}
-    tasks: dict[str, list[JobTask]] = {}
+    steps: dict[str, list[_Step]] = {}
     for row in rows:
-        if isinstance(row, JobTask):
-            tasks.setdefault(row.id.partition(".")[0], []).append(row)
+        if isinstance(row, _Step):
+            steps.setdefault(row.task.id.partition(".")[0], []).append(row)
         else:
             records[row.raw, row.submitted] = row
-    return [
-        replace(record, job=replace(record.job, tasks=tuple(tasks[record.job.job_id])))
-        if record.job.job_id in tasks
-        else record
-        for record in records.values()
-    ]
+    return [_with_steps(record, steps.get(record.job.job_id, ())) for record in records.values()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A row of a step.
+
+    Attributes:
+        memory: Bytes of its task that held most.
+        energy: Joules.
+    """
+
+    task: JobTask
+    memory: int | None
+    energy: int | None
+
+
+def _with_steps(record: Record, steps: Sequence[_Step]) -> Record:
+    """Return a job with its steps; memory is recorded of them alone, and energy may be."""
+    if not steps:
+        return record
+    usage = record.job.usage
+    if usage is not None:
+        peak = max((step.memory for step in steps if step.memory), default=None)
+        usage = replace(usage, memory_peak=peak, energy=usage.energy or sum(step.energy or 0 for step in steps) or None)
+    return replace(record, job=replace(record.job, tasks=tuple(step.task for step in steps), usage=usage))
 
 
 _ROW_END = re.compile(r"\d*\n\d[\d_\[\],:%+.a-zA-Z-]*")
@@ -103,7 +130,7 @@ def rows_of(text: str, mark: str, width: int) -> Iterator[Sequence[str]]:
     yield row
 
 
-def _row(row: Sequence[str], places: Mapping[str, int]) -> Record | JobTask:
+def _row(row: Sequence[str], places: Mapping[str, int]) -> Record | _Step:
     column = {name: row[place] for name, place in places.items()}
     shown = addressable(column["JobID"])
     if not ("0" <= shown[:1] <= "9"):
@@ -128,14 +155,16 @@ def _row(row: Sequence[str], places: Mapping[str, int]) -> Record | JobTask:
         limit=values.minutes(column["TimelimitRaw"]),
     )
     if "." in shown:
-        return JobTask(id=shown, name=column["JobName"], status=status, time=time)
+        task = JobTask(id=shown, name=column["JobName"], status=status, time=time)
+        return _Step(task, values.size(column.get("MaxRSS", "")), values.integer(column.get("ConsumedEnergyRaw", "")))
     user = values.text(column["User"])
+    nodes = values.integer(column["AllocNodes"]) or 0
     job = Job(
         job_id=shown,
         name=column["JobName"],
         status=status,
         time=time,
-        allocation_nodes=values.integer(column["AllocNodes"]) or 0,
+        allocation_nodes=nodes,
         cluster=column["Cluster"],
         nodes=column["NodeList"],
         partition=column["Partition"],
@@ -145,8 +174,23 @@ def _row(row: Sequence[str], places: Mapping[str, int]) -> Record | JobTask:
         group=values.text(column["Group"]),
         kill_request_user=_killer(killer, user, column.get("UID", "")) if killer else None,
         priority=values.priority(column["Priority"]),
+        usage=_usage(column, time, nodes, ended=state in ENDED) if "TotalCPU" in column else None,
     )
     return Record(job, column.get("JobIDRaw", shown), values.epoch(column.get("Submit", "")))
+
+
+def _usage(column: Mapping[str, str], time: JobTime, nodes: int, *, ended: bool) -> Usage | None:
+    """Return what a job's own row says of what it has cost; nothing of one that never began."""
+    if time.start is None:
+        return None
+    cpu = values.seconds(column["TotalCPU"])
+    return usage_of(
+        # It is counted at the end of each step: before the first one's it is 0.
+        cpu_seconds=cpu if ended else cpu or None,
+        nodes=nodes,
+        elapsed=time.elapsed,
+        energy=values.integer(column["ConsumedEnergyRaw"]),
+    )
 
 
 def _killer(killer: str, user: str | None, uid: str) -> str:

@@ -42,6 +42,23 @@ def duration(value: str) -> int | None:
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
+def seconds(value: str) -> float | None:
+    """Return the seconds of a duration that may have a fraction, ``00:02.517``."""
+    whole = duration(value)
+    fraction = number("0." + value.strip().rpartition(".")[2]) if "." in value else None
+    return None if whole is None else whole + (fraction or 0.0)
+
+
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)([KMGTP]?)")
+_SCALE = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+
+
+def size(value: str) -> int | None:
+    """Return the bytes of a size such as ``11228K``; a bare number is bytes."""
+    match = _SIZE.fullmatch(value.strip())
+    return int(float(match[1]) * 1024 ** _SCALE[match[2]]) if match else None
+
+
 def minutes(value: str) -> int | None:
     """Return the seconds of a number of minutes; None for UNLIMITED."""
     found = integer(value)

@@ -381,3 +381,40 @@ def test_a_job_is_held_and_released_unless_it_has_ended(number: int) -> None:
 )
 def test_what_changes_a_job(changes: JobChanges, wanted: dict[str, Any]) -> None:
     assert control.body(changes) == wanted
+
+
+@pytest.mark.parametrize("number", [38, 45])
+def test_the_history_tells_what_a_job_has_cost_where_one_was_asked_for(number: int) -> None:
+    answer = recorded(number, "db-job-ok").answer
+    (listed,) = history.parse(answer, ALL)
+    assert listed.job.usage is None
+    (found,) = history.parse(answer, Selection(ids=(JobId(listed.raw),)))
+    usage = found.job.usage
+    assert usage is not None
+    assert usage.cpu_seconds is not None
+    assert (usage.node_hours, usage.energy) == (round((found.job.time.elapsed or 0) / 3600, 4), None)
+
+
+@pytest.mark.parametrize(
+    ("tres", "energy", "expected"),
+    [
+        ([], 0, (None, None)),
+        ([{"type": "mem", "count": 4096}, {"type": "cpu", "count": 9999}], 7, (4096, 7)),
+        ([{"type": "mem", "count": {"set": True, "infinite": False, "number": 5}}], None, (5, None)),
+        ([{"type": "mem", "count": None}, "odd"], {"set": False, "number": 3}, (None, None)),
+    ],
+    ids=["nothing", "both", "as an object", "odd"],
+)
+def test_memory_and_energy_of_steps(tres: Any, energy: Any, expected: tuple[int | None, int | None]) -> None:
+    step = {
+        "step": {"id": "batch", "name": "batch"},
+        "tres": {"requested": {"max": tres}},
+        "statistics": {"energy": {"consumed": energy}},
+    }
+    job = {"job_id": 1, "state": {"current": "COMPLETED"}, "allocation_nodes": 2, "steps": [step]}
+    job["time"] = {"start": 10, "end": 1810, "elapsed": 1800, "total": {"seconds": 3, "microseconds": 500000}}
+    (found,) = history.parse({"jobs": [job]}, Selection(ids=(JobId("1"),)))
+    usage = found.job.usage
+    assert usage is not None
+    assert (usage.cpu_seconds, usage.node_hours) == (3.5, 1.0)
+    assert (usage.memory_peak, usage.energy) == expected

@@ -3,7 +3,7 @@
 import time
 from dataclasses import replace
 
-from hpcgate.schedulers.base import Job, JobStatus, JobTask, JobTime
+from hpcgate.schedulers.base import Job, JobStatus, JobTask, JobTime, usage_of
 from hpcgate.schedulers.slurm import sacct
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.rest import values
@@ -20,12 +20,12 @@ def parse(answer: object, selection: Selection) -> list[Record]:
             return None
         if selection.account is not None and values.string(row.get("account")).lower() != selection.account:
             return None
-        return _record(row)
+        return _record(row, selection)
 
     return [found for found in values.parse_rows(answer, "jobs", record) if found is not None]
 
 
-def _record(row: values.Row) -> Record:
+def _record(row: values.Row, selection: Selection) -> Record:
     job_id = values.number(row.get("job_id"))
     if not job_id:
         raise ValueError("no job")
@@ -41,12 +41,15 @@ def _record(row: values.Row) -> Record:
         leader=values.number(het.get("job_id")),
         offset=values.number(het.get("job_offset")),
     )
+    total = values.row(times.get("total"))
+    ran, count = _time(times), values.number(row.get("allocation_nodes")) or 0
+    cpu = (values.number(total.get("seconds")) or 0) + (values.number(total.get("microseconds")) or 0) / 1e6
     job = Job(
         job_id=shown,
         name=values.string(row.get("name")),
         status=_status(row, current, values.text(standing.get("reason"))),
-        time=_time(times),
-        allocation_nodes=values.number(row.get("allocation_nodes")) or 0,
+        time=ran,
+        allocation_nodes=count,
         cluster=values.string(row.get("cluster")),
         nodes=nodes or "None assigned",
         partition=values.string(row.get("partition")),
@@ -57,11 +60,31 @@ def _record(row: values.Row) -> Record:
         kill_request_user=values.text(row.get("kill_request_user")),
         priority=values.number(row.get("priority")),
         tasks=tuple(values.parse_rows(row, "steps", lambda step: _task(step, shown))) or None,
+        usage=None
+        if ran.start is None or not selection.ids
+        else usage_of(
+            cpu_seconds=cpu if total and current in ENDED else cpu or None,
+            memory_peak=max((_peak(step) for step in values.rows(row, "steps")), default=None),
+            nodes=count,
+            elapsed=ran.elapsed,
+            energy=sum(_energy(step) for step in values.rows(row, "steps")),
+        ),
     )
     record = Record(job, str(job_id), values.time(times.get("submission")))
     if "`" in job.name:
         return sacct.renamed(record, values.string(row.get("submit_line")))
     return record
+
+
+def _peak(step: values.Row) -> int:
+    """Return the bytes of a step's task that held most, 0 where it is not recorded."""
+    most = values.rows(values.row(values.row(step.get("tres")).get("requested")), "max")
+    return max((values.number(one.get("count")) or 0 for one in most if one.get("type") == "mem"), default=0)
+
+
+def _energy(step: values.Row) -> int:
+    """Return the joules of a step, 0 where they are not recorded."""
+    return values.number(values.row(values.row(step.get("statistics")).get("energy")).get("consumed")) or 0
 
 
 def _status(row: values.Row, current: str, reason: str | None = None) -> JobStatus:
