@@ -48,6 +48,7 @@ def test_every_route_of_a_system_says_what_it_needs_of_it() -> None:
         ("GET", "/status/liveness/", None, ()),
         ("GET", "/status/readiness", None, ()),
         ("GET", "/status/{system_name}/nodes", Group.STATUS_READ, BY_SCHEDULER),
+        ("GET", "/status/{system_name}/allocations", Group.STATUS_READ, BY_SCHEDULER),
         ("GET", "/status/{system_name}/userinfo", Group.STATUS_READ, BY_SSH),
         ("GET", "/compute/{system_name}/jobs", Group.COMPUTE_READ, BY_SCHEDULER),
         ("GET", "/compute/{system_name}/jobs/{job_id}", Group.COMPUTE_READ, BY_SCHEDULER),

@@ -633,6 +633,9 @@ def _over_http(http: httpx.Client, cluster: Cluster, home: str) -> None:
     for part in ("nodes", "partitions", "reservations"):
         assert http.get(f"/status/pbs/{part}").json()[part]
     assert http.get("/status/pbs/userinfo").json()["accounts"] is None
+    answer = http.get("/status/pbs/allocations")
+    assert answer.status_code == 501, answer.text
+    assert "PBS does not record" in answer.json()["message"]
 
     moved = http.post("/filesystem/pbs/transfer/mv", json={"path": f"{home}/http.txt", "targetPath": f"{home}/to.txt"})
     assert moved.status_code == 201, moved.text

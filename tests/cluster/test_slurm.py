@@ -457,6 +457,25 @@ async def test_status(slurm: Scheduler, cluster: Cluster, alice: Principal) -> N
     await slurm.ping(alice)
 
 
+async def test_allocations(slurm: Scheduler, cluster: Cluster, alice: Principal) -> None:
+    """What the controller counts of an account: its limit, what is used, what is left."""
+    cluster.slurm.sacctmgr("modify", "account", "extra", "set", "GrpTRESMins=cpu=1000000")
+    try:
+        async with asyncio.timeout(120):
+            while True:
+                found = {one.account: one for one in await slurm.allocations(alice)}
+                cpu = next((one for one in found["extra"].resources if one.resource == "cpu"), None)
+                if cpu is not None and cpu.limit is not None:
+                    break
+                # The controller is told by the database.
+                await asyncio.sleep(0.3)
+        assert {one.account: one.default for one in found.values()} == {"demo": True, "extra": False}
+        assert (cpu.scope, cpu.limit, cpu.left) == ("account", 1000000, 1000000 - cpu.used)
+        assert all(one.limit is None for one in found["demo"].resources)
+    finally:
+        cluster.slurm.sacctmgr("modify", "account", "extra", "set", "GrpTRESMins=cpu=-1")
+
+
 async def test_node_states(slurm: Scheduler, cluster: Cluster, alice: Principal) -> None:
     """The state of a node is read whatever its reason says."""
     node = cluster.slurm.nodes[1]

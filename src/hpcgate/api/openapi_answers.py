@@ -144,6 +144,18 @@ _ANSWERS: dict[tuple[str, str], Any] = {
     ("get", f"{_STATUS}/partitions"): {
         "partitions": [{"name": "normal", "cpus": 512, "totalNodes": 2, "partition": "UP"}]
     },
+    ("get", f"{_STATUS}/allocations"): {
+        "allocations": [
+            {
+                "account": "project",
+                "default": True,
+                "resources": [
+                    {"resource": "cpu", "scope": "account", "limit": 600000, "used": 1250, "left": 598750},
+                    {"resource": "node", "scope": "account", "limit": None, "used": 20, "left": None},
+                ],
+            }
+        ]
+    },
     ("get", f"{_STATUS}/userinfo"): {
         "user": {"id": "1226", "name": "alice"},
         "group": {"id": "1226", "name": "alice"},

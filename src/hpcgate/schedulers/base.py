@@ -92,7 +92,7 @@ def usage_of(
     elapsed: int | None = None,
     energy: int | None = None,
 ) -> Usage | None:
-    """Return what was recorded; None if nothing was. A zero of memory or energy says that nobody has measured.
+    """Return what was recorded; None if nothing was. A zero says that nobody has measured, or not yet.
 
     Args:
         cpu_seconds: As in `Usage`.
@@ -103,7 +103,7 @@ def usage_of(
     """
     if not nodes or elapsed is None:
         return None
-    return Usage(cpu_seconds, memory_peak or None, round(nodes * elapsed / 3600, 4), energy or None)
+    return Usage(cpu_seconds or None, memory_peak or None, round(nodes * elapsed / 3600, 4), energy or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +241,33 @@ class Account:
 
     name: str
     default: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AllocatedResource:
+    """How much of a resource an account may use, in minutes of one of it.
+
+    Attributes:
+        resource: The scheduler's name: ``cpu``, ``node``, ``gres/gpu``, ``billing``.
+        scope: Whose limit it is: ``account``, of all its users together, or ``user``.
+        limit: None where there is none.
+        left: None where there is no limit.
+    """
+
+    resource: str
+    scope: str
+    limit: int | None
+    used: int
+    left: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """An account that the user may charge, with what is limited or has been used of it."""
+
+    account: str
+    default: bool
+    resources: tuple[AllocatedResource, ...]
 
 
 class Scheduler(ABC):
@@ -411,6 +438,14 @@ class Scheduler(ABC):
     @abstractmethod
     async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
         """List the accounts of the user, or None where the scheduler has no such thing."""
+
+    async def allocations(self, principal: Principal) -> tuple[Allocation, ...]:
+        """Return how much of each of the user's accounts there is, is used, and is left.
+
+        Raises:
+            NotSupported: This scheduler does not know.
+        """
+        raise NotSupported("This scheduler does not tell of allocations")
 
     @abstractmethod
     async def ping(self, principal: Principal) -> None:

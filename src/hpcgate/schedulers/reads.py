@@ -20,6 +20,7 @@ from hpcgate.auth import Principal
 from hpcgate.errors import CommandFailed, GatewayError, JobNotFound, SchedulerUnavailable, Unavailable
 from hpcgate.schedulers.base import (
     Account,
+    Allocation,
     JobDescription,
     JobMetadata,
     JobQuery,
@@ -243,6 +244,12 @@ class SharedReads(Scheduler):
         """List the accounts of the user."""
         return await self._shared(
             principal, "accounts", lambda: self._query("accounts", self.backend.accounts(principal))
+        )
+
+    async def allocations(self, principal: Principal) -> tuple[Allocation, ...]:
+        """Return how much of the user's accounts is left."""
+        return await self._shared(
+            principal, "allocations", lambda: self._query("allocations", self.backend.allocations(principal))
         )
 
     async def ping(self, principal: Principal) -> None:

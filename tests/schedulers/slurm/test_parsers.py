@@ -11,8 +11,9 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcgate.schedulers.base import Account, Job, Partition, Usage
-from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, values
+from hpcgate.errors import BadAnswer
+from hpcgate.schedulers.base import Account, AllocatedResource, Allocation, Job, Partition, Usage
+from hpcgate.schedulers.slurm import assoc_mgr, sacct, sacctmgr, sbatch, scancel, scontrol, squeue, values
 from hpcgate.schedulers.slurm.delimiters import new_mark
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.records import Record, Selection, merged
@@ -664,7 +665,7 @@ def _used(
             Usage(2.0, 512, 0.5, 9),
         ),
         ([_used("7", "00:00:00", "", "", "RUNNING")], Usage(None, None, 0.5)),
-        ([_used("7", "00:00:00", "", "")], Usage(0.0, None, 0.5)),
+        ([_used("7", "00:00:00", "", "")], Usage(None, None, 0.5)),
         ([_used("7", "INVALID", "16?", "18446744073709551614")], Usage(None, None, 0.5)),
         ([_used("7", "00:00:00", "", "", "PENDING", "Unknown")], None),
     ],
@@ -679,3 +680,56 @@ def test_what_sacct_says_that_a_job_has_cost(rows: list[list[str]], usage: Usage
 
 def test_a_list_of_many_jobs_is_not_asked_what_they_have_cost() -> None:
     assert sacct.columns(Selection(user="u", window=60)) == sacct.FIELDS
+
+
+# scontrol show assoc_mgr
+
+
+def _association(account: str, user: str, minutes: str, *, default: str = "No", partition: str = "") -> str:
+    return (
+        f"ClusterName=demo Account={account} UserName={user} Partition={partition} Priority=0 ID=3 "
+        "SharesRaw/Norm/Level/Factor=1/18446744073709551616.00/1/0.00 UsageRaw/Norm/Efctv=0.00/1.00/0.00 "
+        f"ParentAccount=root(1) Lft=2 DefAssoc={default} GrpJobs=N(0) GrpWall=N(0.00) GrpTRES=cpu=9(1),mem=N(0) "
+        f"GrpTRESMins={minutes} GrpTRESRunMins=cpu=7(0),mem=N(0) MaxJobs= MaxTRESPJ= MinPrioThresh=\n"
+    )
+
+
+HEAD = "Current Association Manager state\n\nAssociation Records\n\n"
+"""As 22.05 prints it."""
+
+
+def test_what_is_left_of_accounts() -> None:
+    own = assoc_mgr.parse(
+        HEAD
+        + _association("demo", "alice(1001)", "cpu=N(10),mem=N(0)", default="Yes")
+        + _association("demo", "alice(1001)", "cpu=5(0)", partition="debug")
+        + _association("extra", "alice(1001)", "cpu=50(60),node=N(3)")
+        + _association("third", "alice(1001)", "")
+    )
+    shared = assoc_mgr.parse(
+        HEAD
+        + _association("demo", "", "cpu=1000(12),mem=N(0),gres/gpu:a100=7(7),billing=N(4)")
+        + _association("demo", "bob(1002)", "cpu=4(2)")
+        + "ClusterName=demo Account= UserName=odd\n"
+    )
+    assert assoc_mgr.allocations("alice", own, shared) == (
+        Allocation(
+            "demo",
+            True,
+            (
+                AllocatedResource("cpu", "account", 1000, 12, 988),
+                AllocatedResource("gres/gpu:a100", "account", 7, 7, 0),
+                AllocatedResource("billing", "account", None, 4, None),
+            ),
+        ),
+        Allocation("extra", False, (AllocatedResource("cpu", "user", 50, 60, 0),)),
+        Allocation("third", False, ()),
+    )
+
+
+def test_what_is_not_of_the_association_manager() -> None:
+    """A site's wrapper in scontrol's place that refuses with exit status 0 is not an empty list."""
+    assert assoc_mgr.parse(HEAD) == []
+    for text in ("", "Access denied\n"):
+        with pytest.raises(BadAnswer):
+            assoc_mgr.parse(text)

@@ -366,6 +366,30 @@ class AccountsModel(Wire):
     default: bool
 
 
+class AllocatedResourceModel(Wire):
+    """How much of a resource an account may use, in minutes of one of it."""
+
+    resource: str = Field(description="The scheduler's name: cpu, node, gres/gpu, billing")
+    scope: str = Field(description="Whose limit it is: account, of all its users together, or user")
+    limit: int | None = Field(None, description="Null: there is none")
+    used: int
+    left: int | None = Field(None, description="Null: there is no limit")
+
+
+class AllocationModel(Wire):
+    """An account that the user may charge, with what is limited or has been used of it."""
+
+    account: str
+    default: bool
+    resources: list[AllocatedResourceModel]
+
+
+class GetAllocationsResponse(Wire):
+    """The caller's accounts."""
+
+    allocations: list[AllocationModel]
+
+
 class UserInfoResponse(Wire):
     """Who the user is on the login node."""
 

@@ -177,6 +177,14 @@ async def get_system_partitions(access: AccessDep, show_hidden: bool = False) ->
     )
 
 
+@on(Terms(Group.STATUS_READ, BY_SCHEDULER))
+@router.get("/{system_name}/allocations")
+async def get_allocations(access: AccessDep) -> models.GetAllocationsResponse:
+    """List the user's accounts, and how much of each there is, is used, and is left."""
+    found = await access.system.scheduler.allocations(access.principal)
+    return models.GetAllocationsResponse(allocations=[models.AllocationModel.model_validate(one) for one in found])
+
+
 @on(Terms(Group.STATUS_READ, BY_SSH))
 @router.get("/{system_name}/userinfo")
 async def get_userinfo(access: AccessDep) -> models.UserInfoResponse:

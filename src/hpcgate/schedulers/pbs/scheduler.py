@@ -9,6 +9,7 @@ from hpcgate.errors import GatewayError, JobNotFound, NotSupported
 from hpcgate.schedulers.base import (
     WINDOW_SECONDS,
     Account,
+    Allocation,
     JobDescription,
     JobMetadata,
     JobQuery,
@@ -191,6 +192,10 @@ class Pbs(Scheduler):
     async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
         """PBS has no list of accounts: None."""
         return None
+
+    async def allocations(self, principal: Principal) -> tuple[Allocation, ...]:
+        """Refuse: PBS limits what runs at a time, not what is used in all."""
+        raise NotSupported("PBS does not record how much of an account is used or left")
 
     async def ping(self, principal: Principal) -> None:
         """Ask the server by ``qstat -B``."""

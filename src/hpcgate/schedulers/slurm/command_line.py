@@ -22,13 +22,13 @@ from hpcgate.errors import (
     TimedOut,
 )
 from hpcgate.outbound.wording import clipped
-from hpcgate.schedulers.base import Account, JobDescription, JobMetadata, Node, Partition, Reservation
+from hpcgate.schedulers.base import Account, Allocation, JobDescription, JobMetadata, Node, Partition, Reservation
 from hpcgate.schedulers.bulk import Commands, Plain
 from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.many import Command, not_begun
 from hpcgate.schedulers.once import Doubt, Submitted
 from hpcgate.schedulers.reading import Findings, Reader
-from hpcgate.schedulers.slurm import sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
+from hpcgate.schedulers.slurm import assoc_mgr, sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
 from hpcgate.schedulers.slurm.controls import CommandControls, Controls
 from hpcgate.schedulers.slurm.delimiters import new_mark
 from hpcgate.schedulers.slurm.failures import (
@@ -653,6 +653,16 @@ class CommandLine:
         if not says(words, NO_ACCOUNTING):
             _log.warning("slurm.accounts_unavailable", system=self.system, words=clipped(words, 400))
         return None
+
+    async def allocations(self, principal: Principal) -> tuple[Allocation, ...]:
+        """Return how much of the user's accounts is left, as the controller counts it; none without accounting."""
+        user = principal.username
+        own = await self._parsed(principal, assoc_mgr.command(user=user), assoc_mgr.parse)
+        accounts = tuple(dict.fromkeys(one.account for one in own if one.user == user and "," not in one.account))
+        if not accounts:
+            return ()
+        shared = await self._parsed(principal, assoc_mgr.command(accounts=accounts), assoc_mgr.parse)
+        return assoc_mgr.allocations(user, own, shared)
 
     async def ping(self, principal: Principal) -> None:
         """Return if at least one controller is up."""

@@ -174,19 +174,17 @@ def _row(row: Sequence[str], places: Mapping[str, int]) -> Record | _Step:
         group=values.text(column["Group"]),
         kill_request_user=_killer(killer, user, column.get("UID", "")) if killer else None,
         priority=values.priority(column["Priority"]),
-        usage=_usage(column, time, nodes, ended=state in ENDED) if "TotalCPU" in column else None,
+        usage=_usage(column, time, nodes) if "TotalCPU" in column else None,
     )
     return Record(job, column.get("JobIDRaw", shown), values.epoch(column.get("Submit", "")))
 
 
-def _usage(column: Mapping[str, str], time: JobTime, nodes: int, *, ended: bool) -> Usage | None:
+def _usage(column: Mapping[str, str], time: JobTime, nodes: int) -> Usage | None:
     """Return what a job's own row says of what it has cost; nothing of one that never began."""
     if time.start is None:
         return None
-    cpu = values.seconds(column["TotalCPU"])
     return usage_of(
-        # It is counted at the end of each step: before the first one's it is 0.
-        cpu_seconds=cpu if ended else cpu or None,
+        cpu_seconds=values.seconds(column["TotalCPU"]),
         nodes=nodes,
         elapsed=time.elapsed,
         energy=values.integer(column["ConsumedEnergyRaw"]),

@@ -25,6 +25,7 @@ from hpcgate.errors import (
 from hpcgate.schedulers.base import (
     WINDOW_SECONDS,
     Account,
+    Allocation,
     JobDescription,
     JobMetadata,
     JobQuery,
@@ -407,6 +408,13 @@ class Slurm(Scheduler):
         if isinstance(accounts, GatewayError | NoHistory):
             raise accounts
         return accounts
+
+    async def allocations(self, principal: Principal) -> tuple[Allocation, ...]:
+        """Return how much of the user's accounts is left, by ``scontrol show assoc_mgr``."""
+        commands = commands_of(self._commands)
+        if commands is None:
+            raise NotSupported("Allocations are not supported over slurmrestd alone (connection_mode: rest)")
+        return await commands.allocations(principal)
 
     async def ping(self, principal: Principal) -> None:
         """Ask the controllers."""

@@ -42,17 +42,17 @@ def script_command(raw: str) -> list[str]:
 
 def parse_nodes(text: str) -> tuple[Node, ...]:
     """Return the nodes."""
-    return _lines(text, "NodeName", _node)
+    return pairs_of(text, "NodeName", _node)
 
 
 def parse_partitions(text: str) -> tuple[Partition, ...]:
     """Return the partitions."""
-    return _lines(text, "PartitionName", _partition)
+    return pairs_of(text, "PartitionName", _partition)
 
 
 def parse_reservations(text: str) -> tuple[Reservation, ...]:
     """Return the reservations, none for ``No reservations in the system``."""
-    return _lines(text, "ReservationName", _reservation)
+    return pairs_of(text, "ReservationName", _reservation)
 
 
 _CONTROLLER = re.compile(r"^Slurmctld\(.*?\) at .* is (UP|DOWN)", re.MULTILINE)
@@ -118,7 +118,12 @@ def answered(text: str, parse: Callable[[str], tuple[Parsed, ...]]) -> tuple[Par
     return found
 
 
-def _lines(text: str, first: str, parse: Callable[[Mapping[str, str]], Parsed]) -> tuple[Parsed, ...]:
+def pairs_of(text: str, first: str, parse: Callable[[Mapping[str, str]], Parsed]) -> tuple[Parsed, ...]:
+    """Return what `parse` makes of the names and values of each line that begins with this name.
+
+    A line that cannot be parsed (ValueError, KeyError) is logged and skipped.
+    """
+
     def parsed(line: str) -> Parsed:
         if len(line) > _MAX_LINE:
             raise ValueError("too long")

@@ -46,7 +46,7 @@ def seconds(value: str) -> float | None:
     """Return the seconds of a duration that may have a fraction, ``00:02.517``."""
     whole = duration(value)
     fraction = number("0." + value.strip().rpartition(".")[2]) if "." in value else None
-    return None if whole is None else whole + (fraction or 0.0)
+    return None if whole is None else round(whole + (fraction or 0.0), 3)
 
 
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)([KMGTP]?)")

@@ -41,9 +41,7 @@ def _record(row: values.Row, selection: Selection) -> Record:
         leader=values.number(het.get("job_id")),
         offset=values.number(het.get("job_offset")),
     )
-    total = values.row(times.get("total"))
     ran, count = _time(times), values.number(row.get("allocation_nodes")) or 0
-    cpu = (values.number(total.get("seconds")) or 0) + (values.number(total.get("microseconds")) or 0) / 1e6
     job = Job(
         job_id=shown,
         name=values.string(row.get("name")),
@@ -63,7 +61,8 @@ def _record(row: values.Row, selection: Selection) -> Record:
         usage=None
         if ran.start is None or not selection.ids
         else usage_of(
-            cpu_seconds=cpu if total and current in ENDED else cpu or None,
+            # It is told of steps; v0.0.38 tells none, and says 0.
+            cpu_seconds=_cpu(row) or sum(_cpu(step) for step in values.rows(row, "steps")),
             memory_peak=max((_peak(step) for step in values.rows(row, "steps")), default=None),
             nodes=count,
             elapsed=ran.elapsed,
@@ -74,6 +73,13 @@ def _record(row: values.Row, selection: Selection) -> Record:
     if "`" in job.name:
         return sacct.renamed(record, values.string(row.get("submit_line")))
     return record
+
+
+def _cpu(row: values.Row) -> float:
+    """Return the seconds of processors of a job or a step, to the millisecond as sacct has them; 0 if not recorded."""
+    total = values.row(values.row(row.get("time")).get("total"))
+    milliseconds = (values.number(total.get("microseconds")) or 0) // 1000
+    return round((values.number(total.get("seconds")) or 0) + milliseconds / 1000, 3)
 
 
 def _peak(step: values.Row) -> int:
