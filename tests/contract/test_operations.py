@@ -104,7 +104,8 @@ def test_every_field_is_taken_in_both_spellings(operation: Any) -> None:
     snake = {name: values[name] for name in fields if name in values}
     for source in ("path", "sourcePath", "source_path"):
         given = {source if name == "source_path" else name: value for name, value in snake.items()}
-        assert operation.Parameters.model_validate(given).source_path == "/a"
+        # Of a symbolic link it is the text that the link holds.
+        assert operation.Parameters.model_validate(given).source_path in (b"/a", "/a")
         camel = {to_camel(name): value for name, value in given.items()}
         assert operation.Parameters.model_validate(camel) == operation.Parameters.model_validate(given)
 
