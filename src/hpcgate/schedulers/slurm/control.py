@@ -62,13 +62,13 @@ def signal_command(job_id: JobId, number: int) -> list[str]:
 
 
 def comment_command(job_id: JobId, mark: str) -> list[str]:
-    """Return the command that prints the comments of a job; parsed by `parse_comments`."""
-    return ["squeue", "--noheader", "--all", "--states=all", f"--jobs={job_id.argument}", f"--format={mark};%k"]
+    """Return the command that prints the comments of a job beneath a heading; parsed by `parse_comments`."""
+    return ["squeue", "--all", "--states=all", f"--jobs={job_id.argument}", f"--format={mark};%k"]
 
 
 def parse_comments(text: str, mark: str) -> list[str]:
     """Return what `comment_command` printed, the comment of each job."""
-    rows = ([chunk.removesuffix("\n")] for chunk in text.split(f"{mark};")[1:])
+    rows = ([chunk.removesuffix("\n")] for chunk in text.split(f"{mark};")[2:])
     return parse_rows("squeue", rows, 1, lambda row: row[0])
 
 

@@ -1,0 +1,57 @@
+"""What is done to jobs by commands, with a squeue and a scontrol that are played."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from hpcgate.auth import Principal
+from hpcgate.errors import CommandFailed
+from hpcgate.schedulers.control import JobChanges
+from hpcgate.schedulers.slurm.controls import CommandControls
+from hpcgate.schedulers.slurm.job_ids import JobId
+from hpcgate.ssh.runner import Completed
+
+ALICE = Principal("alice", token="")
+MARKED = "hpcgate:0123456789abcdef"
+
+
+class Played:
+    """Answers squeue with a text, in which ``{mark}`` stands for what rows begin with, and scontrol with nothing."""
+
+    def __init__(self, listing: str) -> None:
+        self._listing = listing
+        self.changes: list[str] = []
+
+    async def __call__(self, principal: Any, argv: Sequence[str], **_: Any) -> Completed:
+        if argv[0] == "squeue":
+            mark = next(word for word in argv if word.startswith("--format=")).removeprefix("--format=").split("%")[0]
+            return Completed(tuple(argv), 0, self._listing.replace("{mark}", mark).encode(), b"")
+        self.changes.append(argv[-1])
+        return Completed(tuple(argv), 0, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("listing", "comment"),
+    [
+        ("{mark}COMMENT\n{mark}old " + MARKED + "\n", "new " + MARKED),
+        ("{mark}COMMENT\n{mark}" + MARKED + " two\nlines\n", "new " + MARKED),
+        ("{mark}COMMENT\n{mark}old\n", "new"),
+        # Of a job that squeue does not know scontrol says so.
+        ("{mark}COMMENT\n", "new"),
+        ("a banner\n{mark}COMMENT\n{mark}" + MARKED + "\n", "new " + MARKED),
+    ],
+)
+async def test_a_comment_keeps_the_mark_that_squeue_shows(listing: str, comment: str) -> None:
+    played = Played(listing)
+    await CommandControls(played).change(ALICE, JobId.parse("7"), JobChanges(comment="new"))
+    assert played.changes == [f"Comment={comment}"]
+
+
+@pytest.mark.parametrize("listing", ["", "squeue is not available today\n", "COMMENT\nold\n"])
+async def test_a_comment_is_not_changed_where_squeue_shows_no_list(listing: str) -> None:
+    """The mark of a submission would be lost, by which one in doubt is found."""
+    played = Played(listing)
+    with pytest.raises(CommandFailed, match="squeue printed"):
+        await CommandControls(played).change(ALICE, JobId.parse("7"), JobChanges(comment="new"))
+    assert played.changes == []
