@@ -140,7 +140,13 @@ def test_one_token_serves_many_rounds(http: httpx.Client, cluster: Cluster) -> N
 def test_a_sick_file_system_is_refused_and_no_other(http: httpx.Client, cluster: Cluster) -> None:
     missing = str(cluster.directory / "not-mounted")
     wait_until(lambda: not is_well(http, "filesystem", missing), "the probe has run")
-    answer = http.get("/filesystem/watched/ops/ls", params={"path": f"{missing}/alice"})
+
+    def listed() -> httpx.Response:
+        return http.get("/filesystem/watched/ops/ls", params={"path": f"{missing}/alice"})
+
+    # What has never been well is asked for nevertheless for a while after the start.
+    wait_until(lambda: listed().status_code != 404, "it is given up")
+    answer = listed()
     assert (answer.status_code, answer.json()["message"]) == (503, refusal("filesystem"))
     assert answer.json()["data"] == {"reason": "unhealthy", "service": "filesystem"}
     wait_until(lambda: all_well(http), "everything else is healthy")
