@@ -380,8 +380,14 @@ class Uploads:
             if place is None:
                 raise NotFound("There is no such upload.")
             with naming(self._root + (upload.state.name_there or b"")):
-                async with locked(self.store, place, interruption) as writer:
-                    yield writer
+                try:
+                    async with locked(self.store, place, interruption) as writer:
+                        yield writer
+                except (NotFound, Gone):
+                    # Whoever ended it could not remove the directory, for the lock was in it that is gone now.
+                    with suppress(GatewayError):
+                        await self.store.forget(upload_id, place, ())
+                    raise
 
     def _key(self, upload_id: str) -> Hashable:
         return (self._session.system, self._session.username, upload_id)
