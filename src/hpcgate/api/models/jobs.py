@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
 from hpcgate.api.models.base import BodyParameters, Wire
@@ -109,6 +109,18 @@ class JobNotShown(Wire):
 class GetJobsResponse(GetJobResponse):
     """Jobs, those that were asked for by their ids and are not there, and where the next page begins."""
 
+    not_shown: list[JobNotShown] | None = Field(None, description="With ids: those that are not among the jobs")
+    next_cursor: str | None = Field(None, description="With limit: the cursor of the next page, null on the last one")
+
+
+_OPTIONAL: Any = {name: (field.annotation, None) for name, field in JobModel.model_fields.items()}
+JobPartModel = create_model("JobPartModel", __base__=Wire, __doc__="Some fields of a job.", **_OPTIONAL)
+
+
+class GetJobPartsResponse(Wire):
+    """With `fields`: as GetJobsResponse, with these fields of each job."""
+
+    jobs: list[JobPartModel] | None = None
     not_shown: list[JobNotShown] | None = Field(None, description="With ids: those that are not among the jobs")
     next_cursor: str | None = Field(None, description="With limit: the cursor of the next page, null on the last one")
 

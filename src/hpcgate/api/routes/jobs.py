@@ -220,7 +220,9 @@ def _part(jobs: Jobs, limit: int | None, cursor: Cursor | None, attributes: set[
 
 
 @on(Terms(Group.COMPUTE_READ, BY_SCHEDULER, direct=True))
-@router.get("", response_model=models.GetJobsResponse, openapi_extra=described(JobsParameters))
+@router.get(
+    "", response_model=models.GetJobsResponse | models.GetJobPartsResponse, openapi_extra=described(JobsParameters)
+)
 async def get_jobs(request: Request, system_name: str) -> Response:
     """List jobs: pending and running ones always, finished ones within the window; or those with these ids.
 
