@@ -15,6 +15,10 @@ from hpcgate.demo.slurm import LIMITED_QOS, Slurm
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import BadRequest, Forbidden, JobNotFound, SchedulerUnavailable, SubmissionRefused, TimedOut
 from hpcgate.schedulers.base import Account, JobDescription, JobQuery, Scheduler
+from hpcgate.schedulers.slurm import squeue, values
+from hpcgate.schedulers.slurm.delimiters import new_mark
+from hpcgate.schedulers.slurm.job_ids import JobId
+from hpcgate.schedulers.slurm.records import Selection
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
@@ -610,3 +614,41 @@ async def test_slurmdbd_down(cluster: Cluster, alice: Principal, home: str) -> N
             await until(slurm, alice, job_id, "CANCELLED")
         finally:
             cluster.slurm.slurmdbd.start()
+
+
+HEADINGS = {
+    "%i": "JOBID", "%A": "JOBID", "%T": "STATE", "%r": "REASON", "%M": "TIME", "%l": "TIME_LIMIT", "%V": "SUBMIT_TIME",
+    "%S": "START_TIME", "%e": "END_TIME", "%D": "NODES", "%N": "NODELIST", "%Q": "PRIORITY", "%u": "USER",
+    "%g": "GROUP", "%a": "ACCOUNT", "%P": "PARTITION", "%Z": "WORK_DIR", "%j": "NAME",
+}  # fmt: skip
+"""What squeue writes above each column, in 22.05 as in 24.11."""
+EXITS = {(22, 5): "{status}", (24, 11): "{code}:{signal}"}
+"""What ``squeue --Format=exit_code`` prints, from which version on: the status of wait(2), then both numbers."""
+ENDS = {"well": ("exit 0", 0, 0), "with a status": ("exit 3", 3, 0), "by a signal": ("kill -9 $$", 0, 9)}
+
+
+async def test_squeue_says_what_its_version_is_known_to_say(
+    plain: tuple[Slurm, Sshd], cluster: Cluster, alice: Principal, home: str
+) -> None:
+    """The installed one's headings and values are read as they are, and are those that the code was written for."""
+    slurm, sshd = plain
+    mark = new_mark()
+    version = tuple(map(int, slurm.version.split(".")[:2]))
+    form = EXITS[max(known for known in EXITS if known <= version)]
+    async with system(cluster, slurm=slurm, sshd=sshd) as made:
+        for how, (line, code, signal) in ENDS.items():
+            job_id = await made.scheduler.submit(alice, JobDescription(home, script=f"#!/bin/sh\n{line}\n"))
+            (job,) = await until(made.scheduler, alice, job_id, "COMPLETED", "FAILED")
+            assert (job.status.exit_code, job.status.interrupt_signal) == (code, signal), how
+            selection = Selection((JobId.parse(job_id),))
+            said = slurm.run(["squeue", "--noheader", *squeue.select(selection), "--Format=exit_code:30"]).strip()
+            assert said == form.format(status=code << 8 | signal, code=code, signal=signal), (how, version)
+            assert values.wait_status(said) == (code, signal)
+            listed = slurm.run(squeue.command(selection, mark))
+            heading, row = (chunk.rstrip("\n").split(f"{mark},") for chunk in listed.split(f"{mark};")[1:])
+            assert dict(zip(squeue.COLUMNS, heading, strict=True)) == HEADINGS, version
+            assert len(row) == len(squeue.COLUMNS)
+            assert [record.job.job_id for record in squeue.parse(listed, mark)] == [job_id]
+        nothing = slurm.run(squeue.command(Selection(user="nobody"), mark))
+        assert squeue.answers(nothing.encode(), mark)
+        assert squeue.parse(nothing, mark) == []

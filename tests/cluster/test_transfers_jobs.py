@@ -2,6 +2,7 @@
 
 import os
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from firecrest.FirecrestException import TransferJobFailedException
 
 from hpcgate.demo.cluster import Cluster, Gateway
+from hpcgate.transfers.jobs import log_mark
 from tests.cluster.transfer_clients import ACCOUNT, connect, ended, place
 
 __all__ = ["connect", "place"]
@@ -129,3 +131,23 @@ def test_refused(http: httpx.Client, cluster: Cluster, verb: str, body: dict[str
     answer = http.post(f"{TRANSFER}/{verb}", json=sent)
     assert answer.status_code == 400, answer.text
     assert message in answer.json()["message"]
+
+
+def test_logs_are_swept_after_seven_days_where_nothing_else_is_set(
+    http: httpx.Client, place: Path, cluster: Cluster
+) -> None:
+    user, week = cluster.user("alice"), 7 * 24 * 3600
+    ages = {"younger": week - 3600, "older": week + 3600}
+    logs = {name: user.home / f".f7t_file_handling_job_{log_mark()}.log" for name in ages}
+    try:
+        for name, path in logs.items():
+            path.touch()
+            os.chown(path, user.uid, user.gid)
+            moment = time.time() - ages[name]
+            os.utime(path, (moment, moment))
+        body = {"path": f"{place}/absent", "targetPath": f"{place}/x", "account": ACCOUNT}
+        ended(http, http.post(f"{TRANSFER}/mv", json=body))
+        assert {name for name, path in logs.items() if path.exists()} == {"younger"}
+    finally:
+        for path in logs.values():
+            path.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcgate.auth import Principal
+from hpcgate.config import DataOperation
 from hpcgate.errors import BadRequest, NotSupported, TimedOut
 from hpcgate.transfers import jobs
 from hpcgate.transfers.base import BatchJob, Script
@@ -122,7 +123,8 @@ async def test_logs_of_earlier_jobs_are_swept_once_they_are_old(tmp_path: Path) 
     home = tmp_path / ALICE.username
     (home / "below").mkdir(parents=True)
     queue, made = Queue(), {}
-    for lifetime in (7 * 24 * 3600, None):
+    assert DataOperation().transfer_log_lifetime == 7 * 24 * 3600
+    for lifetime in (DataOperation().transfer_log_lifetime, None):
         runner = TransferJobs("Demo", str(tmp_path), [], queue.submit, lifetime)
         made[lifetime] = await runner.run(ALICE, jobs.rm(f"{home}/gone"), None)
     logs = [Path(path) for job in made.values() for path in (job.logs.output_log, job.logs.error_log)]
