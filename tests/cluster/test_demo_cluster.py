@@ -283,9 +283,8 @@ def test_slurmrestd_takes_the_tokens_of_the_provider(cluster: Cluster, alice: Us
         answer = ask(cluster.token(alice, typ="JWT"))
         assert [node["name"] for node in answer.json()["nodes"]] == ["rest-n1"]
         assert not ask(cluster.token("bob", typ="JWT")).json().get("nodes")
-        if not takes_at_jwt():
-            # Why the provider calls its tokens JWT when there is a slurmrestd.
-            assert not ask(cluster.token(alice, typ="at+jwt")).json().get("nodes")
+        # Why the provider calls its tokens JWT when there is a slurmrestd.
+        assert bool(ask(cluster.token(alice, typ="at+jwt")).json().get("nodes")) is takes_at_jwt()
     finally:
         slurm.stop()
 

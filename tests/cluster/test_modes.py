@@ -6,9 +6,11 @@ forgotten it.
 
 from __future__ import annotations
 
+import os
 import pwd
 import re
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -304,3 +306,29 @@ def test_slurmrestd_as_the_page_has_it_takes_a_users_token(site: Site) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_keys_that_the_provider_has_made_anew_are_read_as_the_page_says(site: Site) -> None:
+    """A hang-up does not have slurmdbd read them, a restart does; the slurmctld of 22.05 wants one, too."""
+    slurm, user = site.cluster.slurm, site.cluster.user("alice")
+    assert slurm.slurmdbd is not None
+    version = f"v0.0.{max(slurm.rest_versions())}"
+    site.cluster.idp.rotate()
+    headers = {"X-SLURM-USER-NAME": user.name, "X-SLURM-USER-TOKEN": site.cluster.token(user)}
+
+    def taken(path: str) -> bool:
+        answer = httpx.get(f"{slurm.rest_url}/{path}".format(version), headers=headers, timeout=300, trust_env=False)
+        return answer.status_code == 200 and not answer.json()["errors"]
+
+    controller, database = "slurm/{}/jobs", "slurmdb/{}/associations"
+    assert not taken(controller)
+    if int(slurm.version.split(".")[0]) < 23:
+        slurm.scontrol("reconfigure")
+        assert not taken(controller)
+    slurm.slurmctld.restart()
+    slurm.wait_for_nodes()
+    until(lambda: taken(controller))
+    os.kill(slurm.slurmdbd.pid, signal.SIGHUP)
+    assert not taken(database)
+    slurm.slurmdbd.restart()
+    until(lambda: taken(database))
