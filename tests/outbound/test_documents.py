@@ -53,6 +53,31 @@ def test_a_string_is_found_or_there_is_none(value: object, path: list[str]) -> N
         assert isinstance(string_at(value, *path), str)
 
 
+HALVES = {
+    # What stands in JSON, and what is read: half of a surrogate pair is no character.
+    r"\ud83d\ude00": "\N{GRINNING FACE}",
+    r"\uD83D\uDE00\uDE00": "\N{GRINNING FACE}\ufffd",
+    r"\ud800": "\ufffd",
+    r"\udcff \udfff": "\ufffd \ufffd",
+    r"\ud800\ud83d\ude00": "\ufffd\N{GRINNING FACE}",
+    r"\\ud800": r"\ud800",
+    r"\\\ud800": "\\\ufffd",
+    r"\ud83d\\ude00": r"\ufffd\ude00".replace(r"\ufffd", "\ufffd"),
+    r"\u00e4\n\"": '\u00e4\n"',
+}
+
+
+@pytest.mark.parametrize("written", HALVES, ids=range(len(HALVES)))
+def test_half_a_surrogate_pair_is_replaced(written: str) -> None:
+    text = f'["{written}"]'
+    assert decoded(text.encode()) == decoded_in_turns(text) == [HALVES[written]]
+
+
+@given(st.text(st.characters(categories=("Cs", "So", "Po")), max_size=8))
+def test_whatever_is_decoded_can_be_written(value: str) -> None:
+    decoded_in_turns(json.dumps(value)).encode()
+
+
 MANY = MAX_IN_A_ROW + 2
 IN_A_ROW = {
     # What keeps the interpreter to itself for long, were it decoded.

@@ -1,6 +1,5 @@
 """Errors to JSON: the one place that knows the error body of the contract."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpcgate.api.models.base import ApiResponseError, ApResponseErrorType
-from hpcgate.api.responses import fields
+from hpcgate.api.responses import fields, json_of
 from hpcgate.errors import GatewayError
 from hpcgate.outbound.wording import without
 from hpcgate.telemetry.containment import FAULTS
@@ -55,8 +54,7 @@ class _Problem(JSONResponse):
         try:
             return super().render(content)
         except UnicodeEncodeError:
-            text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+            return json_of(content)
 
 
 class InvalidParameters(Exception):

@@ -1,22 +1,40 @@
 """JSON answers, serialised once and not validated again on the way out."""
 
+import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import Response
 from pydantic import BaseModel
 from pydantic.main import IncEx
+from pydantic_core import PydanticSerializationError
 from starlette.types import Receive, Scope, Send
 
 
 def encoded(body: BaseModel) -> bytes:
     """Return a model as JSON text, by its wire names."""
-    return body.__pydantic_serializer__.to_json(body, by_alias=True)
+    try:
+        return body.__pydantic_serializer__.to_json(body, by_alias=True)
+    except PydanticSerializationError:
+        return json_of(body.model_dump(mode="json", by_alias=True))
+
+
+def json_of(content: Any) -> bytes:
+    """Return JSON text whatever text is in it.
+
+    Lone surrogates, which a client may send and which stand for bytes that are not UTF-8, become U+FFFD.
+    """
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 def encoded_in_part(body: BaseModel, include: IncEx | None) -> bytes:
     """Return what was set of a model as JSON text, and of that what is to be included."""
-    return body.__pydantic_serializer__.to_json(body, by_alias=True, exclude_unset=True, include=include)
+    try:
+        return body.__pydantic_serializer__.to_json(body, by_alias=True, exclude_unset=True, include=include)
+    except PydanticSerializationError:
+        return json_of(body.model_dump(mode="json", by_alias=True, exclude_unset=True, include=include))
 
 
 def json_bytes(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

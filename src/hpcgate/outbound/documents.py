@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 MAX_DEPTH = 64
@@ -10,10 +11,16 @@ MAX_IN_A_ROW = 200_000
 """Values between the ends of two objects of what is decoded in a thread: they take some hundredths of a second."""
 _WINDOW = 256 * 1024
 """Characters that are looked at in one go."""
+_ESCAPED = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|u|[^u](?:\\[^u])*)",
+    re.DOTALL,
+)
+"""What begins with a backslash: a pair of surrogates, half of one, and all else, of which many in a row are one."""
 
 
 def decoded(data: bytes, *, once: bool = False) -> Any:
-    """Decode JSON in UTF-8 (RFC 8259).
+    """Decode JSON in UTF-8 (RFC 8259); half of a surrogate pair becomes U+FFFD, as no answer could hold it.
 
     Args:
         data: The text.
@@ -24,7 +31,7 @@ def decoded(data: bytes, *, once: bool = False) -> Any:
     """
     try:
         value = json.loads(
-            data.decode("utf-8"),
+            with_whole_characters(data.decode("utf-8")),
             parse_constant=_refused,
             parse_float=_finite,
             object_pairs_hook=_once if once else None,
@@ -41,7 +48,7 @@ def decoded_in_turns(text: str, **options: Any) -> Any:
     """Decode large JSON in a thread, so that the event loop has its turns meanwhile.
 
     The decoder keeps the interpreter to itself until it calls something in Python, which it does for each object here.
-    So there may be only so many values in a row without the end of an object.
+    So there may be only so many values in a row without the end of an object. Characters are as `decoded` has them.
 
     Args:
         text: The text.
@@ -53,7 +60,14 @@ def decoded_in_turns(text: str, **options: Any) -> Any:
     """
     if _longest_row(text) > MAX_IN_A_ROW:
         raise ValueError("too many values in a row")
-    return json.loads(text, object_hook=_as_it_is, **options)
+    return json.loads(with_whole_characters(text), object_hook=_as_it_is, **options)
+
+
+def with_whole_characters(text: str) -> str:
+    """Return JSON in which U+FFFD stands for each half of a surrogate pair (RFC 8259, section 8.2)."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return text
+    return _ESCAPED.sub(lambda match: match[0] if match["half"] is None else "\\ufffd", text)
 
 
 def string_at(value: Any, *path: str) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from hpcgate.outbound.documents import decoded_in_turns
+from hpcgate.outbound.documents import decoded_in_turns, with_whole_characters
 
 Value: TypeAlias = "str | list[Value] | Attributes"
 Attributes: TypeAlias = dict[str, Value]
@@ -196,7 +196,7 @@ def _scalar(value: str) -> str:
     if not value.startswith('"'):
         return value
     try:
-        loaded = json.loads(value, strict=False)
+        loaded = json.loads(with_whole_characters(value), strict=False)
         if isinstance(loaded, str):
             return loaded
     except (ValueError, RecursionError):

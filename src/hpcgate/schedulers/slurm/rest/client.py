@@ -11,14 +11,16 @@ import structlog
 from yarl import URL
 
 from hpcgate.auth import Principal
-from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnavailable, TimedOut
+from hpcgate.errors import BadAnswer, CommandFailed, Forbidden, GatewayError, SchedulerUnavailable, TimedOut
 from hpcgate.outbound.client import HttpClient, ServiceError, TooSlow, Unreachable, Unusable
-from hpcgate.outbound.documents import decoded_in_turns
-from hpcgate.outbound.wording import masked
+from hpcgate.outbound.documents import decoded_in_turns, with_whole_characters
+from hpcgate.outbound.wording import clipped, masked
 from hpcgate.schedulers.slurm.rest import cluster
-from hpcgate.schedulers.slurm.rest.problems import REFUSED_TOKEN, DaemonDown, Unclear, numbers, problems
+from hpcgate.schedulers.slurm.rest.problems import MAX_WORDS, REFUSED_TOKEN, DaemonDown, Unclear, numbers, problems
 from hpcgate.schedulers.slurm.rest.versions import ApiVersion
+from hpcgate.ssh.runner import SENSELESS
 from hpcgate.telemetry.base import trace_headers
+from hpcgate.telemetry.containment import contained
 from hpcgate.telemetry.journal import note_exchange
 
 Query = Mapping[str, str] | Sequence[tuple[str, str]]
@@ -165,13 +167,10 @@ class RestClient:
         try:
             async with asyncio.timeout(self._timeout):
                 status, content = await self._exchange(principal, method, url, body)
-                if len(content) < LARGE:
-                    return parse(status, _decoded(content))
-                async with self._reading:
-                    return await asyncio.to_thread(lambda: parse(status, _decoded(content, large=True)))
+                return await self._read(method, status, content, parse)
         except GatewayError as error:
-            # The daemon's own words are in it, and may be of the token.
-            error.message = masked(error.message, principal.token)
+            # The daemon's own words are in it, may be of the token, and have no end.
+            error.message = clipped(error.message, MAX_WORDS, principal.token)
             error.args = (error.message,)
             error.caused_by = tuple(masked(line, principal.token) for line in error.caused_by)
             raise
@@ -184,6 +183,33 @@ class RestClient:
                 unsure = "; the job may have been submitted all the same" if method == "POST" else ""
                 raise CommandFailed(f"The answer of slurmrestd is of no use: {error}{unsure}") from None
             raise _broken(error, method) from None
+
+    async def _read(self, method: Method, status: int, content: bytes, parse: Callable[[int, Any], Parsed]) -> Parsed:
+        """Return what `parse` makes of an answer, of a large one in a thread.
+
+        Raises:
+            BadAnswer: It makes no sense, in a way that `parse` has no words for.
+            GatewayError: As `parse` says.
+        """
+
+        def understood() -> Parsed:
+            try:
+                return parse(status, _decoded(content, large=len(content) >= LARGE))
+            except SENSELESS as error:
+                unsure = "; the job may have been submitted all the same" if method == "POST" else ""
+                raise BadAnswer(f"slurmrestd's answer makes no sense{unsure}") from error
+
+        if len(content) < LARGE:
+            return understood()
+        await self._reading.acquire()
+        reading = asyncio.get_running_loop().run_in_executor(None, understood)
+        # A thread cannot be stopped: whoever leaves it does not free its place.
+        reading.add_done_callback(self._done)
+        return await asyncio.shield(reading)
+
+    @contained("slurm.rest.reading")
+    def _done(self, _: "asyncio.Future[Any]") -> None:
+        self._reading.release()
 
     async def _exchange(self, principal: Principal, method: Method, url: URL, body: Any) -> tuple[int, bytes]:
         headers = {"X-SLURM-USER-NAME": principal.username, "X-SLURM-USER-TOKEN": principal.bearer}
@@ -254,7 +280,7 @@ def by_database(_: int, answer: object) -> PingResult:
 def _decoded(content: bytes, *, large: bool = False) -> Any:
     text = content.decode("utf-8", "replace")
     try:
-        return decoded_in_turns(text) if large else json.loads(text)
+        return decoded_in_turns(text) if large else json.loads(with_whole_characters(text))
     except (ValueError, RecursionError):
         return text
 
