@@ -8,12 +8,14 @@ nothing depends on who is quicker. `tests/ssh/test_swaps.py` does the same withi
 
 import os
 import shutil
+import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 
 import asyncssh
 import pytest
 
+from hpcgate.demo.packages import ensure_installed
 from hpcgate.errors import GatewayError
 from hpcgate.filesystem.tus.registry import UploadRegistry
 from hpcgate.filesystem.tus.uploads import Uploads
@@ -98,9 +100,11 @@ SWAPS = {
 class Scene:
     """A directory that others write in, with one of the attacker's in it, and links of his to put in its place."""
 
-    def __init__(self, nodes: LoginNodes, place: Place) -> None:
+    def __init__(self, nodes: LoginNodes, place: Place, *, listed: bool = False) -> None:
+        """Keep what there is; `listed`: others write there by an access control list, and the mode does not show it."""
         self._nodes = nodes
         self._place = place
+        self._listed = listed
         self.shared = place.path / "shared"
         self.private = place.path / "private"
 
@@ -118,8 +122,10 @@ class Scene:
         self._place.write("mine", b"mine")
         for directory in (self.shared, self.shared / "above", self.shared / "above" / "real", self.shared / "real"):
             directory.mkdir(exist_ok=True)
-            os.chown(directory, bob.uid, alice.gid)
-            directory.chmod(0o777)
+            os.chown(directory, alice.uid if self._listed else bob.uid, alice.gid)
+            directory.chmod(0o770 if self._listed else 0o777)
+            if self._listed:
+                subprocess.run(["setfacl", "-m", f"u:{bob.uid}:rwx", directory], check=True)
             if directory.name == "real":
                 self._place.write(str(directory.relative_to(self._place.path) / "file"), b"real")
         os.chown(self.shared, alice.uid, alice.gid)
@@ -143,12 +149,18 @@ class Scene:
             os.rename(aside, two)
 
 
-@pytest.mark.parametrize("name", DOES)
+LISTED = ("replace", "write", "upload", "chmod", "symlink")
+"""What is tried where a list lets others write, too, in a directory of the user's own group."""
+
+
+@pytest.mark.parametrize(("name", "listed"), [*((name, False) for name in DOES), *((name, True) for name in LISTED)])
 async def test_a_swap_before_any_message_leads_nowhere_else(
-    session: Session, nodes: LoginNodes, place: Place, name: str, monkeypatch: pytest.MonkeyPatch
+    session: Session, nodes: LoginNodes, place: Place, name: str, listed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With HPCGATE_ALL_ATTACKS in the environment before every message; else each swap before a few of them."""
-    scene = Scene(nodes, place)
+    if listed:
+        ensure_installed({"setfacl": "acl"}, lambda _: None)
+    scene = Scene(nodes, place, listed=listed)
     sent, act = 0, nothing
     send = asyncssh.channel.SSHChannel.send_packet
 

@@ -255,6 +255,30 @@ async def test_a_directory_that_others_could_have_made(site: Site, tmp_path: Pat
     assert len(site.scheduler.marks) == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
+@pytest.mark.parametrize("key", [KEY, Once.of(WHERE, "alice", "demo", "another")], ids=["its own", "another"])
+async def test_a_receipt_that_somebody_else_has_made_is_not_used(site: Site, key: Once) -> None:
+    """Whoever made it where others could write may have it open, and go on changing what is in it."""
+    site.receipts.mkdir(parents=True)
+    site.receipts.chmod(0o777)
+    foreign = site.receipts / KEY.name
+    foreign.mkdir()
+    (foreign / "7").write_text("theirs\n")
+    (foreign / "memo.x").write_text("theirs\n")
+    old = 10 * WHERE.lifetime
+    os.utime(foreign, (old, old))
+    os.chown(foreign, 12345, 12345)
+    before = sorted(os.listdir(foreign))
+    if key is KEY:
+        with pytest.raises(PermissionDenied, match="somebody else"):
+            await site.submit(key=key)
+        with pytest.raises(PermissionDenied, match="somebody else"):
+            await site.find(key)
+    else:
+        assert await site.submit(key=key) == Submitted("1")
+    assert sorted(os.listdir(foreign)) == before
+
+
 async def test_a_directory_that_holds_other_things_is_left_as_it_is(site: Site) -> None:
     site.receipts.mkdir(parents=True)
     (site.receipts / "thesis").touch()

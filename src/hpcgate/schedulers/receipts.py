@@ -108,6 +108,9 @@ case $(ls -ld .) in
      case $(ls -ld .) in drwx------*) ;; *) fail failed "$_hpcgate_directory: cannot be made private" ;; esac ;;
 esac
 [ ! -h "$_hpcgate_name" ] || fail failed "$_hpcgate_directory/$_hpcgate_name: is a link"
+# Made by somebody else before the directory was private, it may be open in one of their programs.
+[ ! -e "$_hpcgate_name" ] || [ -O "$_hpcgate_name" ] ||
+  fail failed "$_hpcgate_directory/$_hpcgate_name: belongs to somebody else"
 # What has such a name already was put there by somebody else, and could lead elsewhere.
 write() { ( set -C; printf '%s\\n' "$2" >"$1" ) 2>/dev/null; }
 plain() { [ -f "$1" ] && [ ! -h "$1" ]; }
@@ -173,6 +176,7 @@ sweep() {
   case $_hpcgate_last in '' | *[!0-9]*) _hpcgate_last=0 ;; esac
   if [ $((_hpcgate_now - _hpcgate_last)) -ge "$SWEEP_EVERY" ]; then
     for _hpcgate_old in $(find . ! -name . -prune -type d -name "$_hpcgate_ours" -mmin "+$1" 2>/dev/null); do
+      [ -O "$_hpcgate_old" ] || continue
       latest "$_hpcgate_old"
       _hpcgate_next=$_hpcgate_old/$((_hpcgate_n + 1))
       printf 'swept %s\\n' "$_hpcgate_token" >"$_hpcgate_next.new.$_hpcgate_token" || continue

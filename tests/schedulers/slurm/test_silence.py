@@ -12,10 +12,11 @@ from hpcgate.auth import Principal
 from hpcgate.errors import GatewayError, JobNotFound, SchedulerUnavailable, TooLarge
 from hpcgate.schedulers.base import JobQuery, Jobs
 from hpcgate.schedulers.slurm import scontrol
+from hpcgate.schedulers.slurm.doubts import Doubts
 from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.scheduler import Slurm
 from hpcgate.schedulers.slurm.settings import SlurmSettings
-from hpcgate.schedulers.slurm.silence import LONGEST, PAUSE, Silence
+from hpcgate.schedulers.slurm.silence import LONGEST, PAUSE, WITNESS, Silence, Silences
 from tests.schedulers.slurm.test_history_cache import record
 
 ALICE = Principal("alice", token="")
@@ -58,6 +59,60 @@ def test_a_turn_that_is_broken_off_is_the_next_ones() -> None:
         raise asyncio.CancelledError
     with silence.turn(needed=False) as mine:
         assert mine
+
+
+def test_what_one_user_finds_silent_is_silent_for_others_once_another_has() -> None:
+    """The commands are the user's, and may be the user's own doing."""
+    clock = Clock()
+    silences = Silences(clock)
+    for _ in range(3):
+        silences.begin("mallory")
+        clock.now += PAUSE
+    assert silences.of("mallory").on
+    assert not silences.of("alice").on
+    silences.begin("alice")
+    assert silences.of("bob").on
+    assert silences.of("alice") is silences.of("bob") is silences.of("mallory")
+    silences.end("bob")
+    assert not silences.of("carol").on
+    clock.now += WITNESS
+    silences.begin("carol")
+    assert not silences.of("bob").on
+
+
+def test_doubt_of_one_is_not_that_of_all() -> None:
+    clock = Clock()
+    doubts = Doubts(30.0, clock)
+    doubts.begin("mallory")
+    doubts.begin("mallory")
+    assert (doubts.hold("mallory"), doubts.hold("alice")) == (True, False)
+    doubts.begin("alice")
+    assert doubts.hold("bob")
+    doubts.end("bob")
+    assert (doubts.hold("bob"), doubts.hold("alice")) == (False, True)
+    clock.now += 30.0
+    assert not doubts.hold("alice")
+    doubts.begin("bob")
+    assert not doubts.hold("alice")
+
+
+async def test_a_history_that_hangs_for_one_user_is_shown_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = slurm([], [record("8", "COMPLETED")])
+    made._patience = 0.01
+    forever = asyncio.Event()
+    source = Source([], [record("8", "COMPLETED")])
+
+    async def history(principal: Principal, selection: Selection) -> list[Record]:
+        if principal.username == "mallory":
+            await forever.wait()
+        return await Source.history(source, principal, selection)
+
+    monkeypatch.setattr(made._commands, "history", history)
+    for _ in range(3):
+        hanging = await made.jobs(Principal("mallory", token=""), JobQuery())
+        assert hanging.missing == ("history",)
+        listed = await made.jobs(ALICE, JobQuery())
+        assert (listed.missing, [job.job_id for job in listed.jobs]) == ((), ["8"])
 
 
 class Source:

@@ -31,6 +31,7 @@ from hpcgate.schedulers.reading import Findings, Reader
 from hpcgate.schedulers.slurm import assoc_mgr, sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
 from hpcgate.schedulers.slurm.controls import CommandControls, Controls
 from hpcgate.schedulers.slurm.delimiters import new_mark
+from hpcgate.schedulers.slurm.doubts import Doubts
 from hpcgate.schedulers.slurm.failures import (
     BUSY,
     DENIED,
@@ -112,7 +113,7 @@ class CommandLine:
         self.version = version(settings.version)
         self._reader = Reader()
         self._findings = Findings(_Cluster)
-        self._doubt_until = 0.0
+        self._doubts = Doubts(DOUBT)
         self.control: Controls = CommandControls(self._run)
         self.many = Commands(pool, settings.timeout, settings.environment, settings.bulk_at_once)
 
@@ -156,20 +157,19 @@ class CommandLine:
         controller: bool = True,
     ) -> Ran:
         """Do the work on a session, and remember for `DOUBT` that slurmctld was silent."""
-        clock = asyncio.get_running_loop().time
-        if controller and clock() < self._doubt_until:
+        if controller and self._doubts.hold(principal.username):
             await self.ping(principal)
         try:
             done = await self.pool.perform(principal, work, retry=retry)
         except TimedOut:
             if controller:
-                self._doubt_until = clock() + DOUBT
+                self._doubts.begin(principal.username)
             raise
         if controller:
             words = done.words if isinstance(done, Completed) else done.text
             timed_out = isinstance(done, Printed) and done.timed_out
             silent = timed_out or (done.exit_status != 0 and says(words, UNREACHABLE))
-            self._doubt_until = clock() + DOUBT if silent else 0.0
+            (self._doubts.begin if silent else self._doubts.end)(principal.username)
         return done
 
     async def _queue(self, principal: Principal, mark: str) -> str:

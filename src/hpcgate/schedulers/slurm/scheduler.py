@@ -52,7 +52,7 @@ from hpcgate.schedulers.slurm.records import Record, Selection, merged
 from hpcgate.schedulers.slurm.rest.backend import Rest
 from hpcgate.schedulers.slurm.scancel import Outcome
 from hpcgate.schedulers.slurm.settings import SlurmSettings
-from hpcgate.schedulers.slurm.silence import Silence
+from hpcgate.schedulers.slurm.silence import Silences
 from hpcgate.ssh.pool import Pool
 
 _log = structlog.get_logger(__name__)
@@ -130,7 +130,7 @@ class Slurm(Scheduler):
         )
         self._launchers = settings.launchers or LAUNCHERS
         self._past = HistoryCache(settings.history_cache)
-        self._silence = Silence()
+        self._silences = Silences()
         # A third of it for an answer, the rest for something small.
         self._patience = min(settings.history_timeout, settings.timeout) / 3
 
@@ -397,8 +397,9 @@ class Slurm(Scheduler):
 
     async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
         """List the user's accounts; None where there is no accounting database, or where it does not answer."""
-        if self._silence.on:
-            with self._silence.turn(needed=False) as mine:
+        silence = self._silences.of(principal.username)
+        if silence.on:
+            with silence.turn(needed=False) as mine:
                 if not mine or not await self._speaks(principal):
                     return None
         accounts = await self._patiently(principal, self._commands.accounts(principal))
@@ -490,7 +491,7 @@ class Slurm(Scheduler):
         """Ask the controller, and the database at the same time unless what it said last may hold, or it is silent."""
         asker = who(principal)
         asking_live = _answer(self._commands.live(principal, selection))
-        if self._past.known(asker, selection) or self._silence.on:
+        if self._past.known(asker, selection) or self._silences.of(principal.username).on:
             live = await asking_live
             if isinstance(live, list) and (kept := self._past.get(asker, selection, live)) is not None:
                 return live, *kept
@@ -506,8 +507,9 @@ class Slurm(Scheduler):
 
     async def _ask_history(self, principal: Principal, selection: Selection, *, needed: bool) -> _Told:
         """Ask the database; one that was silent only if it is this request's turn."""
-        if self._silence.on:
-            with self._silence.turn(needed=needed) as mine:
+        silence = self._silences.of(principal.username)
+        if silence.on:
+            with silence.turn(needed=needed) as mine:
                 if not mine or not await self._speaks(principal):
                     return SchedulerUnavailable(SILENT)
         return await self._patiently(principal, self._commands.history(principal, selection))
@@ -535,9 +537,9 @@ class Slurm(Scheduler):
         except TimeoutError:
             answer = TimedOut(SILENT)
         if isinstance(answer, TimedOut):
-            self._silence.begin()
+            self._silences.begin(principal.username)
             return False
-        self._silence.end()
+        self._silences.end(principal.username)
         return True
 
     async def _settled(self, principal: Principal, live: list[Record], past: list[Record]) -> list[Record]:

@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
+from hpcgate.schedulers.slurm.doubts import MAX_USERS, Doubts
+from hpcgate.sharing.recent import Recent
+
 PAUSE = 5.0
 """Seconds until the next attempt; twice as many after each that fails, for those who can do without the database."""
 LONGEST = 30.0
 """Most seconds between two attempts."""
+WITNESS = 2 * LONGEST
+"""Seconds for which it counts for others that somebody has found the database silent."""
 
 
 class Silence:
@@ -60,3 +65,42 @@ class Silence:
             yield True
         finally:
             self._trying = False
+
+
+class Silences:
+    """For whom the database is silent: for who has found it so, and for all once two users have.
+
+    Args:
+        clock: Seconds, of which only differences count.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._doubts = Doubts(WITNESS, clock)
+        self._shared = Silence(clock)
+        self._own = Recent[str, Silence](MAX_USERS)
+
+    def __repr__(self) -> str:
+        return f"<Silences of {len(self._own)}, for all: {self._shared!r}>"
+
+    def of(self, username: str) -> Silence:
+        """Return the one that counts for a user."""
+        own = self._own.get(username)
+        return self._shared if self._shared.on or own is None else own
+
+    def begin(self, username: str) -> None:
+        """Note that the database has let a user wait just now."""
+        self._doubts.begin(username)
+        if self._shared.on or self._doubts.shared:
+            self._shared.begin()
+            return
+        own = self._own.get(username)
+        if own is None:
+            self._own.keep(username, own := Silence(self._clock))
+        own.begin()
+
+    def end(self, username: str) -> None:
+        """Note that the database has answered a user."""
+        self._doubts.end(username)
+        self._shared.end()
+        self._own.forget(username)

@@ -166,7 +166,12 @@ _PINNED = ENTER + 'follow "$1"; enter "$real"; shift\nexec "$@"\n'
 _OWNED = OWN + 'own "$1" "$2"; shift 2\nexec "$@"\n'
 _RESOLVE = FOLLOW + 'follow "$1"\nprintf %s "$real"\n'
 # A user or a group without a name is not a failure; `id` says its number then.
-_WHO = "id -u && id -g || exit; id -un; id -gn; exit 0"
+_WHO = (
+    "id -u && id -g || exit; id -un; id -gn; "
+    'getent group "$(id -g)" 2>/dev/null || grep "^$(id -gn):" /etc/group 2>/dev/null || echo; exit 0'
+)
+# Says something if one of some directories has an access control list: then the group's bits in its mode are the mask.
+_LISTED = 'for d; do case $(ls -dln -- "$d") in d?????????+* | "") echo listed; exit ;; esac; done'
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +189,7 @@ class Self:
 
     Attributes:
         uid: The user's number; -1 if it could not be told, which then nothing belongs to.
-        gid: That of the group that is the user's alone, as told by its name, or None.
+        gid: That of the group that is the user's alone, as told by its name and its members, or None.
     """
 
     uid: int = -1
@@ -233,9 +238,12 @@ class Footings:
         if not self._asked:
             done = await runner.run(["sh", "-c", _WHO, "id"], limit=SHORT)
             words = done.stdout.decode("utf-8", "replace").split("\n")
-            if done.ok and len(words) == 5 and words[0].isdecimal() and words[1].isdecimal():
+            if done.ok and len(words) == 6 and words[0].isdecimal() and words[1].isdecimal():
                 named = words[2] == words[3] and not words[2].isdecimal()
-                self.self = Self(int(words[0]), int(words[1]) if named else None)
+                # group(5): the members stand behind the last colon, without those whose first group it is.
+                name, _, members = words[4].rpartition(":")
+                alone = name.startswith(f"{words[3]}:") and set(members.split(",")) <= {"", words[2]}
+                self.self = Self(int(words[0]), int(words[1]) if named and alone else None)
             self._asked = True
         return self.self or Self()
 
@@ -244,9 +252,23 @@ class Footings:
         me = self.self or Self()
         footing = judge(real, steps, me)
         if not footing.kept and (me.uid <= 0 or any(step.uid == me.uid and step.mode & OTHERS_WRITE for step in steps)):
-            footing = judge(real, steps, await self.who(runner))
+            me = await self.who(runner)
+            footing = judge(real, steps, me)
+        strict = judge(real, steps, Self(me.uid))
+        if strict != footing and await self._any_listed(runner, real, steps, me):
+            footing = strict
         self.keep(footing)
         return footing
+
+    async def _any_listed(self, runner: Runner, real: bytes, steps: Sequence[Step], me: Self) -> bool:
+        """Say whether a directory that the user's own group may write has a list, by which others may be meant."""
+        shared = [
+            directory
+            for directory, step in zip(ancestors(real), steps, strict=True)
+            if step.mode & stat.S_IWGRP and step.gid == me.gid
+        ]
+        done = await runner.run(["sh", "-c", _LISTED, "ls", *shared], limit=SHORT)
+        return not done.ok or bool(done.stdout)
 
 
 def ancestors(directory: bytes) -> list[bytes]:

@@ -13,7 +13,7 @@ import pytest
 
 from hpcgate.api.routes.jobs import listed
 from hpcgate.auth import Principal
-from hpcgate.errors import BadAnswer, GatewayError, TimedOut
+from hpcgate.errors import BadAnswer, GatewayError, SchedulerUnavailable, TimedOut
 from hpcgate.schedulers.base import JobDescription, JobQuery
 from hpcgate.schedulers.control import Action
 from hpcgate.schedulers.slurm import Slurm
@@ -131,3 +131,22 @@ async def test_a_large_answer_keeps_its_place_until_its_thread_has_ended(monkeyp
             async with asyncio.timeout(60):
                 while it._reading._value < client.LARGE_AT_A_TIME:
                     await asyncio.sleep(0.01)
+
+
+async def test_what_slurmrestd_says_to_one_user_keeps_no_other_from_it() -> None:
+    """Once it has said so to another one as well, the controller is taken to be down for everybody."""
+    down = {"errors": [{"error_number": 1800, "error": "Unable to contact slurm controller"}]}
+    carol, others = Principal("carol", token=TOKEN), Principal("lab002", token=TOKEN)
+    async with stand_in(45) as server, slurm(45, server.url) as scheduler:
+        server.say("GET", "/slurm/v0.0.45/nodes", 500, down)
+        for _ in range(2):
+            with pytest.raises(SchedulerUnavailable):
+                await scheduler.nodes(LAB)
+        server.received.clear()
+        await scheduler.partitions(carol, show_hidden=True)
+        assert [one.path.rpartition("/")[2] for one in server.received] == ["partitions"]
+        for user in (LAB, others):
+            with pytest.raises(SchedulerUnavailable):
+                await scheduler.nodes(user)
+        with pytest.raises(SchedulerUnavailable, match="slurmctld does not answer"):
+            await scheduler.partitions(carol, show_hidden=True)

@@ -15,6 +15,7 @@ from hpcgate.errors import BadAnswer, CommandFailed, Forbidden, GatewayError, Sc
 from hpcgate.outbound.client import HttpClient, ServiceError, TooSlow, Unreachable, Unusable
 from hpcgate.outbound.documents import decoded_in_turns, with_whole_characters
 from hpcgate.outbound.wording import clipped, masked
+from hpcgate.schedulers.slurm.doubts import Doubts
 from hpcgate.schedulers.slurm.rest import cluster
 from hpcgate.schedulers.slurm.rest.problems import MAX_WORDS, REFUSED_TOKEN, DaemonDown, Unclear, numbers, problems
 from hpcgate.schedulers.slurm.rest.versions import ApiVersion
@@ -64,7 +65,7 @@ class RestClient:
         self._timeout = timeout
         self._http = HttpClient(connections=MAX_CONNECTIONS, reuse=False)
         self._reading = asyncio.Semaphore(LARGE_AT_A_TIME)
-        self._doubt_until = 0.0
+        self._doubts = Doubts(DOUBT)
         self._next_ping = 0.0
 
     async def close(self) -> None:
@@ -90,28 +91,28 @@ class RestClient:
             GatewayError: What `parse` raises; `Unclear` is replaced by what it turns out to be.
         """
         path = f"slurm/{self.version.name}/{path}"
-        if asyncio.get_running_loop().time() < self._doubt_until:
+        if self._doubts.hold(principal.username):
             await self._ask_whether_up(principal)
         try:
             answer = await self.ask(principal, method, path, parse, query=query, body=body)
         except Unclear as error:
             raise await self._explained(principal, error) from error
         except DaemonDown:
-            self._doubt()
+            self._doubt(principal)
             raise
         except TimedOut:
             # Whether a submission went through nobody knows; anything else may be sent again.
             if await self._lives(principal):
-                self._doubt()
+                self._doubt(principal)
                 if method != "POST":
                     raise SchedulerUnavailable(f"slurmctld did not answer within {self._timeout:g} s") from None
             raise
-        self._doubt_until = 0.0
+        self._doubts.end(principal.username)
         return answer
 
-    def _doubt(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._doubt_until, self._next_ping = now + DOUBT, now + DIAGNOSIS
+    def _doubt(self, principal: Principal) -> None:
+        self._doubts.begin(principal.username)
+        self._next_ping = asyncio.get_running_loop().time() + DIAGNOSIS
 
     async def _ask_whether_up(self, principal: Principal) -> None:
         """Return if the controller of which there is doubt answers a ping; ask only if nobody just did.
@@ -128,7 +129,7 @@ class RestClient:
         if verdict is PingResult.TOKEN_REFUSED:
             raise Forbidden("Slurm does not accept the token")
         if verdict is not PingResult.UP:
-            self._doubt()
+            self._doubt(principal)
             raise SchedulerUnavailable("slurmctld does not answer")
 
     async def _lives(self, principal: Principal) -> bool:
@@ -233,7 +234,7 @@ class RestClient:
             return Forbidden(f"Slurm does not accept the token: {unclear.message}")
         if verdict is PingResult.UP:
             return CommandFailed(unclear.message)
-        self._doubt()
+        self._doubt(principal)
         return SchedulerUnavailable(f"Unable to contact slurm controller: {unclear.message}")
 
     async def _verdict(self, principal: Principal) -> "PingResult":
