@@ -125,6 +125,10 @@ def test_what_needs_no_look() -> None:
         {"environment": {"GCONV_PATH": "/x"}},
         {"environment": {"OPENSSL_CONF": "/x"}},
         {"environment": {"PBS_CONF_FILE": "/x"}},
+        {"environment": {"LUA_PATH": "/x/?.lua"}},
+        {"environment": {"LUA_CPATH_5_4": "/x/?.so"}},
+        {"script": "#SBATCH hetjob\n#SBATCH -J ../../x\n#SBATCH -o %x", "name": "fine"},
+        {"script": "#SBATCH hetjob\n#SBATCH --job-name ../x\n#SBATCH -o %x", "name": "fine"},
     ],
 )
 def test_what_cannot_be_told(changes: dict[str, Any]) -> None:

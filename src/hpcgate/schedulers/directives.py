@@ -64,11 +64,13 @@ class Named:
         streams: Files of standard streams.
         directories: Working directories.
         named: Whether the job gets a name.
+        slashed: Whether one of its names has a slash: that of a request is of a heterogeneous job's first part alone.
     """
 
     streams: tuple[str, ...]
     directories: tuple[str, ...]
     named: bool
+    slashed: bool = False
 
 
 def named(script: str, known: Directives) -> Named:
@@ -81,7 +83,7 @@ def named(script: str, known: Directives) -> Named:
     """
     streams: dict[str, None] = {}
     directories: dict[str, None] = {}
-    names = False
+    names = slashed = False
     for line in dict.fromkeys([*script.split("\n"), *_CONTINUED.sub("", script).split("\n")]):
         for option, value in _options_of(line.removesuffix("\r"), known):
             if option in known.streams and value:
@@ -91,7 +93,8 @@ def named(script: str, known: Directives) -> Named:
             elif option not in known.flags | known.harmless or set(value) & set(known.forbidden.get(option, "")):
                 raise Unchecked(_shown(line))
             names |= option == known.naming
-    return Named(tuple(streams), tuple(directories), names)
+            slashed |= option == known.naming and "/" in value
+    return Named(tuple(streams), tuple(directories), names, slashed)
 
 
 def _shown(line: str) -> str:
@@ -121,7 +124,7 @@ def _options_of(line: str, known: Directives) -> Iterator[tuple[str, str]]:
 
 def _options(words: list[str], known: Directives, line: str) -> Iterator[tuple[str, str]]:
     """Yield whatever could be an option, even where it is another's value."""
-    valued = known.streams | known.directories | known.forbidden.keys()
+    valued = known.streams | known.directories | known.forbidden.keys() | {known.naming}
     for index, word in enumerate(words):
         after = words[index + 1] if index + 1 < len(words) else ""
         if word.startswith("--"):

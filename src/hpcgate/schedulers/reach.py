@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"%\d*x")
 _FILE_NAME = re.compile(r"[A-Za-z0-9+_.-]{1,230}")
 
-_LOADER = ("LD_", "OPENSSL_", "MALLOC_")
-"""Beginnings of variables that tell the loader of any program, or a library that most have, other files."""
+_LOADER = ("LD_", "OPENSSL_", "MALLOC_", "LUA_")
+"""Beginnings of variables that tell the loader of any program, or a library that most have, other files; Lua runs in
+sbatch where a site has cli_filter/lua (slurm.conf, CliFilterPlugins)."""
 _LIBC = frozenset(
     {
         "GCONV_PATH", "GETCONF_DIR", "GLIBC_TUNABLES", "HOSTALIASES", "LOCALDOMAIN", "LOCPATH", "NIS_PATH", "NLSPATH",
@@ -56,6 +57,8 @@ def reach(job: "JobDescription", known: Directives | None) -> tuple[str, ...]:
     paths = list(directories)
     for stream in (job.standard_input, job.standard_output, job.standard_error, *marked.streams):
         if stream and stream != "/dev/null":
+            if marked.slashed and _NAME.search(stream):
+                raise Unchecked(f"the path {stream!r} holds %x, and a name in the script has a slash")
             paths += [_stream(stream, job, directory) for directory in directories]
     return tuple(dict.fromkeys(paths))
 

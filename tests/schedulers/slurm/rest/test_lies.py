@@ -150,3 +150,16 @@ async def test_what_slurmrestd_says_to_one_user_keeps_no_other_from_it() -> None
                 await scheduler.nodes(user)
         with pytest.raises(SchedulerUnavailable, match="slurmctld does not answer"):
             await scheduler.partitions(carol, show_hidden=True)
+
+
+async def test_a_database_that_one_user_does_not_reach_is_asked_for_others() -> None:
+    carol = Principal("lab002", token=TOKEN)
+    async with stand_in(45) as server, slurm(45, server.url) as scheduler:
+        server.say("GET", "/slurmdb/v0.0.45/job/5", 404, "Unable to find requested URL.")
+        with pytest.raises(GatewayError):
+            await scheduler.job(LAB, "5")
+        server.received.clear()
+        for user in (LAB, carol):
+            await scheduler.jobs(user, JobQuery())
+        asked = [one.headers["X-SLURM-USER-NAME"] for one in server.received if "/slurmdb/" in one.path]
+        assert set(asked) == {"lab002"}

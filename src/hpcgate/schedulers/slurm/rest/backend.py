@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -33,6 +33,7 @@ from hpcgate.schedulers.base import (
 )
 from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.once import Submitted
+from hpcgate.schedulers.reading import Findings
 from hpcgate.schedulers.slurm import sbatch
 from hpcgate.schedulers.slurm.command_line import NO_ACCOUNTING_REMEMBERED, CommandLine, NoHistory
 from hpcgate.schedulers.slurm.controls import Controls, EitherControls
@@ -70,6 +71,19 @@ SINGLY = 16
 """Up to so many jobs are asked for one by one; for more the whole listing is read."""
 
 
+@dataclass(slots=True)
+class _Database:
+    """What has been answered to one user of the accounting database; what makes it answer so may be the user's doing.
+
+    Attributes:
+        no_history_until: Until when there is none to be asked, on the event loop's clock.
+        states: Whether it takes states in the query of a listing.
+    """
+
+    no_history_until: float = 0.0
+    states: bool = True
+
+
 class Rest:
     """Slurm by the endpoints of slurmrestd.
 
@@ -85,8 +99,7 @@ class Rest:
         self.version = api_version(settings.api_version or "")
         self.client = RestClient(system, settings.api_url or "", self.version, settings.timeout)
         self._cluster = ""
-        self._no_history_until = 0.0
-        self._states = True
+        self._findings = Findings(_Database)
         self.control: Controls = RestControls(self.client)
 
     async def close(self) -> None:
@@ -167,7 +180,8 @@ class Rest:
             NoHistory: The site has none.
         """
         clock = asyncio.get_running_loop().time
-        if clock() < self._no_history_until:
+        found = self._findings.of(principal)
+        if clock() < found.no_history_until:
             raise NoHistory
 
         def parse(status: int, answer: Any) -> list[Record]:
@@ -181,7 +195,7 @@ class Rest:
                 return await _each(paths, lambda path: self.client.database(principal, f"job/{path}", parse))
             return await self._listed(principal, selection, parse)
         except NoHistory:
-            self._no_history_until = clock() + NO_ACCOUNTING_REMEMBERED
+            found.no_history_until = clock() + NO_ACCOUNTING_REMEMBERED
             raise
 
     async def _listed(
@@ -189,7 +203,8 @@ class Rest:
     ) -> list[Record]:
         """List the history by states; a slurmrestd that cannot read them is asked without from then on."""
         refusal = None
-        if self._states:
+        found = self._findings.of(principal)
+        if found.states:
             try:
                 query = history.query(selection, self.version)
                 return await self.client.database(principal, "jobs", parse, query=query)
@@ -200,7 +215,7 @@ class Rest:
         query = history.query(selection, self.version, states=False)
         records = await self.client.database(principal, "jobs", parse, query=query)
         if refusal is not None:
-            self._states = False
+            found.states = False
             _log.warning("slurm.states_refused", system=self.system, words=clipped(refusal.message, 400))
         return records
 
