@@ -233,6 +233,29 @@ def test_any_value_in_a_query_is_answered(system: str, ask: Callable[..., str], 
     assert tried > (5 if system in ("pbs", "methods") else 50)
 
 
+MANY = {
+    # Of lists that hold an odd value, the answer tells of each item, and of the good ones whatever the odd one is.
+    "bulk": '{"jobs": [{"job": {"workingDirectory": %s, "script": "x"}}, '
+    '{"job": {"workingDirectory": "/no", "script": "x"}}]}',
+    "bulk by scriptPath": '{"jobs": [{"job": {"workingDirectory": "/tmp", "scriptPath": %s, "account": %s}}]}',
+    "bulk keys": '{"jobs": [{"idempotencyKey": %s, "job": {"workingDirectory": "/tmp", "script": "x"}}]}',
+    "bulk with keys": '{"jobs": [{"idempotencyKey": "odd", "job": {"workingDirectory": %s, "script": "x"}}]}',
+    "cancel": '{"ids": [%s, "0"]}',
+    "cancel by name": '{"name": %s}',
+}
+
+
+@pytest.mark.parametrize("system", ["demo", "pbs"])
+@pytest.mark.parametrize("kind", MANY)
+def test_any_value_in_a_list_of_jobs_is_answered(kind: str, system: str, ask: Callable[..., str]) -> None:
+    path = f"/compute/{{system_name}}/jobs/{kind.partition(' ')[0]}"
+    wrong = []
+    for name in (*TEXT[:1], *TEXT[2:], "a path with a lone surrogate", "a long path"):
+        body = MANY[kind].replace("%s", ODD[name]).encode()
+        wrong.append(ask("post", path, name, system, content=body, headers={"Content-Type": "application/json"}))
+    assert list(filter(None, wrong)) == []
+
+
 def test_nothing_of_it_was_a_fault_of_the_gateway(served: Gateway) -> None:
     """The last of this module."""
     lines = httpx.get(f"{served.url}/metrics").text.splitlines()

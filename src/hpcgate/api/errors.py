@@ -102,12 +102,16 @@ def _readable(text: str) -> str:
         return text
 
 
+def secrets_of(request: HTTPConnection) -> list[str]:
+    """Return what a request was sent with, and others may have put into what they say."""
+    return [request.headers.get("Authorization", "").rpartition(" ")[2], request.headers.get("X-API-Key", "")]
+
+
 def answer_to(request: HTTPConnection, error: Exception) -> JSONResponse:
     """Return the answer to an error that a route has raised, whichever it is; what nobody foresaw is a 500, logged."""
     match error:
         case GatewayError():
-            # Whoever was asked with the user's token may have put it into what it says.
-            shown = [request.headers.get("Authorization", "").rpartition(" ")[2], request.headers.get("X-API-Key", "")]
+            shown = secrets_of(request)
             message = without(error.message, *shown)
             if error.status >= 500:
                 log.warning("request.failed", status=error.status, message=message, exc_info=error.__cause__)

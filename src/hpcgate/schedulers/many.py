@@ -83,7 +83,7 @@ def composed(commands: Sequence[Command], without: Steering | None = None, prelu
     for command in commands:
         words = (f'"${shared[word]}"' if word in shared else shlex.quote(word) for word in command.argv)
         lines.append(f"_hpcgate_run {blocks[command.stdin]} {' '.join(words)}")
-    program = ("\n".join(lines) + "\n").encode()
+    program = ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
     content = b"".join(b"%d\n%b" % (len(block), block) for block in (*blocks, program))
     return len(blocks), content
 

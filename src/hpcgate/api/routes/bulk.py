@@ -2,16 +2,19 @@
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from hpcgate.api.access import Access, AccessDep, gateway
+from hpcgate.api.errors import secrets_of
 from hpcgate.api.idempotency import checked, once_of
 from hpcgate.api.job_requests import admitted, description
 from hpcgate.api.json_bodies import json_body
 from hpcgate.api.models import bulk as models
+from hpcgate.api.responses import encoded, json_bytes
 from hpcgate.api.terms import BY_SCHEDULER, Terms, on
 from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest, GatewayError
+from hpcgate.outbound.wording import without
 from hpcgate.schedulers.base import JobDescription, JobQuery
 from hpcgate.schedulers.many import each
 from hpcgate.schedulers.receipts import Once
@@ -26,10 +29,11 @@ CHECKED_AT_ONCE: Final = 4
 """How many jobs of one request are held against the policy at a time."""
 
 
-def _problem(error: GatewayError) -> models.JobProblem:
+def _problem(access: Access, error: GatewayError) -> models.JobProblem:
+    message = error.message if access.request is None else without(error.message, *secrets_of(access.request))
     after = error.headers.get("Retry-After")
     return models.JobProblem(
-        status=error.status, message=error.message, retry_after=int(after) if after and after.isdigit() else None
+        status=error.status, message=message, retry_after=int(after) if after and after.isdigit() else None
     )
 
 
@@ -48,11 +52,11 @@ async def count(access: Access, group: Group, jobs: int) -> None:
 
 
 @on(Terms(Group.COMPUTE_SUBMIT, BY_SCHEDULER, limit=MAX_BULK))
-@router.post("/bulk")
+@router.post("/bulk", response_model=models.PostJobsBulkResponse)
 async def submit_jobs(
     access: AccessDep,
     request: Annotated[models.PostJobsBulkRequest, json_body(models.PostJobsBulkRequest, most=MAX_VALUES)],
-) -> models.PostJobsBulkResponse:
+) -> Response:
     """Submit up to 1,000 jobs, each as a request by itself would: what becomes of each is told in their order."""
     keys = [checked(one.idempotency_key) for one in request.jobs if one.idempotency_key is not None]
     if len(set(keys)) < len(keys):
@@ -70,22 +74,22 @@ async def submit_jobs(
     for one in checked_jobs:
         outcome = one if isinstance(one, GatewayError) else next(told)
         if isinstance(outcome, GatewayError):
-            results.append(models.BulkResult(error=_problem(outcome)))
+            results.append(models.BulkResult(error=_problem(access, outcome)))
         else:
             results.append(
                 models.BulkResult(
                     job_id=outcome.job_id, replayed=outcome.replayed, warnings=list(outcome.warnings) or None
                 )
             )
-    return models.PostJobsBulkResponse(jobs=results)
+    return json_bytes(encoded(models.PostJobsBulkResponse(jobs=results)))
 
 
 @on(Terms(Group.COMPUTE_SUBMIT, BY_SCHEDULER))
-@router.post("/cancel")
+@router.post("/cancel", response_model=models.PostJobsCancelResponse)
 async def cancel_jobs(
     access: AccessDep,
     request: Annotated[models.PostJobsCancelRequest, json_body(models.PostJobsCancelRequest)],
-) -> models.PostJobsCancelResponse:
+) -> Response:
     """Cancel jobs by their ids, or one's own by name, state and account; what becomes of each is told."""
     scheduler = access.system.scheduler
     ids = list(dict.fromkeys(request.ids or ()))
@@ -104,5 +108,5 @@ async def cancel_jobs(
     for start in range(0, len(ids), models.MAX_JOBS):
         some = ids[start : start + models.MAX_JOBS]
         for job_id, error in zip(some, await scheduler.cancel_many(access.principal, some), strict=True):
-            results.append(models.CancelResult(job_id=job_id, error=None if error is None else _problem(error)))
-    return models.PostJobsCancelResponse(jobs=results)
+            results.append(models.CancelResult(job_id=job_id, error=None if error is None else _problem(access, error)))
+    return json_bytes(encoded(models.PostJobsCancelResponse(jobs=results)))
