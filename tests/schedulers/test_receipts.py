@@ -390,9 +390,13 @@ async def test_without_a_receipt_nothing_is_submitted(
         (f"held\n{'1' * 5000}\n2\nt m d 3\n-\n\n\n", BadAnswer),
         ("held\n1\n2\nt m d x\n-\n\n\n", BadAnswer),
         ("held\n1\n2\nt m d 3\nx\n\n\n", BadAnswer),
+        # What no clock tells, and no float holds.
+        (f"ended\n1\n2\nt m d {'9' * 400}\n0\n\n\n", BadAnswer),
+        (f"ended\n1\n2\nt m d -{'9' * 400}\n0\n\n\n", BadAnswer),
+        (f"ended\n1\n2\nt m d 3\n{'9' * 400}\n\n\n", BadAnswer),
         ("\ud800 none", BadAnswer),
     ],
-    ids=range(11),
+    ids=range(14),
 )
 def test_what_a_login_node_says_instead_is_an_error_of_ours(said: str, error: type[GatewayError]) -> None:
     with pytest.raises(error) as caught:

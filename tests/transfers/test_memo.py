@@ -7,7 +7,9 @@ import zlib
 from typing import cast
 
 import pytest
+from pydantic import TypeAdapter
 
+from hpcgate.api.models import transfers as models
 from hpcgate.errors import BadAnswer, BadRequest
 from hpcgate.transfers.base import Directives, JobLogs, TransferJob
 from hpcgate.transfers.memo import MOST, read, written
@@ -40,6 +42,18 @@ def memo(content: object) -> str:
 
 LOGS = {"output_log": "", "error_log": ""}
 JOB_VALUES = {"system": "demo", "working_directory": "/", "logs": LOGS}
+
+
+def test_whatever_a_memo_holds_can_be_answered() -> None:
+    """It lies in the user's home, where the user may change it; a directory may have bytes that are not UTF-8."""
+    for text in ("/a\ud800", "/a\udcff", "\udc00"):
+        logs = {"output_log": text, "error_log": text}
+        values = {"job": {"system": text, "working_directory": text, "logs": logs}, "directives": None}
+        answer = models.MoveResponse.model_validate({"transfer_job": read(memo(values), text)[0]})
+        shown = json.loads(TypeAdapter(models.MoveResponse).dump_json(answer, by_alias=True))["transferJob"]
+        assert shown["workingDirectory"] == text[:-1] + "\N{REPLACEMENT CHARACTER}" == shown["logs"]["outputLog"]
+
+
 MANY = b'{"x": [' + b"[]," * 5_000_000 + b"0]}"
 
 

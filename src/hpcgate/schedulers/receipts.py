@@ -438,16 +438,23 @@ def parse(output: str, header: str) -> Receipt:
         token, mark, digest, since, *_ = attempt.split(" ")
         return Receipt(
             state=_STATES[state],
-            number=int(number),
-            age=int(now) - int(since),
+            number=_number(number),
+            age=_number(now) - _number(since),
             token=token,
             mark=mark,
             digest=digest,
-            status=None if status == "-" else int(status),
+            status=None if status == "-" else _number(status),
             job_id=job_id or None,
             memo=memo,
             printed=printed,
         )
+
+
+def _number(text: str) -> int:
+    """Return a number of 18 digits at most; what stands in a receipt may be the user's own doing."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise ValueError("not a number")
+    return int(text)
 
 
 def _failure(words: str) -> GatewayError:

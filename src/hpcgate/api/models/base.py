@@ -2,12 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from hpcgate.filesystem.base import Parameters
+
+
+def _writable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+Writable = Annotated[str, AfterValidator(_writable)]
+"""Text of an answer in which a path or a file of a user's may be: U+FFFD stands for lone surrogates (RFC 8259, 8.2)."""
 
 
 class Wire(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
-from hpcgate.api.models.base import BodyParameters, Wire
+from hpcgate.api.models.base import BodyParameters, Wire, Writable
 from hpcgate.filesystem.base import TextPath, TextSourcePath
 from hpcgate.filesystem.models import CompressionType
 
@@ -17,16 +17,16 @@ NOT_NULL: dict[str, Any] = {"nullable": False}
 class TransferJobLogs(Wire):
     """The files that the job writes; absolute paths on the system."""
 
-    output_log: str
-    error_log: str
+    output_log: Writable
+    error_log: Writable
 
 
 class TransferJob(Wire):
     """The job that does it."""
 
-    job_id: str
-    system: str
-    working_directory: str
+    job_id: Writable
+    system: Writable
+    working_directory: Writable
     logs: TransferJobLogs
 
 
@@ -187,9 +187,9 @@ class S3TransferResponse(Wire):
     """What an S3 client needs."""
 
     transfer_method: Literal["s3"]
-    download_url: str | None = None
-    parts_upload_urls: list[str] | None = None
-    complete_upload_url: str | None = None
+    download_url: Writable | None = None
+    parts_upload_urls: list[Writable] | None = None
+    complete_upload_url: Writable | None = None
     max_part_size: int | None = None
 
 
@@ -197,20 +197,20 @@ class StreamerTransferResponse(Wire):
     """What the streamer's client needs."""
 
     transfer_method: Literal["streamer"]
-    coordinates: str | None = None
+    coordinates: Writable | None = None
 
 
 class WormholeTransferResponse(Wire):
     """What a wormhole needs."""
 
     transfer_method: Literal["wormhole"]
-    wormhole_code: str | None = None
+    wormhole_code: Writable | None = None
 
 
 class OtherTransferResponse(Wire):
     """What the user of another method needs."""
 
-    transfer_method: str
+    transfer_method: Writable
 
 
 ResponseDirectives = Annotated[
