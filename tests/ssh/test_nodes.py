@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -17,6 +17,7 @@ import uvloop
 from hpcgate.config import SshSettings
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import HostKeyRefused, LoginNodeUnreachable
+from hpcgate.ssh import login
 from hpcgate.ssh import nodes as nodes_module
 from hpcgate.ssh.nodes import Nodes, first_words, reach
 from hpcgate.ssh.pool import Pool
@@ -48,6 +49,27 @@ def test_a_dead_node_comes_last_and_one_user_makes_trial_of_it(monkeypatch: pyte
     assert [nodes.order("alice")[0] for _ in range(3)] == [mine[0], mine[1], mine[1]]
     nodes.worked(mine[0])
     assert nodes.order("alice") == mine
+
+
+def test_a_login_that_hangs_for_one_user_is_not_the_nodes_fault() -> None:
+    two = [("one", 22), ("two", 22)]
+    it = Nodes("demo", two, 60.0)
+    username = next(name for name in map(str, range(100)) if it.home(name) == two[0])
+    for _ in range(3):
+        it.hung(two[0], "mallory", "timed out")
+    assert it.order(username) == two
+    it.hung(two[0], username, "timed out")
+    assert it.order(username) == two[::-1]
+
+
+def test_only_a_time_out_after_the_login_began_is_one_of_the_users() -> None:
+    target = cast("Any", SimpleNamespace(system="demo"))
+    policy = cast("Any", SimpleNamespace(role="login node"))
+    for authenticating in (True, False):
+        client = cast("Any", SimpleNamespace(authenticating=authenticating, flooded=False))
+        error = login._why_not(TimeoutError(), client, target, policy, "alice")
+        assert isinstance(error, LoginNodeUnreachable)
+        assert isinstance(error, login.LoginHangs) is authenticating
 
 
 def test_one_node_is_never_dead() -> None:

@@ -225,6 +225,10 @@ async def _first_node(
     for host, port in target.nodes.order(username):
         try:
             ssh, client = await _connect(target, target.host_keys, host, port, username, credential, proxy)
+        except LoginHangs as error:
+            # It may be the user's own account, and others' logins work.
+            target.nodes.hung((host, port), username, error.message)
+            unreachable = error
         except LoginNodeUnreachable as error:
             target.nodes.failed((host, port), error.message)
             unreachable = error
@@ -262,6 +266,10 @@ async def _connect(
                 raise connect_error(dropped.error, target.system, policy.role, username) from dropped.error
         await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 (jitter, no secret)
         pause = min(2 * pause, _DROPPED_PAUSE_MOST)
+
+
+class LoginHangs(LoginNodeUnreachable):
+    """A machine has begun a login, and does not come to its end."""
 
 
 class Dropped(Exception):
@@ -376,6 +384,8 @@ def _why_not(error: Exception, client: Client | None, target: Target, policy: Ho
             )
         case ConnectionResetError() | BrokenPipeError():
             return Dropped(error)
+        case TimeoutError() if client is not None and client.authenticating:
+            return LoginHangs(connect_error(error, target.system, policy.role, username).message)
         case asyncssh.Error() | OSError() | ValueError():
             return connect_error(error, target.system, policy.role, username)
     return LoginNodeError(f"The {policy.role} of {target.system} does not keep to the protocol of SSH")

@@ -42,6 +42,7 @@ class Nodes:
         self.nodes = tuple(nodes)
         self._pause = pause
         self._dead: dict[Node, float] = {}
+        self._hung: dict[Node, tuple[str, float]] = {}
 
     def __repr__(self) -> str:
         return f"<Nodes {self.system} {len(self.nodes) - len(self._dead)}/{len(self.nodes)}>"
@@ -66,6 +67,14 @@ class Nodes:
         if node not in self._dead:
             log.warning("ssh.node_dead", system=self.system, node=f"{node[0]}:{node[1]}", reason=reason)
         self._dead[node] = time.monotonic() + self._pause
+
+    def hung(self, node: Node, username: str, reason: str) -> None:
+        """Take note that a node took a user's login and came to no end; it counts once another user's has, too."""
+        now = time.monotonic()
+        other, until = self._hung.get(node, (username, 0.0))
+        if other != username and now < until:
+            self.failed(node, reason)
+        self._hung[node] = username, now + self._pause
 
     def worked(self, node: Node) -> None:
         """Take note that somebody has logged in to a node."""
