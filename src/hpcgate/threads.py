@@ -8,10 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
+MANY: Final = 1000
+"""Jobs, or the like, from which on what goes through them all is left to a thread."""
 PATIENCE = 1.0
 """Seconds that a shutdown waits for what is under way."""
 
@@ -107,6 +109,14 @@ async def alone(call: Callable[[], T]) -> T:
     Who calls sees to it that there is one at a time of a kind.
     """
     return await asyncio.wrap_future(_begun(call))
+
+
+async def off_loop(things: int, call: Callable[[], T]) -> T:
+    """Return what a function returns that goes through so many things: in a thread if the event loop would wait for it.
+
+    What it goes through must not change meanwhile.
+    """
+    return call() if things < MANY else await asyncio.to_thread(call)
 
 
 def _begun(call: Callable[[], T]) -> "Future[T]":

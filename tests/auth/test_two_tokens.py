@@ -214,7 +214,7 @@ async def read(site: Site, one: Claims, other: Claims) -> None:
         ):
             found = await asyncio.gather(*map(ask, asking))
             assert [jobs.jobs[0].job_id for jobs in found] == ["token-1", "token-2"]
-            bodies = [_encodings.of(jobs.jobs) for jobs in found]
+            bodies = [await _encodings.of(jobs.jobs) for jobs in found]
             assert b"token-1" in bodies[0]
             assert b"token-2" in bodies[1]
 

@@ -1,6 +1,7 @@
 """Jobs as they come in and go out: fields that nobody knows, and encodings that are shared."""
 
 import json
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,12 @@ from fastapi import Request
 from hpcgate.api import errors
 from hpcgate.api.errors import InvalidParameters
 from hpcgate.api.json_bodies import validated
+from hpcgate.api.models import jobs as models
 from hpcgate.api.models.jobs import PostJobSubmitRequest
+from hpcgate.api.routes import jobs as routes
 from hpcgate.api.routes.jobs import _Encodings, listed, with_usage
-from hpcgate.schedulers.base import Job, JobStatus, JobTime, Usage
+from hpcgate.schedulers.base import Job, Jobs, JobStatus, JobTime, Usage
+from hpcgate.threads import MANY
 
 JOB = Job(
     job_id="1", name="one", status=JobStatus(state="RUNNING"), time=JobTime(), account=None, allocation_nodes=1,
@@ -62,34 +66,34 @@ def names(body: bytes) -> list[str]:
     return [job["name"] for job in json.loads(body)["jobs"]]
 
 
-def test_the_same_jobs_are_encoded_once() -> None:
+async def test_the_same_jobs_are_encoded_once() -> None:
     encodings = _Encodings(10_000, listed)
     jobs = (JOB, replace(JOB, name="two"))
-    first = encodings.of(jobs)
+    first = await encodings.of(jobs)
     assert names(first) == ["one", "two"]
-    assert encodings.of(jobs) is first
-    assert encodings.of((*jobs[:1], jobs[1])) == first
-    assert names(encodings.of(())) == []
+    assert await encodings.of(jobs) is first
+    assert await encodings.of((*jobs[:1], jobs[1])) == first
+    assert names(await encodings.of(())) == []
 
 
-def test_other_jobs_at_the_same_address_are_not_taken_for_these() -> None:
+async def test_other_jobs_at_the_same_address_are_not_taken_for_these() -> None:
     encodings = _Encodings(10_000, listed)
     for number in range(1000):
         jobs = (replace(JOB, name=f"job-{number}"),)
-        assert names(encodings.of(jobs)) == [f"job-{number}"]
+        assert names(await encodings.of(jobs)) == [f"job-{number}"]
 
 
-def test_no_more_is_kept_than_allowed() -> None:
+async def test_no_more_is_kept_than_allowed() -> None:
     encodings = _Encodings(len(listed((JOB,))), listed)
     first, second = (JOB,), (replace(JOB, name="two"),)
-    body = encodings.of(first)
-    assert encodings.of(first) is body
-    encodings.of(second)
-    again = encodings.of(first)
+    body = await encodings.of(first)
+    assert await encodings.of(first) is body
+    await encodings.of(second)
+    again = await encodings.of(first)
     assert again == body
     assert again is not body
     large = (JOB, JOB)
-    assert encodings.of(large) is not encodings.of(large)
+    assert await encodings.of(large) is not await encodings.of(large)
 
 
 def test_what_a_job_has_cost_is_there_where_it_is_recorded() -> None:
@@ -98,3 +102,44 @@ def test_what_a_job_has_cost_is_there_where_it_is_recorded() -> None:
     assert known.pop("usage") == {"cpuSeconds": 1.5, "memoryPeak": None, "nodeHours": 0.25, "energy": None}
     assert known == unknown
     assert json.loads(listed((used,))) == json.loads(listed((JOB,))) == {"jobs": [unknown]}
+
+
+class Asked:
+    """Stands for the scheduler of a request, which knows many jobs."""
+
+    system = property(lambda self: self)
+    scheduler = property(lambda self: self)
+    principal = None
+
+    async def jobs(self, principal: object, query: object) -> Jobs:
+        return Jobs(tuple(replace(JOB, job_id=str(number)) for number in range(MANY)))
+
+    async def several(self, principal: object, ids: tuple[str, ...]) -> dict[str, Jobs]:
+        return {ids[0]: await self.jobs(principal, None)}
+
+    async def job(self, principal: object, job_id: str) -> Jobs:
+        return await self.jobs(principal, None)
+
+
+@pytest.mark.parametrize(
+    "query", [b"", b"limit=1", f"limit={MANY}&fields=name".encode(), b"fields=jobId", b"ids=7", None], ids=repr
+)
+async def test_what_goes_through_a_long_list_does_not_keep_the_event_loop(
+    query: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list, a page of one, some fields of each job, an array: all of them are made into an answer in a thread."""
+    seen: set[int] = set()
+
+    def validated_elsewhere(job: Job) -> Any:
+        seen.add(threading.get_ident())
+        return real(job)
+
+    model = models.JobWithUsageModel if query is None else models.JobModel
+    real = model.model_validate
+    monkeypatch.setattr(model, "model_validate", validated_elsewhere)
+    scope = {"type": "http", "headers": [], "query_string": query or b"", "state": {"access": Asked()}}
+    request = Request(scope)
+    answer = await (routes.get_job(request, "demo", "7") if query is None else routes.get_jobs(request, "demo"))
+    assert json.loads(bytes(answer.body))["jobs"]
+    assert len(seen) == 1
+    assert threading.get_ident() not in seen

@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import Job, JobQuery, Jobs
 from hpcgate.schedulers.paging import MAX_LIMIT, Cursor, Page, page
+from hpcgate.threads import off_loop
 
 router = APIRouter(prefix="/compute/{system_name}/jobs", tags=["compute"])
 
@@ -46,18 +47,23 @@ class _Encodings:
         self._size = 0
         self._kept: OrderedDict[int, tuple[tuple[Job, ...], bytes]] = OrderedDict()
 
-    def of(self, jobs: tuple[Job, ...]) -> bytes:
+    async def of(self, jobs: tuple[Job, ...]) -> bytes:
         """Return the body for these very jobs."""
-        kept = self._kept.get(id(jobs))
-        if kept is not None and kept[0] is jobs:
-            return kept[1]
-        body = self._encode(jobs)
-        if len(body) <= self._most:
+        body = self._of(jobs)
+        if body is not None:
+            return body
+        body = await off_loop(len(jobs), lambda: self._encode(jobs))
+        # Others may have had it encoded meanwhile.
+        if len(body) <= self._most and self._of(jobs) is None:
             self._kept[id(jobs)] = (jobs, body)
             self._size += len(body)
         while self._size > self._most:
             self._size -= len(self._kept.popitem(last=False)[1][1])
         return body
+
+    def _of(self, jobs: tuple[Job, ...]) -> bytes | None:
+        kept = self._kept.get(id(jobs))
+        return kept[1] if kept is not None and kept[0] is jobs else None
 
 
 def listed(jobs: tuple[Job, ...]) -> bytes:
@@ -78,8 +84,8 @@ _encodings = _Encodings(8 * 1024 * 1024, listed)
 _singles = _Encodings(1024 * 1024, with_usage)
 
 
-def _answer(jobs: Jobs, encodings: _Encodings) -> Response:
-    return json_bytes(encodings.of(jobs.jobs), headers=_headers(jobs))
+async def _answer(jobs: Jobs, encodings: _Encodings) -> Response:
+    return json_bytes(await encodings.of(jobs.jobs), headers=_headers(jobs))
 
 
 def _headers(jobs: Jobs) -> dict[str, str]:
@@ -203,20 +209,22 @@ async def _named(access: Access, ids: tuple[str, ...], attributes: set[str] | No
             lacking |= dict.fromkeys(answer.missing)
         else:
             not_shown.append(models.JobNotShown(job_id=job_id, status=answer.status, message=answer.message))
-    body = models.GetJobsResponse(
-        jobs=[models.JobModel.model_validate(job) for job in shown.values()], not_shown=not_shown
-    )
+
+    def made() -> bytes:
+        jobs = [models.JobModel.model_validate(job) for job in shown.values()]
+        return encoded_in_part(models.GetJobsResponse(jobs=jobs, not_shown=not_shown), _only(attributes))
+
     headers = {AGE: "0"} | ({MISSING: ", ".join(lacking)} if lacking else {})
-    return json_bytes(encoded_in_part(body, _only(attributes)), headers=headers)
+    return json_bytes(await off_loop(len(shown), made), headers=headers)
 
 
-def _part(jobs: Jobs, limit: int | None, cursor: Cursor | None, attributes: set[str] | None) -> Response:
-    """Return one page of a list, or some fields of all of it."""
-    found = Page(jobs.jobs, None) if limit is None else page(jobs.jobs, limit, cursor)
+def in_part(jobs: Sequence[Job], limit: int | None, cursor: Cursor | None, attributes: set[str] | None) -> bytes:
+    """Return the body of one page of a list, or of some fields of all of it."""
+    found = Page(tuple(jobs), None) if limit is None else page(jobs, limit, cursor)
     body = models.GetJobsResponse(jobs=[models.JobModel.model_validate(job) for job in found.jobs])
     if limit is not None:
         body.next_cursor = None if found.after is None else str(found.after)
-    return json_bytes(encoded_in_part(body, _only(attributes)), headers=_headers(jobs))
+    return encoded_in_part(body, _only(attributes))
 
 
 @on(Terms(Group.COMPUTE_READ, BY_SCHEDULER, direct=True))
@@ -248,8 +256,9 @@ async def get_jobs(request: Request, system_name: str) -> Response:
     )
     jobs = await access.system.scheduler.jobs(access.principal, query)
     if asked.limit is None and attributes is None:
-        return _answer(jobs, _encodings)
-    return _part(jobs, asked.limit, cursor, attributes)
+        return await _answer(jobs, _encodings)
+    body = await off_loop(len(jobs.jobs), lambda: in_part(jobs.jobs, asked.limit, cursor, attributes))
+    return json_bytes(body, headers=_headers(jobs))
 
 
 @on(Terms(Group.COMPUTE_READ, BY_SCHEDULER, direct=True))
@@ -257,7 +266,7 @@ async def get_jobs(request: Request, system_name: str) -> Response:
 async def get_job(request: Request, system_name: str, job_id: str) -> Response:
     """Return one job, or the tasks of an array, and what each has cost."""
     access = access_of(request)
-    return _answer(await access.system.scheduler.job(access.principal, job_id), _singles)
+    return await _answer(await access.system.scheduler.job(access.principal, job_id), _singles)
 
 
 @on(Terms(Group.COMPUTE_READ, BY_SCHEDULER))

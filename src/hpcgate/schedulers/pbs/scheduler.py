@@ -10,6 +10,7 @@ from hpcgate.schedulers.base import (
     WINDOW_SECONDS,
     Account,
     Allocation,
+    Job,
     JobDescription,
     JobMetadata,
     JobQuery,
@@ -32,6 +33,7 @@ from hpcgate.schedulers.pbs.options import OPTIONS
 from hpcgate.schedulers.pbs.settings import PbsSettings
 from hpcgate.schedulers.receipts import Once
 from hpcgate.ssh.pool import Pool
+from hpcgate.threads import off_loop
 
 LAUNCHERS: Mapping[str, Sequence[str]] = MappingProxyType({NO_LAUNCHER: (), "mpirun": ("mpirun",)})
 """Those of a site that names none."""
@@ -106,15 +108,17 @@ class Pbs(Scheduler):
         """List jobs, in the order of their ids; an array is one job."""
         found = await (self._commands.all(principal) if query.all_users else self._commands.own(principal))
         since = time.time() - WINDOW_SECONDS[query.window]
-        return Jobs(
-            tuple(
+
+        def chosen() -> tuple[Job, ...]:
+            return tuple(
                 job
                 for job in sorted(found, key=lambda job: JobId.parse(job.job_id).order)
                 if (query.name is None or job.name == query.name)
                 and (query.account is None or job.account == query.account)
                 and (job.time.end is None or job.time.end >= since)
             )
-        )
+
+        return Jobs(await off_loop(len(found), chosen))
 
     async def job(self, principal: Principal, job_id: str) -> Jobs:
         """Return a job, whoever owns it; of an array (``123[]``) the array and then its subjobs."""

@@ -26,6 +26,7 @@ from hpcgate.schedulers.base import (
     WINDOW_SECONDS,
     Account,
     Allocation,
+    Job,
     JobDescription,
     JobMetadata,
     JobQuery,
@@ -54,6 +55,7 @@ from hpcgate.schedulers.slurm.scancel import Outcome
 from hpcgate.schedulers.slurm.settings import SlurmSettings
 from hpcgate.schedulers.slurm.silence import Silences
 from hpcgate.ssh.pool import Pool
+from hpcgate.threads import off_loop
 
 _log = structlog.get_logger(__name__)
 
@@ -240,14 +242,17 @@ class Slurm(Scheduler):
         )
         both = await self._both(principal, selection)
         since = time.time() - window
-        chosen = tuple(
-            job
-            for job in (record.job for record in both.records)
-            if (query.name is None or job.name == query.name)
-            and (account is None or (job.account or "").lower() == account)
-            and (job.time.end is None or job.time.end >= since)
-        )
-        return Jobs(chosen, both.absent.names, both.age)
+
+        def chosen() -> tuple[Job, ...]:
+            return tuple(
+                job
+                for job in (record.job for record in both.records)
+                if (query.name is None or job.name == query.name)
+                and (account is None or (job.account or "").lower() == account)
+                and (job.time.end is None or job.time.end >= since)
+            )
+
+        return Jobs(await off_loop(len(both.records), chosen), both.absent.names, both.age)
 
     async def job(self, principal: Principal, job_id: str) -> Jobs:
         """Return a job, the tasks of an array or the components of a heterogeneous job, whoever owns them."""
@@ -483,9 +488,11 @@ class Slurm(Scheduler):
             _log.warning("slurm.degraded", system=self.system, missing="history", error=history.message)
             absent.sources["history"] = f"the accounting database did not answer: {history.message}"
         now = live if isinstance(live, list) else []
-        past, absent.partial = _known_whole(now, history if isinstance(history, list) else [])
-        now = await self._settled(principal, now, past)
-        return _Both(merged(now, past), absent, age)
+        told = history if isinstance(history, list) else []
+        count = len(now) + len(told)
+        past, absent.partial = await off_loop(count, lambda: _known_whole(now, told))
+        settled = await self._settled(principal, now, past)
+        return _Both(await off_loop(count, lambda: merged(settled, past)), absent, age)
 
     async def _ask_both(self, principal: Principal, selection: Selection) -> tuple[_Told, _Told, float]:
         """Ask the controller, and the database at the same time unless what it said last may hold, or it is silent."""
@@ -552,7 +559,11 @@ class Slurm(Scheduler):
             exits = answer if isinstance(answer, dict) else {}
         nameless = any(not record.job.cluster for record in live)
         cluster = await self._commands.cluster(principal) if nameless else ""
-        return [_complete(record, cluster, exits.get(record.raw) if record.ended else None) for record in live]
+
+        def completed() -> list[Record]:
+            return [_complete(record, cluster, exits.get(record.raw) if record.ended else None) for record in live]
+
+        return await off_loop(len(live), completed)
 
 
 def _complete(record: Record, cluster: str, exits: tuple[int | None, int | None] | None) -> Record:
