@@ -12,7 +12,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as effort
 
 from hpcgate.demo.cluster import Cluster, Gateway, Options
-from hpcgate.demo.slurm import Slurm
+from hpcgate.demo.slurm import Slurm, SlurmOptions
 from hpcgate.demo.sshd import Sshd
 from tests.mending import mend
 from tests.people import Person
@@ -82,8 +82,8 @@ _clusters: list[Cluster] = []
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A cluster with accounting: sshd, Slurm with slurmdbd, and the identity provider."""
-    with Cluster(Options(patience=60)) as running:
+    """A cluster with accounting and GPUs: sshd, Slurm with slurmdbd, and the identity provider."""
+    with Cluster(Options(slurm=SlurmOptions(gpus_per_node=2), patience=60)) as running:
         _clusters.append(running)
         yield running
         _clusters.clear()

@@ -60,6 +60,23 @@ ROWS = (
     row("no requeue", {"requeue": False}, "--requeue", Requeue="0"),
     row("comment", {"extra": {"slurm": {"comment": "mine"}}}, "--comment=other", Comment="mine"),
     row("own option", {"extra": {"slurm": {"nice": 17}}}, "--nice=3", Nice="17"),
+    row(
+        "gpus",
+        {"resources": {"processCount": 2, "gpuCoresPerProcess": 1}},
+        "--gpus-per-task=2",
+        TresPerTask=".*gres[:/]gpu[:=]1",
+    ),
+    row("exclusive", {"resources": {"exclusiveNodeUse": True}}, OverSubscribe="NO|EXCLUSIVE"),
+    row("mail", {"mail": {"events": ["end", "fail"]}}, MailType="END,FAIL"),
+    # sbatch itself adds them up.
+    row("mail of both", {"mail": {"events": ["end"]}}, "--mail-type=BEGIN", MailType="BEGIN,END"),
+    row(
+        "mail to",
+        {"mail": {"events": ["begin"], "address": "alice@example.org"}},
+        "--mail-user=root",
+        MailType="BEGIN",
+        MailUser="alice@example.org",
+    ),
 )
 """Each with a held script beside it."""
 
@@ -94,6 +111,13 @@ def dependency(person: Person, system: str) -> None:
     assert re.fullmatch(rf"afterok:{first}\S*,afterany:{first}\S*", known), known
 
 
+def largest(person: Person, system: str) -> None:
+    """What is just within the limits is taken: a script of a megabyte, a variable and an array as large as they get."""
+    value = "x" * (LONGEST_VALUE - len("LONG=\0"))
+    script = f"#!/bin/bash\n#SBATCH --hold\n#{'x' * 1024**2}\ntrue\n"
+    check(person, system, row("large", {"script": script, "env": {"LONG": value}, "array": "0-1000%1"}))
+
+
 def program(person: Person, system: str, launcher: str) -> None:
     """A program runs with its arguments as they are, between what comes before and after it."""
     home = str(person.user.home)
@@ -120,9 +144,32 @@ def program(person: Person, system: str, launcher: str) -> None:
     assert said == "".join(f"{word}|" for word in words[1:]) + "after yes 0\n"
 
 
+UNKNOWN = "99999999"
+"""A job that there is not."""
+LONGEST_VALUE = 128 * 1024
+"""Bytes of a variable with its name, an equals sign and a NUL: execve(2), MAX_ARG_STRLEN."""
+
 REFUSED = (
-    ({"resources": {"gpuCoresPerProcess": 1, "processCount": 1}}, 400, "generic resource|parsing"),
-    ({"array": "1-99999999"}, 400, "array"),
+    ({"extra": {"slurm": {"gres": "fpga:1"}}}, 400, "generic resource|parsing"),
+    # Each limit by the name of its field.
+    ({"array": "1-99999999"}, 400, "^array"),
+    ({"array": "0-1001"}, 400, "^array"),
+    ({"array": "1-x"}, 400, "job.array"),
+    ({"script": f"#!/bin/sh\n#{'x' * (4 * 1024**2)}\n"}, 400, "^script"),
+    ({"env": {"LONG": "x" * (LONGEST_VALUE - len("LONG=\0") + 1)}}, 400, "LONG is too long"),
+    ({"env": {"A B": "x"}}, 400, "A B"),
+    ({"env": ["NOTHING"]}, 400, "env"),
+    ({"dependencies": [{"type": "afterok", "jobIds": [UNKNOWN]}]}, 400, f"^dependencies: .* {UNKNOWN}"),
+    ({"dependencies": [{"type": "afterok", "jobIds": ["no-id"]}]}, 400, "^dependencies: .*no-id"),
+    ({"dependencies": [{"type": "afterok", "jobIds": ["1,singleton"]}]}, 400, "^dependencies: .*1,singleton"),
+    ({"dependencies": [{"type": "afterok", "jobIds": ["x"] * 1001}]}, 400, "jobIds"),
+    ({"dependencies": [{"type": "singleton", "jobIds": ["1"]}]}, 400, "jobIds"),
+    ({"duration": 10**12}, 400, "duration"),
+    ({"begin": "tomorrow"}, 400, "begin"),
+    ({"resources": {"nodeCount": 0}}, 400, "nodeCount"),
+    ({"resources": {"memory": "much"}}, 400, "memory"),
+    ({"mail": {"events": ["never"]}}, 400, "events"),
+    ({"name": "x" * 5000}, 400, "name"),
     ({"dependencies": [{"type": "afterok", "jobIds": ["1_[1-3]"]}]}, 400, "dependencies"),
     ({"resources": {"memory": "1G"}, "script": "#!/bin/sh\n#SBATCH --mem-per-cpu=1\n"}, 400, "mutually exclusive"),
     ({"qos": "nosuch"}, 400, "qos"),
@@ -141,7 +188,9 @@ def refused(person: Person, system: str, asked: dict[str, Any], status: int, wor
     job = {"workingDirectory": str(person.user.home), "script": SCRIPT, **asked}
     answer = person.http.post(f"/compute/{system}/jobs", json={"job": job})
     assert answer.status_code == status, answer.text
-    assert re.search(words, answer.json()["message"], re.IGNORECASE), answer.text
+    body = answer.json()
+    named = [one["name"] for one in (body["data"] or {}).get("fields", ())]
+    assert re.search(words, "\n".join([body["message"], *named]), re.IGNORECASE), answer.text
 
 
 def dry_run(person: Person, system: str, *, tested: bool) -> None:

@@ -65,15 +65,19 @@ def test_each_job_is_submitted_as_it_would_be_by_itself(alice: Person) -> None:
         {"script": HOLD, "env": {"no name": "x"}},
         {"script": "echo\n"},
         *many,
+        {"script": HOLD, "dependencies": [{"type": "afterok", "jobIds": ["99999999"]}]},
+        {"script": HOLD, "array": "0-99999999"},
     )
     statuses = [one["error"] and one["error"]["status"] for one in found]
-    assert statuses == [None, 400, 400, None, None, 400, None, 400, 400, *[None for _ in many]]
+    assert statuses == [None, 400, 400, None, None, 400, None, 400, 400, *[None for _ in many], 400, 400]
+    assert found[-2]["error"]["message"] == "dependencies: the scheduler knows no job 99999999"
+    assert found[-1]["error"]["message"].startswith("array: ")
     assert "invalid partition" in found[1]["error"]["message"]
     ids = [one["jobId"] for one in found if one["jobId"]]
     assert len(set(ids)) == len(ids)
     assert f"JobName={name} " in shown(alice, found[0]["jobId"])
     assert "JobName=waits " in shown(alice, found[4]["jobId"])
-    for number, one in enumerate(found[9:]):
+    for number, one in enumerate(found[9:-2]):
         assert f"JobName=many-{number} " in shown(alice, one["jobId"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -46,7 +47,15 @@ def is_there(person: Person, name: str) -> bool:
     return (person.user.home / name).exists()
 
 
-LIVING = {"waits": "alice", "runs": "alice", "fixed": "alice", "array": "alice", "his": "bob"}
+LIVING = {
+    "waits": "alice",
+    "runs": "alice",
+    "fixed": "alice",
+    "array": "alice",
+    "leads": "alice",
+    "follows": "alice",
+    "his": "bob",
+}
 """Jobs that have not ended, and whose they are."""
 
 
@@ -72,6 +81,8 @@ def jobs(alice: Person, bob: Person, made: dict[str, str]) -> dict[str, str]:
         "fixed": submit(alice, RUNS.replace("\n", "\n#SBATCH --no-requeue\n", 1)),
         "ended": submit(alice, "#!/bin/sh\ntrue\n"),
         "array": submit(alice, WAITS.replace("\n", "\n#SBATCH --array=1-4\n", 1)),
+        "leads": (leads := submit(alice, WAITS)),
+        "follows": submit(alice, WAITS.replace("\n", f"\n#SBATCH --dependency=afterany:{leads}\n", 1)),
         "his": submit(bob, WAITS),
         "unknown": str(FAR),
     }
@@ -185,7 +196,21 @@ REFUSALS: list[tuple[str, str, Any, int, str]] = [
     ("waits", "patch", {"dependencies": [{"type": "afterok", "jobIds": []}]}, 400, "jobIds"),
     ("waits", "patch", {"dependencies": [{"type": "whenever", "jobIds": ["1"]}]}, 400, "type"),
     ("waits", "patch", {"dependencies": [{"type": "afterok", "jobIds": ["1,singleton"]}]}, 400, "dependencies"),
-    ("waits", "patch", {"dependencies": [{"type": "afterok", "jobIds": ["{waits}"]}]}, 400, "dependency"),
+    (
+        "waits",
+        "patch",
+        {"dependencies": [{"type": "afterok", "jobIds": ["{waits}"]}]},
+        400,
+        "dependencies: the job {waits}",
+    ),
+    ("waits", "patch", {"dependencies": [{"type": "afterok", "jobIds": ["{runs}", "{unknown}"]}]}, 400, "{unknown}"),
+    (
+        "leads",
+        "patch",
+        {"dependencies": [{"type": "afterok", "jobIds": ["{follows}"]}]},
+        400,
+        "dependencies: Circular job",
+    ),
 ]
 
 
@@ -197,7 +222,7 @@ def test_what_cannot_be_done_is_refused(
         one["jobIds"] = [name.format(**jobs) for name in one["jobIds"]]
     answer = send(alice, jobs.get(which, which), what, body)
     assert answer.status_code == status, answer.text
-    assert words in answer.text
+    assert words.format(**jobs) in answer.text
 
 
 def test_a_job_that_the_controller_has_forgotten_has_ended(alice: Person, jobs: dict[str, str]) -> None:
@@ -214,3 +239,58 @@ def test_a_job_that_the_controller_has_forgotten_has_ended(alice: Person, jobs: 
         assert "COMPLETED" in answer.json()["message"]
     finally:
         alice.run("rm", ".bashrc")
+
+
+OPERATORS = frozenset({"suspend", "resume"})
+"""What users may not do."""
+RUNNING = frozenset({"attach", "signal", "requeue", *OPERATORS})
+LAST = ("requeue", "cancel")
+"""Parts of paths whose operations come last: behind them the jobs are not what they were."""
+
+
+def test_all_examples_of_the_document_can_be_sent(alice: Person) -> None:
+    """Each operation on jobs and on a system's state is sent as its example has it, and does what it is for."""
+    document = alice.http.get("/openapi.json").json()
+    operations = [
+        (path, method, operation)
+        for path, methods in document["paths"].items()
+        if path.startswith(("/compute/", "/status/{system_name}/"))
+        for method, operation in methods.items()
+    ]
+    assert len(operations) >= 20
+    made = [submit(alice, WAITS), submit(alice, WAITS), submit(alice, RUNS)]
+    waits, other, runs = made
+    until(lambda: is_there(alice, f"up-{runs}"), "the job does not start")
+
+    def real(value: Any) -> Any:
+        text = json.dumps(value).replace("/scratch/alice", str(alice.user.home))
+        for example, job_id in (("4710", other), ("4711", waits), ("4712", other)):
+            text = text.replace(f'"{example}"', f'"{job_id}"')
+        return json.loads(text)
+
+    try:
+        for path, method, operation in sorted(operations, key=lambda one: (one[1] == "delete", _rank(one[0]), one[0])):
+            last = path.rpartition("/")[2]
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            bodies = [each["value"] for each in content.get("examples", {}).values()] or [content.get("example")]
+            given = [each for each in operation.get("parameters", ()) if "example" in each]
+            places = {each["name"]: str(each["example"]) for each in given if each["in"] == "path"}
+            places |= {"system_name": "demo"} | (
+                {"job_id": runs if last in RUNNING else waits} if "job_id" in places else {}
+            )
+            query = {each["name"]: each["example"] for each in given if each["in"] == "query"}
+            for body in bodies:
+                answer = alice.http.request(method, path.format(**places), params=query, json=real(body))
+                wanted = {403} if last in OPERATORS else {200, 201, 204}
+                assert answer.status_code in wanted, (method, path, body, answer.text)
+                if last in ("bulk", "cancel"):
+                    assert [one["error"] for one in answer.json()["jobs"]] == [None, None], answer.text
+                if method == "post" and last in ("jobs", "bulk"):
+                    made += [one["jobId"] for one in answer.json().get("jobs", [answer.json()])]
+    finally:
+        alice.cluster.slurm.run(["scancel", *made])
+
+
+def _rank(path: str) -> int:
+    last = path.rpartition("/")[2]
+    return LAST.index(last) + 1 if last in LAST else 0

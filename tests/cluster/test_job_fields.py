@@ -30,6 +30,11 @@ def test_dependencies(alice: Person) -> None:
     job_fields.dependency(alice, "demo")
 
 
+def test_what_is_just_within_the_limits(alice: Person) -> None:
+    """A script of a megabyte, the longest variable and the largest array are taken."""
+    job_fields.largest(alice, "demo")
+
+
 @pytest.mark.parametrize("launcher", ["none", "srun"])
 def test_a_program(alice: Person, launcher: str) -> None:
     """A job that names a program instead of a script runs it, alone or by srun."""

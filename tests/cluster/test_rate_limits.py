@@ -68,6 +68,24 @@ def test_a_request_with_a_body_counts_once(cluster: Cluster, start: Callable[...
     assert [answer.status_code for answer in answers] == [400, 400, 400, 429]
 
 
+def test_cancelling_counts_the_jobs_that_are_found(cluster: Cluster, start: Callable[..., Gateway]) -> None:
+    """Where they are more than may be cancelled now, none is."""
+    gateway = start(per_user={"compute:submit": SLOW | {"burst": 5}})
+    user = cluster.user("alice")
+    job = {"script": "#!/bin/sh\n#SBATCH --hold\n", "name": "counted", "workingDirectory": str(user.home)}
+    headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
+    with httpx.Client(base_url=f"{gateway.url}/compute/demo/jobs", headers=headers, timeout=300) as http:
+        submitted = http.post("/bulk", json={"jobs": [{"job": job}] * 3})
+        try:
+            assert submitted.headers["ratelimit-remaining"] == "2"
+            refused = http.post("/cancel", json={"name": "counted"})
+            assert refused.status_code == 429, refused.text
+            queue = cluster.slurm.run(["squeue", "-h", "-n", "counted", "-o", "%A"]).split()
+            assert sorted(queue) == sorted(one["jobId"] for one in submitted.json()["jobs"])
+        finally:
+            cluster.slurm.run(["scancel", "--name=counted"])
+
+
 def test_each_client_has_a_burst(cluster: Cluster, start: Callable[..., Gateway]) -> None:
     portal = cluster.user("bob").client_id
     gateway = start(per_client={"status:read": SLOW}, exempt_clients=[portal])

@@ -46,7 +46,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Cluster]:
-    with Cluster(Options(slurm=SlurmOptions(rest=True), patience=60)) as running:
+    with Cluster(Options(slurm=SlurmOptions(rest=True, gpus_per_node=2), patience=60)) as running:
         yield running
 
 
@@ -622,6 +622,12 @@ def test_a_field_reaches_slurm_and_outweighs_its_directive(alice: Person, system
 def test_dependencies(alice: Person, system: str) -> None:
     """A job waits for those that its field of dependencies names."""
     job_fields.dependency(alice, system)
+
+
+@both
+def test_what_is_just_within_the_limits(alice: Person, system: str) -> None:
+    """A script of a megabyte, the longest variable and the largest array are taken."""
+    job_fields.largest(alice, system)
 
 
 @both

@@ -2,14 +2,15 @@
 
 from types import MappingProxyType
 
+from hpcgate.api import dependencies
 from hpcgate.api.access import Access
 from hpcgate.api.grants import admit_job
-from hpcgate.api.models.job_spec import DependencyModel, ExtraModel, JobSpecModel, MailModel, ResourcesModel
+from hpcgate.api.models.job_spec import ExtraModel, JobSpecModel, MailModel, ResourcesModel
 from hpcgate.api.models.jobs import DryRunResponse, JobDescriptionModel, PolicyVerdict
 from hpcgate.errors import BadRequest, Denied, NotSupported
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.dry_run import DryRun
-from hpcgate.schedulers.job_spec import Dependency, JobAttributes, Mail, Program, Resources
+from hpcgate.schedulers.job_spec import JobAttributes, Mail, Program, Resources
 from hpcgate.schedulers.once import Submitted
 from hpcgate.schedulers.receipts import Once
 from hpcgate.schedulers.rendering import with_script
@@ -22,6 +23,7 @@ async def submit(access: Access, asked: JobDescriptionModel, once: Once | None) 
         GatewayError: Nothing was submitted, or as `Scheduler.submit` and `Scheduler.submit_once` say.
     """
     job = await admitted(access, description(asked))
+    await dependencies.check(access, job.attributes.dependencies, once)
     scheduler = access.system.scheduler
     if once is None:
         return await scheduler.submit_and_tell(access.principal, job)
@@ -35,6 +37,7 @@ async def dry_run(access: Access, asked: JobDescriptionModel) -> DryRunResponse:
         GatewayError: The job would be refused, as `submit` would.
     """
     job = complete(access, description(asked))
+    await dependencies.check(access, job.attributes.dependencies)
     try:
         job = await admit_job(access, job)
     except Denied as denial:
@@ -152,7 +155,7 @@ def _attributes(job: JobSpecModel) -> JobAttributes:
         duration=job.duration,
         qos=job.qos,
         array=job.array,
-        dependencies=tuple(map(_dependency, job.dependencies or ())),
+        dependencies=dependencies.dependencies(job.dependencies),
         hold=bool(job.hold),
         begin=job.begin,
         requeue=job.requeue,
@@ -171,10 +174,6 @@ def _resources(asked: ResourcesModel) -> Resources:
         memory=asked.memory,
         exclusive_node_use=bool(asked.exclusive_node_use),
     )
-
-
-def _dependency(asked: DependencyModel) -> Dependency:
-    return Dependency(asked.type, tuple(asked.job_ids))
 
 
 def _mail(asked: MailModel | None) -> Mail:

@@ -27,6 +27,7 @@ _JOB = {
     "priority": 4294901759,
 }
 _USAGE = {"cpuSeconds": 6.93, "memoryPeak": 11497472, "nodeHours": 0.0019, "energy": None}
+_QUOTA = {"scope": "user", "name": "alice", "source": "/scratch", "softLimit": None}
 _FILE: dict[str, Any] = {
     "name": "/scratch/alice/results.csv",
     "type": "-",
@@ -154,7 +155,17 @@ _ANSWERS: dict[tuple[str, str], Any] = {
                     {"resource": "node", "scope": "account", "limit": None, "used": 20, "left": None},
                 ],
             }
-        ]
+        ],
+        "quotas": [
+            {
+                "path": "/scratch",
+                "resources": [
+                    _QUOTA | {"resource": "bytes", "used": 1048576, "limit": 1073741824, "left": 1072693248},
+                    _QUOTA | {"resource": "files", "used": 42, "limit": 1000000, "left": 999958},
+                ],
+                "error": None,
+            }
+        ],
     },
     ("get", f"{_STATUS}/userinfo"): {
         "user": {"id": "1226", "name": "alice"},

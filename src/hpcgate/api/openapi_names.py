@@ -11,7 +11,7 @@ _NAMES: dict[tuple[str, str], tuple[str, str]] = {
     ("get", "/status/{system_name}/nodes"): ("list_nodes", "List compute nodes"),
     ("get", "/status/{system_name}/reservations"): ("list_reservations", "List reservations"),
     ("get", "/status/{system_name}/partitions"): ("list_partitions", "List partitions"),
-    ("get", "/status/{system_name}/allocations"): ("list_allocations", "How much of my accounts is left?"),
+    ("get", "/status/{system_name}/allocations"): ("list_allocations", "How much of my accounts and quotas is left?"),
     ("get", "/status/{system_name}/userinfo"): ("userinfo", "Who am I on the system?"),
     ("post", "/compute/{system_name}/jobs"): ("submit_job", "Submit a job"),
     ("get", "/compute/{system_name}/jobs"): ("list_jobs", "List jobs"),

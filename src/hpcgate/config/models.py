@@ -22,6 +22,7 @@ from hpcgate.config.monitoring import MetricsSettings, TracingSettings
 from hpcgate.config.plugins import Plugin
 from hpcgate.config.policy import PolicyRule, PolicySettings
 from hpcgate.config.probing import ProbingSettings, ServiceAccount
+from hpcgate.config.quotas import QuotaSettings
 from hpcgate.config.rates import RateLimitSettings
 from hpcgate.config.secrets import Secret
 from hpcgate.config.ssh import SshSettings, SshTimeouts
@@ -37,6 +38,7 @@ class FileSystem(Model):
     path: AbsolutePath = Field(description="Where it is mounted.")
     data_type: Literal["users", "store", "archive", "apps", "scratch", "project"] = Field(description="Its purpose.")
     default_work_dir: bool = Field(False, description="Whether transfer jobs run here, in a directory of the user.")
+    quota: QuotaSettings | None = Field(None, description="How a user's quotas on it are asked for. Unset: not at all.")
 
 
 class DataOperation(Model):

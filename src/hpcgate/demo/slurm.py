@@ -40,6 +40,8 @@ class SlurmOptions:
     cpus_per_node: int = 4
     memory_per_node: int = 4000
     """MiB; made up, as are the CPUs."""
+    gpus_per_node: int = 0
+    """Made up, too: each is an empty file."""
     min_job_age: int = 300
     """Seconds that slurmctld remembers a finished job (Slurm's default)."""
     extra: str = ""
@@ -94,6 +96,8 @@ class Slurm:
             write_private(directory / "slurmdbd.conf", self._slurmdbd_conf(self.mariadb).encode())
         self.configuration.write_text(self._slurm_conf())
         (directory / "cgroup.conf").write_text(self._cgroup_conf())
+        if options.gpus_per_node:
+            self._make_gpus(options.gpus_per_node)
         self.slurmctld = self._daemon(keeper, "slurmctld", ["-D"], lambda _: self._controller_answers())
         self.slurmds = tuple(self._node_daemon(keeper, node) for node in self.nodes)
         if options.rest:
@@ -303,6 +307,11 @@ DebugLevel=info
         version = tuple(int(part) for part in self.version.split(".")[:2])
         return f"CgroupPlugin={'disabled' if version >= (23, 11) else 'cgroup/v1'}\n"
 
+    def _make_gpus(self, count: int) -> None:
+        for number in range(count):
+            (self.directory / f"gpu{number}").touch()
+        (self.directory / "gres.conf").write_text(f"Name=gpu File={self.directory}/gpu[0-{count - 1}]\n")
+
     def _slurm_conf(self) -> str:
         directory, options = self.directory, self.options
         host, own = socket.gethostname().partition(".")[0], own_address()
@@ -319,10 +328,11 @@ JobAcctGatherType=jobacct_gather/linux
         else:
             accounting = "AccountingStorageType=accounting_storage/none\nJobAcctGatherType=jobacct_gather/none\n"
         features = ("fast", "large")
+        gpus = f" Gres=gpu:{options.gpus_per_node}" if options.gpus_per_node else ""
         nodes = "".join(
             f"NodeName={node} NodeHostname={host} NodeAddr={own or HOST} Port={self._ports[node]}"
             f" CPUs={options.cpus_per_node} RealMemory={options.memory_per_node}"
-            f" Feature=demo,{features[number % len(features)]} State=UNKNOWN\n"
+            f" Feature=demo,{features[number % len(features)]}{gpus} State=UNKNOWN\n"
             for number, node in enumerate(self.nodes)
         )
         return f"""\
@@ -360,6 +370,7 @@ CompleteWait=0
 MinJobAge={options.min_job_age}
 MessageTimeout=10
 {accounting}
+{"GresTypes=gpu" if gpus else ""}
 {nodes}
 PartitionName=normal Nodes=ALL Default=YES MaxTime=UNLIMITED State=UP
 PartitionName=debug Nodes=ALL MaxTime=00:30:00 DefaultTime=00:05:00 State=UP

@@ -384,10 +384,45 @@ class AllocationModel(Wire):
     resources: list[AllocatedResourceModel]
 
 
-class GetAllocationsResponse(Wire):
-    """The caller's accounts."""
+class QuotaModel(Wire):
+    """How much of one thing may be used of a file system."""
 
-    allocations: list[AllocationModel]
+    resource: str = Field(description="bytes, files, or a word of the site's own")
+    scope: str = Field(description="Whose quota it is: user, group, project, fileset, or a word of the site's own")
+    name: str | None = Field(None, description="The name of that, as far as it is told")
+    source: str | None = Field(
+        None, description="What of the file system, as the command calls it: a device, a directory"
+    )
+    used: int
+    limit: int | None = Field(None, description="Null: there is none")
+    soft_limit: int | None = Field(None, description="What may be passed for a while; null: there is none")
+    left: int | None = Field(None, description="Null: there is no limit")
+
+
+class QuotaProblem(Wire):
+    """Why the quotas of a file system cannot be told."""
+
+    status: int
+    message: str
+
+
+class FileSystemQuotas(Wire):
+    """The caller's quotas on a file system."""
+
+    path: str = Field(description="Where it is mounted")
+    resources: list[QuotaModel] = Field(description="Empty: there is none, or there is an error")
+    error: QuotaProblem | None = None
+
+
+class GetAllocationsResponse(Wire):
+    """The caller's accounts and quotas."""
+
+    allocations: list[AllocationModel] | None = Field(
+        description="Null: the scheduler does not tell, and there are quotas"
+    )
+    quotas: list[FileSystemQuotas] | None = Field(
+        None, description="Of the file systems whose quotas the site tells; null where it tells of none"
+    )
 
 
 class UserInfoResponse(Wire):

@@ -4,6 +4,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Response
 
+from hpcgate.api import dependencies
 from hpcgate.api.access import Access, AccessDep, gateway
 from hpcgate.api.errors import secrets_of
 from hpcgate.api.idempotency import checked, once_of
@@ -51,6 +52,24 @@ async def count(access: Access, group: Group, jobs: int) -> None:
         request.scope["state"]["rate_headers"] = await rates.take(access.principal, group, jobs - 1, counted=1)
 
 
+_Wanted = tuple[JobDescription, Once | None] | GatewayError
+"""A job that may be submitted, or why it may not be."""
+
+
+async def _with_known(access: Access, jobs: list[_Wanted]) -> list[_Wanted]:
+    """Return jobs with the error for those that are to wait for what nobody knows; all are looked up together."""
+    waits = [() if isinstance(job, GatewayError) else job[0].attributes.dependencies for job in jobs]
+    errors = await dependencies.unknown(access, waits)
+
+    async def judged(pair: tuple[_Wanted, BadRequest | None]) -> _Wanted:
+        job, error = pair
+        if error is None or isinstance(job, GatewayError) or not await dependencies.stands(access, error, job[1]):
+            return job
+        return error
+
+    return await each(list(zip(jobs, errors, strict=True)), CHECKED_AT_ONCE, judged)
+
+
 @on(Terms(Group.COMPUTE_SUBMIT, BY_SCHEDULER, limit=MAX_BULK))
 @router.post("/bulk", response_model=models.PostJobsBulkResponse)
 async def submit_jobs(
@@ -67,7 +86,7 @@ async def submit_jobs(
         keyed = once_of(access, one.idempotency_key, one.model_dump(by_alias=True, exclude_unset=True, include={"job"}))
         return await admitted(access, description(one.job)), keyed
 
-    checked_jobs = await each(request.jobs, CHECKED_AT_ONCE, ready)
+    checked_jobs = await _with_known(access, await each(request.jobs, CHECKED_AT_ONCE, ready))
     wanted = [one for one in checked_jobs if not isinstance(one, GatewayError)]
     told = iter(await access.system.scheduler.submit_many(access.principal, wanted) if wanted else [])
     results = []
@@ -103,7 +122,8 @@ async def cancel_jobs(
             and job.user == access.principal.username
             and (request.state is None or job.status.state == request.state.upper())
         ]
-    await count(access, Group.COMPUTE_SUBMIT, len(ids) if request.ids is not None else 1)
+    # Also those that are found by what they are: nothing is cancelled where they are too many.
+    await count(access, Group.COMPUTE_SUBMIT, len(ids))
     results = []
     for start in range(0, len(ids), models.MAX_JOBS):
         some = ids[start : start + models.MAX_JOBS]

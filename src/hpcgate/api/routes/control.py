@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter
 
+from hpcgate.api import dependencies
 from hpcgate.api.access import Access, AccessDep
 from hpcgate.api.json_bodies import json_body
 from hpcgate.api.models.control import PatchJobRequest, PostJobSignalRequest
@@ -13,7 +14,6 @@ from hpcgate.api.terms import BY_SCHEDULER, Terms, on
 from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest, Denied
 from hpcgate.schedulers.control import Action, JobChanges, signal_number
-from hpcgate.schedulers.job_spec import Dependency
 
 router = APIRouter(prefix="/compute/{system_name}/jobs/{job_id}", tags=["compute"])
 
@@ -60,20 +60,21 @@ async def change_job(
     if not changes.given():
         raise BadRequest("Nothing is to be changed: at least one field is required.")
     _admit(access, changes)
+    waits = changes.dependencies or ()
+    if any(job_id in one.job_ids for one in waits):
+        raise BadRequest(f"dependencies: the job {job_id} would wait for itself")
+    await dependencies.check(access, waits)
     await access.system.scheduler.change(access.principal, job_id, changes)
 
 
 def _changes(request: PatchJobRequest) -> JobChanges:
-    dependencies = request.dependencies
     return JobChanges(
         time_limit=request.time_limit,
         partition=request.partition,
         priority=request.priority,
         name=request.name,
         comment=request.comment,
-        dependencies=None
-        if dependencies is None
-        else tuple(Dependency(one.type, tuple(one.job_ids)) for one in dependencies),
+        dependencies=None if request.dependencies is None else dependencies.dependencies(request.dependencies),
     )
 
 

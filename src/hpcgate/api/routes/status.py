@@ -1,22 +1,25 @@
 """GET /status: the systems, what they consist of, and whether the gateway is alive."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter
 
-from hpcgate.api.access import AccessDep, GatewayDep, PrincipalDep
+from hpcgate.api.access import Access, AccessDep, GatewayDep, PrincipalDep
 from hpcgate.api.models import status as models
 from hpcgate.api.terms import BY_SCHEDULER, BY_SSH, PUBLIC, Terms, on
 from hpcgate.config import Cluster, IdempotencySettings
 from hpcgate.config.groups import Group
-from hpcgate.errors import Unavailable
+from hpcgate.errors import GatewayError, NotSupported, Unavailable
 from hpcgate.filesystem.identity import identity
+from hpcgate.filesystem.quota_formats import Quota
+from hpcgate.filesystem.quotas import QuotaCommand
 from hpcgate.gateway.system import System
 from hpcgate.health.board import ServiceHealth
+from hpcgate.schedulers.many import each
 
 router = APIRouter(prefix="/status", tags=["status"])
 
@@ -180,9 +183,38 @@ async def get_system_partitions(access: AccessDep, show_hidden: bool = False) ->
 @on(Terms(Group.STATUS_READ, BY_SCHEDULER))
 @router.get("/{system_name}/allocations")
 async def get_allocations(access: AccessDep) -> models.GetAllocationsResponse:
-    """List the user's accounts, and how much of each there is, is used, and is left."""
-    found = await access.system.scheduler.allocations(access.principal)
-    return models.GetAllocationsResponse(allocations=[models.AllocationModel.model_validate(one) for one in found])
+    """List the user's accounts and file system quotas, and how much of each there is, is used, and is left."""
+    commands = [QuotaCommand(fs.path, fs.quota) for fs in access.system.settings.file_systems if fs.quota is not None]
+    found: list[models.AllocationModel] | None = None
+    try:
+        allocations = await access.system.scheduler.allocations(access.principal)
+    except NotSupported:
+        if not commands:
+            raise
+    else:
+        found = [models.AllocationModel.model_validate(one) for one in allocations]
+    return models.GetAllocationsResponse(allocations=found, quotas=await _quotas(access, commands) or None)
+
+
+QUOTAS_AT_ONCE: Final = 4
+"""How many file systems are asked for a user's quotas at a time."""
+
+
+async def _quotas(access: Access, commands: Sequence[QuotaCommand]) -> list[models.FileSystemQuotas]:
+    """Return the quotas of file systems; why those of one cannot be told keeps nobody from those of the others."""
+
+    async def ask(command: QuotaCommand) -> tuple[Quota, ...]:
+        return await access.system.pool.perform(access.principal, command.run, retry=True)
+
+    shown = []
+    for command, found in zip(commands, await each(commands, QUOTAS_AT_ONCE, ask), strict=True):
+        told = models.FileSystemQuotas(path=command.path, resources=[])
+        if isinstance(found, GatewayError):
+            told.error = models.QuotaProblem(status=found.status, message=found.message)
+        else:
+            told.resources = [models.QuotaModel.model_validate(one) for one in found]
+        shown.append(told)
+    return shown
 
 
 @on(Terms(Group.STATUS_READ, BY_SSH))

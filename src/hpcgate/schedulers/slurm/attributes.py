@@ -190,6 +190,16 @@ def field_of(attributes: JobAttributes, option: str) -> str:
     return next(fields, f"{EXTRA}.{option}")
 
 
+_ADDED = frozenset({"mail-type", "profile"})
+"""Options whose values sbatch adds up, wherever they stand."""
+
+
+def added(directives: Mapping[str, str], asked: Options) -> Options:
+    """Return options that were asked for, with what directives have beside them where sbatch takes both."""
+    both = _ADDED & directives.keys() & asked.keys()
+    return {name: f"{directives[name]},{value}" if name in both else value for name, value in asked.items()}
+
+
 def outweighed(directives: Mapping[str, str], asked: Options) -> dict[str, str]:
     """Return directives as far as they count beside options that were asked for.
 

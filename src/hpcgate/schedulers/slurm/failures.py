@@ -1,5 +1,8 @@
 """What a failed Slurm command means, told by its own words."""
 
+from collections.abc import Container, Mapping
+from types import MappingProxyType
+
 from hpcgate.errors import BadRequest, CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
 from hpcgate.outbound.wording import clipped
 from hpcgate.ssh.runner import Completed
@@ -81,6 +84,25 @@ DENIED = ("Access/permission denied", "Invalid user id")
 def says(words: str, phrases: tuple[str, ...]) -> bool:
     """Return whether one of the phrases is in what a command said."""
     return any(phrase in words for phrase in phrases)
+
+
+ABOUT: Mapping[str, str] = MappingProxyType(
+    {
+        "job dependency": "dependencies",
+        "Job dependency": "dependencies",
+        "job array specification": "array",
+        "Pathname of a file, directory or other parameter too long": "script",
+    }
+)
+"""What Slurm's words are about, by the name of the field in a request, where they do not have it."""
+
+
+def about(error: BadRequest, given: Container[str]) -> BadRequest:
+    """Return an error that names the field that it is about, if that is one of those that were given."""
+    field = next((field for phrase, field in ABOUT.items() if phrase in error.message and field in given), None)
+    if field is None or error.message.startswith(field):
+        return error
+    return type(error)(f"{field}: {error.message}", caused_by=error.caused_by, data=error.data, headers=error.headers)
 
 
 def _tool(done: Completed) -> str:

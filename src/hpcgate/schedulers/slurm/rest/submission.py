@@ -80,8 +80,9 @@ def body(job: JobDescription, username: str, version: ApiVersion) -> dict[str, A
         raise NotSupported("Submitting a script from a path (scriptPath) is not supported over slurmrestd")
     script = job.script
     _check_script(script)
-    asked = attributes.options(job.attributes)
-    options = attributes.outweighed(directives(script), asked)
+    stated = directives(script)
+    asked = attributes.added(stated, attributes.options(job.attributes))
+    options = attributes.outweighed(stated, asked)
     fields: dict[str, Any] = {"name": "sbatch"} | _fields(options, version) | _asked(job, asked, version)
     for attribute, field in _ASKED.items():
         value = getattr(job, attribute)
