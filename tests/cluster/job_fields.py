@@ -59,6 +59,12 @@ ROWS = (
     row("requeue", {"requeue": True}, "--no-requeue", Requeue="1"),
     row("no requeue", {"requeue": False}, "--requeue", Requeue="0"),
     row("comment", {"extra": {"slurm": {"comment": "mine"}}}, "--comment=other", Comment="mine"),
+    # FirecREST's own.
+    row("name", {"name": "mine"}, "--job-name=other", JobName="mine"),
+    row("account", {"account": "extra"}, "--account=demo", Account="extra"),
+    row("partition", {"partition": "debug"}, "--partition=normal", Partition="debug"),
+    row("constraints", {"constraints": "large"}, "--constraint=fast", Features="large"),
+    row("output", {"standardOutput": "/tmp/mine.out"}, "--output=other.out", StdOut="/tmp/mine.out"),
     row("own option", {"extra": {"slurm": {"nice": 17}}}, "--nice=3", Nice="17"),
     row(
         "gpus",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -797,6 +798,37 @@ async def test_fields_reach_the_server_and_outweigh_directives(
     assert f"-a {there:%Y%m%d%H%M.%S}" in words
     for each in (job_id, waits):
         await pbs.cancel(alice, each)
+
+
+TOO_MUCH: list[tuple[dict[str, Any], str]] = [
+    ({"attributes": JobAttributes(array="0-10000")}, "^array: .*exceeds"),
+    ({"attributes": JobAttributes(array="0-99999999")}, "^array: "),
+    ({"environment": {"LONG": "x" * (128 * 1024)}}, "LONG is too long"),
+    ({"environment": {"A B": "x"}}, "A B"),
+    ({"attributes": JobAttributes(dependencies=(spec.Dependency("afterok", ("no-id",)),))}, "^dependencies: .*no-id"),
+]
+
+
+@pytest.mark.parametrize(("job", "words"), TOO_MUCH, ids=range(len(TOO_MUCH)))
+async def test_what_is_too_much_is_refused_by_its_name(
+    pbs: Scheduler, alice: Principal, home: str, job: dict[str, Any], words: str
+) -> None:
+    described = JobDescription(home, **{"script": SLEEP, **job})
+    with pytest.raises(BadRequest, match=words):
+        await pbs.submit(alice, described)
+    (error,) = await pbs.submit_many(alice, [(described, None)])
+    assert isinstance(error, BadRequest)
+    assert re.search(words, error.message)
+
+
+async def test_what_is_just_within_the_limits_is_taken(pbs: Scheduler, alice: Principal, home: str) -> None:
+    script = f"#!/bin/sh\n#{'x' * 1024**2}\ntrue\n"
+    value = "x" * (128 * 1024 - len("LONG=\0"))
+    fields = JobAttributes(array="0-9999", hold=True)
+    job_id = await pbs.submit(
+        alice, JobDescription(home, script=script, environment={"LONG": value}, attributes=fields)
+    )
+    await pbs.cancel(alice, job_id)
 
 
 async def test_a_program_runs_with_its_arguments_as_they_are(

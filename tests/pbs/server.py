@@ -38,6 +38,7 @@ QUEUES = {
     "aclq": (True, True, None, "somebody else"),
     "R231": (True, False, None, None),
 }
+MAX_ARRAY_SIZE = 10_000
 RESOURCES = {"walltime", "ncpus", "mem", "select", "place", "nodes"}
 USAGE = "\nusage: qsub [-a date_time] [-A account_string] [-c interval]\n\t[-C directive_prefix] [-e path] [-f ] [-h ]"
 FINISHED = "Job has finished, use -x or -H to obtain historical job information"
@@ -187,6 +188,9 @@ def qsub(arguments):
     if longest is not None and seconds(resources.get("walltime", "0")) > longest:
         leave(188, "qsub: Job violates queue and/or server resource limits")
     indices = array_indices(values.get("-J"))
+    if len(indices) > MAX_ARRAY_SIZE:
+        # PBSE_MaxArraySize, 15107; the limit is the server's default.
+        leave(3, "qsub: Array job exceeds server or queue size limit")
     number = next_number()
     directory = os.getcwd()
 

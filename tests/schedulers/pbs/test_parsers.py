@@ -397,3 +397,16 @@ def test_what_jobs_have_cost_is_told_of_those_that_began(release: str) -> None:
     used = [usage for job, usage in found if usage is not None]
     assert all(usage.node_hours is not None for usage in used)
     assert any((usage.memory_peak or 0) > 1024 for usage in used)
+
+
+@pytest.mark.parametrize(
+    ("cput", "seconds"),
+    [("00:00:00", None), ("00:00:07", 7), ("00:01:05", 65), ("101:00:01", 363601), ("3", 3), ("soon", None)],
+)
+def test_the_processor_time_of_a_job_that_took_some(release: str, cput: str, seconds: int | None) -> None:
+    """As a job of the recordings shows it, which took none itself."""
+    recorded = next(one for one in _qstats(release) if re.search(r'"cput":\s*"', one.text))
+    text, count = re.subn(r'("cput":\s*)"[^"]*"', lambda found: f'{found[1]}"{cput}"', recorded.text)
+    assert count
+    used = [job.usage.cpu_seconds for job in qstat.parse_jobs(text) if job.usage is not None]
+    assert set(used) == {seconds}

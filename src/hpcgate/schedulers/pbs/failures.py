@@ -4,6 +4,9 @@ An exit status is mostly PBS's error number (pbs_error.h, from 15000) modulo 256
 server cannot be reached.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from hpcgate.errors import BadRequest, CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
 from hpcgate.ssh.runner import Completed
 
@@ -37,6 +40,9 @@ NOT_RUN = (126, 127)
 
 TRANSIENT = ("try again",)
 """What is refused now, and may be done a little later."""
+
+ABOUT: Mapping[str, str] = MappingProxyType({"Array job exceeds": "array", "illegal -J value": "array"})
+"""What PBS's words are about, by the name of the field in a request."""
 
 MALFORMED = ("illegally formed job identifier",)
 

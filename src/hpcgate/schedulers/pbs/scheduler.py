@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from hpcgate.auth import Principal
-from hpcgate.errors import GatewayError, JobNotFound, NotSupported
+from hpcgate.errors import BadRequest, GatewayError, JobNotFound, NotSupported
 from hpcgate.schedulers.base import (
     WINDOW_SECONDS,
     Account,
@@ -28,10 +28,12 @@ from hpcgate.schedulers.job_spec import NO_LAUNCHER
 from hpcgate.schedulers.once import Fate, Submissions, Submitted
 from hpcgate.schedulers.pbs import attributes, control
 from hpcgate.schedulers.pbs.command_line import CommandLine
+from hpcgate.schedulers.pbs.failures import ABOUT
 from hpcgate.schedulers.pbs.job_ids import JobId
 from hpcgate.schedulers.pbs.options import OPTIONS
 from hpcgate.schedulers.pbs.settings import PbsSettings
 from hpcgate.schedulers.receipts import Once
+from hpcgate.schedulers.refusals import about, given, naming
 from hpcgate.ssh.pool import Pool
 from hpcgate.threads import off_loop
 
@@ -76,7 +78,8 @@ class Pbs(Scheduler):
         It begins in its working directory. ``reservation`` is the name of a reservation's queue and goes before
         ``partition``; ``constraints`` is a resource list for ``-l``.
         """
-        return await self._commands.submit(principal, job)
+        with naming(given(job), ABOUT):
+            return await self._commands.submit(principal, job)
 
     @property
     def submits_once(self) -> bool:
@@ -85,7 +88,8 @@ class Pbs(Scheduler):
 
     async def submit_once(self, principal: Principal, job: JobDescription, once: Once) -> Submitted:
         """Submit a job by qsub, unless it was submitted before. The job has a mark in its ``Submit_arguments``."""
-        return await self._submissions.submit(principal, job, once)
+        with naming(given(job), ABOUT):
+            return await self._submissions.submit(principal, job, once)
 
     async def submission(self, principal: Principal, once: Once) -> Fate:
         """Return what has become of a submission, by its receipt or by its mark."""
@@ -96,7 +100,11 @@ class Pbs(Scheduler):
     ) -> list[Submitted | GatewayError]:
         """Submit jobs by one command on the login node."""
         bulk = Bulk(self._commands.many, self._commands, self._submissions, self.submit_and_tell)
-        return await bulk.submit(principal, wanted)
+        told = await bulk.submit(principal, wanted)
+        return [
+            about(one, given(job), ABOUT) if isinstance(one, BadRequest) else one
+            for one, (job, _) in zip(told, wanted, strict=True)
+        ]
 
     async def cancel_many(self, principal: Principal, job_ids: Sequence[str]) -> list[GatewayError | None]:
         """Cancel jobs by one command on the login node."""

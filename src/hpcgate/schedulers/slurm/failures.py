@@ -1,6 +1,6 @@
 """What a failed Slurm command means, told by its own words."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from hpcgate.errors import BadRequest, CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
@@ -95,14 +95,6 @@ ABOUT: Mapping[str, str] = MappingProxyType(
     }
 )
 """What Slurm's words are about, by the name of the field in a request, where they do not have it."""
-
-
-def about(error: BadRequest, given: Container[str]) -> BadRequest:
-    """Return an error that names the field that it is about, if that is one of those that were given."""
-    field = next((field for phrase, field in ABOUT.items() if phrase in error.message and field in given), None)
-    if field is None or error.message.startswith(field):
-        return error
-    return type(error)(f"{field}: {error.message}", caused_by=error.caused_by, data=error.data, headers=error.headers)
 
 
 def _tool(done: Completed) -> str:

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Container, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -44,10 +43,11 @@ from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.job_spec import NO_LAUNCHER
 from hpcgate.schedulers.once import Fate, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once
+from hpcgate.schedulers.refusals import about, given, naming
 from hpcgate.schedulers.slurm import attributes, sbatch
 from hpcgate.schedulers.slurm.client import client, commands_of
 from hpcgate.schedulers.slurm.command_line import NoHistory
-from hpcgate.schedulers.slurm.failures import about
+from hpcgate.schedulers.slurm.failures import ABOUT
 from hpcgate.schedulers.slurm.history_cache import HistoryCache, who
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.options import OPTIONS
@@ -144,7 +144,7 @@ class Slurm(Scheduler):
 
     async def dry_run(self, principal: Principal, job: JobDescription) -> DryRun:
         """Return what ``sbatch --test-only`` says of a job; over slurmrestd alone, the request that would be sent."""
-        with _naming(_given(job)):
+        with naming(given(job), ABOUT):
             return await self._commands.dry_run(principal, job)
 
     def fields(self) -> frozenset[str]:
@@ -162,7 +162,7 @@ class Slurm(Scheduler):
     async def submit_and_tell(self, principal: Principal, job: JobDescription) -> Submitted:
         """Submit a job, and return with its id what sbatch or slurmrestd has warned of."""
         try:
-            with _naming(_given(job)):
+            with naming(given(job), ABOUT):
                 return await self._commands.submit(principal, job)
         finally:
             self._past.forget(principal.username)
@@ -178,7 +178,7 @@ class Slurm(Scheduler):
         The job has a mark in its comment. A script in sbatch's place that drops ``--comment`` takes that away.
         """
         try:
-            with _naming(_given(job)):
+            with naming(given(job), ABOUT):
                 return await self._marking().submit(principal, job, once)
         finally:
             self._past.forget(principal.username)
@@ -199,7 +199,7 @@ class Slurm(Scheduler):
                 commands.many, commands, self._submissions, commands.submit, prelude=sbatch.PRELUDE
             ).submit(principal, wanted)
             return [
-                about(one, _given(job)) if isinstance(one, BadRequest) else one
+                about(one, given(job), ABOUT) if isinstance(one, BadRequest) else one
                 for one, (job, _) in zip(told, wanted, strict=True)
             ]
         finally:
@@ -374,7 +374,7 @@ class Slurm(Scheduler):
     async def change(self, principal: Principal, job_id: str, changes: JobChanges) -> None:
         """Change a job by scontrol or slurmrestd. A new comment keeps the mark by which a submission is found."""
         parsed = JobId.parse(job_id)
-        with _naming(changes.given()):
+        with naming(changes.given(), ABOUT):
             await self._controlled(principal, job_id, self._commands.control.change(principal, parsed, changes))
 
     async def _controlled(self, principal: Principal, job_id: str, doing: Awaitable[None]) -> None:
@@ -574,20 +574,6 @@ class Slurm(Scheduler):
             return [_complete(record, cluster, exits.get(record.raw) if record.ended else None) for record in live]
 
         return await off_loop(len(live), completed)
-
-
-def _given(job: JobDescription) -> frozenset[str]:
-    """Return the fields of a job that Slurm may refuse without their names."""
-    return frozenset(job.attributes.asked().keys() | ({"script"} if job.script is not None else set()))
-
-
-@contextmanager
-def _naming(given: Container[str]) -> Iterator[None]:
-    """Have a refusal name the field that it is about."""
-    try:
-        yield
-    except BadRequest as error:
-        raise about(error, given) from error.__cause__
 
 
 def _complete(record: Record, cluster: str, exits: tuple[int | None, int | None] | None) -> Record:
