@@ -474,6 +474,9 @@ def test_slurmdbd_down(site: Cluster, alice: Person, system: str) -> None:
         assert job_id in {job["jobId"] for job in answer.json()["jobs"]}
         assert get(alice, f"/compute/{system}/jobs/{job_id}")["jobs"][0]["name"] == "live"
         assert get(alice, f"/status/{system}/userinfo")["accounts"] is None
+        # The controller's own numbers, by its command.
+        told = get(alice, f"/status/{system}/allocations", expected=501 if system == "rest" else 200)
+        assert system == "rest" or [one["account"] for one in told["allocations"]] == ["demo", "extra"]
         second = submit(alice, system, name="while-down")
         for running in (job_id, second):
             cancel(alice, system, running)

@@ -32,9 +32,9 @@ def test_a_refusal_names_a_field_that_was_given(words: str, fields: set[str], sa
 
 
 def test_only_refusals_of_a_value_are_looked_at() -> None:
-    with pytest.raises(BadRequest, match="^script: too long$"), naming({"script"}, PHRASES):
+    with pytest.raises(BadRequest, match=r"^script: too long$"), naming({"script"}, PHRASES):
         raise BadRequest("too long")
-    with pytest.raises(Conflict, match="^too long$"), naming({"script"}, PHRASES):
+    with pytest.raises(Conflict, match=r"^too long$"), naming({"script"}, PHRASES):
         raise Conflict("too long")
 
 
