@@ -629,6 +629,16 @@ def _over_http(http: httpx.Client, cluster: Cluster, home: str) -> None:
     missing = http.get("/compute/pbs/jobs/999999999")
     assert missing.status_code == 404
     assert "Job not found" in missing.json()["message"]
+    waits = {"dependencies": [{"type": "afterok", "jobIds": [found["jobId"], "999999999"]}]}
+    for refused in (
+        http.post("/compute/pbs/jobs", json={"job": job | waits}),
+        http.post("/compute/pbs/jobs", params={"dryRun": "true"}, json={"job": job | waits}),
+        http.patch(path, json=waits),
+    ):
+        assert refused.status_code == 400, refused.text
+        assert refused.json()["message"] == "dependencies: the scheduler knows no job 999999999"
+    (told,) = http.post("/compute/pbs/jobs/bulk", json={"jobs": [{"job": job | waits}]}).json()["jobs"]
+    assert (told["jobId"], told["error"]["status"]) == (None, 400)
     array = http.post("/compute/pbs/jobs", json={"job": {**job, "script": "#!/bin/sh\n#PBS -J 1-2\n"}}).json()["jobId"]
     assert len(http.get(f"/compute/pbs/jobs/{array}").json()["jobs"]) == 3
     for part in ("nodes", "partitions", "reservations"):
