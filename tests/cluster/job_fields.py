@@ -169,7 +169,7 @@ REFUSED = (
     ({"dependencies": [{"type": "afterok", "jobIds": ["no-id"]}]}, 400, "^dependencies: .*no-id"),
     ({"dependencies": [{"type": "afterok", "jobIds": ["1,singleton"]}]}, 400, "^dependencies: .*1,singleton"),
     ({"dependencies": [{"type": "afterok", "jobIds": ["x"] * 1001}]}, 400, "jobIds"),
-    ({"dependencies": [{"type": "singleton", "jobIds": ["1"]}]}, 400, "jobIds"),
+    ({"dependencies": [{"type": "singleton", "jobIds": ["1"]}]}, 400, "job.dependencies"),
     ({"duration": 10**12}, 400, "duration"),
     ({"begin": "tomorrow"}, 400, "begin"),
     ({"resources": {"nodeCount": 0}}, 400, "nodeCount"),

@@ -18,8 +18,9 @@ from hpcgate.errors import (
     SubmissionRefused,
 )
 from hpcgate.schedulers.base import JobDescription
+from hpcgate.schedulers.slurm import attributes
 from hpcgate.schedulers.slurm.rest import submission
-from hpcgate.schedulers.slurm.rest.directives import directives
+from hpcgate.schedulers.slurm.rest.directives import FLAGS, OPTIONAL, directives
 from hpcgate.schedulers.slurm.rest.problems import Unclear
 from hpcgate.schedulers.slurm.rest.versions import VERSIONS
 
@@ -195,6 +196,13 @@ def test_directives_that_differ(option: str) -> None:
     old, new = TYPED[option]
     assert fields(f"#SBATCH {option}", 38) == old
     assert fields(f"#SBATCH {option}", 45) == new
+
+
+@pytest.mark.parametrize("option", sorted({name for row in attributes.TABLE for name in row.options}))
+def test_what_a_field_outweighs_may_stand_in_the_script(option: str) -> None:
+    """A script that sbatch takes with the field is not refused for the directive."""
+    value = "" if option in FLAGS | OPTIONAL else "=1"
+    assert set(directives(f"#!/bin/sh\n#SBATCH --{option}{value}\n")) == {option}
 
 
 def test_what_a_request_cannot_carry_is_refused_by_name() -> None:

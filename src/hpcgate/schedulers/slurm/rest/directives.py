@@ -30,9 +30,9 @@ ABOUT_SBATCH = frozenset({"quiet", "verbose", "parsable", "wait"})
 VALUED = frozenset(
     {
         "account", "array", "begin", "comment", "constraint", "chdir", "cpus-per-task", "dependency", "error", "export",
-        "gpus", "gpus-per-node", "gres", "input", "job-name", "licenses", "mail-type", "mail-user", "mem",
-        "mem-per-cpu", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "partition", "qos", "reservation",
-        "time", "time-min", "wckey",
+        "gpus", "gpus-per-node", "gpus-per-task", "gres", "input", "job-name", "licenses", "mail-type", "mail-user",
+        "mem", "mem-per-cpu", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "partition", "qos",
+        "reservation", "time", "time-min", "wckey",
     }
 )  # fmt: skip
 """Options with a value that a request of slurmrestd can carry."""
