@@ -141,6 +141,13 @@ def program(person: Person, system: str, launcher: str) -> None:
         "standardOutput": out,
         "resources": {"processCount": 1, "cpuCoresPerProcess": 1},
     }
+    if launcher == "mpirun":
+        # There is no MPI here: what is called so starts one process, and says that it was asked.
+        tool = f"{home}/bin/mpirun"
+        person.run("mkdir", "-p", f"{home}/bin")
+        person.cluster.as_user(person.user, ["tee", tool], input='#!/bin/sh\necho "$#" >"$0.asked"\nexec "$@"\n')
+        person.run("chmod", "755", tool)
+        job["env"] = {"PATH": f"{home}/bin:/usr/bin:/bin"}
     answer = person.http.post(f"/compute/{system}/jobs", json={"job": job})
     assert answer.status_code == 201, answer.text
     deadline = time.monotonic() + 300
@@ -148,6 +155,7 @@ def program(person: Person, system: str, launcher: str) -> None:
         assert time.monotonic() < deadline, said
         time.sleep(0.2)
     assert said == "".join(f"{word}|" for word in words[1:]) + "after yes 0\n"
+    assert launcher != "mpirun" or person.run("cat", f"{tool}.asked").strip() == str(len(words) + 1)
 
 
 UNKNOWN = "99999999"

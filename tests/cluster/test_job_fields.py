@@ -35,9 +35,9 @@ def test_what_is_just_within_the_limits(alice: Person) -> None:
     job_fields.largest(alice, "demo")
 
 
-@pytest.mark.parametrize("launcher", ["none", "srun"])
+@pytest.mark.parametrize("launcher", ["none", "srun", "mpirun"])
 def test_a_program(alice: Person, launcher: str) -> None:
-    """A job that names a program instead of a script runs it, alone or by srun."""
+    """A job that names a program instead of a script runs it, alone, by srun or by mpirun."""
     job_fields.program(alice, "demo", launcher)
 
 
