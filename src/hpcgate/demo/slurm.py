@@ -371,6 +371,7 @@ MinJobAge={options.min_job_age}
 MessageTimeout=10
 {accounting}
 {"GresTypes=gpu" if gpus else ""}
+{"AccountingStorageTRES=gres/gpu" if gpus and options.accounting else ""}
 {nodes}
 PartitionName=normal Nodes=ALL Default=YES MaxTime=UNLIMITED State=UP
 PartitionName=debug Nodes=ALL MaxTime=00:30:00 DefaultTime=00:05:00 State=UP
