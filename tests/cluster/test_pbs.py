@@ -629,7 +629,7 @@ def _over_http(http: httpx.Client, cluster: Cluster, home: str) -> None:
     missing = http.get("/compute/pbs/jobs/999999999")
     assert missing.status_code == 404
     assert "Job not found" in missing.json()["message"]
-    waits = {"dependencies": [{"type": "afterok", "jobIds": [found["jobId"], "999999999"]}]}
+    waits = {"dependencies": [{"type": "afterok", "jobIds": ["999999999"]}]}
     for refused in (
         http.post("/compute/pbs/jobs", json={"job": job | waits}),
         http.post("/compute/pbs/jobs", params={"dryRun": "true"}, json={"job": job | waits}),
