@@ -7,6 +7,7 @@ what sbatch itself takes is in neither. Needs root, for the users.
 
 import argparse
 import random
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -19,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import description
-from benchmarks.processes import cpu_seconds
+from benchmarks.processes import cpu_seconds, family_seconds
 from hpcgate.demo.cluster import Cluster, Gateway, Options
 from hpcgate.demo.users import User
 
 RESULTS = Path(__file__).with_name("bulk.md")
-COLUMNS = ("", "jobs", "seconds", "of the loop", "gateway CPU", "slurmctld CPU")
+COLUMNS = ("", "jobs", "seconds", "of the loop", "login node CPU", "of the loop", "gateway CPU", "slurmctld CPU")
 SCRIPT = "#!/bin/bash\n#SBATCH --hold\nexec sleep 600\n"
 LOOP = 'i=0; while [ "$i" -lt "$1" ]; do sbatch --parsable "$2" || exit; i=$((i + 1)); done'
 MOST = 1000
@@ -36,6 +37,7 @@ class Taken:
     """What one way took in each round, in seconds."""
 
     wall: list[float] = field(default_factory=list)
+    login: list[float] = field(default_factory=list)
     gateway: list[float] = field(default_factory=list)
     slurmctld: list[float] = field(default_factory=list)
 
@@ -102,9 +104,11 @@ class Trial:
             taken = self.taken[name]
             pids = (self._gateway.daemon.pid, self._cluster.slurm.slurmctld.pid)
             before = [cpu_seconds(pid) for pid in pids]
+            login = self._login_node()
             began = time.perf_counter()
             self.ways[name]()
             taken.wall.append(time.perf_counter() - began)
+            taken.login.append(self._login_node() - login)
             spent = [cpu_seconds(pid) - was for pid, was in zip(pids, before, strict=True)]
             taken.gateway.append(spent[0])
             taken.slurmctld.append(spent[1])
@@ -113,17 +117,24 @@ class Trial:
                 raise SystemExit(f"{name}: {len(queue)} jobs instead of {self._jobs}")
             self._cluster.slurm.run(["scancel", f"--user={self._user.name}"])
 
+    def _login_node(self) -> float:
+        """Return what sshd and all behind it has taken, and the loop, which is a child of this process."""
+        loop = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return family_seconds(self._cluster.sshd.pid) + loop.ru_utime + loop.ru_stime
+
     def single_warm(self) -> None:
         """Have a connection to the login node."""
         self._http.get("/compute/demo/jobs").raise_for_status()
 
     def rows(self) -> list[list[str]]:
         """Return the table's rows: medians, and the median of the ratios of each round."""
-        loop = self.taken["sbatch in a shell loop"].wall
+        loop = self.taken["sbatch in a shell loop"]
         rows = []
         for name, taken in self.taken.items():
-            ratio = statistics.median(mine / theirs for mine, theirs in zip(taken.wall, loop, strict=True))
-            cells = [f"{statistics.median(taken.wall):.1f}", f"{ratio:.2f}"]
+            cells = []
+            for mine, theirs in ((taken.wall, loop.wall), (taken.login, loop.login)):
+                ratio = statistics.median(one / other for one, other in zip(mine, theirs, strict=True))
+                cells += [f"{statistics.median(mine):.1f}", f"{ratio:.2f}"]
             cells += [f"{statistics.median(spent):.2f}" for spent in (taken.gateway, taken.slurmctld)]
             rows.append([name, str(self._jobs), *cells])
         return rows

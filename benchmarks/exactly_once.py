@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import description
+from benchmarks.processes import children, comm
 from hpcgate.demo.cluster import Cluster, Gateway, Options
 from hpcgate.demo.processes import Daemon
+from hpcgate.demo.slurm import SlurmOptions
 from hpcgate.demo.sshd import Sshd
 
 RESULTS = Path(__file__).with_name("exactly_once.md")
@@ -70,6 +72,7 @@ class Outcome:
         answers: The job's id by the submission's name, as the client was told.
         jobs: How many jobs there are by name, as Slurm says.
         deaths: What has died.
+        seconds: How long it took.
     """
 
     submissions: int = 0
@@ -79,6 +82,7 @@ class Outcome:
     answers: dict[str, str] = field(default_factory=dict)
     jobs: Counter[str] = field(default_factory=Counter)
     deaths: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
 
     @property
     def lost(self) -> int:
@@ -129,6 +133,7 @@ class Trial:
 
     async def run(self) -> Outcome:
         """Submit all, and count."""
+        began = time.monotonic()
         dying = asyncio.create_task(self._die())
         try:
             async with asyncio.TaskGroup() as group:
@@ -138,6 +143,7 @@ class Trial:
             self._over = True
             self._changed.set()
             await dying
+        self.outcome.seconds = time.monotonic() - began
         await self._count()
         return self.outcome
 
@@ -219,9 +225,9 @@ class Trial:
 
     def _cut(self) -> None:
         """Kill the processes of sshd that hold the connections; what users run is left alone."""
-        for pid in _children(self.site.sshd.pid):
-            for one in (pid, *_children(pid)):
-                if _name(one) in ("sshd", "sshd-session"):
+        for pid in children(self.site.sshd.pid):
+            for one in (pid, *children(pid)):
+                if comm(one) in ("sshd", "sshd-session"):
                     os.kill(one, signal.SIGKILL)
 
     async def _until(self, answers: int, failures: int | None = None) -> bool:
@@ -256,20 +262,6 @@ class Trial:
         self.outcome.jobs = Counter(name for name in found.values() if name.startswith(self._prefix))
 
 
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
-
-
 def site_of(cluster: Cluster) -> Site:
     """Return a gateway and a login node of their own before a cluster."""
     sshd = cluster.start_sshd()
@@ -281,11 +273,12 @@ def site_of(cluster: Cluster) -> Site:
 
 async def measure(
     submissions: int, users: int, clients: int, seed: int, seconds: float | None
-) -> list[tuple[str, Outcome]]:
-    """Run both."""
+) -> AsyncIterator[tuple[str, Outcome]]:
+    """Run both, and yield each once it is over."""
     roles = tuple(f"u{number}" for number in range(users))
-    rows = []
-    with Cluster(Options(roles=roles)) as cluster:
+    # As many jobs as both submit, few of which end meanwhile.
+    slurm = SlurmOptions(extra=f"MaxJobCount={10_000 + 4 * submissions}")
+    with Cluster(Options(roles=roles, slurm=slurm)) as cluster:
         for keyed in (True, False):
             site = site_of(cluster)
             try:
@@ -294,8 +287,7 @@ async def measure(
             finally:
                 site.gateway.stop()
                 site.sshd.stop()
-            rows.append(("with keys" if keyed else "without", outcome))
-    return rows
+            yield "with keys" if keyed else "without", outcome
 
 
 def table(rows: Sequence[tuple[str, Outcome]], users: int) -> Table:
@@ -322,15 +314,27 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS, help="where to write the table (default %(default)s)")
     options = parser.parse_args()
-    rows = asyncio.run(measure(options.submissions, options.users, options.clients, options.seed, options.seconds))
+    rows = asyncio.run(_measured(options))
     Console().print(table(rows, options.users))
+    sys.exit(bool(rows[0][1].lost or rows[0][1].doubled))
+
+
+async def _measured(options: argparse.Namespace) -> list[tuple[str, Outcome]]:
+    """Run both, and write down what is over."""
+    rows = []
+    async for row in measure(options.submissions, options.users, options.clients, options.seed, options.seconds):
+        rows.append(row)
+        options.output.write_text(_page(rows, options.users))
+    return rows
+
+
+def _page(rows: Sequence[tuple[str, Outcome]], users: int) -> str:
     lines = ["# Submissions while everything dies", "", *description("exactly_once"), ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    lines += [f"| {name} | {' | '.join(_cells(outcome, options.users))} |" for name, outcome in rows]
+    lines += [f"| {name} | {' | '.join(_cells(outcome, users))} |" for name, outcome in rows]
     died = [f"{name}: " + ", ".join(f"{kind} {n}" for kind, n in sorted(o.deaths.items())) for name, o in rows]
-    lines += ["", "What died: " + "; ".join(died) + ".", ""]
-    options.output.write_text("\n".join(lines))
-    sys.exit(bool(rows[0][1].lost or rows[0][1].doubled))
+    took = [f"{name} {outcome.seconds / 60:.0f} minutes" for name, outcome in rows]
+    return "\n".join([*lines, "", f"What died: {'; '.join(died)}.", "", f"It took {', '.join(took)}.", ""])
 
 
 if __name__ == "__main__":

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +16,9 @@ import httpx
 import pytest
 
 from hpcgate.api.models.bulk import MAX_JOBS
+from hpcgate.demo.cluster import Cluster, Gateway
+from hpcgate.demo.packages import program
+from tests.faults.proxy import Proxy
 from tests.people import Person
 
 HOLD = "#!/bin/bash\n#SBATCH --hold\nexec sleep 600\n"
@@ -160,3 +168,169 @@ def test_ones_own_jobs_are_cancelled_by_what_they_are(alice: Person, bob: Person
     assert [found["jobId"] for found in cancel(alice, state="PENDING")] == [three]
     assert "JobState=PENDING" in shown(bob, his)
     cancel(bob, ids=[his])
+
+
+# Says that it has begun and waits before a job of some name, until it is told to go on.
+GATED = """\
+#!/bin/sh
+for word; do
+  case $word in --job-name={name}) [ -e {place}/begun ] || {{ echo >{place}/begun; read -r go <{place}/gate; }} ;; esac
+done
+exec {sbatch} "$@"
+"""
+CUT = {
+    "the connection, before any has ended": (0, "connection", True),
+    "the connection, in the middle": (7, "connection", True),
+    "the connection, at the last": (11, "connection", True),
+    "the connection, without keys": (7, "connection", False),
+    "the gateway, before any has ended": (0, "gateway", True),
+    "the gateway, in the middle": (7, "gateway", True),
+}
+"""Before which of twelve jobs what dies, and whether they have keys."""
+
+
+@pytest.mark.parametrize("what", CUT)
+@pytest.mark.usefixtures("nobody")
+def test_what_is_cut_amid_many_submissions_loses_and_doubles_none(
+    alice: Person, gated: Callable[[str], Path], away: Away, what: str
+) -> None:
+    """Sent again with their keys they are one job each; without, none is submitted twice by us."""
+    before, dies, keyed = CUT[what]
+    names = [f"cut-{number}-{uuid4()}" for number in range(12)]
+    place = gated(names[before])
+    home = str(alice.user.home)
+    jobs: list[dict[str, Any]] = [{"job": {"workingDirectory": home, "script": HOLD, "name": name}} for name in names]
+    if keyed:
+        for one in jobs:
+            one["idempotencyKey"] = str(uuid4())
+    gate = os.open(place / "gate", os.O_RDWR)
+    try:
+        with (
+            httpx.Client(base_url=away.gateway.url, headers=alice.http.headers, timeout=120) as http,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            answer = pool.submit(http.post, "/compute/demo/jobs/bulk", json={"jobs": jobs})
+            until((place / "begun").exists, "sbatch has not begun")
+            found: list[dict[str, Any]] = []
+            if dies == "connection":
+                away.line.cut()
+                found = told(answer.result())
+            else:
+                away.gateway.daemon.kill()
+                away.gateway.daemon.start()
+        os.write(gate, b"go on\n")
+        running = ["sh", "-c", "pgrep -u $(id -u) -f '[_]hpcgate_word' || pgrep -u $(id -u) -x sbatch || true"]
+        until(lambda: not alice.cluster.as_user(alice.user, running).stdout, "the submissions do not end")
+    finally:
+        os.close(gate)
+    if keyed:
+        again: list[dict[str, Any]] = []
+        while not again or not all(one["jobId"] for one in again):
+            again = told(alice.http.post("/compute/demo/jobs/bulk", json={"jobs": jobs}))
+            assert {one["error"]["status"] for one in again if one["error"]} <= {409, 503}, again
+        assert len({one["jobId"] for one in again}) == len(names)
+        assert all(was["jobId"] in (None, now["jobId"]) for now, was in zip(again, found, strict=False))
+    queue = alice.cluster.slurm.run(["squeue", "-h", "-a", "-u", alice.user.name, "-o", "%j"]).split()
+    count = Counter(name for name in queue if name in names)
+    assert set(count.values()) == {1}, count
+    assert len(count) == len(names) or not keyed
+
+
+@pytest.mark.usefixtures("nobody")
+def test_what_is_under_way_at_another_gateway_is_not_begun_again(
+    alice: Person, gated: Callable[[str], Path], away: Away
+) -> None:
+    """It is told so, with when to ask again, alone and among many; then it is the same job."""
+    name, headers = f"once-{uuid4()}", {"Idempotency-Key": str(uuid4())}
+    place = gated(name)
+    job = {"workingDirectory": str(alice.user.home), "script": HOLD, "name": name}
+    keyed = {"jobs": [{"job": job, "idempotencyKey": headers["Idempotency-Key"]}]}
+    gate = os.open(place / "gate", os.O_RDWR)
+    try:
+        with (
+            httpx.Client(base_url=away.gateway.url, headers=alice.http.headers, timeout=120) as http,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            first = pool.submit(http.post, "/compute/demo/jobs", json={"job": job}, headers=headers)
+            try:
+                until((place / "begun").exists, "sbatch has not begun")
+                second = alice.http.post("/compute/demo/jobs", json={"job": job}, headers=headers)
+                assert (second.status_code, second.headers["Retry-After"]) == (409, "2"), second.text
+                among_many = alice.http.post("/compute/demo/jobs/bulk", json=keyed).json()["jobs"]
+                assert [one["error"]["status"] for one in among_many] == [409]
+                other = alice.http.post("/compute/demo/jobs", json={"job": {**job, "hold": True}}, headers=headers)
+                assert other.status_code == 422
+                state = alice.http.get(f"/compute/demo/submissions/{headers['Idempotency-Key']}").json()
+                assert state["state"] == "under_way"
+            finally:
+                os.write(gate, b"go on\n")
+            job_id = ""
+            while not job_id:
+                answer = alice.http.post("/compute/demo/jobs", json={"job": job}, headers=headers)
+                assert answer.status_code in (201, 409), answer.text
+                job_id = answer.json().get("jobId", "")
+            assert answer.headers["Idempotency-Replayed"] == "true"
+            assert first.result().json().get("jobId", job_id) == job_id
+    finally:
+        os.close(gate)
+    assert alice.http.post("/compute/demo/jobs/bulk", json=keyed).json()["jobs"][0]["jobId"] == job_id
+    queue = alice.cluster.slurm.run(["squeue", "-h", "-a", "-u", alice.user.name, "-o", "%j"]).split()
+    assert queue.count(name) == 1
+
+
+def told(answer: httpx.Response) -> list[dict[str, Any]]:
+    """Return what an answer says of each job; that nothing can be told of any is an answer as well."""
+    if answer.status_code != 200:
+        assert answer.status_code in (408, 424), answer.text
+        return []
+    found: list[dict[str, Any]] = answer.json()["jobs"]
+    return found
+
+
+@pytest.fixture
+def gated(alice: Person) -> Iterator[Callable[[str], Path]]:
+    """Put a gate before the submission of a job."""
+    place = alice.cluster.scratch / f"gate-{uuid4()}"
+
+    def made(name: str) -> Path:
+        alice.run("mkdir", str(place))
+        alice.run("mkfifo", str(place / "gate"))
+        text = GATED.format(name=name, place=place, sbatch=program("sbatch"))
+        alice.cluster.as_user(alice.user, ["tee", str(place / "sbatch")], input=text)
+        alice.run("chmod", "755", str(place), str(place / "sbatch"))
+        alice.cluster.as_user(alice.user, ["tee", ".bashrc"], input=f"PATH={place}:$PATH\n")
+        return place
+
+    yield made
+    alice.run("rm", "-rf", ".bashrc", str(place))
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """Another gateway before the same cluster.
+
+    Attributes:
+        line: Its way to the login node.
+        gateway: The gateway.
+    """
+
+    line: Proxy
+    gateway: Gateway
+
+
+@pytest.fixture(scope="module")
+def away(cluster: Cluster) -> Iterator[Away]:
+    """A gateway whose connections can be cut, and that can die."""
+    with Proxy(cluster.sshd.port) as line:
+        settings = cluster.cluster_settings("demo", ssh={"port": line.port})
+        path = cluster.directory / "tests-bulk-cut.yaml"
+        gateway = cluster.start_gateway(cluster.write_gateway_config(path, clusters=[settings]))
+        yield Away(line, gateway)
+        gateway.stop()
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)

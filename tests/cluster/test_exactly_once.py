@@ -1,7 +1,8 @@
 """Submissions with an Idempotency-Key by HTTP, on the real Slurm."""
 
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -232,26 +233,59 @@ def test_pyfirecrest_sends_a_key(alice: Person) -> None:
     assert jobs[0] == jobs[1]
 
 
+@pytest.mark.parametrize(("disk", "status"), [("full", 507), ("read-only", 403)])
+def test_without_room_for_a_receipt_nothing_is_submitted(
+    cluster: Cluster, alice: Person, gateway_of: Callable[..., Gateway], disk: str, status: int
+) -> None:
+    """Neither alone nor among many."""
+    place = cluster.mount_tmpfs("64k", user=alice.user)
+    if disk == "full":
+        alice.run("sh", "-c", f"cat /dev/zero >{place}/fill 2>/dev/null || true")
+    else:
+        subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    gateway = gateway_of(directory=f"{place}/{{username}}")
+    before = comments(alice)
+    with httpx.Client(base_url=gateway.url, headers=alice.http.headers, timeout=120) as http:
+        person = Person(alice.user, http, cluster)
+        answer = submit(person, str(uuid4()))
+        assert answer.status_code == status, answer.text
+        assert "nothing was submitted" in answer.json()["message"]
+        job = {"workingDirectory": str(alice.user.home), "script": SLEEP}
+        jobs = [{"job": job, "idempotencyKey": str(uuid4())} for _ in range(3)]
+        found = http.post("/compute/demo/jobs/bulk", json={"jobs": jobs}).json()["jobs"]
+        assert [one["error"]["status"] for one in found] == [status] * 3, found
+    assert comments(alice) == before
+
+
 def test_systems_say_what_they_promise(alice: Person) -> None:
     systems = {one["name"]: one["submissions"] for one in alice.http.get("/status/systems").json()["systems"]}
     assert systems["demo"] == {"exactlyOnce": True, "required": False, "lifetime": 86400}
 
 
-def test_a_site_that_wants_keys(cluster: Cluster, alice: Person, own_gateway: Gateway) -> None:
-    with httpx.Client(base_url=own_gateway.url, headers=alice.http.headers, timeout=120) as http:
+def test_a_site_that_wants_keys(cluster: Cluster, alice: Person, gateway_of: Callable[..., Gateway]) -> None:
+    gateway = gateway_of(required=True)
+    with httpx.Client(base_url=gateway.url, headers=alice.http.headers, timeout=120) as http:
         person = Person(alice.user, http, cluster)
         assert submit(person, None).status_code == 400
         assert submit(person, str(uuid4())).status_code == 201
 
 
 @pytest.fixture
-def own_gateway(cluster: Cluster) -> Any:
-    path = cluster.directory / "tests-once.yaml"
-    running = cluster.start_gateway(
-        cluster.write_gateway_config(path, clusters=[cluster.cluster_settings("demo")], idempotency={"required": True})
-    )
-    yield running
-    running.stop()
+def gateway_of(cluster: Cluster) -> Iterator[Callable[..., Gateway]]:
+    """Start a gateway with settings of its own for submissions that happen once."""
+    started: list[Gateway] = []
+
+    def start(**settings: Any) -> Gateway:
+        path = cluster.directory / "tests-once.yaml"
+        clusters = [cluster.cluster_settings("demo")]
+        started.append(
+            cluster.start_gateway(cluster.write_gateway_config(path, clusters=clusters, idempotency=settings))
+        )
+        return started[-1]
+
+    yield start
+    for gateway in started:
+        gateway.stop()
 
 
 @pytest.fixture(autouse=True, scope="module")

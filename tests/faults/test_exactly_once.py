@@ -8,7 +8,7 @@ from benchmarks.exactly_once import KINDS, Trial, site_of
 from hpcgate.demo.cluster import Cluster
 
 
-@pytest.mark.parametrize("submissions", [150, pytest.param(1000, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("submissions", [500, pytest.param(2000, marks=pytest.mark.deep)])
 def test_each_submission_is_one_job_whatever_dies(cluster: Cluster, submissions: int) -> None:
     """As many things die among few submissions as among many."""
     site = site_of(cluster)

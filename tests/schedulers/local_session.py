@@ -12,10 +12,20 @@ T = TypeVar("T")
 
 
 class LocalProcess:
-    """A command under way, as far as `hpcgate.schedulers.submitting` uses one."""
+    """A command under way, as far as `hpcgate.schedulers.submitting` and `hpcgate.schedulers.many` use one."""
+
+    error: Exception | None = None
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+
+    @property
+    def exit_status(self) -> int | None:
+        return self._process.returncode
+
+    @property
+    def closed(self) -> bool:
+        return self._process.returncode is not None
 
     async def output(self) -> AsyncGenerator[bytes]:
         assert self._process.stdout is not None

@@ -24,8 +24,8 @@ SHELLS = [path for path in ("/bin/dash", "/bin/bash") if Path(path).exists()]
 
 
 def run(shell: str, commands: list[Command], at_once: int = 3, **env: str) -> list[Printed | None]:
-    last, content = many.composed(commands)
-    argv = [shell, "-c", many._SCRIPT, "many", "header", str(at_once), str(last)]
+    content = many.composed(commands)
+    argv = [shell, "-c", many._SCRIPT, "many", "header", str(at_once)]
     done = subprocess.run(argv, stdin=_file(content), capture_output=True, check=True, env={**os.environ, **env})
     assert done.stderr == b""
     return many.parsed(done.stdout.decode(), "header", len(commands))
@@ -78,7 +78,7 @@ def test_what_was_broken_off_is_told_from_what_was_not_begun(text: str, found: l
 def test_what_several_have_in_common_goes_once() -> None:
     script = b"#!/bin/sh\n" + b"#" * 5000
     long = "y" * 5000
-    _, content = many.composed([Command(["sh", "-c", long, str(number)], script) for number in range(100)])
+    content = many.composed([Command(["sh", "-c", long, str(number)], script) for number in range(100)])
     assert len(content) < 20_000
 
 
@@ -150,8 +150,8 @@ class LoginNode:
     @asynccontextmanager
     async def process(self, argv: list[str], **_: object) -> AsyncIterator[Shell]:
         shell = self.shells.pop(0)
-        shell.said = shell.said.replace("HEADER", argv[-3])
-        shell.rest = shell.rest.replace("HEADER", argv[-3])
+        shell.said = shell.said.replace("HEADER", argv[-2])
+        shell.rest = shell.rest.replace("HEADER", argv[-2])
         try:
             yield shell
         finally:

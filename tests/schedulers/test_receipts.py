@@ -26,6 +26,7 @@ from hpcgate.errors import (
 )
 from hpcgate.schedulers import once as once_module
 from hpcgate.schedulers import receipts
+from hpcgate.schedulers.bulk import Bulk, Commands
 from hpcgate.schedulers.once import Doubt, Fate, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once, Receipts
 from hpcgate.schedulers.submitting import Printed
@@ -47,7 +48,10 @@ case $(cat) in refused*) echo "invalid partition" >&2; exit 1 ;; esac
 if [ -n "$GATE" ]; then echo >"$GATE.here"; cat "$GATE" >/dev/null; fi
 echo "$1" >>"$QUEUE"
 date >/dev/null
-wc -l <"$QUEUE"
+n=0
+while read -r mark && n=$((n + 1)); do if [ "$mark" = "$1" ]; then break; fi; done <"$QUEUE"
+wc -l </dev/null >/dev/null
+echo "$n"
 date >/dev/null
 """
 KILL = """\
@@ -77,6 +81,11 @@ class Scheduler:
     async def prepared(self, principal: Principal, job: str, mark: str) -> tuple[Sequence[str], bytes]:
         return ["sbatch", mark], job.encode()
 
+    async def prepared_among_many(
+        self, principal: Principal, job: str, mark: str, scripts: object
+    ) -> tuple[Sequence[str], bytes]:
+        return await self.prepared(principal, job, mark)
+
     async def judged(self, principal: Principal, mark: str, printed: Printed) -> str | GatewayError | Doubt:
         words = printed.text.strip()
         if words.isdigit() and printed.exit_status in (0, None):
@@ -103,7 +112,8 @@ class Site:
         self.home.mkdir()
         self.receipts = self.home / DIRECTORY
         (directory / "tmp").mkdir()
-        self.shims = Shims(directory, KILL, sbatch=SBATCH)
+        # What the script is run by is a step of nobody's.
+        self.shims = Shims(directory, KILL, sbatch=SBATCH, sh=f'#!/bin/dash\nexec {" ".join(shell)} "$@"\n')
         self.shims.begin()
         env = {"HOME": str(self.home), "TMPDIR": str(directory / "tmp"), "QUEUE": str(directory / "queue")}
         self.pool = LocalPool(shell, {**self.shims.environment(), **env, "LC_ALL": "C.UTF-8"})
@@ -120,6 +130,20 @@ class Site:
                 return await self.submit()
             except (UnderWay, SchedulerUnavailable):
                 await asyncio.sleep(0.01)
+
+    async def submit_many(self, keys: Sequence[Once]) -> list[Submitted | GatewayError]:
+        commands = Commands(cast("Any", self.pool), 60, {}, 2)
+        bulk: Bulk[str] = Bulk(commands, cast("Any", self.scheduler), self.submissions, cast("Any", None))
+        return await bulk.submit(ALICE, [("job", key) for key in keys])
+
+    async def insist_on_many(self, keys: Sequence[Once]) -> list[str]:
+        """Submit them all again until there is a job of each, as a client does."""
+        while True:
+            found = await self.submit_many(keys)
+            if all(isinstance(one, Submitted) for one in found):
+                return [one.job_id for one in found if isinstance(one, Submitted)]
+            assert all(isinstance(one, Submitted | UnderWay | SchedulerUnavailable) for one in found), found
+            await asyncio.sleep(0.01)
 
     async def find(self, key: Once = KEY) -> Fate:
         return await self.submissions.find(ALICE, key)
@@ -507,3 +531,96 @@ async def test_killed_before_any_step_and_sent_again_it_is_one_job(tmp_path: Pat
         site.pool.env["AT"] = "0"
         assert (await site.insist()).job_id == "1", at
         assert len(site.scheduler.marks) == 1, at
+
+
+# Many at a time.
+
+KEYS = [Once.of(WHERE, "alice", "demo", f"key {number}", "digest") for number in range(3)]
+
+
+async def test_each_of_many_is_one_job(site: Site) -> None:
+    """Some are sent again with new ones and with one that was sent alone, and a refused one is free."""
+    assert await site.submit(key=KEYS[1]) == Submitted("1")
+    first = await site.submit_many(KEYS)
+    assert first[1] == Submitted("1", replayed=True)
+    ids = {one.job_id for one in first if isinstance(one, Submitted)}
+    assert ids == {"1", "2", "3"}
+    other = Once.of(WHERE, "alice", "demo", "other")
+    again = await site.submit_many([*KEYS, other, Once(WHERE, KEYS[0].name, "other digest")])
+    assert again[:3] == [Submitted(cast("Submitted", one).job_id, replayed=True) for one in first]
+    assert again[3] == Submitted("4")
+    assert isinstance(again[4], KeyReused)
+    assert await site.submit(key=KEYS[2]) == again[2]
+    assert oct(site.receipts.stat().st_mode)[-3:] == "700"
+    assert not list(site.receipts.rglob("*.new.*"))
+    assert len(site.scheduler.marks) == 4
+
+
+async def test_what_starts_processes_for_each_of_many(tmp_path: Path) -> None:
+    """One makes the receipt, by link(2); the others are the scheduler's."""
+    site = Site(tmp_path, ["dash"])
+    few = [Once.of(WHERE, "alice", "demo", f"one of few {number}") for number in range(4)]
+    more = [Once.of(WHERE, "alice", "demo", f"one of more {number}") for number in range(14)]
+    steps = []
+    await site.submit()  # sweeps, which is not done again so soon
+    site.scheduler.down = True  # nothing is in doubt
+    for keys in (few, more, more):
+        site.shims.begin()
+        assert {type(one) for one in await site.submit_many(keys)} == {Submitted}
+        steps.append(site.shims.steps())
+    # What sbatch itself calls here, and ln.
+    assert steps[1] - steps[0] == 10 * (5 + 1)
+    assert steps[2] < steps[0]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "error"),
+    [
+        (lambda site: (site.receipts.parent.mkdir(parents=True), site.receipts.symlink_to("/tmp")), PermissionDenied),
+        (lambda site: site.pool.env.update(HOME="/proc/nowhere"), PermissionDenied),
+        (lambda site: planted(site, "1.out", site.home / "elsewhere"), PermissionDenied),
+        (lambda site: planted(site, "", site.home), PermissionDenied),
+    ],
+    ids=["a directory that is a link", "no home", "an output that is there", "a receipt that is a link"],
+)
+async def test_of_many_without_a_receipt_none_is_submitted(tmp_path: Path, break_it: Any, error: type) -> None:
+    site = Site(tmp_path, ["dash"])
+    break_it(site)
+    (found,) = await site.submit_many([KEY])
+    assert isinstance(found, error), found
+    assert site.scheduler.marks == []
+
+
+async def test_no_more_receipts_are_made_at_once_than_there_may_be(tmp_path: Path) -> None:
+    site = Site(tmp_path, ["dash"])
+    few = Receipts(WHERE.directory, WHERE.lifetime, 2)
+    found = await site.submit_many([Once(few, key.name, key.digest) for key in KEYS])
+    assert [type(one) for one in found] == [Submitted, Submitted, RateLimited]
+    assert len(site.scheduler.marks) == 2
+
+
+async def begun_anew(site: Site) -> None:
+    """Forget all that was submitted."""
+    shutil.rmtree(site.receipts, ignore_errors=True)
+    site.scheduler.queue.unlink(missing_ok=True)
+    site.shims.begin()
+
+
+@pytest.mark.parametrize(("shell", "whom"), [("dash", "group"), ("busybox", "main")])
+async def test_many_killed_before_any_step_and_sent_again_are_one_job_each(
+    tmp_path: Path, shell: str, whom: str
+) -> None:
+    site = Site(tmp_path, SHELLS[shell])
+    site.pool.env["WHOM"] = whom
+    await site.submit_many(KEYS)
+    steps = site.shims.steps()
+    assert steps > 15
+    for at in range(1, steps + 1):
+        await begun_anew(site)
+        site.pool.env["AT"] = str(at)
+        with contextlib.suppress(GatewayError):
+            await site.submit_many(KEYS)
+        site.pool.env["AT"] = "0"
+        ids = await site.insist_on_many(KEYS)
+        assert sorted(ids) == ["1", "2", "3"], at
+        assert len(site.scheduler.marks) == 3, at

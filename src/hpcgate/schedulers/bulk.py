@@ -6,9 +6,11 @@ from typing import Generic, Protocol, TypeVar
 
 from hpcgate.auth import Principal
 from hpcgate.errors import ConnectionLost, GatewayError, TimedOut
+from hpcgate.schedulers import receipts
 from hpcgate.schedulers.many import UNKNOWN, Command, each, not_begun, run_many
 from hpcgate.schedulers.once import Claim, Claimed, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once
+from hpcgate.schedulers.scripts import Scripts
 from hpcgate.schedulers.submitting import Printed
 from hpcgate.ssh.commands.quoting import Steering
 from hpcgate.ssh.pool import Pool
@@ -39,8 +41,14 @@ Job_ = TypeVar("Job_", contravariant=True)
 class Backend(Protocol[Job_]):
     """What a scheduler's commands must tell."""
 
-    async def plain(self, principal: Principal, job: Job_) -> Plain | None:
-        """Return the submission of a job; None if its command may wait for the job, so that it goes by itself."""
+    async def plain(self, principal: Principal, job: Job_, scripts: Scripts) -> Plain | None:
+        """Return the submission of a job; None if its command may wait for the job, so that it goes by itself.
+
+        Args:
+            principal: Whose.
+            job: The job.
+            scripts: What has been read of scripts at paths for the others.
+        """
 
 
 class Commands:
@@ -130,22 +138,26 @@ class Bulk(Generic[Job_]):
         self, principal: Principal, wanted: Sequence[tuple[Job_, Once | None]]
     ) -> list[Submitted | GatewayError]:
         """Submit jobs, and return what became of each, in order."""
+        scripts = Scripts()
 
         async def prepared(one: tuple[Job_, Once | None]) -> Plain | Claim | None:
             job, once = one
             if once is None:
-                return await self._backend.plain(principal, job)
-            return await self._submissions.claim_of(principal, job, once)
+                return await self._backend.plain(principal, job, scripts)
+            if once.memo:
+                return None
+            return await self._submissions.claim_of(principal, job, once, scripts)
 
         ready = await each(wanted, self._commands.at_once, prepared)
         begun = [number for number, one in enumerate(ready) if isinstance(one, Plain | Claim)]
-        commands = [Command(one.argv, one.stdin) for one in ready if isinstance(one, Plain | Claim)]
+        commands = [_command(one) for one in ready if isinstance(one, Plain | Claim)]
+        onces = [wanted[number][1] for number in begun if isinstance(ready[number], Claim)]
+        kept = receipts.many([once for once in onces if once is not None]) if onces else ""
         printed: dict[int, Printed | None] = {}
         if commands:
             try:
-                printed = dict(
-                    zip(begun, await self._commands.run(principal, commands, prelude=self._prelude), strict=True)
-                )
+                told = await self._commands.run(principal, commands, prelude=f"{self._prelude}\n{kept}")
+                printed = dict(zip(begun, told, strict=True))
             except GatewayError as error:
                 ready = [error if isinstance(one, Plain | Claim) else one for one in ready]
 
@@ -153,6 +165,8 @@ class Bulk(Generic[Job_]):
             (job, once), one = wanted[number], ready[number]
             if isinstance(one, GatewayError):
                 raise one
+            if one is None and once is not None:
+                return await self._submissions.submit(principal, job, once)
             if one is None:
                 return await self._alone(principal, job)
             said = printed[number]
@@ -165,3 +179,7 @@ class Bulk(Generic[Job_]):
             return await self._submissions.submit(principal, job, once, Claimed(one.header, one.token, one.mark, said))
 
         return await each(range(len(wanted)), self._commands.at_once, concluded)
+
+
+def _command(one: Plain | Claim) -> Command:
+    return Command(one.argv, one.stdin, one.by) if isinstance(one, Claim) else Command(one.argv, one.stdin)

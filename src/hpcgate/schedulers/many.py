@@ -1,8 +1,9 @@
 """Many commands of the scheduler's by one command on the login node: one channel, one round trip, some at a time.
 
-Each command's input, and the lines that run them, go to files there first, as `hpcgate.schedulers.submitting` has it;
-inputs and long arguments that several have in common go once. What each has printed comes back as soon as those that
-were begun together have ended.
+All goes as one program, which is whole before it begins (`hpcgate.schedulers.submitting`). It writes each command's
+input to a file; inputs and long arguments that several have in common go once. The one shell that runs it does by
+itself what a shell can: to run a command it makes that command's process and no other. What each has printed comes
+back for some together.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from hpcgate.errors import GatewayError, NoSpace, SchedulerUnavailable, TimedOut
 from hpcgate.schedulers.submitting import Printed, whole
+from hpcgate.ssh.commands.ending import ending_line
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS, Steering
 from hpcgate.ssh.commands.temporary import SAFE
@@ -25,37 +27,93 @@ from hpcgate.ssh.session import Session
 MAX: Final = 16 * 1024 * 1024
 """Bytes that all commands together may print; of more nothing is read."""
 
+TOGETHER: Final = 32
+"""Of how many that have ended what they have printed is told by one process."""
+
 LONG: Final = 256
 """Characters from which on an argument that several commands have in common is sent once."""
 
 _NO_ROOM = "hpcgate: no room for the input: "
 
 _SCRIPT = (
-    f"{KEEPING_FUNCTIONS}cat dd kill ls mktemp printf read rm sh test wait [; set +aefuC; "
-    f"exec 2>&1; _hpcgate_place=; {SAFE}"
-    # As `hpcgate.ssh.commands.ending` says, on one line. What runs would write where it is cleared up.
-    "_hpcgate_end() { trap '' HUP INT TERM; trap - EXIT; "
-    '[ -z "$_hpcgate_place" ] || rm -rf -- "$_hpcgate_place"; exit "$1"; }; '
-    "trap '_hpcgate_end \"$?\"' EXIT; trap 'trap \"\" HUP INT TERM; kill -s TERM 0; _hpcgate_end 1' HUP INT TERM; "
+    f"{KEEPING_FUNCTIONS}cat cd kill ls mktemp printf read rm sh test wait [; set +aefuC; "
+    "exec 2>&1; _hpcgate_place= _hpcgate_queue=; "
+    f"_hpcgate_flush() {{ :; }}; {SAFE}"
+    # What runs would write where it is cleared up.
+    + ending_line('[ -z "$_hpcgate_place" ] || rm -rf -- "$_hpcgate_place"', "kill -s TERM 0; _hpcgate_flush")
+    # Nobody reads any more: what has begun comes to its end, and no more is begun.
+    + 'trap \'trap "" PIPE; while [ -n "$_hpcgate_queue" ]; do _hpcgate_next; done; _hpcgate_end 1\' PIPE; '
     '_hpcgate_place=$(mktemp -d -p "$(_hpcgate_temporary)" 2>/dev/null) || '
     "_hpcgate_place=$(mktemp -d -p ~ 2>/dev/null) || "
     f'{{ printf "{_NO_ROOM}"; exit 1; }}; '
-    "_hpcgate_header=$1 _hpcgate_most=$2 _hpcgate_last=$3 _hpcgate_k=0 _hpcgate_n=0 _hpcgate_f=0; "
-    'while [ "$_hpcgate_k" -le "$_hpcgate_last" ]; do read -r _hpcgate_size; '
-    'if [ "$_hpcgate_size" -gt 0 ]; then dd bs="$_hpcgate_size" count=1 2>/dev/null; fi '
-    f'>"$_hpcgate_place/b$_hpcgate_k" || {{ printf "{_NO_ROOM}%s\\n" "$_hpcgate_place"; exit 1; }}; '
-    "_hpcgate_k=$((_hpcgate_k + 1)); done; "
-    "_hpcgate_flush() { wait; set --; "
-    'while [ "$_hpcgate_f" -lt "$_hpcgate_n" ]; do '
-    '_hpcgate_f=$((_hpcgate_f + 1)); set -- "$@" "$_hpcgate_place/o$_hpcgate_f"; done; '
-    '[ "$#" -eq 0 ] || { cat -- "$@"; rm -f -- "$@"; }; }; '
-    "_hpcgate_run() { _hpcgate_n=$((_hpcgate_n + 1)) _hpcgate_in=$_hpcgate_place/b$1; shift; "
-    'printf "%s begin %s\\n" "$_hpcgate_header" "$_hpcgate_n"; '
-    '{ printf "%s out %s\\n" "$_hpcgate_header" "$_hpcgate_n"; ("$@") <"$_hpcgate_in"; '
-    'printf "\\n%s end %s %s\\n" "$_hpcgate_header" "$_hpcgate_n" "$?"; } >"$_hpcgate_place/o$_hpcgate_n" 2>&1 & '
-    '[ "$((_hpcgate_n - _hpcgate_f))" -lt "$_hpcgate_most" ] || _hpcgate_flush; }; '
-    '. "$_hpcgate_place/b$_hpcgate_last"; _hpcgate_flush'
+    "case $_hpcgate_place in (/*) ;; (*) _hpcgate_place=$PWD/$_hpcgate_place ;; esac; "
+    "_hpcgate_word=$1 _hpcgate_most=$2 _hpcgate_was=$PWD; "
+    f'cat >"$_hpcgate_place/program" || {{ printf "{_NO_ROOM}%s\\n" "$_hpcgate_place"; exit 1; }}; '
+    'exec </dev/null; . "$_hpcgate_place/program"'
 )
+
+_FUNCTIONS = f"""
+_hpcgate_n=0 _hpcgate_running=0 _hpcgate_told= _hpcgate_tells=0 _hpcgate_spare=
+_hpcgate_input() {{
+  # $1 the input's number, $2 how printf is to write it, $3 the input
+  printf "$2" "$3" >"$_hpcgate_place/b$1" || {{ printf '{_NO_ROOM}%s\\n' "$_hpcgate_place"; exit 1; }}
+}}
+_hpcgate_new() {{
+  _hpcgate_n=$((_hpcgate_n + 1))
+  printf '%s begin %s\\n' "$_hpcgate_word" "$_hpcgate_n"
+  printf '%s out %s\\n' "$_hpcgate_word" "$_hpcgate_n" >"$_hpcgate_place/o$_hpcgate_n"
+}}
+_hpcgate_over() {{
+  # $1 the number, $2 how it ended, $3 the path of a file with more of what it has printed, if there is one
+  _hpcgate_told="$_hpcgate_told o$1" _hpcgate_tells=$((_hpcgate_tells + 1)) _hpcgate_last=o$1
+  [ -z "$3" ] || {{ _hpcgate_told="$_hpcgate_told $3 e$1"; _hpcgate_last=e$1; }}
+  printf '\\n%s end %s %s\\n' "$_hpcgate_word" "$1" "$2" >>"$_hpcgate_place/$_hpcgate_last"
+  [ "$_hpcgate_tells" -lt {TOGETHER} ] || _hpcgate_flush
+}}
+_hpcgate_flush() {{
+  [ -n "$_hpcgate_told" ] || return 0
+  set --
+  for _hpcgate_m in $_hpcgate_told; do
+    case $_hpcgate_m in */*) set -- "$@" "$_hpcgate_m" ;; *) set -- "$@" "$_hpcgate_place/$_hpcgate_m" ;; esac
+  done
+  cat -- "$@"
+  set -- $_hpcgate_spare
+  for _hpcgate_m in $_hpcgate_told; do
+    case $_hpcgate_m in */*) ;; *) set -- "$@" "$_hpcgate_place/$_hpcgate_m" ;; esac
+  done
+  _hpcgate_told= _hpcgate_tells=0 _hpcgate_spare=
+  rm -f -- "$@"
+}}
+_hpcgate_await() {{
+  # $1 the process of the newest; the one begun first is waited for if there are as many as may be
+  _hpcgate_queue=$_hpcgate_queue$_hpcgate_n:$1, _hpcgate_running=$((_hpcgate_running + 1))
+  [ "$_hpcgate_running" -lt "$_hpcgate_most" ] || _hpcgate_next
+}}
+_hpcgate_next() {{
+  _hpcgate_first=${{_hpcgate_queue%%,*}}
+  wait "${{_hpcgate_first#*:}}"
+  set -- "${{_hpcgate_first%%:*}}" "$?"
+  _hpcgate_queue=${{_hpcgate_queue#*,}} _hpcgate_running=$((_hpcgate_running - 1))
+  eval "_hpcgate_then=\\${{_hpcgate_then_$1-}}"
+  _hpcgate_more=
+  [ -z "$_hpcgate_then" ] || $_hpcgate_then "$1" "$2"
+  _hpcgate_over "$1" "$2" "$_hpcgate_more"
+}}
+_hpcgate_run() {{
+  # $1 the number of its input, and the command, which nothing sets apart from the others
+  _hpcgate_new
+  _hpcgate_in=$_hpcgate_place/b$1
+  shift
+  {{ _hpcgate_apart= && cd -- "$_hpcgate_was" && "$@"; }} <"$_hpcgate_in" >>"$_hpcgate_place/o$_hpcgate_n" 2>&1 &
+  _hpcgate_await "$!"
+}}
+"""
+"""Names that no user exports: an exported function or variable that is set here would reach a job."""
+
+_END = """
+while [ -n "$_hpcgate_queue" ]; do _hpcgate_next; done
+_hpcgate_flush
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +123,39 @@ class Command:
     Attributes:
         argv: The command and its arguments.
         stdin: What it reads.
+        by: The function of the program's that runs it, and words of its own.
     """
 
     argv: Sequence[str]
     stdin: bytes = b""
+    by: Sequence[str] = ("_hpcgate_run",)
 
 
-def composed(commands: Sequence[Command], without: Steering | None = None, prelude: str = "") -> tuple[int, bytes]:
-    """Return the number of the last block of the input, which is the program, and the input."""
+def composed(commands: Sequence[Command], without: Steering | None = None, prelude: str = "") -> bytes:
+    """Return the program that runs commands."""
     blocks: dict[bytes, int] = {}
     for command in commands:
         blocks.setdefault(command.stdin, len(blocks))
     times = Counter(word for command in commands for word in command.argv if len(word) >= LONG)
     shared = {word: f"_hpcgate_s{number}" for number, (word, count) in enumerate(times.items()) if count > 1}
     lines = [without.unsetting()] if without is not None else []
-    lines += [prelude, *(f"{name}={shlex.quote(word)}" for word, name in shared.items())]
+    lines += [_FUNCTIONS, *(f"{name}={shlex.quote(word)}" for word, name in shared.items())]
+    inputs = [b"_hpcgate_input %d %b\n" % (number, _literal(block)) for block, number in blocks.items()]
+    runs = [prelude]
     for command in commands:
         words = (f'"${shared[word]}"' if word in shared else shlex.quote(word) for word in command.argv)
-        lines.append(f"_hpcgate_run {blocks[command.stdin]} {' '.join(words)}")
-    program = ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
-    content = b"".join(b"%d\n%b" % (len(block), block) for block in (*blocks, program))
-    return len(blocks), content
+        by, *more = command.by
+        runs.append(f"{by} {blocks[command.stdin]} {' '.join([*map(shlex.quote, more), *words])}")
+    texts = ("\n".join(lines) + "\n", "\n".join(runs) + _END)
+    before, behind = (text.encode("utf-8", "surrogateescape") for text in texts)
+    return before + b"".join(inputs) + behind
+
+
+def _literal(block: bytes) -> bytes:
+    """Return a format of printf's, and the word by which it writes a block."""
+    if b"\0" in block:
+        return b"%%b '%b'" % b"".join(b"\\0%03o" % byte for byte in block)
+    return b"%%s '%b'" % block.replace(b"'", b"'\\''")
 
 
 UNKNOWN: Final = Printed("", None, timed_out=True)
@@ -128,7 +198,7 @@ async def run_many(
         seconds: How long each may take; those that were begun with it wait for it.
         env: Environment variables for them.
         without: Variables of the user's own that they are not to see.
-        prelude: Lines of shell that stand before them.
+        prelude: Lines of shell that stand before them: functions that run them.
 
     Raises:
         NoSpace: The login node has no room for what they read; none was run.
@@ -136,8 +206,8 @@ async def run_many(
         GatewayError: None was run.
     """
     header = f"many-{secrets.token_hex(8)}"
-    last, content = composed(commands, without, prelude)
-    argv = whole(["sh", "-c", _SCRIPT, called(commands), header, str(at_once), str(last)], len(content))
+    content = composed(commands, without, prelude)
+    argv = whole(["sh", "-c", _SCRIPT, called(commands), header, str(at_once)], len(content))
     output = bytearray()
     process: Process | None = None
     failure: GatewayError | None = None

@@ -16,6 +16,7 @@ from hpcgate.auth import Principal
 from hpcgate.errors import BadAnswer, Conflict, GatewayError, KeyReused, SchedulerUnavailable, UnderWay
 from hpcgate.schedulers import receipts
 from hpcgate.schedulers.receipts import Once, Receipt
+from hpcgate.schedulers.scripts import Scripts
 from hpcgate.schedulers.submitting import Printed, run_submission
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
@@ -96,6 +97,18 @@ class Backend(Protocol[Job_]):
     async def prepared(self, principal: Principal, job: Job_, mark: str) -> tuple[Sequence[str], bytes]:
         """Return the command that submits a job with a mark, and its input."""
 
+    async def prepared_among_many(
+        self, principal: Principal, job: Job_, mark: str, scripts: Scripts
+    ) -> tuple[Sequence[str], bytes]:
+        """Return what does the same in a program of `hpcgate.schedulers.many`.
+
+        Args:
+            principal: Whose.
+            job: The job.
+            mark: The mark.
+            scripts: What has been read of scripts at paths for the others.
+        """
+
     async def judged(self, principal: Principal, mark: str, printed: Printed) -> str | GatewayError | Doubt:
         """Return the job's id, the refusal that is certain to have left no job, or what is in doubt.
 
@@ -124,8 +137,9 @@ class Claim:
     """The first attempt to submit a job.
 
     Attributes:
-        argv: The command that makes it.
+        argv: The scheduler's command.
         stdin: What that reads.
+        by: What makes the attempt, as of `hpcgate.schedulers.many.Command`.
         header: Stands before what it says of the receipt.
         token: The attempt's own.
         mark: What the job is marked with.
@@ -133,6 +147,7 @@ class Claim:
 
     argv: Sequence[str]
     stdin: bytes
+    by: Sequence[str]
     header: str
     token: str
     mark: str
@@ -287,13 +302,11 @@ class Submissions(Generic[Job_]):
         printed = await self._pool.perform(principal, work, retry=True)
         return tokens, await self._claimed(principal, once, printed, header)
 
-    async def claim_of(self, principal: Principal, job: Job_, once: Once) -> "Claim":
+    async def claim_of(self, principal: Principal, job: Job_, once: Once, scripts: Scripts) -> "Claim":
         """Return the first attempt to submit a job, to be made together with others."""
         header, token, mark = receipts.new_header(), receipts.new_token(), receipts.new_mark(once.name)
-        argv, stdin = await self._backend.prepared(principal, job, mark)
-        memo = once.memo.encode() + b"\n" if once.memo else b""
-        command = receipts.claim(once, header, token, mark, "", argv, memo_size=len(memo))
-        return Claim(command, memo + stdin, header, token, mark)
+        argv, stdin = await self._backend.prepared_among_many(principal, job, mark, scripts)
+        return Claim(argv, stdin, receipts.claim_of_many(once, header, token, mark), header, token, mark)
 
     async def _claimed(self, principal: Principal, once: Once, printed: Printed, header: str) -> Receipt:
         """Return what the receipt says behind an attempt."""

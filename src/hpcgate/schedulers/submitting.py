@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcgate.errors import NoSpace, TimedOut
+from hpcgate.ssh.commands.ending import ending_line
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS
 from hpcgate.ssh.commands.temporary import SAFE
@@ -31,11 +32,8 @@ _NO_ROOM = "hpcgate: no room for the input: "
 _WHOLE = (
     f"{KEEPING_FUNCTIONS}mktemp rm cat test wc printf ls [; "
     f"exec 2>&1; _hpcgate_file=; {SAFE}"
-    # As `hpcgate.ssh.commands.ending` says, on one line.
-    "_hpcgate_end() { trap '' HUP INT TERM; trap - EXIT; "
-    '[ -z "$_hpcgate_file" ] || rm -f -- "$_hpcgate_file"; exit "$1"; }; '
-    "trap '_hpcgate_end \"$?\"' EXIT; trap '_hpcgate_end 1' HUP INT TERM; "
-    '_hpcgate_file=$(mktemp -p "$(_hpcgate_temporary)" 2>/dev/null) || _hpcgate_file=$(mktemp -p ~ 2>/dev/null) || '
+    + ending_line('[ -z "$_hpcgate_file" ] || rm -f -- "$_hpcgate_file"')
+    + '_hpcgate_file=$(mktemp -p "$(_hpcgate_temporary)" 2>/dev/null) || _hpcgate_file=$(mktemp -p ~ 2>/dev/null) || '
     f'{{ printf "{_NO_ROOM}"; mktemp -p ~; exit 1; }}; '
     f'cat >"$_hpcgate_file" || {{ printf "{_NO_ROOM}%s\\n" "$_hpcgate_file"; exit 1; }}; '
     'test "$(wc -c <"$_hpcgate_file")" -eq "$1" || { printf "The input came short\\n"; exit 1; }; '

@@ -267,7 +267,7 @@ CASES = {
     "an upload": Case(command(command_scripts.WRITE, *TAKEN, "atomic", target=OLD), {"target": NEW}, fed=UPLOAD),
     "an upload in place": Case(overwrite, {"target": NEW}),
     "a submission": Case(command(submitting._WHOLE, str(len(NEW)), "cat"), fed=NEW),
-    "many submissions": Case(command(many._SCRIPT, "header", "2", str(MANY[0])), fed=MANY[1]),
+    "many submissions": Case(command(many._SCRIPT, "header", "2"), fed=MANY),
     "a probe": Case(command(command_scripts.PROBE, "{}/target", ".hpcgate-x")),
 }
 

@@ -39,6 +39,7 @@ from hpcgate.schedulers.pbs.job_ids import JobId
 from hpcgate.schedulers.pbs.settings import PbsSettings
 from hpcgate.schedulers.pbs.variables import STEERING
 from hpcgate.schedulers.reading import Findings, Reader
+from hpcgate.schedulers.scripts import Scripts
 from hpcgate.schedulers.submitting import Printed, run_submission
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.runner import Completed
@@ -137,9 +138,9 @@ class CommandLine:
 
     # What `hpcgate.schedulers.bulk` asks of a scheduler's commands.
 
-    async def plain(self, principal: Principal, job: JobDescription) -> Plain | None:
+    async def plain(self, principal: Principal, job: JobDescription, scripts: Scripts) -> Plain | None:
         """Return the submission of a job; None if qsub may wait for the job's end."""
-        content = await self._script(principal, job)
+        content = await self._shared_script(principal, job, scripts)
         if script.waits(content):
             return None
         tag = qsub.new_tag() if self.settings.tag_jobs else None
@@ -236,6 +237,18 @@ class CommandLine:
         """Return the command that submits a job with a mark, and its input."""
         content = await self._script(principal, job)
         return self._command(job, content, mark), script.composed(content, job)
+
+    async def prepared_among_many(
+        self, principal: Principal, job: JobDescription, mark: str, scripts: Scripts
+    ) -> tuple[Sequence[str], bytes]:
+        """Return the same, of a script that is read once for many."""
+        content = await self._shared_script(principal, job, scripts)
+        return self._command(job, content, mark), script.composed(content, job)
+
+    async def _shared_script(self, principal: Principal, job: JobDescription, scripts: Scripts) -> bytes:
+        if job.script_path is None:
+            return await self._script(principal, job)
+        return await scripts.get(job.script_path, lambda: self._script(principal, job))
 
     def _command(self, job: JobDescription, content: bytes, tag: str | None) -> list[str]:
         return qsub.command(job, content, tag, gpus=self.settings.gpu_resource)

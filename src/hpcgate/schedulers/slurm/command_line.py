@@ -28,6 +28,7 @@ from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.many import Command, not_begun
 from hpcgate.schedulers.once import Doubt, Submitted
 from hpcgate.schedulers.reading import Findings, Reader
+from hpcgate.schedulers.scripts import Scripts
 from hpcgate.schedulers.slurm import assoc_mgr, sacct, sacctmgr, sbatch, scancel, scontrol, squeue, srun
 from hpcgate.schedulers.slurm.controls import CommandControls, Controls
 from hpcgate.schedulers.slurm.delimiters import new_mark
@@ -211,7 +212,7 @@ class CommandLine:
 
     # What `hpcgate.schedulers.bulk` asks of a scheduler's commands.
 
-    async def plain(self, principal: Principal, job: JobDescription) -> Plain | None:
+    async def plain(self, principal: Principal, job: JobDescription, scripts: Scripts) -> Plain | None:
         """Return the submission of a job; None if sbatch may wait for the job's end."""
         if job.script is not None and sbatch.waits(job.script):
             return None
@@ -296,12 +297,26 @@ class CommandLine:
 
     async def prepared(self, principal: Principal, job: JobDescription, mark: str) -> tuple[Sequence[str], bytes]:
         """Return the command that submits a job with a mark, and its input."""
-        script = None
-        if job.script_path is not None:
+        script = await self._head(principal, job, Scripts())
+        return sbatch.command(job, sbatch.Tag.marked(mark), script=script), sbatch.stdin(job)
+
+    async def prepared_among_many(
+        self, principal: Principal, job: JobDescription, mark: str, scripts: Scripts
+    ) -> tuple[Sequence[str], bytes]:
+        """Return what does the same behind `sbatch.PRELUDE`."""
+        script = await self._head(principal, job, scripts)
+        return sbatch.many_command(job, sbatch.Tag.marked(mark), script=script), sbatch.script_of(job)
+
+    async def _head(self, principal: Principal, job: JobDescription, scripts: Scripts) -> str | None:
+        if job.script_path is None:
+            return None
+
+        async def read() -> bytes:
             # What cannot be read here sbatch cannot read either, and says so.
             done = await self._run(principal, sbatch.head_command(job), controller=False)
-            script = _text(done.stdout)
-        return sbatch.command(job, sbatch.Tag.marked(mark), script=script), sbatch.stdin(job)
+            return done.stdout
+
+        return _text(await scripts.get(job.script_path, read))
 
     async def judged(self, principal: Principal, mark: str, printed: Printed) -> str | GatewayError | Doubt:
         """Return what sbatch has said of a submission."""

@@ -99,7 +99,11 @@ PRELUDE = (
     'set -- "$@" "$_hpcgate_tool"; '
     'if [ -n "$_hpcgate_comment" ]; then set -- "$@" "--comment=$_hpcgate_comment"; fi; '
     'while [ "$_hpcgate_size" -gt 0 ]; do set -- "$@" "$1"; shift; _hpcgate_size=$((_hpcgate_size - 1)); done; '
-    f"{_EXEC}; }}"
+    # Variables of the job's own would stand first. Without any, there is nothing that takes env to do.
+    'case $_hpcgate_kind$1 in ("program$_hpcgate_tool") unset LC_ALL LANGUAGE; export PATH="$_hpcgate_path"; '
+    'exec ${_hpcgate_apart:+"$_hpcgate_apart"} "$@" ;; esac; '
+    # What is to go on whatever becomes of the others says so.
+    'exec ${_hpcgate_apart:+"$_hpcgate_apart"} env -u LC_ALL -u LANGUAGE "PATH=$_hpcgate_path" "$@"; }'
 )
 """Defines, for many submissions by one shell, what does for each what `_READER` does, with few processes more than
 sbatch. The options come first and then the variables, and change places."""
@@ -222,13 +226,13 @@ def parse_test(said: "Said", job: JobDescription) -> DryRun:
     )
 
 
-def many_command(job: JobDescription, tag: Tag, *, tagged: bool = True) -> list[str]:
+def many_command(job: JobDescription, tag: Tag, *, tagged: bool = True, script: str | None = None) -> list[str]:
     """Return the command behind `PRELUDE` that submits a job; its standard input is the script.
 
     Raises:
         BadRequest: A value holds a NUL, or a job cannot have one of the variables.
     """
-    _, _, _, _, directory, header, comment, unseen, *options = command(job, tag, tagged=tagged)
+    _, _, _, _, directory, header, comment, unseen, *options = command(job, tag, tagged=tagged, script=script)
     return [_ONE, directory, header, comment, unseen, str(len(options)), *options, *_variables(job)]
 
 

@@ -48,3 +48,17 @@ trap cut_off HUP INT TERM
 What takes its time is to run in the background and be waited for, as a shell takes no notice of a signal while a
 command runs in the foreground. The last that was started so is killed first, lest it write while its files are removed.
 """
+
+
+def ending_line(clear_up: str, interrupted: str = "") -> str:
+    """Return `ENDING` on one line, with names that no user exports, for scripts that become the user's own command.
+
+    Args:
+        clear_up: The commands that clear up.
+        interrupted: The commands that a signal has run before.
+    """
+    return (
+        f"_hpcgate_end() {{ trap '' HUP INT TERM; trap - EXIT; {clear_up}; exit \"$1\"; }}; "
+        "trap '_hpcgate_end \"$?\"' EXIT; "
+        f"trap 'trap \"\" HUP INT TERM; {interrupted}{'; ' if interrupted else ''}_hpcgate_end 1' HUP INT TERM; "
+    )
