@@ -46,6 +46,8 @@ BOOKKEEPING = {
     "gateway/reload.py:Gateways._retiring": "gateways of before a reload, until they are closed",
     "schedulers/reads.py:_Batch.wanted": "who waits for one query, by job; within `_Generation`",
     "schedulers/reading.py:Reader._users": "whose answer is being read; gone with the reading",
+    "schedulers/scripts.py:Scripts._read": "scripts at paths that jobs of one request name",
+    "schedulers/scripts.py:Scripts._turns": "scripts at paths that jobs of one request name",
     "schedulers/slurm/scheduler.py:_Absent.sources": "which sources answered one request",
     "server/sink.py:Ends._ends": "connections that were closed; gone with them",
     "sharing/flights.py:Flights._under_way": "each object that has one stands in the table by its own name",
