@@ -181,6 +181,31 @@ def test_a_file_that_becomes_shorter_cuts_the_answer(gateway: Gateway, alice: Pe
     assert content(alice, place / "file").content == bytes(1000)
 
 
+CLAIMING = [
+    path
+    for path in map(Path, ("/sys/kernel/mm/transparent_hugepage/enabled", "/sys/kernel/profiling", "/sys/kernel/notes"))
+    if path.is_file() and 0 < len(path.read_bytes()) < path.stat().st_size
+]
+"""Files of the kernel that say that they hold a page, and hold less (python/cpython 93296, commaai/openpilot 21325)."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not CLAIMING, reason="takes root, and sysfs")
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_file_that_claims_to_be_longer_is_what_it_holds(alice: Person, place: Path, system: str) -> None:
+    held = CLAIMING[0].read_bytes()
+    path = make(alice, place / "file", b"")
+    subprocess.run(["mount", "--bind", CLAIMING[0], path], check=True)
+    try:
+        for wanted, part in ((None, held), ("bytes=0-3", held[:4]), ("bytes=-3", held[-3:]), ("bytes=2-", held[2:])):
+            answer = content(alice, path, system, headers={"Range": wanted} if wanted else {})
+            assert (answer.status_code, answer.content) == (206 if wanted else 200, part)
+            assert "etag" not in answer.headers
+        head = alice.http.head(f"/filesystem/{system}/files/content", params={"path": str(path)})
+        assert head.headers["content-length"] == str(len(held))
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
 def test_a_login_node_that_dies_cuts_the_answer(cluster: Cluster, alice: Person, place: Path) -> None:
     sshd = cluster.start_sshd()
     settings = [cluster.cluster_settings("dying", sshd=sshd)]

@@ -129,6 +129,20 @@ async def test_times_before_1970_and_after_2037(files: RemoteFiles, place: Place
     assert [entry.mtime for entry in await files.listing(place / "late")] == [2**31]
 
 
+async def test_times_that_no_32_bits_hold(files: RemoteFiles, place: Place, small_disk: bytes | None) -> None:
+    """Damaged times are told as they are, in listings too (9001/copyparty 1470, AlistGo/alist 9244, ogham/exa 738)."""
+    if small_disk is None:
+        return
+    times = (2**32 + 5, 15_526_885_624, 99_999_999_999, 253_402_300_800, 910_670_515_199, -(2**32) - 5, 1, 2**31 - 1)
+    for time in times:
+        path = small_disk + b"/%d" % time
+        with open(path, "wb"):
+            os.utime(path, (time, time))
+    for recursive in (False, True):
+        listed = by_name(await files.listing(small_disk, recursive=recursive))
+        assert {int(name): entry.mtime for name, entry in listed.items()} == {time: time for time in times}
+
+
 async def test_devices_and_owners_of_others(files: RemoteFiles) -> None:
     entries = by_name(await files.listing(b"/dev"))
     null = entries[b"null"]

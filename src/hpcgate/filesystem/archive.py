@@ -24,6 +24,8 @@ _NOISE = (
     "tar: -: Cannot write: Broken pipe",
 )
 
+# The archive is there, and so is the directory: what is not there is what the archive says of itself.
+_NO_LINK = re.compile(r"^tar: .*: Cannot hard link to .*: No such file or directory$", re.MULTILINE)
 _CUT_SHORT = re.compile(r"Wrote only \d+ of \d+ bytes$")
 
 
@@ -50,6 +52,8 @@ def archive_error(
         of_target = re.compile(f"{re.escape(temporary.decode())}|/dev/fd/4|^mv: ")
         lines = [_opening(line, path) if of_target.search(line) else line for line in lines]
     words = "\n".join(lines[:8]) or text.strip() or "tar: failed"
+    if lines and _NO_LINK.match(lines[0]):
+        return BadRequest(words)
     return error_from_stderr(words.encode(), "", otherwise=otherwise)
 
 

@@ -23,6 +23,7 @@ import re
 import resource
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
@@ -40,6 +41,9 @@ PART = 500
 HIDDEN = b".hpcgate-"
 ACL = "system.posix_acl_access"
 INHERITED = "system.posix_acl_default"
+LIST_ENTRY = struct.Struct("<HHI")
+"""Of a list as the kernel keeps it behind four bytes of version: what it is for, rights, user or group."""
+LIST_OWNER, LIST_GROUP, LIST_MASK, LIST_OTHER = 0x01, 0x04, 0x10, 0x20
 MAX_HEADER = 1024 * 1024
 LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 PRIVATE = re.compile(rb"\.hpcgate-upload-[0-9a-f]{32}\Z")
@@ -1410,6 +1414,7 @@ class Unpacking:
         # One that leaves the owner no rights would have directories that nothing can be unpacked into.
         self._umask = os.umask(0) & 0o077
         os.umask(self._umask)
+        self._made = set()
 
     def unpack(self, tar):
         """Unpack all members."""
@@ -1423,8 +1428,9 @@ class Unpacking:
             directory = self._walk(names[:-1], member.name, True)
             try:
                 if member.isdir():
-                    self._make(directory, names[-1], member.name)
-                    directories.append((names, member))
+                    # One that was there stays as it is.
+                    if self._make(directory, names[-1], member.name):
+                        directories.append((names, member))
                 else:
                     self._one(tar, member, directory, names)
             finally:
@@ -1473,10 +1479,18 @@ class Unpacking:
             raise
 
     def _make(self, directory, name, shown):
+        """Make a directory, or take the one that is there; say whether it is one of the archive's."""
+        new = True
         try:
             os.mkdir(name, 0o777, dir_fd=directory)
         except FileExistsError:
-            os.close(self._open(directory, name, shown))
+            new = False
+        fd = self._open(directory, name, shown)
+        made = key(os.fstat(fd))
+        os.close(fd)
+        if new:
+            self._made.add(made)
+        return made in self._made
 
     def _one(self, tar, member, directory, names):
         name = names[-1]
@@ -1490,9 +1504,15 @@ class Unpacking:
                 raise Denied("the link %r in the archive would lead out of the directory" % member.name)
             if old == names:
                 return
-            there = self._walk(old[:-1], member.name, False)
             try:
-                info = os.stat(old[-1], dir_fd=there, follow_symlinks=False)
+                there = self._walk(old[:-1], member.name, False)
+            except FileNotFoundError as error:
+                raise self._unlinked(member, error) from None
+            try:
+                try:
+                    info = os.stat(old[-1], dir_fd=there, follow_symlinks=False)
+                except FileNotFoundError as error:
+                    raise self._unlinked(member, error) from None
                 if not stat.S_ISREG(info.st_mode):
                     raise Denied("the link %r in the archive is not one to a file" % member.name)
                 self._clear(directory, name)
@@ -1523,6 +1543,11 @@ class Unpacking:
         else:
             raise Denied("%r in the archive is neither a file nor a directory nor a link" % member.name)
 
+    @staticmethod
+    def _unlinked(member, error):
+        words = (member.name, member.linkname, os.strerror(error.errno))
+        return Failed("tar: %s: Cannot hard link to '%s': %s" % words)
+
     def _clear(self, directory, name):
         try:
             os.unlink(name, dir_fd=directory)
@@ -1533,7 +1558,11 @@ class Unpacking:
 
 
 def merge(source, target, shown, really):
-    """Move all that is in a directory into another; a file or link replaces one, directories become one."""
+    """Move all that is in a directory into another; a file or link replaces one, directories become one.
+
+    Those that were there stay as they are: an archive need not name the directories of its members.
+    """
+    heir = Heir(source, target) if really else None
     for name in children(source):
         path = shown + b"/" + name
         info = os.stat(name, dir_fd=source, follow_symlinks=False)
@@ -1549,11 +1578,6 @@ def merge(source, target, shown, really):
             outer = os.open(name, DIRECTORY, dir_fd=target)
             try:
                 merge(inner, outer, path, really)
-                if really:
-                    reading = os.open(b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=outer)
-                    os.fchmod(reading, stat.S_IMODE(info.st_mode))
-                    os.utime(reading, ns=(info.st_atime_ns, info.st_mtime_ns))
-                    os.close(reading)
             finally:
                 os.close(inner)
                 os.close(outer)
@@ -1561,7 +1585,92 @@ def merge(source, target, shown, really):
             if not os.access(b"/proc/self/fd/%d/." % target, os.W_OK | os.X_OK):
                 raise Failed("tar: %s: %s" % (text(path), os.strerror(errno.EACCES)))
         else:
+            heir.endow(source, name)
             os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+
+
+class Heir:
+    """Gives what was unpacked elsewhere its group and access control list as if it had been made where it is to lie.
+
+    Args:
+        tree: The directory where it was.
+        target: The one that it comes to.
+    """
+
+    def __init__(self, tree, target):
+        own, above = os.fstat(tree), os.fstat(target)
+        self._setgid = above.st_mode & stat.S_ISGID
+        self._gid = None
+        if self._setgid:
+            if not own.st_mode & stat.S_ISGID or own.st_gid != above.st_gid:
+                self._gid = above.st_gid
+        elif own.st_mode & stat.S_ISGID:
+            self._gid = os.getegid()
+        self._list = list_for_new(target)
+        self._lists = self._list != list_for_new(tree)
+
+    def endow(self, directory, name):
+        """Do so with a file, or a directory and all beneath it."""
+        if self._gid is None and not self._lists:
+            return
+        fd, info = look(directory, name)
+        try:
+            if stat.S_ISLNK(info.st_mode):
+                return
+            self._one(b"/proc/self/fd/%d" % fd, info)
+            if stat.S_ISDIR(info.st_mode):
+                for inner in children(fd):
+                    self.endow(fd, inner)
+        finally:
+            os.close(fd)
+
+    def _one(self, path, info):
+        mode = stat.S_IMODE(info.st_mode)
+        if self._gid is not None:
+            try:
+                os.chown(path, -1, self._gid)
+                if stat.S_ISDIR(info.st_mode):
+                    mode = mode & ~stat.S_ISGID | self._setgid
+            except PermissionError:
+                # Those in the user's own group get no more than all others.
+                mode = mode & ~0o070 | (mode & 0o007) << 3
+            os.chmod(path, mode)
+        if self._lists and self._list:
+            os.setxattr(path, ACL, heritage(self._list, mode))
+            if stat.S_ISDIR(info.st_mode):
+                os.setxattr(path, INHERITED, self._list)
+        elif self._lists:
+            for attribute in (ACL, INHERITED) if stat.S_ISDIR(info.st_mode) else (ACL,):
+                try:
+                    os.removexattr(path, attribute)
+                except OSError as error:
+                    if error.errno != errno.ENODATA:
+                        raise
+            # The rights of the group were the mask of the list.
+            os.chmod(path, mode)
+
+
+def list_for_new(directory):
+    """Return the access control list that new files in a directory inherit, as the kernel keeps it; b"" is none."""
+    try:
+        return os.getxattr(b"/proc/self/fd/%d/." % directory, INHERITED)
+    except OSError:
+        return b""
+
+
+def heritage(entries, mode):
+    """Return the list that a new file of a mode inherits (acl(5), "Object creation and default ACLs")."""
+    masked = any(tag == LIST_MASK for tag, _, _ in LIST_ENTRY.iter_unpack(entries[4:]))
+    made = entries[:4]
+    for tag, rights, who in LIST_ENTRY.iter_unpack(entries[4:]):
+        if tag == LIST_OWNER:
+            rights &= mode >> 6
+        elif tag == LIST_MASK or (tag == LIST_GROUP and not masked):
+            rights &= mode >> 3
+        elif tag == LIST_OTHER:
+            rights &= mode
+        made += LIST_ENTRY.pack(tag, rights, who)
+    return made
 
 
 class Copying:

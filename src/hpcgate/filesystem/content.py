@@ -4,7 +4,7 @@ import errno
 import stat
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpcgate.auth import Principal
 from hpcgate.errors import AlreadyExists, BadRequest, ConnectionLost, PathNotFound, PreconditionFailed, TooLarge
@@ -18,6 +18,8 @@ from hpcgate.ssh.session import Session
 
 SMALL = 256 * 1024
 """Files up to this many bytes are read in one go."""
+PAGE = 64 * 1024
+"""Bytes of the largest page of memory, which files of the kernel that hold less may claim to have (sysfs(5))."""
 
 
 @asynccontextmanager
@@ -74,6 +76,37 @@ async def exactly(file: OpenFile, offset: int, size: int) -> AsyncGenerator[byte
             yield block
     if left:
         raise ConnectionLost(f"The file became shorter while it was read: {left} bytes are missing.")
+
+
+class Held:
+    """`hpcgate.ssh.files.streams.OpenFile` of content that has been read."""
+
+    __slots__ = ("_content", "attributes")
+
+    def __init__(self, attributes: Attributes, content: bytes) -> None:
+        self.attributes = replace(attributes, size=len(content))
+        self._content = content
+
+    async def blocks(self, offset: int, size: int | None) -> AsyncGenerator[bytes]:
+        """Yield a part."""
+        end = None if size is None else offset + size
+        if part := self._content[offset:end]:
+            yield part
+
+
+async def as_long_as_it_says(file: OpenFile) -> OpenFile:
+    """Return an open file whose size can be told: one of at most a page is read first, for it may hold less."""
+    size = file.attributes.size
+    if not 0 < size <= PAGE:
+        return file
+    content = b""
+    # A byte more than there should be: what ends before is seen to end.
+    async with aclosing(file.blocks(0, size + 1)) as blocks:
+        async for block in blocks:
+            content += block
+            if len(content) >= size:
+                break
+    return Held(file.attributes, content[:size])
 
 
 def refuse_larger(path: bytes, size: int, limits: Limits) -> None:

@@ -25,6 +25,7 @@ SCRIPT = (
 for p in "$1" "${2%/}/."; do
   said=$(stat -L -- "$p" 2>&1 >/dev/null) || { said=${said#*cannot }; printf 'tar: %s\\n' "${said#* }" >&2; exit 2; }
 done
+unpacked=yes
 follow "$2"
 home=$real
 enter "$home"

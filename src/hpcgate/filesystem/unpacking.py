@@ -38,6 +38,7 @@ UNPACK = (
     + MERGE
     + CUT_OFF
     + """\
+unpacked=yes
 into=
 if [ -d "$1" ]; then into=yes; follow "$1"; home=$real; enter "$home"; else settle "$1"; fi
 hidden=$2

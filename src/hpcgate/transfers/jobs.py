@@ -145,6 +145,7 @@ if [ -e "$source" ] && [ ! -f "$source" ]; then fail "tar: $source: Not a regula
 {STAGE}
 {MERGE}
 stat -L -- "$source" "${{target%/}}/." >/dev/null || exit 2
+unpacked=yes
 follow "$target"
 home=$real
 enter "$home"

@@ -16,7 +16,7 @@ from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest, RangeNotSatisfiable, UnsupportedMediaType
 from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.conditions import ConditionResult, Conditions, Validator
-from hpcgate.filesystem.content import exactly, opened, put
+from hpcgate.filesystem.content import as_long_as_it_says, exactly, opened, put
 from hpcgate.filesystem.digests import Digests, parse_digests
 from hpcgate.filesystem.ranges import ByteRange, MultipartRanges, parse_range
 from hpcgate.gateway.gateway import Gateway
@@ -117,6 +117,11 @@ async def _answer(name: bytes, file: OpenFile, conditions: Conditions, wanted: s
     }
     if conditions.for_reading(validator) is ConditionResult.NOT_MODIFIED:
         return Answer(304, headers)
+    file = await as_long_as_it_says(file)
+    if file.attributes.size != total:
+        # What the tag was made of is not so.
+        headers = {name: value for name, value in headers.items() if name not in validator.headers}
+        total = file.attributes.size
     ranges: list[ByteRange] | None = None
     if wanted is not None and conditions.range_holds(validator):
         try:

@@ -19,6 +19,9 @@ BATCH = 64
 """Requests for links or directories under way at a time."""
 LAST_SURE = 2**31 - 1
 """The last time, Unix seconds, that is the same in 32 bits with a sign and without."""
+WRAP = 2**32
+YEAR = 31_556_952
+"""Seconds of a year."""
 # What OpenSSH's sftp-server puts into a longname before the file's name: mode, links, user, group, size, date. A name
 # of a user or a group with a blank makes it ambiguous; then it does not match.
 _LONGNAME = re.compile(rb"[-dlcbpsD?]\S{9}[ +.@]? *(?:\d+|\?) +(\S+) +(\S+) +(\d+) .{12}", re.DOTALL)
@@ -135,6 +138,9 @@ class SftpListing:
         if name in (b".", b"..") or not isinstance(name, bytes) or (not hidden and name.startswith(b".")):
             return None
         entry = _entry(prefix + name, found.attrs)
+        if isinstance(longname := found.longname, bytes) and _contradicted(longname, len(name), entry.mtime):
+            # Not what 32 bits say: `date` is to ask.
+            entry.mtime += WRAP
         if entry.uid not in view.users or entry.gid not in view.groups:
             _learn(view, found, entry)
         return entry
@@ -197,6 +203,18 @@ def _entry(name: bytes, attributes: asyncssh.SFTPAttrs) -> Entry:
         attributes.size or 0,
         attributes.mtime or 0,
     )
+
+
+def _contradicted(longname: bytes, size: int, mtime: int) -> bool:
+    """Say whether what OpenSSH puts before the file's name, of this size in bytes, is of another year than the time.
+
+    It prints the year of what is not of the last six months, and nothing where that has no four digits.
+    """
+    end = len(longname) - size
+    date = longname[end - 13 : end]
+    if date[7:8] == b" " and (year := date[8:12]).isdigit():
+        return abs(int(year) - 1970 - mtime / YEAR) > 2
+    return date[11:13] == b"  " and date[10:11].isdigit()
 
 
 def _learn(view: NodeView, found: SFTPName, entry: Entry) -> None:
