@@ -191,6 +191,20 @@ async def test_an_unreadable_directory_below_leaves_the_rest(files: RemoteFiles,
     assert set(entries) == {b"open", b"open/file", b"locked"}
 
 
+async def test_a_directory_whose_names_alone_may_be_read_is_not_empty(files: RemoteFiles, place: Place) -> None:
+    """Pkg/sftp 538, gokcehan/lf 202: one that may be read but not searched is a refusal, and below it is left out."""
+    place.run("mkdir", "-p", "outer/names", "empty")
+    place.write("outer/names/file")
+    place.write("outer/names/.hidden")
+    os.chmod(place / "outer/names", 0o444)
+    for options in ({}, {"recursive": True}, {"follow": True}):
+        with pytest.raises(PermissionDenied, match=r"^ls: cannot access '.*/names/.*': Permission denied"):
+            await files.listing(place / "outer/names", **options)
+    assert set(by_name(await files.listing(place / "outer", recursive=True))) == {b"names"}
+    assert await files.listing(place / "empty", hidden=False) == []
+    os.chmod(place / "outer/names", 0o755)
+
+
 async def test_one_file_is_named_as_given(files: RemoteFiles, place: Place) -> None:
     path = place.write("a b")
     assert [entry.name for entry in await files.listing(path)] == [path]

@@ -464,13 +464,16 @@ class Request:
         self._rows(rows)
 
     def _list(self, top, parts, prefix, rows, above, room):
+        told, refused = False, None
         for name in children(top):
             if name.startswith(b".") and not self.get("hidden"):
                 continue
             try:
                 fd, info = look(top, name)
-            except OSError:
+            except OSError as error:
+                refused = error if error.errno == errno.EACCES else refused
                 continue
+            told = True
             shown, directory, last, deeper = prefix + name, top, name, [*parts, name]
             other = None
             if stat.S_ISLNK(info.st_mode) and self.get("follow"):
@@ -499,6 +502,9 @@ class Request:
             os.close(fd)
             if other is not None:
                 os.close(other.directory)
+        if refused is not None and not told:
+            # A directory whose names alone may be read, which is not an empty one.
+            raise refused
 
     def _rows(self, rows):
         """Say entries: all of them or, where they come in parts, a line of them."""

@@ -1,6 +1,7 @@
 """Files by plain commands, for login nodes that do not offer SFTP. Each method is one command, run under sh."""
 
 import asyncio
+import errno
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 
@@ -55,6 +56,16 @@ class Framed:
         yield f"{self.word}{self.size:016d}".encode()
 
 
+def refuse_names_alone(status: int | None, stderr: bytes) -> None:
+    """See that a listing without entries is that of an empty directory.
+
+    Raises:
+        PermissionDenied: The names in the directory may be read, but nothing else of what they stand for.
+    """
+    if status and number_in(stderr_lines(stderr, "ls")) == errno.EACCES:
+        raise error_from_stderr(stderr, "ls")
+
+
 class CommandFiles:
     """`hpcgate.ssh.files.protocol.RemoteFiles` by commands of a POSIX shell and GNU coreutils."""
 
@@ -88,6 +99,8 @@ class CommandFiles:
                 entries, unknown = parse_listing(done.stdout, path)
         if unknown:
             entries += await self._links(path, unknown)
+        if not entries:
+            refuse_names_alone(done.exit_status, done.stderr)
         ListingSize(limit).add_all(entries)
         return await self._named(entries) if names else entries
 

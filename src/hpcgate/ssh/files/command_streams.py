@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from hpcgate.errors import AlreadyExists, BadAnswer, ConnectionLost, GatewayError, PathNotFound, TimedOut
 from hpcgate.ssh.commands.process import Process
-from hpcgate.ssh.files.command_files import CommandFiles, Framed, lost, ls, unwritable
+from hpcgate.ssh.files.command_files import CommandFiles, Framed, lost, ls, refuse_names_alone, unwritable
 from hpcgate.ssh.files.command_output import STAT, parse_rows, parse_stat, size_in
 from hpcgate.ssh.files.command_scripts import LIKE_OLD, OVERWRITE, REGULAR, TAKE, TRAILER
 from hpcgate.ssh.files.coreutils_errors import (
@@ -106,7 +106,7 @@ class CommandStreams(CommandFiles):
         """List, by one ``ls``, which is read while it prints."""
         argv = ls(path, hidden=hidden, recursive=recursive, follow=follow)
         prefix = rest = b""
-        empty = True
+        empty, told = True, False
         async with (
             self._starter.process(argv, stall=SYNC_PATIENCE) as process,
             aclosing(process.output()) as output,
@@ -123,10 +123,13 @@ class CommandStreams(CommandFiles):
                 if unknown:
                     entries += await self._links(path, unknown)
                 if entries:
+                    told = True
                     yield await self._named(entries) if names else entries
             # It also fails for a file below that it could not reach, having told of all others.
             if (status := await process.ended()) not in (0, 1, 2) or (status and empty):
                 raise error_from_stderr(bytes(process.stderr.content), "ls")
+            if not told:
+                refuse_names_alone(status, bytes(process.stderr.content))
 
     async def replace(
         self,

@@ -172,11 +172,15 @@ class SftpListing:
 
     async def _scan(self, path: bytes, prefix: bytes, hidden: bool, counter: ListingSize, entries: list[Entry]) -> None:
         async with aclosing(cast(AsyncGenerator[SFTPName, None], self._sftp.scandir(path))) as scan:
+            empty = True
             async for found in scan:
+                empty = False
                 entry = self.listed(found, prefix, hidden)
                 if entry is not None:
                     counter.add(len(entry.name))
                     entries.append(entry)
+        if empty:
+            raise nothing_seen()
 
     async def _followed(self, path: bytes) -> Entry | bytes:
         try:
@@ -203,6 +207,14 @@ def _entry(name: bytes, attributes: asyncssh.SFTPAttrs) -> Entry:
         attributes.size or 0,
         attributes.mtime or 0,
     )
+
+
+def nothing_seen() -> asyncssh.SFTPError:
+    """Return the error of a directory without even itself and that above it.
+
+    OpenSSH leaves out what it may not look at: that is a directory whose names alone may be read, and not an empty one.
+    """
+    return asyncssh.SFTPPermissionDenied("nothing may be looked at")
 
 
 def _contradicted(longname: bytes, size: int, mtime: int) -> bool:

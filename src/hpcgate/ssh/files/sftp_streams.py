@@ -21,6 +21,7 @@ from hpcgate.ssh.files.protocol import PRIVATE, Entry, Replacing, temporary_name
 from hpcgate.ssh.files.sftp_bulk import BulkSftp
 from hpcgate.ssh.files.sftp_bulk_content import BulkContent, Opened, Writer
 from hpcgate.ssh.files.sftp_files import SftpFiles
+from hpcgate.ssh.files.sftp_listing import nothing_seen
 from hpcgate.ssh.files.sftp_requests import CLEANING
 from hpcgate.ssh.files.sftp_targets import adopted
 from hpcgate.ssh.files.streams import SYNC_PATIENCE, OpenFile, Ready, StreamRunner
@@ -99,14 +100,17 @@ class SftpStreams(SftpFiles):
             itself = await self._listing.entry(path)
             async with aclosing(cast(AsyncGenerator[SFTPName], self._sftp.scandir(path))) as found:
                 part = [itself]
+                seen: list[SFTPName] = []
                 if itself.is_directory:
-                    part = await self._ask(self._some, found, hidden)
+                    part = await self._ask(self._some, found, hidden, seen)
+                    if not seen:
+                        raise nothing_seen()
                 while part:
                     await self._listing.complete(path, 0, part if itself.is_directory else [], False)
                     await self._listing.date(path, part, False)
                     begun = True
                     yield await self._listing.named(part) if names else part
-                    part = await self._ask(self._some, found, hidden) if itself.is_directory else []
+                    part = await self._ask(self._some, found, hidden, seen) if itself.is_directory else []
                 return
         except asyncssh.SFTPError as error:
             self._requests.check(error, path)
@@ -117,10 +121,12 @@ class SftpStreams(SftpFiles):
             async for part in by_command:
                 yield part
 
-    async def _some(self, found: AsyncGenerator[SFTPName], hidden: bool) -> list[Entry]:
-        """Return the next entries of a directory, none at its end."""
+    async def _some(self, found: AsyncGenerator[SFTPName], hidden: bool, seen: list[SFTPName]) -> list[Entry]:
+        """Return the next entries of a directory, none at its end, and tell of the first that was seen at all."""
         entries: list[Entry] = []
         while len(entries) < _PART and (one := await anext(found, None)) is not None:
+            if not seen:
+                seen.append(one)
             entry = self._listing.listed(one, b"", hidden)
             if entry is not None:
                 entries.append(entry)
