@@ -21,7 +21,7 @@ import pytest
 
 from hpcgate.auth.policy import Grant
 from hpcgate.demo.packages import ensure_installed
-from hpcgate.errors import BadRequest, GatewayError
+from hpcgate.errors import BadRequest, GatewayError, PermissionDenied
 from hpcgate.filesystem.base import Limits
 from hpcgate.filesystem.beneath import Confined
 from hpcgate.filesystem.extract import Extract
@@ -110,7 +110,8 @@ async def job(session: Session, place: Place, archive: bytes) -> None:
     finally:
         os.unlink(source)
     if done.returncode:
-        raise BadRequest(done.stderr.decode())
+        kind = PermissionDenied if b"Permission denied" in done.stderr else BadRequest
+        raise kind(done.stderr.decode())
 
 
 UNPACKING: dict[str, Callable[[Session, Place, bytes], Awaitable[None]]] = {
@@ -287,3 +288,15 @@ async def test_archives_at_fault_are_refused_as_such(session: Session, place: Pl
         assert caught.value.status in (400, 403), (name, caught.value.message)
         assert how == "extract" or here.names() == [], name
         assert not list(here.path.rglob(".hpcgate-*"))
+
+
+@EVERY_WAY
+async def test_a_directory_that_takes_nothing_is_named_itself(session: Session, place: Place, how: str) -> None:
+    """Not by the name of what was to be made in it."""
+    here = place.inside("closed")
+    os.chmod(here.path, 0o555)
+    with pytest.raises(PermissionDenied) as caught:
+        await UNPACKING[how](session, here, packed(member("f", b"x")))
+    # What a job says is in its log, where all that the tools said is.
+    assert how == "job" or ".hpcgate-" not in caught.value.message
+    assert how == "job" or str(here.path) in caught.value.message

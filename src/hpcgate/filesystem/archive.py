@@ -5,6 +5,7 @@ import re
 
 from hpcgate.errors import BadRequest, GatewayError
 from hpcgate.ssh.files.coreutils_errors import (
+    HIDDEN,
     NOT_REGULAR,
     by_name,
     error_from_stderr,
@@ -26,11 +27,17 @@ _NOISE = (
 
 # The archive is there, and so is the directory: what is not there is what the archive says of itself.
 _NO_LINK = re.compile(r"^tar: .*: Cannot hard link to .*: No such file or directory$", re.MULTILINE)
+_OWN_DIRECTORY = f"mkdir: cannot create directory \u2018./{HIDDEN}"
 _CUT_SHORT = re.compile(r"Wrote only \d+ of \d+ bytes$")
 
 
 def archive_error(
-    done: Completed, path: bytes, otherwise: type[GatewayError], *, temporary: bytes | None = None
+    done: Completed,
+    path: bytes,
+    otherwise: type[GatewayError],
+    *,
+    temporary: bytes | None = None,
+    into: bytes | None = None,
 ) -> GatewayError:
     """Return the error that a failed tar tells of, in its own words and those of its compressor.
 
@@ -39,6 +46,7 @@ def archive_error(
         path: Of the archive.
         otherwise: The class of an error that is not an errno value.
         temporary: The name that the archive has until it is whole.
+        into: The directory that it is unpacked into, in which it has a hidden one of its own until then.
     """
     text = by_name(done.stderr.decode("utf-8", "replace").replace("tar (child): ", "tar: "))
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith(_NOISE)]
@@ -51,6 +59,8 @@ def archive_error(
     if temporary is not None:
         of_target = re.compile(f"{re.escape(temporary.decode())}|/dev/fd/4|^mv: ")
         lines = [_opening(line, path) if of_target.search(line) else line for line in lines]
+    if into is not None:
+        lines = [_opening(line, into) if line.startswith(_OWN_DIRECTORY) else line for line in lines]
     words = "\n".join(lines[:8]) or text.strip() or "tar: failed"
     if lines and _NO_LINK.match(lines[0]):
         return BadRequest(words)

@@ -83,4 +83,4 @@ class Extract(Operation):
         words: list[bytes | str] = [source, wanted.target_path, wanted.compression.option, temporary_name()]
         done = await session.run(["sh", "-c", SCRIPT, "tar", *words])
         if not done.ok:
-            raise untrusted(done.stderr) or archive_error(done, source, BadRequest)
+            raise untrusted(done.stderr) or archive_error(done, source, BadRequest, into=wanted.target_path)

@@ -198,7 +198,7 @@ async def unpack(session: Session, path: bytes, content: AsyncIterable[bytes], *
             pass
         if await process.ended() != 0:
             done = Completed(tuple(argv), 1, b"", bytes(process.stderr.content))
-            raise archive_error(done, path, BadRequest)
+            raise archive_error(done, path, BadRequest, into=path)
     return created
 
 
