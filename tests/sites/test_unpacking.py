@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import grp
+import gzip
 import io
 import os
 import subprocess
 import tarfile
+import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -80,6 +82,10 @@ async def blocks(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
+def compression(archive: bytes) -> Literal["none", "gzip"]:
+    return "gzip" if archive.startswith((b"\x1f\x8b", b"PK")) else "none"
+
+
 async def put(session: Session, place: Place, archive: bytes) -> None:
     await unpack(session, os.fsencode(place.path), blocks(archive), limit=None)
 
@@ -88,7 +94,7 @@ async def extract(session: Session, place: Place, archive: bytes) -> None:
     # Beside the directory, which is to hold nothing else.
     source = os.fsencode(place.path) + b".tar"
     Path(os.fsdecode(source)).write_bytes(archive)
-    given = {"path": os.fsdecode(source), "targetPath": str(place.path), "compression": "none"}
+    given = {"path": os.fsdecode(source), "targetPath": str(place.path), "compression": compression(archive)}
     try:
         await Extract(Extract.Parameters.model_validate(given), Limits(1024 * 1024)).run(session)
     finally:
@@ -99,7 +105,7 @@ async def job(session: Session, place: Place, archive: bytes) -> None:
     """By the script of a transfer job, run as the user."""
     source = f"{place.path}.tar"
     Path(source).write_bytes(archive)
-    script = jobs.extract(source, str(place.path), compression="none")
+    script = jobs.extract(source, str(place.path), compression=compression(archive))
     text = job_script((), script.values, script.body).encode()
     groups = [grp.getgrnam(name).gr_gid for name in place.user.groups]
     try:
@@ -300,3 +306,36 @@ async def test_a_directory_that_takes_nothing_is_named_itself(session: Session, 
     # What a job says is in its log, where all that the tools said is.
     assert how == "job" or ".hpcgate-" not in caught.value.message
     assert how == "job" or str(here.path) in caught.value.message
+
+
+def zipped(*names: str) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    return made.getvalue()
+
+
+NO_ARCHIVES = {
+    "nothing": b"",
+    "nothing, compressed": gzip.compress(b""),
+    "a few words": b"hello\n",
+    "a few words, compressed": gzip.compress(b"hello\n"),  # libarchive/libarchive 444
+    "many words, compressed": gzip.compress(b"hello\n" * 1000),
+    "a zip archive": zipped("f"),
+    "a zip archive with a directory": zipped("d/", "d/f"),
+    "an archive that is cut": packed(member("f", b"x" * 2000))[:1024],
+}
+
+
+@EVERY_WAY
+async def test_what_is_no_archive_is_not_taken_for_an_empty_one(session: Session, place: Place, how: str) -> None:
+    for name, content in NO_ARCHIVES.items():
+        here = place.inside(name)
+        with pytest.raises(GatewayError) as caught:
+            await UNPACKING[how](session, here, content)
+        assert caught.value.status == 400, (name, caught.value.message)
+        assert here.names() == [], name
+    here = place.inside("an empty archive")
+    await UNPACKING[how](session, here, gzip.compress(packed()))
+    assert here.names() == []

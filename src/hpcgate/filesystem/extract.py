@@ -11,6 +11,7 @@ from hpcgate.ssh.files.command_scripts import REGULAR
 from hpcgate.ssh.files.footing import OWN, untrusted
 from hpcgate.ssh.files.merging import MERGE
 from hpcgate.ssh.files.protocol import temporary_name
+from hpcgate.ssh.files.tar_scripts import CAME
 from hpcgate.ssh.session import Session
 
 # $1 the archive, $2 the directory, $3 how it is compressed, $4 the name of a hidden directory: there it is unpacked,
@@ -20,6 +21,7 @@ SCRIPT = (
     REGULAR
     + OWN
     + MERGE
+    + CAME
     + CUT_OFF
     + """\
 for p in "$1" "${2%/}/."; do
@@ -45,6 +47,7 @@ clear_up() {
 umask u=rwx
 mkdir ./new || exit 2
 tar -x --no-unquote $3 --force-local -f "$1" -C ./new & wait "$!" || exit 2
+came "$1" "$3" || exit
 (exec 5<./new && enter "$home" && merge "$home") & wait "$!" || exit 2
 """
 )

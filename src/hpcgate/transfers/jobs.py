@@ -14,7 +14,7 @@ from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, NotSupported
 from hpcgate.ssh.files.command_scripts import ADOPT, OVERWRITING, STAYS
 from hpcgate.ssh.files.merging import MERGE
-from hpcgate.ssh.files.tar_scripts import PACK
+from hpcgate.ssh.files.tar_scripts import CAME, PACK
 from hpcgate.transfers.base import BatchJob, JobLogs, Script, Submit, TransferJob
 from hpcgate.transfers.memo import written
 from hpcgate.transfers.script import STAGE, directives_for, job_script
@@ -144,6 +144,7 @@ _EXTRACT = f"""\
 if [ -e "$source" ] && [ ! -f "$source" ]; then fail "tar: $source: Not a regular file" 2; fi
 {STAGE}
 {MERGE}
+{CAME}
 stat -L -- "$source" "${{target%/}}/." >/dev/null || exit 2
 unpacked=yes
 follow "$target"
@@ -154,6 +155,7 @@ stage
 umask u=rwx
 mkdir ./new || exit
 tar -x --no-unquote $option --force-local -f "$source" -C ./new </dev/null || exit
+came "$source" "$option" || exit
 (exec 5<./new && enter "$home" && merge "$home") || exit
 echo 'Files were successfully extracted.'
 """

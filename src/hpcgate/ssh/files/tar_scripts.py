@@ -1,4 +1,4 @@
-"""How our shell scripts make tar archives, on the login node and in jobs alike."""
+"""How our shell scripts make tar archives and look at them, on the login node and in jobs alike."""
 
 PACK = """\
 verbatim=--verbatim-files-from
@@ -23,4 +23,24 @@ Names reach tar by --null and --verbatim-files-from, as on its command line it t
 1.29 it has only --no-unquote for that, and may take a name that begins with a dash for an option. tar's status 1 says
 that a file changed while it was read: no failure, and its words are passed on, unless the file became shorter, for then
 tar fills it up with zeros.
+"""
+
+CAME = """\
+came() {
+  [ -z "$(ls -A ./new)" ] || return 0
+  case $2 in
+    -z) with='gzip -dc' ;;
+    -j) with='bzip2 -dc' ;;
+    -J) with='xz -dc' ;;
+    *) with=cat ;;
+  esac
+  [ "$($with <"$1" 2>/dev/null | head -c 512 | wc -c)" -eq 512 ] && return
+  echo 'tar: This does not look like a tar archive' >&2
+  return 2
+}
+"""
+"""``came ARCHIVE OPTION`` says, where nothing of an archive is in ``./new``, that it is none, unless it is empty.
+
+One that is empty begins with a block of zeros. tar takes less than a block from a compressor for an empty archive, and
+gzip unpacks the first member of a zip archive, which often is a directory and has no content.
 """
