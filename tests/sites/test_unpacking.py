@@ -200,11 +200,12 @@ def set_up(place: Place, name: str, into: Into) -> Place:
 
 def rights(place: Place) -> dict[str, str]:
     """Return owner, group, mode and access control lists of all that is in it."""
+    done = subprocess.run(["getfacl", "-RPnE", "."], cwd=place.path, check=True, capture_output=True, text=True)
     found = {}
-    for path in sorted(place.path.rglob("*")):
-        if not path.is_symlink():
-            done = subprocess.run(["getfacl", "-npE", "--", path], check=True, capture_output=True, text=True)
-            found[str(path.relative_to(place.path))] = f"{path.stat().st_mode:o}\n" + done.stdout.partition("\n")[2]
+    for text in filter(None, done.stdout.split("\n\n")):
+        name, _, told = text.removeprefix("# file: ").partition("\n")
+        found[name] = told
+    del found["."]
     return found
 
 
