@@ -1,7 +1,6 @@
 """Tokens, good and bad."""
 
 import asyncio
-import hashlib
 import hmac
 import json
 import logging
@@ -686,11 +685,23 @@ async def test_long_tokens_are_remembered_up_to_a_size_in_all(
     assert "3 tokens" in repr(verify)
 
 
-async def test_tokens_are_remembered_by_their_hash_alone(verifier: Verifier) -> None:
+async def test_the_text_of_a_token_is_kept_once(verifier: Verifier) -> None:
+    """A principal has its token, for the services that are shown it: nothing else is to keep another copy."""
+    verify = await verifier()
+    text = token()
+    for _ in range(3):
+        await verify.principal("".join(text))
+    [(key, entry)] = verify._verified.items()
+    assert key is entry.principal.token
+
+
+async def test_a_token_is_found_by_all_of_its_text(verifier: Verifier) -> None:
     verify = await verifier()
     text = token()
     await verify.principal(text)
-    assert list(verify._verified) == [hashlib.sha256(text.encode()).digest()]
+    assert verify.remembered(text) is not None
+    for other in (text[:-1], text + "A", text[:-1] + ("A" if text[-1] != "A" else "B"), text.swapcase(), ""):
+        assert verify.remembered(other) is None
 
 
 async def test_no_token_is_in_any_log(

@@ -47,9 +47,14 @@ class LocalNames:
         self._reading = Flights[Path, "tuple[tuple[int, ...], str] | None"]("names", OSError, ValueError)
         self.version = 0
 
+    @property
+    def due(self) -> bool:
+        """Whether `refresh` would look at the file."""
+        return self._file is not None and time.monotonic() >= self._next_look
+
     async def refresh(self) -> None:
         """Take in the file if it has changed, looking once in `LOOK` seconds. One that is no good changes nothing."""
-        if self._file is None or time.monotonic() < self._next_look:
+        if self._file is None or not self.due:
             return
         async with self._lock:
             if time.monotonic() < self._next_look:

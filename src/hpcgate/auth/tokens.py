@@ -71,8 +71,9 @@ class _Verified:
 class TokenVerifier:
     """Turns bearer tokens into principals.
 
-    Verified tokens are remembered by their SHA-256 until they expire, and forgotten as soon as the key that signed them
-    is no longer published.
+    Verified tokens are remembered until they expire, and forgotten as soon as the key that signed them is no longer
+    published. They are found by their text, which a principal holds anyway: a digest, made twice a request, would take
+    longer than all else that is done to find them.
     """
 
     def __init__(self, settings: OidcSettings, jwks: Jwks, longest: int) -> None:
@@ -93,7 +94,7 @@ class TokenVerifier:
         self._types = frozenset(map(_media_type, settings.token_types))
         self._names = LocalNames(settings)
         self._introspection = None if settings.introspection is None else Introspection(settings.introspection)
-        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._verified: OrderedDict[str, _Verified] = OrderedDict()
         self._text = 0
         self._asked: OrderedDict[bytes, str] = OrderedDict()
 
@@ -109,7 +110,8 @@ class TokenVerifier:
             Forbidden: It is genuine, but its user name is not served or a required scope is missing.
             Unavailable: The IdP's keys have not been loaded yet, or it cannot be asked about the token.
         """
-        await self._names.refresh()
+        if self._names.due:
+            await self._names.refresh()
         known = self.remembered(token)
         if known is not None:
             return known
@@ -196,34 +198,35 @@ class TokenVerifier:
         Raises:
             Unauthenticated: The token is too long or no ASCII, or has expired since.
         """
-        self._check_text(token)
-        digest = sha256(token.encode()).digest()
-        entry = self._verified.get(digest)
+        entry = self._verified.get(token)
         if entry is None:
+            self._check_text(token)
             return None
         if entry.key not in self._jwks.identities or entry.names != self._names.version:
-            self._forget(digest)
+            self._forget(token)
             return None
         now = time.time()
         if now >= entry.refused_from:
-            self._forget(digest)
+            self._forget(token)
             self._check_expiry(entry.expires_at, now)
-        self._verified.move_to_end(digest)
+        self._verified.move_to_end(token)
         return entry.principal
 
     def _remember(self, token: str, principal: Principal, key: VerificationKey, expires_at: float) -> None:
         ttl = self._settings.min_token_ttl
         refused_from = expires_at - ttl if ttl else expires_at + self._settings.leeway
-        digest = sha256(token.encode()).digest()
-        if digest in self._verified:
-            self._forget(digest)
-        self._verified[digest] = _Verified(principal, key.identity, self._names.version, expires_at, refused_from)
+        if token in self._verified:
+            self._forget(token)
+        # The principal's own text: another would be kept beside it.
+        self._verified[principal.token] = _Verified(
+            principal, key.identity, self._names.version, expires_at, refused_from
+        )
         self._text += len(token)
         while len(self._verified) > MAX_CACHED or self._text > MAX_CACHED_TEXT:
             self._forget(next(iter(self._verified)))
 
-    def _forget(self, digest: bytes) -> None:
-        self._text -= len(self._verified.pop(digest).principal.token)
+    def _forget(self, token: str) -> None:
+        self._text -= len(self._verified.pop(token).principal.token)
 
     async def _key(self, jws: _Jws) -> VerificationKey:
         key = self._verifying_key(jws)
