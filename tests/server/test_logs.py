@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -220,6 +221,22 @@ def test_a_line_of_the_access_log_is_what_the_processors_make(fields: dict[str, 
     assert plain[0] == expected[0]
     assert abs(datetime.fromisoformat(expected[2][:-2]) - datetime.fromisoformat(plain[2][:-2])) < timedelta(minutes=1)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\"}", plain[2])
+
+
+@given(
+    st.fixed_dictionaries(
+        {name: st.text(st.characters()) for name in ("method", "path", "request_id", "correlation_id")}
+        | {name: st.none() | st.text(st.characters()) for name in ("user", "client")}
+        | {"status": st.integers(100, 599) | st.sampled_from(HTTPStatus), "seconds": st.floats(0, 1e6)}
+    )
+)
+def test_the_line_of_a_request_is_what_the_processors_make(fields: dict[str, Any]) -> None:
+    lines: list[str] = []
+    PlainLines(lines.append).request(**fields)
+    slow = structlog.wrap_logger(SimpleNamespace(info=lines.append), [add_log_level, *_RENDERERS["json"]])
+    order = ("method", "path", "status", "seconds", "user", "client", "request_id", "correlation_id")
+    slow.info("http.request", **{name: fields[name] for name in order})
+    assert lines[0].rpartition(', "timestamp": "')[0] + "}" == lines[1]
 
 
 @pytest.mark.parametrize(("level", "there"), [("debug", True), ("info", True), ("warning", False)])

@@ -19,6 +19,24 @@ trace_log = structlog.get_logger("f7t_v2_tracing_log")
 audit_log = structlog.get_logger("hpcgate.audit")
 
 
+class AccessLog:
+    """A logger that makes the access lines by itself, as `RequestLines` would have them but at less of a cost."""
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        seconds: float,
+        user: str | None,
+        client: str | None,
+        request_id: str,
+        correlation_id: str,
+    ) -> None:
+        """Write the line of one request."""
+        raise NotImplementedError
+
+
 @dataclass(slots=True)
 class Ended:
     """A request that has ended. Not frozen, which takes ten times as long to make.
@@ -80,17 +98,33 @@ class RequestLines:
         scope = ended.scope
         state = scope["state"]
         if self._access:
-            log.info(
-                "http.request",
-                method=scope["method"],
-                path=scope["path"],
-                status=ended.status,
-                seconds=round(ended.seconds * 1e6) / 1e6,
-                user=state["username"],
-                client=scope["client"][0] if scope.get("client") else None,
-                request_id=notes.request_id,
-                correlation_id=notes.correlation_id,
-            )
+            seconds = round(ended.seconds * 1e6) / 1e6
+            client = scope["client"][0] if scope.get("client") else None
+            # What the logger's own methods are found by, in one call instead of three.
+            to = log.bind()
+            if isinstance(to, AccessLog):
+                to.request(
+                    scope["method"],
+                    scope["path"],
+                    ended.status,
+                    seconds,
+                    state["username"],
+                    client,
+                    notes.request_id,
+                    notes.correlation_id,
+                )
+            else:
+                to.info(
+                    "http.request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=ended.status,
+                    seconds=seconds,
+                    user=state["username"],
+                    client=client,
+                    request_id=notes.request_id,
+                    correlation_id=notes.correlation_id,
+                )
         if self._tracing:
             trace_log.info("http.trace", **self._trace(notes, ended))
         if notes.operation is not None:

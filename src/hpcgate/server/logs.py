@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from json.encoder import encode_basestring_ascii
+from json.encoder import encode_basestring_ascii as _text
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO, cast
@@ -26,6 +26,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import LoggerSettings
 from hpcgate.config.audit import STDOUT, AuditSettings
 from hpcgate.credentials.base import KEYS, Credential
+from hpcgate.http.request_log import AccessLog
 from hpcgate.telemetry import journal
 from hpcgate.telemetry.audit import AuditFile, AuditLogger
 from hpcgate.telemetry.containment import FAULTS
@@ -205,8 +206,8 @@ class AccessLines:
         self.info = lines.msg
 
 
-class PlainLines:
-    """Makes the lines of the access log, which are all alike, as the processors would in a third of their time.
+class PlainLines(AccessLog):
+    """Makes the lines of the access log, which are all alike, as the processors would in a sixth of their time.
 
     Args:
         write: Where they go.
@@ -217,11 +218,31 @@ class PlainLines:
         self._second = 0
         self._until_second = ""
 
+    def request(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        seconds: float,
+        user: str | None,
+        client: str | None,
+        request_id: str,
+        correlation_id: str,
+    ) -> None:
+        """Write the line of one request."""
+        who = "null" if user is None else _text(user)
+        where = "null" if client is None else _text(client)
+        self._write(
+            f'{{"method": {_text(method)}, "path": {_text(path)}, "status": {status:d}, "seconds": {seconds!r}, '
+            f'"user": {who}, "client": {where}, "request_id": {_text(request_id)}, '
+            f'"correlation_id": {_text(correlation_id)}, "event": "http.request", "level": "info", '
+            f'"timestamp": "{self._timestamp()}"}}'
+        )
+
     def info(self, event: str, **fields: Any) -> None:
-        """Write a line."""
+        """Write any other line."""
         values = [
-            f'"{name}": {encode_basestring_ascii(value) if type(value) is str else _plain(value)}, '
-            for name, value in fields.items()
+            f'"{name}": {_text(value) if type(value) is str else _plain(value)}, ' for name, value in fields.items()
         ]
         end = f'"event": {_plain(event)}, "level": "info", "timestamp": "{self._timestamp()}"}}'
         self._write(f"{{{''.join(values)}{end}")
@@ -237,7 +258,7 @@ def _plain(value: Any) -> str:
     """Return a value of the access log as JSON."""
     kind = type(value)
     if kind is str:
-        return encode_basestring_ascii(value)
+        return _text(value)
     if kind is int or (kind is float and math.isfinite(value)):
         return repr(value)
     return "null" if value is None else _encode(value)

@@ -70,7 +70,8 @@ class Writer(Generic[T]):
         self._lines: deque[tuple[T, int]] = deque()
         self._bytes = 0
         # Reentrant: a collected object may log while its thread is in here.
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._rests = False
         self._over = False
@@ -95,7 +96,8 @@ class Writer(Generic[T]):
             line: The line.
             size: Its bytes, about.
         """
-        with self._changed:
+        # Which is the condition's: to enter that takes two calls more.
+        with self._lock:
             if len(self._lines) >= self._most_lines or self._bytes + size > self._most_bytes:
                 self.dropped += 1
                 return
