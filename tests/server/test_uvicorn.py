@@ -51,6 +51,7 @@ TABLE: dict[type, tuple[type, set[str]]] = {
             "resume_writing",
             "server_state",
             "tasks",
+            "timeout_keep_alive",
             "timeout_keep_alive_handler",
             "timeout_keep_alive_task",
             "transport",

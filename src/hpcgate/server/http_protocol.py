@@ -239,6 +239,8 @@ class Http(HttpToolsProtocol):
     _last_words = b""
     _active: RequestResponseCycle | None = None
     _linger_timer: asyncio.TimerHandle | None = None
+    _rests_since: float | None = None
+    """Since when no request is under way, in seconds of the loop's clock; None while one is."""
     _head_timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
     _unsent = 0
@@ -264,8 +266,8 @@ class Http(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._wait_no_more()
-        # After a reset uvicorn leaves it running.
         self._unset_keepalive_if_required()
+        self._stop_rest_timer()
         super().connection_lost(exc)
         # uvicorn tells the request that came last; others may be before it.
         for cycle in (self.cycle, self._active, *(cycle for cycle, _ in self.pipeline)):
@@ -433,10 +435,11 @@ class Http(HttpToolsProtocol):
         most = self.settings.max_header_size
         if self._much and len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > most:
             raise _Refused(self._too_long())
-        refused = refusal(self.parser.get_http_version(), self.url, self.headers)
+        version = self.parser.get_http_version()
+        refused = refusal(version, self.url, self.headers)
         if refused is not None:
             raise _Refused(refused)
-        if not self._is_plain():
+        if not self._is_plain(version):
             raise _Refused(LINE)
         if len(self.pipeline) >= MAX_PIPELINED:
             raise _Refused(PIPELINED)
@@ -453,7 +456,7 @@ class Http(HttpToolsProtocol):
         self._chunked = body and not any(name == b"content-length" for name, _ in self.headers)
         if self._chunked:
             self._at = None
-        if not body or self.parser.get_http_version() == "1.0":
+        if not body or version == "1.0":
             # RFC 9110, section 10.1.1: then nobody waits for it.
             self.cycle.waiting_for_100_continue = False
         if self.stopping or self.parser.should_upgrade():
@@ -470,13 +473,13 @@ class Http(HttpToolsProtocol):
             self._lined = b"\n" in self._line.lstrip(b"\r\n")
         self._end = (self._end + self._block)[-3:]
 
-    def _is_plain(self) -> bool:
+    def _is_plain(self, version: str) -> bool:
         """Say whether the first line of the head that is whole now was what the parser has read in it.
 
         It reads two blanks as one, and the names of other protocols as HTTP's.
         """
         block, at = self._block, self._at
-        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version.encode())
         if self._end:
             # The line that ends the head begins three bytes before the block at most.
             plain = (self._line + block[: len(line)]).lstrip(b"\r\n").startswith(line)
@@ -521,6 +524,7 @@ class Http(HttpToolsProtocol):
             return
         if self._send_timer is not None:
             self._send_timer.cancel()
+        self._stop_rest_timer()
         self.handle_websocket_upgrade()
         if rest:
             cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
@@ -544,11 +548,14 @@ class Http(HttpToolsProtocol):
 
     @contained("http.response_complete")
     def on_response_complete(self) -> None:
-        """An answer is out: somebody else may be let in."""
-        super().on_response_complete()
-        if self._linger_timer is not None:
-            # It has come to an end, and does not rest.
-            self._unset_keepalive_if_required()
+        """An answer is out: somebody else may be let in. As uvicorn's, but for the timer of a connection at rest."""
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            elif self._linger_timer is None:
+                self._rest()
         if self.pipeline and not self.transport.is_closing():
             # Enough is here already.
             self.flow.pause_reading()
@@ -580,7 +587,9 @@ class Http(HttpToolsProtocol):
         if not admission.must_wait(asker, len(self.tasks)):
             self._serve(cycle, app, asker)
             return
-        size = sum(len(value) for _, value in headers)
+        size = 0
+        for _, value in headers:
+            size += len(value)
         left = self._left
         since, came = (admission.now, time.monotonic()) if left is None else (left.since, left.came)
         self._waiting = caller = _Caller(self, cycle, app, asker, size, since, came)
@@ -727,18 +736,47 @@ class Http(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
 
+    def _stop_rest_timer(self) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+
     @contained("http.head_late")
     def _head_is_late(self) -> None:
         self._head_timer = self.loop.call_later(_GLANCE, self._head_is_missing)
 
+    def _unset_keepalive_if_required(self) -> None:
+        """The connection does not rest any more. Its timer goes on, and finds that when it is over."""
+        self._rests_since = None
+
+    def _rest(self) -> None:
+        """The connection rests from now on. A timer of its own each time would cost as much as the answer's head."""
+        self._rests_since = now = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_at(
+                now + self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
     @contained("http.rest_over")
     def timeout_keep_alive_handler(self) -> None:
         """The connection has rested for long enough, unless something has come meanwhile."""
-        self.timeout_keep_alive_task = self.loop.call_later(_GLANCE, self._end_rest)
+        self.timeout_keep_alive_task = None
+        since = self._rests_since
+        if since is None:
+            return
+        due = since + self.timeout_keep_alive
+        if self.loop.time() < due:
+            self.timeout_keep_alive_task = self.loop.call_at(due, self.timeout_keep_alive_handler)
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(_GLANCE, self._end_rest, since)
 
     @contained("http.rest_over")
-    def _end_rest(self) -> None:
-        super().timeout_keep_alive_handler()
+    def _end_rest(self, since: float) -> None:
+        self.timeout_keep_alive_task = None
+        if self._rests_since == since:
+            super().timeout_keep_alive_handler()
+        elif self._rests_since is not None:
+            self.timeout_keep_alive_handler()
 
     @contained("http.head_late")
     def _head_is_missing(self) -> None:
