@@ -1,9 +1,9 @@
 """Commands on a login node: what a session gives to those that it is built of."""
 
 import struct
-from collections.abc import AsyncIterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Final, Protocol
 
 from hpcgate.errors import BadAnswer
@@ -24,17 +24,25 @@ SENSELESS: Final = (
 """What parsers raise for what they cannot read; UnicodeError, JSONDecodeError and asyncssh's PacketDecodeError too."""
 
 
-@contextmanager
-def understanding(tool: str) -> Iterator[None]:
-    """Have what a program on the login node has written parsed within: the program may be the user's own doing.
+class understanding:
+    """A context in which what a program on the login node has written is parsed: it may be the user's own doing.
 
-    Raises:
-        BadAnswer: It cannot be parsed.
+    It raises `BadAnswer` where that cannot be parsed. A context manager by generator would cost several times as much.
     """
-    try:
-        yield
-    except SENSELESS as error:
-        raise BadAnswer(f"{tool}: the login node's answer makes no sense") from error
+
+    __slots__ = ("_tool",)
+
+    def __init__(self, tool: str) -> None:
+        self._tool = tool
+
+    def __enter__(self) -> None:
+        """Nothing to be done."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, SENSELESS):
+            raise BadAnswer(f"{self._tool}: the login node's answer makes no sense") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ class Helper:
         answer = await self._ask((b"S" if follow else b"L") + path)
         if answer is None:
             return None
-        if _ERRNO.fullmatch(answer):
+        if answer.startswith(b"E") and _ERRNO.fullmatch(answer):
             raise failure(f"stat: cannot statx {quote(path)}", int(answer[1:]))
         try:
             with understanding("perl"):
