@@ -1,5 +1,6 @@
 """What comes before every route: who asks, and whether for a system that they may use. The door asks it, once."""
 
+from collections.abc import Awaitable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from starlette.requests import HTTPConnection
 from hpcgate.api.terms import PROTECTED, Terms
 from hpcgate.auth import Principal
 from hpcgate.auth.api_keys import HEADER
+from hpcgate.auth.authorizer import Everyone
 from hpcgate.auth.policy import FREE, Grant, Question
 from hpcgate.auth.tokens import bearer
 from hpcgate.errors import Denied, Forbidden, GatewayError, Unauthenticated, Unavailable
@@ -43,7 +45,12 @@ async def authenticate(request: HTTPConnection, terms: Terms) -> Principal:
     state = request.scope["state"]
     opened = gateway(request)
     try:
-        verified = await _verified(request, opened)
+        authorization = _authorization(request)
+        keys = opened.api_keys if authorization is None else None
+        if keys is not None and (key := request.headers.get(HEADER)) is not None:
+            verified = keys.principal(key, _source(request))
+        else:
+            verified = await opened.tokens.principal(bearer(authorization))
     except GatewayError as error:
         opened.telemetry.token(_outcome(error, request))
         raise
@@ -53,15 +60,6 @@ async def authenticate(request: HTTPConnection, terms: Terms) -> Principal:
         state["rate_headers"] = {}
         state["rate_headers"] = await opened.rates.take(verified, terms.group)
     return verified.asking(state["request_id"], state["correlation_id"])
-
-
-async def _verified(request: HTTPConnection, opened: Gateway) -> Principal:
-    authorization = _authorization(request)
-    if opened.api_keys is not None and authorization is None:
-        key = request.headers.get(HEADER)
-        if key is not None:
-            return opened.api_keys.principal(key, _source(request))
-    return await opened.tokens.principal(bearer(authorization))
 
 
 def _authorization(request: HTTPConnection) -> str | None:
@@ -105,10 +103,13 @@ class Access:
         streams = gateway(self.request).streams
         return streams.hold(kind, self.principal.username, self.system.name, endless=endless)
 
-    async def perform(self, operation: Operation) -> Any:
+    def perform(self, operation: Operation) -> Awaitable[Any]:
         """Run an operation as the user, beneath the paths of the policy's rule where it has any."""
         if self.grant.paths is None:
-            return await self.system.perform(self.principal, operation)
+            return self.system.perform(self.principal, operation)
+        return self._perform_beneath(operation)
+
+    async def _perform_beneath(self, operation: Operation) -> Any:
         try:
             with naming(operation):
                 return await self.pool.perform(self.principal, operation.run, retry=not operation.writes)
@@ -202,7 +203,10 @@ async def enter(request: HTTPConnection, terms: Terms, principal: Principal, sys
     if notes is not None and notes.paths is not None:
         _require_record(terms, notes)
         _begin_record(request, terms, notes, principal)
-    grant = await _authorize(request, terms, opened, principal, system.name)
+    if type(opened.authorizer) is Everyone and opened.policy.free:
+        grant = FREE  # there is nobody to ask
+    else:
+        grant = await _authorize(request, terms, opened, principal, system.name)
     system.calendar.check()
     if not system.board.well:
         system.board.require(terms.services(scheduler_by_ssh=system.scheduler_by_ssh))

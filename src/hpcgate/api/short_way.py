@@ -15,7 +15,7 @@ from hpcgate.api import errors
 from hpcgate.api.fast_path import Found
 from hpcgate.api.routing import SAID_AT_ONCE, Door
 from hpcgate.http.disconnect import CLIENT_GONE, Presence
-from hpcgate.http.envelope import WHOLE, Envelope, Enveloped
+from hpcgate.http.envelope import WHOLE, Envelope
 from hpcgate.http.heads import may_be_odd
 from hpcgate.http.metrics import RequestMetrics
 
@@ -53,7 +53,17 @@ class ShortWay:
         one = self._envelope.open(scope, send, asked)
         presence = Presence(scope["state"])
         try:
-            await self._answer(Request(scope, receive, one.send), one, found)
+            request = Request(scope, receive, one.send)
+            try:
+                answer = await self._door.answer(request, found)
+                if type(answer) in SAID_AT_ONCE and (sending := one.send_whole(answer)) is not None:
+                    await sending
+                else:
+                    await answer(scope, receive, one.send)
+            except Exception as error:
+                if one.status:
+                    raise  # the server cuts the answer off, so that it cannot pass for a whole one
+                await errors.answer_to(request, error)(scope, receive, one.send)
         except asyncio.CancelledError:
             if not presence.has_gone():
                 raise
@@ -62,15 +72,3 @@ class ShortWay:
             seconds = one.close()
             if self._metrics is not None:
                 self._metrics.record(scope, one.status or CLIENT_GONE, seconds, 0, one.sent)
-
-    async def _answer(self, request: Request, one: Enveloped, found: Found) -> None:
-        try:
-            answer = await self._door.answer(request, found)
-            if type(answer) in SAID_AT_ONCE and (sending := one.send_whole(answer)) is not None:
-                await sending
-            else:
-                await answer(request.scope, request.receive, one.send)
-        except Exception as error:
-            if one.status:
-                raise  # the server cuts the answer off, so that it cannot pass for a whole one
-            await errors.answer_to(request, error)(request.scope, request.receive, one.send)

@@ -71,7 +71,8 @@ class Envelope:
         self._plain = tuple(header for header in extra if header[0] != _HSTS)
         self._names = frozenset(name for name, _ in extra)
         self._app_version = app_version
-        self._lines_plain, self._lines_tls = ((_lines(headers), len(headers)) for headers in (self._plain, extra))
+        self._lines_plain, self._lines_tls = (_lines(headers) for headers in (self._plain, extra))
+        self._fit = _are_fit(self._lines_tls, len(extra))
         self.lines = RequestLines() if lines is None else lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,23 +139,23 @@ class Envelope:
             scope, notes, given: As of `headers`.
         """
         state = scope["state"]
-        if REMARKS in state or not self._names.isdisjoint(map(_NAME, given)):
+        if REMARKS in state or not self._fit or not self._names.isdisjoint(map(_NAME, given)):
             return None
-        extra, count = self._lines_tls if scope.get("scheme") == "https" else self._lines_plain
         text = (
             f"f7t-timestamp: {time.time()!r}\r\nf7t-appversion: {self._app_version}\r\n"
             f"x-request-id: {notes.request_id}\r\nx-correlation-id: {notes.correlation_id}\r\n"
         )
-        count += len(given) + 4
+        count = len(given) + 4
         if username := state["username"]:
             text += f"f7t-authusername: {username}\r\n"
             count += 1
         if rates := state.get("rate_headers"):
             text += "".join([f"{name.lower()}: {value}\r\n" for name, value in rates.items()])
             count += len(rates)
-        lines = b"".join([b"%b: %b\r\n" % header for header in given]) + text.encode("latin-1", "replace") + extra
-        # Of CR and LF there are those at the lines' ends.
-        return lines if len(lines) - len(lines.translate(None, _UNSAFE_BYTES)) == 2 * count else None
+        lines = b"".join(map(_LINE, given)) + text.encode("latin-1", "replace")
+        if not _are_fit(lines, count):
+            return None
+        return lines + (self._lines_tls if scope.get("scheme") == "https" else self._lines_plain)
 
     def _add(self, present: list[tuple[bytes, bytes]], scope: Scope) -> None:
         """Add the headers of every answer, those apart that it has by itself."""
@@ -218,8 +219,16 @@ class Enveloped:
         return seconds
 
 
+_LINE = b"%b: %b\r\n".__mod__
+
+
 def _lines(headers: Headers) -> bytes:
-    return b"".join([b"%b: %b\r\n" % header for header in headers])
+    return b"".join(map(_LINE, headers))
+
+
+def _are_fit(lines: bytes, count: int) -> bool:
+    """Say whether so many lines of a head hold nothing that no header may; CR and LF are those at the lines' ends."""
+    return len(lines) - len(lines.translate(None, _UNSAFE_BYTES)) == 2 * count
 
 
 WHOLE = "hpcgate.response.whole"

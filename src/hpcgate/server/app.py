@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.datastructures import State
 from starlette.routing import Match, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -33,6 +34,18 @@ from hpcgate.telemetry.metrics import Metrics
 from hpcgate.telemetry.recorder import Recorder
 
 
+class _State(State):
+    """What an application keeps, found as attributes are: Starlette's own looks each of them up by a call."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self.__dict__[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        del self.__dict__[name]
+
+
 class Application(FastAPI):
     """FastAPI behind the gateway's own middleware, which is around it, not within: there is a way past it.
 
@@ -42,6 +55,7 @@ class Application(FastAPI):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.state = _State()
         self.chain: ASGIApp = super().__call__
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

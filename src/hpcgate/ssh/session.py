@@ -1,7 +1,8 @@
 """One user's hold on one system: the only way to touch a login node."""
 
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.commands.quoting import Steering, called
@@ -116,7 +117,7 @@ class Session:
         """
         return self._servers.bulk()
 
-    async def ask(self, argv: Sequence[str], request: bytes, *, limit: int | None = None) -> bytes:
+    def ask(self, argv: Sequence[str], request: bytes, *, limit: int | None = None) -> Coroutine[Any, Any, bytes]:
         """Send one request to a long-lived process of this connection and return its answer.
 
         The process is started by the first request for `argv` and lives as long as the connection. It reads requests
@@ -136,7 +137,7 @@ class Session:
             TooLarge: The answer went over the limit.
             BadAnswer: It said more than it was asked; it was ended.
         """
-        return await self._residents.ask(argv, request, limit=limit)
+        return self._residents.ask(argv, request, limit=limit)
 
     def dismiss(self, argv: Sequence[str]) -> None:
         """End a long-lived process, whatever is under way."""

@@ -38,8 +38,11 @@ def query_of(request: Request) -> dict[str, str]:
     if "%" in query or "+" in query:
         return dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
     # Nothing is encoded, and the library would take most of its time to find that out.
-    pairs = (pair.partition("=") for pair in query.split("&") if pair)
-    return {name: value for name, _, value in pairs}
+    found: dict[str, str] = {}
+    for pair in query.split("&"):
+        if pair:
+            name, _, found[name] = pair.partition("=")
+    return found
 
 
 async def parameters_of(operation: type[Operation], request: Request) -> tuple[Parameters, list[str]]:
