@@ -208,7 +208,7 @@ def encode_link(path: str) -> bytes:
 def _check(path: bytes, most: int | None = None) -> None:
     if not path:
         raise BadRequest("path must not be empty")
-    if b"\0" in path:
+    if 0 in path:
         raise BadRequest("path must not hold a NUL character")
     if len(path) >= (most or PATH_MAX):
         raise BadRequest(f"path is too long: File name too long ({len(path)} bytes)")

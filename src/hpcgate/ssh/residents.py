@@ -27,7 +27,7 @@ class Residents:
 
     async def ask(self, argv: Sequence[str], request: bytes, *, limit: int | None = None) -> bytes:
         """Send one request to a process, as `hpcgate.ssh.session.Session.ask` says."""
-        if b"\0" in request:
+        if 0 in request:
             raise BadRequest("A request holds a NUL byte")
         key = tuple(argv)
         worker = self._working(key) or await self._worker(key, limit)

@@ -187,7 +187,7 @@ class Helper:
             raise TimedOut(error.message.replace(f"Command {HELPER[0]} ", f"Command {tool} ", 1)) from None
         view.helper = True
         # Answers end with a NUL byte, so those within are written otherwise.
-        return answer.replace(b"\1B", b"\0").replace(b"\1A", b"\1") if b"\1" in answer else answer
+        return answer.replace(b"\1B", b"\0").replace(b"\1A", b"\1") if 1 in answer else answer
 
     def _give_up(self, pause: float) -> None:
         """Do without for a while: it cannot be run, or what answers is not the helper."""
