@@ -329,7 +329,7 @@ def body_models() -> Iterator[type[BaseModel]]:
 BODIES = {model.__name__: model for model in body_models()}
 
 
-STRICT = {
+STRICT: dict[str, dict[str, object]] = {
     "PostJobSubmitRequest": {"job": {"workingDirectory": "/", "script": "#!/bin/sh"}},
     "PostJobsBulkRequest": {"jobs": [{"job": {"workingDirectory": "/", "script": "#!/bin/sh"}}]},
     "PostJobsCancelRequest": {"ids": ["1"]},
@@ -379,7 +379,7 @@ def test_a_body_that_is_wrong_besides_is_refused_with_all_of_it() -> None:
     assert {error["type"] for error in refused.value.error.errors()} == {"missing", "extra_forbidden"}
 
 
-METHODS = {
+METHODS: dict[str, dict[str, object]] = {
     "s3": {"fileSize": 1},
     "streamer": {},
     "wormhole": {"wormholeCode": "1-a"},

@@ -197,10 +197,11 @@ def serving_content(gateway: Nobody) -> FastAPI:
 
 
 @asynccontextmanager
-async def content() -> AsyncIterator[Answer]:
+async def content(*, read: bool = False) -> AsyncIterator[Answer]:
     async def blocks() -> AsyncIterator[bytes]:
+        if read:
+            yield b""
         raise AssertionError("the content is read")
-        yield b""
 
     yield Answer(200, {"Content-Length": "5"}, blocks())
 

@@ -233,7 +233,9 @@ def test_a_document_may_begin_with_a_byte_order_mark() -> None:
 
 
 def test_private_members_are_never_read() -> None:
-    numbers = private_key("RSA").private_numbers()  # type: ignore[union-attr]
+    private = private_key("RSA")
+    assert isinstance(private, rsa.RSAPrivateKey)
+    numbers = private.private_numbers()
     (key,) = parse({**jwk("RSA"), "d": b64_int(numbers.d), "p": b64_int(numbers.p), "q": "nonsense"})
     assert not key.key.is_private
     assert "d" not in key.key.dict_value

@@ -3,7 +3,7 @@
 import ast
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,5 +128,6 @@ def test_every_option_of_the_command_itself_is_given() -> None:
 
 def test_what_the_user_guide_says_of_waiting_is_still_so() -> None:
     """Where this fails, pyfirecrest has been mended: docs/users need not wait for CONFIGURING themselves any more."""
-    assert sched_state_completed("CONFIGURING")
-    assert not sched_state_completed("COMPLETING")
+    completed: Callable[[str], bool] = sched_state_completed
+    assert completed("CONFIGURING")
+    assert not completed("COMPLETING")

@@ -220,7 +220,7 @@ def test_refusals(alice: Person, place: Path) -> None:
     assert old.headers["tus-resumable"] == "1.0.0"
     assert_problem(alice.http.post(url, params=where, headers={"Upload-Length": "1", **named}), 412)
     assert_problem(httpx.post(str(alice.http.base_url) + url, headers=TUS), 401)
-    for headers in (
+    wrong: tuple[dict[str, str | bytes], ...] = (
         {},
         {"Upload-Length": "-1"},
         {"Upload-Length": "x"},
@@ -234,8 +234,10 @@ def test_refusals(alice: Person, place: Path) -> None:
         {"Upload-Length": "1", "Upload-Metadata": metadata(filename="x", note="n" * 20_000)},
         {"Upload-Length": "1", "Upload-Metadata": metadata(filename="x").encode() + b",\xff \xff"},
         {"Upload-Length": "1", "Upload-Concat": "final;http://["},
-    ):
-        answer = alice.http.post(url, params=where, headers={**TUS, **named, **headers})
+    )
+    for headers in wrong:
+        given: Any = {**TUS, **named, **headers}
+        answer = alice.http.post(url, params=where, headers=given)
         assert answer.status_code == 400, headers
     for parameters, status in (
         ({"path": "/etc"}, 400),

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 
@@ -12,6 +13,10 @@ from tests.transfers.throttle import Throttle
 SCRIPT = "#!/bin/sh\nsleep 600\n" + "# a line of a long script\n" * 100_000
 AFTER = [0.1, 0.5, 0.9]
 """Shares of the script that have passed when the connection breaks."""
+
+
+def _has_passed(line: Throttle, goal: float) -> bool:
+    return line.passed >= goal
 
 
 def test_half_a_script_is_no_job(cluster: Cluster) -> None:
@@ -31,7 +36,7 @@ def test_half_a_script_is_no_job(cluster: Cluster) -> None:
                     job = {"name": "in-part", "script": SCRIPT, "workingDirectory": str(alice.home)}
                     goal = line.passed + share * len(SCRIPT)
                     answer = pool.submit(http.post, "/compute/demo/jobs", json={"job": job})
-                    until(lambda goal=goal: line.passed >= goal, "the script is not sent")
+                    until(partial(_has_passed, line, goal), "the script is not sent")
                     line.cut()
                     assert answer.result().status_code in (408, 409, 424)
         finally:

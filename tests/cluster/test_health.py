@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,27 @@ def test_all_services_are_found_healthy_but_for_what_is_not_mounted(http: httpx.
     assert live["lastUpdate"] > 1_700_000_000
 
 
+def _looked_since(http: httpx.Client, last: float) -> bool:
+    return bool(system(http)["lastHealthCheck"] != last)
+
+
+def _in_maintenance(http: httpx.Client) -> bool:
+    return bool(system(http)["maintenance"])
+
+
+def _back(http: httpx.Client) -> bool:
+    return not _in_maintenance(http)
+
+
+def _serves(http: httpx.Client) -> bool:
+    return http.get("/status/watched/nodes").status_code == 200
+
+
 def test_one_token_serves_many_rounds(http: httpx.Client, cluster: Cluster) -> None:
     wait_until(lambda: all_well(http), "everything is healthy")
     asked, last = cluster.idp.requests("/token"), system(http)["lastHealthCheck"]
     for _ in range(3):
-        wait_until(lambda last=last: system(http)["lastHealthCheck"] != last, "one more round has run")
+        wait_until(partial(_looked_since, http, last), "one more round has run")
         last = system(http)["lastHealthCheck"]
     assert cluster.idp.requests("/token") == asked
 
@@ -287,10 +304,10 @@ def test_an_operator_s_maintenance_reaches_every_replica(
     replica = cluster.start_gateway(config)
     try:
         with httpx.Client(base_url=replica.url, headers=http.headers, timeout=120) as other:
-            wait_until(lambda: other.get("/status/watched/nodes").status_code == 200, "the replica serves")
+            wait_until(partial(_serves, other), "the replica serves")
             maintenance("set", "WATCHED", "--until", "4h", "--reason", "new disks")
             for client in (http, other):
-                wait_until(lambda client=client: bool(system(client)["maintenance"]), "the gateway has seen it")
+                wait_until(partial(_in_maintenance, client), "the gateway has seen it")
                 answer = client.get("/status/watched/nodes")
                 assert answer.status_code == 503
                 assert answer.json()["data"] == {
@@ -303,7 +320,7 @@ def test_an_operator_s_maintenance_reaches_every_replica(
             assert other.get("/status/watched/nodes").json()["data"]["reason"] == "maintenance"
             maintenance("clear", "watched")
             for client in (http, other):
-                wait_until(lambda client=client: not system(client)["maintenance"], "the gateway has seen the end")
-                wait_until(lambda client=client: client.get("/status/watched/nodes").status_code == 200, "it serves")
+                wait_until(partial(_back, client), "the gateway has seen the end")
+                wait_until(partial(_serves, client), "it serves")
     finally:
         replica.stop()

@@ -595,7 +595,7 @@ def test_tasks_of_an_array_that_never_began(site: Site, case: str, remembered: b
         assert answer.status_code == 404, answer.text
 
 
-EXPORTS = {
+EXPORTS: dict[str, tuple[str, dict[str, str | None]]] = {
     "NONE": ("#SBATCH --export=NONE", {"A_OWN": None, "F7T_version": None}),
     "some": ("#SBATCH --export=A_OWN,B_SET=2", {"A_OWN": "1", "B_SET": "2", "F7T_version": None}),
     "nothing said": ("", {"A_OWN": "1", "tool": "mine", "value": "mine", "F7T_version": "v2.0.0"}),
@@ -712,7 +712,7 @@ QUERIES: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize("case", QUERIES)
 def test_jobs_are_seen_and_cancelled_behind_wrappers(site: Site, case: str) -> None:
     job_id = site.submit().json()["jobId"]
-    site.start_up(**QUERIES[case])
+    site.start_up(None, **QUERIES[case])
     listed = site.http.get("/compute/demo/jobs")
     assert listed.status_code == 200, listed.text
     assert job_id in {job["jobId"] for job in listed.json()["jobs"]}
@@ -747,7 +747,7 @@ def test_a_tool_that_refuses_is_told_in_its_words(site: Site, case: str) -> None
     """Never 500: nothing of the gateway's has failed."""
     text, words = REFUSING[case]
     tools = dict.fromkeys(tool for tools in ASKED.values() for tool in tools)
-    site.start_up(**{tool: text.replace("{name}", tool) for tool in tools})
+    site.start_up(None, **{tool: text.replace("{name}", tool) for tool in tools})
     for asked in ASKED:
         path = "/compute/demo/jobs" if asked == "jobs" else f"/status/demo/{asked}"
         answer = site.http.get(path)

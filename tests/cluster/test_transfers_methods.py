@@ -177,7 +177,7 @@ def test_asynchronous_client(
         client = firecrest.v2.AsyncFirecrest(site.url, Bearer(cluster.token("alice")))
         client.MAX_DIRECT_UPLOAD_SIZE = LARGE
         client.timeout = 60
-        client.polling_sleep_times = [0.2] * 250
+        vars(client)["polling_sleep_times"] = [0.2] * 250
         options: dict[str, Any] = {"account": ACCOUNT, "transfer_method": method}
         try:
             await client.upload("demo", str(file), str(place), "file", **options)
@@ -266,7 +266,7 @@ def test_cancelled_upload_leaves_nothing(
 @contextlib.contextmanager
 def sending(path: Path) -> Iterator[str]:
     """Send a file by wormhole; gives the code."""
-    command = [WORMHOLE, "send", str(path), "--code-length", "4", "--hide-progress"]
+    command: list[str | Path] = [WORMHOLE, "send", path, "--code-length", "4", "--hide-progress"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None

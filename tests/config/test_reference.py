@@ -72,13 +72,14 @@ def test_examples_fit_the_schema(name: str, spelling: Callable[[Any], Any], exam
 def test_the_schema_refuses_what_loading_refuses(config: Writer) -> None:
     validator = jsonschema_rs.validator_for(schema())
     assert validator.is_valid(config.base())
-    for damage in (
+    damages: tuple[Callable[[dict[str, Any]], object], ...] = (
         lambda cluster: cluster.pop("name"),
         lambda cluster: cluster["ssh"].pop("host"),
         lambda cluster: cluster["ssh"].update(port=0),
         lambda cluster: cluster["ssh"].update(max_client=1),
         lambda cluster: cluster["scheduler"].update(type="lsf"),
-    ):
+    )
+    for damage in damages:
         document = config.base()
         damage(document["clusters"][0])
         assert not validator.is_valid(document)

@@ -7,7 +7,7 @@ import re
 import socket
 import stat
 import subprocess
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -158,8 +158,8 @@ async def test_special_permission_bits(files: RemoteFiles, place: Place) -> None
         os.chmod(place / name, mode)
     place.run("mkdir", "-m", "1777", "sticky")
     place.run("mkdir", "-m", "1770", "Sticky")
-    for name, entry in by_name(await files.listing(place / "")).items():
-        assert entry.mode == os.lstat(place / name).st_mode
+    for listed, entry in by_name(await files.listing(place / "")).items():
+        assert entry.mode == os.lstat(place / listed).st_mode
 
 
 async def test_hidden_files(files: RemoteFiles, place: Place) -> None:
@@ -357,7 +357,8 @@ async def test_streaming(files: RemoteFiles, place: Place) -> None:
 
 async def test_a_stream_that_is_left_early(files: RemoteFiles, place: Place) -> None:
     path = place.write("file", bytes(9_000_000))
-    async with aclosing(files.stream(path)) as stream:
+    asked: Any = files.stream(path)
+    async with aclosing(asked) as stream:
         async for block in stream:
             assert block
             break
@@ -507,7 +508,7 @@ async def test_writing_that_fails(files: RemoteFiles, place: Place) -> None:
 
 
 @pytest.fixture
-def small_disk(place: Place):
+def small_disk(place: Place) -> Iterator[bytes | None]:
     """A file system of one megabyte."""
     if os.geteuid() != 0:
         # An ordinary user has no file system that may be filled, but the kernel has a device that always is.

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -321,13 +322,14 @@ async def test_a_process_is_fed_and_read_at_once(session: Session) -> None:
 async def test_a_process_waits_for_its_reader(session: Session) -> None:
     async with session.process(["cat", "/dev/zero"], stall=10) as process:
         output = process.output()
+        channel: Any = process.channel
         taken = 0
         for _ in range(30):
             while taken % 1_000_000 < 900_000:
                 taken += len(await anext(output))
             taken += 100_000
             await asyncio.sleep(0.02)
-            held = sum(len(data) for data, _ in process.channel._recv_buf)  # type: ignore[union-attr]
+            held = sum(len(data) for data, _ in channel._recv_buf)
             assert process._waiting + held <= 6 * 1024 * 1024
         await output.aclose()
 

@@ -96,8 +96,8 @@ def _of_class(scope: ast.ClassDef) -> Iterator[str]:
             case ast.Assign(targets=[ast.Name(id=name)], value=value) if _keyed(value):
                 yield name
     found = set()
-    for node in ast.walk(scope):
-        match node:
+    for part in ast.walk(scope):
+        match part:
             case (
                 ast.Assign(targets=[*targets], value=value) | ast.AnnAssign(target=targets, value=ast.expr() as value)
             ) if _keyed(value):
@@ -115,7 +115,7 @@ def _remembering(node: ast.stmt, *, in_class: bool) -> Iterator[str]:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         for decorator in node.decorator_list:
             called = isinstance(decorator, ast.Call)
-            if _name(decorator.func if called else decorator) not in MEMORIES:
+            if _name(decorator.func if isinstance(decorator, ast.Call) else decorator) not in MEMORIES:
                 continue
             if called and not in_class and isinstance(node, ast.FunctionDef):
                 continue  # It has a bound, and what it gives is made of what it is asked alone.

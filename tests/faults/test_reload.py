@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ def change(path: Path, what: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(yaml.safe_dump(settings))
 
 
+def _bear(clients: int, settings: dict[str, Any]) -> None:
+    settings["clusters"][0]["ssh"].update(max_clients=clients)
+
+
 def systems(cluster: Cluster, gateway: Gateway) -> list[str]:
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
     answer = httpx.get(f"{gateway.url}/status/systems", headers=headers)
@@ -68,7 +73,7 @@ def test_five_reloads_under_load_lose_nothing_and_leave_nothing(cluster: Cluster
     with Load(gateway.url, clients, {**READS, "put_and_get": put_and_get}) as load:
         for number in range(5):
             load.go_on()
-            change(config, lambda settings, n=number: settings["clusters"][0]["ssh"].update(max_clients=50 + n))
+            change(config, partial(_bear, 50 + number))
             reload(gateway)
         load.go_on()
     assert not load.errors, load.summary()

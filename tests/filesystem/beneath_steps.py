@@ -18,7 +18,12 @@ import stat
 import sys
 import tarfile
 import traceback
+from types import FrameType
 from typing import Any
+
+Case = dict[str, Any]
+Outcome = tuple[int, int, bytes]
+Seen = tuple[str, int, int, int, int, int, "bytes | None"]
 
 AT_FDCWD = -100
 EXCHANGE = 2
@@ -53,7 +58,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 @functools.lru_cache
-def archive(*names):
+def archive(*names: str) -> bytes:
     """Return an uncompressed archive of small files."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT) as tar:
@@ -64,7 +69,7 @@ def archive(*names):
     return made.getvalue()
 
 
-def fill(directory, content):
+def fill(directory: str, content: bytes) -> None:
     """Make what is inside and outside alike, but for the content."""
     for name in ("dir", "empty", UPLOAD):
         os.makedirs(f"{directory}/{name}", 0o700)
@@ -77,7 +82,7 @@ def fill(directory, content):
         file.write(archive(content.decode().replace(" ", "-")))
 
 
-def prepare():
+def prepare() -> None:
     """Make the box, in which `way` and `leaf` can be exchanged with links, and what lies outside."""
     for name in ("box", "outside"):
         shutil.rmtree(name, ignore_errors=True)
@@ -96,14 +101,14 @@ def prepare():
         file.write(archive("way/file", "way/new", "way/dir/new", "leaf", "way/dir/deep/new"))
 
 
-def swap():
+def swap() -> None:
     """Exchange both with their links, as rename(2) does it: at no time is nothing there."""
     for name in ("way", "leaf"):
         one, other = os.fsencode(f"{TOP}/{INSIDE}/{name}"), os.fsencode(f"{TOP}/box/aside/{name}")
         libc.renameat2(AT_FDCWD, one, AT_FDCWD, other, EXCHANGE)
 
 
-def fingerprint(top):
+def fingerprint(top: str) -> list[Seen]:
     """Return all there is to know of a tree that a write would change."""
     seen = []
     for directory, directories, files in os.walk(top):
@@ -118,7 +123,7 @@ def fingerprint(top):
     return sorted(seen, key=lambda one: one[0])
 
 
-def leaked(data):
+def leaked(data: bytes) -> bool:
     """Tell whether some bytes, unpacked if need be, hold what only the outside has."""
     if data[:2] == b"\x1f\x8b":
         with contextlib.suppress(OSError, EOFError):
@@ -126,7 +131,7 @@ def leaked(data):
     return any(word in data for word in (SECRET, SECRET.replace(b" ", b"-"), ONLY.encode()))
 
 
-def kept():
+def kept() -> list[str]:
     """Return the files in the box that hold, or are, what lies outside."""
     outside = {(os.lstat(one[0]).st_dev, os.lstat(one[0]).st_ino) for one in fingerprint("outside")}
     wrong = []
@@ -143,7 +148,7 @@ def kept():
     return wrong
 
 
-def run(program, case, at, back, first):
+def run(program: dict[str, Any], case: Case, at: int | None, back: int | None, first: bool) -> Outcome:
     """Run it in a process of its own, swapping before the step `at` and again before `back`.
 
     Args:
@@ -163,10 +168,10 @@ def run(program, case, at, back, first):
         pass
     child = os.fork()
     if child == 0:
-        status = 125
+        status: Any = 125
         try:
             os.close(answer)
-            source = io.BytesIO(bytes.fromhex(case["stdin"]))
+            source: Any = io.BytesIO(bytes.fromhex(case["stdin"]))
             source.name = None
             sys.argv = ["program", "--", json.dumps(case["request"])]
             log = os.open(f"{TOP}/output", os.O_WRONLY | os.O_APPEND)
@@ -178,7 +183,7 @@ def run(program, case, at, back, first):
             program["main"].__globals__["Request"] = lambda asked, _, sink: real(asked, source, sink)
             steps = 0
 
-            def step(frame, event, function):
+            def step(frame: FrameType, event: str, function: Any) -> None:
                 nonlocal steps
                 if event == "c_call" and function.__name__ in NAMED:
                     steps += 1
@@ -210,7 +215,7 @@ def run(program, case, at, back, first):
     return os.waitstatus_to_exitcode(ended), steps, written
 
 
-def judge(case, outcome, label, before, inodes):
+def judge(case: Case, outcome: Outcome, label: str, before: list[Seen], inodes: set[int]) -> list[str]:
     """Return what was wrong in a run."""
     status, _, written = outcome
     wrong = []
@@ -227,7 +232,7 @@ def judge(case, outcome, label, before, inodes):
     return wrong
 
 
-def explore(program, case, every, offset):
+def explore(program: dict[str, Any], case: Case, every: int, offset: int) -> dict[str, Any]:
     """Run a case with a swap before each of its steps, from both beginnings.
 
     Args:

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -114,6 +114,7 @@ async def test_a_connection_that_breaks_is_known_whatever_broke_it(
     path = place.write("file", b"x")
     files = await session.plain_files()
     broken = session.connection.ssh
+    asked: Coroutine[Any, Any, object]
     match verb:
         case "chmod":
             asked = files.chmod(path, 0o600)

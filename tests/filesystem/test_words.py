@@ -90,7 +90,7 @@ def test_listings_are_parsed_whatever_the_names(tmp_path_factory: Any, names: An
         if clean not in (b".", b"..", b"d"):
             os.symlink(b"to " + clean, top + b"/" + clean)
             made.add(clean)
-    argv = ["ls", "-lnUAR", "--quoting-style=c", "--time-style=+%s", "--", top]
+    argv: list[str | bytes] = ["ls", "-lnUAR", "--quoting-style=c", "--time-style=+%s", "--", top]
     output = subprocess.run(argv, capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}).stdout
     entries, unknown = parse_listing(output, top)
     assert unknown == []

@@ -10,6 +10,7 @@ from hpcgate.config import Settings, plugin
 from hpcgate.errors import Unavailable
 from hpcgate.health.board import HealthBoard
 from hpcgate.health.prober import Prober
+from hpcgate.transfers.base import Script, TransferJob
 
 
 class Account:
@@ -22,7 +23,7 @@ class Account:
         raise self.errors.pop(0)
 
 
-async def no_job(*_: Any) -> Any:
+async def no_job(principal: Principal, script: Script, account: str | None) -> TransferJob:
     raise AssertionError
 
 

@@ -449,5 +449,6 @@ STREAMS = {
 
 @pytest.mark.parametrize("route", STREAMS)
 def test_a_body_that_does_not_come(front: Front, route: str) -> None:
-    answer = ask(front, *route.split(), STREAMS[route], ALICE)
+    method, path = route.split()
+    answer = ask(front, method, path, STREAMS[route], ALICE)
     assert answer.startswith(b"HTTP/1.1 408 ")

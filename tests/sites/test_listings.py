@@ -19,6 +19,7 @@ from hpcgate.filesystem import ls
 from hpcgate.filesystem.base import Limits, Page
 from hpcgate.filesystem.beneath import Confined
 from hpcgate.filesystem.ls import Ls
+from hpcgate.filesystem.models import File
 from hpcgate.ssh.files.protocol import ROW, Entry
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
@@ -58,6 +59,18 @@ def asked(path: bytes, most: int = 10**9, **given: Any) -> Ls:
     return Ls(Ls.Parameters.model_validate({"path": os.fsdecode(path), **given}), Limits(most))
 
 
+async def whole_of(session: Session, path: bytes, most: int = 10**9, **given: Any) -> list[File]:
+    found = await asked(path, most, **given).run(session)
+    assert isinstance(found, list)
+    return found
+
+
+async def page_of(session: Session, path: bytes) -> Page:
+    found = await asked(path, limit=5).run(session)
+    assert isinstance(found, Page)
+    return found
+
+
 async def pages(session: Session, path: bytes, limit: int, **given: Any) -> list[Any]:
     found: list[Any] = []
     cursor: dict[str, Any] = {}
@@ -91,7 +104,7 @@ def tree(place: Place) -> bytes:
 async def test_pages_and_lines_tell_what_the_whole_listing_does(session: Session, place: Place) -> None:
     path = tree(place)
     for given in OPTIONS:
-        everything = await asked(path, **given).run(session)
+        everything = await whole_of(session, path, **given)
         whole = [file.model_dump(by_alias=True) for file in everything]
         for limit in (1, 3, len(whole), 10_000):
             if limit > 1 or len(given) == 0:
@@ -106,10 +119,10 @@ async def test_one_file_and_none(session: Session, place: Place) -> None:
     path = place.write("file", b"1")
     (one,) = await lines(session, path)
     assert one["name"] == os.fsdecode(path)
-    assert (await asked(path, limit=5).run(session)).next_cursor is None
+    assert (await page_of(session, path)).next_cursor is None
     place.run("mkdir", "empty")
     assert await lines(session, place / "empty") == []
-    assert (await asked(place / "empty", limit=5).run(session)).output == []
+    assert (await page_of(session, place / "empty")).output == []
     for ask in (asked(place / "none", limit=5).run(session), lines(session, place / "none")):
         with pytest.raises(PathNotFound, match="No such file or directory"):
             await ask
@@ -124,7 +137,7 @@ async def test_every_way_counts_the_same(session: Session, place: Place) -> None
     for given in ({"showHidden": True}, {"showHidden": True, "recursive": True}):
         everything = await (await session.files()).listing(path, recursive="recursive" in given)
         count = sum(ROW + len(entry.name) + len(entry.link_target or b"") for entry in everything)
-        assert len(await asked(path, count, **given).run(session)) == len(everything)
+        assert len(await whole_of(session, path, count, **given)) == len(everything)
         with pytest.raises(TooLarge, match="ndjson"):
             await asked(path, count - 1, **given).run(session)
 

@@ -248,7 +248,7 @@ def overloaded(server: Server, **parts: Any) -> Server:
     return server
 
 
-PARTS: dict[str, Callable[[Server, Any], None]] = {
+PARTS: dict[str, Callable[[Server, Any], object]] = {
     # The parts of the tick, and how to have them fail.
     "tick.load": lambda server, fault: setattr(server, "_look_at_load", fault),
     "tick.admission": lambda server, fault: overloaded(server, look=fault),
@@ -286,8 +286,12 @@ async def test_what_fails_at_the_end_does_not_keep_the_process_from_ending(
     assert await server.on_tick(0) is True
     assert FAULTS.counts["tick.stop"] == 2
     closed = []
+
+    async def shutdown() -> None:
+        closed.append(1)
+
     server.servers = []
-    server.lifespan = cast("Any", SimpleNamespace(shutdown=lambda: closed.append(1) or asyncio.sleep(0)))
+    server.lifespan = cast("Any", SimpleNamespace(shutdown=shutdown))
     for step in (server.reloader, server):
         monkeypatch.setattr(step, "stop" if step is server.reloader else "_stop_listening", async_failing)
     monkeypatch.setattr(server, "_finish", async_failing)

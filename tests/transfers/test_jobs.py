@@ -3,6 +3,7 @@
 import os
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcgate.transfers import jobs
+from hpcgate.transfers.base import Script
 from hpcgate.transfers.jobs import Compression
 from tests.transfers.shells import SHELLS, Sh, either, own
 
@@ -67,7 +69,7 @@ def test_any_name(source: str, target: str, shell: str) -> None:
         assert sh.left_over() == []
 
 
-VERBS = {
+VERBS: dict[str, Callable[[str, str], Script]] = {
     "mv": lambda source, target: jobs.mv(source, target),
     "cp": lambda source, target: jobs.cp(source, target),
     "cp -L": lambda source, target: jobs.cp(source, target, dereference=True),

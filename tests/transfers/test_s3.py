@@ -9,7 +9,7 @@ import shutil
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -552,7 +552,12 @@ async def test_source_changes(sh: Sh, method: Any, store: ObjectStore, change: s
         started = await transfer.download(ALICE, Download(str(source)))
     finally:
         await transfer.close()
-    {"truncate": lambda: source.write_bytes(b"x"), "remove": source.unlink, "lock": lambda: source.chmod(0)}[change]()
+    changes: dict[str, Callable[[], object]] = {
+        "truncate": lambda: source.write_bytes(b"x"),
+        "remove": source.unlink,
+        "lock": lambda: source.chmod(0),
+    }
+    changes[change]()
     done = await asyncio.to_thread(sh.run, jobs.scripts[0])
     assert done.status != 0
     assert done.errors

@@ -433,7 +433,7 @@ def test_a_backup_controller_that_is_down_is_no_harm() -> None:
     assert not scontrol.parse_ping("Slurmctld(primary) at UP is DOWN\n")
 
 
-GOOD_LINES = {
+GOOD_LINES: dict[Callable[[str], Sequence[object]], str] = {
     scontrol.parse_nodes: "NodeName=good CPUTot=4 CPUAlloc=1 State=IDLE\n",
     scontrol.parse_partitions: "PartitionName=good State=UP TotalCPUs=4 TotalNodes=1\n",
     scontrol.parse_reservations: "ReservationName=good StartTime=1 EndTime=2 Nodes=n1 State=ACTIVE\n",

@@ -32,14 +32,18 @@ class Clock:
         return self.now
 
 
+def _is_on(silence: Silence) -> bool:
+    return silence.on
+
+
 @pytest.mark.parametrize("needed", [False, True])
 def test_one_asks_after_a_pause_that_grows_for_those_who_can_do_without(needed: bool) -> None:
     clock = Clock()
     silence = Silence(clock)
-    assert not silence.on
+    assert not _is_on(silence)
     for pause in (PAUSE, 2 * PAUSE, 4 * PAUSE, LONGEST, LONGEST):
         silence.begin()
-        assert silence.on
+        assert _is_on(silence)
         clock.now += (PAUSE if needed else pause) - 0.1
         with silence.turn(needed=needed) as mine:
             assert not mine
