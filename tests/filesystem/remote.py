@@ -26,9 +26,6 @@ WAYS = {
     "commands": {"files": "commands", "helper": False},
 }
 
-# In seconds: nothing here is about time, on however busy a machine.
-UNHURRIED = {"connection": 60, "login": 60, "command_execution": 60}
-
 
 @dataclass(frozen=True)
 class Place:
@@ -102,7 +99,7 @@ def place(nodes: LoginNodes) -> Iterator[Place]:
 
 @pytest.fixture(params=WAYS)
 async def session(request: pytest.FixtureRequest, nodes: LoginNodes, sshd: Sshd, keys: Keys) -> AsyncIterator[Session]:
-    pool = Pool("demo", settings(sshd, timeout=UNHURRIED, **WAYS[request.param]), keys)
+    pool = Pool("demo", settings(sshd, **WAYS[request.param]), keys)
     try:
         async with pool.lease(principal(nodes.alice)) as leased:
             yield leased

@@ -49,7 +49,7 @@ from hpcgate.filesystem.tail import Tail
 from hpcgate.filesystem.view import View
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
-from tests.filesystem.remote import UNHURRIED, WAYS, Place
+from tests.filesystem.remote import WAYS, Place
 from tests.ssh.nodes import Keys, LoginNodes, principal, settings
 
 MAX = 1024 * 1024
@@ -621,7 +621,7 @@ async def test_a_command_that_takes_too_long(nodes: LoginNodes, sshd: Sshd, keys
         file.truncate(100 * 1024**3)
     os.chown(place / "big", place.user.uid, place.user.gid)
     checksum = Checksum(Checksum.Parameters(path=text(place / "big")), Limits(MAX))
-    pool = Pool("demo", settings(sshd, timeout=UNHURRIED | {"command_execution": 1}, **WAYS[way]), keys)
+    pool = Pool("demo", settings(sshd, timeout={"command_execution": 1}, **WAYS[way]), keys)
     try:
         async with pool.lease(principal(nodes.alice)) as session:
             with pytest.raises(TimedOut):

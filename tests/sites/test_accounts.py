@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import asyncssh
 import pytest
@@ -22,7 +21,6 @@ from hpcgate.demo.keys import Key
 from hpcgate.demo.sshd import Sshd
 from hpcgate.demo.users import suffix
 from hpcgate.ssh.pool import Pool
-from tests.filesystem.remote import UNHURRIED
 from tests.sites.operations import CONTENT, OLD, OPERATIONS, verb
 from tests.sites.test_start_up import try_all
 from tests.sites.test_surroundings import RIGHT, outcomes
@@ -76,9 +74,6 @@ ACCOUNTS = {
     "a name with a plus": Kind(name="carol+x{}"),
     "a name in another script": Kind(name="kar\u00f6l{}"),
 }
-
-
-PATIENT: dict[str, Any] = {"timeout": UNHURRIED, "start_up_timeout": 60}
 
 
 class OneKey(CredentialSource):
@@ -175,13 +170,13 @@ def account(nodes: LoginNodes, kind: Kind) -> Iterator[Made]:
 @pytest.mark.parametrize("case", ACCOUNTS)
 async def test_all_comes_right_for_an_account(sshd: Sshd, nodes: LoginNodes, case: str) -> None:
     with account(nodes, ACCOUNTS[case]) as made:
-        by_commands = Pool("demo", settings(sshd, **PATIENT, files="commands"), made.keys)
+        by_commands = Pool("demo", settings(sshd, files="commands"), made.keys)
         async with by_commands.lease(principal(made.name)) as session:
             assert await outcomes(session, made.place) == RIGHT
             (row,) = [entry for entry in await verb(session, "ls", path=made.place) if entry.name == "written"]
             assert (row.user, row.group, int(row.size)) == (made.name, made.name, len(CONTENT))
         await by_commands.close()
-        pool = Pool("demo", settings(sshd, **PATIENT), made.keys)
+        pool = Pool("demo", settings(sshd), made.keys)
         async with pool.lease(principal(made.name)) as session:
             assert await try_all(session, made.place) == dict.fromkeys(OPERATIONS, "right")
         await pool.close()

@@ -23,7 +23,7 @@ from hpcgate.filesystem.models import File
 from hpcgate.ssh.files.protocol import ROW, Entry
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
-from tests.filesystem.remote import UNHURRIED, WAYS, Place, keys, nodes, place, sshd
+from tests.filesystem.remote import WAYS, Place, keys, nodes, place, sshd
 from tests.ssh.nodes import LoginNodes, principal, settings
 
 __all__ = ["keys", "nodes", "place", "sshd"]
@@ -43,7 +43,7 @@ OPTIONS: tuple[dict[str, bool], ...] = (
 @pytest.fixture(params=[*WAYS, "confined"])
 async def session(request: Any, nodes: LoginNodes, sshd: Any, keys: Any) -> AsyncIterator[Session]:
     way = WAYS.get(request.param, WAYS["commands"])
-    pool = Pool("demo", settings(sshd, timeout=UNHURRIED, **way), keys)
+    pool = Pool("demo", settings(sshd, **way), keys)
     try:
         async with pool.lease(principal(nodes.alice)) as leased:
             if request.param == "confined":

@@ -27,7 +27,7 @@ from hpcgate.filesystem.tus.scripts import ADOPT_NEW
 from hpcgate.ssh.files.protocol import Replacing
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
-from tests.filesystem.remote import UNHURRIED, WAYS, Place, keys, nodes, place, sshd
+from tests.filesystem.remote import WAYS, Place, keys, nodes, place, sshd
 from tests.ssh.nodes import LoginNodes, principal, settings
 
 __all__ = ["keys", "nodes", "place", "sshd"]
@@ -44,7 +44,7 @@ def tools() -> None:
 @pytest.fixture
 async def session(request: Any, nodes: LoginNodes, sshd: Any, keys: Any) -> AsyncIterator[Session]:
     way = WAYS.get(request.param, WAYS["commands"])
-    pool = Pool("demo", settings(sshd, timeout=UNHURRIED, **way), keys)
+    pool = Pool("demo", settings(sshd, **way), keys)
     try:
         async with pool.lease(principal(nodes.alice)) as leased:
             if request.param == "confined":
@@ -192,7 +192,7 @@ async def test_a_new_file_is_nobody_elses_at_any_time(
         shim.chmod(0o755)
     tools.chmod(0o755)
     (place.user.home / ".bashrc").write_text(f"PATH={tools}:$PATH\n")
-    pool = Pool("demo", settings(sshd, timeout=UNHURRIED, **WAYS.get(way, WAYS["commands"])), keys)
+    pool = Pool("demo", settings(sshd, **WAYS.get(way, WAYS["commands"])), keys)
     seen: list[str] = []
 
     async def watched() -> AsyncIterator[bytes]:
@@ -324,7 +324,7 @@ async def test_an_archive_whose_name_no_other_can_take_is_written_in_place(
 ) -> None:
     place.write("source", b"x" * 100_000)
     home = os.listdir(place.user.home)
-    pool = Pool("demo", settings(sshd, timeout=UNHURRIED, **WAYS["commands"]), keys)
+    pool = Pool("demo", settings(sshd, **WAYS["commands"]), keys)
     for name, kept in HELD.items():
         path = held(nodes, place, kept)
         before, inode = acl(path), os.stat(path).st_ino

@@ -65,12 +65,17 @@ class LoginNodes:
         return Keys(self.users)
 
 
+UNHURRIED = {"connection": 60, "login": 60, "command_execution": 60}
+"""Time-outs of tests, in seconds: a slow machine meets none but those that a test gives by itself."""
+START_UP = 60
+
+
 def settings(sshd: Sshd, **changes: Any) -> SshSettings:
-    """Return SSH settings for an sshd, its host key pinned."""
+    """Return SSH settings for an sshd, its host key pinned, with time-outs that only what hangs meets."""
     # One test's refused logins are not the next one's.
     own = {"host": sshd.host, "port": sshd.port, "host_keys": (sshd.host_public_key,), "refused_logins": None}
-    values = own | changes
-    return SshSettings(**values)
+    patient = {"start_up_timeout": START_UP, "timeout": UNHURRIED | changes.pop("timeout", {})}
+    return SshSettings(**own | patient | changes)
 
 
 def principal(user: User | str) -> Principal:

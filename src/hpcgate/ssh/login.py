@@ -252,19 +252,21 @@ async def _connect(
 
     sshd drops connections at random while more than ``MaxStartups`` log in, everybody's counted.
     """
-    began = time.monotonic()
-    deadline = began + target.settings.timeout.connection
+    deadline = time.monotonic() + target.settings.timeout.connection
     pause = _DROPPED_PAUSE
+    paused = 0.0
     while True:
         try:
             return await attempt(target, policy, host, port, username, credential, proxy)
         except LoginNodeShut:
-            if time.monotonic() + pause > min(deadline, began + _SHUT_PATIENCE):
+            # Its own pauses are counted, and not what a slow machine takes for the attempts between them.
+            if paused + pause > _SHUT_PATIENCE or time.monotonic() + pause > deadline:
                 raise
         except Dropped as dropped:
             if time.monotonic() + pause > deadline:
                 raise connect_error(dropped.error, target.system, policy.role, username) from dropped.error
         await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 (jitter, no secret)
+        paused += pause
         pause = min(2 * pause, _DROPPED_PAUSE_MOST)
 
 
