@@ -1,5 +1,7 @@
-"""A login node whose squeue and sacct count how often they are run, and can be made slow once."""
+"""A login node whose squeue and sacct count how often they are run, and can be held up once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hpcgate.demo.cluster import Cluster
@@ -10,7 +12,7 @@ COMMANDS = ("squeue", "sacct")
 _PROGRAM = """\
 #!/bin/sh
 printf . >> {directory}/{name}.count
-if rmdir {directory}/{name}.slow 2>/dev/null; then sleep $(cat {directory}/{name}.seconds); fi
+if rmdir {directory}/{name}.next 2>/dev/null; then while [ -e {directory}/{name}.held ]; do sleep 0.05; done; fi
 exec {program} "$@"
 """
 
@@ -39,9 +41,20 @@ class CountedSlurm:
         """Return how often the commands were run, all of them by default."""
         return sum(self._count(name).stat().st_size for name in names or COMMANDS)
 
-    def slow(self, name: str, seconds: float = 2) -> None:
-        """Make the next run of a command wait."""
-        (self.directory / f"{name}.seconds").write_text(f"{seconds}\n")
-        path = self.directory / f"{name}.slow"
-        path.mkdir()
-        path.chmod(0o777)
+    @contextmanager
+    def holding(self, name: str) -> Iterator[None]:
+        """Have the next run of a command wait until this is left."""
+        held, following = (self.directory / f"{name}.{kind}" for kind in ("held", "next"))
+        held.touch()
+        following.mkdir()
+        following.chmod(0o777)
+        try:
+            yield
+        finally:
+            held.unlink()
+            with suppress(FileNotFoundError):
+                following.rmdir()
+
+    def holds(self, name: str) -> bool:
+        """Say whether a run of a command waits."""
+        return (self.directory / f"{name}.held").exists() and not (self.directory / f"{name}.next").exists()

@@ -82,8 +82,12 @@ _clusters: list[Cluster] = []
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A cluster with accounting and GPUs: sshd, Slurm with slurmdbd, and the identity provider."""
-    with Cluster(Options(slurm=SlurmOptions(gpus_per_node=2), patience=60)) as running:
+    """A cluster with accounting and GPUs: sshd, Slurm with slurmdbd, and the identity provider.
+
+    Clients keep their tokens for as long as the tests take, which on a slow machine is more than an hour.
+    """
+    options = Options(slurm=SlurmOptions(gpus_per_node=2), patience=60, token_lifetime=86_400)
+    with Cluster(options) as running:
         _clusters.append(running)
         yield running
         _clusters.clear()

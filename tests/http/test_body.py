@@ -91,7 +91,7 @@ def ready(front: Front) -> None:
 
 
 def bearer(user: str) -> str:
-    payload = idp.claims(preferred_username=user, exp=int(time.time()) + 3000)
+    payload = idp.claims(preferred_username=user, exp=int(time.time()) + 7 * 86400)
     return f"Bearer {idp.token(payload=payload)}"
 
 

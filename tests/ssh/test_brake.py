@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -101,22 +101,25 @@ def test_pauses_grow_and_end_with_a_login(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @asynccontextmanager
-async def punishing() -> AsyncIterator[int]:
-    """What an sshd does that punishes this address (recorded from OpenSSH 10.0)."""
-
-    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"Not allowed at this time\r\n")
-        writer.close()
-
-    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+async def listening(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[int]:
+    """A server, by its port."""
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
 
 
+async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """As an sshd does that punishes this address (recorded from OpenSSH 10.0)."""
+    writer.write(b"Not allowed at this time\r\n")
+    writer.close()
+
+
 async def test_a_node_that_punishes_is_not_down(nodes: LoginNodes) -> None:
-    async with punishing() as port:
+    async with listening(refuse) as port:
         pool = Pool("demo", SshSettings(host="127.0.0.1", port=port), nodes.keys())
         with pytest.raises(LoginNodeShut, match="takes no new logins from this gateway") as told:
             async with pool.lease(principal(nodes.alice)):
@@ -140,19 +143,18 @@ async def test_who_is_logged_in_goes_on_while_the_node_punishes(
         await asyncio.gather(pass_on(reader, behind[1]), pass_on(behind[0], writer))
         over.set()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    pool = make_pool(sshd, port=server.sockets[0].getsockname()[1])
-    async with pool.lease(principal(nodes.alice)):
-        pass
-    shut = True
-    with pytest.raises(LoginNodeShut):
-        async with pool.lease(principal(nodes.bob)):
+    async with listening(answer) as port:
+        pool = make_pool(sshd, port=port)
+        async with pool.lease(principal(nodes.alice)):
             pass
-    async with pool.lease(principal(nodes.alice)) as session:
-        assert (await session.run(["echo", "here"])).stdout == b"here\n"
-    await pool.close()
-    await over.wait()
-    server.close()
+        shut = True
+        with pytest.raises(LoginNodeShut):
+            async with pool.lease(principal(nodes.bob)):
+                pass
+        async with pool.lease(principal(nodes.alice)) as session:
+            assert (await session.run(["echo", "here"])).stdout == b"here\n"
+        await pool.close()
+        await over.wait()
 
 
 async def test_a_node_that_others_crowd_takes_the_login_a_moment_later(
@@ -172,13 +174,12 @@ async def test_a_node_that_others_crowd_takes_the_login_a_moment_later(
             over.set()
         writer.close()
 
-    server = await asyncio.start_server(crowded, "127.0.0.1", 0)
-    pool = make_pool(sshd, port=server.sockets[0].getsockname()[1])
-    async with pool.lease(principal(nodes.alice)) as session:
-        assert (await session.run(["echo", "here"])).stdout == b"here\n"
-    await pool.close()
-    await over.wait()
-    server.close()
+    async with listening(crowded) as port:
+        pool = make_pool(sshd, port=port)
+        async with pool.lease(principal(nodes.alice)) as session:
+            assert (await session.run(["echo", "here"])).stdout == b"here\n"
+        await pool.close()
+        await over.wait()
     assert came == 3
 
 

@@ -185,7 +185,7 @@ async def test_a_new_channel_waits_once_more_at_most_and_one_that_is_kept_never(
             await case.yardstick(ssh, path, wire.answered)
         (least,) = wire.counted
         wire.forget()
-        pool = make_pool(sshd, files=case.files, max_sessions=10, start_up_timeout=60, timeout=UNHURRIED)
+        pool = make_pool(sshd, files=case.files, max_sessions=10, start_up_timeout=60)
         async with pool.lease(principal(nodes.alice)) as session:
             await case.use(session, path, wire.answered)
             assert len(wire.counted) == case.before + 1

@@ -94,6 +94,19 @@ def test_what_is_not_written_is_tried_again_and_a_fault_ends_nothing(monkeypatch
     assert written == ["a", "b", "c"]
 
 
+def test_what_is_lost_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "PATIENCE", 0.01)
+    lost: list[int] = []
+    writers = Writers()
+    first = writers.add(Writer("one", lambda _: 0, on_lost=lost.append))
+    first.put("line", 4)
+    assert first.close(0.01) == 1
+    first.put("another", 7)
+    assert first.close(0.01) == 2
+    writers.add(Writer("one", lambda _: 0))
+    assert lost == [1, 1]
+
+
 def test_one_takes_the_place_of_another_of_its_name() -> None:
     writers, file = Writers(), File()
     file.gate.set()

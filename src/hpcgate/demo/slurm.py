@@ -24,6 +24,8 @@ OTHER_ACCOUNT = "extra"
 LIMITED_QOS = "single"
 """A quality of service that refuses a user's second job."""
 _DATABASE = "slurm_acct"
+_UP = {"idle", "mixed", "allocated", "completing"}
+"""States of nodes that answer slurmctld (sinfo(1)); one that does not has a star behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +145,8 @@ class Slurm:
                 daemon.kill()
 
     def wait_for_nodes(self, timeout: float = 120.0) -> None:
-        """Wait until all nodes are idle."""
-        wait_until(self._nodes_idle, "all Slurm nodes are idle", timeout, interval=0.1, detail=self._describe_nodes)
+        """Wait until all nodes take jobs, whatever runs on them."""
+        wait_until(self._nodes_up, "all Slurm nodes are up", timeout, interval=0.1, detail=self._describe_nodes)
 
     def run(self, argv: Sequence[str], timeout: float = 120.0) -> str:
         """Run one of Slurm's commands as this demo's own user and return its output; DemoError if it fails."""
@@ -258,9 +260,9 @@ class Slurm:
         except DemoError:
             return False
 
-    def _nodes_idle(self) -> bool:
+    def _nodes_up(self) -> bool:
         states = self.run(["sinfo", "--noheader", "--Node", "--partition=normal", "--format=%T"]).split()
-        return len(states) == len(self.nodes) and set(states) == {"idle"}
+        return len(states) == len(self.nodes) and set(states) <= _UP
 
     def _describe_nodes(self) -> str:
         return "\n" + self.run(["sinfo", "--long", "--Node"])

@@ -75,6 +75,7 @@ class Writer(Generic[T]):
         self._thread: threading.Thread | None = None
         self._rests = False
         self._over = False
+        self._lost = 0
         self._hangs = False
 
     def __repr__(self) -> str:
@@ -119,14 +120,18 @@ class Writer(Generic[T]):
             return not self._lines
 
     def close(self, seconds: float = PATIENCE) -> int:
-        """Write what is left, for so many seconds, and end the thread. Return how many lines are not written."""
+        """Write what is left, for so many seconds, and end the thread. Return how many lines are not written.
+
+        Of each line that is lost is told once, however often this is called.
+        """
         with self._changed:
             self._over = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._lines, seconds)
-            lost = len(self._lines)
-        if lost:
-            self._on_lost(lost)
+            lost, told = len(self._lines), self._lost
+            self._lost = max(lost, told)
+        if lost > told:
+            self._on_lost(lost - told)
         return lost
 
     def _run(self) -> None:
