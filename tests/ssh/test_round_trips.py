@@ -21,7 +21,6 @@ from asyncssh.constants import MSG_CHANNEL_CLOSE, MSG_CHANNEL_EOF, MSG_CHANNEL_W
 
 from hpcgate.demo.sshd import Sshd
 from hpcgate.ssh.session import Session
-from tests.filesystem.remote import UNHURRIED
 from tests.ssh.conftest import MakePool
 from tests.ssh.nodes import LoginNodes, principal
 
