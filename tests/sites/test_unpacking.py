@@ -32,7 +32,7 @@ from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 from hpcgate.transfers import jobs
 from hpcgate.transfers.script import job_script
-from tests.filesystem.remote import UNHURRIED, WAYS, Place, keys, nodes, place, sshd
+from tests.filesystem.remote import WAYS, Place, keys, nodes, place, sshd
 from tests.ssh.nodes import Keys, LoginNodes, principal, settings
 
 __all__ = ["keys", "nodes", "place", "sshd"]
@@ -46,7 +46,7 @@ def tools() -> None:
 
 @pytest.fixture
 async def session(request: Any, nodes: LoginNodes, sshd: Any, keys: Keys) -> AsyncIterator[Session]:
-    pool = Pool("demo", settings(sshd, timeout=UNHURRIED, **WAYS["commands"]), keys)
+    pool = Pool("demo", settings(sshd, **WAYS["commands"]), keys)
     try:
         async with pool.lease(principal(nodes.alice)) as leased:
             if request.param == "confined":
