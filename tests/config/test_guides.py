@@ -32,9 +32,10 @@ def test_examples_load(text: str, tmp_path: Path) -> None:
 
 
 def test_the_settings_of_the_page_load() -> None:
-    scheduler, general = map(yaml.safe_load, examples("schedulers.md"))
-    cluster = {"name": "demo", "ssh": {"host": "login.example.org"}} | scheduler
-    Settings.model_validate(GENERAL | {"clusters": [cluster]} | general)
+    scheduler, file_systems, general = map(yaml.safe_load, examples("schedulers.md"))
+    cluster = {"name": "demo", "ssh": {"host": "login.example.org"}} | scheduler | file_systems
+    found = Settings.model_validate(GENERAL | {"clusters": [cluster]} | general)
+    assert all(one.quota is not None for one in found.clusters[0].file_systems)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
