@@ -3,8 +3,9 @@
 
 One program under the names of PBS's commands. It answers as two real servers were recorded to answer (see
 tests/recordings), the released 23.06.06 with its JSON that is not quite JSON, and the development head; exit statuses
-and messages are theirs: tests/pbs/test_standin.py holds them against the recordings. What was not recorded names the
-place in the source that it is taken from.
+and messages are theirs. Each thing that it says is followed by the label of the recording that it follows, against
+which tests/pbs/test_standin.py holds it, or, where nothing was recorded, by the place in the source of OpenPBS 23.06.06
+that it is taken from.
 
 Jobs are real: they run as the user who submits them, in a process of their own that ends with the script. State is a
 directory that all users may write to, ``PBS_STANDIN``; a file of that name there switches on: ``down`` (the server does
@@ -41,6 +42,8 @@ QUEUES = {
 MAX_ARRAY_SIZE = 10_000
 RESOURCES = {"walltime", "ncpus", "mem", "select", "place", "nodes"}
 USAGE = "\nusage: qsub [-a date_time] [-A account_string] [-c interval]\n\t[-C directive_prefix] [-e path] [-f ] [-h ]"
+NO_HISTORY = "PBS is not configured to maintain job history"
+"""pbs_messages.c, msg_jobhistnotset: history is off by default. 23.06.06 and master were seen to say so."""
 FINISHED = "Job has finished, use -x or -H to obtain historical job information"
 QSTAT_USAGE = "usage: \nqstat [-f] [-J] [-p] [-t] [-x] [-E] [-F format | -w] [-D delim]"
 NUMBER = re.compile(r"[+-]?(?:inf|infinity|nan|(?!0\d)(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)", re.IGNORECASE)
@@ -131,21 +134,23 @@ def qsub(arguments):
     try:
         given, rest = getopt.getopt(arguments, options)
     except getopt.GetoptError as error:
-        leave(2, f"qsub: invalid option -- '{error.opt}'{USAGE}")
+        leave(2, f"qsub: invalid option -- '{error.opt}'{USAGE}")  # recorded: qsub-err-option2
     if rest:
-        leave(2, USAGE.strip())
+        leave(1, "qsub: script file:: No such file or directory")  # recorded: qsub-err-file-missing
     script = sys.stdin.buffer.read()
     if on("master") and b"\r\n" in script:
-        leave(1, "qsub: script contains cr, lf")
+        leave(1, "qsub: script contains cr, lf")  # recorded: qsub-stdin-crlf
     prefix = dict(given).get("-C", "#PBS")[:32]
     written = []
     # A directive that ends in a backslash goes on in the next line: User's Guide, "Using directives".
     for line in script.decode("utf-8", "surrogateescape").replace("\\\n", " ").split("\n"):
         if re.match(rf"\s*{re.escape(prefix)}(\s|$)", line):
             try:
-                written += getopt.getopt(shlex.split(line.strip()[len(prefix) :]), options)[0]
-            except getopt.GetoptError as error:
-                leave(1, f"qsub: invalid option -- '{error.opt}'{USAGE}")
+                words = line.strip()[len(prefix) :].strip()
+                written += getopt.getopt(shlex.split(words), options)[0]
+            except getopt.GetoptError:
+                # recorded: qsub-err-directive-option
+                leave(1, unknown_options(words, options) + f"qsub: directive error: {words} ")
         elif line.strip() and not line.lstrip().startswith(("#", ":")):
             break
     values, resources = {}, {}
@@ -157,39 +162,43 @@ def qsub(arguments):
         values[option] = value
     name = values.get("-N", "STDIN")
     if len(name) > 230:
-        leave(2, "qsub: Job name is too long ")
+        leave(2, "qsub: Job name is too long ")  # recorded: qsub-err-name-long
     if not re.fullmatch(r"[A-Za-z0-9+_.-]+", name):
-        leave(2, "qsub: illegal -N value" + USAGE)
+        leave(2, "qsub: illegal -N value" + USAGE)  # recorded: qsub-err-name-slash
     for option in ("-o", "-e"):
         if not re.fullmatch(r"[\x20-\x7e]*", values.get(option, "")):
-            leave(2, f"qsub: illegal {option} value{USAGE}")
+            leave(2, f"qsub: illegal {option} value{USAGE}")  # recorded: nasty-output é.out
+    extra = values.get("-W", "")
     if not re.fullmatch(r"(\d{4}|\d{6}|\d{8}|\d{10}|\d{12})(\.\d\d)?", values.get("-a", "0000")):
-        leave(2, "qsub: illegal -a value" + USAGE)
-    if not re.fullmatch(
-        r"(depend=(after|afterany|afternotok|afterok)(:[\d.a-z\[\]]+)+.*|umask=.*|block=.*|)", values.get("-W", "")
-    ):
-        leave(2, "qsub: illegal -W value" + USAGE)
+        leave(2, "qsub: illegal -a value" + USAGE)  # recorded: qsub-err-date
+    if not re.fullmatch(r"(?!depend=).*|depend=(after|afterany|afternotok|afterok)(:[\d.a-z\[\]]+)+.*", extra):
+        leave(2, "qsub: illegal -W value" + USAGE)  # recorded: qsub-err-depend-syntax
     if not sendable(values.get("-v", "")):
-        leave(1, "qsub: cannot send environment with the job")
+        leave(1, "qsub: cannot send environment with the job")  # recorded: nasty-env comma-raw
+    indices = array_indices(values.get("-J"))
     server_up("qsub", 162)
+    if not re.fullmatch(r"(depend|umask|block)=.*|", extra):
+        leave(154, "qsub: Error (15002) submitting job")  # recorded: qsub-err-W
     queue = values.get("-q", "workq")
     if queue not in QUEUES:
-        leave(170, "qsub: Unknown queue")
+        leave(170, "qsub: Unknown queue")  # recorded: qsub-err-queue
     enabled, started, longest, only = QUEUES[queue]
     if not enabled:
-        leave(173, "qsub: Queue is not enabled")
+        leave(173, "qsub: Queue is not enabled")  # recorded: qsub-err-closed-queue
     if only is not None and me() != only:
-        leave(159, "qsub: Unauthorized Request ")
+        leave(159, "qsub: Unauthorized Request ")  # recorded: qsub-err-acl-queue
     for resource, amount in resources.items():
         if resource not in RESOURCES:
-            leave(187, f"qsub: Unknown resource Resource_List.{resource}")
+            leave(187, f"qsub: Unknown resource Resource_List.{resource}")  # recorded: qsub-err-resource
         if resource == "walltime" and not re.fullmatch(r"[\d:]+", amount):
+            # recorded: qsub-err-walltime-syntax
             leave(166, "qsub: Illegal attribute or resource value Resource_List.walltime")
     if longest is not None and seconds(resources.get("walltime", "0")) > longest:
+        # recorded: qsub-err-walltime-over-queue
         leave(188, "qsub: Job violates queue and/or server resource limits")
-    indices = array_indices(values.get("-J"))
     if len(indices) > MAX_ARRAY_SIZE:
-        # PBSE_MaxArraySize, 15107; the limit is the server's default.
+        # The limit is the server's default.
+        # recorded: qsub-err-array-toobig
         leave(3, "qsub: Array job exceeds server or queue size limit")
     number = next_number()
     directory = os.getcwd()
@@ -234,6 +243,18 @@ def qsub(arguments):
         leave_with(load(number).get("status", 0))
 
 
+def unknown_options(words, options):
+    """Return what getopt(3) says of each letter of the first word that is no option."""
+    letters = words.split()[0][1:].partition("=")[0]
+    unknown = []
+    for letter in letters:
+        if letter not in options:
+            unknown.append(letter)
+        elif options[options.index(letter) + 1 :][:1] == ":":
+            break
+    return "".join(f"qsub: invalid option -- '{letter}'\n" for letter in unknown)
+
+
 def sendable(variables):
     """Return whether qsub can send the variables; some quotes and backslashes, too, but nobody needs them here."""
     items = variables.removesuffix(",").split(",") if variables else []
@@ -250,7 +271,7 @@ def array_indices(text):
         return []
     match = re.fullmatch(r"(\d+)-(\d+)(?::(\d+))?(?:%\d+)?", text)
     if match is None or int(match[1]) >= int(match[2]):
-        leave(2, "qsub: illegal -J value" + USAGE)
+        leave(2, "qsub: illegal -J value" + USAGE)  # recorded: qsub-err-array-range
     return list(range(int(match[1]), int(match[2]) + 1, int(match[3] or 1)))
 
 
@@ -366,6 +387,7 @@ def read_id(text):
 
 def qdel(arguments):
     if on("down"):
+        # recorded: server-down qdel 0.vm
         leave(162, f"Connection refused\nCouldn't connect to cluster: {SERVER}")
     status = 0
     for text in arguments:
@@ -376,22 +398,24 @@ def qdel(arguments):
 def qdel_one(text):
     match = read_id(text)
     if match is None:
+        # recorded: qdel-badid
         print(f"qdel: illegally formed job identifier: {text}", file=sys.stderr)
         return 1
     with Locked(int(match[1])):
         job = load(int(match[1]))
         if job is None or bool(job["indices"]) != bool(match[2]):
             shown = f"{text.partition('.')[0]}.{SERVER}" if on("master") else text
-            print(f"qdel: Unknown Job Id {shown}", file=sys.stderr)
+            print(f"qdel: Unknown Job Id {shown}", file=sys.stderr)  # recorded: qdel-unknown
             return 153
         if match[3] and match[3] not in job["subjobs"]:
-            print(f"qdel: Invalid request {text}", file=sys.stderr)
+            # recorded: qdel-subjob-unknown
+            print(f"qdel: Invalid request {identifier(job, int(match[3]))}", file=sys.stderr)
             return 156
         if job["owner"] != me():
-            print(f"qdel: Unauthorized Request  {text}", file=sys.stderr)
+            print(f"qdel: Unauthorized Request  {text}", file=sys.stderr)  # recorded: qdel-foreign
             return 159
         if job["state"] == "F":
-            print(f"qdel: Job has finished {text}", file=sys.stderr)
+            print(f"qdel: Job has finished {text}", file=sys.stderr)  # recorded: qdel-finished
             return 35
         if match[3]:
             record = job["subjobs"][match[3]]
@@ -436,23 +460,28 @@ def control(tool, arguments, options):
     for text in ids:
         match = read_id(text)
         if match is None:
+            # source: qalter.c, qhold.c, qmove.c, qrerun.c, qrls.c, qsig.c, main: as qdel says
             print(f"{tool}: illegally formed job identifier: {text}", file=sys.stderr)
             status = 1
             continue
         with Locked(int(match[1])):
             job = load(int(match[1]))
             if job is None or bool(job["indices"]) != bool(match[2]):
+                # recorded: qalter-unknown, qhold-unknown, qrls-unknown, qsig-unknown
                 print(f"{tool}: Unknown Job Id {text.partition('.')[0]}.{SERVER}", file=sys.stderr)
                 status = 153
                 continue
             if job["owner"] == me() and job["state"] == "F":
+                # recorded: qalter-finished, qhold-finished, qrls-finished, qsig-finished
                 print(f"{tool}: Job has finished", file=sys.stderr)
                 status = 35
                 continue
             said = do(tool, dict(given), job) if job["owner"] == me() else "Unauthorized Request "
             if said:
+                # recorded: qalter-foreign, qhold-foreign, qsig-foreign, qalter-walltime-running, qalter-comment
+                # recorded: qmove-unknown, qrerun, qsig-queued, qsig-suspend, qsig-badsignal, qalter-badres
                 print(f"{tool}: {said} {identifier(job)}", file=sys.stderr)
-                status = PBSE[said]
+                status = PBSE.get(said, 187)
             else:
                 save(job)
         if tool == "qrls" and not said and job["state"] == "Q":
@@ -491,6 +520,8 @@ def do(tool, given, job):
                 if job["state"] in "RB":
                     return "Unauthorized Request "
                 name, _, amount = given["-l"].partition("=")
+                if name not in RESOURCES:
+                    return f"Unknown resource Resource_List.{name}"
                 job["resources"][name] = amount
             job["name"] = given.get("-N", job["name"])
             job["changed"] = given
@@ -507,22 +538,19 @@ def server_up(tool, status, document=None):
         if document is not None:
             print(document)
         server = "" if tool == "pbs_rstat" else f" {SERVER}"
+        # recorded: server-down qsub, server-down qstat -f -F json, server-down qselect, server-down pbs_rstat -F
+        # recorded: server-down qalter -N x 0.vm, server-down qsig -s TERM 0.vm
         leave(status, f"Connection refused\n{tool}: cannot connect to server{server} (errno=15010)")
 
 
 def qselect(arguments):
     options = dict(getopt.getopt(arguments, "xu:")[0])
     server_up("qselect", 162)
-    no_history("qselect", options)
+    if "-x" in options and on("nohistory"):
+        leave(0, f"qselect: {NO_HISTORY}")  # source: qselect.c, main, at PBSE_JOBHISTNOTSET
     for job in all_jobs():
         if job["owner"] == options.get("-u", job["owner"]) and ("-x" in options or job["state"] != "F"):
             print(identifier(job))
-
-
-def no_history(tool, options):
-    if "-x" in options and on("nohistory"):
-        # As OpenPBS 23.06.06 and master were seen to do, whose history is off by default.
-        leave(0, f"{tool}: PBS is not configured to maintain job history")
 
 
 def qstat(arguments):
@@ -532,9 +560,9 @@ def qstat(arguments):
     options, ids = getopt.getopt(arguments, "xtfF:BQE")
     options = dict(options)
     if on("inexpress") and "-E" in options:
-        leave(2, "qstat: invalid option -- 'E'")
+        leave(2, "qstat: invalid option -- 'E'")  # source: qstat.c, main, before -E came, and getopt(3)
     if "-f" not in options or options.get("-F") != "json":
-        leave(2, f"qstat: conflicting options.\n{QSTAT_USAGE}")
+        leave(2, f"qstat: conflicting options.\n{QSTAT_USAGE}")  # recorded: form qstat -F json
     server_up("qstat", 255, document({}))
     if "-B" in options:
         print(document({"Server": {SERVER: {"server_state": "Active", "server_host": SERVER, "scheduling": "True"}}}))
@@ -546,7 +574,12 @@ def qstat(arguments):
         }
         print(document({"Queue": queues}))
         return
-    no_history("qstat", options)
+    if "-x" in options and on("nohistory"):
+        for text in ids[-1:] if "-E" in options else ids or [""]:
+            # source: qstat.c, main, where pbs_statjob has failed, and its end, at PBSE_JOBHISTNOTSET
+            print(f"qstat: {NO_HISTORY} {text}", file=sys.stderr)
+        print(document({}))
+        leave(0)
     shown, status = {}, 0
     if "-E" in options and ids:
         express(options, ids)
@@ -558,12 +591,15 @@ def qstat(arguments):
         match = read_id(text)
         job = load(int(match[1])) if match else None
         if match is None:
+            # recorded: qstat-json-badid2
             print(f"qstat: illegally formed job identifier: {text}", file=sys.stderr)
             status = 1
         elif job is None or bool(job["indices"]) != bool(match[2]) or (match[3] and match[3] not in job["subjobs"]):
+            # recorded: qstat-json-unknown, qstat-json-subjob-unknown, qstat-json-array-nobrackets
             print(f"qstat: Unknown Job Id {text.partition('.')[0]}.{SERVER}", file=sys.stderr)
             status = 153
         elif job["state"] == "F" and "-x" not in options:
+            # recorded: qstat-json-array-finished-nox, qstat-json-finished-without-x
             print(f"qstat: {identifier(job)} {FINISHED}", file=sys.stderr)
             status = 35
         elif not (on("hide") and job["owner"] != me()) and not (on("master") and shown):
@@ -583,6 +619,7 @@ def express(options, ids):
     for text in ids:
         match = read_id(text)
         if match is None:
+            # source: qstat.c, main, E_opt
             sys.stderr.write(f"qstat: illegally formed job identifier: {text}\n")
             error = 1
             continue
@@ -598,8 +635,10 @@ def express(options, ids):
     elif shown:
         error = error if error == 1 else 0
     elif error == 153:
+        # source: qstat.c, main, E_opt, and req_stat.c, req_stat_job
         sys.stderr.write(f"qstat: Unknown Job Id {text.partition('.')[0]}.{SERVER}\n")
     elif error == 35:
+        # source: qstat.c, main, E_opt, and req_stat.c, req_stat_job
         sys.stderr.write(f"qstat: {text.partition('.')[0]}.{SERVER} {FINISHED}\n")
     print(document({"Jobs": shown} if shown else {}))
     leave(error)
@@ -706,6 +745,7 @@ def released(value, depth, name=""):
 
 def pbsnodes(arguments):
     if on("down"):
+        # recorded: server-down pbsnodes -a -F json
         leave(1, f"Connection refused\npbsnodes: cannot connect to server {SERVER}, error=15010")
     running = [identifier(job) for job in all_jobs() if job["state"] == "R"]
     node = {
@@ -724,7 +764,7 @@ def pbs_rstat(arguments):
     server_up("pbs_rstat", 162)
     start = int(os.stat(ROOT).st_ctime) // 3600 * 3600
     if arguments != ["-F"]:
-        leave(2, "usage: pbs_rstat")
+        leave(2, "usage: pbs_rstat")  # source: pbs_rstat.c, main: the gateway asks for -F alone
     print(f"Resv ID: R231.{SERVER}")
     for name, value in {
         "Reserve_Name": "myresv",

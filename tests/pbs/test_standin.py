@@ -7,11 +7,17 @@ shows.
 
 from __future__ import annotations
 
+import ast
 import json
+import os
+import py_compile
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +29,7 @@ from tests.pbs.standin import COMMANDS
 from tests.schedulers.pbs.recordings import RELEASES, recorded
 
 SCRIPT = "#!/bin/sh\nexit 4\n"
+LONG = "exec sleep 4711\n"
 PROGRAM = Path(__file__).with_name("server.py")
 
 
@@ -34,36 +41,85 @@ class Standin:
     state: Path
     jobs: dict[str, str]
 
-    def run(self, argv: list[str], stdin: str = SCRIPT) -> subprocess.CompletedProcess[bytes]:
+    def run(self, argv: list[str], stdin: str = SCRIPT, user: str | None = None) -> subprocess.CompletedProcess[bytes]:
         program, *arguments = (word.format(**self.jobs) for word in argv)
         return subprocess.run(
-            [sys.executable, "-IS", self.commands / program, *arguments],
+            # The interpreter of the tests may lie where no other user comes to.
+            [sys.executable, "-IS", self.commands / program, *arguments]
+            if user is None
+            else ["/usr/bin/python3", "-IS", self.commands / "text" / program, *arguments],
             input=stdin.encode(),
             capture_output=True,
             check=False,
             cwd=self.state,
             env={"PBS_STANDIN": str(self.state), "TZ": "UTC0", "LC_ALL": "C.UTF-8"},
+            user=user,
         )
+
+    def show(self, *arguments: str) -> dict[str, Any]:
+        """Return what qstat shows of the only job that it is asked for."""
+        ((_, attributes),) = items(decoded(self.run(["qstat", "-x", "-f", "-F", "json", *arguments]).stdout), "Jobs")
+        return attributes
+
+    def until(self, job: str, state: str) -> None:
+        deadline = time.monotonic() + 120
+        while self.show(job)["job_state"] != state:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 @pytest.fixture(scope="module", params=RELEASES)
-def standin(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Standin]:
-    directory = tmp_path_factory.mktemp("standin")
+def standin(request: pytest.FixtureRequest) -> Iterator[tuple[str, Standin]]:
+    # Not among pytest's own, which are closed to other users.
+    with tempfile.TemporaryDirectory(prefix="standin-") as name:
+        made = filled(Path(name), request.param)
+        try:
+            yield request.param, made
+        finally:
+            made.run(["qdel", "{running}"])
+            made.until("{running}", "F")
+
+
+def filled(directory: Path, release: str) -> Standin:
+    """Return a stand-in with jobs in all the states that the recordings are of."""
+    directory.chmod(0o755)
     for place in ("bin", "state/jobs", "state/locks", "state/spool"):
         (directory / place).mkdir(parents=True)
+    for place in ("jobs", "locks", "spool"):
+        (directory / "state" / place).chmod(0o1777)
+    # Compiled once, not by each of its many processes.
+    py_compile.compile(str(PROGRAM), cfile=str(directory / "bin/server"), doraise=True)
+    (directory / "bin/text").mkdir()
+    for place in ("bin", "bin/text", "state"):
+        (directory / place).chmod(0o755)
+    shutil.copy(PROGRAM, directory / "bin/text/server.py")
     for name in COMMANDS:
-        (directory / "bin" / name).symlink_to(PROGRAM)
-    if request.param == "master":
+        (directory / "bin" / name).symlink_to("server")
+        (directory / "bin/text" / name).symlink_to("server.py")
+    if release == "master":
         (directory / "state/master").touch()
     made = Standin(directory / "bin", directory / "state", {})
     array = ["-J", "1-3"]
-    for name, options in {"held": [], "other": [], "array": array, "done": [], "gone": array}.items():
+    kinds = {"held": [], "other": [], "array": array, "done": [], "gone": array, "altered": [], "released": []}
+    for name, options in kinds.items():
         made.jobs[name] = made.run(["qsub", "-h", *options]).stdout.decode().strip()
     made.run(["qdel", "{done}"])
     made.run(["qdel", "{gone}"])
     made.jobs["sub9"] = made.jobs["array"].replace("[]", "[9]")
+    made.jobs["bare"] = made.jobs["array"].partition("[")[0]
     made.jobs["sub1"] = made.jobs["array"].replace("[]", "[1]")
-    return str(request.param), made
+    for name, script in ({"running": LONG, "deleted": LONG} | ENDED).items():
+        made.jobs[name] = made.run(["qsub"], script).stdout.decode().strip()
+    for name in ("running", "deleted"):
+        made.until(f"{{{name}}}", "R")
+    made.run(["qdel", "{deleted}"])
+    for name in ("deleted", *ENDED):
+        made.until(f"{{{name}}}", "F")
+    return made
+
+
+ENDED = {"exit0": "exit 0\n", "exit3": "exit 3\n", "exit255": "exit 255\n", "kill9": "kill -9 $$\n"}
+"""Jobs that end by themselves."""
 
 
 WORDS: dict[str, list[str]] = {
@@ -87,9 +143,27 @@ WORDS: dict[str, list[str]] = {
     "qsub-block": ["qsub", "-N", "blk", "-W", "block=true"],
     "qdel-unknown": ["qdel", "99999"],
     "qdel-badid": ["qdel", "abc"],
+    "qsub-err-file-missing": ["qsub", "/home/fireuser/nosuch.sh"],
+    "qsub-err-directive-option": ["qsub"],
+    "qsub-err-directive-resource": ["qsub"],
+    "qsub-stdin-crlf": ["qsub", "-h"],
+    "qsub-err-date": ["qsub", "-a", "yesterday"],
+    "qsub-err-W": ["qsub", "-W", "nosuch=1"],
+    "qsub-err-depend-syntax": ["qsub", "-W", "depend=whenever:1"],
+    "qsub-err-array-syntax": ["qsub", "-J", "a-b"],
+    "qsub-err-array-toobig": ["qsub", "-J", "1-20000"],
+    "qsub-err-array-single": ["qsub", "-J", "5"],
+    "qsub-later": ["qsub", "-h", "-a", "2359"],
+    "qsub-depend": ["qsub", "-h", "-W", "depend=afterok:{held}"],
     "qdel-finished": ["qdel", "{done}"],
+    "qdel-array-again": ["qdel", "{gone}"],
+    "qdel-empty": ["qdel", ""],
+    "qdel-array-nobrackets": ["qdel", "{bare}"],
     "qdel-subjob-unknown": ["qdel", "{sub9}"],
     "qstat-json-unknown": ["qstat", "-f", "-F", "json", "99999"],
+    "qstat-json-subjob-unknown": ["qstat", "-f", "-F", "json", "{sub9}"],
+    "qstat-json-array-nobrackets": ["qstat", "-f", "-F", "json", "{bare}"],
+    "qstat-json-finished-without-x": ["qstat", "-f", "-F", "json", "{done}"],
     "qstat-x-json-unknown": ["qstat", "-x", "-f", "-F", "json", "99999"],
     "qstat-json-badid2": ["qstat", "-f", "-F", "json", "12ab"],
     "qstat-json-array-finished-nox": ["qstat", "-f", "-F", "json", "{gone}"],
@@ -110,19 +184,33 @@ WORDS: dict[str, list[str]] = {
     "qsig-finished": ["qsig", "-s", "TERM", "{done}"],
     "qalter-comment": ["qalter", "-W", "comment=hi", "{held}"],
     "qalter-acct": ["qalter", "-A", "other", "{held}"],
+    "qalter-name": ["qalter", "-N", "renamed", "{altered}"],
+    "qalter-walltime-queued": ["qalter", "-l", "walltime=00:20:00", "{altered}"],
+    "qalter-walltime-running": ["qalter", "-l", "walltime=00:20:00", "{running}"],
+    "qalter-badres": ["qalter", "-l", "nosuch=1", "{held}"],
+    "qhold-running": ["qhold", "{running}"],
+    "qsig-number": ["qsig", "-s", "0", "{running}"],
+    "qmove": ["qmove", "smallq", "{altered}"],
+    "qrls": ["qrls", "{released}"],
     "qalter-unknown": ["qalter", "-N", "x", "99999"],
     "qalter-finished": ["qalter", "-N", "x", "{done}"],
     "qmove-unknown": ["qmove", "nosuchq", "{held}"],
     "form qselect -u nobody": ["qselect", "-u", "nobody"],
 }
 """Recorded commands whose words and exit status count."""
+SCRIPTS = {
+    "qsub-err-directive-option": "#!/bin/bash\n#PBS --time=1\necho\n",
+    "qsub-err-directive-resource": "#!/bin/bash\n#PBS -l nosuchres=1\necho\n",
+    "qsub-stdin-crlf": "#!/bin/bash\r\necho\r\n",
+}
+"""What some of them were given."""
 
 
 @pytest.mark.parametrize("label", WORDS)
 def test_it_says_what_the_servers_said(standin: tuple[str, Standin], label: str) -> None:
     release, made = standin
     wanted = recorded(release, label)
-    done = made.run(WORDS[label])
+    done = made.run(WORDS[label], SCRIPTS.get(label, SCRIPT))
     assert (done.returncode, words(done.stderr.decode())) == (wanted.exit_status, words(wanted.stderr))
     assert bool(done.stdout.strip()) is bool(wanted.stdout.strip())
     if not wanted.stdout.startswith(b"{") and wanted.stdout:
@@ -133,6 +221,34 @@ def words(said: str) -> str:
     """Return what was said without the usage, ids being N."""
     said = re.split(r"^usage:", said, maxsplit=1, flags=re.MULTILINE)[0]
     return re.sub(r"\b\d+(\[\d*\])?(?=(\.vm)?\b)", r"N\1", said.replace("99999", "0")).rstrip()
+
+
+FOREIGN: dict[str, list[str]] = {
+    "qdel-foreign": ["qdel", "{held}"],
+    "qsig-foreign": ["qsig", "-s", "TERM", "{held}"],
+    "qalter-foreign": ["qalter", "-N", "x", "{held}"],
+    "qhold-foreign": ["qhold", "{held}"],
+    "qstat-json-foreign": ["qstat", "-f", "-F", "json", "{held}"],
+    "qstat-json-foreign-hidden": ["qstat", "-f", "-F", "json", "{held}"],
+    "qstat-json-all-foreign-hidden": ["qstat", "-f", "-F", "json"],
+}
+"""Recorded commands of a user who has no jobs."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes another user")
+@pytest.mark.parametrize("label", FOREIGN)
+def test_jobs_of_others_are_as_closed(standin: tuple[str, Standin], label: str) -> None:
+    release, made = standin
+    switch = made.state / "hide"
+    if label.endswith("hidden"):
+        switch.touch()
+    try:
+        done = made.run(FOREIGN[label], user="nobody")
+    finally:
+        switch.unlink(missing_ok=True)
+    wanted = recorded(release, label)
+    assert (done.returncode, words(done.stderr.decode())) == (wanted.exit_status, words(wanted.stderr))
+    assert sections(decoded(done.stdout)) == sections(wanted.text)
 
 
 DOWN: dict[str, list[str]] = {
@@ -173,6 +289,8 @@ DOCUMENTS: dict[str, list[str]] = {
     "qstat-json-array-held": ["qstat", "-f", "-F", "json", "{array}"],
     "qstat-json-array-held-t": ["qstat", "-f", "-F", "json", "-t", "{array}"],
     "qstat-json-subjob-queued": ["qstat", "-f", "-F", "json", "{sub1}"],
+    "qstat-json-running": ["qstat", "-f", "-F", "json", "{running}"],
+    "qstat-x-json-finished-ok": ["qstat", "-x", "-f", "-F", "json", "{exit0}"],
     "qstat-x-json-array-deleted": ["qstat", "-x", "-f", "-F", "json", "{gone}"],
     "server-json": ["qstat", "-B", "-f", "-F", "json"],
     "queues-json": ["qstat", "-Q", "-f", "-F", "json"],
@@ -197,6 +315,87 @@ def test_its_documents_show_what_the_servers_showed(standin: tuple[str, Standin]
         assert in_order(attributes, known), set(attributes) - set(known)
     if release == "master":
         json.loads(shown)
+
+
+ENDS = {
+    "qstat-json-running": "running",
+    "qstat-x-json-ok": "exit0",
+    "qstat-x-json-exit3": "exit3",
+    "qstat-x-json-exit255": "exit255",
+    "qstat-x-json-kill9": "kill9",
+    "qstat-x-json-deleted-running": "deleted",
+    "qstat-x-json-deleted-held": "done",
+}
+"""Recorded documents of jobs by how these ended, and ours that ended so."""
+
+
+@pytest.mark.parametrize("label", ENDS)
+def test_a_job_ends_as_the_servers_told_of_it(standin: tuple[str, Standin], label: str) -> None:
+    release, made = standin
+    ((_, theirs),) = items(recorded(release, label).text, "Jobs")
+    ours = made.show(f"{{{ENDS[label]}}}")
+    for name in ("job_state", "Exit_status", "Join_Path", "Priority", "Checkpoint", "Keep_Files"):
+        assert ours.get(name) == theirs.get(name), name
+    assert comment(ours) == comment(theirs)
+
+
+def comment(job: dict[str, Any]) -> str:
+    """Return the comment without the time and the place. Master says who deleted a job, as the stand-in does not."""
+    found = str(job.get("comment", ""))
+    return re.sub(r"at \w+ \w+ \d+ at [\d:]+| on \(.*?\)| by \S+$", "", found)
+
+
+HISTORY: dict[str, tuple[list[str], str, str]] = {
+    "qselect": (["qselect", "-x"], "qselect: {words}", ""),
+    "qstat of all": (["qstat", "-x", "-f", "-F", "json"], "qstat: {words} ", "{{"),
+    "qstat of one": (["qstat", "-x", "-f", "-F", "json", "{held}"], "qstat: {words} {held}", "{{"),
+    "qstat at once": (["qstat", "-x", "-E", "-f", "-F", "json", "{held}"], "qstat: {words} {held}", "{{"),
+}
+"""What qselect.c and qstat.c, main, do at PBSE_JOBHISTNOTSET, and how the output begins: not recorded."""
+
+
+@pytest.mark.parametrize("case", HISTORY)
+def test_a_server_without_history_says_so_and_exits_with_0(standin: tuple[str, Standin], case: str) -> None:
+    _, made = standin
+    argv, said, output = HISTORY[case]
+    switch = made.state / "nohistory"
+    switch.touch()
+    try:
+        done = made.run(argv)
+    finally:
+        switch.unlink()
+    said = said.format(words="PBS is not configured to maintain job history", **made.jobs)
+    assert (done.returncode, done.stderr.decode()) == (0, said + "\n")
+    assert done.stdout.decode().startswith(output.format())
+    assert items(decoded(done.stdout), "Jobs") == []
+
+
+def test_each_thing_that_it_says_names_where_it_is_from() -> None:
+    """A recording that is compared with above, or a place in the source."""
+    text = PROGRAM.read_text(encoding="utf-8")
+    compared = {*WORDS, *DOWN, *FOREIGN, *DOCUMENTS}
+    lines = text.splitlines()
+    said = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call) and says(node)]
+    assert len(said) > 30
+    for call in said:
+        first = call.lineno - 1
+        while lines[first - 1].lstrip().startswith("#"):
+            first -= 1
+        notes = re.findall(r"# (recorded|source): (.*)", "\n".join(lines[first : call.end_lineno]))
+        assert notes, f"server.py:{call.lineno} says something that no recording or source is named for"
+        for kind, names in notes:
+            if kind == "recorded":
+                assert {*names.split(", ")} <= compared, (call.lineno, names)
+            else:
+                assert re.match(r"\w+\.c, ", names), (call.lineno, names)
+
+
+def says(call: ast.Call) -> bool:
+    """Return whether a call of the stand-in's writes words of an error."""
+    name, words = ast.unparse(call.func), [ast.unparse(word) for word in call.args]
+    errors = any(keyword.arg == "file" and ast.unparse(keyword.value) == "sys.stderr" for keyword in call.keywords)
+    written = name == "sys.stderr.write" and not words[0].startswith("message")
+    return errors or written or (name == "leave" and len(words) > 1)
 
 
 def in_order(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
