@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -223,3 +224,29 @@ async def test_a_listing_takes_the_same_memory_however_long_it_is(monkeypatch: p
     await peak(5 * PART)
     small, large = await peak(5 * PART), await peak(100 * PART)
     assert large < 1.5 * small
+
+
+async def test_a_listing_by_commands_takes_less_memory_than_its_names(nodes: LoginNodes, sshd: Any, keys: Any) -> None:
+    """What is read at a time has bounds of its own, whatever the login node has to tell."""
+    pool = Pool("demo", settings(sshd, **WAYS["commands"]), keys)
+    with tempfile.TemporaryDirectory(prefix="names-") as path:
+        os.chmod(path, 0o755)
+        for number in range(LONG_NAMES):
+            os.close(os.open(f"{path}/{number:0250}", os.O_CREAT | os.O_WRONLY))
+        async with pool.lease(principal(nodes.alice)) as session:
+            async for _ in asked(b"/etc").lines(session):  # what is learned once
+                pass
+            tracemalloc.start()
+            try:
+                told = 0
+                async for block in asked(os.fsencode(path)).lines(session):
+                    told += len(block)
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+    await pool.close()
+    assert told > LONG_NAMES * 250
+    assert peak < told
+
+
+LONG_NAMES = 40_000

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator
@@ -400,3 +401,35 @@ async def test_what_does_not_fit_leaves_the_file_as_it_was(session: Session, nod
         assert os.listdir(place.user.home) == home
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
+"""That of listening below port 1024, as linux/capability.h lays it out."""
+ATTRIBUTES = {"user.note": b"mine", "security.capability": CAPABILITY}
+LEFT = {
+    # What is left of mode and extended attributes, as docs/transfers.md says.
+    Replacing.atomic: (0o6755, set()),
+    Replacing.in_place: (0o755, {"user.note"}),
+}
+
+
+@EVERY_WAY
+@pytest.mark.parametrize("how", LEFT, ids=lambda how: how.value)
+async def test_what_is_left_of_marks_is_what_the_page_says(
+    session: Session, nodes: LoginNodes, place: Place, how: Replacing
+) -> None:
+    path = place.write("file", OLD)
+    (place.path / "other").hardlink_to(place.path / "file")
+    os.chmod(path, 0o6755)
+    try:
+        for name, value in ATTRIBUTES.items():
+            os.setxattr(path, name, value)
+    except OSError:
+        pytest.skip("the file system keeps no extended attributes")
+    async with session.bulk() as streams:
+        await streams.replace(path, parts(NEW), how=how)
+    mode, attributes = LEFT[how]
+    assert stat.S_IMODE(os.stat(path).st_mode) == mode
+    assert ATTRIBUTES.keys() & {*os.listxattr(path)} == attributes
+    assert (place.path / "file").read_bytes() == NEW
+    assert (place.path / "other").read_bytes() == (OLD if how is Replacing.atomic else NEW)
