@@ -97,7 +97,8 @@ async def verb(session: Session, name: str, **parameters: Any) -> Any:
 
 async def list_all(session: Session, place: Path) -> None:
     found = await verb(session, "ls", path=place, recursive=True, show_hidden=True)
-    (old,) = (entry for entry in found if entry.name.endswith("old"))
+    # What was unpacked by an earlier round has a longer name.
+    old = min((entry for entry in found if entry.name.endswith("old")), key=lambda entry: len(entry.name))
     assert int(old.size) == len(OLD)
 
 
@@ -124,6 +125,7 @@ async def mkdir(session: Session, place: Path) -> None:
 
 
 async def symlink(session: Session, place: Path) -> None:
+    (place / "link").unlink(missing_ok=True)
     await verb(session, "symlink", source_path=place / "old", link_path=place / "link")
     assert (place / "link").readlink() == place / "old"
 
@@ -145,7 +147,7 @@ async def compress(session: Session, place: Path) -> None:
 
 async def extract(session: Session, place: Path) -> None:
     """Unpack what comes with the account."""
-    (place / "unpacked").mkdir()
+    (place / "unpacked").mkdir(exist_ok=True)
     shutil.chown(place / "unpacked", place.owner(), place.group())
     packed = place / "packed.tar.gz"
     with tarfile.open(packed, "w:gz") as archive:
@@ -156,7 +158,7 @@ async def extract(session: Session, place: Path) -> None:
 
 async def rm(session: Session, place: Path) -> None:
     gone = place / "gone"
-    gone.mkdir()
+    gone.mkdir(exist_ok=True)
     (gone / "file").touch()
     for path in (gone, gone / "file"):
         shutil.chown(path, place.owner(), place.group())

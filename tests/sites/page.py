@@ -17,6 +17,7 @@ from tests.sites.test_start_up import AMID_SFTP, HARMFUL, HARMLESS, WAYS
 
 MAX = 60
 """Characters of a case's text that are shown."""
+ALL, SOME = (", ".join(f"`{name}`" for name in table) for table in (VERBS, OPERATIONS))
 INTRODUCTION = f"""\
 # What your site may have
 
@@ -28,7 +29,10 @@ the status and words that say why: nothing is stored in part, and no job is lost
 This page is made from the tables in `tests/sites` and `tests/cluster/test_sites_scheduler.py` by `make sites`. A case
 of yours that is missing is one line there. `{{real}}` stands for the real program.
 
-The operations are {", ".join(f"`{name}`" for name in VERBS)}.
+The operations are {ALL}.
+Each row of shells, accounts, variables and tools meets all of them. Of start-up files, `make test` has each meet
+{SOME}, which stand for the ways in which things are started, and one file of each kind all of them; `make test-deep`
+has each meet all.
 The ways of file access are SFTP, an SFTP server that sshd has the login shell start, and commands (`ssh.files`)."""
 
 
@@ -156,9 +160,9 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterable[str]:
 
 def _cell(right: Iterable[str]) -> str:
     names = set(right)
-    if names == set(OPERATIONS):
+    if names == set(VERBS):
         return "right"
-    return ", ".join(f"`{name}`" for name in OPERATIONS if name in names) or "424"
+    return ", ".join(f"`{name}`" for name in VERBS if name in names) or "424"
 
 
 def _code(text: str) -> str:

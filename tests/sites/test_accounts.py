@@ -21,8 +21,7 @@ from hpcgate.demo.keys import Key
 from hpcgate.demo.sshd import Sshd
 from hpcgate.demo.users import suffix
 from hpcgate.ssh.pool import Pool
-from tests.sites.operations import CONTENT, OLD, OPERATIONS, verb
-from tests.sites.test_start_up import try_all
+from tests.sites.operations import CONTENT, OLD, verb
 from tests.sites.test_surroundings import RIGHT, outcomes
 from tests.ssh.conftest import nodes, sshd
 from tests.ssh.nodes import LoginNodes, principal, settings
@@ -178,5 +177,5 @@ async def test_all_comes_right_for_an_account(sshd: Sshd, nodes: LoginNodes, cas
         await by_commands.close()
         pool = Pool("demo", settings(sshd), made.keys)
         async with pool.lease(principal(made.name)) as session:
-            assert await try_all(session, made.place) == dict.fromkeys(OPERATIONS, "right")
+            assert await outcomes(session, made.place) == RIGHT
         await pool.close()

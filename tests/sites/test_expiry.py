@@ -11,7 +11,7 @@ import pytest
 from hpcgate.demo.sshd import Sshd
 from hpcgate.demo.users import User
 from hpcgate.errors import CredentialRefused
-from tests.sites.operations import OPERATIONS
+from tests.sites.operations import VERBS
 from tests.sites.test_shells import outcomes
 from tests.sites.test_start_up import Account
 from tests.ssh.conftest import MakePool, make_pool, nodes, sshd
@@ -65,6 +65,6 @@ async def test_a_password_that_must_be_changed(
 ) -> None:
     with Account(nodes) as account, aged(account.user, "-d", "0"):
         found = await outcomes(make_pool, with_pam, account, files)
-    for name in OPERATIONS:
+    for name in VERBS:
         assert found[name].startswith("424 "), (name, found[name])
         assert "Password change required" in found[name]

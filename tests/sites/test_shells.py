@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 from hpcgate.demo.sshd import Sshd
 from hpcgate.demo.users import User
 from hpcgate.errors import GatewayError
-from tests.sites.operations import OPERATIONS, Failed
+from tests.sites.operations import VERBS, Failed
 from tests.sites.shells import shell_program
 from tests.sites.test_start_up import Account, behind
 from tests.ssh.conftest import MakePool, make_pool, nodes, sshd
@@ -22,9 +22,9 @@ from tests.ssh.nodes import LoginNodes, principal
 
 __all__ = ["behind", "make_pool", "nodes", "sshd"]
 
-RIGHT = dict.fromkeys(OPERATIONS, "right")
+RIGHT = dict.fromkeys(VERBS, "right")
 SHELLS = ("bash", "dash", "zsh", "mksh", "ksh93", "busybox", "tcsh", "fish")
-BY_SFTP = ("ls", "view", "upload", "put")
+BY_SFTP = ("ls", "view", "upload", "put", "head")
 """Operations that need no command where sshd has an SFTP server of its own; it does not tell inode numbers."""
 
 
@@ -38,6 +38,16 @@ def shell_of(user: User, shell: str) -> Iterator[None]:
         subprocess.run(["usermod", "--shell", "/bin/bash", user.name], check=True, capture_output=True)
 
 
+UNDONE: dict[str, Callable[[Path], bool]] = {
+    "mkdir": lambda place: not (place / "made").exists(),
+    "symlink": lambda place: not (place / "link").is_symlink(),
+    "chmod": lambda place: (place / "old").stat().st_mode & 0o777 == 0o644,
+    "rm": lambda place: (place / "gone" / "file").exists(),
+    "extract": lambda place: not (place / "unpacked" / "old").exists(),
+}
+"""How it shows that what was answered with an error has changed nothing."""
+
+
 async def outcomes(
     make_pool: MakePool, node: Sshd, account: Account, files: str, start_up: float = 60
 ) -> dict[str, str]:
@@ -45,7 +55,7 @@ async def outcomes(
     pool = make_pool(node, files=files, start_up_timeout=start_up, timeout={"command_execution": 60})
     found = {}
     async with pool.lease(principal(account.user)) as session:
-        for name, operation in OPERATIONS.items():
+        for name, operation in VERBS.items():
             try:
                 await operation(session, account.place)
                 found[name] = "right"
@@ -55,6 +65,8 @@ async def outcomes(
                 found[name] = f"exit {failed}"
     await pool.close()
     account.has_lost_nothing()
+    for name, is_undone in UNDONE.items():
+        assert found[name] == "right" or is_undone(account.place), (name, found[name])
     return found
 
 
@@ -91,14 +103,18 @@ async def test_a_shell_that_runs_nothing_is_told_of_in_its_words(
         by_commands = await outcomes(make_pool, sshd, account, "commands")
         by_sftp = await outcomes(make_pool, sshd, account, "auto")
         by_shell = await outcomes(make_pool, behind, account, "sftp")
-    for name in OPERATIONS:
+    for name in VERBS:
         assert by_commands[name].startswith("424 "), (name, by_commands[name])
         assert REFUSALS[shell] in by_commands[name]
         assert by_shell[name].startswith("424 "), (name, by_shell[name])
-        if name in BY_SFTP:
-            assert by_sftp[name] == "right", name
-        else:
-            assert by_sftp[name].startswith("424 "), (name, by_sftp[name])
+    assert without_commands(by_sftp) == {*BY_SFTP}
+
+
+def without_commands(outcomes: Mapping[str, str]) -> set[str]:
+    """Return what came right; all else is 424."""
+    right = {name for name, outcome in outcomes.items() if outcome == "right"}
+    assert all(outcomes[name].startswith("424 ") for name in outcomes.keys() - right), outcomes
+    return right
 
 
 FORCED = {
@@ -120,13 +136,10 @@ async def test_a_command_that_sshd_runs_instead_is_told_of_in_its_words(
         by_commands = await outcomes(make_pool, node, account, "commands", start_up=1)
         by_sftp = await outcomes(make_pool, node, account, "auto", start_up=1)
     await asyncio.to_thread(node.stop)
-    for name in OPERATIONS:
+    for name in VERBS:
         assert by_commands[name].startswith("424 "), (name, by_commands[name])
         assert FORCED[command] in by_commands[name]
-        if command == "internal-sftp" and name in BY_SFTP:
-            assert by_sftp[name] == "right", name
-        else:
-            assert by_sftp[name].startswith("424 "), (name, by_sftp[name])
+    assert without_commands(by_sftp) == ({*BY_SFTP} if command == "internal-sftp" else set())
 
 
 @pytest.mark.parametrize("files", ["auto", "commands"])

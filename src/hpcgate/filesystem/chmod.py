@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from hpcgate.errors import BadRequest, GatewayError
 from hpcgate.filesystem.base import Operation, Parameters, SourcePath
-from hpcgate.filesystem.models import File, file_at
+from hpcgate.filesystem.models import File, file_at, zone_of
 from hpcgate.ssh.files.command_attributes import CHMOD, stand_and
 from hpcgate.ssh.session import Session
 
@@ -37,11 +37,12 @@ class Chmod(Operation):
     async def run(self, session: Session) -> File:
         """Set an octal mode directly, leave a symbolic one to chmod."""
         path, mode = self.parameters.source_path, self.parameters.mode
+        zone = await zone_of(session)
         if _OCTAL.fullmatch(mode) and int(mode, 8) <= 0o7777:
             await self._set(session, path, mode)
         else:
             await stand_and(session, CHMOD, "chmod", path, path, mode, otherwise=BadRequest)
-        return await file_at(session, path)
+        return await file_at(session, path, zone)
 
     async def _set(self, session: Session, path: bytes, mode: str) -> None:
         files = await session.files()

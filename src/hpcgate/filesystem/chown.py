@@ -4,7 +4,7 @@ from pydantic import Field
 
 from hpcgate.errors import BadRequest
 from hpcgate.filesystem.base import Operation, Parameters, SourcePath
-from hpcgate.filesystem.models import File, file_at
+from hpcgate.filesystem.models import File, file_at, zone_of
 from hpcgate.ssh.files.command_attributes import CHOWN, stand_and
 from hpcgate.ssh.session import Session
 
@@ -33,14 +33,14 @@ class Chown(Operation):
 
     async def run(self, session: Session) -> File:
         """Run chown unless there is nothing to change."""
-        path = self.parameters.source_path
+        path, zone = self.parameters.source_path, await zone_of(session)
         owner, group = self.parameters.owner, self.parameters.group
         _check("user", owner)
         _check("group", group)
         if owner or group:
             wanted = f"{owner}:{group}" if group else owner
             await stand_and(session, CHOWN, "chown", path, path, wanted, otherwise=BadRequest)
-        return await file_at(session, path)
+        return await file_at(session, path, zone)
 
 
 def _check(kind: str, name: str) -> None:

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from hpcgate.filesystem.base import Operation, Parameters, SourcePath
-from hpcgate.filesystem.models import File, file_at
+from hpcgate.filesystem.models import File, file_at, zone_of
 from hpcgate.ssh.session import Session
 
 
@@ -31,6 +31,6 @@ class Mkdir(Operation):
 
     async def run(self, session: Session) -> File:
         """Make it."""
-        path = self.parameters.source_path
+        path, zone = self.parameters.source_path, await zone_of(session)
         await (await session.files()).mkdir(path, parents=self.parameters.parent)
-        return await file_at(session, path)
+        return await file_at(session, path, zone)

@@ -128,7 +128,14 @@ async def zone_of(session: Session) -> tzinfo:
     return await session.node.view(session.username).time_zone(session)
 
 
-async def file_at(session: Session, path: bytes) -> File:
-    """Return the one file as ``ls -ld`` shows it."""
+async def file_at(session: Session, path: bytes, zone: tzinfo) -> File:
+    """Return the one file as ``ls -ld`` shows it.
+
+    Args:
+        session: The user's.
+        path: The file.
+        zone: That of the login node, which whoever changes the file asks for first: where no command can tell it,
+            nothing is to be changed and then told to have failed.
+    """
     files = await session.files()
-    return File.of(await files.entry(path), await zone_of(session))
+    return File.of(await files.entry(path), zone)

@@ -1,7 +1,7 @@
 """symlink: make a symbolic link."""
 
 from hpcgate.filesystem.base import LinkTarget, Operation, Parameters, Path, encode_link
-from hpcgate.filesystem.models import File, file_at
+from hpcgate.filesystem.models import File, file_at, zone_of
 from hpcgate.ssh.session import Session
 
 
@@ -32,6 +32,6 @@ class Symlink(Operation):
 
     async def run(self, session: Session) -> File:
         """Make it."""
-        link = self.parameters.link_path
+        link, zone = self.parameters.link_path, await zone_of(session)
         await (await session.files()).symlink(encode_link(self.parameters.source_path), link)
-        return await file_at(session, link)
+        return await file_at(session, link, zone)
