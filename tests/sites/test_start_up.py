@@ -294,8 +294,43 @@ async def test_a_start_up_file_in_the_way(
         account.has_lost_nothing()
 
 
+SIDE_BY_SIDE = {verb: operation for verb, operation in VERBS.items() if verb != "list_all"}
+"""All of them but the one that would list the others' files, too."""
+
+
+async def all_at_once(session: Session, account: Account) -> dict[str, str]:
+    """Do all of them, side by side, and return what came of each: "right", or the words of a 424."""
+    account.place.chmod(0o777)
+    results = await asyncio.gather(
+        *(operation(session, account.place) for operation in SIDE_BY_SIDE.values()), return_exceptions=True
+    )
+    for verb, result in zip(SIDE_BY_SIDE, results, strict=True):
+        assert result is None or isinstance(result, NeverBegan), (verb, result)
+    account.has_lost_nothing()
+    return {
+        verb: "right" if result is None else str(result) for verb, result in zip(SIDE_BY_SIDE, results, strict=True)
+    }
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("way", ["SFTP", "commands"])
+@pytest.mark.parametrize("name", HARMLESS | HARMFUL)
+async def test_each_start_up_file_meets_all_operations(
+    make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, name: str, way: str
+) -> None:
+    pool = pool_for(way, make_pool, sshd, behind, start_up=60 if name in HARMLESS else 0.5)
+    with Account(nodes) as account:
+        account.starts_with((HARMLESS | HARMFUL)[name])
+        async with pool.lease(principal(account.user)) as session:
+            found = await all_at_once(session, account)
+            assert name in HARMFUL or set(found.values()) == {"right"}, found
+        account.mend()
+        await pool.close()
+        await account.is_alone()
+
+
 CROSSED = ("runs another shell", "asks a question", "eats some bytes", "exits", "hangs", "joins its outputs")
-"""One of each kind of harm, which all operations meet; the others meet those above."""
+"""One of each kind of harm, which all operations meet each time; the others do by ``make test-deep``."""
 
 
 @pytest.mark.parametrize("way", ["SFTP", "commands"])
@@ -304,18 +339,10 @@ async def test_all_operations_come_right_or_name_the_start_up_file(
     make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, name: str, way: str
 ) -> None:
     pool = pool_for(way, make_pool, sshd, behind, start_up=0.5)
-    # Side by side the others' files are in the list, too.
-    verbs = {verb: operation for verb, operation in VERBS.items() if verb != "list_all"}
     with Account(nodes) as account:
-        account.place.chmod(0o777)
         account.starts_with(HARMFUL[name])
         async with pool.lease(principal(account.user)) as session:
-            results = await asyncio.gather(
-                *(operation(session, account.place) for operation in verbs.values()), return_exceptions=True
-            )
-        for verb, result in zip(verbs, results, strict=True):
-            assert result is None or isinstance(result, NeverBegan), (verb, result)
-        account.has_lost_nothing()
+            await all_at_once(session, account)
         account.mend()
         await pool.close()
         await account.is_alone()

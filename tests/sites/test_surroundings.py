@@ -6,11 +6,13 @@ import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import GatewayError
+from hpcgate.ssh.connection import Connection
 from hpcgate.ssh.session import Session
 from tests.sites.operations import VERBS, Failed
 from tests.sites.surroundings import TOOLS, UMASKS, VARIABLES
@@ -99,3 +101,29 @@ async def test_tools_as_sites_have_them(
             assert tools.fails[name] in outcome
         else:
             assert outcome == "right", (name, outcome)
+
+
+@pytest.mark.parametrize("files", WAYS)
+async def test_a_start_up_file_is_read_once_a_command(
+    make_pool: MakePool, sshd: Sshd, nodes: LoginNodes, files: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the login shell that sshd starts; a bash that it started in turn would read the file again (bash(1))."""
+    lines: list[bytes] = []
+    create = Connection._create
+
+    async def counted(connection: Connection, slot: Any, session: Any, command: bytes | None, subsystem: Any) -> Any:
+        lines.extend([] if command is None else [command])
+        return await create(connection, slot, session, command, subsystem)
+
+    monkeypatch.setattr(Connection, "_create", counted)
+    with Account(nodes) as account:
+        reads = account.place / "reads"
+        reads.touch()
+        shutil.chown(reads, account.user.uid)
+        account.starts_with(f"echo read >>{reads}")
+        pool = make_pool(sshd, files=files, start_up_timeout=60, timeout={"command_execution": 60})
+        async with pool.lease(principal(account.user)) as session:
+            assert await outcomes(session, account.place) == RIGHT
+        await pool.close()
+        assert len(reads.read_text().splitlines()) == len(lines)
+    assert len(lines) > 5
