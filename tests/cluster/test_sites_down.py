@@ -175,6 +175,13 @@ def test_who_did_not_answer_may_know_the_job(site: Site, case: str) -> None:
             assert 404 not in lacking.values()
         else:
             assert several.status_code == (403 if "no standing" in case else 503), several.text
+        cancelled = site.http.post("/compute/demo/jobs/cancel", json={"ids": [NOBODYS]})
+        if cancelled.status_code == 200:
+            assert [one["error"]["status"] for one in cancelled.json()["jobs"]] == [
+                403 if "no standing" in case else 503
+            ]
+        else:
+            assert cancelled.status_code == (403 if "no standing" in case else 503), cancelled.text
         with ThreadPoolExecutor(4) as pool:
             paths = [f"/compute/demo/jobs/{one}" for one in (NOBODYS, job_id, "888888", "777777")]
             answers = list(pool.map(site.http.get, paths))
