@@ -30,9 +30,9 @@ This page is made from the tables in `tests/sites` and `tests/cluster/test_sites
 of yours that is missing is one line there. `{{real}}` stands for the real program.
 
 The operations are {ALL}.
-Each row of shells, accounts, variables and tools meets all of them. Of start-up files, `make test` has each meet
-{SOME}, which stand for the ways in which things are started, and one file of each kind all of them; `make test-deep`
-has each meet all.
+Each row of start-up files, shells, accounts, variables and tools meets all of them. Only of start-up files in the way,
+`make test` has each meet {SOME}, which stand for the ways in which things are started, and one file of each kind all
+operations; `make test-deep` has each meet all.
 The ways of file access are SFTP, an SFTP server that sshd has the login shell start, and commands (`ssh.files`)."""
 
 
