@@ -215,6 +215,8 @@ SHAPES = {
     "long numbers": b"[" + b",".join([b"1" * 4000] * 1000) + b"]",
     "long fraction": b"[0." + b"1" * 10**6,
     "UTF-16": json.dumps(['"[]'] * 100).encode("utf-16"),
+    "a name twice": b'{"name": "a", "name": "b"}',
+    "a name twice, spelt in two ways": b'{"x": [{"name": "a", "n\\u0061me": "a"}]}',
     "nothing": b"",
     "half": b'{"name": "',
     "half and long": b'{"name": "' + b"x" * 10**6,
@@ -371,6 +373,14 @@ def test_a_body_tells_of_fields_that_it_does_not_know(name: str) -> None:
         '"derefrence" is not a field that is known here',
         '"a\\r\\nX: \\u20ac" is not a field that is known here',
     ]
+
+
+@pytest.mark.parametrize("name", ["dryRun", "dry_run", "DRYRUN"])
+def test_a_body_that_wants_nothing_done_is_refused(name: str) -> None:
+    """POST jobs has a parameter for that, and nothing else has: what was not meant to be done is not done."""
+    for body in sorted(set(BODIES) - set(STRICT)):
+        with pytest.raises(BadRequest, match="it would be done"):
+            validated(BODIES[body], filled(BODIES[body]) | {name: True})
 
 
 def test_a_body_that_is_wrong_besides_is_refused_with_all_of_it() -> None:

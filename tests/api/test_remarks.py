@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute
 from hpcgate.api.remarks import Queries
 from hpcgate.api.routes.operations import registered
 from hpcgate.config import Settings
+from hpcgate.errors import BadRequest
 from hpcgate.http.envelope import REMARKS
 from hpcgate.server.app import Application, create_app
 
@@ -27,8 +28,8 @@ ROUTES: dict[tuple[str, str], BaseRoute] = {
 FILES = "/filesystem/{system_name}"
 
 
-def told(route: BaseRoute, query: str) -> list[str]:
-    scope: dict[str, Any] = {"query_string": query.encode(), "state": {}}
+def told(route: BaseRoute, query: str, method: str = "GET") -> list[str]:
+    scope: dict[str, Any] = {"query_string": query.encode(), "state": {}, "method": method}
     Queries().look(scope, route)
     return [words.partition(" is not a parameter")[0] for words in scope["state"].get(REMARKS, [])]
 
@@ -77,6 +78,30 @@ def test_a_name_that_is_accepted_is_not_told_of(name: str) -> None:
 )
 def test_names_are_told_as_a_header_can_hold_them(query: str, names: list[str]) -> None:
     assert told(ROUTES["GET", f"{FILES}/ops/stat"], query) == names
+
+
+@pytest.mark.parametrize(
+    "query", ["path=/a&path=/b", "path=/a&p%61th=/b", "path&path=/", "path=/a&x=1&path=%2fa", "&&path=&path=/"]
+)
+def test_a_parameter_with_two_values_is_refused(query: str) -> None:
+    """Of a query that can be read in two ways a rule of a proxy's may have seen the other."""
+    with pytest.raises(BadRequest, match="path: the query has it twice"):
+        told(ROUTES["GET", f"{FILES}/ops/stat"], query)
+
+
+CHANGING = [(method, path) for method, path in ROUTES if method not in ("GET", "HEAD", "OPTIONS")]
+
+
+@pytest.mark.parametrize("name", ["dryrun", "dry_run", "DRY-RUN", "dry%52un", "dryRun"])
+def test_nothing_is_done_for_who_wants_nothing_done(name: str) -> None:
+    """A wish that nothing be done is not left out where it is not known, or spelt otherwise: it is refused."""
+    for method, path in CHANGING:
+        if (path, name) in (("/compute/{system_name}/jobs", "dryRun"), ("/compute/{system_name}/jobs", "dry%52un")):
+            continue
+        with pytest.raises(BadRequest, match="it would be done"):
+            told(ROUTES[method, path], f"{name}=true", method)
+    assert len(CHANGING) > 30
+    assert told(ROUTES["GET", f"{FILES}/ops/stat"], f"path=/a&{name}=true")
 
 
 @pytest.mark.parametrize(

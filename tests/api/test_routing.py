@@ -335,11 +335,24 @@ async def test_a_route_that_declares_nothing_is_denied_by_any_policy() -> None:
     async def added() -> str:
         return "here"
 
-    for path in ("/added", "/a/demo/b"):
+    # What a rule could be about, and is not asked about: the name in its path is not the one that is looked for.
+    @app.get("/b/{system}/b")
+    @app.get("/grouped")
+    @on(Terms(Group.COMPUTE_SUBMIT))
+    async def misspelt() -> str:
+        return "here"
+
+    for path in ("/added", "/a/demo/b", "/b/demo/b", "/grouped"):
         gateway.free = True
         assert (await ask(app, path, "GET", size=b"0"))[0] == 200
         gateway.free = False
         assert (await ask(app, path, "GET", size=b"0"))[0] == 403
+
+
+def test_what_is_about_no_system_and_for_every_token_is_on_this_list() -> None:
+    routes: Any = create_app(Settings.model_validate(GENERAL)).routes
+    found = {route.path for route in routes if not terms_of(route).public and "{system_name}" not in route.path}
+    assert found == {route.path for route in routes if terms_of(route).no_system} == {"/status/systems"}
 
 
 class Counting(Anybody):

@@ -433,6 +433,29 @@ async def test_system_accounts_are_not_served(verifier: Verifier, name: str) -> 
         assert (await free.principal(text)).username == name
 
 
+@pytest.mark.parametrize("name", ["Root", "ROOT", "Slurm", "\u017flurm"])
+async def test_system_accounts_are_not_served_in_any_case(verifier: Verifier, name: str) -> None:
+    """Directories such as Active Directory find an account by a name in any case."""
+    verify = await verifier(username_pattern=".*")
+    text = token(payload=claims(preferred_username=name))
+    assert await refused(verify, text, Forbidden) == f"The user {name} is not served"
+
+
+@pytest.mark.parametrize("part", ["header", "claims"])
+async def test_a_name_twice_is_no_token(verifier: Verifier, part: str) -> None:
+    """Whoever reads the first and whoever reads the last would take it for the tokens of two users (RFC 7519, 4)."""
+    key = private_key("RSA", 0)
+    header = json.dumps({"alg": "RS256", "kid": "RSA-0"})
+    payload = json.dumps(claims(preferred_username="alice"))
+    if part == "header":
+        header = header.replace("{", '{"alg": "RS256", ', 1)
+    else:
+        payload = payload.replace("{", '{"preferred_username": "bob", ', 1)
+    signed = f"{b64(header.encode())}.{b64(payload.encode())}"
+    text = f"{signed}.{b64(signature(key, 'RS256', signed.encode()))}"
+    assert await refused(await verifier(), text) == "Invalid token"
+
+
 @pytest.mark.parametrize("name", ["alice", "_svc", "a.b-c_9", "machine$", "a" * 63])
 async def test_plausible_names(verifier: Verifier, name: str) -> None:
     """A name that an account can have is taken."""

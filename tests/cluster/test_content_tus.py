@@ -608,6 +608,23 @@ def test_a_crash_before_the_file_had_its_name(alice: Person, place: Path) -> Non
     assert names(place) == ["file"]
 
 
+def test_who_may_only_look_gives_no_file_its_name(cluster: Cluster, alice: Person, place: Path) -> None:
+    """HEAD reads: what a crash has left to be done is done by whoever may write."""
+    rules = [{"name": "look", "operations": ["fs:read"]}]
+    config = cluster.write_gateway_config(cluster.directory / "tus-look.yaml", auth={"policy": {"rules": rules}})
+    gateway = cluster.start_gateway(config)
+    try:
+        location = begin(alice, place, 5)
+        make(alice, hidden(place, "content"), b"12345")
+        found = httpx.head(gateway.url + location, headers={"Authorization": token(alice), **TUS}, timeout=120)
+        assert (found.status_code, found.headers["upload-offset"]) == (200, "5")
+        assert "file" not in names(place)
+        assert offset_of(alice, location) == 5
+        assert names(place) == ["file"]
+    finally:
+        gateway.stop()
+
+
 def test_limits(cluster: Cluster, alice: Person, place: Path) -> None:
     """An upload over the limit of size is refused."""
     config = cluster.write_gateway_config(cluster.directory / "tus-limits.yaml", streams={"max_upload_size": 100})

@@ -86,6 +86,27 @@ def test_cancelling_counts_the_jobs_that_are_found(cluster: Cluster, start: Call
             cluster.slurm.run(["scancel", "--name=counted"])
 
 
+def test_many_jobs_count_as_many(cluster: Cluster, start: Callable[..., Gateway]) -> None:
+    gateway = start(per_user={"compute:submit": SLOW})
+    headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
+
+    def post(path: str, body: dict[str, Any]) -> httpx.Response:
+        return httpx.post(f"{gateway.url}/compute/demo/jobs/{path}", json=body, headers=headers, timeout=120)
+
+    job = {"job": {"workingDirectory": "/tmp", "env": {}}}
+    never = post("bulk", {"jobs": [job] * 4})
+    assert never.status_code == 429, never.text
+    assert "retry-after" not in never.headers
+    assert never.json()["data"] == {"reason": "rate_limit", "group": "compute:submit"}
+    # The request itself has been counted; two more are left.
+    two = post("bulk", {"jobs": [job] * 2})
+    assert (two.status_code, two.headers["ratelimit-remaining"]) == (200, "0"), two.text
+    assert [each["error"]["status"] for each in two.json()["jobs"]] == [400, 400]
+    refused = post("cancel", {"ids": ["1", "2"]})
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) > 1000
+
+
 def test_each_client_has_a_burst(cluster: Cluster, start: Callable[..., Gateway]) -> None:
     portal = cluster.user("bob").client_id
     gateway = start(per_client={"status:read": SLOW}, exempt_clients=[portal])

@@ -10,6 +10,7 @@ import pytest
 from joserfc.jwk import RSAKey
 from structlog.testing import capture_logs
 
+from hpcgate.auth import Principal
 from hpcgate.config import ConfigError, Mistake, Settings
 from hpcgate.gateway.gateway import Gateway
 from hpcgate.gateway.reload import Gateways, Reloader, fixed_changes
@@ -76,7 +77,10 @@ async def test_the_old_one_waits_for_its_requests_and_goes_with_the_process(sett
             assert "config.old_gateway_closed" not in [line["event"] for line in logs]
             # What holds for the whole process is shared, and what runs on the old one still counts.
             assert served[0].admission is served[1].admission
-            with served[0].streams.hold("upload", "alice", "x"), served[1].streams.hold("upload", "alice", "x"):
+            with (
+                served[0].streams.hold("upload", Principal("alice", ""), "x"),
+                served[1].streams.hold("upload", Principal("alice", ""), "x"),
+            ):
                 assert served[1].admission.count_uncounted() == 2
             assert served[0].locks is served[1].locks
             assert served[0].uploads is served[1].uploads
@@ -90,7 +94,7 @@ async def test_the_old_one_is_not_kept_for_longer_than_it_may_take(settings: Cal
     ended: list[str] = []
 
     async def endless(serving: Gateway) -> None:
-        with serving.streams.hold("events", "alice", "daint", endless=True) as stream:
+        with serving.streams.hold("events", Principal("alice", ""), "daint", endless=True) as stream:
             await stream.closing.wait()
             ended.append(stream.reason)
 

@@ -1,22 +1,28 @@
 """Long-lived responses: bounded, told when to end, counted and logged."""
 
 import asyncio
+import time
 
 import pytest
 from structlog.testing import capture_logs
 
+from hpcgate.auth import Principal
 from hpcgate.errors import RateLimited, Unavailable
 from hpcgate.gateway.streams import Stream, Streams
 
 
+def user(name: str, *, until: float | None = None) -> Principal:
+    return Principal(name, "", expires_at=until)
+
+
 def test_streams_are_bounded_for_each_user_and_in_all() -> None:
     streams = Streams(3, 2)
-    with streams.hold("download", "a", "demo"), streams.hold("download", "a", "demo"):
-        with pytest.raises(RateLimited) as caught, streams.hold("download", "a", "demo"):
+    with streams.hold("download", user("a"), "demo"), streams.hold("download", user("a"), "demo"):
+        with pytest.raises(RateLimited) as caught, streams.hold("download", user("a"), "demo"):
             pass
         assert caught.value.headers["Retry-After"]
-        with streams.hold("upload", "b", "demo"):
-            with pytest.raises(RateLimited), streams.hold("upload", "c", "demo"):
+        with streams.hold("upload", user("b"), "demo"):
+            with pytest.raises(RateLimited), streams.hold("upload", user("c"), "demo"):
                 pass
             assert streams.taken == 3
     assert streams.taken == 0
@@ -25,7 +31,7 @@ def test_streams_are_bounded_for_each_user_and_in_all() -> None:
 
 
 async def run(streams: Streams, opened: list[Stream]) -> str:
-    with streams.hold("events", "alice", "demo", endless=True) as stream:
+    with streams.hold("events", user("alice"), "demo", endless=True) as stream:
         opened.append(stream)
         await stream.closing.wait()
         return stream.reason
@@ -35,15 +41,15 @@ async def test_what_has_no_end_is_told_to_close_and_what_has_one_goes_on() -> No
     streams = Streams(9, 9)
     opened: list[Stream] = []
     running = asyncio.create_task(run(streams, opened))
-    with capture_logs() as logs, streams.hold("download", "alice", "demo") as finite:
+    with capture_logs() as logs, streams.hold("download", user("alice"), "demo") as finite:
         await asyncio.sleep(0)
         streams.wind_up("reload")
         streams.wind_up("stop")
         assert await running == "reload"
         assert (finite.reason, finite.closing.is_set()) == ("", False)
-        with pytest.raises(Unavailable), streams.hold("events", "alice", "demo", endless=True):
+        with pytest.raises(Unavailable), streams.hold("events", user("alice"), "demo", endless=True):
             pass
-        with streams.hold("upload", "alice", "demo"):
+        with streams.hold("upload", user("alice"), "demo"):
             assert streams.taken == 2
     assert streams.ended["events", "reload"] == 1
     assert repr(opened[0]) == "<Stream events of alice on demo, closing for a reload>"
@@ -55,7 +61,7 @@ async def test_a_stream_says_what_ended_it() -> None:
     streams = Streams(9, 9)
 
     async def broken() -> None:
-        with streams.hold("download", "alice", "demo"):
+        with streams.hold("download", user("alice"), "demo"):
             raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
@@ -70,8 +76,40 @@ async def test_a_stream_says_what_ended_it() -> None:
 
 async def test_the_next_gateway_goes_on_counting() -> None:
     before, after = Streams(9, 9), Streams(9, 9)
-    with before.hold("download", "alice", "demo"):
+    with before.hold("download", user("alice"), "demo"):
         after.follow(before)
-    with after.hold("download", "alice", "demo"):
+    with after.hold("download", user("alice"), "demo"):
         assert (before.taken, after.taken) == (0, 1)
     assert after.ended == {("download", "done"): 2}
+
+
+async def test_what_has_no_end_ends_with_its_token_and_what_has_one_goes_on() -> None:
+    now = [1000.0]
+    streams = Streams(9, 9, leeway=5, clock=lambda: now[0], look=0.001)
+    token = user("alice", until=1010)
+    with (
+        capture_logs() as logs,
+        streams.hold("download", token, "demo") as finite,
+        streams.hold("socket", user("alice"), "demo", endless=True) as kept,
+    ):
+        with streams.hold("events", token, "demo", endless=True) as stream:
+            now[0] = 1014.9
+            await asyncio.sleep(0.01)
+            assert not stream.closing.is_set()
+            # Somebody has set the clock, of which the loop's timers know nothing.
+            now[0] = 1015
+            async with asyncio.timeout(120):
+                await stream.closing.wait()
+        assert (finite.reason, kept.reason) == ("", "")
+    assert streams.ended == {("download", "done"): 1, ("events", "expired"): 1, ("socket", "done"): 1}
+    ends = [line for line in logs if line["event"] == "stream.end" and line["kind"] == "events"]
+    assert [(line["user"], line["outcome"]) for line in ends] == [("alice", "expired")]
+
+
+async def test_a_stream_with_a_token_that_has_expired_is_told_to_close_at_once_and_leaves_no_timer() -> None:
+    streams = Streams(9, 9)
+    with streams.hold("events", user("alice", until=time.time()), "demo", endless=True) as stream:
+        assert (stream.closing.is_set(), stream.reason) == (True, "expired")
+    with streams.hold("events", user("alice", until=time.time() + 1e9), "demo", endless=True):
+        assert len(streams._timers) == 1
+    assert streams._timers == {}

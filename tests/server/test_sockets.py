@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -50,8 +51,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def token_of(name: str) -> str:
-    return token(payload=claims(username=name, preferred_username=name))
+def token_of(name: str, **further: Any) -> str:
+    return token(payload=claims(username=name, preferred_username=name, **further))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,8 @@ def echoing(tmp_path: Path, **further: Any) -> Iterator[Front]:
 
 
 def speaking(front: Front, name: str = "alice", path: str = PATH, **options: Any) -> connect:
-    headers = {"Authorization": f"Bearer {token_of(name)}", **options.pop("headers", {})}
+    shown = options.pop("token", None) or token_of(name)
+    headers = {"Authorization": f"Bearer {shown}", **options.pop("headers", {})}
     return connect(f"ws://127.0.0.1:{front.port}{path}", additional_headers=headers, proxy=None, **PATIENT, **options)
 
 
@@ -331,6 +333,18 @@ async def test_a_browser_sends_its_token_as_a_protocol(front: Front) -> None:
     assert shown not in front.log.read_text()
 
 
+async def test_two_tokens_are_no_token(front: Front) -> None:
+    """Of a header and of protocols that a client offers, one reader takes the first token and another the last."""
+    await ready(front)
+    alice, bob = (Subprotocol(f"hpcgate.bearer.{token_of(name)}") for name in ("alice", "bob"))
+    address = f"ws://127.0.0.1:{front.port}{PATH}"
+    for offered, headers in (([alice, bob], {}), ([alice], {"Authorization": f"Bearer {token_of('alice')}"})):
+        with pytest.raises(InvalidStatus) as caught:
+            async with connect(address, subprotocols=offered, additional_headers=headers, proxy=None, **PATIENT):
+                pass
+        assert caught.value.response.status_code == 401
+
+
 @pytest.mark.parametrize(
     ("said", "code", "words"),
     [("fail", 4404, "No such file or directory"), ("crash", 1011, "Internal server error"), ("", 1009, "")],
@@ -376,11 +390,32 @@ async def test_a_socket_is_told_when_the_gateway_reloads_or_stops(tmp_path: Path
         await asyncio.to_thread(front.process.wait, 120)
 
 
+@pytest.mark.parametrize("said", ["", "flood"], ids=["that listens", "that only speaks"])
+async def test_a_socket_ends_with_its_token(front: Front, said: str) -> None:
+    """It is closed with a code of its own when the token would not be accepted any more, and the log says so."""
+    await ready(front)
+    async with await with_little_left(front) as one:
+        if said:
+            await one.send(said)
+        assert await ended(one) == (4401, "Token expired")
+    async with asyncio.timeout(120):
+        while not any('"stream.end"' in line and '"expired"' in line for line in front.log.read_text().splitlines()):
+            await asyncio.sleep(0.05)
+
+
+async def with_little_left(front: Front) -> ClientConnection:
+    """Return a socket by a token that expires in a moment, for as long as a moment is here."""
+    for seconds in (0.5, 4, 32, 110):
+        # The leeway is 5 s.
+        expiring = token_of("alice", exp=time.time() - 5 + seconds)
+        with suppress(InvalidStatus):
+            return await speaking(front, token=expiring)
+    raise AssertionError("a socket takes minutes to open")
+
+
 @pytest.mark.parametrize("reason", ["", "reload"], ids=["fails", "reloads"])
 async def test_who_does_not_even_take_the_close_is_left_without_a_fault(reason: str) -> None:
     """Whether the route has failed, or the gateway reloads: the server would take it for a crash of its own."""
-    settings = SimpleNamespace(streams=SimpleNamespace(stall_timeout=0))
-    app = SimpleNamespace(state=SimpleNamespace(gateway=SimpleNamespace(settings=settings)))
     stream = Stream("socket", "alice", "demo", endless=True)
 
     async def handle(scope: Any, receive: Any, send: Any) -> None:
@@ -398,6 +433,33 @@ async def test_who_does_not_even_take_the_close_is_left_without_a_fault(reason: 
     async def receive() -> Any:
         await asyncio.Event().wait()
 
-    scope = {"type": "websocket", "app": app, "path": "/", "headers": []}
-    await converse(cast("Any", SimpleNamespace(handle=handle)), stream, scope, receive, send)
+    await converse(cast("Any", SimpleNamespace(handle=handle)), stream, impatient(), receive, send)
     assert stream.reason == (reason or "stalled")
+
+
+async def test_an_endpoint_that_neither_listens_nor_speaks_is_ended_in_the_end() -> None:
+    """A stream that is to close does not wait for the endpoint to take note for longer than for a client."""
+    stream = Stream("socket", "alice", "demo", endless=True)
+    sent: list[Any] = []
+
+    async def handle(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        stream.close("expired")
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(120):
+        await converse(cast("Any", SimpleNamespace(handle=handle)), stream, impatient(), receive, send)
+    assert sent[-1] == {"type": "websocket.close", "code": 4401, "reason": "Token expired"}
+
+
+def impatient() -> dict[str, Any]:
+    """Return the scope of a socket of a gateway that has no patience."""
+    settings = SimpleNamespace(streams=SimpleNamespace(stall_timeout=0))
+    app = SimpleNamespace(state=SimpleNamespace(gateway=SimpleNamespace(settings=settings)))
+    return {"type": "websocket", "app": app, "path": "/", "headers": []}

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import structlog
@@ -15,6 +15,7 @@ from hpcgate.auth.api_keys import HEADER
 from hpcgate.auth.authorizer import Everyone
 from hpcgate.auth.policy import FREE, Grant, Question
 from hpcgate.auth.tokens import bearer
+from hpcgate.config.groups import Group
 from hpcgate.errors import Denied, Forbidden, GatewayError, Unauthenticated, Unavailable
 from hpcgate.filesystem.base import Lender, Operation, naming
 from hpcgate.filesystem.beneath import ConfinedPool
@@ -63,15 +64,23 @@ async def authenticate(request: HTTPConnection, terms: Terms) -> Principal:
 
 
 def _authorization(request: HTTPConnection) -> str | None:
-    """Return the header, of which the server has let at most one in."""
+    """Return the header, of which the server has let at most one in.
+
+    Raises:
+        Unauthenticated: There is more than one token, of which another reader may take the other.
+    """
+    found = None
     for name, value in request.scope["headers"]:
         if name == b"authorization":
-            return str(value, "latin-1")
+            found = str(value, "latin-1")
+            break
     # A browser sends no headers of a page's own with a WebSocket, but names of protocols.
     for name in request.scope.get("subprotocols", ()):
         if name.startswith(TOKEN_PROTOCOL):
-            return f"Bearer {name.removeprefix(TOKEN_PROTOCOL)}"
-    return None
+            if found is not None:
+                raise Unauthenticated("More than one token is shown", headers={"WWW-Authenticate": "Bearer"})
+            found = f"Bearer {name.removeprefix(TOKEN_PROTOCOL)}"
+    return found
 
 
 TOKEN_PROTOCOL = "hpcgate.bearer."  # noqa: S105 (what a token follows)
@@ -101,7 +110,7 @@ class Access:
         if self.request is None:
             raise RuntimeError("no request")
         streams = gateway(self.request).streams
-        return streams.hold(kind, self.principal.username, self.system.name, endless=endless)
+        return streams.hold(kind, self.principal, self.system.name, endless=endless)
 
     def perform(self, operation: Operation) -> Awaitable[Any]:
         """Run an operation as the user, beneath the paths of the policy's rule where it has any."""
@@ -155,6 +164,17 @@ class Access:
         paths = operation.paths()
         here = Reach(paths, trees=operation.trees()) if operation.follows else Reach(links=paths)
         await self.reach(here)
+
+    def beside(self, group: Group) -> "Access | None":
+        """Return the access to the same system for another group of operations; None if the policy denies that."""
+        if self.request is None:
+            raise RuntimeError("no request")
+        policy = gateway(self.request).policy
+        try:
+            grant = policy.decide(self.principal, Question(self.system.name, group, _source(self.request)))
+        except Denied:
+            return None
+        return replace(self, grant=grant)
 
     def denied(self, denial: Denied, *paths: str | bytes) -> None:
         """Tell the audit log that the policy has denied the request."""
@@ -237,9 +257,9 @@ def refuse_undeclared(request: HTTPConnection, terms: Terms, principal: Principa
     """Refuse what no rule can be about, where there is a policy.
 
     Raises:
-        Denied: The route does not say what it is about.
+        Denied: The route does not say what it is about, or names no system by `system_name`, and not that it is so.
     """
-    if terms.group is None and not gateway(request).policy.free:
+    if (terms.group is None or not terms.no_system) and not gateway(request).policy.free:
         _audit_denial(request, terms, principal, None, "default")
         raise Denied("default")
 

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 
 from hpcgate.api.errors import MAX_NAME, MAX_NAMED, InvalidParameters
 from hpcgate.api.models.base import BodyParameters
-from hpcgate.api.remarks import remark
+from hpcgate.api.remarks import refuse_dry_runs, remark
 from hpcgate.errors import BadRequest, UnsupportedMediaType
 from hpcgate.http.body import Body
 
@@ -134,7 +134,14 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
-_JSON = json.JSONDecoder(parse_int=_whole_number)
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("an object has a name twice, of which one reader takes the first and another the last")
+    return value
+
+
+_JSON = json.JSONDecoder(parse_int=_whole_number, object_pairs_hook=_once)
 
 
 def _too_deep() -> BadRequest:
@@ -197,6 +204,7 @@ def validated(model: type[M], given: Any) -> tuple[M, list[str]]:
     """Return a body as its model, and what is to be said of fields that are not used.
 
     Raises:
+        BadRequest: It asks in vain for nothing to be done.
         InvalidParameters: It does not fit. A field that is not known is not a reason, except in a strict model.
     """
     try:
@@ -207,6 +215,7 @@ def validated(model: type[M], given: Any) -> tuple[M, list[str]]:
         if strict or any(each["type"] != "extra_forbidden" for each in errors):
             raise InvalidParameters("body", error) from None
         found = model.model_validate(given, extra="ignore")
+        refuse_dry_runs(str(each["loc"][-1]) for each in errors)
         unknown = [".".join(map(str, each["loc"]))[:MAX_NAME] for each in errors[:MAX_NAMED]]
     # As JSON writes them, names are what a header can hold.
     remarks = [f"{json.dumps(name)} is not a field that is known here" for name in unknown]

@@ -1,7 +1,8 @@
 """What of a request is not used: a header of its answer names it, whatever the answer is."""
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -12,6 +13,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from hpcgate.api.errors import MAX_NAME, MAX_NAMED
+from hpcgate.errors import BadRequest
 from hpcgate.http.envelope import REMARKS
 
 MAX_PARAMETERS = 100
@@ -42,7 +44,7 @@ def _accepted(model: type[BaseModel]) -> Iterator[str]:
 class Queries:
     """Finds the parameters of queries that their routes do not know, and has the answers name them.
 
-    To which clients and proxies add: they are told of, and not refused.
+    To which clients and proxies add: they are told of, and not refused, but for those that would have nothing done.
     """
 
     def __init__(self) -> None:
@@ -50,7 +52,11 @@ class Queries:
         self._known: dict[int, frozenset[bytes] | None] = {}
 
     def look(self, scope: Scope, route: BaseRoute) -> None:
-        """Look at the query of one request."""
+        """Look at the query of one request.
+
+        Raises:
+            BadRequest: It can be read in two ways, or asks in vain for nothing to be done.
+        """
         query: bytes = scope["query_string"]
         if not query:
             return
@@ -60,22 +66,39 @@ class Queries:
             known = self._known[id(route)] = _known_to(route)
         if known is not None:
             names = _unknown(query, known)
+            if names and scope["method"] not in ("GET", "HEAD"):
+                refuse_dry_runs(names)
             # As JSON writes them, names are what a header can hold.
             remark(scope, [f"{json.dumps(name)} is not a parameter that is known here" for name in names])
 
 
 def _unknown(query: bytes, known: frozenset[bytes]) -> list[str]:
     found: dict[str, None] = {}
-    for pair in query.split(b"&", MAX_PARAMETERS)[:MAX_PARAMETERS]:
-        name = pair.partition(b"=")[0]
-        if not pair or name in known:
+    seen: dict[bytes, bytes] = {}
+    for pair in query.split(b"&"):
+        name, _, value = pair.partition(b"=")
+        if not pair:
             continue
-        text = unquote_plus(name.decode("latin-1"))
-        if text.encode() not in known:
+        if name not in known:
+            name = unquote_plus(name.decode("latin-1")).encode()
+        if name in known:
+            if seen.setdefault(name, value) != value:
+                raise BadRequest(f"{name.decode()}: the query has it twice, with different values")
+        elif len(seen) < MAX_PARAMETERS and len(found) < MAX_NAMED:
+            text = name.decode()
             found[text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}..."] = None
-        if len(found) == MAX_NAMED:
-            break
     return list(found)
+
+
+def refuse_dry_runs(names: Iterable[str]) -> None:
+    """Refuse a request that changes something if what it does not know is a wish that nothing be done.
+
+    Raises:
+        BadRequest: One of the names means ``dryRun``.
+    """
+    for name in names:
+        if re.sub("[^a-z]", "", name.lower()) == "dryrun":
+            raise BadRequest(f"{json.dumps(name)} is not known here: it would be done. POST jobs has ?dryRun=true")
 
 
 def _known_to(route: BaseRoute) -> frozenset[bytes] | None:

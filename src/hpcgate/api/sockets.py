@@ -1,7 +1,8 @@
 """WebSockets: served by routes as all else is, on the same terms, and ended by whoever ends long-lived responses."""
 
 import asyncio
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 
 import structlog
 from starlette.requests import HTTPConnection
@@ -11,7 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from hpcgate.api import errors
 from hpcgate.api.access import Access, gateway
-from hpcgate.errors import GatewayError
+from hpcgate.errors import GatewayError, Unauthenticated
 from hpcgate.gateway.streams import Stream
 from hpcgate.telemetry.containment import FAULTS
 
@@ -38,15 +39,16 @@ def hold(connection: HTTPConnection, stack: ExitStack) -> Stream:
     state = connection.scope["state"]
     access: Access | None = state.get("access")
     streams = gateway(connection).streams
-    owner, system = state.get("username") or "", "" if access is None else access.system.name
-    return stack.enter_context(streams.hold("socket", owner, system, endless=True))
+    system = "" if access is None else access.system.name
+    return stack.enter_context(streams.hold("socket", state.get("principal"), system, endless=True))
 
 
 async def converse(route: BaseRoute, stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
     """Have a route's endpoint speak with a client that the door has let in, until one of them ends it.
 
-    To the endpoint a stream that is to close looks like a client that leaves. A client that takes nothing for as long
-    as `streams.stall_timeout` is one that has gone.
+    To the endpoint a stream that is to close looks like a client that leaves, whether it listens or speaks; one that
+    does neither for as long as `streams.stall_timeout` then is ended. A client that takes nothing for as long is one
+    that has gone.
     """
     connection = HTTPConnection(scope)
     stall = gateway(connection).settings.streams.stall_timeout
@@ -60,6 +62,8 @@ async def converse(route: BaseRoute, stream: Stream, scope: Scope, receive: Rece
 
     async def say(message: Message) -> None:
         nonlocal accepted, closed
+        if stream.closing.is_set() and message["type"] == "websocket.send":
+            raise WebSocketDisconnect(_closing(stream)[0], stream.reason)
         if message["type"] == "websocket.accept":
             accepted = True
             if not message.get("subprotocol") and PROTOCOL in scope.get("subprotocols", ()):
@@ -72,14 +76,16 @@ async def converse(route: BaseRoute, stream: Stream, scope: Scope, receive: Rece
         except TimeoutError:
             raise _Stalled from None
 
-    code, reason = RESTARTS if stream.reason else 1000, stream.reason
     try:
-        await route.handle(scope, heard, say)
-        code, reason = RESTARTS if stream.reason else 1000, stream.reason
+        async with _ending(stream, stall):
+            await route.handle(scope, heard, say)
+        code, reason = _closing(stream)
     except WebSocketDisconnect:
-        code, reason = RESTARTS, stream.reason
+        code, reason = _closing(stream)
         if not stream.reason:
             return
+    except _Deaf:
+        code, reason = _closing(stream)
     except _Stalled:
         _cut(stream, scope)
         return
@@ -93,6 +99,44 @@ async def converse(route: BaseRoute, stream: Stream, scope: Scope, receive: Rece
             await say({"type": "websocket.close", "code": code, "reason": reason})
         except _Stalled:
             _cut(stream, scope)
+
+
+def _closing(stream: Stream) -> tuple[int, str]:
+    """Return the code and the words of a close, by what the stream is to end for."""
+    if stream.reason == "expired":
+        return REFUSED + Unauthenticated.status, "Token expired"
+    return (RESTARTS if stream.reason else 1000), stream.reason
+
+
+@asynccontextmanager
+async def _ending(stream: Stream, patience: float) -> AsyncIterator[None]:
+    """End what goes on for so many seconds after its stream was told to close.
+
+    Raises:
+        _Deaf: It had to be ended.
+    """
+    limit = asyncio.timeout(None)
+
+    async def wait() -> None:
+        await stream.closing.wait()
+        limit.reschedule(asyncio.get_running_loop().time() + patience)
+
+    try:
+        async with limit:
+            waiting = asyncio.create_task(wait())
+            try:
+                yield
+            finally:
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise _Deaf from None
+
+
+class _Deaf(Exception):
+    """The endpoint neither listens nor speaks."""
 
 
 def _cut(stream: Stream, scope: Scope) -> None:

@@ -36,6 +36,8 @@ class Terms:
 
     Attributes:
         group: The group of operations that rules and rate limits know it by. None is nobody's: any policy denies it.
+        no_system: Whether it is about no system, and so about nothing that a rule says, but for every valid token. Any
+            policy denies a route whose path names no system and that does not say so.
         needs: The services of its system that it cannot do without, those that others stand on first. File systems
             are not among them: which one it is the request's path tells (`System.admit`).
         public: Whether it is for everybody; then its body is never read, and a system in its path is but a name.
@@ -49,6 +51,7 @@ class Terms:
 
     group: Group | None = None
     needs: tuple[ServiceName, ...] = ()
+    no_system: bool = False
     public: bool = False
     one_spelling: bool = False
     body: Kind = Kind.WHOLE

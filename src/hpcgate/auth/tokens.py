@@ -89,7 +89,8 @@ class TokenVerifier:
         self._jwks = jwks
         self._username = re.compile(settings.username_pattern)
         # Whatever a site lists: nobody becomes root by a token.
-        self._denied = frozenset({"root", *settings.denied_users})
+        # Directories such as Active Directory take names in any case.
+        self._denied = frozenset(name.casefold() for name in ("root", *settings.denied_users))
         self._scopes = frozenset(settings.required_scopes)
         self._types = frozenset(map(_media_type, settings.token_types))
         self._names = LocalNames(settings)
@@ -187,7 +188,7 @@ class TokenVerifier:
             key = await self._key(jws)
             if self._types and (jws.typ is None or _media_type(jws.typ) not in self._types):
                 raise _refusal("Token type not accepted")
-            claims = decode_json(jws.payload)
+            claims = decode_json(jws.payload, once=True)
         if not isinstance(claims, Mapping):
             raise _refusal("Invalid token")
         return claims, key
@@ -323,7 +324,7 @@ class TokenVerifier:
             or self._username.fullmatch(username) is None
         ):
             raise Forbidden("The token's user name is not one of a POSIX account")
-        if username in self._denied:
+        if username.casefold() in self._denied:
             raise Forbidden(f"The user {username} is not served")
         return username
 
@@ -346,7 +347,7 @@ def _take_apart(token: str) -> _Jws:
     header_bytes, payload, signature = map(decode_base64url, segments)
     if not header_bytes or not payload or signature is None:
         raise _refusal("Invalid token")
-    header = decode_json(header_bytes)
+    header = decode_json(header_bytes, once=True)
     if not isinstance(header, dict):
         raise _refusal("Invalid token")
     algorithm, typ = header.get("alg"), header.get("typ")

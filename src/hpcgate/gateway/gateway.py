@@ -71,7 +71,11 @@ class Gateway:
         self.probers = probers
         self.telemetry = telemetry
         self.arrivals = Arrivals(settings.http.max_bodies_per_user, settings.http.max_body_memory)
-        self.streams = Streams(settings.streams.max_streams, settings.streams.max_streams_per_user)
+        self.streams = Streams(
+            settings.streams.max_streams,
+            settings.streams.max_streams_per_user,
+            leeway=settings.auth.authentication.leeway,
+        )
         self.admission = Admission(settings.http.max_requests, settings.http.max_delay, self.uncounted)
         self.admission.settling = self.settling
         self.rates = carried_over.rates.value

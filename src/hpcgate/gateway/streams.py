@@ -2,22 +2,27 @@
 
 A request that streams holds one for as long as it runs. Admission leaves those out of account: they wait more than they
 work. There are two sorts. One that ends by itself (a file, an archive) may finish when the process stops or takes up a
-changed configuration. One that would go on for as long as its client stays (a socket, events) is told to close.
+changed configuration, and after its token has expired, as any request that was begun in time. One that would go on for
+as long as its client stays (a socket, events) is told to close by each of these.
 """
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
 
+from hpcgate.auth import Principal
 from hpcgate.errors import RateLimited, Unavailable
 
 log = structlog.stdlib.get_logger(__name__)
 
 RETRY_AFTER = "5"
+
+LOOK = 30.0
+"""Most seconds between looks at the clock that tokens expire by: that of the loop knows nothing of its being set."""
 
 
 class Stream:
@@ -29,7 +34,7 @@ class Stream:
         system: The system's name.
         endless: Whether it goes on for as long as its client stays.
         closing: Is set when it is to end soon; `reason` says why.
-        reason: ``stop``, ``reload`` or ``stalled``, or nothing.
+        reason: ``stop``, ``reload``, ``expired`` or ``stalled``, or nothing.
     """
 
     __slots__ = ("closing", "endless", "kind", "owner", "reason", "since", "system")
@@ -60,17 +65,32 @@ class Streams:
     Args:
         most: At a time, all users together.
         most_per_user: Of one user at a time.
+        leeway: Seconds that a token counts after it has expired.
+        clock: What tokens expire by, in Unix seconds.
+        look: Seconds between looks at it.
 
     Attributes:
         begun: How many have begun since the process started, by kind.
         ended: How many have ended, by kind and by what ended them: ``done``, ``failed``, ``gone``, ``stop``,
-            ``reload`` or ``stalled``.
+            ``reload``, ``expired`` or ``stalled``.
     """
 
-    def __init__(self, most: int, most_per_user: int) -> None:
+    def __init__(
+        self,
+        most: int,
+        most_per_user: int,
+        *,
+        leeway: float = 0,
+        clock: Callable[[], float] = time.time,
+        look: float = LOOK,
+    ) -> None:
         self._most = most
         self._most_per_user = most_per_user
+        self._leeway = leeway
+        self._clock = clock
+        self._look = look
         self._open: set[Stream] = set()
+        self._timers: dict[Stream, asyncio.TimerHandle] = {}
         self._owners: Counter[str] = Counter()
         self._winding_up = ""
         self.begun: Counter[str] = Counter()
@@ -89,13 +109,20 @@ class Streams:
         self.begun, self.ended = before.begun, before.ended
 
     @contextmanager
-    def hold(self, kind: str, owner: str, system: str, *, endless: bool = False) -> Iterator[Stream]:
+    def hold(self, kind: str, principal: Principal | None, system: str, *, endless: bool = False) -> Iterator[Stream]:
         """Count as one stream of the user for as long as the context lasts.
+
+        Args:
+            kind: What it is.
+            principal: Whose it is, and by which token; None where nobody has to show one.
+            system: The system's name.
+            endless: Whether it goes on for as long as its client stays; then it ends with the token.
 
         Raises:
             RateLimited: There are too many.
             Unavailable: It would be told to end at once.
         """
+        owner = "" if principal is None else principal.username
         if self._owners[owner] >= self._most_per_user:
             raise RateLimited(
                 f"You have {self._most_per_user} streams under way; wait for one to end.",
@@ -114,6 +141,8 @@ class Streams:
         tell("stream.begin", kind=kind, user=owner, system=system)
         outcome = "failed"
         try:
+            if endless and principal is not None and principal.expires_at is not None:
+                self._end_by(stream, principal.expires_at + self._leeway)
             yield stream
             outcome = stream.reason or "done"
         except asyncio.CancelledError:
@@ -121,12 +150,24 @@ class Streams:
             raise
         finally:
             self._open.discard(stream)
+            if (timer := self._timers.pop(stream, None)) is not None:
+                timer.cancel()
             self._owners[owner] -= 1
             if not self._owners[owner]:
                 del self._owners[owner]
             self.ended[kind, outcome] += 1
             seconds = round(time.monotonic() - stream.since, 3)
             tell("stream.end", kind=kind, user=owner, system=system, seconds=seconds, outcome=outcome)
+
+    def _end_by(self, stream: Stream, end: float) -> None:
+        """Have a stream end at a time, in Unix seconds."""
+        left = end - self._clock()
+        if left <= 0:
+            self._timers.pop(stream, None)
+            stream.close("expired")
+            return
+        later = asyncio.get_running_loop().call_later
+        self._timers[stream] = later(min(left, self._look), self._end_by, stream, end)
 
     def wind_up(self, reason: str) -> None:
         """Have those end that would not by themselves, and take no more of them."""

@@ -59,7 +59,7 @@ def _rounded(value: Any) -> Any:
     return max(1, round(value)) if isinstance(value, float) else value
 
 
-@on(Terms(Group.STATUS_READ))
+@on(Terms(Group.STATUS_READ, no_system=True))
 @router.get("/systems")
 async def get_systems(gateway: GatewayDep, _: PrincipalDep) -> models.GetSystemsResponse:
     """List the systems with their public configuration and their health."""

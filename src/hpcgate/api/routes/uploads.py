@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
@@ -14,7 +14,7 @@ from hpcgate.api.routes.operations import query_of
 from hpcgate.api.streaming import announced_size, body_of
 from hpcgate.api.terms import BY_SSH, PUBLIC, Kind, Terms, on
 from hpcgate.config.groups import Group
-from hpcgate.errors import BadRequest, GatewayError, PreconditionFailed, TooLarge, UnsupportedMediaType
+from hpcgate.errors import BadRequest, Denied, GatewayError, PreconditionFailed, TooLarge, UnsupportedMediaType
 from hpcgate.filesystem.base import RemotePath, encode_path, remote_path
 from hpcgate.filesystem.conditions import http_date
 from hpcgate.filesystem.content import upload_target
@@ -297,7 +297,12 @@ async def head_upload(
     async def work() -> Response:
         directory = encode_path(query_of(request)["path"])
         async with _at(gateway, access, directory) as (_, uploads):
-            upload = await uploads(directory).settle(upload_id)
+            upload = await uploads(directory).find(upload_id)
+        # To give it its name is to write, which not everybody may who may look.
+        if upload.unsettled and (writing := access.beside(Group.FS_WRITE)) is not None:
+            with suppress(Denied):
+                async with _at(gateway, writing, directory) as (_, uploads):
+                    upload = await uploads(directory).settle(upload_id)
         state = upload.state
         return _answer(
             200,

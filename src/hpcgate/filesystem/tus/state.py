@@ -76,3 +76,8 @@ class TusUpload:
     def complete(self) -> bool:
         """Whether all of it is there."""
         return self.offset == self.state.length
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether it is whole and has not its name yet: whoever should have given it that has ended."""
+        return self.complete and not self.state.partial and self.expires is not None

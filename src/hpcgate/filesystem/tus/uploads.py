@@ -150,7 +150,7 @@ class Uploads:
             NotFound, Gone: As `find`.
         """
         upload = await self.find(upload_id)
-        if not upload.complete or upload.state.partial or upload.expires is None:
+        if not upload.unsettled:
             return upload
         return await self.append(upload_id, upload.offset, _nothing())
 
