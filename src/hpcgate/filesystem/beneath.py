@@ -388,10 +388,16 @@ class ConfinedFiles(CommandStreams):
             parts=True,
         )
         async with started as process, aclosing(process.output()) as output:
-            rest = b""
+            held, size = [b""], 0
             async for block in output:
-                *lines, rest = (rest + block).split(b"\n")
-                if len(rest) > _MAX_PART:
+                lines = []
+                held.append(block)
+                size += len(block)
+                if b"\n" in block:
+                    # Only then is it put together: what has no end would be copied with each block.
+                    *lines, rest = b"".join(held).split(b"\n")
+                    held, size = [rest], len(rest)
+                if size > _MAX_PART:
                     raise BadAnswer("python3 on the login node says more than it was asked")
                 for line in lines:
                     yield await self._shown(line, names=names)
