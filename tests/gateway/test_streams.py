@@ -110,6 +110,7 @@ async def test_a_stream_with_a_token_that_has_expired_is_told_to_close_at_once_a
     streams = Streams(9, 9)
     with streams.hold("events", user("alice", until=time.time()), "demo", endless=True) as stream:
         assert (stream.closing.is_set(), stream.reason) == (True, "expired")
-    with streams.hold("events", user("alice", until=time.time() + 1e9), "demo", endless=True):
-        assert len(streams._timers) == 1
-    assert streams._timers == {}
+    with streams.hold("events", user("alice", until=time.time() + 1e9), "demo", endless=True) as stream:
+        timer = stream.timer
+        assert timer is not None
+    assert timer.cancelled()

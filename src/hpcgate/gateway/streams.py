@@ -35,9 +35,10 @@ class Stream:
         endless: Whether it goes on for as long as its client stays.
         closing: Is set when it is to end soon; `reason` says why.
         reason: ``stop``, ``reload``, ``expired`` or ``stalled``, or nothing.
+        timer: When its token is looked at again.
     """
 
-    __slots__ = ("closing", "endless", "kind", "owner", "reason", "since", "system")
+    __slots__ = ("closing", "endless", "kind", "owner", "reason", "since", "system", "timer")
 
     def __init__(self, kind: str, owner: str, system: str, *, endless: bool) -> None:
         self.kind = kind
@@ -47,6 +48,7 @@ class Stream:
         self.closing = asyncio.Event()
         self.reason = ""
         self.since = time.monotonic()
+        self.timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         state = f"closing for a {self.reason}" if self.reason else "open"
@@ -90,7 +92,6 @@ class Streams:
         self._clock = clock
         self._look = look
         self._open: set[Stream] = set()
-        self._timers: dict[Stream, asyncio.TimerHandle] = {}
         self._owners: Counter[str] = Counter()
         self._winding_up = ""
         self.begun: Counter[str] = Counter()
@@ -150,8 +151,8 @@ class Streams:
             raise
         finally:
             self._open.discard(stream)
-            if (timer := self._timers.pop(stream, None)) is not None:
-                timer.cancel()
+            if stream.timer is not None:
+                stream.timer.cancel()
             self._owners[owner] -= 1
             if not self._owners[owner]:
                 del self._owners[owner]
@@ -163,11 +164,10 @@ class Streams:
         """Have a stream end at a time, in Unix seconds."""
         left = end - self._clock()
         if left <= 0:
-            self._timers.pop(stream, None)
             stream.close("expired")
             return
         later = asyncio.get_running_loop().call_later
-        self._timers[stream] = later(min(left, self._look), self._end_by, stream, end)
+        stream.timer = later(min(left, self._look), self._end_by, stream, end)
 
     def wind_up(self, reason: str) -> None:
         """Have those end that would not by themselves, and take no more of them."""
