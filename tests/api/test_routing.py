@@ -25,6 +25,7 @@ from hpcgate.config import Settings
 from hpcgate.config.groups import Group
 from hpcgate.errors import PathNotFound, Unauthenticated
 from hpcgate.http.body import Bodies, Shut
+from hpcgate.http.envelope import TrailingSlash
 from hpcgate.server.app import create_app
 
 GENERAL = {
@@ -270,6 +271,10 @@ async def test_what_may_be_done_with_get_may_be_done_with_head() -> None:
         ("/free", True, 200),
         ("/kept", True, 200),
         ("//kept", True, 404),
+        ("/kept/", True, 404),
+        ("/kept/", False, 404),
+        ("/free/", True, 200),
+        ("/text/", True, 200),
         ("//free", False, 404),
         ("//text", False, 404),
         ("//nothing", True, 404),
@@ -296,7 +301,7 @@ async def test_slashes_in_a_row_are_one_except_where_a_proxy_may_be_the_guard(
         sent.append(message)
 
     scope = asking(app, unquote(path)) | {"raw_path": path.encode()}
-    await PlainPaths(Door(app, app), merge=merge)(scope, nothing, send)
+    await PlainPaths(TrailingSlash(Door(app, app)), merge=merge)(scope, nothing, send)
     assert sent[0]["status"] == status
 
 

@@ -200,10 +200,10 @@ async def admit(request: HTTPConnection, terms: Terms) -> None:
         Unauthenticated, Forbidden, Unavailable, RateLimited: As `authenticate`.
         SystemNotFound, Denied, UnderMaintenance, Unhealthy: As `enter`.
         TooLarge: Its body is announced to be over the route's limit.
-        HTTPException: 404, for everybody, where slashes were merged to come to it.
+        HTTPException: 404, for everybody, where slashes were merged, or one at the end was left out, to come to it.
     """
     state = request.scope["state"]
-    if terms.one_spelling and state.get(MERGED):
+    if terms.one_spelling and (state.get(MERGED) or request.scope.get("raw_path", b"").endswith(b"/")):
         # Nothing but a rule of a proxy's may be what keeps others away from here.
         raise HTTPException(404, "Not Found: The path has an empty segment.")
     if not terms.public:
