@@ -23,9 +23,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from hpcgate.admission.queue import Admission, Asker, User
 from hpcgate.api.sockets import converse
 from hpcgate.errors import PathNotFound
 from hpcgate.gateway.streams import Stream
+from hpcgate.server.http_protocol import Http
 from hpcgate.server.sockets import MAX_LINE, MAX_MESSAGE, PORTION, Sockets
 from tests.auth.idp import claims, jwk, token
 from tests.front import Front, write_config
@@ -234,6 +236,12 @@ class Wire(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Have it go on with another protocol, which is one."""
+
+    def can_write_eof(self) -> bool:
+        return False
+
 
 PING, CLOSE, TEXT, MORE, LAST = 0x89, 0x88, 0x01, 0x00, 0x80
 
@@ -331,6 +339,42 @@ async def test_a_browser_sends_its_token_as_a_protocol(front: Front) -> None:
         assert await one.recv() == "alice on demo"
     await until(front, "hpcgate_streams", 0)
     assert shown not in front.log.read_text()
+
+
+@pytest.mark.parametrize(("waits", "status"), [(False, b"101"), (True, b"503")], ids=["alone", "in line"])
+async def test_a_socket_is_refused_only_where_a_request_of_its_caller_would_wait(waits: bool, status: bytes) -> None:
+    """That others wait, or have of late, is not a reason: whoever has them wait would keep all sockets away."""
+    asked: list[Asker] = []
+
+    class Turns(Admission):
+        busy = property(lambda self: True)
+
+        def must_wait(self, asker: Asker, running: int) -> bool:
+            asked.append(asker)
+            return waits
+
+    async def accept(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close"})
+
+    class Line(Http):
+        admission = Turns(9, 9, lambda: 0)
+        speaks = staticmethod(lambda path: True)
+        caller = staticmethod(lambda token, source: "alice" if token == "good" else None)
+
+    config = uvicorn.Config(accept, http=Line, ws=Sockets, interface="asgi3", log_config=None)
+    config.load()
+    wire, state = Wire(), ServerState()
+    protocol = Line(config=config, server_state=state, app_state={})
+    protocol.connection_made(wire)
+    head = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer good\r\n\r\n"
+    protocol.data_received(f"{head}{key}".encode())
+    await asyncio.gather(*state.tasks)
+    assert b"".join(wire.written).startswith(b"HTTP/1.1 " + status)
+    assert asked == [User("alice")]
+    protocol.connection_lost(None)
 
 
 async def test_two_tokens_are_no_token(front: Front) -> None:

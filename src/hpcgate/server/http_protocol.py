@@ -503,15 +503,14 @@ class Http(HttpToolsProtocol):
         return super()._should_upgrade() and self.speaks(unquote(path))
 
     def _hand_over(self, rest: bytes) -> None:
-        """Have the connection go on as a WebSocket, whose task is a request like others, unless there are too many."""
+        """Have the connection go on as a WebSocket, whose task is a request like others.
+
+        Where another request of the same caller would have to wait, it is refused.
+        """
         self._stop_head_timer()
         self._unset_keepalive_if_required()
         admission = self.admission
-        if (
-            self._awaited()
-            or self.stopping
-            or (admission is not None and (admission.waiting or admission.busy or admission.full(len(self.tasks))))
-        ):
+        if self._awaited() or self.stopping or self._would_wait():
             if admission is not None:
                 admission.refused += 1
             self._deaf = True
@@ -529,6 +528,13 @@ class Http(HttpToolsProtocol):
         if rest:
             cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
         self.cycle, self._active = None, None  # type: ignore[assignment]
+
+    def _would_wait(self) -> bool:
+        """Say whether a request with this head would have to wait."""
+        admission = self.admission
+        if admission is None or not (admission.waiting or admission.busy or admission.full(len(self.tasks))):
+            return False
+        return admission.must_wait(self._asker(token_of(self.headers), self.headers), len(self.tasks))
 
     def _without_offer(self) -> bytes:
         """Return the head of the request once more, for a new parser, without its offer to speak another protocol."""
