@@ -341,8 +341,23 @@ async def test_a_browser_sends_its_token_as_a_protocol(front: Front) -> None:
     assert shown not in front.log.read_text()
 
 
-@pytest.mark.parametrize(("waits", "status"), [(False, b"101"), (True, b"503")], ids=["alone", "in line"])
-async def test_a_socket_is_refused_only_where_a_request_of_its_caller_would_wait(waits: bool, status: bytes) -> None:
+BEARER, PROTOCOL = "Authorization: Bearer ", "Sec-WebSocket-Protocol: hpcgate, hpcgate.bearer."
+
+
+@pytest.mark.parametrize(
+    ("shown", "waits", "status"),
+    [
+        (f"{BEARER}good", False, b"101"),
+        (f"{PROTOCOL}good", False, b"101"),
+        (f"{BEARER}good", True, b"503"),
+        (f"{BEARER}bad", False, b"503"),
+        (f"{PROTOCOL}bad", False, b"503"),
+        ("X-None: x", False, b"503"),
+    ],
+)
+async def test_a_socket_is_refused_only_where_a_request_of_its_caller_would_wait(
+    shown: str, waits: bool, status: bytes
+) -> None:
     """That others wait, or have of late, is not a reason: whoever has them wait would keep all sockets away."""
     asked: list[Asker] = []
 
@@ -369,11 +384,11 @@ async def test_a_socket_is_refused_only_where_a_request_of_its_caller_would_wait
     protocol = Line(config=config, server_state=state, app_state={})
     protocol.connection_made(wire)
     head = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer good\r\n\r\n"
+    key = f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{shown}\r\n\r\n"
     protocol.data_received(f"{head}{key}".encode())
     await asyncio.gather(*state.tasks)
     assert b"".join(wire.written).startswith(b"HTTP/1.1 " + status)
-    assert asked == [User("alice")]
+    assert asked == ([User("alice")] if shown.endswith("good") else [])
     protocol.connection_lost(None)
 
 

@@ -14,8 +14,16 @@ PREFIX = 64
 """Bits of an IPv6 address that one client has to itself."""
 
 
+TOKEN_PROTOCOL = "hpcgate.bearer."  # noqa: S105 (what a token follows)
+"""Before a token among the protocols that a WebSocket's client offers, of which it is never the one that is chosen."""
+_TOKEN_PROTOCOL = TOKEN_PROTOCOL.encode()
+
+
 def token_of(headers: Headers) -> str | None:
-    """Return what looks like a request's bearer token, or else its API key; None if there is neither."""
+    """Return what looks like a request's bearer token, or else its API key; None if there is neither.
+
+    Of a WebSocket a browser shows it as a protocol.
+    """
     key: str | None = None
     for name, value in headers:
         if name == b"authorization":
@@ -26,6 +34,10 @@ def token_of(headers: Headers) -> str | None:
             return None
         if name == b"x-api-key" and value.isascii():
             key = value.strip(b" \t").decode() or None
+        elif name == b"sec-websocket-protocol" and value.isascii():
+            offered = (protocol.strip(b" \t") for protocol in value.split(b","))
+            shown = next((one for one in offered if one.startswith(_TOKEN_PROTOCOL)), b"")
+            key = shown.removeprefix(_TOKEN_PROTOCOL).decode() or key
     return key
 
 

@@ -9,6 +9,7 @@ import structlog
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
+from hpcgate.admission.askers import TOKEN_PROTOCOL
 from hpcgate.api.terms import PROTECTED, Terms
 from hpcgate.auth import Principal
 from hpcgate.auth.api_keys import HEADER
@@ -81,10 +82,6 @@ def _authorization(request: HTTPConnection) -> str | None:
                 raise Unauthenticated("More than one token is shown", headers={"WWW-Authenticate": "Bearer"})
             found = f"Bearer {name.removeprefix(TOKEN_PROTOCOL)}"
     return found
-
-
-TOKEN_PROTOCOL = "hpcgate.bearer."  # noqa: S105 (what a token follows)
-"""Before a token among the protocols that a WebSocket's client offers, of which it is never the one that is chosen."""
 
 
 @dataclass(slots=True)

@@ -530,11 +530,12 @@ class Http(HttpToolsProtocol):
         self.cycle, self._active = None, None  # type: ignore[assignment]
 
     def _would_wait(self) -> bool:
-        """Say whether a request with this head would have to wait."""
+        """Say whether a request with this head would have to wait; a stranger's, whose cost is not counted, would."""
         admission = self.admission
         if admission is None or not (admission.waiting or admission.busy or admission.full(len(self.tasks))):
             return False
-        return admission.must_wait(self._asker(token_of(self.headers), self.headers), len(self.tasks))
+        asker = self._asker(token_of(self.headers), self.headers)
+        return isinstance(asker, Stranger) or admission.must_wait(asker, len(self.tasks))
 
     def _without_offer(self) -> bytes:
         """Return the head of the request once more, for a new parser, without its offer to speak another protocol."""
