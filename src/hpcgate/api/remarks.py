@@ -75,7 +75,7 @@ class Queries:
 def _unknown(query: bytes, known: frozenset[bytes]) -> list[str]:
     found: dict[str, None] = {}
     seen: dict[bytes, bytes] = {}
-    for pair in query.split(b"&"):
+    for number, pair in enumerate(query.split(b"&")):
         name, _, value = pair.partition(b"=")
         if not pair:
             continue
@@ -84,7 +84,7 @@ def _unknown(query: bytes, known: frozenset[bytes]) -> list[str]:
         if name in known:
             if seen.setdefault(name, value) != value:
                 raise BadRequest(f"{name.decode()}: the query has it twice, with different values")
-        elif len(seen) < MAX_PARAMETERS and len(found) < MAX_NAMED:
+        elif number < MAX_PARAMETERS and len(found) < MAX_NAMED:
             text = name.decode()
             found[text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}..."] = None
     return list(found)
