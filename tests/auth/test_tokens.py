@@ -397,7 +397,7 @@ async def test_issuer_and_audience_are_not_looked_at_unless_configured(verifier:
 IMPLAUSIBLE = [
     "-oProxyCommand=x", "../x", "..", ".", "a b", "", "a" * 64, "Alice", "alice\n", "\nalice", "alice\0", "ali/ce",
     "a$(id)", "a;id", "a`id`", "a'b", 'a"b', "a\\b", "a|b", "älice", "\u0430lice", "alice\u200b", "\uff11",
-    "alice@x", "0day", "$", " alice", "alice ", "a\tb", "a\rb", "\ud800", "x" * 9000,
+    "alice@x", "0day", "$", " alice", "alice ", "a\tb", "a\rb", "\ud800", "a\udfff", "a\ufffd", "x" * 9000,
 ]  # fmt: skip
 
 
@@ -407,7 +407,10 @@ async def test_a_name_that_is_no_posix_account(verifier: Verifier, name: str, pa
     verify = await verifier(**({} if pattern is None else {"username_pattern": pattern}))
     text = token(payload=claims(preferred_username=name))
     always = (
-        name.startswith(("-", ".")) or not name.isprintable() or any(c in " /" for c in name) or not 0 < len(name) < 257
+        name.startswith(("-", "."))
+        or not name.isprintable()
+        or any(c in " /\ufffd" for c in name)
+        or not 0 < len(name) < 257
     )
     if pattern is None or always:
         message = await refused(verify, text, Forbidden)

@@ -320,7 +320,8 @@ class TokenVerifier:
         if (
             not 0 < len(username) <= MAX_USERNAME
             or username.startswith(("-", "."))
-            or any(not char.isprintable() or char.isspace() or char == "/" for char in username)
+            # U+FFFD stands for what could not be read: two names may become one by it.
+            or any(not char.isprintable() or char.isspace() or char in "/\ufffd" for char in username)
             or self._username.fullmatch(username) is None
         ):
             raise Forbidden("The token's user name is not one of a POSIX account")
