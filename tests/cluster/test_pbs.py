@@ -349,6 +349,22 @@ UNTOLD: dict[str, tuple[str, type[GatewayError], str]] = {
         "cannot connect to server",
     ),
     "one that is killed": ("kill -9 $$", SchedulerUnavailable, "exit status"),
+    # awslabs/engineering-development-hub 74
+    "a hook that fails": (
+        'echo "qsub: request rejected as filter hook limits encountered an exception" >&2; exit 1',
+        SchedulerUnavailable,
+        "encountered an exception",
+    ),
+    "a hook that refuses": (
+        'echo "qsub: request rejected by filter hook: no project" >&2; exit 1',
+        SubmissionRefused,
+        "no project",
+    ),
+    "a server that shuts down": (
+        'echo "qsub: Request not allowed: Server shutting down" >&2; exit 1',
+        SchedulerUnavailable,
+        "shutting down",
+    ),
 }
 """Text of a script named qsub that submits nothing, and what is answered."""
 
@@ -362,6 +378,31 @@ async def test_what_has_no_job_is_answered_by_its_words(
     with pytest.raises(error, match=words) as answered:
         await released.submit(alice, JobDescription(home, script=SLEEP))
     assert type(answered.value) is error
+
+
+PARTIAL = {
+    # Parsl/parsl 3793: an answer that could not be read was taken for a missing job. openpbs/openpbs 2541
+    "an answer that breaks off": '{real} "$@" | head -c 900',
+    "an answer without its end": '{real} "$@" | head -c -3',
+    "words in place of an answer": 'echo "qstat is for operators"',
+}
+"""Text of a script named qstat that ends well, and does not show the jobs that there are."""
+
+
+@pytest.mark.parametrize("case", PARTIAL)
+async def test_an_answer_that_breaks_off_makes_no_job_vanish(
+    released: Scheduler, wrapped: Callable[..., None], alice: Principal, home: str, case: str
+) -> None:
+    job_id = await released.submit(alice, JobDescription(home, script=SLEEP, partition="stoppedq"))
+    wrapped(PARTIAL[case], "qstat")
+    for ask in (
+        released.job(alice, job_id),
+        released.metadata(alice, job_id),
+        released.jobs(alice, JobQuery()),
+        released.jobs(alice, JobQuery(all_users=True)),
+    ):
+        with pytest.raises(SchedulerUnavailable, match=r"qstat printed (no list|breaks off)"):
+            await ask
 
 
 async def test_a_job_that_has_ended_meanwhile_is_found_in_the_history(

@@ -512,16 +512,34 @@ BUSY = {
     "a reconfiguration": "sbatch: Job creation temporarily disabled, retrying",
     "a backup that stands by": ("sbatch: error: Batch job submission failed: Slurm backup controller in standby mode"),
     "nobody there": "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
+    # ArjunaCluster/ArjunaUsers 253 and 212, DataBiosphere/toil 4743: the controller's disk was full.
+    "a controller that cannot write": (
+        "sbatch: error: Batch job submission failed: I/O error writing script/environment to file"
+    ),
+    # snakemake/snakemake-executor-plugin-slurm 164
+    "no configuration": (
+        "sbatch: error: fetch_config: DNS SRV lookup failed\\nsbatch: fatal: Could not establish a configuration source"
+    ),
+    "an upgrade half done": (
+        "sbatch: error: Batch job submission failed: Incompatible versions of client and server code"
+    ),
+    "a plug-in for who one is that is missing": (
+        "sbatch: error: cannot create auth context for auth/munge\\nsbatch: fatal: failed to initialize auth plugin"
+    ),
+    "an internal error": (
+        "sbatch: error: Batch job submission failed: Slurm internal error, contact system administrator"
+    ),
+    "too many requests": "sbatch: error: Batch job submission failed: Rate limit exceeded, please retry momentarily",
 }
 
 
 @pytest.mark.parametrize("case", BUSY)
 def test_a_controller_that_takes_no_jobs_is_503(site: Site, case: str) -> None:
-    site.start_up(sbatch=f'cat >/dev/null; echo "{BUSY[case]}" >&2; exit 1')
+    site.start_up(sbatch=f'cat >/dev/null; printf "{BUSY[case]}\\n" >&2; exit 1')
     with site.submits(0):
         answer = site.submit()
     assert answer.status_code == 503, answer.text
-    assert BUSY[case] in answer.json()["message"]
+    assert BUSY[case].replace("\\n", "\n") in answer.json()["message"]
     assert int(answer.headers["Retry-After"]) > 0
 
 
@@ -719,6 +737,69 @@ def test_jobs_are_seen_and_cancelled_behind_wrappers(site: Site, case: str) -> N
     assert site.job(job_id)["status"]["state"] in ("RUNNING", "PENDING", "CONFIGURING")
     site.cancel(job_id)
     assert site.job(job_id)["status"]["state"] in ("CANCELLED", "COMPLETING")
+
+
+DOWN = 'echo "{name}: error: Problem talking to the database: Connection refused" >&2; exit 1'
+WITHOUT = (
+    "for a; do shift; "
+    'case $a in --format=*) a=$(printf %s "$a" | sed "s/[a-z]*,%V//; s/Reason,//");; esac; set -- "$@" "$a"; done; '
+)
+PARTIAL: dict[str, dict[str, str]] = {
+    # aiidateam/aiida-core 4326 and 3404: jobs were taken for finished.
+    "squeue within its heading": {"squeue": '{real} "$@" | head -c 100', "sacct": DOWN},
+    "squeue within a row": {"squeue": '{real} "$@" | head -c 700', "sacct": DOWN},
+    "squeue at the last byte": {"squeue": '{real} "$@" | head -c -3', "sacct": DOWN},
+    # aiidateam/aiida-core 4332
+    "squeue, which fails without a word": {"squeue": '{real} "$@" | head -c 100; exit 1', "sacct": DOWN},
+    # aiidateam/aiida-core 680, OSC/ood_core 99: a release that lacks a column, or has dropped it.
+    "squeue, of which no row can be read": {
+        "squeue": WITHOUT + 'echo "squeue: error: Invalid job format specification: V" >&2; exec {real} "$@"',
+        "sacct": DOWN,
+    },
+    "squeue, in words about another job": {
+        "squeue": '{real} "$@"; echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1',
+        "sacct": DOWN,
+    },
+    "sacct within its heading": {"squeue": FORGOTTEN, "sacct": '{real} "$@" | head -c 100'},
+    "sacct within a row": {"squeue": FORGOTTEN, "sacct": '{real} "$@" | head -c -9'},
+    "sacct at the last byte": {"squeue": FORGOTTEN, "sacct": '{real} "$@" | head -c -1'},
+    "sacct, of which no row can be read": {"squeue": FORGOTTEN, "sacct": WITHOUT + 'exec {real} "$@"'},
+}
+"""Tools that print a part of their list, and end well: what is not in it may exist."""
+
+
+@pytest.mark.parametrize("case", PARTIAL)
+def test_a_list_that_breaks_off_makes_no_job_vanish(site: Site, case: str) -> None:
+    job_id = site.submit().json()["jobId"]
+    argv = ["sacct", "-a", "-n", "-P", "-X", "-j", job_id, "-o", "partition,state"]
+    until(lambda: "|RUNNING" in site.cluster.slurm.run(argv).removeprefix("|"))
+    site.start_up(**{name: text.replace("{name}", name) for name, text in PARTIAL[case].items()})
+    for path in ("", f"/{job_id}", f"/{job_id}/metadata"):
+        answer = site.http.get(f"/compute/demo/jobs{path}")
+        assert answer.status_code == 503, (path, answer.text)
+        assert int(answer.headers["Retry-After"]) > 0
+        # The marks between the columns are no words for a user.
+        assert not re.search("[ghjkqvwxyz]{16}", answer.json()["message"]), answer.text
+    site.clear()
+    site.cancel(job_id)
+
+
+RECYCLED = '{real} "$@" | sed "s/$(id -un)/another/g; s/RUNNING/COMPLETED/g; s/[0-9]\\{10\\}/1507052369/g"'
+"""A record of another user's, of nine years ago: numbers of jobs begin anew at MaxJobId."""
+
+
+def test_a_job_is_not_another_one_of_the_same_number(site: Site) -> None:
+    """princeton-ddss/blackfish 484, facebookincubator/submitit 1660, desihub/desispec 2049"""
+    job_id = site.submit(name="mine").json()["jobId"]
+    until(lambda: site.job(job_id)["status"]["state"] == "RUNNING")
+    site.start_up(sacct=RECYCLED)
+    job = site.job(job_id)
+    assert (job["user"], job["status"]["state"], job["tasks"]) == (site.person.user.name, "RUNNING", None)
+    assert abs(job["time"]["start"] - time.time()) < 3600
+    listed = site.http.get("/compute/demo/jobs").json()["jobs"]
+    assert [one["status"]["state"] for one in listed if one["jobId"] == job_id] == ["RUNNING"]
+    site.clear()
+    site.cancel(job_id)
 
 
 REFUSING = {

@@ -12,6 +12,7 @@ from tests.sites.surroundings import TOOLS, UMASKS, VARIABLES, Tools
 from tests.sites.test_accounts import ACCOUNTS
 from tests.sites.test_expiry import EXPIRED
 from tests.sites.test_machines import SYSTEM_SHELLS
+from tests.sites.test_other_start_up import STARTS
 from tests.sites.test_shells import BY_SFTP, FORCED, REFUSALS, SHELLS
 from tests.sites.test_start_up import AMID_SFTP, HARMFUL, HARMLESS, WAYS
 
@@ -51,6 +52,12 @@ def _start_up() -> Iterable[str]:
     rows = [(name, _code(text), *(_harmless(name, way) for way in WAYS)) for name, text in HARMLESS.items()]
     rows += [(name, _code(text), *["right or 424"] * len(WAYS)) for name, text in HARMFUL.items()]
     yield from _table(("it", "for instance", *WAYS), rows)
+    yield from _heading("Start-up files of other shells", "Those of zsh, csh and fish, and what sshd runs itself.")
+    others = [
+        (name, _code(one.file), _code(one.text), "right or 424" if one.harmful else "right")
+        for name, one in STARTS.items()
+    ]
+    yield from _table(("it", "where", "for instance", "SFTP and commands"), others)
 
 
 def _harmless(name: str, way: str) -> str:
@@ -120,6 +127,14 @@ def _scheduler() -> Iterable[str]:
     yield from _heading("Slurm: wrappers around what is asked", "Jobs are seen and cancelled all the same.")
     queries = [(name, _code(next(iter(shims.values())))) for name, shims in scheduler.QUERIES.items()]
     yield from _table(("it", "for instance"), queries)
+    yield from _heading(
+        "Slurm: lists that break off",
+        "Squeue or sacct prints a part of its list, or rows that cannot be read, and ends well, and nobody else knows"
+        " the job. What is not in such a list may exist: 503 with Retry-After, never an empty list, never 404. If the"
+        " other source answers, its jobs are shown, and `X-Hpcgate-Jobs-Missing` says which one is missing.",
+    )
+    partial = [(name, _code(next(iter(shims.values()))), "503") for name, shims in scheduler.PARTIAL.items()]
+    yield from _table(("it", "for instance", "what comes of it"), partial)
     yield from _heading(
         "Slurm: tools that refuse",
         "Squeue and sacct, scontrol, id, for `GET jobs`, `/status/…/nodes`, `partitions`, `reservations`, `userinfo`.",

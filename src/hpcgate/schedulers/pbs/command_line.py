@@ -23,15 +23,19 @@ from hpcgate.schedulers.once import Doubt, Submitted
 from hpcgate.schedulers.pbs import control, pbs_rstat, pbsnodes, qdel, qstat, qsub, script
 from hpcgate.schedulers.pbs.documents import decoded
 from hpcgate.schedulers.pbs.failures import (
+    BROKEN,
     MALFORMED,
     NO_HISTORY,
     NOT_RUN,
     OVER_LIMIT,
     OVER_LIMIT_WORDS,
+    TRANSIENT,
     UNAUTHORIZED,
     UNREACHABLE,
     UNSURE,
+    document,
     failure,
+    no_list,
     refused,
     says,
 )
@@ -216,6 +220,8 @@ class CommandLine:
             return failure(done, "qsub")
         if done.exit_status in (UNAUTHORIZED, *OVER_LIMIT) or says(words, OVER_LIMIT_WORDS):
             return Forbidden(words)
+        if says(words, BROKEN) or says(words.lower(), TRANSIENT):
+            return SchedulerUnavailable(words)
         return SubmissionRefused(words)
 
     async def _tagged(self, principal: Principal, tag: str) -> str | None:
@@ -409,6 +415,8 @@ class CommandLine:
     def _check(self, done: Completed) -> None:
         if not done.ok and done.exit_status not in qstat.GONE and not says(done.words, MALFORMED):
             raise failure(done, "qstat")
+        if document(done.stdout) is False or (done.ok and done.stdout.strip() and document(done.stdout) is None):
+            raise no_list(done, "qstat")
 
     async def cancel(self, principal: Principal, job_id: JobId) -> None:
         """Cancel a job."""
@@ -466,6 +474,8 @@ class CommandLine:
         done = await self._run(principal, argv, env=qstat.ENVIRONMENT)
         if not done.ok:
             raise failure(done, argv[0])
+        if document(done.stdout) is False:
+            raise no_list(done, argv[0])
         return await self._reader.read(principal, argv[0], done.stdout, lambda output: parse(decoded(output)))
 
     async def _read(self, principal: Principal, argv: Sequence[str]) -> str:

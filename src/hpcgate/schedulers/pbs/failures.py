@@ -4,10 +4,12 @@ An exit status is mostly PBS's error number (pbs_error.h, from 15000) modulo 256
 server cannot be reached.
 """
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from hpcgate.errors import BadRequest, CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
+from hpcgate.outbound.wording import clipped
 from hpcgate.ssh.runner import Completed
 
 UNREACHABLE = (
@@ -35,6 +37,24 @@ OVER_LIMIT = (188, 196)
 
 OVER_LIMIT_WORDS = ("would exceed", "Maximum number of jobs already in")
 
+BROKEN = (
+    "encountered an exception",
+    "hook error",
+    "PBS server internal error",
+    "System error",
+    "Server shutting down",
+    "Server connection table full",
+    "No free connections",
+    "Resource temporarily unavailable",
+    "Failed to save job/resv",
+    "PBS license is invalid",
+    "Floating License unavailable",
+)
+"""The server's own trouble, whatever was asked for, its hooks' included. Nothing was done.
+
+OpenPBS's pbs_messages.c; the first is of its hooks.
+"""
+
 NOT_RUN = (126, 127)
 """Exit statuses of a shell that cannot run a command, or does not find it."""
 
@@ -60,11 +80,29 @@ def failure(done: Completed, tool: str) -> GatewayError:
     message = words or f"{tool} ended with exit status {done.exit_status}"
     if done.exit_status in NOT_RUN:
         return SchedulerUnavailable(f"{tool} cannot be run on the login node: {message}")
-    if done.exit_status == 255 or says(words, UNREACHABLE):
+    if done.exit_status == 255 or says(words, (*UNREACHABLE, *BROKEN)):
         return SchedulerUnavailable(message)
     if done.exit_status == UNAUTHORIZED:
         return Forbidden(message)
     return CommandFailed(message)
+
+
+def no_list(done: Completed, tool: str) -> GatewayError:
+    """Return the error for a command that ended well, and printed no whole document: jobs not in it may well exist."""
+    said = clipped(b"\n".join((done.stdout, done.stderr)).decode("utf-8", "replace").strip(), 2000)
+    if document(done.stdout) is False:
+        return SchedulerUnavailable(f"The list that {tool} printed breaks off")
+    return SchedulerUnavailable(f"{tool} printed no list: {said}")
+
+
+_BEGINS = re.compile(rb"^\{", re.MULTILINE)
+_ENDS = re.compile(rb"^(?:\{.*)?\}", re.MULTILINE)
+
+
+def document(output: bytes) -> bool | None:
+    """Return whether the last JSON document of an output has an end; None if it has none at all."""
+    begins = [match.start() for match in _BEGINS.finditer(output)]
+    return _ENDS.search(output, begins[-1]) is not None if begins else None
 
 
 def refused(done: Completed, tool: str) -> GatewayError:

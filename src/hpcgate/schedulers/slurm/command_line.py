@@ -34,19 +34,23 @@ from hpcgate.schedulers.slurm.controls import CommandControls, Controls
 from hpcgate.schedulers.slurm.delimiters import new_mark
 from hpcgate.schedulers.slurm.doubts import Doubts
 from hpcgate.schedulers.slurm.failures import (
+    BROKEN,
     BUSY,
     DENIED,
     IN_DOUBT,
     NO_ACCOUNTING,
     NOT_RUN,
     OVER_LIMIT,
+    TRANSIENT,
     UNKNOWN_JOB,
     UNREACHABLE,
     UNSURE,
+    broken_off,
     failure,
     no_list,
     refused,
     says,
+    unreadable,
 )
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.records import Record, Selection
@@ -177,9 +181,11 @@ class CommandLine:
         """Return the user's jobs as `sbatch.parse_queue` reads them."""
         done = await self._run(principal, sbatch.queue_command(principal.username, mark), env=squeue.ENVIRONMENT)
         if not done.ok:
-            raise failure(done)
+            raise failure(done, mark)
         if not squeue.answers(done.stdout, mark):
             raise no_list(done)
+        if not squeue.whole(done.stdout, mark):
+            raise broken_off(done)
         return _text(done.stdout)
 
     async def _parsed(
@@ -374,6 +380,8 @@ class CommandLine:
             raise failure(done)
         if not sacct.answers(done.stdout, column):
             raise no_list(done)
+        if not sacct.whole(done.stdout, column):
+            raise broken_off(done)
         lines = await self._reader.read(
             principal, "sacct", done.stdout, lambda output: sacct.parse_submit_lines(_text(output), column)
         )
@@ -441,15 +449,20 @@ class CommandLine:
         mark = new_mark()
         done = await self._run(principal, squeue.command(selection, mark), env=squeue.ENVIRONMENT)
         if not done.ok:
-            if says(done.words, UNKNOWN_JOB):
+            if says(done.words, UNKNOWN_JOB) and selection.ids is not None and not squeue.lists(done.stdout, mark):
                 return []
-            raise failure(done)
+            raise failure(done, mark)
         if not squeue.answers(done.stdout, mark):
             raise no_list(done)
+        if not squeue.whole(done.stdout, mark):
+            raise broken_off(done)
         cluster = self._findings.of(principal).name
-        return await self._reader.read(
+        records = await self._reader.read(
             principal, "squeue", done.stdout, lambda output: squeue.parse(_text(output), mark, cluster)
         )
+        if not records and squeue.lists(done.stdout, mark):
+            raise unreadable(done)
+        return records
 
     async def cluster(self, principal: Principal) -> str:
         """Return the cluster's name, asked for once; the system's name if it cannot be had."""
@@ -486,12 +499,16 @@ class CommandLine:
             if none or says(done.words, NO_ACCOUNTING):
                 known.no_history_until = clock() + NO_ACCOUNTING_REMEMBERED
                 raise NoHistory
-            raise failure(done)
+            raise failure(done, mark)
         if not sacct.answers(done.stdout, mark):
             raise no_list(done)
+        if not sacct.whole(done.stdout, mark):
+            raise broken_off(done)
         records = await self._reader.read(
             principal, "sacct", done.stdout, lambda output: sacct.parse(_text(output), mark, columns)
         )
+        if not records and sacct.lists(done.stdout, mark):
+            raise unreadable(done)
         if records:
             known.name = records[0].job.cluster or known.name
         return await self._with_quoted_names(principal, records)
@@ -744,7 +761,7 @@ def _refusal(printed: Printed, said: sbatch.Said) -> GatewayError | None:
         return TimedOut(f"The job may have been submitted all the same: {words}")
     if "Argument list too long" in words:
         return BadRequest(f"The environment of the job is too large: {words}")
-    if printed.exit_status in NOT_RUN or _killed(printed) or says(words, UNREACHABLE):
+    if printed.exit_status in NOT_RUN or _killed(printed) or says(words, (*UNREACHABLE, *BROKEN, *TRANSIENT)):
         return SchedulerUnavailable(words or f"sbatch ended with exit status {printed.exit_status}")
     if says(words, OVER_LIMIT):
         return Forbidden(words)

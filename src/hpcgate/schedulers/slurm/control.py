@@ -4,9 +4,11 @@ https://slurm.schedmd.com/scontrol.html, https://slurm.schedmd.com/scancel.html
 """
 
 import re
+from itertools import islice
 
 from hpcgate.errors import BadRequest, Conflict, Forbidden, GatewayError, JobNotFound
 from hpcgate.schedulers.control import Action, JobChanges
+from hpcgate.schedulers.slurm import squeue
 from hpcgate.schedulers.slurm.attributes import dependency
 from hpcgate.schedulers.slurm.delimiters import parse_rows
 from hpcgate.schedulers.slurm.failures import DENIED, UNKNOWN_JOB, UNREACHABLE, refused, says
@@ -63,12 +65,19 @@ def signal_command(job_id: JobId, number: int) -> list[str]:
 
 def comment_command(job_id: JobId, mark: str) -> list[str]:
     """Return the command that prints the comments of a job beneath a heading; parsed by `parse_comments`."""
-    return ["squeue", "--all", "--states=all", f"--jobs={job_id.argument}", f"--format={mark};%k"]
+    return [
+        "squeue",
+        "--all",
+        "--states=all",
+        f"--jobs={job_id.argument}",
+        f"--format={squeue.format_of(('%k',), mark)}",
+    ]
 
 
 def parse_comments(text: str, mark: str) -> list[str]:
     """Return what `comment_command` printed, the comment of each job."""
-    rows = ([chunk.removesuffix("\n")] for chunk in text.split(f"{mark};")[2:])
+    # Here the heading is the first row, whatever its words.
+    rows = islice(squeue.rows_of(text, mark), 1, None)
     return parse_rows("squeue", rows, 1, lambda row: row[0])
 
 

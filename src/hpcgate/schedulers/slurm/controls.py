@@ -11,7 +11,7 @@ from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.receipts import MARKED
 from hpcgate.schedulers.slurm import control, squeue
 from hpcgate.schedulers.slurm.delimiters import new_mark
-from hpcgate.schedulers.slurm.failures import failure, no_list
+from hpcgate.schedulers.slurm.failures import broken_off, failure, no_list
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.ssh.runner import Completed
 
@@ -66,6 +66,8 @@ class CommandControls:
             raise error
         if not squeue.answers(done.stdout, mark):
             raise no_list(done)
+        if not squeue.whole(done.stdout, mark):
+            raise broken_off(done)
         return " ".join(control.parse_comments(done.stdout.decode("utf-8", "replace"), mark))
 
     async def _do(self, principal: Principal, argv: list[str], job_id: JobId) -> None:

@@ -19,10 +19,31 @@ UNREACHABLE = (
     "Connection refused",
     "Connection timed out",
     "Unable to process configuration file",
+    "Could not establish a configuration source",
+    "Can't find an address, check slurm.conf",
+    "Controller is in standby mode",
     "Protocol authentication error",
     "Munge encode failed",
 )
 """slurmctld or slurmdbd does not answer."""
+
+BROKEN = (
+    "I/O error writing script/environment to file",
+    "Unable to create job record",
+    "Slurm internal error",
+    "Error generating job credential",
+    "System submissions disabled",
+    "Rate limit exceeded",
+    "Incompatible versions of client and server code",
+    "Plugin initialization failed",
+    "Plugin has invalid format or unable to be loaded",
+    "cannot create auth context",
+    "failed to initialize auth plugin",
+)
+"""The cluster's own trouble, whatever was asked for: a full disk, an upgrade half done. Nothing was done.
+
+Slurm's slurm_errno.c; the last two are the tools' own words.
+"""
 
 BUSY = (
     "sleeping and retrying",
@@ -102,12 +123,18 @@ def _tool(done: Completed) -> str:
     return next((word for word in words if not word.startswith(("env", "-")) and "=" not in word), "")
 
 
-def failure(done: Completed) -> GatewayError:
-    """Return the error for a command that failed, with its own words."""
-    words = done.words or clipped(done.stdout.decode("utf-8", "replace").strip(), 2000)
+def failure(done: Completed, mark: str | None = None) -> GatewayError:
+    """Return the error for a command that failed, with its own words.
+
+    Args:
+        done: The command.
+        mark: What stands between the columns of the list that it was to print: part of that list is no word of its.
+    """
+    listed = mark is not None and mark.encode() in done.stdout
+    words = done.words or ("" if listed else clipped(done.stdout.decode("utf-8", "replace").strip(), 2000))
     tool = _tool(done)
     message = words or f"{tool} ended with exit status {done.exit_status}"
-    if says(words, (*UNREACHABLE, *BUSY)):
+    if says(words, (*UNREACHABLE, *BUSY, *BROKEN)):
         return SchedulerUnavailable(message)
     if done.exit_status in NOT_RUN:
         return SchedulerUnavailable(f"{tool} cannot be run on the login node: {message}")
@@ -121,7 +148,17 @@ def no_list(done: Completed) -> GatewayError:
     said = clipped(b"\n".join((done.stdout, done.stderr)).decode("utf-8", "replace").strip(), 2000)
     tool = _tool(done)
     message = f"{tool} printed no list: {said}" if said else f"{tool} printed nothing, not even a list's heading"
-    return SchedulerUnavailable(message) if says(said, (*UNREACHABLE, *BUSY)) else CommandFailed(message)
+    return SchedulerUnavailable(message) if says(said, (*UNREACHABLE, *BUSY, *BROKEN)) else CommandFailed(message)
+
+
+def broken_off(done: Completed) -> GatewayError:
+    """Return the error for a command that ended well, and whose list has no end: what is not in it may well exist."""
+    return SchedulerUnavailable(f"The list that {_tool(done)} printed breaks off")
+
+
+def unreadable(done: Completed) -> GatewayError:
+    """Return the error for a command that printed a list of which not one row can be read."""
+    return CommandFailed(f"The list that {_tool(done)} printed cannot be read; the gateway's log shows its rows")
 
 
 def refused(done: Completed) -> GatewayError:

@@ -65,6 +65,23 @@ def answers(output: bytes, mark: str) -> bool:
     return mark.encode() in output
 
 
+_NUMBER = re.compile(rb"[0-9][0-9_.+\[\]:,%-]*")
+
+
+def whole(output: bytes, mark: str) -> bool:
+    """Return whether the last line that was begun has an end; a list that breaks off is none.
+
+    Words that a wrapper prints behind the list are none of its lines.
+    """
+    rest = output.rpartition(b"\n")[2]
+    return mark.encode() not in rest and not _NUMBER.fullmatch(rest)
+
+
+def lists(output: bytes, mark: str) -> bool:
+    """Return whether there is any row but the heading, which is one that begins with a number, as jobs' ids do."""
+    return any(mark in line and line[0].isdigit() for line in output.decode("utf-8", "replace").split("\n") if line)
+
+
 def parse(text: str, mark: str, fields: Sequence[str] = FIELDS) -> list[Record]:
     """Return the jobs that `command` printed, each with its steps as tasks."""
     places = {name: place for place, name in enumerate(fields)}

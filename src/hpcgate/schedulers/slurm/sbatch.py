@@ -385,8 +385,7 @@ _COLUMNS = ("%i", "%V", "%Z", "%k")
 
 def queue_command(username: str, mark: str) -> list[str]:
     """Return the command that lists what is needed to find a job by its tag, of all jobs of a user."""
-    columns = f"{mark};" + f"{mark},".join(_COLUMNS)
-    return ["squeue", "--all", "--states=all", f"--user={username}", f"--format={columns}"]
+    return ["squeue", "--all", "--states=all", f"--user={username}", f"--format={squeue.format_of(_COLUMNS, mark)}"]
 
 
 def parse_queue(text: str, mark: str) -> list[Candidate]:

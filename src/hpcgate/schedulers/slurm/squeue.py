@@ -39,8 +39,13 @@ def command(selection: Selection, mark: str) -> list[str]:
 
     The heading is asked for: by it an empty list is told from words of a program in squeue's place (`answers`).
     """
-    row, column = _marks(mark)
-    return ["squeue", *select(selection), "--format=" + row + column.join(COLUMNS)]
+    return ["squeue", *select(selection), "--format=" + format_of(COLUMNS, mark)]
+
+
+def format_of(columns: Sequence[str], mark: str) -> str:
+    """Return the format of a list: each row has a beginning and an end of its own, whatever else is printed."""
+    row, column, end = _marks(mark)
+    return row + column.join(columns) + end
 
 
 def answers(output: bytes, mark: str) -> bool:
@@ -48,11 +53,22 @@ def answers(output: bytes, mark: str) -> bool:
     return _marks(mark)[0].encode() in output
 
 
+def whole(output: bytes, mark: str) -> bool:
+    """Return whether the last row that was begun has an end; a list that breaks off is none."""
+    row, _, end = _marks(mark)
+    return output.rfind(end.encode()) > output.rfind(row.encode())
+
+
+def lists(output: bytes, mark: str) -> bool:
+    """Return whether there is any row but the heading."""
+    return any(True for _ in rows_of(output.decode("utf-8", "replace"), mark))
+
+
 def rows_of(text: str, mark: str) -> Iterator[Sequence[str]]:
     """Yield the columns of each row but the heading."""
-    row, column = _marks(mark)
+    row, column, end = _marks(mark)
     for place, chunk in enumerate(text.split(row)[1:]):
-        columns = chunk.removesuffix("\n").split(column)
+        columns = chunk.partition(end)[0].removesuffix("\n").split(column)
         if place or columns[0].strip() != _HEADING:
             yield columns
 
@@ -66,8 +82,9 @@ def parse(text: str, mark: str, cluster: str = "") -> list[Record]:
     return parse_rows("squeue", rows_of(text, mark), len(COLUMNS), lambda columns: _record(columns, cluster))
 
 
-def _marks(mark: str) -> tuple[str, str]:
-    return mark + ";", mark + ","
+def _marks(mark: str) -> tuple[str, str, str]:
+    """Return what stands before a row, between its columns and behind it."""
+    return mark + ";", mark + ",", mark + "."
 
 
 def _record(columns: Sequence[str], cluster: str) -> Record:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hpcgate.errors import CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
 from hpcgate.outbound.wording import clipped
-from hpcgate.schedulers.slurm.failures import DENIED, OVER_LIMIT, UNREACHABLE, says
+from hpcgate.schedulers.slurm.failures import BROKEN, DENIED, OVER_LIMIT, UNREACHABLE, says
 from hpcgate.schedulers.slurm.rest import values
 
 MAX_WORDS = 2000
@@ -86,6 +86,8 @@ def failure(status: int, answer: object) -> GatewayError:
         return Forbidden(said)
     if met & _UNCLEAR:
         return Unclear(said)
+    if says(said, BROKEN):
+        return SchedulerUnavailable(said)
     if status in (502, 503, 504) and not found:
         return SchedulerUnavailable(f"slurmrestd cannot be reached: {status}")
     return CommandFailed(clipped(said, MAX_WORDS))
