@@ -747,7 +747,7 @@ WITHOUT = (
 PARTIAL: dict[str, dict[str, str]] = {
     # aiidateam/aiida-core 4326 and 3404: jobs were taken for finished.
     "squeue within its heading": {"squeue": '{real} "$@" | head -c 100', "sacct": DOWN},
-    "squeue within a row": {"squeue": '{real} "$@" | head -c 700', "sacct": DOWN},
+    "squeue within a row": {"squeue": '{real} "$@" | head -c -40', "sacct": DOWN},
     "squeue at the last byte": {"squeue": '{real} "$@" | head -c -3', "sacct": DOWN},
     # aiidateam/aiida-core 4332
     "squeue, which fails without a word": {"squeue": '{real} "$@" | head -c 100; exit 1', "sacct": DOWN},
