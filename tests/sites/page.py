@@ -12,7 +12,7 @@ from tests.sites.surroundings import TOOLS, UMASKS, VARIABLES, Tools
 from tests.sites.test_accounts import ACCOUNTS
 from tests.sites.test_expiry import EXPIRED
 from tests.sites.test_machines import SYSTEM_SHELLS
-from tests.sites.test_other_start_up import STARTS
+from tests.sites.test_other_start_up import SETTINGS, STARTS
 from tests.sites.test_shells import BY_SFTP, FORCED, REFUSALS, SHELLS
 from tests.sites.test_start_up import AMID_SFTP, HARMFUL, HARMLESS, WAYS
 
@@ -71,6 +71,7 @@ def _shells() -> Iterable[str]:
     for command in FORCED:
         rows.append((_code(f"ForceCommand {command}"), _cell(BY_SFTP if command == "internal-sftp" else ()), "424"))
     rows += [(f"`{name}` as `/bin/sh`", "right", "right") for name in SYSTEM_SHELLS]
+    rows += [(f"an sshd with {name}: {_code(text)}", "right", "right") for name, text in SETTINGS.items()]
     rows += [(f"an account with {name}", "right", "right") for name in ACCOUNTS]
     rows.append(("a banner of a megabyte", "right", "right"))
     rows.append(("a home that is not there", "right", "right"))

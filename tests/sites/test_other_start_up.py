@@ -1,10 +1,11 @@
-"""Start-up files that are not bash's: those of zsh, csh and fish, and sshd's own, ~/.ssh/rc.
+"""Start-up files that are not bash's, those of zsh, csh and fish and sshd's own, ~/.ssh/rc; and settings of sshd's.
 
 A line each; with each the operations come right in both ways of file access, or where it harms, are 424 and name it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,3 +118,31 @@ async def test_a_start_up_file_of_another_shell(
             await comes_right(pool, account, operation)
         await pool.close()
         account.has_lost_nothing()
+
+
+SETTINGS = {
+    # ronf/asyncssh 662 and 725, sshnet/SSH.NET 1764, hierynomus/sshj 432
+    "new keys every 64 KiB": "RekeyLimit 64K",
+    "no terminals and no forwarding": "PermitTTY no\nDisableForwarding yes",
+    "variables of its own": "SetEnv LANG=de_CH.UTF-8 BASH_ENV=/nonexistent TAR_OPTIONS=-v POSIXLY_CORRECT=1",
+    "one cipher, and no compression": "Ciphers aes128-ctr\nMACs hmac-sha2-256\nCompression no",
+    # phpseclib/phpseclib 725
+    "words for who logs in": "PrintMotd yes\nPrintLastLog yes",
+}
+
+
+@pytest.mark.parametrize("files", ["auto", "commands"])
+@pytest.mark.parametrize("case", SETTINGS)
+async def test_all_comes_right_with_a_setting_of_sshd(
+    make_pool: MakePool, nodes: LoginNodes, case: str, files: str
+) -> None:
+    node = nodes.start(extra=SETTINGS[case])
+    try:
+        pool = make_pool(node, files=files, start_up_timeout=60, timeout={"command_execution": 60})
+        with Account(nodes) as account:
+            async with pool.lease(principal(account.user)) as session:
+                assert await try_all(session, account.place) == dict.fromkeys(OPERATIONS, "right")
+            await pool.close()
+            account.has_lost_nothing()
+    finally:
+        await asyncio.to_thread(node.stop)
