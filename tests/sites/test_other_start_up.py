@@ -42,7 +42,7 @@ STARTS = {
     "zsh with options": Start(
         "zsh", ZSH, "setopt err_exit no_unset no_clobber xtrace ksh_arrays sh_word_split no_multios glob_dots"
     ),
-    "zsh with aliases everywhere": Start("zsh", ZSH, "alias -g cat=bat; alias sh='sh -l' exec='exec nice'; unset PATH"),
+    "zsh with aliases everywhere": Start("zsh", ZSH, "alias -g cat=bat; alias sh='sh -l' rm='rm -i'; unset PATH"),
     # ohmyzsh/ohmyzsh 6813
     "zsh that finds no match": Start("zsh", ZSH, "setopt nomatch; ls /nonexistent/*(N); ls /nonexistent/*"),
     # python/cpython 154399, pypa/virtualenv 332, DIRACGrid/DIRAC 3059, adaptivecomputing/torque 450
@@ -65,6 +65,7 @@ STARTS = {
     "fish that fails": Start("fish", FISH, "if status is-nothing; no-such-command; end; source /nonexistent; return 3"),
     "zsh that runs another": Start("zsh", ZSH, "exec sh", harmful=True),
     "zsh that asks": Start("zsh", ZSH, "read -r answer", harmful=True),
+    "zsh that has an alias for exec": Start("zsh", ZSH, "alias exec='echo no'", harmful=True),
     "csh that runs another": Start("tcsh", CSH, "exec sh", harmful=True),
     # microsoft/vscode-remote-release 3958: a file that asks which modules to load
     "csh that asks": Start("tcsh", CSH, "set answer = $<", harmful=True),
