@@ -773,7 +773,7 @@ def test_a_list_that_breaks_off_makes_no_job_vanish(site: Site, case: str) -> No
     job_id = site.submit().json()["jobId"]
     argv = ["sacct", "-a", "-n", "-P", "-X", "-j", job_id, "-o", "partition,state"]
     until(lambda: "|RUNNING" in site.cluster.slurm.run(argv).removeprefix("|"))
-    site.start_up(**{name: text.replace("{name}", name) for name, text in PARTIAL[case].items()})
+    site.start_up(None, **{name: text.replace("{name}", name) for name, text in PARTIAL[case].items()})
     for path in ("", f"/{job_id}", f"/{job_id}/metadata"):
         answer = site.http.get(f"/compute/demo/jobs{path}")
         assert answer.status_code == 503, (path, answer.text)
