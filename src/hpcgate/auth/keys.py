@@ -110,10 +110,10 @@ def decode_base64url(text: str) -> bytes | None:
     return data if base64.urlsafe_b64encode(data).rstrip(b"=").decode() == text else None
 
 
-def decode_json(data: bytes, *, once: bool = False) -> Any:
+def decode_json(data: bytes, *, strict: bool = False) -> Any:
     """Decode JSON as `documents.decoded` does; None for what that refuses."""
     try:
-        return decoded(data, once=once)
+        return decoded(data, strict=strict)
     except ValueError:
         return None
 

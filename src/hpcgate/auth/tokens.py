@@ -188,7 +188,7 @@ class TokenVerifier:
             key = await self._key(jws)
             if self._types and (jws.typ is None or _media_type(jws.typ) not in self._types):
                 raise _refusal("Token type not accepted")
-            claims = decode_json(jws.payload, once=True)
+            claims = decode_json(jws.payload, strict=True)
         if not isinstance(claims, Mapping):
             raise _refusal("Invalid token")
         return claims, key
@@ -348,7 +348,7 @@ def _take_apart(token: str) -> _Jws:
     header_bytes, payload, signature = map(decode_base64url, segments)
     if not header_bytes or not payload or signature is None:
         raise _refusal("Invalid token")
-    header = decode_json(header_bytes, once=True)
+    header = decode_json(header_bytes, strict=True)
     if not isinstance(header, dict):
         raise _refusal("Invalid token")
     algorithm, typ = header.get("alg"), header.get("typ")

@@ -76,9 +76,9 @@ class Answer:
         """Return what the body says in JSON.
 
         Raises:
-            ValueError: It is none, or `documents.decoded` refuses it, or an object has a name twice.
+            ValueError: `documents.decoded`, strict, refuses it.
         """
-        return decoded(self.content, once=True)
+        return decoded(self.content, strict=True)
 
     @property
     def text(self) -> str:

@@ -19,22 +19,27 @@ _ESCAPED = re.compile(
 """What begins with a backslash: a pair of surrogates, half of one, and all else, of which many in a row are one."""
 
 
-def decoded(data: bytes, *, once: bool = False) -> Any:
+def decoded(data: bytes, *, strict: bool = False) -> Any:
     """Decode JSON in UTF-8 (RFC 8259); half of a surrogate pair becomes U+FFFD, as no answer could hold it.
 
     Args:
         data: The text.
-        once: Refuse an object that has a name twice: who reads the first and who reads the last differ.
+        strict: Refuse what two readers may take for different things: an object that has a name twice, and half of a
+            surrogate pair.
 
     Raises:
         ValueError: It is not JSON, or nested too deeply, or has a number that is not finite or has thousands of digits.
     """
+    text = data.decode("utf-8")
+    whole = with_whole_characters(text)
+    if strict and whole != text:
+        raise ValueError("half of a surrogate pair")
     try:
         value = json.loads(
-            with_whole_characters(data.decode("utf-8")),
+            whole,
             parse_constant=_refused,
             parse_float=_finite,
-            object_pairs_hook=_once if once else None,
+            object_pairs_hook=_once if strict else None,
         )
     except RecursionError:
         raise ValueError("nested too deeply") from None
