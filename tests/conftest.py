@@ -145,7 +145,7 @@ def person(cluster: Cluster, gateway: Gateway) -> Iterator[Callable[[str], Perso
         if role not in people:
             user = cluster.user(role)
             headers = {"Authorization": f"Bearer {cluster.token(user)}"}
-            people[role] = Person(user, httpx.Client(base_url=gateway.url, headers=headers, timeout=120), cluster)
+            people[role] = Person(user, httpx.Client(base_url=gateway.url, headers=headers, timeout=600), cluster)
         return people[role]
 
     yield find

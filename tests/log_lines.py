@@ -13,7 +13,7 @@ def settled(url: str, log: Path) -> str:
     Lines keep their order: a request of its own is waited for.
     """
     mark = str(uuid.uuid4())
-    httpx.get(f"{url}/status/liveness", headers={"X-Request-ID": mark}, timeout=120).raise_for_status()
+    httpx.get(f"{url}/status/liveness", headers={"X-Request-ID": mark}, timeout=600).raise_for_status()
     deadline = time.monotonic() + 120
     while mark not in (text := log.read_text()):
         assert time.monotonic() < deadline, text[-2000:]

@@ -75,7 +75,7 @@ def name(cluster: Cluster) -> str:
 
 def ask(gate: Gateway, token: str) -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}"}
-    return httpx.get(f"{gate.url}/status/demo/userinfo", headers=headers, timeout=120)
+    return httpx.get(f"{gate.url}/status/demo/userinfo", headers=headers, timeout=600)
 
 
 def assert_refused(gate: Gateway, token: str, status: int = 401, words: str = "") -> None:

@@ -134,7 +134,7 @@ def test_serve_until_a_signal(config: Path, number: signal.Signals) -> None:
                 f"http://127.0.0.1:{port}/status/systems", headers={"Authorization": "Bearer x.y.z"}
             ).json()
             server.send_signal(number)
-            output, _ = server.communicate(timeout=120)
+            output, _ = server.communicate(timeout=600)
         finally:
             server.kill()
     assert "ssh.host_keys.unverified" in output

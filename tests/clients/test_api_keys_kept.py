@@ -118,7 +118,7 @@ def asked(
     home = str(alice.user.home)
     job = {"workingDirectory": home, "script": "#!/bin/sh\nenv > environment\n"}
     upload = {"path": f"{home}/x", "transferDirectives": {"transferMethod": "s3", "fileSize": 1}}
-    with httpx.Client(base_url=running.url, headers={"X-API-Key": KEY}, timeout=120) as client:
+    with httpx.Client(base_url=running.url, headers={"X-API-Key": KEY}, timeout=600) as client:
         for method, path, body in (
             ("GET", "/status/demo/userinfo", None),
             ("GET", f"/filesystem/demo/ops/ls?path={home}", None),

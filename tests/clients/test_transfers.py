@@ -59,14 +59,14 @@ def test_jobs_that_move_files(client: Any, place: Path, put: Put) -> None:
     (place / "link").symlink_to("data")
     os.chown(place / "link", place.stat().st_uid, place.stat().st_gid, follow_symlinks=False)
     copied = client.cp(
-        "demo", f"{place}/link", f"{place}/copy", dereference=True, account=ACCOUNT, blocking=True, timeout=120
+        "demo", f"{place}/link", f"{place}/copy", dereference=True, account=ACCOUNT, blocking=True, timeout=600
     )
     assert copied["transferJob"]["system"] == "demo"
     assert not (place / "copy").is_symlink()
     assert (place / "copy").read_bytes() == b"content"
-    client.mv("demo", f"{place}/copy", f"{place}/moved", account=ACCOUNT, blocking=True, timeout=120)
+    client.mv("demo", f"{place}/copy", f"{place}/moved", account=ACCOUNT, blocking=True, timeout=600)
     assert sorted(os.listdir(place)) == ["data", "link", "moved"]
-    client.rm("demo", f"{place}/moved", account=ACCOUNT, blocking=False, timeout=120)
+    client.rm("demo", f"{place}/moved", account=ACCOUNT, blocking=False, timeout=600)
     until(lambda: not (place / "moved").exists())
 
 

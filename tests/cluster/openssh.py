@@ -67,7 +67,7 @@ def _run(argv: Sequence[str], input: str) -> subprocess.CompletedProcess[str]:
         input=input,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         env={name: value for name, value in os.environ.items() if name != "SSH_AUTH_SOCK"},
     )

@@ -70,7 +70,7 @@ def token(person: Person) -> str:
 def begun(gateway: Gateway, person: Person, method: str, target: str, headers: str = "") -> socket.socket:
     """Send the head of a request and return its connection."""
     host, port = gateway.url.removeprefix("http://").split(":")
-    raw = socket.create_connection((host, int(port)), timeout=120)
+    raw = socket.create_connection((host, int(port)), timeout=600)
     raw.sendall(f"{method} {target} HTTP/1.1\r\nHost: x\r\nAuthorization: {token(person)}\r\n{headers}\r\n".encode())
     return raw
 

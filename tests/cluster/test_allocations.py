@@ -69,7 +69,7 @@ def http(
     )
     gateway: Gateway = cluster.start_gateway(config)
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-    with httpx.Client(base_url=gateway.url, headers=headers, timeout=120) as client:
+    with httpx.Client(base_url=gateway.url, headers=headers, timeout=600) as client:
         yield client
     gateway.stop()
 

@@ -57,7 +57,7 @@ def test_no_token(gateway: Gateway, path: str) -> None:
 def test_no_body_is_looked_at_without_a_token(gateway: Gateway, path: str) -> None:
     assert_problem(httpx.post(gateway.url + path, content=b"{"), 401, "Not authenticated")
     host, port = gateway.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=120) as raw:
+    with socket.create_connection((host, int(port)), timeout=600) as raw:
         raw.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 67108864\r\n\r\n".encode() + b" " * 1_000_000)
         # The rest never comes, and nobody waits for it.
         assert raw.recv(65536).startswith(b"HTTP/1.1 401 ")
@@ -440,7 +440,7 @@ def test_login_nodes_that_fail(cluster: Cluster, alice: Person) -> None:
                 f"{gateway.url}/filesystem/{name}/ops/ls",
                 params={"path": str(alice.user.home)},
                 headers=headers,
-                timeout=120,
+                timeout=600,
             )
             assert_problem(answer, 424)
         assert httpx.get(f"{gateway.url}/status/liveness/").status_code == 200
@@ -507,7 +507,7 @@ def test_an_offer_to_upgrade_is_passed_over(gateway: Gateway) -> None:
 def _raw(gateway: Gateway, *pieces: bytes) -> httpx.Response:
     """Send bytes as they are and return the answer to them."""
     address = httpx.URL(gateway.url)
-    with socket.create_connection((address.host, address.port or 80), timeout=120) as connection:
+    with socket.create_connection((address.host, address.port or 80), timeout=600) as connection:
         for piece in pieces:
             connection.sendall(piece)
             time.sleep(0.05)  # each piece is to arrive by itself

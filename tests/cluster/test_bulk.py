@@ -206,7 +206,7 @@ def test_what_is_cut_amid_many_submissions_loses_and_doubles_none(
     gate = os.open(place / "gate", os.O_RDWR)
     try:
         with (
-            httpx.Client(base_url=away.gateway.url, headers=alice.http.headers, timeout=120) as http,
+            httpx.Client(base_url=away.gateway.url, headers=alice.http.headers, timeout=600) as http,
             ThreadPoolExecutor(1) as pool,
         ):
             answer = pool.submit(http.post, "/compute/demo/jobs/bulk", json={"jobs": jobs})
@@ -248,7 +248,7 @@ def test_what_is_under_way_at_another_gateway_is_not_begun_again(
     gate = os.open(place / "gate", os.O_RDWR)
     try:
         with (
-            httpx.Client(base_url=away.gateway.url, headers=alice.http.headers, timeout=120) as http,
+            httpx.Client(base_url=away.gateway.url, headers=alice.http.headers, timeout=600) as http,
             ThreadPoolExecutor(1) as pool,
         ):
             first = pool.submit(http.post, "/compute/demo/jobs", json={"job": job}, headers=headers)

@@ -34,7 +34,7 @@ def large_gateway(cluster: Cluster) -> Iterator[Gateway]:
 @pytest.fixture
 def http(large_gateway: Gateway, alice: Person) -> Iterator[httpx.Client]:
     """The first user's client."""
-    with httpx.Client(base_url=large_gateway.url, headers={"Authorization": token(alice)}, timeout=120) as client:
+    with httpx.Client(base_url=large_gateway.url, headers={"Authorization": token(alice)}, timeout=600) as client:
         yield client
 
 

@@ -388,7 +388,7 @@ def test_another_replica_goes_on_after_a_crash(cluster: Cluster, alice: Person, 
                 second.url + location,
                 content=piece,
                 headers={**headers, **CHUNK, "Upload-Offset": str(offset)},
-                timeout=120,
+                timeout=600,
             )
             assert answer.status_code == 204, answer.text
         assert (place / "file").read_bytes() == LARGE
@@ -422,12 +422,12 @@ def test_two_replicas_write_at_once(cluster: Cluster, gateway: Gateway, alice: P
             second.url + location,
             content=LARGE[offset:],
             headers={**headers, "Upload-Offset": str(offset)},
-            timeout=120,
+            timeout=600,
         )
         if answer.status_code == 409:
             offset = int(httpx.head(second.url + location, headers=headers).headers["upload-offset"])
             rest = {**headers, "Upload-Offset": str(offset)}
-            answer = httpx.patch(second.url + location, content=LARGE[offset:], headers=rest, timeout=120)
+            answer = httpx.patch(second.url + location, content=LARGE[offset:], headers=rest, timeout=600)
         assert answer.status_code == 204, answer.text
         go_on.set()
         writing.join(120)
@@ -456,7 +456,7 @@ def test_two_replicas_begin_at_once(
 
             def write(url: str, content: bytes, location: str, both: threading.Barrier, said: dict[str, int]) -> None:
                 both.wait()
-                said[url] = httpx.patch(url + location, content=content, headers=headers, timeout=120).status_code
+                said[url] = httpx.patch(url + location, content=content, headers=headers, timeout=600).status_code
 
             writers = [
                 threading.Thread(target=write, args=(url, content, location, both, statuses))
@@ -616,7 +616,7 @@ def test_who_may_only_look_gives_no_file_its_name(cluster: Cluster, alice: Perso
     try:
         location = begin(alice, place, 5)
         make(alice, hidden(place, "content"), b"12345")
-        found = httpx.head(gateway.url + location, headers={"Authorization": token(alice), **TUS}, timeout=120)
+        found = httpx.head(gateway.url + location, headers={"Authorization": token(alice), **TUS}, timeout=600)
         assert (found.status_code, found.headers["upload-offset"]) == (200, "5")
         assert "file" not in names(place)
         assert offset_of(alice, location) == 5

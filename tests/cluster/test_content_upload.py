@@ -160,7 +160,7 @@ def test_racing_uploads(gateway: Gateway, alice: Person, place: Path, system: st
             params={"path": str(path)},
             content=body(content),
             headers={"Authorization": token(alice), **headers},
-            timeout=120,
+            timeout=600,
         )
         statuses.append(answer.status_code)
 
@@ -328,11 +328,11 @@ def test_a_login_node_that_dies(cluster: Cluster, alice: Person, place: Path) ->
             yield LARGE[:1_000_000]
 
     try:
-        answer = httpx.put(url, content=body(), headers={"Authorization": token(alice)}, timeout=120)
+        answer = httpx.put(url, content=body(), headers={"Authorization": token(alice)}, timeout=600)
         assert_problem(answer, 424)
         assert path.read_bytes() == b"old"
         sshd.start()
-        answer = httpx.put(url, content=b"new", headers={"Authorization": token(alice)}, timeout=120)
+        answer = httpx.put(url, content=b"new", headers={"Authorization": token(alice)}, timeout=600)
         assert answer.status_code == 204
         assert path.read_bytes() == b"new"
     finally:

@@ -28,7 +28,7 @@ def test_half_a_script_is_no_job(cluster: Cluster) -> None:
         try:
             headers = {"Authorization": f"Bearer {cluster.token(alice)}"}
             with (
-                httpx.Client(base_url=gateway.url, headers=headers, timeout=120) as http,
+                httpx.Client(base_url=gateway.url, headers=headers, timeout=600) as http,
                 ThreadPoolExecutor(1) as pool,
             ):
                 for share in AFTER:

@@ -149,7 +149,7 @@ def test_a_connection_has_as_many_sessions_as_it_may(alice: User, start_sshd: Ca
                 ["ssh", "-F", "none", "-S", control, login.host, "echo two"],
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=600,
                 check=False,
             )
     assert "Session open refused by peer" in second.stderr
@@ -278,7 +278,7 @@ def test_slurmrestd_takes_the_tokens_of_the_provider(cluster: Cluster, alice: Us
 
         def ask(token: str) -> httpx.Response:
             headers = {"X-SLURM-USER-NAME": alice.name, "X-SLURM-USER-TOKEN": token}
-            return httpx.get(f"{slurm.rest_url}/slurm/v{version}/nodes", headers=headers, timeout=120, trust_env=False)
+            return httpx.get(f"{slurm.rest_url}/slurm/v{version}/nodes", headers=headers, timeout=600, trust_env=False)
 
         answer = ask(cluster.token(alice, typ="JWT"))
         assert [node["name"] for node in answer.json()["nodes"]] == ["rest-n1"]

@@ -35,7 +35,7 @@ def alice(cluster: Cluster) -> User:
 @pytest.fixture
 def http(cluster: Cluster) -> Iterator[httpx.Client]:
     """A client of the provider that follows no redirects."""
-    with httpx.Client(base_url=cluster.idp.url, timeout=120, trust_env=False) as client:
+    with httpx.Client(base_url=cluster.idp.url, timeout=600, trust_env=False) as client:
         yield client
 
 
@@ -258,7 +258,7 @@ def test_minted_tokens_say_what_they_are_told(cluster: Cluster, http: httpx.Clie
 
 
 def test_rotation_keeps_old_tokens_good_until_their_keys_are_dropped(private_idp: Idp, alice: User) -> None:
-    with httpx.Client(base_url=private_idp.url, timeout=120, trust_env=False) as http:
+    with httpx.Client(base_url=private_idp.url, timeout=600, trust_env=False) as http:
         old = private_idp.token(alice)
         private_idp.rotate()
         new = private_idp.token(alice)
@@ -281,7 +281,7 @@ def test_a_stopped_provider_answers_nobody_but_tokens_can_still_be_minted(privat
         private_idp.token(alice)
     minted = private_idp.mint(alice.name)
     private_idp.start()
-    with httpx.Client(base_url=private_idp.url, timeout=120, trust_env=False) as http:
+    with httpx.Client(base_url=private_idp.url, timeout=600, trust_env=False) as http:
         assert read(before, http)
         assert read(minted, http)
     with pytest.raises(DemoError, match="no demo user"):

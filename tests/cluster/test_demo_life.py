@@ -169,7 +169,7 @@ def test_nothing_is_left_of_a_demo_that_is_interrupted(moment: str, number: sign
         assert Path(directory).name.startswith(PREFIX)
         assert traces(directory, users)
         os.killpg(demo.pid, number)
-        demo.communicate(timeout=120)
+        demo.communicate(timeout=600)
         assert demo.returncode != 0
     wait_until(
         lambda: traces(directory, users) == [], "nothing is left", 120, detail=lambda: f": {traces(directory, users)}"

@@ -245,7 +245,7 @@ def test_without_room_for_a_receipt_nothing_is_submitted(
         subprocess.run(["mount", "-o", "remount,ro", place], check=True)
     gateway = gateway_of(directory=f"{place}/{{username}}")
     before = comments(alice)
-    with httpx.Client(base_url=gateway.url, headers=alice.http.headers, timeout=120) as http:
+    with httpx.Client(base_url=gateway.url, headers=alice.http.headers, timeout=600) as http:
         person = Person(alice.user, http, cluster)
         answer = submit(person, str(uuid4()))
         assert answer.status_code == status, answer.text
@@ -264,7 +264,7 @@ def test_systems_say_what_they_promise(alice: Person) -> None:
 
 def test_a_site_that_wants_keys(cluster: Cluster, alice: Person, gateway_of: Callable[..., Gateway]) -> None:
     gateway = gateway_of(required=True)
-    with httpx.Client(base_url=gateway.url, headers=alice.http.headers, timeout=120) as http:
+    with httpx.Client(base_url=gateway.url, headers=alice.http.headers, timeout=600) as http:
         person = Person(alice.user, http, cluster)
         assert submit(person, None).status_code == 400
         assert submit(person, str(uuid4())).status_code == 201

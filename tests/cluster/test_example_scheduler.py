@@ -46,7 +46,7 @@ def http(cluster: Cluster, packages: Path) -> Iterator[httpx.Client]:
     path = os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")]))
     gateway = cluster.start_gateway(config, env={"PYTHONPATH": path})
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-    with httpx.Client(base_url=gateway.url, headers=headers, timeout=120) as client:
+    with httpx.Client(base_url=gateway.url, headers=headers, timeout=600) as client:
         yield client
     gateway.stop()
 

@@ -48,7 +48,7 @@ def http(cluster: Cluster, directory: Path) -> Iterator[httpx.Client]:
     ]
     gateway = cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "hanging.yaml", clusters=systems))
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-    with httpx.Client(base_url=gateway.url, headers=headers, timeout=120) as client:
+    with httpx.Client(base_url=gateway.url, headers=headers, timeout=600) as client:
         assert client.get("/compute/demo/jobs").status_code == 200
         yield client
     gateway.stop()

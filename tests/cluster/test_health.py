@@ -67,7 +67,7 @@ def watched(cluster: Cluster, config: Path) -> Iterator[Gateway]:
 @pytest.fixture(scope="module")
 def http(cluster: Cluster, watched: Gateway) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-    with httpx.Client(base_url=watched.url, headers=headers, timeout=120) as client:
+    with httpx.Client(base_url=watched.url, headers=headers, timeout=600) as client:
         yield client
 
 
@@ -251,7 +251,7 @@ def test_an_identity_provider_that_dies_makes_no_system_sick(http: httpx.Client,
     )
     other = cluster.start_gateway(config)
     try:
-        with httpx.Client(base_url=other.url, headers=http.headers, timeout=120) as client:
+        with httpx.Client(base_url=other.url, headers=http.headers, timeout=600) as client:
             wait_until(lambda: bool(system(client)["servicesHealth"]), "the probes have been tried")
             (result,) = system(client)["servicesHealth"]
             assert (result["serviceType"], result["healthy"]) == ("exception", False)
@@ -303,7 +303,7 @@ def test_an_operator_s_maintenance_reaches_every_replica(
     wait_until(lambda: all_well(http), "everything is healthy")
     replica = cluster.start_gateway(config)
     try:
-        with httpx.Client(base_url=replica.url, headers=http.headers, timeout=120) as other:
+        with httpx.Client(base_url=replica.url, headers=http.headers, timeout=600) as other:
             wait_until(partial(_serves, other), "the replica serves")
             maintenance("set", "WATCHED", "--until", "4h", "--reason", "new disks")
             for client in (http, other):

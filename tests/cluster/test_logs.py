@@ -273,7 +273,7 @@ def test_an_audit_log_that_hangs_holds_nobody(cluster: Cluster, watched: Watched
         gateway = cluster.start_gateway(config)
         path = f"{watched.user.home}/nowhere" + f"/{'x' * 200}" * 14
         count = 60
-        with httpx.Client(base_url=gateway.url, headers=watched.http.headers, timeout=60) as http:
+        with httpx.Client(base_url=gateway.url, headers=watched.http.headers, timeout=300) as http:
             for number in range(count):
                 answer = http.get(
                     "/filesystem/demo/ops/stat", params={"path": path}, headers={"X-Request-ID": str(number)}

@@ -101,7 +101,7 @@ def watched(
 @pytest.fixture(scope="module")
 def http(cluster: Cluster, watched: Gateway) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-    with httpx.Client(base_url=watched.url, headers=headers, timeout=120) as client:
+    with httpx.Client(base_url=watched.url, headers=headers, timeout=600) as client:
         yield client
 
 
@@ -218,7 +218,7 @@ def test_one_trace_from_the_caller_to_the_login_node(
 ) -> None:
     bob = cluster.user("bob")
     headers = {"Authorization": f"Bearer {cluster.token(bob)}", "traceparent": f"00-{TRACE}-{PARENT}-01"}
-    with httpx.Client(base_url=watched.url, headers=headers, timeout=120) as http:
+    with httpx.Client(base_url=watched.url, headers=headers, timeout=600) as http:
         assert http.get("/filesystem/watched/ops/ls", params={"path": str(bob.home)}).status_code == 200
         assert http.get("/compute/watched/jobs").status_code == 200
     listing, jobs = "GET /filesystem/{system_name}/ops/ls", "GET /compute/{system_name}/jobs"
@@ -255,7 +255,7 @@ def promtool() -> Callable[..., str]:
     assert program is not None
 
     def run(*arguments: str, input: str | None = None) -> str:
-        done = subprocess.run([program, *arguments], input=input, capture_output=True, text=True, timeout=120)
+        done = subprocess.run([program, *arguments], input=input, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 

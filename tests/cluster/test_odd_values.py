@@ -200,7 +200,7 @@ def complaint(client: httpx.Client, method: str, path: str, what: str, system: s
 @pytest.fixture(scope="module")
 def ask(served: Gateway, cluster: Cluster) -> Iterator[Callable[..., str]]:
     headers = {"Authorization": f"Bearer {cluster.token(cluster.user('alice'))}", "Tus-Resumable": "1.0.0"}
-    with httpx.Client(base_url=served.url, headers=headers, timeout=120) as client:
+    with httpx.Client(base_url=served.url, headers=headers, timeout=600) as client:
         yield partial(complaint, client)
 
 

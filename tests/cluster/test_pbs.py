@@ -649,7 +649,7 @@ def test_over_http_from_submission_to_cancellation_and_a_transfer(
     gateway = cluster.start_gateway(config)
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
     try:
-        with httpx.Client(base_url=gateway.url, headers=headers, timeout=120) as http:
+        with httpx.Client(base_url=gateway.url, headers=headers, timeout=600) as http:
             _over_http(http, cluster, home)
     finally:
         gateway.stop()

@@ -79,7 +79,7 @@ def guarded(cluster: Cluster, alice: Person, bob: Person, tree: Path) -> Iterato
 def held(guarded: Gateway, cluster: Cluster) -> Iterator[httpx.Client]:
     """The first user, held to the tree."""
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
-    with httpx.Client(base_url=guarded.url, headers=headers, timeout=120) as client:
+    with httpx.Client(base_url=guarded.url, headers=headers, timeout=600) as client:
         yield client
 
 
@@ -224,7 +224,7 @@ def test_a_dry_run_says_what_the_policy_says(held: httpx.Client, tree: Path) -> 
 
 
 def test_rules_by_system_group_and_user(guarded: Gateway, cluster: Cluster, held: httpx.Client) -> None:
-    bob = httpx.Client(base_url=guarded.url, headers={"Authorization": f"Bearer {cluster.token('bob')}"}, timeout=120)
+    bob = httpx.Client(base_url=guarded.url, headers={"Authorization": f"Bearer {cluster.token('bob')}"}, timeout=600)
     with bob:
         assert bob.get("/status/demo/nodes").status_code == 200
         assert bob.get("/compute/demo/jobs").status_code == 200
@@ -244,7 +244,7 @@ def test_rules_by_claims(guarded: Gateway, cluster: Cluster) -> None:
         token = cluster.idp.mint(cluster.user("bob").name, **claims)
         path = str(cluster.user("bob").home)
         headers = {"Authorization": f"Bearer {token}"}
-        return httpx.get(f"{guarded.url}/filesystem/demo/ops/ls", params={"path": path}, headers=headers, timeout=120)
+        return httpx.get(f"{guarded.url}/filesystem/demo/ops/ls", params={"path": path}, headers=headers, timeout=600)
 
     assert asks(client_id="free").status_code == 200
     assert_denied(asks(client_id="free", scope="openid"), "default")

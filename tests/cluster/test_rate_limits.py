@@ -91,7 +91,7 @@ def test_many_jobs_count_as_many(cluster: Cluster, start: Callable[..., Gateway]
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
 
     def post(path: str, body: dict[str, Any]) -> httpx.Response:
-        return httpx.post(f"{gateway.url}/compute/demo/jobs/{path}", json=body, headers=headers, timeout=120)
+        return httpx.post(f"{gateway.url}/compute/demo/jobs/{path}", json=body, headers=headers, timeout=600)
 
     job = {"job": {"workingDirectory": "/tmp", "env": {}}}
     never = post("bulk", {"jobs": [job] * 4})

@@ -105,7 +105,7 @@ def sooner(cluster: Cluster, alice: Person) -> Iterator[httpx.Client]:
     """Requests of the first user to a gateway that waits for a command of Slurm's for 20 seconds, not a minute."""
     systems = [cluster.cluster_settings("demo", scheduler={"timeout": 20})]
     gateway = cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "sooner.yaml", clusters=systems))
-    with httpx.Client(base_url=gateway.url, headers=alice.http.headers, timeout=120) as client:
+    with httpx.Client(base_url=gateway.url, headers=alice.http.headers, timeout=600) as client:
         yield client
     gateway.stop()
 

@@ -66,7 +66,7 @@ def gateway(site: Cluster) -> Iterator[Gateway]:
 def person(site: Cluster, gateway: Gateway, role: str) -> Person:
     user = site.user(role)
     headers = {"Authorization": f"Bearer {site.token(user)}", "X-Request-ID": f"of-{role}"}
-    return Person(user, httpx.Client(base_url=gateway.url, headers=headers, timeout=120), site)
+    return Person(user, httpx.Client(base_url=gateway.url, headers=headers, timeout=600), site)
 
 
 @pytest.fixture(scope="module")
@@ -353,7 +353,7 @@ def test_a_token_that_slurm_does_not_take(site: Cluster, gateway: Gateway, alice
         pytest.skip("the installed libjwt takes what the gateway takes")
     # The gateway takes it, libjwt does not: its header says that it is of another type.
     token = site.token(alice.user, typ="at+jwt")
-    with httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {token}"}, timeout=120) as http:
+    with httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {token}"}, timeout=600) as http:
         stranger = Person(alice.user, http, site)
         for path in (f"/compute/{system}/jobs", f"/compute/{system}/jobs/1", f"/status/{system}/nodes"):
             refused = get(stranger, path, expected=403)

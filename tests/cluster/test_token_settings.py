@@ -67,7 +67,7 @@ def asking(cluster: Cluster, idp: Idp, names: Path) -> Iterator[Gateway]:
 
 def ask(gate: Gateway, token: str) -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}"}
-    return httpx.get(f"{gate.url}/status/demo/userinfo", headers=headers, timeout=120)
+    return httpx.get(f"{gate.url}/status/demo/userinfo", headers=headers, timeout=600)
 
 
 def test_it_is_ready_without_keys(asking: Gateway) -> None:

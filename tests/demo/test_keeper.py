@@ -119,10 +119,10 @@ def test_a_suspended_one_stands_still_with_its_children_and_can_be_stopped(keepe
 
 def test_a_command_is_run_to_its_end(keeper: Keeper) -> None:
     log = keeper.directory / "log"
-    keeper.run(["sh", "-c", "echo done; sleep 0.1"], log=log, env=ENVIRONMENT, timeout=120)
+    keeper.run(["sh", "-c", "echo done; sleep 0.1"], log=log, env=ENVIRONMENT, timeout=600)
     assert log.read_text() == "done\n"
     with pytest.raises(DemoError, match=r"(?s)ended with status 4.*done\nworse"):
-        keeper.run(["sh", "-c", "echo worse; exit 4"], log=log, env=ENVIRONMENT, timeout=120)
+        keeper.run(["sh", "-c", "echo worse; exit 4"], log=log, env=ENVIRONMENT, timeout=600)
 
 
 def test_stopping_takes_away_detached_processes_and_the_directory(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hpcgate.demo.keys import Key, KeyType, write_private
 
 
 def keygen(*arguments: str | Path, check: bool = True) -> str:
-    done = subprocess.run(["ssh-keygen", *arguments], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(["ssh-keygen", *arguments], capture_output=True, text=True, check=False, timeout=600)
     if check:
         assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr

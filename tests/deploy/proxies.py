@@ -46,7 +46,7 @@ class Proxy:
 
     def client(self, **options: Any) -> httpx.Client:
         """Return a client of it."""
-        return httpx.Client(base_url=self.url, verify=self.trust, timeout=120, **options)
+        return httpx.Client(base_url=self.url, verify=self.trust, timeout=600, **options)
 
 
 def start_proxy(kind: str, cluster: Cluster, gateways: Sequence[Gateway], patience: str = "75s") -> Proxy:

@@ -187,7 +187,7 @@ def test_it_works(block: Block, cluster: Cluster, site: Gateway, desk: Path, hom
         # What is to be resumed must have been broken off.
         text = re.sub(r"^(curl .* -C - )", r"truncate -s 1000 data.h5\n\1", text, flags=re.MULTILINE)
         argv = ["bash", "-e", "-o", "pipefail", "-c", text.replace("curl -H", "curl -sS --fail-with-body -H")]
-    done = subprocess.run(argv, cwd=desk, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(argv, cwd=desk, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
     # The user guide shows whatever is printed.
     if block.prints or block.page.startswith("docs/users/"):
@@ -227,7 +227,7 @@ def assert_it_serves(text: str, desk: Path, environment: dict[str, str]) -> None
                 assert answer.status_code == 200
             finally:
                 process.terminate()
-                process.communicate(timeout=120)
+                process.communicate(timeout=600)
 
 
 def test_the_configuration_of_the_readme_is_whole() -> None:

@@ -62,7 +62,7 @@ def use_a_notebook(cluster: Cluster, desk: Desk) -> None:
         query = ["squeue", "--noheader", "--format=%T", "--name=jupyter", f"--user={alice}"]
         return cluster.as_user(cluster.user("alice"), query).stdout.split()
 
-    with httpx.Client(timeout=60) as browser:
+    with httpx.Client(timeout=300) as browser:
 
         def go(url: str) -> httpx.Response:
             while (answer := browser.get(url)).is_redirect:

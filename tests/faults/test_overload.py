@@ -211,7 +211,7 @@ def test_a_refusal_looks_like_every_other_error(tmp_path: Path) -> None:
             def ask(number: int) -> httpx.Response:
                 headers = {"X-Request-ID": "mine", "Authorization": f"Bearer opaque-{number}"}
                 url = f"http://127.0.0.1:{front.port}/compute/x/jobs"
-                return httpx.post(url, content=b"{}", headers=headers, timeout=120)
+                return httpx.post(url, content=b"{}", headers=headers, timeout=600)
 
             with ThreadPoolExecutor(FEW + 8) as pool:
                 answers = list(pool.map(ask, range(FEW + 8)))

@@ -25,7 +25,7 @@ class Vitals:
 
 def vitals(url: str) -> Vitals:
     """Ask a gateway whose metrics are at ``/metrics``."""
-    text = httpx.get(f"{url}/metrics", timeout=120).text
+    text = httpx.get(f"{url}/metrics", timeout=600).text
 
     def total(name: str) -> int:
         return round(sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)))

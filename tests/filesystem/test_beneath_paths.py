@@ -47,7 +47,7 @@ class Box:
         limits = f"ulimit -n {files}" if memory is None else f"ulimit -n {files}; ulimit -v {memory // 1024}"
         argv = ["sh", "-c", f'{limits}; exec "$@"', "sh", *argv]
         line = json.dumps(request).encode() + b"\n" + content
-        done = subprocess.run(argv, input=line, capture_output=True, timeout=120, check=False)
+        done = subprocess.run(argv, input=line, capture_output=True, timeout=600, check=False)
         assert SECRET not in done.stdout + done.stderr
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         assert done.returncode in (0, 1, 2, DENIED), done

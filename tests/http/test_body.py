@@ -163,7 +163,7 @@ def test_nothing_is_read_without_a_token(front: Front, sending: str) -> None:
 def test_64_mib_without_a_token_are_not_waited_for(patient: Front) -> None:
     """Nor are they looked at where they come: they are read past."""
     before = body_bytes(patient)
-    with socket.create_connection(("127.0.0.1", patient.port), timeout=120) as connection:
+    with socket.create_connection(("127.0.0.1", patient.port), timeout=600) as connection:
         head = f"POST /filesystem/demo/transfer/cp HTTP/1.1\r\nHost: x\r\nContent-Length: {64 * MIB}\r\n\r\n"
         connection.sendall(head.encode() + b"[" * MIB)
         # The rest comes after the answer, if at all.

@@ -44,7 +44,7 @@ def test_who_shows_no_token_is_refused_before_a_byte_of_the_body(front: Front, b
     answers = {}
     for method, path in found:
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\n{JSON}{body}\r\n"
-        with socket.create_connection(("127.0.0.1", front.port), timeout=120) as connection:
+        with socket.create_connection(("127.0.0.1", front.port), timeout=600) as connection:
             connection.sendall(head.encode())
             answers[method, path] = connection.recv(65536)
     wrong = {route: answer[:60] for route, answer in answers.items() if not answer.startswith(b"HTTP/1.1 401 ")}

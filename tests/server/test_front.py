@@ -72,7 +72,7 @@ def shown_serial(port: int) -> int:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection(("127.0.0.1", port), timeout=120) as raw, context.wrap_socket(raw) as tls:
+    with socket.create_connection(("127.0.0.1", port), timeout=600) as raw, context.wrap_socket(raw) as tls:
         shown = tls.getpeercert(binary_form=True)
     assert shown is not None
     return x509.load_der_x509_certificate(shown).serial_number
@@ -123,7 +123,7 @@ def test_https_and_a_renewed_certificate(tmp_path: Path) -> None:
         with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             old.maximum_version = ssl.TLSVersion.TLSv1_1
         with (
-            socket.create_connection(("127.0.0.1", front.port), timeout=120) as raw,
+            socket.create_connection(("127.0.0.1", front.port), timeout=600) as raw,
             pytest.raises((ssl.SSLError, ConnectionError)),
         ):
             old.wrap_socket(raw)
@@ -325,7 +325,7 @@ def test_standard_output_that_nobody_reads_holds_nobody(tmp_path: Path) -> None:
     )
     try:
         wait_for_port(port, process)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as client:
             for _ in range(200):
                 assert client.get(f"/{'x' * 1000}").status_code == 404
         process.terminate()
@@ -345,7 +345,7 @@ def test_handlers_of_a_site_that_hang_hold_nobody(tmp_path: Path) -> None:
     )
     try:
         with serving(tmp_path, env={"UVICORN_LOG_CONFIG": str(config)}) as front:
-            with httpx.Client(base_url=f"http://127.0.0.1:{front.port}", timeout=120) as client:
+            with httpx.Client(base_url=f"http://127.0.0.1:{front.port}", timeout=600) as client:
                 for _ in range(200):
                     assert client.get(f"/{'x' * 1000}").status_code == 404
             front.process.send_signal(signal.SIGINT)

@@ -16,7 +16,7 @@ ALIVE = b"GET /status/liveness HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def connected(front: Front) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", front.port), timeout=120)
+    return socket.create_connection(("127.0.0.1", front.port), timeout=600)
 
 
 def received(connection: socket.socket) -> bytes:

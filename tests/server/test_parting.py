@@ -383,7 +383,7 @@ def deaf(port: int, context: ssl.SSLContext) -> None:
     """Do the same over TLS, where whoever reads would answer the other side's end."""
     with (
         suppress(OSError),
-        socket.create_connection(("127.0.0.1", port), timeout=120) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=600) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
     ):
         connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n")

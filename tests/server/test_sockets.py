@@ -97,7 +97,7 @@ PATIENT: dict[str, Any] = {"open_timeout": 120, "ping_interval": None}
 
 
 async def ready(front: Front) -> None:
-    async with asyncio.timeout(120), httpx.AsyncClient(trust_env=False, timeout=120) as client:
+    async with asyncio.timeout(120), httpx.AsyncClient(trust_env=False, timeout=600) as client:
         while (await client.get(f"http://127.0.0.1:{front.port}/status/readiness")).status_code != 200:
             await asyncio.sleep(0.05)
 
@@ -129,7 +129,7 @@ async def ended(socket: ClientConnection) -> tuple[int, str]:
 
 
 def metric(front: Front, line: str) -> float:
-    text = httpx.get(f"http://127.0.0.1:{front.port}/metrics", trust_env=False, timeout=120).text
+    text = httpx.get(f"http://127.0.0.1:{front.port}/metrics", trust_env=False, timeout=600).text
     found = re.search(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE)
     return 0 if found is None else float(found[1])
 
@@ -424,7 +424,7 @@ async def test_a_path_without_a_socket_answers_as_if_none_were_offered(front: Fr
     )
 
     def asked() -> bytes:
-        with socket.create_connection(("127.0.0.1", front.port), timeout=120) as connection:
+        with socket.create_connection(("127.0.0.1", front.port), timeout=600) as connection:
             connection.sendall(head.encode())
             return connection.recv(65536)
 

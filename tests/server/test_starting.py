@@ -69,7 +69,7 @@ def test_sigterm_ends_a_start_that_hangs_and_says_where(
     try:
         writer = taken(fifo, process)
         process.send_signal(signal.SIGTERM)
-        _, words = process.communicate(timeout=120)
+        _, words = process.communicate(timeout=600)
         assert process.returncode == -signal.SIGTERM
         assert words == f"hpcgate: ended by SIGTERM while {doing}\n"
     finally:
@@ -114,7 +114,7 @@ def test_sigterm_ends_what_blocks_the_loop_while_it_is_opened() -> None:
         while "hangs" not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=600)
         assert process.returncode == -signal.SIGTERM
         assert "ended by a signal while opening the gateway, in <string>:9 (blocking) < " in said
     finally:
@@ -142,7 +142,7 @@ def test_sigterm_ends_what_hangs_while_it_is_opened() -> None:
         while "hangs" not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=600)
         assert process.returncode == -signal.SIGTERM
         assert "server.start_cut_off" in said
     finally:

@@ -59,7 +59,7 @@ def test_package_is_installed_for_the_job(workspace: Path, index: str) -> None:
     settings = PythonSettings.model_validate({"service_type": "x", "python": sys.executable, "pypi_index_url": index})
     script = Script("x", settings.environment("hpcgate-probe"), BODY)
     plain: dict[str, Any] = {"PIP_CONFIG_FILE": os.devnull, "TMPDIR": str(workspace / "tmp")}
-    done = sh.run(script, timeout=120, **plain)
+    done = sh.run(script, timeout=600, **plain)
     assert done.status == 0, done.errors
     assert done.output.startswith(str(workspace / "tmp"))
     assert os.listdir(workspace / "tmp") == []
@@ -95,7 +95,7 @@ def test_ps_shows_no_password_of_an_index(workspace: Path, index: str) -> None:
     body = BODY.replace(own_python, f"cp {workspace}/telling $environment/bin && python=$environment/bin/telling")
     assert body != BODY
     plain: dict[str, Any] = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:1/"}
-    done = sh.run(Script("x", settings.environment("hpcgate-probe"), body), timeout=120, **plain)
+    done = sh.run(Script("x", settings.environment("hpcgate-probe"), body), timeout=600, **plain)
     assert done.status == 0, done.errors
     assert "-m pip install" in told.read_text()
     assert "s3cr3t" not in told.read_text() + done.output + done.errors

@@ -348,7 +348,7 @@ def test_limit_holds_for_what_is_not_announced(here: Sh, start: Any) -> None:
         connection.send(b"x" * 6)
         connection.send(b"x" * 6)
         with pytest.raises(websockets.exceptions.ConnectionClosed):
-            connection.recv(timeout=120)
+            connection.recv(timeout=600)
     assert job.wait().status == 1
     assert os.listdir(here.directory) == []
 

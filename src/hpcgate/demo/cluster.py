@@ -285,7 +285,7 @@ class Cluster:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         check: bool = True,
-        timeout: float = 120.0,
+        timeout: float = 300.0,
         slurm: Slurm | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on this machine as the user, in the home directory; the ground truth for tests.

@@ -187,7 +187,7 @@ class Daemon:
         env: Mapping[str, str] | None = None,
         identity: Identity | None = None,
         with_tree: bool = False,
-        timeout: float = 120.0,
+        timeout: float = 300.0,
         interval: float = POLL_INTERVAL,
     ) -> None:
         self.name = name

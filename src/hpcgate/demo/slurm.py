@@ -144,11 +144,11 @@ class Slurm:
             if daemon is not None:
                 daemon.kill()
 
-    def wait_for_nodes(self, timeout: float = 120.0) -> None:
+    def wait_for_nodes(self, timeout: float = 300.0) -> None:
         """Wait until all nodes take jobs, whatever runs on them."""
         wait_until(self._nodes_up, "all Slurm nodes are up", timeout, interval=0.1, detail=self._describe_nodes)
 
-    def run(self, argv: Sequence[str], timeout: float = 120.0) -> str:
+    def run(self, argv: Sequence[str], timeout: float = 300.0) -> str:
         """Run one of Slurm's commands as this demo's own user and return its output; DemoError if it fails."""
         done = subprocess.run(
             [program(argv[0]), *argv[1:]],

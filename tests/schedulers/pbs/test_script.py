@@ -48,7 +48,7 @@ def _run(content: bytes, directory: Path, **environment: str) -> subprocess.Comp
         cwd="/",
         env={"PATH": os.environ["PATH"], "HOME": "/", "PBS_O_WORKDIR": str(directory), **environment},
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 
