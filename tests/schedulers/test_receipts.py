@@ -232,6 +232,23 @@ async def test_it_goes_on_when_who_waits_for_it_is_gone(site: Site, tmp_path: Pa
     assert len(site.scheduler.marks) == 1
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["alone", "among many"])
+async def test_who_exports_job_control_is_waited_for_all_the_same(tmp_path: Path, many: bool) -> None:
+    """Where sh is bash, it takes the option over; setsid(1) forks for a leader of a group, and is not waited for."""
+    site = Site(tmp_path, SHELLS["bash"])
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    site.pool.env.update(SHELLOPTS="monitor", GATE=str(gate))
+    request: asyncio.Task[Any] = asyncio.create_task(site.submit_many([KEY]) if many else site.submit())
+    while not (tmp_path / "gate.here").exists():
+        await asyncio.sleep(0.01)
+    state = (await site.find()).state
+    gate.write_text("on\n")
+    assert state == "under_way"
+    assert await request == ([Submitted("1")] if many else Submitted("1"))
+    assert len(site.scheduler.marks) == 1
+
+
 async def test_an_old_key_is_a_new_one(site: Site) -> None:
     await site.submit()
     brief = Receipts(WHERE.directory, -1, WHERE.most)

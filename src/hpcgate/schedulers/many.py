@@ -36,7 +36,7 @@ LONG: Final = 256
 _NO_ROOM = "hpcgate: no room for the input: "
 
 _SCRIPT = (
-    f"{KEEPING_FUNCTIONS}cat cd kill ls mktemp printf read rm sh test wait [; set +aefuC; "
+    f"{KEEPING_FUNCTIONS}cat cd kill ls mktemp printf read rm sh test wait [; set +aefmuC; "
     "exec 2>&1; _hpcgate_place= _hpcgate_queue=; "
     f"_hpcgate_flush() {{ :; }}; {SAFE}"
     # What runs would write where it is cleared up.

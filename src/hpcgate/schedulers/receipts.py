@@ -33,7 +33,7 @@ SWEEP_EVERY: Final = 600
 """Seconds between two sweeps of a directory."""
 
 _TOOLS = "cat cd chmod date dd find kill ln ls mkdir mv printf read readlink rm rmdir set setsid sh test [ uname umask"
-_BEGIN = f"{KEEPING_FUNCTIONS}{_TOOLS}; set +aefuC; "
+_BEGIN = f"{KEEPING_FUNCTIONS}{_TOOLS}; set +aefmuC; "
 
 _FUNCTIONS = """
 _hpcgate_say() { printf '%s %s\\n%s\\n' "$_hpcgate_header" "$1" "$2"; }
