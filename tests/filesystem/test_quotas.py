@@ -43,6 +43,11 @@ TOLD: list[tuple[str, str, list[Quota]]] = [
         [Quota("files", "project", 1, 2, 1, "p 1", "/p"), Quota("bytes", "user", 9)],
     ),
     ("json", '[{"used": 1}, {"used": 2}]', [Quota("bytes", "user", 1), Quota("bytes", "user", 2)]),
+    (
+        "json",
+        r'{"used": 1, "name": "a\ud800", "source": "\\ud800"}',
+        [Quota("bytes", "user", 1, name="a\ufffd", source=r"\ud800")],
+    ),
     ("pairs", "used=7\n", [Quota("bytes", "user", 7)]),
     (
         "pairs",

@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import unquote
 
+from hpcgate.outbound.documents import with_whole_characters
+
 MANY: Final = 1000
 """Most quotas of one command."""
 _MOST: Final = 2**63 - 1
@@ -88,6 +90,8 @@ def parse_json(text: str) -> list[Quota] | None:
     """Read objects, one a line, or one list of them."""
     if not text.strip():
         return None
+    # No answer could hold half of a surrogate pair.
+    text = with_whole_characters(text)
     if text.lstrip().startswith("["):
         found = json.loads(text)
     else:
