@@ -64,6 +64,9 @@ HALVES = {
     r"\\\ud800": "\\\ufffd",
     r"\ud83d\\ude00": r"\ufffd\ude00".replace(r"\ufffd", "\ufffd"),
     r"\u00e4\n\"": '\u00e4\n"',
+    # More of the others in a row than are matched at a time.
+    r"\n" * 2500 + r"\ud800": "\n" * 2500 + "\ufffd",
+    r"\\" * 2002 + r"ud800\ud800": "\\" * 2002 + "ud800\ufffd",
 }
 
 

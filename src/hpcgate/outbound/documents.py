@@ -13,10 +13,13 @@ _WINDOW = 256 * 1024
 """Characters that are looked at in one go."""
 _ESCAPED = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-    r"|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|u|[^u](?:\\[^u])*)",
+    r"|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|u|[^u](?:\\[^u]){0,1000})",
     re.DOTALL,
 )
-"""What begins with a backslash: a pair of surrogates, half of one, and all else, of which many in a row are one."""
+"""What begins with a backslash: a pair of surrogates, half of one, and all else, of which many in a row are one.
+
+Not any number: each repetition takes some sixty bytes until the match ends.
+"""
 
 
 def decoded(data: bytes, *, strict: bool = False) -> Any:
