@@ -58,6 +58,13 @@ def test_a_login_that_hangs_for_one_user_is_not_the_nodes_fault() -> None:
     for _ in range(3):
         it.hung(two[0], "mallory", "timed out")
     assert it.order(username) == two
+    it.worked(two[0])
+    it.hung(two[0], username, "timed out")
+    assert it.order(username) == two
+    it.hung(two[0], "mallory", "timed out")
+    assert it.order(username) == two[::-1]
+    it.worked(two[0])
+    it.hung(two[0], "mallory", "timed out")
     it.hung(two[0], username, "timed out")
     assert it.order(username) == two[::-1]
 

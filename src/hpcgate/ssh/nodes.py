@@ -69,7 +69,7 @@ class Nodes:
         self._dead[node] = time.monotonic() + self._pause
 
     def hung(self, node: Node, username: str, reason: str) -> None:
-        """Take note that a node took a user's login and came to no end; it counts once another user's has, too."""
+        """Take note that a node took a user's login and came to no end; it counts if the one before was another's."""
         now = time.monotonic()
         other, until = self._hung.get(node, (username, 0.0))
         if other != username and now < until:
@@ -77,7 +77,8 @@ class Nodes:
         self._hung[node] = username, now + self._pause
 
     def worked(self, node: Node) -> None:
-        """Take note that somebody has logged in to a node."""
+        """Take note that somebody has logged in to a node: what hung before was not the node's fault."""
+        self._hung.pop(node, None)
         if self._dead.pop(node, None) is not None:
             log.info("ssh.node_back", system=self.system, node=f"{node[0]}:{node[1]}")
 
