@@ -15,10 +15,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hpcgate.errors import BadRequest, CommandFailed, NoSpace, PathNotFound, PermissionDenied
+from hpcgate.filesystem.archive import archive_error
 from hpcgate.ssh.files.command_output import parse_listing, permission_bits, unescape
 from hpcgate.ssh.files.coreutils_errors import error_from_stderr, failure, quote, quote_if_needed
 from hpcgate.ssh.files.login_node import LoginNode, _rule_file, local_time, parse_zone
 from hpcgate.ssh.files.protocol import refuse_root
+from hpcgate.ssh.runner import Completed
 
 PIECES = ["'", '"', " ", "$", "`", "\\", "\n", "\t", "\x01", "-", "\udcff", "*", "~", "#", "!", ":", "é", "a", "B", "9"]
 PIECES += ["=", "[", "]", "{", "}", "^", "&", "(", ",", "/", "?", "%"]
@@ -201,3 +203,14 @@ def test_what_rm_takes(path: Any) -> None:
 def test_a_limit_of_the_users_own_is_not_a_failure_of_ours(words: str) -> None:
     """By SIGXFSZ, where a start-up file has set ``ulimit -f``."""
     assert isinstance(error_from_stderr(words.encode() + b"\n", "cp"), BadRequest)
+
+
+@pytest.mark.parametrize(
+    "said", ["cannot create directory \u2018{}\u2019", "cannot create directory '{}'", "can't create directory '{}'"]
+)
+def test_a_directory_that_takes_nothing_is_named_in_the_words_of_any_mkdir(said: str) -> None:
+    """Quotes are plain where the login node has no locale of UTF-8."""
+    words = f"mkdir: {said.format('./.hpcgate-x')}: Permission denied\n"
+    error = archive_error(Completed(("sh",), 2, b"", words.encode()), b"/a.tar", BadRequest, into=b"/closed")
+    assert isinstance(error, PermissionDenied)
+    assert error.message == "tar: /closed: Cannot open: Permission denied"

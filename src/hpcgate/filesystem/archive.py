@@ -27,7 +27,8 @@ _NOISE = (
 
 # The archive is there, and so is the directory: what is not there is what the archive says of itself.
 _NO_LINK = re.compile(r"^tar: .*: Cannot hard link to .*: No such file or directory$", re.MULTILINE)
-_OWN_DIRECTORY = f"mkdir: cannot create directory \u2018./{HIDDEN}"
+# GNU's, in UTF-8 and where there is no such locale, and busybox's.
+_OWN_DIRECTORY = re.compile(rf"mkdir: can(?:not|'t) create directory ['\u2018]\./{re.escape(HIDDEN)}")
 _CUT_SHORT = re.compile(r"Wrote only \d+ of \d+ bytes$")
 
 
@@ -60,7 +61,7 @@ def archive_error(
         of_target = re.compile(f"{re.escape(temporary.decode())}|/dev/fd/4|^mv: ")
         lines = [_opening(line, path) if of_target.search(line) else line for line in lines]
     if into is not None:
-        lines = [_opening(line, into) if line.startswith(_OWN_DIRECTORY) else line for line in lines]
+        lines = [_opening(line, into) if _OWN_DIRECTORY.match(line) else line for line in lines]
     words = "\n".join(lines[:8]) or text.strip() or "tar: failed"
     if lines and _NO_LINK.match(lines[0]):
         return BadRequest(words)
