@@ -645,7 +645,9 @@ async def test_squeue_says_what_its_version_is_known_to_say(
             assert said == form.format(status=code << 8 | signal, code=code, signal=signal), (how, version)
             assert values.wait_status(said) == (code, signal)
             listed = slurm.run(squeue.command(selection, mark))
-            heading, row = (chunk.rstrip("\n").split(f"{mark},") for chunk in listed.split(f"{mark};")[1:])
+            heading, row = (
+                chunk.rstrip("\n").removesuffix(f"{mark}.").split(f"{mark},") for chunk in listed.split(f"{mark};")[1:]
+            )
             assert dict(zip(squeue.COLUMNS, heading, strict=True)) == HEADINGS, version
             assert len(row) == len(squeue.COLUMNS)
             assert [record.job.job_id for record in squeue.parse(listed, mark)] == [job_id]

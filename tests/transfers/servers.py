@@ -15,9 +15,12 @@ PORTS = Ports()
 atexit.register(PORTS.close)
 
 
-def free_port() -> int:
-    """Return a port that is this process's own, and that no connection gets by chance until a server takes it."""
-    return PORTS.take()
+def free_port(count: int = 1) -> int:
+    """Return a port that is this process's own, and that no connection gets by chance until a server takes it.
+
+    Of several in a row it is the first.
+    """
+    return PORTS.take(count)
 
 
 def wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:

@@ -57,9 +57,9 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Script, Any]]:
         return TransferJob("1", "demo", "/w", JobLogs("/w/o", "/w/e"))
 
     def begin(request: Upload | Download, **settings: Any) -> tuple[Script, Any]:
-        first = free_port()
+        first = free_port(4)
         document = {
-            "service_type": "streamer", "host": "127.0.0.1", "port_range": [first, min(first + 3, 65535)],
+            "service_type": "streamer", "host": "127.0.0.1", "port_range": [first, first + 3],
             "connection_attempts": 1, "wait_timeout": 120, "python": sys.executable, "install": False, **settings,
         }  # fmt: skip
         around = TransferContext("demo", None, run)  # type: ignore[arg-type]

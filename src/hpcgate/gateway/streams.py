@@ -16,6 +16,7 @@ import structlog
 
 from hpcgate.auth import Principal
 from hpcgate.errors import RateLimited, Unavailable
+from hpcgate.telemetry.containment import contained
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -160,14 +161,15 @@ class Streams:
             seconds = round(time.monotonic() - stream.since, 3)
             tell("stream.end", kind=kind, user=owner, system=system, seconds=seconds, outcome=outcome)
 
+    @contained("stream.expiry")
     def _end_by(self, stream: Stream, end: float) -> None:
         """Have a stream end at a time, in Unix seconds."""
         left = end - self._clock()
         if left <= 0:
             stream.close("expired")
             return
-        later = asyncio.get_running_loop().call_later
-        stream.timer = later(min(left, self._look), self._end_by, stream, end)
+        loop = asyncio.get_running_loop()
+        stream.timer = loop.call_later(min(left, self._look), self._end_by, stream, end)
 
     def wind_up(self, reason: str) -> None:
         """Have those end that would not by themselves, and take no more of them."""
