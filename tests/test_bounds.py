@@ -12,6 +12,7 @@ from typing import Any, cast
 import asyncssh
 import pytest
 from pydantic import ValidationError
+from starlette.requests import HTTPConnection
 
 from hpcgate.api import sockets
 from hpcgate.api.idempotency import MAX_KEY, checked
@@ -195,9 +196,25 @@ def test_an_idempotency_key_has_so_many_characters() -> None:
 
 def test_the_reason_of_a_close_fits_into_its_frame() -> None:
     """RFC 6455, section 5.5: 125 bytes with the code; no character is cut in two."""
-    _, reason = sockets._problem(BadRequest("\u20ac" * 100))
+    connection = HTTPConnection({"type": "websocket", "headers": [], "subprotocols": []})
+    _, reason = sockets._problem(connection, BadRequest("\u20ac" * 100))
     assert len(reason.encode()) == 123
     assert set(reason) == {"\u20ac"}
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"headers": [(b"authorization", b"Bearer " + b"s3cret" * 40)]},
+        {"headers": [(b"x-api-key", b"s3cret" * 40)]},
+        {"headers": [], "subprotocols": ["hpcgate", "hpcgate.bearer." + "s3cret" * 40]},
+    ],
+    ids=["token", "key", "protocol"],
+)
+def test_a_token_is_masked_before_the_reason_of_a_close_is_cut(shown: dict[str, Any]) -> None:
+    connection = HTTPConnection({"type": "websocket", **shown})
+    _, reason = sockets._problem(connection, BadRequest("it said " + "s3cret" * 40))
+    assert "s3cret" not in reason
 
 
 def test_names_of_headers_are_remembered_so_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
 from hpcgate.admission.askers import TOKEN_PROTOCOL
+from hpcgate.api.errors import secrets_of
 from hpcgate.api.terms import PROTECTED, Terms
 from hpcgate.auth import Principal
 from hpcgate.auth.api_keys import HEADER
@@ -288,7 +289,7 @@ def _outcome(error: GatewayError, request: HTTPConnection) -> str:
     """Return the label of a token that was not accepted."""
     match error:
         case Unauthenticated():
-            shown = request.headers.get("authorization") or request.headers.get(HEADER)
+            shown = any(secrets_of(request))
             return "refused" if shown else "missing"
         case Forbidden():
             return "forbidden"

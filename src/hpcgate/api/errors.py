@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hpcgate.admission.askers import TOKEN_PROTOCOL
 from hpcgate.api.models.base import ApiResponseError, ApResponseErrorType
 from hpcgate.api.responses import fields, json_of
 from hpcgate.errors import GatewayError
@@ -104,7 +105,12 @@ def _readable(text: str) -> str:
 
 def secrets_of(request: HTTPConnection) -> list[str]:
     """Return what a request was sent with, and others may have put into what they say."""
-    return [request.headers.get("Authorization", "").rpartition(" ")[2], request.headers.get("X-API-Key", "")]
+    offered = request.scope.get("subprotocols", ())
+    return [
+        request.headers.get("Authorization", "").rpartition(" ")[2],
+        request.headers.get("X-API-Key", ""),
+        *(name.removeprefix(TOKEN_PROTOCOL) for name in offered if name.startswith(TOKEN_PROTOCOL)),
+    ]
 
 
 def answer_to(request: HTTPConnection, error: Exception) -> JSONResponse:

@@ -14,6 +14,7 @@ from hpcgate.api import errors
 from hpcgate.api.access import Access, gateway
 from hpcgate.errors import GatewayError, Unauthenticated
 from hpcgate.gateway.streams import Stream
+from hpcgate.outbound.wording import without
 from hpcgate.telemetry.containment import FAULTS
 
 log = structlog.stdlib.get_logger(__name__)
@@ -93,7 +94,7 @@ async def converse(route: BaseRoute, stream: Stream, scope: Scope, receive: Rece
         if not accepted:
             await errors.answer_to(connection, error)(scope, receive, send)
             return
-        code, reason = _problem(error)
+        code, reason = _problem(connection, error)
     if accepted and not closed:
         try:
             await say({"type": "websocket.close", "code": code, "reason": reason})
@@ -163,9 +164,11 @@ async def _unless_closing(stream: Stream, receive: Receive) -> Message:
         await asyncio.gather(message, closing, return_exceptions=True)
 
 
-def _problem(error: Exception) -> tuple[int, str]:
+def _problem(connection: HTTPConnection, error: Exception) -> tuple[int, str]:
     if isinstance(error, GatewayError):
-        return REFUSED + error.status, error.message.encode()[:MAX_REASON].decode("utf-8", "ignore")
+        # Masked before it is cut: the beginning of a token is a part of it.
+        message = without(error.message, *errors.secrets_of(connection))
+        return REFUSED + error.status, message.encode("utf-8", "replace")[:MAX_REASON].decode("utf-8", "ignore")
     FAULTS.count("socket")
     log.error("socket.crashed", exc_info=error)
     return CRASHED, "Internal server error"
