@@ -18,7 +18,7 @@ from hpcgate.errors import ConnectionLost, GatewayError
 from hpcgate.schedulers import many
 from hpcgate.schedulers.bulk import Commands
 from hpcgate.schedulers.many import UNKNOWN, Command
-from hpcgate.schedulers.submitting import Printed
+from hpcgate.schedulers.submitting import MAX, Printed
 
 SHELLS = [path for path in ("/bin/dash", "/bin/bash") if Path(path).exists()]
 
@@ -73,6 +73,13 @@ def test_each_command_has_its_input_its_arguments_and_its_answer(shell: str, at_
 )  # fmt: skip
 def test_what_was_broken_off_is_told_from_what_was_not_begun(text: str, found: list[Printed | None]) -> None:
     assert many.parsed(text, "h", 2) == found
+
+
+def test_of_what_one_command_says_without_end_both_ends_are_kept() -> None:
+    text = "first" + "x" * (2 * MAX) + "last"
+    (one,) = many.parsed(f"h begin 1\nh out 1\n{text}\nh end 1 0\n", "h", 1)
+    assert one is not None
+    assert (len(one.text), one.text[:5], one.text[-4:]) == (MAX, "first", "last")
 
 
 def test_what_several_have_in_common_goes_once() -> None:

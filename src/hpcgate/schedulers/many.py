@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from hpcgate.errors import GatewayError, NoSpace, SchedulerUnavailable, TimedOut
-from hpcgate.schedulers.submitting import Printed, whole
+from hpcgate.schedulers.submitting import Printed, clipped, whole
 from hpcgate.ssh.commands.ending import ending_line
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS, Steering
@@ -171,7 +171,8 @@ def parsed(text: str, header: str, count: int) -> list[Printed | None]:
         if mark[1] == "begin" and found[number] is None:
             found[number] = UNKNOWN
         elif mark[1] == "out" and following is not None and following[1] == "end" and following[2] == mark[2]:
-            found[number] = Printed(text[mark.end() : following.start()].removesuffix("\n"), int(following[3] or 0))
+            said = text[mark.end() : following.start()].removesuffix("\n")
+            found[number] = Printed(clipped(said), int(following[3] or 0))
     return found
 
 

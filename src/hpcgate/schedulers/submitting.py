@@ -141,6 +141,11 @@ async def _follow(process: Process, stdin: bytes, seconds: float, patience: Call
     return Printed(printed.text, status)
 
 
+def clipped(text: str) -> str:
+    """Return the text of an output, without what is over `MAX` characters in its middle."""
+    return text if len(text) <= MAX else text[: MAX // 2] + text[-MAX // 2 :]
+
+
 class _Output:
     """The text of an output, of which what is over `MAX` is dropped from the middle."""
 
