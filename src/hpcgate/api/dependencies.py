@@ -1,4 +1,6 @@
-"""What jobs are to wait for: jobs that the scheduler knows. Slurm takes any number, and the job then waits for good."""
+"""What jobs are to wait for: jobs that the scheduler knows. Slurm takes any number,
+and the job then waits for nothing, or for good.
+"""
 
 from collections.abc import Sequence
 from typing import Final
