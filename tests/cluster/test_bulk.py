@@ -225,9 +225,13 @@ def test_what_is_cut_amid_many_submissions_loses_and_doubles_none(
         os.close(gate)
     if keyed:
         again: list[dict[str, Any]] = []
-        while not again or not all(one["jobId"] for one in again):
-            again = told(alice.http.post("/compute/demo/jobs/bulk", json={"jobs": jobs}))
+
+        def all_are_told() -> bool:
+            again[:] = told(alice.http.post("/compute/demo/jobs/bulk", json={"jobs": jobs}))
             assert {one["error"]["status"] for one in again if one["error"]} <= {409, 503}, again
+            return all(one["jobId"] for one in again)
+
+        until(all_are_told, "the jobs are not told of")
         assert len({one["jobId"] for one in again}) == len(names)
         assert all(was["jobId"] in (None, now["jobId"]) for now, was in zip(again, found, strict=False))
     queue = alice.cluster.slurm.run(["squeue", "-h", "-a", "-u", alice.user.name, "-o", "%j"]).split()

@@ -181,11 +181,16 @@ def test_a_file_that_becomes_shorter_cuts_the_answer(gateway: Gateway, alice: Pe
     assert content(alice, place / "file").content == bytes(1000)
 
 
-CLAIMING = [
-    path
-    for path in map(Path, ("/sys/kernel/mm/transparent_hugepage/enabled", "/sys/kernel/profiling", "/sys/kernel/notes"))
-    if path.is_file() and 0 < len(path.read_bytes()) < path.stat().st_size
-]
+def claims_too_much(path: Path) -> bool:
+    """Say whether a file says that it is longer than what can be read of it."""
+    try:
+        return 0 < len(path.read_bytes()) < path.stat().st_size
+    except OSError:
+        return False
+
+
+PAGES = ("/sys/kernel/mm/transparent_hugepage/enabled", "/sys/kernel/profiling", "/sys/kernel/notes")
+CLAIMING = [path for path in map(Path, PAGES) if claims_too_much(path)]
 """Files of the kernel that say that they hold a page, and hold less (python/cpython 93296, commaai/openpilot 21325)."""
 
 

@@ -7,14 +7,17 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hpcgate.auth.policy import Grant
 from hpcgate.demo.sshd import Sshd
 from hpcgate.demo.users import User
+from hpcgate.filesystem.beneath import Confined
 from hpcgate.ssh.files.protocol import RemoteFiles
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
@@ -97,14 +100,25 @@ def place(nodes: LoginNodes) -> Iterator[Place]:
     shutil.rmtree(os.fsencode(path))
 
 
-@pytest.fixture(params=WAYS)
-async def session(request: pytest.FixtureRequest, nodes: LoginNodes, sshd: Sshd, keys: Keys) -> AsyncIterator[Session]:
-    pool = Pool("demo", settings(sshd, **WAYS[request.param]), keys)
+@asynccontextmanager
+async def opened(way: str, nodes: LoginNodes, sshd: Sshd, keys: Keys) -> AsyncIterator[Session]:
+    """A session of the first user's by one of the `WAYS`, or by commands "confined" to where tests have their files."""
+    pool = Pool("demo", settings(sshd, **WAYS.get(way, WAYS["commands"])), keys)
     try:
         async with pool.lease(principal(nodes.alice)) as leased:
-            yield leased
+            if way == "confined":
+                grant = Grant(rule="test", paths=(b"/home", b"/tmp", b"/var", b"/root"))
+                yield await Confined.of(leased, grant)
+            else:
+                yield leased
     finally:
         await pool.close()
+
+
+@pytest.fixture(params=WAYS)
+async def session(request: pytest.FixtureRequest, nodes: LoginNodes, sshd: Sshd, keys: Keys) -> AsyncIterator[Session]:
+    async with opened(request.param, nodes, sshd, keys) as leased:
+        yield leased
 
 
 @pytest.fixture

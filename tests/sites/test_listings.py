@@ -14,17 +14,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hpcgate.auth.policy import Grant
 from hpcgate.errors import BadRequest, PathNotFound, TooLarge
 from hpcgate.filesystem import ls
 from hpcgate.filesystem.base import Limits, Page
-from hpcgate.filesystem.beneath import Confined
 from hpcgate.filesystem.ls import Ls
 from hpcgate.filesystem.models import File
 from hpcgate.ssh.files.protocol import ROW, Entry
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
-from tests.filesystem.remote import WAYS, Place, keys, nodes, place, sshd
+from tests.filesystem.remote import WAYS, Place, keys, nodes, opened, place, sshd
 from tests.ssh.nodes import LoginNodes, principal, settings
 
 __all__ = ["keys", "nodes", "place", "sshd"]
@@ -43,17 +41,8 @@ OPTIONS: tuple[dict[str, bool], ...] = (
 
 @pytest.fixture(params=[*WAYS, "confined"])
 async def session(request: Any, nodes: LoginNodes, sshd: Any, keys: Any) -> AsyncIterator[Session]:
-    way = WAYS.get(request.param, WAYS["commands"])
-    pool = Pool("demo", settings(sshd, **way), keys)
-    try:
-        async with pool.lease(principal(nodes.alice)) as leased:
-            if request.param == "confined":
-                grant = Grant(rule="test", paths=(b"/home", b"/tmp", b"/var", b"/root"))
-                yield await Confined.of(leased, grant)
-            else:
-                yield leased
-    finally:
-        await pool.close()
+    async with opened(request.param, nodes, sshd, keys) as leased:
+        yield leased
 
 
 def asked(path: bytes, most: int = 10**9, **given: Any) -> Ls:

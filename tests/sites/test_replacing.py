@@ -28,7 +28,7 @@ from hpcgate.filesystem.tus.scripts import ADOPT_NEW
 from hpcgate.ssh.files.protocol import Replacing
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
-from tests.filesystem.remote import WAYS, Place, keys, nodes, place, sshd
+from tests.filesystem.remote import WAYS, Place, keys, nodes, opened, place, sshd
 from tests.ssh.nodes import LoginNodes, principal, settings
 
 __all__ = ["keys", "nodes", "place", "sshd"]
@@ -44,17 +44,8 @@ def tools() -> None:
 
 @pytest.fixture
 async def session(request: Any, nodes: LoginNodes, sshd: Any, keys: Any) -> AsyncIterator[Session]:
-    way = WAYS.get(request.param, WAYS["commands"])
-    pool = Pool("demo", settings(sshd, **way), keys)
-    try:
-        async with pool.lease(principal(nodes.alice)) as leased:
-            if request.param == "confined":
-                grant = Grant(rule="test", paths=(b"/home", b"/tmp", b"/var", b"/root"))
-                yield await Confined.of(leased, grant)
-            else:
-                yield leased
-    finally:
-        await pool.close()
+    async with opened(request.param, nodes, sshd, keys) as leased:
+        yield leased
 
 
 async def blocks(*parts: bytes) -> AsyncIterator[bytes]:

@@ -313,28 +313,14 @@ async def all_at_once(session: Session, account: Account) -> dict[str, str]:
     }
 
 
-@pytest.mark.deep
-@pytest.mark.parametrize("way", ["SFTP", "commands"])
-@pytest.mark.parametrize("name", HARMFUL)
-async def test_each_start_up_file_in_the_way_meets_all_operations(
-    make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, name: str, way: str
-) -> None:
-    pool = pool_for(way, make_pool, sshd, behind, start_up=0.5)
-    with Account(nodes) as account:
-        account.starts_with(HARMFUL[name])
-        async with pool.lease(principal(account.user)) as session:
-            await all_at_once(session, account)
-        account.mend()
-        await pool.close()
-        await account.is_alone()
-
-
 CROSSED = ("runs another shell", "asks a question", "eats some bytes", "exits", "hangs", "joins its outputs")
 """One of each kind of harm, which all operations meet each time; the others do by ``make test-deep``."""
 
 
 @pytest.mark.parametrize("way", ["SFTP", "commands"])
-@pytest.mark.parametrize("name", CROSSED)
+@pytest.mark.parametrize(
+    "name", [name if name in CROSSED else pytest.param(name, marks=pytest.mark.deep) for name in HARMFUL]
+)
 async def test_all_operations_come_right_or_name_the_start_up_file(
     make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, name: str, way: str
 ) -> None:

@@ -21,19 +21,17 @@ from typing import Any, Literal
 
 import pytest
 
-from hpcgate.auth.policy import Grant
 from hpcgate.demo.packages import ensure_installed
 from hpcgate.errors import BadRequest, GatewayError, PermissionDenied
 from hpcgate.filesystem.base import Limits
 from hpcgate.filesystem.beneath import Confined
 from hpcgate.filesystem.extract import Extract
 from hpcgate.filesystem.unpacking import unpack
-from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 from hpcgate.transfers import jobs
 from hpcgate.transfers.script import job_script
-from tests.filesystem.remote import WAYS, Place, keys, nodes, place, sshd
-from tests.ssh.nodes import Keys, LoginNodes, principal, settings
+from tests.filesystem.remote import Place, keys, nodes, opened, place, sshd
+from tests.ssh.nodes import Keys, LoginNodes
 
 __all__ = ["keys", "nodes", "place", "sshd"]
 
@@ -46,16 +44,8 @@ def tools() -> None:
 
 @pytest.fixture
 async def session(request: Any, nodes: LoginNodes, sshd: Any, keys: Keys) -> AsyncIterator[Session]:
-    pool = Pool("demo", settings(sshd, **WAYS["commands"]), keys)
-    try:
-        async with pool.lease(principal(nodes.alice)) as leased:
-            if request.param == "confined":
-                grant = Grant(rule="test", paths=(b"/home", b"/tmp", b"/var", b"/root"))
-                yield await Confined.of(leased, grant)
-            else:
-                yield leased
-    finally:
-        await pool.close()
+    async with opened(request.param, nodes, sshd, keys) as leased:
+        yield leased
 
 
 def member(name: str, content: bytes = b"", **given: Any) -> tuple[tarfile.TarInfo, bytes]:
