@@ -16,6 +16,8 @@ from hpcgate.errors import BadRequest, GatewayError, TooLarge
 log = structlog.stdlib.get_logger(__name__)
 
 OCTETS = "application/octet-stream"
+LINES = "application/x-ndjson"
+"""JSON texts, one a line (jsonlines.org, github.com/ndjson/ndjson-spec)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from hpcgate.api.openapi import body_schema, query_parameters
 from hpcgate.api.parameters import ReplaceParameter
 from hpcgate.api.remarks import reads, remark
 from hpcgate.api.responses import fields, json_bytes
-from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, attachment
+from hpcgate.api.streaming import LINES, OCTETS, Answer, StreamingAnswer, attachment
 from hpcgate.api.terms import BY_SSH, Kind, Terms, on
 from hpcgate.config import plugins
 from hpcgate.config.groups import Group
@@ -85,10 +85,6 @@ def _endpoint(operation: type[Operation]) -> Callable[[Request, str], Awaitable[
 
     endpoint.__doc__ = operation.__doc__
     return endpoint
-
-
-LINES = "application/x-ndjson"
-"""JSON texts, one a line (jsonlines.org, github.com/ndjson/ndjson-spec)."""
 
 
 def _wants_lines(request: Request) -> bool:
