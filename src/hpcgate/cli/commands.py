@@ -1,5 +1,7 @@
 """The command line."""
 
+import atexit
+import gc
 import json
 import os
 import sys
@@ -7,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from hpcgate import __version__
 from hpcgate.cli.maintenance import app as maintenance_app
@@ -207,8 +208,13 @@ def demo(
     ] = None,
 ) -> None:
     """Start a whole HPC cluster on this machine, with the gateway before it, and give a tour of the API."""
+    from rich.console import Console
+
     from hpcgate.demo.show import host, show
 
+    # This one stays, and makes objects all the while.
+    gc.freeze()
+    gc.enable()
     if cluster is not None:
         raise typer.Exit(host(directory=cluster, install=install, console=Console()))
     raise typer.Exit(show(once=once, install=install, console=Console()))
@@ -251,7 +257,14 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line.
+
+    Nothing is looked through for garbage meanwhile, nor at the end: a command loads some 200,000 objects, which stay,
+    and to look through them again and again was a quarter of its time (docs/decisions/garbage.md). A command that goes
+    on begins to look once it has loaded.
+    """
+    gc.disable()
+    atexit.register(gc.freeze)
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     app()
 

@@ -5,7 +5,7 @@ import time
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
@@ -13,7 +13,9 @@ from pydantic import ValidationError
 from hpcgate.config import Cluster, MaintenanceWindow, Settings
 from hpcgate.config.files import in_time
 from hpcgate.config.loading import ENVIRONMENT_VARIABLES
-from hpcgate.health.maintenance import Notices, Window, iso
+
+if TYPE_CHECKING:
+    from hpcgate.health.maintenance import Notices, Window
 
 app = typer.Typer(help="Take a system out of service for a while, and back, while the gateways run.")
 
@@ -58,9 +60,10 @@ def _fail(message: str) -> typer.Exit:
     return typer.Exit(1)
 
 
-def _settings(config: Path | None) -> tuple[Settings, Notices]:
+def _settings(config: Path | None) -> tuple[Settings, "Notices"]:
     from hpcgate.config.loading import load
     from hpcgate.config.mistakes import ConfigError
+    from hpcgate.health.maintenance import Notices
 
     try:
         settings = load(config)
@@ -91,6 +94,8 @@ def set_window(
     config: ConfigOption = None,
 ) -> None:
     """Put a system under maintenance; replaces what was set before."""
+    from hpcgate.health.maintenance import Window
+
     settings, notices = _settings(config)
     name = _system(settings, system).name
     now = datetime.now().astimezone().replace(microsecond=0)
@@ -125,6 +130,8 @@ def clear(system: SystemArgument, config: ConfigOption = None) -> None:
 @app.command("list")
 def list_windows(config: ConfigOption = None) -> None:
     """List the windows that are on or to come, of the configuration and of operators."""
+    from hpcgate.health.maintenance import Window
+
     settings, notices = _settings(config)
     now = time.time()
     for cluster in settings.clusters:
@@ -140,7 +147,9 @@ def list_windows(config: ConfigOption = None) -> None:
                     typer.echo(f"{cluster.name}: {state}, {_text(window)} ({source})")
 
 
-def _text(window: Window) -> str:
+def _text(window: "Window") -> str:
+    from hpcgate.health.maintenance import iso
+
     start = "" if window.start is None else f"from {iso(window.start)} "
     words = f": {window.reason}" if window.reason else ""
     return f"{start}until {iso(window.until) or 'cleared'}{words}"

@@ -7,17 +7,18 @@ import sys
 import time
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import structlog
 import typer
 
-from hpcgate.auth.principal import Principal
 from hpcgate.config import ConfigError, ServiceAccount, Settings, load
 from hpcgate.config.files import read_text
 from hpcgate.config.loading import ENVIRONMENT_VARIABLES
 from hpcgate.errors import GatewayError
 from hpcgate.threads import Threads
+
+if TYPE_CHECKING:
+    from hpcgate.auth.principal import Principal
 
 T = TypeVar("T")
 
@@ -122,6 +123,8 @@ def failure(message: str) -> typer.Exit:
 
 def be_silent() -> None:
     """Keep log lines out of what a command prints: what they say is in its answer."""
+    import structlog
+
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable(logging.CRITICAL)
 
@@ -196,7 +199,7 @@ def _span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-async def _verify(token: str, settings: Settings) -> Principal:
+async def _verify(token: str, settings: Settings) -> "Principal":
     from hpcgate.auth.jwks import Jwks
     from hpcgate.auth.tokens import TokenVerifier
 

@@ -19,9 +19,12 @@ _NEVER = 2**31 - 1
 
 
 def set_up() -> None:
-    """Begin, once everything is loaded: what is there stays, and to look through it again and again costs time."""
-    gc.collect()
+    """Begin, once everything is loaded: what is there stays, and to look through it even once costs time.
+
+    What is garbage by now stays, too: some 3,000 of 230,000 objects.
+    """
     gc.freeze()
+    gc.enable()
     youngest, *_ = gc.get_threshold()
     gc.set_threshold(youngest, _NEVER, _NEVER)
 
