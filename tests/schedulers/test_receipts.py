@@ -31,6 +31,7 @@ from hpcgate.schedulers.once import Doubt, Fate, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once, Receipts
 from hpcgate.schedulers.submitting import Printed
 from tests.schedulers.local_session import LocalPool
+from tests.schedulers.perl_steps import NO_PERL, stepping_perl
 from tests.sites.shells import shell_program
 from tests.ssh.stepping import Shims
 
@@ -58,7 +59,7 @@ KILL = """\
 if [ "$n" -eq "${AT:-0}" ]; then
   read -r line </proc/$$/stat
   set -f; g() { echo "$3"; }; group=$(g ${line##*) }); set +f
-  case $WHOM in main) kill -9 "$MAIN" ;; group) kill -9 -- "-$group" ;; esac
+  case $WHOM in main) kill -9 "$MAIN" ;; group) kill -9 -- "-$group" ;; one) kill -9 $$ ;; esac
 fi
 """
 
@@ -106,14 +107,20 @@ class Scheduler:
 class Site:
     """A user's home on a login node, and submissions there."""
 
-    def __init__(self, directory: Path, shell: Sequence[str]) -> None:
+    def __init__(self, directory: Path, shell: Sequence[str], *, perl: bool = True) -> None:
         shell_program(shell[0])
         self.home = directory / "home"
         self.home.mkdir()
         self.receipts = self.home / DIRECTORY
         (directory / "tmp").mkdir()
         # What the script is run by is a step of nobody's.
-        self.shims = Shims(directory, KILL, sbatch=SBATCH, sh=f'#!/bin/dash\nexec {" ".join(shell)} "$@"\n')
+        self.shims = Shims(
+            directory,
+            KILL,
+            sbatch=SBATCH,
+            sh=f'#!/bin/dash\nexec {" ".join(shell)} "$@"\n',
+            perl=stepping_perl(directory) if perl else NO_PERL,
+        )
         self.shims.begin()
         env = {"HOME": str(self.home), "TMPDIR": str(directory / "tmp"), "QUEUE": str(directory / "queue")}
         self.pool = LocalPool(shell, {**self.shims.environment(), **env, "LC_ALL": "C.UTF-8"})
@@ -162,9 +169,9 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(once_module, "PAUSE", 0)
 
 
-@pytest.fixture(params=SHELLS)
+@pytest.fixture(params=[*SHELLS, "without perl"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
-    return Site(tmp_path, SHELLS[request.param])
+    return Site(tmp_path, SHELLS.get(request.param, ["dash"]), perl=request.param in SHELLS)
 
 
 async def test_the_same_key_is_the_same_job(site: Site) -> None:
@@ -573,9 +580,9 @@ async def test_each_of_many_is_one_job(site: Site) -> None:
     assert len(site.scheduler.marks) == 4
 
 
-async def test_what_starts_processes_for_each_of_many(tmp_path: Path) -> None:
-    """One makes the receipt, by link(2); the others are the scheduler's."""
-    site = Site(tmp_path, ["dash"])
+async def test_without_perl_one_process_makes_a_receipt_of_many(tmp_path: Path) -> None:
+    """That is link(1); the others are the scheduler's."""
+    site = Site(tmp_path, ["dash"], perl=False)
     few = [Once.of(WHERE, "alice", "demo", f"one of few {number}") for number in range(4)]
     more = [Once.of(WHERE, "alice", "demo", f"one of more {number}") for number in range(14)]
     steps = []
@@ -588,6 +595,20 @@ async def test_what_starts_processes_for_each_of_many(tmp_path: Path) -> None:
     # What sbatch itself calls here, and ln.
     assert steps[1] - steps[0] == 10 * (5 + 1)
     assert steps[2] < steps[0]
+
+
+async def test_with_perl_no_process_makes_a_receipt_of_many(tmp_path: Path) -> None:
+    """Only the scheduler's command is run, and what users have perl do is for that."""
+    site = Site(tmp_path, ["dash"])
+    (site.home / "Loud.pm").write_text("BEGIN { open my $file, '>', \"$ENV{HOME}/loud\" } 1;\n")
+    site.pool.env |= {"PERL5OPT": "-MLoud", "PERL5LIB": str(site.home)}
+    told = SBATCH.replace("date >/dev/null", 'echo "$PERL5OPT $PERL5LIB" >>"$HOME/seen"', 1)
+    for name, text in {"sbatch": told, "ln": "#!/bin/false\n", "setsid": "#!/bin/false\n"}.items():
+        (tmp_path / "real" / name).write_text(text)
+        (tmp_path / "real" / name).chmod(0o755)
+    assert await site.submit_many(KEYS) == [Submitted(str(number)) for number in (1, 2, 3)]
+    assert (site.home / "seen").read_text() == f"-MLoud {site.home}\n" * 3
+    assert not (site.home / "loud").exists()
 
 
 @pytest.mark.parametrize(
@@ -623,11 +644,20 @@ async def begun_anew(site: Site) -> None:
     site.shims.begin()
 
 
-@pytest.mark.parametrize(("shell", "whom"), [("dash", "group"), ("busybox", "main")])
+@pytest.mark.parametrize(
+    ("shell", "perl", "whom"),
+    [
+        ("dash", False, "group"),
+        ("busybox", False, "main"),
+        ("dash", True, "group"),
+        ("dash", True, "main"),
+        ("dash", True, "one"),
+    ],
+)
 async def test_many_killed_before_any_step_and_sent_again_are_one_job_each(
-    tmp_path: Path, shell: str, whom: str
+    tmp_path: Path, shell: str, perl: bool, whom: str
 ) -> None:
-    site = Site(tmp_path, SHELLS[shell])
+    site = Site(tmp_path, SHELLS[shell], perl=perl)
     site.pool.env["WHOM"] = whom
     await site.submit_many(KEYS)
     steps = site.shims.steps()

@@ -7,6 +7,7 @@ from typing import Generic, Protocol, TypeVar
 from hpcgate.auth import Principal
 from hpcgate.errors import ConnectionLost, GatewayError, TimedOut
 from hpcgate.schedulers import receipts
+from hpcgate.schedulers.keeper import Direct
 from hpcgate.schedulers.many import UNKNOWN, Command, each, not_begun, run_many
 from hpcgate.schedulers.once import Claim, Claimed, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once
@@ -118,6 +119,7 @@ class Bulk(Generic[Job_]):
         submissions: Submits what has a key.
         alone: Submits a job by itself.
         prelude: Lines of shell that stand before the commands, which may be functions of its own.
+        direct: How the keeper of receipts runs such commands.
     """
 
     def __init__(
@@ -127,12 +129,14 @@ class Bulk(Generic[Job_]):
         submissions: Submissions[Job_],
         alone: Callable[[Principal, Job_], Awaitable[Submitted]],
         prelude: str = "",
+        direct: Direct | None = None,
     ) -> None:
         self._commands = commands
         self._backend = backend
         self._submissions = submissions
         self._alone = alone
         self._prelude = prelude
+        self._direct = direct or Direct()
 
     async def submit(
         self, principal: Principal, wanted: Sequence[tuple[Job_, Once | None]]
@@ -152,7 +156,7 @@ class Bulk(Generic[Job_]):
         begun = [number for number, one in enumerate(ready) if isinstance(one, Plain | Claim)]
         commands = [_command(one) for one in ready if isinstance(one, Plain | Claim)]
         onces = [wanted[number][1] for number in begun if isinstance(ready[number], Claim)]
-        kept = receipts.many([once for once in onces if once is not None]) if onces else ""
+        kept = receipts.many([once for once in onces if once is not None], self._direct) if onces else ""
         printed: dict[int, Printed | None] = {}
         if commands:
             try:

@@ -35,12 +35,17 @@ LONG: Final = 256
 
 _NO_ROOM = "hpcgate: no room for the input: "
 
+_INTERRUPTED = (
+    "kill -s TERM 0; "
+    '[ -z "$_hpcgate_keeper" ] || { kill -s USR1 "$_hpcgate_keeper"; wait "$_hpcgate_keeper"; }; _hpcgate_flush'
+)
+
 _SCRIPT = (
     f"{KEEPING_FUNCTIONS}cat cd kill ls mktemp printf read rm sh test wait [; set +aefmuC; "
-    "exec 2>&1; _hpcgate_place= _hpcgate_queue=; "
+    "exec 2>&1; _hpcgate_place= _hpcgate_queue= _hpcgate_keeper=; "
     f"_hpcgate_flush() {{ :; }}; {SAFE}"
     # What runs would write where it is cleared up.
-    + ending_line('[ -z "$_hpcgate_place" ] || rm -rf -- "$_hpcgate_place"', "kill -s TERM 0; _hpcgate_flush")
+    + ending_line('[ -z "$_hpcgate_place" ] || rm -rf -- "$_hpcgate_place"', _INTERRUPTED)
     # Nobody reads any more: what has begun comes to its end, and no more is begun.
     + 'trap \'trap "" PIPE; while [ -n "$_hpcgate_queue" ]; do _hpcgate_next; done; _hpcgate_end 1\' PIPE; '
     '_hpcgate_place=$(mktemp -d -p "$(_hpcgate_temporary)" 2>/dev/null) || '
@@ -99,6 +104,7 @@ _hpcgate_next() {{
   [ -z "$_hpcgate_then" ] || $_hpcgate_then "$1" "$2"
   _hpcgate_over "$1" "$2" "$_hpcgate_more"
 }}
+_hpcgate_lines() {{ :; }}
 _hpcgate_run() {{
   # $1 the number of its input, and the command, which nothing sets apart from the others
   _hpcgate_new
@@ -132,23 +138,29 @@ class Command:
 
 
 def composed(commands: Sequence[Command], without: Steering | None = None, prelude: str = "") -> bytes:
-    """Return the program that runs commands."""
+    """Return the program that runs commands.
+
+    A prelude may define ``_hpcgate_lines``, which is told where in the program it is called: behind that, each command
+    has a line.
+    """
     blocks: dict[bytes, int] = {}
     for command in commands:
         blocks.setdefault(command.stdin, len(blocks))
     times = Counter(word for command in commands for word in command.argv if len(word) >= LONG)
     shared = {word: f"_hpcgate_s{number}" for number, (word, count) in enumerate(times.items()) if count > 1}
     lines = [without.unsetting()] if without is not None else []
-    lines += [_FUNCTIONS, *(f"{name}={shlex.quote(word)}" for word, name in shared.items())]
     inputs = [b"_hpcgate_input %d %b\n" % (number, _literal(block)) for block, number in blocks.items()]
-    runs = [prelude]
+    before = b"".join([_bytes("\n".join([*lines, _FUNCTIONS, prelude, ""])), *inputs])
+    runs = [f"_hpcgate_lines {len(before)}", *(f"{name}={shlex.quote(word)}" for word, name in shared.items())]
     for command in commands:
         words = (f'"${shared[word]}"' if word in shared else shlex.quote(word) for word in command.argv)
         by, *more = command.by
         runs.append(f"{by} {blocks[command.stdin]} {' '.join([*map(shlex.quote, more), *words])}")
-    texts = ("\n".join(lines) + "\n", "\n".join(runs) + _END)
-    before, behind = (text.encode("utf-8", "surrogateescape") for text in texts)
-    return before + b"".join(inputs) + behind
+    return before + _bytes("\n".join(runs) + _END)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _literal(block: bytes) -> bytes:

@@ -23,6 +23,8 @@ from typing import Final, Literal
 
 from hpcgate.errors import BadAnswer, GatewayError, NoSpace, PermissionDenied, RateLimited
 from hpcgate.outbound.wording import clipped
+from hpcgate.schedulers import keeper
+from hpcgate.schedulers.keeper import Direct
 from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS
 from hpcgate.ssh.runner import understanding
 
@@ -335,13 +337,19 @@ _hpcgate_show
 _MANY = """
 _hpcgate_receipts() {
   # $1 directory, $2 minutes, $3 most receipts, $4 token of this run's own, and the receipts' names
-  _hpcgate_refused= _hpcgate_minutes=$2 _hpcgate_most_receipts=$3 _hpcgate_run_token=$4
+  _hpcgate_refused= _hpcgate_minutes=$2 _hpcgate_most_receipts=$3 _hpcgate_left=all
   _hpcgate_enter "$1" yes >/dev/null || { _hpcgate_refused=${_hpcgate_refused:-Nobody says why}; return 0; }
   _hpcgate_sweep "$2" "$4"
   shift 4
+  _hpcgate_names=$*
+}
+_hpcgate_lines() {
+  # $1 where in the program this stands
+  [ -z "$_hpcgate_refused" ] || return 0
+  if [ -n "$_hpcgate_perl" ] && command -v perl >/dev/null 2>&1; then _hpcgate_keep "$1"; fi
   _hpcgate_room=$((_hpcgate_most_receipts - _hpcgate_count)) _hpcgate_full=
-  for _hpcgate_name; do
-    shift
+  set --
+  for _hpcgate_name in $_hpcgate_names; do
     if [ -d "$_hpcgate_name" ] || [ -h "$_hpcgate_name" ]; then continue; fi
     [ "$_hpcgate_room" -gt 0 ] || { _hpcgate_full=yes; continue; }
     set -- "$@" "$_hpcgate_name"
@@ -350,6 +358,32 @@ _hpcgate_receipts() {
   # Of one that cannot be made the reason is found out when it is its turn.
   [ "$#" -eq 0 ] || (umask 077; mkdir -- "$@" 2>/dev/null)
 }
+_hpcgate_keep() {
+  # Has perl keep what it can, and leaves the others in _hpcgate_left.
+  set -- "$1" "$_hpcgate_place" "$_hpcgate_word" "$_hpcgate_most" "$((_hpcgate_most_receipts - _hpcgate_count))" \\
+    "$_hpcgate_machine"
+  # What users have perl do is for their jobs.
+  for _hpcgate_name in $PERL_OWN; do
+    eval "[ -z \\"\\${$_hpcgate_name+set}\\" ] || set -- \\"\\$@\\" \\"$_hpcgate_name=\\$$_hpcgate_name\\""
+  done
+  (
+    unset $PERL_OWN
+    for _hpcgate_name in $_hpcgate_given; do export "_hpcgate_$_hpcgate_name"; done
+    exec perl -e "$_hpcgate_perl" -- "$@"
+  ) 2>/dev/null &
+  _hpcgate_keeper=$!
+  wait "$_hpcgate_keeper"
+  _hpcgate_status=$? _hpcgate_keeper=
+  case $_hpcgate_status in
+    0) _hpcgate_end 0 ;;
+    $DEAF) _hpcgate_end 1 ;;
+    $UNABLE) return ;;
+    $SOME_LEFT) IFS= read -r _hpcgate_left <"$_hpcgate_place/rest" ;;
+  esac
+  # Not counted are those that it has made.
+  set -- $OURS
+  if [ -e "$1" ]; then _hpcgate_count=$#; else _hpcgate_count=0; fi
+}
 _hpcgate_told() {
   # What becomes of number $1 is told without its having begun anything.
   _hpcgate_report "$2" >>"$_hpcgate_place/o$1"
@@ -357,6 +391,10 @@ _hpcgate_told() {
 }
 _hpcgate_once() {
   # $1 the number of its input, $2 header, $3 name, $4 token, $5 mark and digest, and the command
+  case $_hpcgate_left in
+    all | *" $((_hpcgate_n + 1)) "*) ;;
+    *) _hpcgate_n=$((_hpcgate_n + 1)); return ;;
+  esac
   _hpcgate_new
   _hpcgate_in=$_hpcgate_place/b$1 _hpcgate_header=$2 _hpcgate_name=$3 _hpcgate_token=$4 _hpcgate_claim=$5
   shift 5
@@ -405,6 +443,9 @@ _hpcgate_kept() {
 def _written(text: str) -> str:
     """Return a script with its constants in place."""
     text = text.replace('"$LEASE"', str(LEASE)).replace('"$SWEEP_EVERY"', str(SWEEP_EVERY))
+    for name, value in (("DEAF", keeper.DEAF), ("UNABLE", keeper.UNABLE), ("SOME_LEFT", keeper.SOME_LEFT)):
+        text = text.replace(f"${name}", str(value))
+    text = text.replace("$PERL_OWN", "PERL5OPT PERL5LIB PERLLIB PERL5DB")
     ours = "[0-9a-f]" * 32
     return text.replace('"$OURS.memo.*"', f"'{ours}.memo.*'").replace('"$OURS"', f"'{ours}'").replace("$OURS", ours)
 
@@ -528,16 +569,19 @@ def claim(
     ]
 
 
-def many(onces: Sequence[Once]) -> str:
+def many(onces: Sequence[Once], direct: Direct) -> str:
     """Return the lines of shell that stand before the submissions of `claim_of_many`, in a program of
     `hpcgate.schedulers.many`.
 
     Args:
         onces: What for, all in one directory.
+        direct: How the keeper runs the commands.
     """
     kept = onces[0].receipts
     words = (kept.directory, _minutes(kept), str(kept.most), new_token(), *(once.name for once in onces))
-    return f"{MANY}\n_hpcgate_receipts {shlex.join(words)}\n"
+    perl = f"{direct.unless} || _hpcgate_perl={shlex.quote(keeper.script(direct))}"
+    given = f"_hpcgate_given={shlex.quote(' '.join(direct.given))} _hpcgate_perl="
+    return f"{MANY}\n{given}\n{perl}\n_hpcgate_receipts {shlex.join(words)}\n"
 
 
 def claim_of_many(once: Once, header: str, token: str, mark: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from hpcgate.errors import BadRequest
 from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.dry_run import DryRun
+from hpcgate.schedulers.keeper import Direct
 from hpcgate.schedulers.slurm import attributes, squeue, values
 from hpcgate.schedulers.slurm.delimiters import parse_rows
 from hpcgate.schedulers.slurm.job_ids import JobId
@@ -107,6 +108,29 @@ PRELUDE = (
 )
 """Defines, for many submissions by one shell, what does for each what `_READER` does, with few processes more than
 sbatch. The options come first and then the variables, and change places."""
+
+DIRECT = Direct(
+    r"""
+$how{_hpcgate_sbatch} = sub {
+  my ($directory, $header, $comment, $unseen, $size, @words) = @_;
+  chdir $directory or said("cd: $directory: $!", NO_DIRECTORY);
+  $ENV{PWD} = $directory;
+  my @options = splice @words, 0, $size;
+  if (length $unseen and open my $script, "<", $unseen) {
+    while (<$script>) { if (/^#SBATCH.*--com[a-z]*[= ]/) { $comment = ""; last } }
+  }
+  unshift @options, "--comment=$comment" if length $comment;
+  delete @ENV{"LC_ALL", "LANGUAGE"};
+  $ENV{PATH} = $given{path};
+  for (@words) { my ($name, $value) = split /=/, $_, 2; $ENV{$name} = $value }
+  note("$header program ");
+  become($given{tool}, @options);
+};
+""".replace("NO_DIRECTORY", str(NO_DIRECTORY)),
+    given=("tool", "path"),
+    unless="[ $_hpcgate_kind != program ]",
+)
+"""Does the same for the keeper of receipts."""
 
 
 def entering_command(directory: str) -> list[str]:

@@ -196,7 +196,12 @@ class Slurm(Scheduler):
             if commands is None or self._submissions is None:
                 return await super().submit_many(principal, wanted)
             told = await Bulk(
-                commands.many, commands, self._submissions, commands.submit, prelude=sbatch.PRELUDE
+                commands.many,
+                commands,
+                self._submissions,
+                commands.submit,
+                prelude=sbatch.PRELUDE,
+                direct=sbatch.DIRECT,
             ).submit(principal, wanted)
             return [
                 about(one, given(job), ABOUT) if isinstance(one, BadRequest) else one
