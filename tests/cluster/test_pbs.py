@@ -350,10 +350,15 @@ UNTOLD: dict[str, tuple[str, type[GatewayError], str]] = {
     ),
     "one that is killed": ("kill -9 $$", SchedulerUnavailable, "exit status"),
     # awslabs/engineering-development-hub 74
-    "a hook that fails": (
-        'echo "qsub: request rejected as filter hook limits encountered an exception" >&2; exit 1',
+    "a hook that a value makes fail": (
+        'echo "qsub: request rejected as filter hook limits encountered an exception. Please inform Admin" >&2; exit 1',
+        SubmissionRefused,
+        "limits encountered an exception. Please inform Admin",
+    ),
+    "a hook that takes too long": (
+        'echo "qsub: request rejected as filter hook limits got an alarm call. Please inform Admin" >&2; exit 1',
         SchedulerUnavailable,
-        "encountered an exception",
+        "an alarm call",
     ),
     "a hook that refuses": (
         'echo "qsub: request rejected by filter hook: no project" >&2; exit 1',

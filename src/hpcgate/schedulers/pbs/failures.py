@@ -38,7 +38,7 @@ OVER_LIMIT = (188, 196)
 OVER_LIMIT_WORDS = ("would exceed", "Maximum number of jobs already in")
 
 BROKEN = (
-    "encountered an exception",
+    "got an alarm call",
     "hook error",
     "PBS server internal error",
     "System error",
@@ -52,7 +52,8 @@ BROKEN = (
 )
 """The server's own trouble, whatever was asked for, its hooks' included. Nothing was done.
 
-OpenPBS's pbs_messages.c; the first is of its hooks.
+OpenPBS's pbs_messages.c; the first is of a hook that takes too long. One that "encountered an exception" has mostly met
+a value that it did not expect, and does so again: the server calls the request rejected, and so it is.
 """
 
 NOT_RUN = (126, 127)

@@ -469,7 +469,7 @@ async def test_large_answers_are_read_and_endless_ones_are_not(
 
 def later(scheduler: Slurm) -> None:
     """Have it be long enough since the controller was asked last."""
-    cast("Any", scheduler)._commands.client._next_ping = 0.0
+    cast("Any", scheduler)._commands.client._pinged._kept.clear()
 
 
 async def test_a_silent_controller_is_asked_by_ping_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:

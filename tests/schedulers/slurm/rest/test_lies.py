@@ -13,10 +13,11 @@ import pytest
 
 from hpcgate.api.routes.jobs import listed
 from hpcgate.auth import Principal
-from hpcgate.errors import BadAnswer, GatewayError, SchedulerUnavailable, TimedOut
+from hpcgate.errors import BadAnswer, Forbidden, GatewayError, SchedulerUnavailable, TimedOut
 from hpcgate.schedulers.base import JobDescription, JobQuery
 from hpcgate.schedulers.control import Action
 from hpcgate.schedulers.slurm import Slurm
+from hpcgate.schedulers.slurm.doubts import Doubts
 from hpcgate.schedulers.slurm.rest import client
 from hpcgate.schedulers.slurm.rest.problems import MAX_WORDS
 
@@ -153,6 +154,37 @@ async def test_what_slurmrestd_says_to_one_user_keeps_no_other_from_it(monkeypat
                 await scheduler.nodes(user)
         with pytest.raises(SchedulerUnavailable, match="slurmctld does not answer"):
             await scheduler.partitions(carol, show_hidden=True)
+
+
+async def test_what_one_user_has_asked_of_the_controller_answers_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ping that is answered is the end of waiting, and a token that is refused keeps nobody else waiting."""
+    monkeypatch.setattr(client, "DIAGNOSIS", 600.0)
+    monkeypatch.setattr(client, "DOUBT", 600.0)
+    down = {"errors": [{"error_number": 1800, "error": "Unable to contact slurm controller"}]}
+    up = {"pings": [{"hostname": "c", "pinged": "UP"}], "errors": []}
+    carol = Principal("carol", token=TOKEN)
+    async with stand_in(45) as server, slurm(45, server.url, timeout=60.0) as scheduler:
+        it: client.RestClient = scheduler._commands.client  # type: ignore[attr-defined]
+        server.say("GET", "/slurm/v0.0.45/nodes", 500, down)
+        server.say("GET", "/slurm/v0.0.45/ping", 200, up)
+        with pytest.raises(SchedulerUnavailable):
+            await scheduler.nodes(LAB)
+        # carol is in doubt as well, and only she.
+        it._doubts = Doubts(600.0)
+        for _ in range(2):
+            it._doubts.begin(carol.username)
+            await scheduler.partitions(carol, show_hidden=True)
+        assert sum(one.path.endswith("/ping") for one in server.received) == 2
+        # Everybody is in doubt, and one has a token that is refused.
+        it._pinged.forget(LAB.username)
+        for user in (LAB, carol):
+            it._doubts.begin(user.username)
+        refused = {"errors": [{"error_number": 1007, "error": "Protocol authentication error"}]}
+        server.say("GET", "/slurm/v0.0.45/ping", 500, refused)
+        with pytest.raises(Forbidden):
+            await scheduler.partitions(LAB, show_hidden=True)
+        server.say("GET", "/slurm/v0.0.45/ping", 200, up)
+        await scheduler.partitions(carol, show_hidden=True)
 
 
 async def test_a_database_that_one_user_does_not_reach_is_asked_for_others() -> None:

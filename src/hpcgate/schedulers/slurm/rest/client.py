@@ -15,10 +15,11 @@ from hpcgate.errors import BadAnswer, CommandFailed, Forbidden, GatewayError, Sc
 from hpcgate.outbound.client import HttpClient, ServiceError, TooSlow, Unreachable, Unusable
 from hpcgate.outbound.documents import decoded_in_turns, with_whole_characters
 from hpcgate.outbound.wording import clipped, masked
-from hpcgate.schedulers.slurm.doubts import Doubts
+from hpcgate.schedulers.slurm.doubts import MAX_USERS, Doubts
 from hpcgate.schedulers.slurm.rest import cluster
 from hpcgate.schedulers.slurm.rest.problems import MAX_WORDS, REFUSED_TOKEN, DaemonDown, Unclear, numbers, problems
 from hpcgate.schedulers.slurm.rest.versions import ApiVersion
+from hpcgate.sharing.recent import Recent
 from hpcgate.ssh.runner import SENSELESS
 from hpcgate.telemetry.base import trace_headers
 from hpcgate.telemetry.containment import contained
@@ -39,10 +40,14 @@ DIAGNOSIS: Final = 3.0
 ALIVE: Final = 1.0
 """Seconds for finding out whether slurmrestd is alive at all when it let a request time out."""
 DOUBT: Final = 30.0
-"""Seconds for which a controller that did not answer is first asked by ping, once in `DIAGNOSIS` by one request.
+"""Seconds for which a controller that did not answer is first asked by ping, once in `DIAGNOSIS` by one request of each
+user who is in doubt, or by one of anybody's if all are.
 
 slurmrestd tries for 9 to 20 s before it gives up, with one of its few threads for each request.
 """
+
+_EVERYBODY: Final = ""
+"""Stands for all users, none of whom has such a name."""
 
 _log = structlog.get_logger(__name__)
 
@@ -66,7 +71,7 @@ class RestClient:
         self._http = HttpClient(connections=MAX_CONNECTIONS, reuse=False)
         self._reading = asyncio.Semaphore(LARGE_AT_A_TIME)
         self._doubts = Doubts(DOUBT)
-        self._next_ping = 0.0
+        self._pinged = Recent[str, bool](MAX_USERS, lambda: asyncio.get_running_loop().time())
 
     async def close(self) -> None:
         """Close the connections."""
@@ -112,7 +117,16 @@ class RestClient:
 
     def _doubt(self, principal: Principal) -> None:
         self._doubts.begin(principal.username)
-        self._next_ping = asyncio.get_running_loop().time() + DIAGNOSIS
+        self._keep_from_asking(principal)
+
+    def _askers(self, principal: Principal) -> tuple[str, ...]:
+        """Return whose questions a user's question stands for: everybody's only if everybody is in doubt."""
+        return (principal.username, _EVERYBODY) if self._doubts.shared else (principal.username,)
+
+    def _keep_from_asking(self, principal: Principal) -> None:
+        until = asyncio.get_running_loop().time() + DIAGNOSIS
+        for asker in self._askers(principal):
+            self._pinged.keep(asker, True, until)
 
     async def _ask_whether_up(self, principal: Principal) -> None:
         """Return if the controller of which there is doubt answers a ping; ask only if nobody just did.
@@ -121,14 +135,19 @@ class RestClient:
             SchedulerUnavailable: It does not.
             Forbidden: It does not accept the token.
         """
-        now = asyncio.get_running_loop().time()
-        if now < self._next_ping:
+        askers = self._askers(principal)
+        if any(map(self._pinged.get, askers)):
             raise SchedulerUnavailable("slurmctld does not answer")
-        self._next_ping = now + DIAGNOSIS
+        self._keep_from_asking(principal)
         verdict = await self._verdict(principal)
         if verdict is PingResult.TOKEN_REFUSED:
+            # It says nothing of the controller, and keeps nobody else from asking.
+            self._pinged.forget(_EVERYBODY)
             raise Forbidden("Slurm does not accept the token")
-        if verdict is not PingResult.UP:
+        if verdict is PingResult.UP:
+            for asker in askers:
+                self._pinged.forget(asker)
+        else:
             self._doubt(principal)
             raise SchedulerUnavailable("slurmctld does not answer")
 
