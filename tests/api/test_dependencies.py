@@ -32,6 +32,10 @@ class Known:
             raise self.error
         return {one: Jobs(()) if len(one) < 3 else self.error or JobNotFound(one) for one in ids}
 
+    async def unknown(self, principal: object, ids: tuple[str, ...]) -> frozenset[str]:
+        found = await self.several(principal, ids)
+        return frozenset(one for one, answer in found.items() if isinstance(answer, JobNotFound))
+
     async def submission(self, principal: object, once: object) -> Fate:
         if isinstance(self.fate, GatewayError):
             raise self.fate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import subprocess
 import tempfile
@@ -19,6 +20,7 @@ from hpcgate.schedulers import many
 from hpcgate.schedulers.bulk import Commands
 from hpcgate.schedulers.many import UNKNOWN, Command
 from hpcgate.schedulers.submitting import MAX, Printed
+from tests.sites.shells import shell_program
 
 SHELLS = [path for path in ("/bin/dash", "/bin/bash") if Path(path).exists()]
 
@@ -59,6 +61,15 @@ def test_each_command_has_its_input_its_arguments_and_its_answer(shell: str, at_
     assert found[4] is not None
     assert (found[4].exit_status, "not found" in found[4].text) == (127, True)
     assert [one and one.text for one in found[5:]] == [f"{number}\n" for number in range(20)]
+
+
+@pytest.mark.parametrize("shell", [*SHELLS, "mksh"])
+def test_an_input_may_be_longer_than_an_argument(shell: str) -> None:
+    """Where printf is a program it takes no word of 128 KiB."""
+    path = shell_program(shell) if shell == "mksh" else shell
+    inputs = [b"it's\n" * 60_000, b"\0" * 100_000, "é".encode() * 100_000, b""]
+    found = run(path, [Command(["md5sum"], one) for one in inputs])
+    assert [one and one.text.split()[0] for one in found] == [hashlib.md5(one).hexdigest() for one in inputs]
 
 
 @pytest.mark.parametrize(

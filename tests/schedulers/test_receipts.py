@@ -410,6 +410,7 @@ async def test_numbers_in_receipts_are_numbers(site: Site, of: str) -> None:
         ("ln", "Operation not permitted", PermissionDenied),
         ("mkdir", "Read-only file system", PermissionDenied),
         ("mkdir", "No space left on device", NoSpace),
+        ("mkdir", "", PermissionDenied),
     ],
 )
 async def test_without_a_receipt_nothing_is_submitted(
@@ -418,10 +419,12 @@ async def test_without_a_receipt_nothing_is_submitted(
     site = Site(tmp_path, ["dash"])
     broken = tmp_path / "shims" / tool
     broken.unlink()
-    broken.write_text(f"#!/bin/sh\necho '{tool}: {words}' >&2\nexit 1\n")
+    said = f"echo '{tool}: {words}' >&2" if words else ""
+    broken.write_text(f"#!/bin/sh\n{said}\nexit 1\n")
     broken.chmod(0o755)
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=words or "nobody says why"):
         await site.submit()
+    assert (await site.find()).state == "not_submitted"
     assert site.scheduler.marks == []
 
 
@@ -659,15 +662,17 @@ async def test_many_killed_before_any_step_and_sent_again_are_one_job_each(
 ) -> None:
     site = Site(tmp_path, SHELLS[shell], perl=perl)
     site.pool.env["WHOM"] = whom
-    await site.submit_many(KEYS)
+    # Two at a time have others begin behind them, or not: two are enough where there are many steps.
+    keys = KEYS[:2] if perl else KEYS
+    await site.submit_many(keys)
     steps = site.shims.steps()
     assert steps > 15
     for at in range(1, steps + 1):
         await begun_anew(site)
         site.pool.env["AT"] = str(at)
         with contextlib.suppress(GatewayError):
-            await site.submit_many(KEYS)
+            await site.submit_many(keys)
         site.pool.env["AT"] = "0"
-        ids = await site.insist_on_many(KEYS)
-        assert sorted(ids) == ["1", "2", "3"], at
-        assert len(site.scheduler.marks) == 3, at
+        ids = await site.insist_on_many(keys)
+        assert sorted(ids) == ["1", "2", "3"][: len(keys)], at
+        assert len(site.scheduler.marks) == len(keys), at

@@ -7,7 +7,7 @@ from typing import Final
 
 from hpcgate.api.access import Access
 from hpcgate.api.models.job_spec import DependencyModel
-from hpcgate.errors import BadRequest, GatewayError, JobNotFound, TimedOut
+from hpcgate.errors import BadRequest, GatewayError, TimedOut
 from hpcgate.schedulers.job_spec import Dependency
 from hpcgate.schedulers.receipts import Once
 
@@ -39,8 +39,7 @@ async def unknown(access: Access, wanted: Sequence[Sequence[Dependency]]) -> lis
     missing: set[str] = set()
     try:
         for start in range(0, len(ids), AT_ONCE):
-            found = await access.system.scheduler.several(access.principal, ids[start : start + AT_ONCE])
-            missing |= {job_id for job_id, answer in found.items() if isinstance(answer, JobNotFound)}
+            missing |= await access.system.scheduler.unknown(access.principal, ids[start : start + AT_ONCE])
     except TimedOut:
         raise
     except GatewayError:

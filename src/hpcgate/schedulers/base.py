@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from hpcgate.auth import Principal
 from hpcgate.config import SchedulerSettings
-from hpcgate.errors import GatewayError, NotSupported
+from hpcgate.errors import GatewayError, JobNotFound, NotSupported
 from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.dry_run import DryRun
@@ -382,6 +382,14 @@ class Scheduler(ABC):
                 return error
 
         return dict(zip(job_ids, await asyncio.gather(*map(one, job_ids)), strict=True))
+
+    async def unknown(self, principal: Principal, job_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return which of these ids no job can be meant by that another one could wait for.
+
+        A backend that takes an id of which it does not know any more what it was says so here.
+        """
+        found = await self.several(principal, job_ids)
+        return frozenset(job_id for job_id, answer in found.items() if isinstance(answer, JobNotFound))
 
     @abstractmethod
     async def metadata(self, principal: Principal, job_id: str) -> tuple[JobMetadata, ...]:

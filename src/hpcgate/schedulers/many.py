@@ -60,8 +60,15 @@ _SCRIPT = (
 _FUNCTIONS = f"""
 _hpcgate_n=0 _hpcgate_running=0 _hpcgate_told= _hpcgate_tells=0 _hpcgate_spare=
 _hpcgate_input() {{
-  # $1 the input's number, $2 how printf is to write it, $3 the input
-  printf "$2" "$3" >"$_hpcgate_place/b$1" || {{ printf '{_NO_ROOM}%s\\n' "$_hpcgate_place"; exit 1; }}
+  # $1 the input's number, $2 how printf is to write it, and the parts of the input
+  _hpcgate_in=$_hpcgate_place/b$1 _hpcgate_as=$2 _hpcgate_written=
+  shift 2
+  for _hpcgate_part; do
+    _hpcgate_written=
+    printf "$_hpcgate_as" "$_hpcgate_part" || break
+    _hpcgate_written=yes
+  done >"$_hpcgate_in"
+  [ -n "$_hpcgate_written" ] || {{ printf '{_NO_ROOM}%s\\n' "$_hpcgate_place"; exit 1; }}
 }}
 _hpcgate_new() {{
   _hpcgate_n=$((_hpcgate_n + 1))
@@ -163,11 +170,16 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+PART: Final = 16 * 1024
+"""Bytes of an input that are written at a time: where printf is a program (mksh), an argument may have 128 KiB."""
+
+
 def _literal(block: bytes) -> bytes:
-    """Return a format of printf's, and the word by which it writes a block."""
+    """Return a format of printf's, and the words by which it writes a block."""
+    parts = [block[start : start + PART] for start in range(0, len(block), PART)] or [b""]
     if b"\0" in block:
-        return b"%%b '%b'" % b"".join(b"\\0%03o" % byte for byte in block)
-    return b"%%s '%b'" % block.replace(b"'", b"'\\''")
+        return b"%b " + b" ".join(b"'%b'" % b"".join(b"\\0%03o" % byte for byte in part) for part in parts)
+    return b"%s " + b" ".join(b"'%b'" % part.replace(b"'", b"'\\''") for part in parts)
 
 
 UNKNOWN: Final = Printed("", None, timed_out=True)

@@ -216,6 +216,10 @@ class SharedReads(Scheduler):
         """Return several jobs by the backend."""
         return await self._query("several", self.backend.several(principal, job_ids))
 
+    async def unknown(self, principal: Principal, job_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return which ids the backend is certain that there is no job of."""
+        return await self._query("unknown", self.backend.unknown(principal, job_ids))
+
     async def metadata(self, principal: Principal, job_id: str) -> tuple[JobMetadata, ...]:
         """Return the script and the standard streams of a job."""
         return await self._shared(

@@ -39,14 +39,14 @@ _BEGIN = f"{KEEPING_FUNCTIONS}{_TOOLS}; set +aefmuC; "
 
 _FUNCTIONS = """
 _hpcgate_say() { printf '%s %s\\n%s\\n' "$_hpcgate_header" "$1" "$2"; }
-_hpcgate_refuse() { _hpcgate_refused=$1; return 1; }
+_hpcgate_refuse() { _hpcgate_refused=${1:-"nobody says why"}; return 1; }
 _hpcgate_enter() {
-  # $1 directory, $2 whether it is made; what stands against it is in _hpcgate_refused
-  _hpcgate_directory=$1
+  # $1 directory, $2 whether it is made; what stands against it is in _hpcgate_refused, nothing if it is not there
+  _hpcgate_directory=$1 _hpcgate_refused=
   case $_hpcgate_directory in '~'/*) _hpcgate_directory=$HOME/${_hpcgate_directory#??} ;; esac
   case $_hpcgate_directory in /*) ;; *) _hpcgate_refuse "HOME is not set"; return ;; esac
   if [ ! -d "$_hpcgate_directory" ] && [ ! -h "$_hpcgate_directory" ]; then
-    [ -n "$2" ] || { _hpcgate_refuse ""; return; }
+    [ -n "$2" ] || return
     _hpcgate_said=$(umask 077; mkdir -p -- "$_hpcgate_directory" 2>&1)
     [ -d "$_hpcgate_directory" ] || { _hpcgate_refuse "$_hpcgate_said"; return; }
   fi
@@ -337,8 +337,8 @@ _hpcgate_show
 _MANY = """
 _hpcgate_receipts() {
   # $1 directory, $2 minutes, $3 most receipts, $4 token of this run's own, and the receipts' names
-  _hpcgate_refused= _hpcgate_minutes=$2 _hpcgate_most_receipts=$3 _hpcgate_left=all
-  _hpcgate_enter "$1" yes >/dev/null || { _hpcgate_refused=${_hpcgate_refused:-Nobody says why}; return 0; }
+  _hpcgate_minutes=$2 _hpcgate_most_receipts=$3 _hpcgate_left=all
+  _hpcgate_enter "$1" yes >/dev/null || return 0
   _hpcgate_sweep "$2" "$4"
   shift 4
   _hpcgate_names=$*

@@ -1,5 +1,6 @@
 """/compute/{system}/jobs: many jobs at a time."""
 
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Response
@@ -14,7 +15,7 @@ from hpcgate.api.models import bulk as models
 from hpcgate.api.responses import encoded, json_bytes
 from hpcgate.api.terms import BY_SCHEDULER, Terms, on
 from hpcgate.config.groups import Group
-from hpcgate.errors import BadRequest, GatewayError
+from hpcgate.errors import BadRequest, GatewayError, TimedOut
 from hpcgate.outbound.wording import without
 from hpcgate.schedulers.base import JobDescription, JobQuery
 from hpcgate.schedulers.many import each
@@ -57,13 +58,23 @@ _Wanted = tuple[JobDescription, Once | None] | GatewayError
 
 
 async def _with_known(access: Access, jobs: list[_Wanted]) -> list[_Wanted]:
-    """Return jobs with the error for those that are to wait for what nobody knows; all are looked up together."""
-    waits = [() if isinstance(job, GatewayError) else job[0].attributes.dependencies for job in jobs]
-    errors = await dependencies.unknown(access, waits)
+    """Return jobs with the error for those that are to wait for what nobody knows; all are looked up together.
 
-    async def judged(pair: tuple[_Wanted, BadRequest | None]) -> _Wanted:
+    If the scheduler does not answer, that is the error of those that are to wait for anything.
+    """
+    waits = [() if isinstance(job, GatewayError) else job[0].attributes.dependencies for job in jobs]
+    errors: Sequence[GatewayError | None]
+    try:
+        errors = await dependencies.unknown(access, waits)
+    except TimedOut as error:
+        errors = [error if any(one.job_ids for one in some) else None for some in waits]
+
+    async def judged(pair: tuple[_Wanted, GatewayError | None]) -> _Wanted:
         job, error = pair
-        if error is None or isinstance(job, GatewayError) or not await dependencies.stands(access, error, job[1]):
+        if error is None or isinstance(job, GatewayError):
+            return job
+        # Whoever does not answer is not asked what has become of a key either.
+        if isinstance(error, BadRequest) and not await dependencies.stands(access, error, job[1]):
             return job
         return error
 

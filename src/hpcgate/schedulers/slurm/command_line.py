@@ -474,6 +474,10 @@ class CommandLine:
                 return self.system
         return known.name or self.system
 
+    async def next_id(self, principal: Principal) -> int:
+        """Return the id that the controller gives to the next job."""
+        return await self._parsed(principal, scontrol.CONFIG, scontrol.parse_next_id)
+
     async def exits(self, principal: Principal, selection: Selection) -> dict[str, tuple[int | None, int | None]]:
         """Return exit status and signal of jobs that have ended but are not history yet, by raw id."""
         mark = new_mark()

@@ -11,7 +11,7 @@ from hpcgate.schedulers.control import Action, JobChanges
 from hpcgate.schedulers.slurm import squeue
 from hpcgate.schedulers.slurm.attributes import dependency
 from hpcgate.schedulers.slurm.delimiters import parse_rows
-from hpcgate.schedulers.slurm.failures import DENIED, UNKNOWN_JOB, UNREACHABLE, refused, says
+from hpcgate.schedulers.slurm.failures import DENIED, DISABLED, UNKNOWN_JOB, UNREACHABLE, refused, says
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.ssh.runner import Completed
 
@@ -29,7 +29,7 @@ CONFLICTS = (
     "Job is not running",
     "Job/step is not running",
     "Job is in held state",
-    "Requested operation is presently disabled",
+    *DISABLED,
     "Requested operation not supported on this",
 )
 """The job's state, or how it was submitted, does not allow it: slurm_errno.c. Waiting a little will not do."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from hpcgate.errors import BadRequest, CommandFailed, Forbidden, GatewayError, SchedulerUnavailable
+from hpcgate.errors import BadRequest, CommandFailed, Conflict, Forbidden, GatewayError, SchedulerUnavailable
 from hpcgate.outbound.wording import clipped
 from hpcgate.ssh.runner import Completed
 
@@ -56,11 +56,13 @@ BUSY = (
 
 TRANSIENT = (
     "try again later",
-    "Requested operation is presently disabled",
     "transitional state",
     "transistional state",
 )
 """What is refused now, and may be done a little later; one of them in Slurm's own spelling."""
+
+DISABLED = ("Requested operation is presently disabled",)
+"""What the state of a job or the cluster's configuration does not allow (ESLURM_DISABLED): waiting will not do."""
 
 UNSURE = (
     "Socket timed out on send/recv operation",
@@ -166,6 +168,8 @@ def refused(done: Completed) -> GatewayError:
     error = failure(done)
     if says(error.message, TRANSIENT):
         return SchedulerUnavailable(error.message)
+    if says(error.message, DISABLED):
+        return Conflict(error.message)
     # Of a command that was killed, or that said nothing, nobody knows what became of it.
     if type(error) is CommandFailed and done.exit_status >= 0 and done.words:
         return BadRequest(error.message)

@@ -65,6 +65,20 @@ def arguments(ids: Iterable["JobId"]) -> str:
     return ",".join(argument for argument, base in wanted if argument == base or base not in whole)
 
 
+_OF_CLUSTER = 26
+"""Bits of a number within its cluster; those above say which cluster of a federation it is."""
+
+
+def given_out(job_id: "JobId", upcoming: int) -> bool:
+    """Return whether a job may have had an id, where the next one is `upcoming`.
+
+    Nothing is said of ids that another cluster of a federation gives out: https://slurm.schedmd.com/federation.html
+    """
+    number = int(job_id.base)
+    elsewhere = upcoming >> _OF_CLUSTER and number >> _OF_CLUSTER != upcoming >> _OF_CLUSTER
+    return bool(elsewhere) or number < upcoming
+
+
 @dataclass(frozen=True, slots=True)
 class JobId:
     """A job id, taken apart.

@@ -49,7 +49,7 @@ from hpcgate.schedulers.slurm.client import client, commands_of
 from hpcgate.schedulers.slurm.command_line import NoHistory
 from hpcgate.schedulers.slurm.failures import ABOUT
 from hpcgate.schedulers.slurm.history_cache import HistoryCache, who
-from hpcgate.schedulers.slurm.job_ids import JobId
+from hpcgate.schedulers.slurm.job_ids import JobId, given_out
 from hpcgate.schedulers.slurm.options import OPTIONS
 from hpcgate.schedulers.slurm.records import Record, Selection, merged
 from hpcgate.schedulers.slurm.rest.backend import Rest
@@ -288,6 +288,25 @@ class Slurm(Scheduler):
         if parsed:
             found |= await self._look_up(principal, parsed)
         return found
+
+    async def unknown(self, principal: Principal, job_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return which ids have not been given out yet.
+
+        Of an older one that is not shown, the job has been forgotten (``MinJobAge``, no slurmdbd) or is hidden
+        (``PrivateData``): Slurm itself takes that. slurmrestd does not tell which id is the next.
+        """
+        missing = await super().unknown(principal, job_ids)
+        commands = commands_of(self._commands)
+        if not missing or commands is None:
+            return missing
+        upcoming = await commands.next_id(principal)
+        parsed = {shown: JobId.read(shown) for shown in missing}
+        older = {shown: one for shown, one in parsed.items() if one is not None and given_out(one, upcoming)}
+        parts = {shown: one.base for shown, one in older.items() if one.argument != one.base or one.tasks is not None}
+        # A job that is shown has no other tasks than those that are.
+        wholes = await self.several(principal, tuple(set(parts.values()))) if parts else {}
+        none = {shown for shown, base in parts.items() if isinstance(wholes[base], Jobs)}
+        return missing - (older.keys() - none)
 
     async def _look_up(self, principal: Principal, wanted: Mapping[str, JobId]) -> dict[str, Jobs | GatewayError]:
         """Return jobs by the ids as they were asked for; where that is too much at once, in two halves."""

@@ -95,6 +95,17 @@ def parse_kept(text: str) -> float:
     return float(match[1]) or math.inf
 
 
+_NEXT = re.compile(r"^NEXT_JOB_ID\s*=\s*(\d{1,10})$", re.MULTILINE)
+
+
+def parse_next_id(text: str) -> int:
+    """Return the id of the next job, as ``show config`` tells."""
+    match = _NEXT.search(text)
+    if match is None:
+        raise ValueError("no NEXT_JOB_ID")
+    return int(match[1])
+
+
 _UNTOLD = re.compile(r"^[^\S\n]*DBD Agent queue size:\s*([1-9][0-9]*)", re.MULTILINE)
 
 

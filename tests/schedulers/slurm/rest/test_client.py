@@ -16,6 +16,7 @@ from hpcgate.auth import Principal
 from hpcgate.errors import (
     BadRequest,
     CommandFailed,
+    Conflict,
     Forbidden,
     GatewayError,
     JobNotFound,
@@ -169,7 +170,7 @@ REFUSED = {
     "a job of scrontab": (2182, "Cannot cancel scrontab jobs without --cron flag.", BadRequest),
     "an error without a name": (9999, "Unknown error 9999", BadRequest),
     "a job in transition": (2020, "Job can not be altered now, try again later", SchedulerUnavailable),
-    "an operation that is disabled": (2044, "Requested operation is presently disabled", SchedulerUnavailable),
+    "an operation that is disabled": (2044, "Requested operation is presently disabled", Conflict),
 }
 """Numbers and words of slurm/slurm_errno.h."""
 

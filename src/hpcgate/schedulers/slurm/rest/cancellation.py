@@ -1,7 +1,7 @@
 """``DELETE /slurm/<version>/job/<id>``: what became of a cancellation."""
 
-from hpcgate.errors import BadRequest, CommandFailed, SchedulerUnavailable
-from hpcgate.schedulers.slurm.failures import TRANSIENT, says
+from hpcgate.errors import BadRequest, CommandFailed, Conflict, SchedulerUnavailable
+from hpcgate.schedulers.slurm.failures import DISABLED, TRANSIENT, says
 from hpcgate.schedulers.slurm.rest import values
 from hpcgate.schedulers.slurm.rest.problems import (
     DENIED_NUMBERS,
@@ -38,5 +38,7 @@ def outcome(status: int, answer: object) -> tuple[Outcome, str]:
     error = failure(status, answer)
     if type(error) is CommandFailed and met:
         # What is said beside each job is not among the errors.
-        raise SchedulerUnavailable(said) if says(said, TRANSIENT) else BadRequest(said or error.message)
+        if says(said, TRANSIENT):
+            raise SchedulerUnavailable(said)
+        raise Conflict(said) if says(said, DISABLED) else BadRequest(said or error.message)
     raise error
