@@ -740,22 +740,24 @@ CHANGES: list[tuple[JobChanges, str]] = [
     (JobChanges(name="-x"), "-N -x"),
     (JobChanges(time_limit=90, priority=-5), "-l walltime=90 -p -5"),
     (
-        JobChanges(dependencies=(Dependency("afterany", ("{held}", "7.vm")),)),
-        "-W depend=afterany:{held}:7.vm",
+        JobChanges(dependencies=(Dependency("afterany", ("{other}", "7.vm")),)),
+        "-W depend=afterany:{other}:7.vm",
     ),
 ]
 
 
 async def test_a_job_is_controlled(pbs: Scheduler, server: Standin, cluster: Cluster, alice: Principal) -> None:
     home = str(cluster.user("alice").home)
-    held = await pbs.submit(alice, JobDescription(home, script="#!/bin/sh\n#PBS -h\nsleep 300\n"))
+    other, held = [
+        await pbs.submit(alice, JobDescription(home, script="#!/bin/sh\n#PBS -h\nsleep 300\n")) for _ in range(2)
+    ]
     for changes, given in CHANGES:
         names = tuple(
-            replace(one, job_ids=tuple(name.format(held=held) for name in one.job_ids))
+            replace(one, job_ids=tuple(name.format(other=other) for name in one.job_ids))
             for one in changes.dependencies or ()
         )
         await pbs.change(alice, held, replace(changes, dependencies=names or None))
-        assert given.format(held=held) in server.altered(held)
+        assert given.format(other=other) in server.altered(held)
     assert (await pbs.job(alice, held)).jobs[0].time.limit == 90
     await pbs.change(alice, held, JobChanges(partition="smallq", name="both"))
     (job,) = (await pbs.job(alice, held)).jobs
@@ -764,6 +766,26 @@ async def test_a_job_is_controlled(pbs: Scheduler, server: Standin, cluster: Clu
     await until(pbs, alice, held, "R")
     await pbs.signal(alice, held, SIGNALS["TERM"])
     await until(pbs, alice, held, "F")
+
+
+@pytest.mark.parametrize("through", [0, 1, 3])
+async def test_no_job_comes_to_wait_for_itself(
+    pbs: Scheduler, cluster: Cluster, alice: Principal, through: int
+) -> None:
+    """The server takes a circle of dependencies, and none of its jobs would ever start."""
+    home = str(cluster.user("alice").home)
+    waits = JobDescription(home, script="#!/bin/sh\n#PBS -h\nsleep 300\n")
+    first = last = await pbs.submit(alice, waits)
+    for _ in range(through):
+        attributes = JobAttributes(dependencies=(spec.Dependency("afterany", (last,)),))
+        last = await pbs.submit(alice, replace(waits, attributes=attributes))
+    other = await pbs.submit(alice, waits)
+    circle = JobChanges(dependencies=(Dependency("after", (other,)), Dependency("afterok", (last.partition(".")[0],))))
+    with pytest.raises(BadRequest, match=rf"^dependencies: .*{first}"):
+        await pbs.change(alice, first, circle)
+    await pbs.change(alice, first, JobChanges(dependencies=circle.dependencies[:1] if circle.dependencies else ()))
+    for job_id in (first, last, other):
+        await pbs.cancel(alice, job_id)
 
 
 REFUSED: list[tuple[str, JobChanges | Action | int, type[GatewayError]]] = [

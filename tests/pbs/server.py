@@ -220,6 +220,7 @@ def qsub(arguments):
         "directory": directory,
         "resources": {"ncpus": "1", "nodect": "1", "place": "pack", "select": "1:ncpus=1", **resources},
         "arguments": " ".join(arguments),
+        "depend": depend(extra),
         "submitted": int(time.time()),
         "indices": indices,
         "range": values.get("-J"),
@@ -241,6 +242,13 @@ def qsub(arguments):
         while load(number)["state"] != "F":
             time.sleep(0.05)
         leave_with(load(number).get("status", 0))
+
+
+def depend(extra):
+    """Return dependencies as qstat shows them, with the server of each job."""
+    words = extra.removeprefix("depend=") if extra.startswith("depend=") else ""
+    # recorded: qstat-json-after
+    return re.sub(r":(\d+(?:\[\])?)(?:\.[\w.-]+)?", rf":\1.{SERVER}@{SERVER}", words)
 
 
 def unknown_options(words, options):
@@ -524,6 +532,7 @@ def do(tool, given, job):
                     return f"Unknown resource Resource_List.{name}"
                 job["resources"][name] = amount
             job["name"] = given.get("-N", job["name"])
+            job["depend"] = depend(given.get("-W", "")) or job["depend"]
             job["changed"] = given
     return None
 
@@ -671,7 +680,10 @@ def attributes(job, index):
     found |= {"job_state": state, "queue": job["queue"], "server": SERVER}
     if job["account"]:
         found["Account_Name"] = job["account"]
-    found |= {"Checkpoint": "u", "ctime": time.ctime(job["submitted"]), "Error_Path": path("error")}
+    found |= {"Checkpoint": "u", "ctime": time.ctime(job["submitted"])}
+    if job["depend"]:
+        found["depend"] = job["depend"]
+    found["Error_Path"] = path("error")
     if record.get("started") and not (index is None and job["indices"]):
         found |= {"exec_host": f"{SERVER}/0", "exec_vnode": f"({SERVER}:ncpus=1)"}
     found |= {"Join_Path": job["join"], "Keep_Files": "n", "mtime": changed, "Output_Path": path("output")}

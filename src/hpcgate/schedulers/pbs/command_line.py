@@ -1,12 +1,13 @@
 """PBS by its commands on the login node, run as the user."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from hpcgate.auth import Principal
 from hpcgate.errors import (
+    BadRequest,
     Conflict,
     Forbidden,
     GatewayError,
@@ -65,7 +66,7 @@ _KILLED = range(129, 144)
 """Exit statuses by which a shell says that a signal ended qsub; those of qsub itself begin at 153 (pbs_error.h)."""
 
 Parsed = TypeVar("Parsed")
-Row = TypeVar("Row", Job, qstat.Submitted)
+Row = TypeVar("Row", Job, qstat.Submitted, qstat.Waiting)
 
 
 @dataclass(slots=True)
@@ -296,6 +297,31 @@ class CommandLine:
         if not done.ok:
             raise SubmissionRefused(qsub.refusal(done.words) or f"{job.script_path} cannot be read")
         return done.stdout
+
+    async def check_no_circle(self, principal: Principal, job_id: JobId, others: Iterable[JobId]) -> None:
+        """Return if a job does not come to wait for itself by waiting for others; the server does not look.
+
+        Only users' own jobs are followed: of another's nobody can have one wait.
+
+        Raises:
+            BadRequest: By the id by which it would.
+        """
+        waiting = {
+            parsed.key: row.others
+            for row in await self._own(principal, qstat.parse_waiting, history=False)
+            if (parsed := JobId.read(row.job_id)) is not None
+        }
+        for first in others:
+            reached, left = {first.key}, [first.key]
+            while left:
+                for other in waiting.get(left.pop(), ()):
+                    if other.key not in reached:
+                        reached.add(other.key)
+                        left.append(other.key)
+            if first.key == job_id.key:
+                raise BadRequest(f"dependencies: the job {job_id.argument} would wait for itself")
+            if job_id.key in reached:
+                raise BadRequest(f"dependencies: {first.argument} waits for {job_id.argument} itself: a circle")
 
     async def own(self, principal: Principal) -> list[Job]:
         """Return the user's jobs, those of the history included."""

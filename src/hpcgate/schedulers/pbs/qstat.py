@@ -117,6 +117,30 @@ def parse_submitted(output: str) -> list[Submitted]:
     return [Submitted(name, text(attributes, "Submit_arguments") or "") for name, attributes in items(output, "Jobs")]
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A job and those that it waits for.
+
+    Attributes:
+        job_id: Its id.
+        others: Their ids.
+    """
+
+    job_id: str
+    others: tuple[JobId, ...]
+
+
+def parse_waiting(output: str) -> list[Waiting]:
+    """Return what the jobs of the documents wait for: ``afterok:0.vm@vm:1.vm@vm,beforeok:4.vm@vm``."""
+    return [Waiting(name, _awaited(text(attributes, "depend") or "")) for name, attributes in items(output, "Jobs")]
+
+
+def _awaited(depend: str) -> tuple[JobId, ...]:
+    kinds = (kind.split(":") for kind in depend.split(",") if kind.startswith("after"))
+    found = (JobId.read(one.partition("@")[0]) for _, *ids in kinds for one in ids)
+    return tuple(job_id for job_id in found if job_id is not None)
+
+
 def parse_metadata(output: str) -> list[JobMetadata]:
     """Return the standard streams of the jobs of the documents."""
     found = _rows("qstat", items(output, "Jobs"), _metadata)

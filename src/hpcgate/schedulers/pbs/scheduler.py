@@ -186,7 +186,11 @@ class Pbs(Scheduler):
     async def change(self, principal: Principal, job_id: str, changes: JobChanges) -> None:
         """Change a job by qalter, its queue by qmove after that."""
         parsed = JobId.parse(job_id)
-        for command in control.change_commands(parsed, changes):
+        commands = control.change_commands(parsed, changes)
+        others = [other for one in changes.dependencies or () for name in one.job_ids if (other := JobId.read(name))]
+        if others:
+            await self._commands.check_no_circle(principal, parsed, others)
+        for command in commands:
             await self._commands.control(principal, command, parsed)
 
     async def nodes(self, principal: Principal) -> tuple[Node, ...]:
