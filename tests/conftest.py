@@ -3,6 +3,7 @@
 import inspect
 import signal
 import socket
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -132,8 +133,17 @@ def gateway(cluster: Cluster, plain: tuple[Slurm, Sshd]) -> Iterator[Gateway]:
         ],
     )
     running = cluster.start_gateway(config)
+    _wait_for_probes(cluster, running)
     yield running
     running.stop()
+
+
+def _wait_for_probes(cluster: Cluster, gateway: Gateway) -> None:
+    """Wait until all systems were probed: what a test stops meanwhile would be found unhealthy, and stay so."""
+    headers = {"Authorization": f"Bearer {cluster.token('alice')}"}
+    with httpx.Client(base_url=gateway.url, headers=headers, timeout=600) as client:
+        while not all(one["servicesHealth"] for one in client.get("/status/systems").json()["systems"]):
+            time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

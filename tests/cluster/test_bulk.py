@@ -326,7 +326,7 @@ class Away:
 def away(cluster: Cluster) -> Iterator[Away]:
     """A gateway whose connections can be cut, and that can die."""
     with Proxy(cluster.sshd.port) as line:
-        settings = cluster.cluster_settings("demo", ssh={"port": line.port})
+        settings = cluster.cluster_settings("demo", ssh={"port": line.port}, probing=None)
         path = cluster.directory / "tests-bulk-cut.yaml"
         gateway = cluster.start_gateway(cluster.write_gateway_config(path, clusters=[settings]))
         yield Away(line, gateway)

@@ -137,7 +137,7 @@ def test_memory_stays_flat_and_the_client_may_leave(gateway: Gateway, alice: Per
 
 def test_a_login_node_that_dies(cluster: Cluster, alice: Person, place: Path) -> None:
     sshd = cluster.start_sshd()
-    settings = [cluster.cluster_settings("dying", sshd=sshd)]
+    settings = [cluster.cluster_settings("dying", sshd=sshd, probing=None)]
     gateway = cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "dying3.yaml", clusters=settings))
     alice.run("truncate", "-s", "3G", str(place / "huge"))
     try:

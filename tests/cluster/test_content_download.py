@@ -214,7 +214,7 @@ def test_a_file_that_claims_to_be_longer_is_what_it_holds(alice: Person, place: 
 
 def test_a_login_node_that_dies_cuts_the_answer(cluster: Cluster, alice: Person, place: Path) -> None:
     sshd = cluster.start_sshd()
-    settings = [cluster.cluster_settings("dying", sshd=sshd)]
+    settings = [cluster.cluster_settings("dying", sshd=sshd, probing=None)]
     gateway = cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "dying.yaml", clusters=settings))
     alice.run("truncate", "-s", "2G", str(place / "file"))
     target = f"/filesystem/dying/files/content?path={place}/file"

@@ -316,7 +316,7 @@ def test_a_full_disk(cluster: Cluster, alice: Person, system: str) -> None:
 
 def test_a_login_node_that_dies(cluster: Cluster, alice: Person, place: Path) -> None:
     sshd = cluster.start_sshd()
-    settings = [cluster.cluster_settings("dying", sshd=sshd)]
+    settings = [cluster.cluster_settings("dying", sshd=sshd, probing=None)]
     gateway = cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "dying2.yaml", clusters=settings))
     path = make(alice, place / "file", b"old")
     url = f"{gateway.url}/filesystem/dying/files/content?path={path}"

@@ -43,8 +43,8 @@ def http(cluster: Cluster, directory: Path) -> Iterator[httpx.Client]:
     settings = " ".join(f"{name}={value}" for name, value in variables.items())
     sshd = cluster.start_sshd(extra=f"SetEnv {settings}")
     systems = [
-        cluster.cluster_settings("demo", sshd=sshd, scheduler={"timeout": TIMEOUT, "history_cache": 0}),
-        cluster.cluster_settings("cached", sshd=sshd, scheduler={"read_cache": 30}),
+        cluster.cluster_settings("demo", sshd=sshd, scheduler={"timeout": TIMEOUT, "history_cache": 0}, probing=None),
+        cluster.cluster_settings("cached", sshd=sshd, scheduler={"read_cache": 30}, probing=None),
     ]
     gateway = cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "hanging.yaml", clusters=systems))
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}

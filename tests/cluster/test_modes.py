@@ -93,7 +93,8 @@ def until(holds: Callable[[], bool], seconds: float = 90) -> None:
 def site() -> Iterator[Site]:
     with Cluster(Options(slurm=SlurmOptions(rest=True, min_job_age=MEMORY), patience=60)) as cluster:
         settings = [
-            cluster.cluster_settings(mode, scheduler={"connection_mode": mode, "history_cache": 0}) for mode in MODES
+            cluster.cluster_settings(mode, scheduler={"connection_mode": mode, "history_cache": 0}, probing=None)
+            for mode in MODES
         ]
         config = cluster.write_gateway_config(cluster.directory / "modes.yaml", clusters=settings)
         gateway = cluster.start_gateway(config)

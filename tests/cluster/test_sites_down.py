@@ -72,7 +72,8 @@ def made(cluster: Cluster) -> Iterator[Site]:
     variables = dict(cluster.slurm.environment) | {"PATH": f"{directory}:/usr/bin:/bin"}
     sshd = cluster.start_sshd(extra="SetEnv " + " ".join(f"{name}={value}" for name, value in variables.items()))
     systems = [
-        cluster.cluster_settings(name, sshd=sshd, scheduler={"history_cache": 0}) for name in ("demo", "unaccounted")
+        cluster.cluster_settings(name, sshd=sshd, scheduler={"history_cache": 0}, probing=None)
+        for name in ("demo", "unaccounted")
     ]
     gateway = cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "down.yaml", clusters=systems))
     headers = {"Authorization": f"Bearer {cluster.token('alice')}"}

@@ -53,7 +53,7 @@ def site() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def gateway(site: Cluster) -> Iterator[Gateway]:
     def settings(mode: str) -> dict[str, Any]:
-        return site.cluster_settings(mode, scheduler={"connection_mode": mode, "timeout": TIMEOUT})
+        return site.cluster_settings(mode, scheduler={"connection_mode": mode, "timeout": TIMEOUT}, probing=None)
 
     config = site.write_gateway_config(
         site.directory / "rest-gateway.yaml", clusters=[settings("rest"), settings("hybrid")]
