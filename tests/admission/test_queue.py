@@ -253,6 +253,35 @@ def test_who_would_wait_too_long_is_refused_at_once_but_not_before_there_is_evid
     assert "" in {caller.fate for caller in callers}, "nobody who waits already is refused for that"
 
 
+def test_more_than_are_served_in_a_second_are_left_unread_but_for_those_of_whom_fewer_wait() -> None:
+    admission = Admission(5000, 60.0)
+    greedy, modest = User("greedy"), User("modest")
+    for _ in range(START):
+        admission.wait(Caller("greedy"), START)
+    assert not admission.ample, "nothing is known of how fast they are served"
+    for _ in range(20):
+        for _ in range(50):
+            admission.wait(Caller("greedy"), START)
+        admission.feed(admission.limit - 30)
+        look(admission, idle=0.0, running=admission.limit, done=30)
+    # Thirty at each of ten looks a second.
+    assert 250 <= admission._users.ahead <= 350
+    assert admission.stays_unread(greedy)
+    assert not admission.crowded(greedy), "nobody is refused for that"
+    assert not admission.stays_unread(modest)
+    admission.wait(Caller("modest"), START)
+    assert admission.waiting > admission._users.ahead
+
+
+def test_while_many_log_in_all_are_read() -> None:
+    admission = Admission(5000, 60.0)
+    admission.settling = lambda: True
+    look(admission, idle=0.0, running=START, done=1)
+    for _ in range(2 * START):
+        admission.wait(Caller("greedy"), START)
+    assert not admission.ample
+
+
 def test_there_is_a_most_of_requests_and_of_bytes() -> None:
     admission = Admission(START, 60.0)
     look(admission, running=START)

@@ -45,7 +45,7 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % LONG + b"x" * LON
 class Full:
     """An admission that lets nobody in."""
 
-    waiting, busy, filled, now, refused = 0, True, False, 0.0, 0
+    waiting, busy, ample, now, refused = 0, True, False, 0.0, 0
 
     def full(self, running: int) -> bool:
         return True
@@ -64,9 +64,9 @@ class Full:
 class Overflowing(Full):
     """One who finds that there is no room even to be left unread."""
 
-    filled = True
+    ample = True
 
-    def crowded(self, asker: object) -> bool:
+    def stays_unread(self, asker: object) -> bool:
         return True
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpcgate.server.refusals import HOLD, SHARE, Lobby, Refusals
+from hpcgate.server.refusals import HOLD, SHARE, TURNS, Lobby, Refusals
 
 COST = 0.001
 """Seconds that the loop takes for each."""
@@ -20,10 +20,12 @@ class Clock:
 class One:
     """A refusal, or an unread connection."""
 
-    def __init__(self, clock: Clock, size: int = 100) -> None:
+    def __init__(self, clock: Clock, size: int = 100, asker: str = "alice") -> None:
         self.clock = clock
         self.size = size
+        self.asker = asker
         self.late = False
+        self.stays = False
         self.fate = ""
 
     def say(self) -> bool:
@@ -111,25 +113,63 @@ def test_what_is_unread_is_read_once_there_is_room(clock: Clock) -> None:
     lobby = Lobby(1_000_000, clock)
     many = [One(clock) for _ in range(1000)]
     for one in many:
+        one.stays = True
         lobby.add(one)
-    lobby.look(0.1, lambda: True)
+    lobby.look(0.1)
     assert {one.fate for one in many} == {""}
-    lobby.look(0.1, lambda: sum(one.fate == "read" for one in many) >= 500)
+    for one in many[:500]:
+        one.stays = False
+    lobby.look(0.1)
     assert [one.fate for one in many] == ["read"] * 500 + [""] * 500
     lobby.clear()
     assert {one.fate for one in many} == {"read"}
+    assert len(lobby) == 0
 
 
-@pytest.mark.parametrize("filled", [True, False])
-def test_what_has_waited_too_long_is_read_to_be_refused_in_its_share_of_the_time(clock: Clock, filled: bool) -> None:
+def test_callers_are_read_in_turn_and_one_for_whom_there_is_no_room_holds_up_no_other(clock: Clock) -> None:
+    lobby = Lobby(1_000_000, clock)
+    read: list[str] = []
+
+    class Told(One):
+        def read(self) -> None:
+            super().read()
+            read.append(self.asker)
+
+    many = [Told(clock, asker=asker) for asker in ("alice",) * 100 + ("bob",) * 3 + ("carol",)]
+    for one in many:
+        one.stays = one.asker == "carol"
+        lobby.add(one)
+    for one in many[2:100]:
+        one.stays = True
+    lobby.look(0.1)
+    assert read == ["alice", "bob", "alice", "bob", "bob"]
+    assert len(lobby) == 99
+
+
+def test_however_many_callers_have_no_room_a_look_at_them_ends_and_each_has_a_turn(clock: Clock) -> None:
+    lobby = Lobby(1_000_000, clock)
+    many = [One(clock, asker=str(number)) for number in range(3 * TURNS)]
+    for one in many:
+        one.stays = True
+        lobby.add(one)
+    many[-1].stays = False
+    for look in range(3):
+        assert many[-1].fate == "", look
+        lobby.look(0.1)
+    assert many[-1].fate == "read"
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_what_has_waited_too_long_is_read_to_be_refused_in_its_share_of_the_time(clock: Clock, stays: bool) -> None:
     lobby = Lobby(1_000_000, clock)
     many = [One(clock) for _ in range(1000)]
     for one in many:
         one.late = True
+        one.stays = stays
         lobby.add(one)
     for _ in range(10):
         before = clock.now
-        lobby.look(0.1, lambda: filled)
+        lobby.look(0.1)
         assert before < clock.now <= before + SHARE * 0.1 + COST
     assert many[-1].fate == ""
 

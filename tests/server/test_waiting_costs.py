@@ -109,7 +109,7 @@ class Crowd:
 
     def look(self) -> None:
         self.admission.look(idle=0.0, seconds=0.1, had=0.1, running=len(self.state.tasks), done=LOOK)
-        self.lobby.look(0.1, lambda: self.admission.filled)
+        self.lobby.look(0.1)
 
     async def ask(self) -> None:
         """Have all clients ask for the first time."""

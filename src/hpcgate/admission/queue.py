@@ -38,6 +38,11 @@ SETTLED = 2.0
 """Seconds for which that still holds when they have: what has come meanwhile must be done first."""
 EVIDENCE = 0.25
 """The share of the longest wait for which a queue must have stood before it is said how fast it is served."""
+READ_AHEAD = 1.0
+"""Seconds before its turn from which on a request is read. What is parsed long before is no longer at the processor's
+hand when it is served; and what is refused in the end has not been parsed in vain."""
+LOOKS_AHEAD = 4
+"""So many looks ahead at least: whoever is left unread is read at a look."""
 BYTES_EACH = 16 * 1024
 """Bytes that each of the requests which may wait holds at most on average: heads, and the beginning of bodies."""
 _MEMORY = 0.5
@@ -118,6 +123,7 @@ class _Line:
         blocked: What waits of callers whose share runs already.
         waiting: How many requests wait.
         most: How many may wait.
+        ahead: From how many on further requests are left unread, unless their callers have fewer waiting than others.
         rate: How many are let in a second, as an average since the line stands.
         stood: Seconds for which it has stood.
     """
@@ -127,6 +133,7 @@ class _Line:
         self.blocked: OrderedDict[Asker, Queue] = OrderedDict()
         self.waiting = 0
         self.most = most
+        self.ahead = most
         self.let_in = 0
         self.rate = 0.0
         self.stood = 0.0
@@ -172,7 +179,7 @@ class _Line:
     def _shortened(self, asker: Asker, queue: Queue) -> None:
         self.waiting -= 1
         if self._by_length is not None:
-            if self.waiting < self.most // 2:
+            if self.waiting < min(self.most, self.ahead) // 2:
                 self._by_length = None
             else:
                 self._count(self._by_length, asker, len(queue) + 1, len(queue))
@@ -217,8 +224,10 @@ class _Line:
 
     def crowded(self, asker: Asker) -> bool:
         """Say whether there is no room for one more of this caller, for no other has more waiting."""
-        if self.waiting < self.most:
-            return False
+        return self.waiting >= self.most and self.has_most(asker)
+
+    def has_most(self, asker: Asker) -> bool:
+        """Say whether no other caller would have more waiting than this one with one more."""
         self._lengths()
         return self._longest <= len(self.of(asker) or ()) + 1
 
@@ -402,13 +411,19 @@ class Admission:
         self._bytes += caller.size
 
     @property
-    def filled(self) -> bool:
-        """Whether somebody would be refused."""
-        return self._users.filled or self._strangers.filled
+    def ample(self) -> bool:
+        """Whether somebody's next request would be left unread."""
+        users = self._users
+        return users.waiting >= users.ahead or users.waiting >= users.most or self._strangers.filled
 
     def crowded(self, asker: Asker) -> bool:
         """Say whether a request of this caller would be refused."""
         return self._line(asker).crowded(asker)
+
+    def stays_unread(self, asker: Asker) -> bool:
+        """Say whether a request of this caller is best left unread for now."""
+        line = self._users if isinstance(asker, User) else self._strangers
+        return (line.waiting >= line.ahead or line.waiting >= line.most) and line.has_most(asker)
 
     def _line(self, asker: Asker) -> _Line:
         return self._users if isinstance(asker, User) else self._strangers
@@ -485,6 +500,7 @@ class Admission:
         for line in (self._users, self._strangers):
             line.look(seconds)
             self._set_most(line, self.most if line is self._strangers else self.most - self.running)
+        self._set_ahead(self._users, seconds)
         self._set_limit(done / seconds, seconds, settling=settling)
         # Credit that was not asked for is not kept for long, and neither is a debt.
         self._credit = max(-STRANGERS, min(self._credit + STRANGERS * had, STRANGERS * 2 * had))
@@ -507,6 +523,14 @@ class Admission:
         if line.stood >= EVIDENCE * self._max_delay and self._settled >= SETTLED:
             most = min(most, max(FLOOR, int(line.rate * self._max_delay)))
         line.most = max(0, most)
+
+    def _set_ahead(self, line: _Line, seconds: float) -> None:
+        """Set how many are read before their turn; all of them while nothing is known of how fast they are served."""
+        rate = max(line.rate, self._rate)
+        if self._settled < SETTLED:
+            line.ahead = line.most
+        else:
+            line.ahead = max(START, int(rate * max(READ_AHEAD, LOOKS_AHEAD * seconds)))
 
     def _set_limit(self, rate: float, seconds: float, *, settling: bool) -> None:
         self._rate += min(1.0, seconds / _MEMORY) * (rate - self._rate)

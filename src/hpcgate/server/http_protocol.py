@@ -21,7 +21,7 @@ from starlette.types import Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from hpcgate.admission.askers import Headers, address_of, forwarded_in, network, path_in, token_in, token_of
+from hpcgate.admission.askers import PEEK, Headers, address_of, forwarded_in, network, path_in, token_in, token_of
 from hpcgate.admission.queue import Admission, Asker, Stranger, User
 from hpcgate.config.http import HttpSettings
 from hpcgate.http.body import brings_body, has_long_body
@@ -114,9 +114,15 @@ class _Unread:
     protocol: "Http"
     data: bytes
     size: int
+    asker: Asker
     since: float
     came: float
     whole: bool = True
+
+    @property
+    def stays(self) -> bool:
+        admission = self.protocol.admission
+        return admission is not None and admission.stays_unread(self.asker)
 
     @property
     def late(self) -> bool:
@@ -206,6 +212,8 @@ class Http(HttpToolsProtocol):
     """Says whether a path leads to a WebSocket; an offer to speak one is passed over anywhere else."""
     always = frozenset(("/status/liveness", "/status/readiness"))
     """Paths that are answered however many requests there are."""
+    hint = b"/status/"
+    """What each of them has, which is sooner looked for than a path."""
     extra = b""
     """Further headers of what is answered here."""
     stopping = False
@@ -288,12 +296,8 @@ class Http(HttpToolsProtocol):
             self._discard(data)
         elif self._unread is not None:
             self._unread.data += data
-        elif admission is not None and admission.filled and self.resting() and self._stays_out(data):
-            self._stop_head_timer()
-            self._unset_keepalive_if_required()
-            self.flow.pause_reading()
-            self._unread = _Unread(self, data, len(data), admission.now, time.monotonic())
-            self.lobby.add(self._unread)
+        elif admission is not None and admission.ample and self.resting():
+            self._glance(admission, data)
         else:
             self._parse(data)
 
@@ -327,11 +331,17 @@ class Http(HttpToolsProtocol):
         """End the connection, whatever is on its way."""
         self.transport.abort()
 
-    def _stays_out(self, data: bytes) -> bool:
-        """Say whether the request that begins here would only be refused, as far as a glance tells."""
-        assert self.admission is not None  # noqa: S101 (it is what is full)
+    def _glance(self, admission: Admission, data: bytes) -> None:
+        """Leave a request unread that would only wait, or be refused, as far as a glance tells; else parse it."""
         asker = self._asker(token_in(data), forwarded_in(data))
-        return self.admission.crowded(asker) and path_in(data) not in self.always
+        if not admission.stays_unread(asker) or (self.hint in data[:PEEK] and path_in(data) in self.always):
+            self._parse(data)
+            return
+        self._stop_head_timer()
+        self._unset_keepalive_if_required()
+        self.flow.pause_reading()
+        self._unread = _Unread(self, data, len(data), asker, admission.now, time.monotonic())
+        self.lobby.add(self._unread)
 
     def _parse(self, data: bytes) -> None:
         """Parse what came. Whatever goes wrong with it is this connection's alone, which gets an answer."""

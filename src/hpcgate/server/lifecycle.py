@@ -241,7 +241,7 @@ class Server(uvicorn.Server):
         with _ADMISSION:
             admission.look(idle=rest.idle, seconds=seconds, had=rest.had, running=running, done=done)
         with _LOBBY:
-            self._lobby.look(rest.had, lambda: admission.filled)
+            self._lobby.look(rest.had)
         with _REFUSALS:
             self._refusals.look(rest.had)
             self._overflow.look(rest.had)

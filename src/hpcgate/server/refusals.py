@@ -1,8 +1,8 @@
 """Refusals that are said late and a few at a time, and requests that are not even read, so that saying no is cheap."""
 
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
 from heapq import heappop, heappush
 from typing import Protocol
 
@@ -13,6 +13,9 @@ HOLD = 1.0
 SHARE = 0.02
 """The share of the event loop's time that each of three things takes: to say refusals, to read those requests that must
 wait no longer, and to refuse those for which there is no room to be left unread."""
+
+TURNS = 500
+"""Callers in a row for none of whom there is room, after whom the others are looked at the next time."""
 
 
 class Refused(Protocol):
@@ -84,8 +87,16 @@ class Unread(Protocol):
         """The bytes that have come."""
 
     @property
+    def asker(self) -> Hashable:
+        """Return who takes turns with others."""
+
+    @property
     def late(self) -> bool:
         """Whether it has waited for as long as anybody may."""
+
+    @property
+    def stays(self) -> bool:
+        """Whether there is no room for it yet."""
 
     def read(self) -> None:
         """Read it now."""
@@ -95,9 +106,10 @@ class Unread(Protocol):
 
 
 class Lobby:
-    """Connections that are left unread while no more requests may wait. They cost next to nothing, and wait as well.
+    """Connections that are left unread until their turn is near. They cost next to nothing, and wait as well.
 
-    First come, first read: once there is room, or once they have waited for as long as anybody may, to be refused.
+    They are read callers in turn, of each the first to come first, once there is room, or once they have waited for as
+    long as anybody may, to be refused.
 
     Args:
         most: The bytes that may lie unread; what is more is refused, late as well, and its connection is closed.
@@ -108,7 +120,8 @@ class Lobby:
         self._most = most
         self._clock = clock
         self._bytes = 0
-        self._unread: deque[Unread] = deque()
+        self._unread: OrderedDict[Unread, None] = OrderedDict()
+        self._turns: OrderedDict[Hashable, deque[Unread]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._unread)
@@ -119,28 +132,52 @@ class Lobby:
             unread.refuse()
             return
         self._bytes += unread.size
-        self._unread.append(unread)
+        self._unread[unread] = None
+        queue = self._turns.get(unread.asker)
+        if queue is None:
+            queue = self._turns[unread.asker] = deque()
+        queue.append(unread)
 
-    def look(self, had: float, filled: Callable[[], bool]) -> None:
-        """Read as many as may wait, and of those to be refused as many as there is time for.
+    def look(self, had: float) -> None:
+        """Read as many as there is room for, and of those to be refused as many as there is time for.
 
         Args:
             had: Seconds that the event loop had since the last look.
-            filled: Says whether no more may wait.
         """
-        until = self._clock() + SHARE * had
-        while self._unread:
-            late = self._unread[0].late
-            if (late or filled()) and not (late and self._clock() < until):
+        late = self._read_late(self._clock() + SHARE * had)
+        stayed: Unread | None = None
+        stay = 0
+        while self._turns and stay < TURNS:
+            asker, queue = self._turns.popitem(last=False)
+            first = queue[0]
+            if not first.stays and not (late and first.late):
+                self._read(asker, queue)
+                stay = 0
+                continue
+            self._turns[asker] = queue
+            if stay and first is stayed:
                 return
-            self._read()
+            stayed = stayed if stay else first
+            stay += 1
+
+    def _read_late(self, until: float) -> bool:
+        """Read those that have waited for too long, as far as there is time, and say whether there are more of them."""
+        while self._unread and (first := next(iter(self._unread))).late:
+            if self._clock() >= until:
+                return True
+            self._read(first.asker, self._turns.pop(first.asker))
+        return False
 
     def clear(self) -> None:
         """Read all of them, for the process is about to end."""
-        while self._unread:
-            self._read()
+        while self._turns:
+            self._read(*self._turns.popitem(last=False))
 
-    def _read(self) -> None:
-        unread = self._unread.popleft()
+    def _read(self, asker: Hashable, queue: deque[Unread]) -> None:
+        """Read the first of a caller, who goes to the end of the row."""
+        unread = queue.popleft()
+        if queue:
+            self._turns[asker] = queue
+        del self._unread[unread]
         self._bytes -= unread.size
         unread.read()
