@@ -118,6 +118,10 @@ async def test_answers_flow_while_one_query_takes_long(
 
     async with _client(cluster, "alice") as alice, _client(cluster, "bob") as bob:
         await asyncio.gather(_poll(alice, f"{url}/{job_ids[0]}"), _poll(bob, url))
+        before = counted.queries("squeue")
+        await _poll(alice, url)
+        # One, and one more where a job of another test has ended so lately that its exit code is asked for.
+        alone = counted.queries("squeue") - before
         with counted.holding("squeue"):
             slow = asyncio.create_task(_poll(alice, url))
             await _eventually(is_held)
@@ -133,4 +137,4 @@ async def test_answers_flow_while_one_query_takes_long(
             assert not shared.done()
             asked = counted.queries("squeue") - before
         assert await slow == await shared
-    assert counted.queries("squeue") == before + asked
+    assert counted.queries("squeue") - before - asked <= alone - 1
