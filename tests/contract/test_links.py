@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hpcgate.demo.processes import Identity
 from hpcgate.errors import GatewayError, PermissionDenied
 from hpcgate.ssh.files.footing import ENTER, Pinned, Self, Step, judge, resolve
 from hpcgate.ssh.session import Session
@@ -284,6 +285,6 @@ def test_a_link_that_is_swapped_for_ones_own_leads_nowhere(tmp_path: Path, shell
     argv = [shell, "-c", f"{ENTER}{script}; pwd -P", "sh", f"{shared}/way/file"]
     with swapping(shared / "way", shared / "down"):
         for _ in range(25):
-            done = subprocess.run(argv, capture_output=True, user=NOBODY, group=NOBODY)
+            done = subprocess.run(Identity(NOBODY, NOBODY).command(argv), capture_output=True)
             assert os.fsencode(private) not in done.stdout
     assert done.returncode or done.stdout

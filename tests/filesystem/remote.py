@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hpcgate.auth.policy import Grant
+from hpcgate.demo.processes import Identity
 from hpcgate.demo.sshd import Sshd
 from hpcgate.demo.users import User
 from hpcgate.filesystem.beneath import Confined
@@ -42,17 +42,13 @@ class Place:
 
     def run(self, *argv: str | bytes, stdin: bytes = b"") -> bytes:
         """Run a command in the directory as the user, past the gateway."""
-        identity: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            identity = {"user": self.user.uid, "group": self.user.gid, "extra_groups": []}
         done = subprocess.run(
-            argv,
+            Identity(self.user.uid, self.user.gid).command(argv),
             cwd=self.path,
             input=stdin,
             capture_output=True,
             check=True,
             env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"},
-            **identity,
         )
         printed: bytes = done.stdout
         return printed

@@ -97,11 +97,10 @@ async def job(session: Session, place: Place, archive: bytes) -> None:
     Path(source).write_bytes(archive)
     script = jobs.extract(source, str(place.path), compression=compression(archive))
     text = job_script((), script.values, script.body).encode()
-    groups = [grp.getgrnam(name).gr_gid for name in place.user.groups]
     try:
         done = await asyncio.to_thread(
-            subprocess.run, ["sh", "-s"], input=text, capture_output=True, cwd=place.path, umask=0o022,
-            user=place.user.uid, group=place.user.gid, extra_groups=groups, env={"PATH": "/usr/bin:/bin"},
+            subprocess.run, place.user.identity.command(["sh", "-s"]), input=text, capture_output=True, cwd=place.path,
+            umask=0o022, env={"PATH": "/usr/bin:/bin"},
         )  # fmt: skip
     finally:
         os.unlink(source)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcgate.demo.packages import ensure_installed
+from hpcgate.demo.processes import Identity
 from hpcgate.filesystem import compress, extract, unpacking
 from hpcgate.ssh.files import command_scripts
 from hpcgate.transfers import jobs
@@ -78,7 +79,7 @@ def test_what_a_script_makes_for_itself_is_for_nobody_else(top: Path, name: str)
     shims.begin()
     words, fed = making(top)
     done = subprocess.run(
-        ["dash", *words],
+        Identity(NOBODY, NOBODY).command(["dash", *words]),
         cwd=top / "mine",
         env={**shims.environment(), "HOME": f"{top}/mine", "LC_ALL": "C.UTF-8", "SHARED": f"{top}/shared"},
         input=fed,
@@ -86,9 +87,6 @@ def test_what_a_script_makes_for_itself_is_for_nobody_else(top: Path, name: str)
         timeout=300,
         start_new_session=True,
         umask=0o022,
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
     )
     assert done.returncode == 0, done
     opened = top / "steps" / "open"

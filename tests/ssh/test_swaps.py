@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcgate.demo.processes import Identity
 from hpcgate.filesystem import compress, extract, unpacking
 from hpcgate.filesystem.tus import scripts
 from hpcgate.ssh.files import command_attributes, command_scripts, footing
@@ -199,7 +200,7 @@ class Scene:
         before = self.state()
         self.shims.begin()
         done = subprocess.run(
-            ["dash", *words],
+            Identity(NOBODY, NOBODY).command(["dash", *words]),
             cwd=self.top / "mine",
             env={
                 **self.shims.environment(),
@@ -211,9 +212,6 @@ class Scene:
             timeout=300,
             start_new_session=True,
             umask=0o022,
-            user=NOBODY,
-            group=NOBODY,
-            extra_groups=[],
         )
         said = (swap, at, back, done.returncode, done.stdout, done.stderr)
         assert self.state() == before, said

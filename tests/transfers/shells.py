@@ -4,10 +4,10 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from hpcgate.demo.processes import Identity
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.script import job_script
 
@@ -50,18 +50,15 @@ class Sh:
         """Run a script from a file, as schedulers do; root's without the right to give files to any group, if asked."""
         path = self.directory.parent / f"{self.directory.name}.sh"
         path.write_text(job_script(directives, script.values, script.body))
-        identity: dict[str, Any] = (
-            {"user": NOBODY, "group": NOBODY, "extra_groups": []} if self.ordinary and os.geteuid() == 0 else {}
-        )
+        argv = [*([] if chown or os.geteuid() != 0 else NO_CHOWN), self.program, str(path)]
         done = subprocess.run(
-            [*([] if chown or os.geteuid() != 0 else NO_CHOWN), self.program, str(path)],
+            Identity(NOBODY, NOBODY).command(argv) if self.ordinary else argv,
             capture_output=True,
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
             env={"PATH": os.environ["PATH"], **environment},
             timeout=timeout,
             umask=0o022,
-            **identity,
         )
         return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 

@@ -303,11 +303,8 @@ class Cluster:
             **(slurm or self.slurm).environment,
             **(env or {}),
         }
-        identity: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            identity = {"user": account.uid, "group": account.gid, "extra_groups": account.identity.groups}
         done = subprocess.run(
-            list(argv),
+            account.identity.command(argv),
             input=input.decode(errors="surrogateescape") if isinstance(input, bytes) else input or "",
             capture_output=True,
             encoding="utf-8",
@@ -317,7 +314,6 @@ class Cluster:
             check=False,
             timeout=timeout,
             umask=0o022,
-            **identity,
         )
         if check and done.returncode != 0:
             raise DemoError(f"{argv} as {account.name} ended with {done.returncode}: {done.stderr or done.stdout}")
