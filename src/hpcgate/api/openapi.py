@@ -1,6 +1,6 @@
 """The OpenAPI document: what FastAPI cannot derive by itself."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -24,10 +24,20 @@ def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
             "name": name,
             "in": "query",
             "required": name in required,
-            "schema": kinds.get(field.pop("$ref", ""), {}) | field,
+            "schema": _spelt_out(field, kinds),
         }
         for name, field in schema["properties"].items()
     ]
+
+
+def _spelt_out(schema: Any, kinds: Mapping[str, dict[str, Any]]) -> Any:
+    """Return a schema with what it refers to in its place: the document has the schemas of bodies alone."""
+    if isinstance(schema, list):
+        return [_spelt_out(each, kinds) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    rest = {name: _spelt_out(value, kinds) for name, value in schema.items() if name != "$ref"}
+    return kinds.get(schema.get("$ref", ""), {}) | rest
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hpcgate.config.api_keys import ApiKeySettings
 from hpcgate.config.audit import AuditSettings
 from hpcgate.config.auth import AuthSettings, OidcSettings, OpenFgaSettings
 from hpcgate.config.base import CredentialSettings, Model, PluginSettings, SchedulerSettings, TransferSettings
+from hpcgate.config.events import EventSettings
 from hpcgate.config.http import HttpSettings
 from hpcgate.config.idempotency import IdempotencySettings
 from hpcgate.config.introspection import IntrospectionSettings
@@ -74,6 +75,7 @@ class Cluster(Model):
         validation_alias=AliasChoices("probing", "probing_services", "probingServices"),
         description="The health checks.",
     )
+    events: EventSettings = Field(default_factory=lambda: EventSettings(), description="How its jobs are watched.")
     file_systems: tuple[FileSystem, ...] = Field((), description="Its file systems.")
     data_operation: DataOperation = Field(default_factory=lambda: DataOperation(), description="Files in and out.")
     maintenance: tuple[MaintenanceWindow, ...] = Field((), description="Planned times in which it is not served.")
@@ -198,6 +200,7 @@ __all__ = [
     "Cluster",
     "CredentialSettings",
     "DataOperation",
+    "EventSettings",
     "FileSystem",
     "IdempotencySettings",
     "IntrospectionSettings",

@@ -42,6 +42,7 @@ class Background:
         """
         if self._closed or name in self.running:
             return
+        self._tasks = {other: task for other, task in self._tasks.items() if not task.done()}
         self._tasks[name] = asyncio.create_task(kept(name.partition("/")[0], job))
 
     async def stop(self, name: str) -> None:

@@ -11,6 +11,7 @@ from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import BadRequest, NoSuchTransfer, UnderWay
 from hpcgate.filesystem.base import Limits, Operation, naming
 from hpcgate.gateway.background import Background
+from hpcgate.gateway.watching import Watching
 from hpcgate.health.board import HealthBoard
 from hpcgate.health.maintenance import Calendar, Window
 from hpcgate.schedulers.base import JobDescription, Scheduler
@@ -41,6 +42,8 @@ class System:
     name: str = field(init=False)
     """The name as it is configured."""
     transfers: Mapping[str, Transfer] = field(init=False)
+    watching: Watching = field(init=False)
+    """Who wants to know what happens to its jobs."""
     _roots: frozenset[bytes] = field(init=False)
     _within: tuple[bytes, ...] = field(init=False)
 
@@ -49,6 +52,10 @@ class System:
         roots = tuple(fs.path.rstrip("/").encode() for fs in self.settings.file_systems)
         object.__setattr__(self, "_roots", frozenset(roots))
         object.__setattr__(self, "_within", tuple(root + b"/" for root in roots))
+        watching = Watching(self.scheduler, self.settings.events, self.background)
+        object.__setattr__(self, "watching", watching)
+        if isinstance(self.scheduler, SharedReads):
+            self.scheduler.on_write = watching.nudge
         around = TransferContext(self.name, self.pool, self.jobs.run)
         methods = [
             plugin("hpcgate.transfers", settings.service_type)(settings, around)

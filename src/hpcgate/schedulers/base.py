@@ -20,6 +20,7 @@ from hpcgate.schedulers.many import each
 from hpcgate.schedulers.once import Fate, Submitted
 from hpcgate.schedulers.reach import reach, with_script
 from hpcgate.schedulers.receipts import Once
+from hpcgate.schedulers.snapshot import Seen, Snapshot
 from hpcgate.ssh.pool import Pool
 
 AT_ONCE = 4
@@ -368,6 +369,22 @@ class Scheduler(ABC):
     @abstractmethod
     async def job(self, principal: Principal, job_id: str) -> Jobs:
         """Return the one job, or the tasks of an array."""
+
+    async def snapshot(self, principal: Principal, *, user: str | None) -> Snapshot:
+        """Return the jobs that have not ended, or not long ago, by one query as cheap as there is.
+
+        The default is a list by `jobs`.
+
+        Args:
+            principal: Who asks.
+            user: Whose; None for everybody's.
+        """
+        found = await self.jobs(principal, JobQuery(all_users=user is None, window="1h"))
+        return Snapshot.of(Seen(job, job.job_id) for job in found.jobs)
+
+    def names(self, job_id: str, seen: Seen) -> bool:
+        """Return whether an id that a user gives names a job; that of an array names its tasks, too."""
+        return job_id in (seen.job.job_id, seen.raw)
 
     async def several(self, principal: Principal, job_ids: tuple[str, ...]) -> Mapping[str, Jobs | GatewayError]:
         """Return several jobs by id, each as `job` does, or the error that `job` would raise.

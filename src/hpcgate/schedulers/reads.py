@@ -35,6 +35,7 @@ from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.once import Fate, Submitted
 from hpcgate.schedulers.receipts import Once
+from hpcgate.schedulers.snapshot import Seen, Snapshot
 from hpcgate.sharing.tasks import Tasks
 from hpcgate.ssh.errors import fresh_copy
 from hpcgate.telemetry.base import SILENT, Telemetry
@@ -94,6 +95,10 @@ class _Generation:
     leaving: dict[str, _Batch] = field(default_factory=dict)
 
 
+def _nobody(username: str) -> None:
+    """Tell nobody of a write."""
+
+
 class SharedReads(Scheduler):
     """A scheduler whose reads are shared; all else goes straight to the backend.
 
@@ -102,6 +107,9 @@ class SharedReads(Scheduler):
         read_cache: Seconds for which an answer about jobs may be given out again.
         system: The name of the system.
         telemetry: Who is told what takes how long.
+
+    Attributes:
+        on_write: Is told the name of each user who has changed, or may have changed, something.
     """
 
     def __init__(
@@ -115,6 +123,7 @@ class SharedReads(Scheduler):
         self._users: dict[str, _Generation] = {}
         self._kept = 0
         self._tasks = Tasks("schedulers")
+        self.on_write: Callable[[str], None] = _nobody
 
     def __repr__(self) -> str:
         return f"<SharedReads of {self.backend!r} {self.stats}>"
@@ -220,6 +229,14 @@ class SharedReads(Scheduler):
         """Return which ids the backend is certain that there is no job of."""
         return await self._query("unknown", self.backend.unknown(principal, job_ids))
 
+    async def snapshot(self, principal: Principal, *, user: str | None) -> Snapshot:
+        """Return the jobs of a user, or of everybody; those who wait share it (`hpcgate.gateway.watching`)."""
+        return await self._query("snapshot", self.backend.snapshot(principal, user=user))
+
+    def names(self, job_id: str, seen: Seen) -> bool:
+        """Return whether an id names a job, as the backend says."""
+        return self.backend.names(job_id, seen)
+
     async def metadata(self, principal: Principal, job_id: str) -> tuple[JobMetadata, ...]:
         """Return the script and the standard streams of a job."""
         return await self._shared(
@@ -277,6 +294,7 @@ class SharedReads(Scheduler):
         finally:
             # Also after a failure: a submission that timed out may have gone through.
             self._users.pop(principal.username, None)
+            self.on_write(principal.username)
 
     async def _query(self, operation: str, asking: Awaitable[T]) -> T:
         self.stats.queries += 1

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from hpcgate.api.access import Access, AccessDep, access_of
 from hpcgate.api.fast_path import described, read_query
@@ -18,6 +18,7 @@ from hpcgate.api.json_bodies import MAX_JOB, json_body
 from hpcgate.api.models import jobs as models
 from hpcgate.api.responses import encoded, encoded_in_part, json_bytes
 from hpcgate.api.terms import BY_SCHEDULER, Terms, on
+from hpcgate.api.waiting import WaitParameters, wait_for
 from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import Job, JobQuery, Jobs
@@ -120,7 +121,7 @@ async def post_job_submit(
     return models.PostJobSubmissionResponse(job_id=submitted.job_id, warnings=list(submitted.warnings) or None)
 
 
-class JobsParameters(BaseModel):
+class JobsParameters(WaitParameters):
     """Which jobs."""
 
     allusers: bool = False
@@ -244,7 +245,12 @@ async def get_jobs(request: Request, system_name: str) -> Response:
             raise BadRequest("ids: jobs are asked for by their ids, or by account and name")
         if asked.limit is not None or asked.cursor is not None:
             raise BadRequest("ids: jobs are asked for by their ids, or page by page with limit and cursor")
-        return await _named(access, wanted(asked.ids), attributes)
+        ids = wanted(asked.ids)
+        if asked.wait is not None:
+            await wait_for(access, ids, asked)
+        return await _named(access, ids, attributes)
+    if asked.wait is not None:
+        raise BadRequest("wait: jobs are waited for by their ids")
     if asked.cursor is not None and asked.limit is None:
         raise BadRequest("cursor: there are pages only with a limit")
     cursor = None if asked.cursor is None else Cursor.read(asked.cursor)
@@ -262,10 +268,15 @@ async def get_jobs(request: Request, system_name: str) -> Response:
 
 
 @on(Terms(Group.COMPUTE_READ, BY_SCHEDULER, direct=True))
-@router.get("/{job_id}", response_model=models.GetOneJobResponse)
+@router.get("/{job_id}", response_model=models.GetOneJobResponse, openapi_extra=described(WaitParameters))
 async def get_job(request: Request, system_name: str, job_id: str) -> Response:
-    """Return one job, or the tasks of an array, and what each has cost."""
+    """Return one job, or the tasks of an array, and what each has cost; with wait once something has become of it."""
     access = access_of(request)
+    if request.scope["query_string"]:
+        asked = read_query(WaitParameters, request.query_params)
+        if asked.wait is not None:
+            await access.system.scheduler.job(access.principal, job_id)
+            await wait_for(access, (job_id,), asked)
     return await _answer(await access.system.scheduler.job(access.principal, job_id), _singles)
 
 

@@ -56,6 +56,7 @@ from hpcgate.schedulers.slurm.rest.backend import Rest
 from hpcgate.schedulers.slurm.scancel import Outcome
 from hpcgate.schedulers.slurm.settings import SlurmSettings
 from hpcgate.schedulers.slurm.silence import Silences
+from hpcgate.schedulers.snapshot import Seen, Snapshot
 from hpcgate.ssh.pool import Pool
 from hpcgate.threads import off_loop
 
@@ -243,6 +244,17 @@ class Slurm(Scheduler):
         if self._submissions is None:
             raise NotSupported("An Idempotency-Key is not supported over slurmrestd alone (connection_mode: rest)")
         return self._submissions
+
+    async def snapshot(self, principal: Principal, *, user: str | None) -> Snapshot:
+        """Return the jobs that the controller knows; the database is not asked."""
+        records = await self._commands.live(principal, Selection(user=user))
+        found = (Seen(record.job, record.raw, record.submitted) for record in records)
+        return await off_loop(len(records), lambda: Snapshot.of(found))
+
+    def names(self, job_id: str, seen: Seen) -> bool:
+        """Return whether an id names a job: of an array, or a heterogeneous job, its tasks and components, too."""
+        parsed = _read(job_id)
+        return parsed is not None and parsed.matches(seen.job.job_id, seen.raw)
 
     async def jobs(self, principal: Principal, query: JobQuery) -> Jobs:
         """List jobs, in the order of their ids."""

@@ -1,0 +1,231 @@
+"""Who wants to know what happens to jobs of a system, and the one query an interval that tells all of them.
+
+Where the system's service account may see all jobs it asks for everybody; else each user with watchers asks for their
+own. While nobody watches nothing is asked (docs/decisions/job_events.md).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain, count
+
+import structlog
+
+from hpcgate.auth import Principal
+from hpcgate.config import EventSettings
+from hpcgate.errors import GatewayError
+from hpcgate.gateway.background import Background
+from hpcgate.schedulers.base import Scheduler
+from hpcgate.schedulers.snapshot import Mark, Seen, Snapshot
+
+log = structlog.stdlib.get_logger(__name__)
+
+SHORTEST = 1.0
+"""Least seconds from one query to the next, whatever happens."""
+LIVELY = 1.5
+"""Seconds between queries for a while after a submission or another change by the gateway's users."""
+LIVELY_FOR = 10.0
+"""Seconds for which that holds."""
+CALM_AFTER = 12
+"""Queries in a row that tell nothing new, after which they become fewer."""
+CALMEST = 3
+"""How many times the interval passes between them then."""
+
+
+class Watcher:
+    """One who wants to know.
+
+    Attributes:
+        principal: Who.
+        ready: Whether anything was read that was asked for after the watcher had come.
+    """
+
+    __slots__ = ("_poller", "_woken", "principal", "ready")
+
+    def __init__(self, principal: Principal, poller: "Poller") -> None:
+        self.principal = principal
+        self.ready = False
+        self._poller = poller
+        self._woken = asyncio.Event()
+
+    @property
+    def jobs(self) -> Mapping[str, Seen]:
+        """The user's own jobs by id, whatever else was read last."""
+        snapshot = self._poller.snapshot
+        return {} if snapshot is None or not self.ready else snapshot.jobs.get(self.principal.username, {})
+
+    async def changed(self) -> None:
+        """Wait until something has happened to a job of the user, or to what tells of it."""
+        await self._woken.wait()
+        self._woken.clear()
+
+    def wake(self) -> None:
+        """Have it look."""
+        self._woken.set()
+
+
+class Poller:
+    """Asks for the jobs of one user, or of everybody, as long as somebody watches.
+
+    Args:
+        ask: Reads a snapshot, for the one given who may have it read.
+        interval: Seconds between queries while jobs change.
+
+    Attributes:
+        watchers: By user.
+        snapshot: What was read last.
+        trouble: Why nothing could be read since.
+        polls: How many queries there were.
+    """
+
+    def __init__(self, ask: Callable[[Principal], Awaitable[Snapshot]], interval: float) -> None:
+        self._ask = ask
+        self._interval = interval
+        self.watchers: dict[str, set[Watcher]] = {}
+        self.snapshot: Snapshot | None = None
+        self.trouble: GatewayError | None = None
+        self.polls = 0
+        self._nudged = asyncio.Event()
+        self._lively_until = 0.0
+        self._unchanged = 0
+
+    def nudge(self) -> None:
+        """Have it ask soon, and more often for a while: something is about to change."""
+        self._lively_until = asyncio.get_running_loop().time() + LIVELY_FOR
+        self._nudged.set()
+
+    def add(self, watcher: Watcher) -> None:
+        """Take on one who watches, and ask soon."""
+        self.watchers.setdefault(watcher.principal.username, set()).add(watcher)
+        self._nudged.set()
+
+    def remove(self, watcher: Watcher) -> None:
+        """Let one go."""
+        user = watcher.principal.username
+        self.watchers[user].discard(watcher)
+        if not self.watchers[user]:
+            del self.watchers[user]
+
+    async def run(self) -> None:
+        """Ask until nobody watches."""
+        loop = asyncio.get_running_loop()
+        while self.watchers:
+            began = loop.time()
+            self._nudged.clear()
+            present = list(self._all())
+            try:
+                self.polls += 1
+                snapshot = await self._ask(_longest(present))
+            except GatewayError as error:
+                self._failed(error)
+            else:
+                self._take(snapshot, present)
+            took = loop.time() - began
+            pause = max(self._pause(loop.time()), took)
+            try:
+                async with asyncio.timeout(pause):
+                    await self._nudged.wait()
+            except TimeoutError:
+                continue
+            await asyncio.sleep(max(0.0, began + max(SHORTEST, took) - loop.time()))
+
+    def _all(self) -> Iterator[Watcher]:
+        return chain.from_iterable(self.watchers.values())
+
+    def _pause(self, now: float) -> float:
+        if self.trouble is None and now < self._lively_until:
+            return min(LIVELY, self._interval)
+        calm = max(0, self._unchanged - CALM_AFTER) / CALM_AFTER
+        return self._interval * min(CALMEST, 1 + calm)
+
+    def _failed(self, error: GatewayError) -> None:
+        if self.trouble is None:
+            log.warning("events.degraded", error=error.message)
+            for watcher in self._all():
+                watcher.wake()
+        self.trouble = error
+
+    def _take(self, snapshot: Snapshot, present: list[Watcher]) -> None:
+        """Have those look for whom there is anything new. Who came while it was read waits for the next one."""
+        before, self.snapshot = self.snapshot, snapshot
+        recovered, self.trouble = self.trouble is not None, None
+        known: Mapping[str, Mapping[str, Mark]] = {} if before is None else before.marks
+        users = {user for user in (*known, *snapshot.marks) if known.get(user) != snapshot.marks.get(user)}
+        self._unchanged = 0 if users else self._unchanged + 1
+        for watcher in present:
+            if recovered or not watcher.ready or watcher.principal.username in users:
+                watcher.ready = True
+                watcher.wake()
+
+
+def _longest(watchers: list[Watcher]) -> Principal:
+    """Return the principal whose token lasts longest."""
+    return max((watcher.principal for watcher in watchers), key=lambda one: one.expires_at or float("inf"))
+
+
+class Watching:
+    """What is watched on one system.
+
+    Args:
+        scheduler: Tells of the jobs.
+        settings: How often it is asked, and by whom.
+        background: Keeps the queries going.
+    """
+
+    def __init__(self, scheduler: Scheduler, settings: EventSettings, background: Background) -> None:
+        self._scheduler = scheduler
+        self._settings = settings
+        self._background = background
+        self._pollers: dict[str, Poller] = {}
+        self._numbers = count()
+
+    def __repr__(self) -> str:
+        return f"<Watching {self.watchers} by {len(self._pollers)}>"
+
+    @property
+    def watchers(self) -> int:
+        """How many watch."""
+        return sum(len(own) for poller in self._pollers.values() for own in poller.watchers.values())
+
+    @property
+    def settings(self) -> EventSettings:
+        """How it is watched."""
+        return self._settings
+
+    @contextmanager
+    def watch(self, principal: Principal) -> Iterator[Watcher]:
+        """Have somebody know what happens to their own jobs for as long as the context lasts."""
+        # What one token may see another may not.
+        key = "" if self._for_all else f"{principal.username}\0{principal.standing}"
+        poller = self._pollers.get(key)
+        new = poller is None
+        if poller is None:
+            poller = self._pollers[key] = Poller(self._read, self._settings.interval)
+        watcher = Watcher(principal, poller)
+        poller.add(watcher)
+        if new:
+            # One that nobody watched any more may still be asking: each has a name of its own.
+            self._background.start(f"events.poller/{next(self._numbers)}", poller.run)
+        try:
+            yield watcher
+        finally:
+            poller.remove(watcher)
+            if not poller.watchers and self._pollers.get(key) is poller:
+                del self._pollers[key]
+                poller.nudge()
+
+    def nudge(self, username: str | None = None) -> None:
+        """Ask soon for what concerns a user, or everybody: something is about to change."""
+        for poller in self._pollers.values():
+            if username is None or username in poller.watchers:
+                poller.nudge()
+
+    @property
+    def _for_all(self) -> bool:
+        return self._settings.by_service_account and self._background.account is not None
+
+    async def _read(self, principal: Principal) -> Snapshot:
+        account = self._background.account
+        if self._settings.by_service_account and account is not None:
+            return await self._scheduler.snapshot(await account.principal(), user=None)
+        return await self._scheduler.snapshot(principal, user=principal.username)

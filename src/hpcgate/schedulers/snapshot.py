@@ -1,0 +1,54 @@
+"""The jobs of a system as one query finds them, for all who wait for something to become of one."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpcgate.schedulers.base import Job
+
+Mark = tuple[object, ...]
+"""What of a job differs once something has happened to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A job, an array task or tasks that wait together, as it was found.
+
+    Attributes:
+        job: The job.
+        raw: Another id that names it: of an array task that of its own record.
+        submitted: When it was submitted or requeued; None if that is not told.
+    """
+
+    job: "Job"
+    raw: str
+    submitted: int | None = None
+
+    @property
+    def mark(self) -> Mark:
+        """What differs once something has happened to it; it does not while it merely runs on."""
+        status, times = self.job.status, self.job.time
+        return status.state, status.state_reason, self.submitted, times.start, times.end
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one query has found.
+
+    Attributes:
+        jobs: By user and id.
+        marks: Of each, in the same way.
+    """
+
+    jobs: Mapping[str, Mapping[str, Seen]]
+    marks: Mapping[str, Mapping[str, Mark]]
+
+    @classmethod
+    def of(cls, found: Iterable[Seen]) -> "Snapshot":
+        """Return the snapshot of what was found."""
+        jobs: dict[str, dict[str, Seen]] = {}
+        for seen in found:
+            jobs.setdefault(seen.job.user or "", {})[seen.job.job_id] = seen
+        marks = {user: {job_id: seen.mark for job_id, seen in own.items()} for user, own in jobs.items()}
+        return cls(jobs, marks)
