@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test compiled coverage test-deep test-debian13 test-recipes unit lint format bench bench-paired soak docs job-fields sites clean
+.PHONY: help demo test every-test compiled coverage test-deep test-debian13 test-recipes unit lint format bench bench-paired soak docs job-fields sites clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -18,14 +18,16 @@ $(READY): pyproject.toml requirements.lock scripts/prepare
 demo: $(READY) ## a whole cluster and the gateway on this machine, with a tour; ONCE=1 ends after the tour
 	@$(BIN)/hpcgate demo $(if $(ONCE),--once)
 
-# Processes that `make test` shares its files among. More than there are cores: of a test's time, half is waiting for
-# Slurm, for sshd, and for what is to end by itself.
-WORKERS ?= $(shell expr $$(nproc) + 2)
+# Processes that `make test` shares its files among. More than there are cores: of a test's time, more than half is waiting
+# for Slurm, for sshd, and for what is to end by itself. Each takes up to 1.5 GiB, its cluster with it.
+WORKERS ?= $(shell awk -v cores=$$(nproc) '/^MemTotal/ {print cores + ($$2 > (cores + 4) * 2097152 ? 4 : 2)}' /proc/meminfo)
 # What hpcgate is compiled to is kept: the tests start it several hundred times.
 unexport PYTHONDONTWRITEBYTECODE
 
-test: $(READY) ## every test, on a real sshd and a real Slurm
-	@$(MAKE) --no-print-directory -j 2 lint compiled
+test: $(READY) ## style, types, and every test on a real sshd and a real Slurm
+	@$(MAKE) --no-print-directory -j 2 lint every-test
+
+every-test: compiled
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The tests compiled once, beside the linters, and not by each of the processes; what is wrong with them these tell.

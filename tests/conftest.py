@@ -16,6 +16,7 @@ from hpcgate.demo.cluster import Cluster, Gateway, Options
 from hpcgate.demo.slurm import Slurm, SlurmOptions
 from hpcgate.demo.sshd import Sshd
 from tests.mending import mend
+from tests.order import LONG, LONGER, LONGEST
 from tests.people import Person
 
 # A shell that starts this in the background has SIGINT ignored, which the programs under test would inherit.
@@ -31,37 +32,19 @@ effort.load_profile("unhurried")
 _patience = inspect.signature(httpx.get).parameters["timeout"].default
 _patience.connect = _patience.read = _patience.write = _patience.pool = 120.0
 
-LONG = {
-    "attack",
-    "faults",
-    "docs",
-    "cluster",
-    "clients",
-    "deploy",
-    "sites",
-    "contract",
-    "transfers",
-    "ssh",
-    "filesystem",
-}
-"""Directories whose files take long. Short files come last, so that all workers of ``make test`` end together."""
-
-
 UNITS = {
     "admission", "api", "auth", "config", "credentials", "gateway", "health", "outbound", "rates", "schedulers",
     "sharing", "telemetry",
 }  # fmt: skip
 """Directories whose tests need nothing that runs, but for those that ask for a fixture of `RUNNING`."""
-LONGER = {"test_pages_in_browser", "test_damage", "test_receipts"}
-"""Files in them that run a browser, or take seconds a test."""
 RUNNING = {"cluster", "front", "server", "redis", "browser"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Deal the files that take long like cards, one of each directory in turn; within a directory all stays in order.
 
-    Some directories compute and others wait, and at each moment some of both are to be under way.
-    Those that need nothing running are marked for `make unit`.
+    Some directories compute and others wait, and at each moment some of both are to be under way. The longest files
+    come first of all. Those that need nothing running are marked for `make unit`.
     """
     here = Path(__file__).parent
     for item in items:
@@ -74,7 +57,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     turns: dict[Path, float] = {}
     for room, files in rooms.items():
         for number, path in enumerate(files):
-            turns[path] = (number + 0.5) / len(files) if room in LONG else 1.0
+            turns[path] = (number + 0.5) / len(files) if room in LONG or path.stem in LONGER else 1.0
+    for number, name in enumerate(LONGEST):
+        turns[here / f"{name}.py"] = number - len(LONGEST)
     items.sort(key=lambda item: turns[item.path])
 
 

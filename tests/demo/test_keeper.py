@@ -146,9 +146,11 @@ def test_stopping_takes_away_detached_processes_and_the_directory(tmp_path: Path
 
 
 DEMO = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from hpcgate.demo.processes import Keeper
+# The tests may have been started by nohup, and their children ignore what it ignores.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 keeper = Keeper(Path(sys.argv[1]))
 keeper.spawn(["sleep", "60"], log=keeper.directory / "log", env={"PATH": "/usr/bin:/bin"}, cwd=keeper.directory)
 print(keeper.pid, flush=True)
