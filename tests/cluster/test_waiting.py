@@ -1,11 +1,17 @@
 """?wait= on the real Slurm: answered when it has happened, and not before."""
 
+import asyncio
+import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from hpcgate.demo.cluster import Cluster
 from tests.people import Person
+
+from .scheduler_systems import principal, system
 
 LONG = 600
 """Seconds of patience that no test needs."""
@@ -97,3 +103,26 @@ def test_who_waits_counts_as_a_stream_and_is_bounded(alice: Person) -> None:
         assert set(answers) == {200, 429}
     finally:
         alice.http.delete(f"/compute/demo/jobs/{job_id}")
+
+
+def lists_asked_for(cluster: Cluster) -> int:
+    """Return how often the controller was asked for jobs since it began, by whatever command."""
+    assert cluster.slurm is not None
+    found = re.findall(r"^\s*REQUEST_JOB_\w*INFO\w*\s*\(.*?count:(\d+)", cluster.slurm.run(["sdiag"]), re.MULTILINE)
+    return sum(map(int, found))
+
+
+async def test_the_controller_is_asked_once_for_all_who_watch_and_never_while_nobody_does(cluster: Cluster) -> None:
+    """Counted where it is asked."""
+    async with system(cluster, events={"interval": 0.5}) as made:
+        before = await asyncio.to_thread(lists_asked_for, cluster)
+        with ExitStack() as stack:
+            watchers = [stack.enter_context(made.watching.watch(principal(cluster, "alice"))) for _ in range(100)]
+            await asyncio.gather(*(watcher.changed() for watcher in watchers))
+            while made.watching.polls < 5:
+                await asyncio.sleep(0.1)
+        while made.background.running:
+            await asyncio.sleep(0.1)
+        asked = await asyncio.to_thread(lists_asked_for, cluster) - before
+        assert 5 <= asked == made.watching.polls
+        assert await asyncio.to_thread(lists_asked_for, cluster) - before == asked

@@ -98,7 +98,7 @@ async def test_all_watchers_of_a_user_share_a_query_and_without_any_there_is_non
         assert repr(shared) == "<Watching 100 by 1>"
         assert background.running == ["events.poller/0"]
     await settle()
-    assert (len(cluster.asked), background.running, shared.watchers) == (1, [], 0)
+    assert (len(cluster.asked), background.running, shared.watchers, shared.polls) == (1, [], 0, 1)
 
 
 async def test_a_service_account_asks_once_for_everybody_and_nobody_sees_anothers_jobs(

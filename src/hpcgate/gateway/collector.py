@@ -149,13 +149,20 @@ class GatewayCollector(Collector):
             "Of these, reads that cost the scheduler no query of their own: answered together with others.",
             labels=["system"],
         )
+        watchers = GaugeMetricFamily(
+            "hpcgate_watchers", "Requests that wait for something to become of a job.", labels=["system"]
+        )
+        polls = CounterMetricFamily(
+            "hpcgate_watching_queries", "Queries of the scheduler for all who watch.", labels=["system"]
+        )
         for system in self._gateway.systems.values():
+            watchers.add_metric([system.name], system.watching.watchers)
+            polls.add_metric([system.name], system.watching.polls)
             if isinstance(system.scheduler, SharedReads):
                 stats = system.scheduler.stats
                 asked.add_metric([system.name], stats.asked)
                 shared.add_metric([system.name], max(0, stats.asked - stats.queries))
-        yield asked
-        yield shared
+        yield from (asked, shared, watchers, polls)
 
     def _health(self) -> Iterator[Metric]:
         service = ["system", "service", "path"]

@@ -178,9 +178,15 @@ class Watching:
         self._background = background
         self._pollers: dict[str, Poller] = {}
         self._numbers = count()
+        self._past_polls = 0
 
     def __repr__(self) -> str:
         return f"<Watching {self.watchers} by {len(self._pollers)}>"
+
+    @property
+    def polls(self) -> int:
+        """How many queries there were since the start."""
+        return self._past_polls + sum(poller.polls for poller in self._pollers.values())
 
     @property
     def watchers(self) -> int:
@@ -212,6 +218,7 @@ class Watching:
             poller.remove(watcher)
             if not poller.watchers and self._pollers.get(key) is poller:
                 del self._pollers[key]
+                self._past_polls += poller.polls
                 poller.nudge()
 
     def nudge(self, username: str | None = None) -> None:
