@@ -20,7 +20,7 @@ from hpcgate.filesystem.tus import scripts
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.commands.quoting import Steering
 from hpcgate.ssh.files import command_attributes
-from hpcgate.ssh.files.command_files import LARGE, unwritable
+from hpcgate.ssh.files.command_files import LARGE, looked, unwritable
 from hpcgate.ssh.files.command_output import parse_stat, size_in
 from hpcgate.ssh.files.command_streams import CommandStreams, OpenByCommand, said_in
 from hpcgate.ssh.files.coreutils_errors import (
@@ -35,10 +35,19 @@ from hpcgate.ssh.files.coreutils_errors import (
 )
 from hpcgate.ssh.files.login_node import NodeView
 from hpcgate.ssh.files.private_directory import PRIVATE_MODE, PrivateDirectory, not_private
-from hpcgate.ssh.files.protocol import Attributes, Entry, RemoteFiles, Replacing, refuse_root, temporary_name, too_large
+from hpcgate.ssh.files.protocol import (
+    Attributes,
+    Entry,
+    Look,
+    RemoteFiles,
+    Replacing,
+    refuse_root,
+    temporary_name,
+    too_large,
+)
 from hpcgate.ssh.files.streams import PATIENCE, SYNC_PATIENCE, OpenFile, Ready, Streams
 from hpcgate.ssh.pool import Pool
-from hpcgate.ssh.runner import Completed, understanding
+from hpcgate.ssh.runner import SHORT, Completed, understanding
 from hpcgate.ssh.session import Session
 
 T = TypeVar("T")
@@ -442,6 +451,18 @@ class ConfinedFiles(CommandStreams):
         if not done.ok:
             raise _unread(done, path, tool)
         return done.stdout
+
+    async def look(self, path: bytes, *, start: int, above: int, size: int, inode: int = 0) -> Look:
+        """Look into a file, whose path is walked anew each time. It is not held."""
+        done = await self._beneath.run(
+            "look", f"cat: {shown(path)}", path=path, start=start, above=above, size=size, limit=SHORT + size
+        )
+        if not done.ok:
+            raise _unread(done, path, "cat")
+        return looked(done.stdout, size, "python3")
+
+    async def release(self, path: bytes) -> None:
+        """Nothing is held."""
 
     async def write(self, path: bytes, content: AsyncIterable[bytes], *, mode: int | None = None) -> int:
         """Write atomically."""

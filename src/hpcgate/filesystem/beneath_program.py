@@ -515,6 +515,14 @@ class Request:
         fd = regular(self.box.locate(self.path()))
         self._part(fd, self.get("offset"), self.get("size"))
 
+    def look(self):
+        """Say the attributes of a file and, if it is longer than so much, a part of it."""
+        fd = regular(self.box.locate(self.path()))
+        info = os.fstat(fd)
+        self.say(numbers(info).encode() + b"\n")
+        if info.st_size > self.get("above"):
+            self._part(fd, self.get("start"), self.get("size"))
+
     def _part(self, fd, offset, size):
         os.lseek(fd, offset, os.SEEK_SET)
         while size is None or size > 0:
@@ -1072,6 +1080,7 @@ OPERATIONS = {
         "entry",
         "list",
         "read",
+        "look",
         "open",
         "checksum",
         "kind",

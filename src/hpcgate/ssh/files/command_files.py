@@ -9,7 +9,7 @@ from hpcgate.errors import CommandFailed, GatewayError, NeverBegan, TooLarge
 from hpcgate.ssh.commands.command import START_UP_FILES
 from hpcgate.ssh.files.command_attributes import CHMOD, MKDIR, MKDIR_PARENTS, REMOVE, RENAME, SYMLINK, stand_and
 from hpcgate.ssh.files.command_output import LS, STAT, parse_listing, parse_stat, size_in
-from hpcgate.ssh.files.command_scripts import CUT, PARTLY, PROBE, READ, TRAILER, WRITE
+from hpcgate.ssh.files.command_scripts import CUT, LOOK, PARTLY, PROBE, READ, TRAILER, WRITE
 from hpcgate.ssh.files.coreutils_errors import (
     NOT_REGULAR,
     error_from_stderr,
@@ -22,7 +22,16 @@ from hpcgate.ssh.files.coreutils_errors import (
 )
 from hpcgate.ssh.files.footing import untrusted
 from hpcgate.ssh.files.login_node import NodeView
-from hpcgate.ssh.files.protocol import ROW, Attributes, Entry, ListingSize, refuse_root, temporary_name, too_large
+from hpcgate.ssh.files.protocol import (
+    ROW,
+    Attributes,
+    Entry,
+    ListingSize,
+    Look,
+    refuse_root,
+    temporary_name,
+    too_large,
+)
 from hpcgate.ssh.runner import SHORT, Completed, Runner, understanding
 
 BLOCK = 4 * 1024 * 1024
@@ -136,6 +145,17 @@ class CommandFiles:
         if not done.ok:
             raise _reading(done, path, tool)
         return done.stdout
+
+    async def look(self, path: bytes, *, start: int, above: int, size: int, inode: int = 0) -> Look:
+        """Look into a file, by ``stat`` and ``dd`` on one descriptor. It is not held."""
+        argv: list[str | bytes] = ["sh", "-c", LOOK, "cat", path, str(start), str(above), str(size)]
+        done = await self._runner.run(argv, limit=SHORT + size)
+        if not done.ok:
+            raise _reading(done, path, "cat")
+        return looked(done.stdout, size, "stat")
+
+    async def release(self, path: bytes) -> None:
+        """Nothing is held."""
 
     async def stream(self, path: bytes, *, offset: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
         """Yield a file's bytes, a command for every `BLOCK`."""
@@ -258,6 +278,19 @@ def _portions(names: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         size += len(name)
     if portion:
         yield portion
+
+
+def looked(said: bytes, size: int, tool: str) -> Look:
+    """Read what a command has said of a look into a file: a line of attributes, and content of at most `size` bytes.
+
+    Raises:
+        BadAnswer: It is something else.
+    """
+    line, _, content = said.partition(b"\n")
+    with understanding(tool):
+        if len(content) > size:
+            raise ValueError("more than was asked for")
+        return Look(parse_stat(line), content)
 
 
 def _reading(done: Completed, path: bytes, tool: str) -> GatewayError:

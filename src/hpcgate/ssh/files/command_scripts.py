@@ -1,6 +1,7 @@
 """The shell scripts (POSIX sh and GNU coreutils) by which files are read and written where SFTP is not used."""
 
 from hpcgate.ssh.commands.ending import CUT_OFF
+from hpcgate.ssh.files.command_output import STAT
 from hpcgate.ssh.files.coreutils_errors import NOT_REGULAR
 from hpcgate.ssh.files.footing import ENTER, MOVED
 
@@ -23,6 +24,26 @@ if [ -n "$3" ]; then
   exec dd if="$1" bs=65536 iflag=fullblock,skip_bytes,count_bytes skip="$2" count="$3" status=none
 fi
 exec dd if="$1" bs=65536 iflag=fullblock,skip_bytes skip="$2" status=none
+"""
+)
+# $1 file, $2 bytes to skip, $3 the most bytes that it may have to be left alone, $4 the most bytes to read. Attributes
+# and content are those of one descriptor, whatever is put in the place of the file meanwhile.
+LOOK = (
+    REGULAR
+    + """\
+if [ -d "$1" ]; then echo "Is a directory" >&2; exit 1; fi
+dd if="$1" count=0 status=none || exit 1
+exec 4<"$1"
+"""
+    + f"""\
+a=$(stat -L -c '{STAT}' /dev/fd/4) || exit 1
+"""
+    + """\
+printf '%s\\n' "$a"
+b=$2 most=$3 n=$4
+set -- $a
+[ "$7" -gt "$most" ] || exit 0
+exec dd bs=65536 iflag=fullblock,skip_bytes,count_bytes skip="$b" count="$n" status=none <&4
 """
 )
 # adopt OLD NEW: the new file, which replaces the old one, gets its owner if that may be, its group, mode and access

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 
 from hpcgate.ssh.files.helper import Helper
-from hpcgate.ssh.files.protocol import Attributes, Entry, ListingSize, RemoteFiles
+from hpcgate.ssh.files.protocol import Attributes, Entry, ListingSize, Look, RemoteFiles
 
 
 class HelpedFiles:
@@ -59,6 +59,17 @@ class HelpedFiles:
             if content is not None:
                 return content
         return await (await self._behind()).read(path, offset=offset, size=size, tool=tool)
+
+    async def look(self, path: bytes, *, start: int, above: int, size: int, inode: int = 0) -> Look:
+        """Look into a file in one exchange; the helper holds it."""
+        found = await self._helper.look(path, start=start, above=above, size=size, inode=inode)
+        if found is not None:
+            return found
+        return await (await self._behind()).look(path, start=start, above=above, size=size, inode=inode)
+
+    async def release(self, path: bytes) -> None:
+        """Have the helper hold a file no longer."""
+        await self._helper.release(path)
 
     async def stream(self, path: bytes, *, offset: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
         """Yield a file's bytes."""

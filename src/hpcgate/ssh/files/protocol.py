@@ -120,6 +120,19 @@ class Entry:
         return stat.S_ISLNK(self.mode)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look into a regular file has found: both are of the same file, whatever its name comes to mean.
+
+    Attributes:
+        attributes: As they were before the content was read.
+        content: A part of it.
+    """
+
+    attributes: Attributes
+    content: bytes
+
+
 class RemoteFiles(Protocol):
     """The files of one system as one user sees them."""
 
@@ -168,6 +181,23 @@ class RemoteFiles(Protocol):
             size: The most bytes to return; None is all of them, which the caller has to bound.
             tool: In whose words to fail: cat, head, tail or dd.
         """
+
+    async def look(self, path: bytes, *, start: int, above: int, size: int, inode: int = 0) -> Look:
+        """Open a regular file and return its attributes and, if it is longer than `above`, a part of its content.
+
+        The way of access may hold the file until `release`: then the file that was looked at last goes first for as
+        long as it has more than `above`, even if its name stands for another one by now, or for none.
+
+        Args:
+            path: The file.
+            start: Bytes to skip.
+            above: The most bytes that the file may have for none of its content to be read.
+            size: The most bytes to return.
+            inode: Of the file that was looked at last, 0 for none.
+        """
+
+    async def release(self, path: bytes) -> None:
+        """Hold a file no longer that has been looked at."""
 
     def stream(self, path: bytes, *, offset: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
         """Yield the bytes of a regular file in blocks, in order, with flat memory."""

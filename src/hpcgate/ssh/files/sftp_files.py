@@ -24,6 +24,7 @@ from hpcgate.ssh.files.protocol import (
     PRIVATE,
     Attributes,
     Entry,
+    Look,
     refuse_root,
     temporary_name,
     without_group,
@@ -126,6 +127,13 @@ class SftpFiles:
                 await cancel([fetching])
                 raise
         return await self._commands.read(path, offset=offset, size=size, tool=tool)
+
+    async def look(self, path: bytes, *, start: int, above: int, size: int, inode: int = 0) -> Look:
+        """Look into a file, by a command: SFTP does not tell of inodes."""
+        return await self._commands.look(path, start=start, above=above, size=size, inode=inode)
+
+    async def release(self, path: bytes) -> None:
+        """Nothing is held."""
 
     async def stream(
         self, path: bytes, *, offset: int = 0, size: int | None = None, tool: str = "cat"
