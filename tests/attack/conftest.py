@@ -38,7 +38,8 @@ def attacked(cluster: Cluster, store: ObjectStore) -> Iterator[Gateway]:
             cluster.cluster_settings("demo", **fence, **held),
             cluster.cluster_settings("commands", ssh={"files": "commands"}, **fence, **held),
         ],
-        streams={"max_streams_per_user": 64},
+        # What has no end is to have one, as each of its answers is looked at whole.
+        streams={"max_streams_per_user": 64, "max_follow": 0.2},
     )
     running = cluster.start_gateway(config)
     yield running

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from hpcgate.demo.cluster import Cluster, Gateway
+from tests.cluster.following import events_in
 from tests.cluster.streaming import wait_until
 from tests.path_requests import CHUNK, TUS, assert_denied, b64, requests
 from tests.people import Person
@@ -117,6 +118,25 @@ def test_links_that_would_be_followed_on_the_way(held: httpx.Client, tree: Path)
     for top, more in (("ops", {}), ("transfer", {"account": "x"})):
         assert_denied(held.post(f"/filesystem/demo/{top}/extract", json={**into, **more}), "tree")
     assert_denied(held.put("/filesystem/demo/files/archive", params={"path": str(tree)}, content=b"\0" * 10240), "tree")
+
+
+@pytest.mark.parametrize("system", ["demo", "commands"])
+def test_what_is_followed_is_held_to_the_tree(held: httpx.Client, alice: Person, tree: Path, system: str) -> None:
+    """A link that leads out is denied before the stream begins; a file that becomes one ends it, and is not read."""
+    url = f"/filesystem/{system}/files/follow"
+    for path in (f"{tree}/file", f"{tree}/relative/secret", f"{tree.parent}/outside/secret", f"{tree}/../outside/new"):
+        assert_denied(held.get(url, params={"path": path}), "tree")
+    log = tree / "sub" / f"log-{system}"
+    alice.run("sh", "-c", f"echo inside > {log}")
+    with held.stream("GET", url, params={"path": str(log)}) as answer:
+        assert answer.status_code == 200
+        events = events_in(answer.iter_bytes())
+        assert next(events).data["text"] == "inside\n"
+        alice.run("ln", "-sfn", "../../outside/secret", str(log))
+        *others, last = events
+    assert [event.name for event in others if event.name != "waiting"] == []
+    assert (last.name, last.data["status"]) == ("failed", 403)
+    alice.run("rm", str(log))
 
 
 def test_a_link_that_leads_out_can_be_removed(held: httpx.Client, alice: Person, tree: Path) -> None:
@@ -289,6 +309,8 @@ def test_every_endpoint_with_a_path_is_tried(guarded: Gateway) -> None:
         ("GET", "/compute/{system_name}/submissions"),
         ("GET", "/compute/{system_name}/submissions/{key}"),
     }
+    # test_what_is_followed_is_held_to_the_tree
+    tried.add(("GET", "/filesystem/{system_name}/files/follow"))
     tried.add(("POST", "/compute/{system_name}/jobs/bulk"))  # test_each_of_many_jobs_is_held_to_the_tree
     document = httpx.get(f"{guarded.url}/openapi.json").json()
     for path, item in document["paths"].items():

@@ -681,3 +681,39 @@ async def test_what_the_file_system_refuses_costs_no_more_than_that(
     assert ".hpcgate-" not in caught.value.message
     assert caught.value.status == 400 or "itself" in caught.value.message
     assert place.names() == [b"directory", b"file"]
+
+
+# Looks
+
+
+async def test_a_look_tells_attributes_and_content_of_one_file(files: RemoteFiles, place: Place) -> None:
+    path = place.write("log", b"0123456789")
+    look = await files.look(path, start=2, above=5, size=4)
+    found = os.stat(path)
+    assert (look.attributes.ino, look.attributes.size, look.content) == (found.st_ino, 10, b"2345")
+    assert (await files.look(path, start=8, above=5, size=4)).content == b"89"
+    assert (await files.look(path, start=2, above=10, size=4)).content == b""
+    assert (await files.look(path, start=2, above=9, size=0)).content == b""
+    await files.release(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\0\1\0", bytes(range(256)), b"a b\n c"])
+@pytest.mark.parametrize("name", ["plain", "two words", "-n", "new\nline", b"\xff"])
+async def test_a_look_tells_any_bytes(files: RemoteFiles, place: Place, name: str | bytes, content: bytes) -> None:
+    look = await files.look(place.write(name, content), start=0, above=-1, size=1000)
+    assert look.content == content
+
+
+async def test_a_look_at_what_is_not_a_regular_file_fails(files: RemoteFiles, place: Place) -> None:
+    place.run("mkdir", "directory")
+    place.run("mkfifo", "fifo")
+    place.write("closed", b"", 0)
+    for name, error in (
+        ("directory", IsADirectory),
+        ("fifo", BadRequest),
+        ("closed", PermissionDenied),
+        ("missing", PathNotFound),
+        ("closed/below", NotADirectory),
+    ):
+        with pytest.raises(error, match="cat: "):
+            await files.look(place / name, start=0, above=0, size=1)

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from hpcgate.auth import Principal
 from hpcgate.errors import RateLimited, Unavailable
-from hpcgate.gateway.streams import Stream, Streams
+from hpcgate.gateway.streams import Bound, Stream, Streams
 
 
 def user(name: str, *, until: float | None = None) -> Principal:
@@ -114,3 +114,29 @@ async def test_a_stream_with_a_token_that_has_expired_is_told_to_close_at_once_a
         timer = stream.timer
         assert timer is not None
     assert timer.cancelled()
+
+
+def test_kinds_with_bounds_of_their_own_are_left_out_of_those_of_all_others() -> None:
+    streams = Streams(1, 1, apart={"follow": Bound(2, 1)})
+    with streams.hold("follow", user("a"), "demo"), streams.hold("download", user("a"), "demo"):
+        with pytest.raises(RateLimited), streams.hold("follow", user("a"), "demo"):
+            pass
+        with streams.hold("follow", user("b"), "demo"):
+            with pytest.raises(RateLimited), streams.hold("follow", user("c"), "demo"):
+                pass
+            assert streams.taken == 3
+    with streams.hold("follow", user("a"), "demo"), streams.hold("follow", user("b"), "demo"):
+        assert streams.taken == 2
+
+
+@pytest.mark.parametrize(("until", "longest", "reason"), [(None, 0, "longest"), (0, 9, "expired"), (9, 0, "longest")])
+async def test_a_stream_is_told_to_end_by_its_token_or_its_longest_time(
+    until: float | None, longest: float, reason: str
+) -> None:
+    """Whichever comes first."""
+    streams = Streams(9, 9, clock=lambda: 1000.0)
+    principal = user("alice", until=None if until is None else 1000.0 + until)
+    with streams.hold("follow", principal, "demo", endless=True, longest=longest) as stream:
+        await stream.closing.wait()
+        assert stream.reason == reason
+    assert streams.ended["follow", reason] == 1

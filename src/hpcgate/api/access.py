@@ -1,7 +1,7 @@
 """What comes before every route: who asks, and whether for a system that they may use. The door asks it, once."""
 
 from collections.abc import Awaitable
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from hpcgate.errors import Denied, Forbidden, GatewayError, Unauthenticated, Una
 from hpcgate.filesystem.base import Lender, Operation, naming
 from hpcgate.filesystem.beneath import ConfinedPool
 from hpcgate.filesystem.confinement import Reach, confine
+from hpcgate.filesystem.following import Follower, Start
 from hpcgate.gateway.gateway import Gateway
 from hpcgate.gateway.streams import Stream
 from hpcgate.gateway.system import System
@@ -103,12 +104,18 @@ class Access:
         """
         return self.system.pool if self.grant.paths is None else ConfinedPool(self.system.pool, self.grant)
 
-    def stream(self, kind: str, *, endless: bool = False) -> AbstractContextManager[Stream]:
+    def stream(
+        self, kind: str, *, endless: bool = False, longest: float | None = None
+    ) -> AbstractContextManager[Stream]:
         """Count as a stream of the user for as long as the context lasts; as `Streams.hold`."""
         if self.request is None:
             raise RuntimeError("no request")
         streams = gateway(self.request).streams
-        return streams.hold(kind, self.principal, self.system.name, endless=endless)
+        return streams.hold(kind, self.principal, self.system.name, endless=endless, longest=longest)
+
+    def follow(self, path: bytes, start: Start, rate: float) -> AbstractAsyncContextManager[Follower]:
+        """Follow a file for as long as the context lasts, beneath the paths of the policy's rule at each look."""
+        return self.system.following.follow(self.principal, self.grant, path, start, rate)
 
     def perform(self, operation: Operation) -> Awaitable[Any]:
         """Run an operation as the user, beneath the paths of the policy's rule where it has any."""

@@ -50,6 +50,7 @@ _NAMES: dict[tuple[str, str], tuple[str, str]] = {
     ("get", f"{_FILES}/ops/tail"): ("tail", "Get the end of a file"),
     ("get", f"{_FILES}/ops/view"): ("view", "Get a part of a file as text"),
     ("get", f"{_FILES}/files/content"): ("get_content", "Download a file of any size"),
+    ("get", f"{_FILES}/files/follow"): ("follow_file", "Follow a file that grows"),
     ("head", f"{_FILES}/files/content"): ("head_content", "Get a file's size and version"),
     ("put", f"{_FILES}/files/content"): ("put_content", "Upload a file of any size"),
     ("options", f"{_FILES}/files/uploads"): ("upload_options", "What of tus is offered?"),

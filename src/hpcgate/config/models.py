@@ -98,6 +98,16 @@ class StreamSettings(Model):
     max_streams: int = Field(64, ge=1, description="Most streams at a time, all users together; more are told 429.")
     max_streams_per_user: int = Field(8, ge=1, description="Most streams of one user at a time.")
     stall_timeout: Seconds = Field(60, description="Seconds that a client may neither send nor take anything.")
+    max_follow: Seconds = Field(
+        24 * 3600, description="Seconds after which one that follows a file is told to end; its client may come back."
+    )
+    max_followers: int = Field(
+        1000, ge=1, description="Most who follow files at a time, all users together; more are told 429."
+    )
+    max_followers_per_user: int = Field(32, ge=1, description="Most files that one user follows at a time.")
+    max_follow_rate: int = Field(
+        4 * 1024 * 1024, ge=1024, description="Most bytes a second that one who follows a file is sent."
+    )
     max_upload_size: int | None = Field(None, ge=0, description="Most bytes of a streamed upload. Unset: no limit.")
     upload_lifetime: Seconds = Field(
         7 * 24 * 3600, description="Seconds that a resumable upload may rest before it expires."

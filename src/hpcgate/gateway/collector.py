@@ -96,6 +96,12 @@ class GatewayCollector(Collector):
         for (kind, outcome), count in sorted(self._gateway.streams.ended.items()):
             ended.add_metric([kind, outcome], count)
         yield from (begun, ended)
+        followed = GaugeMetricFamily("hpcgate_followed_files", "Files that are followed.", labels=["system"])
+        looks = CounterMetricFamily("hpcgate_follow_looks", "Looks at files that are followed.", labels=["system"])
+        for system in self._gateway.systems.values():
+            followed.add_metric([system.name], len(system.following))
+            looks.add_metric([system.name], system.following.looks)
+        yield from (followed, looks)
         tasks = GaugeMetricFamily(
             "hpcgate_background_tasks",
             "Tasks that go on by themselves, of the gateway and its systems.",

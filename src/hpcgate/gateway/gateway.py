@@ -25,7 +25,7 @@ from hpcgate.filesystem.slots import PathLocks
 from hpcgate.filesystem.tus.registry import UploadRegistry
 from hpcgate.gateway.background import Background, Job
 from hpcgate.gateway.carry_over import CarriedOver
-from hpcgate.gateway.streams import Streams
+from hpcgate.gateway.streams import Bound, Streams
 from hpcgate.gateway.system import System
 from hpcgate.health.maintenance import Notices, NoticeWatch
 from hpcgate.health.prober import Prober
@@ -75,6 +75,7 @@ class Gateway:
             settings.streams.max_streams,
             settings.streams.max_streams_per_user,
             leeway=settings.auth.authentication.leeway,
+            apart={"follow": Bound(settings.streams.max_followers, settings.streams.max_followers_per_user)},
         )
         self.admission = Admission(settings.http.max_requests, settings.http.max_delay, self.uncounted)
         self.admission.settling = self.settling

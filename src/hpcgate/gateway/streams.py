@@ -9,8 +9,9 @@ as long as its client stays (a socket, events) is told to close by each of these
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import structlog
 
@@ -26,6 +27,14 @@ LOOK = 30.0
 """Most seconds between looks at the clock that tokens expire by: that of the loop knows nothing of its being set."""
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """How many streams there may be at a time: all users together, and of one user."""
+
+    most: int
+    most_per_user: int
+
+
 class Stream:
     """One that is under way.
 
@@ -35,7 +44,7 @@ class Stream:
         system: The system's name.
         endless: Whether it goes on for as long as its client stays.
         closing: Is set when it is to end soon; `reason` says why.
-        reason: ``stop``, ``reload``, ``expired`` or ``stalled``, or nothing.
+        reason: ``stop``, ``reload``, ``expired``, ``longest`` or ``stalled``, or nothing.
         timer: When its token is looked at again.
     """
 
@@ -71,11 +80,12 @@ class Streams:
         leeway: Seconds that a token counts after it has expired.
         clock: What tokens expire by, in Unix seconds.
         look: Seconds between looks at it.
+        apart: Bounds of kinds that have their own, and are left out of those of all others.
 
     Attributes:
         begun: How many have begun since the process started, by kind.
         ended: How many have ended, by kind and by what ended them: ``done``, ``failed``, ``gone``, ``stop``,
-            ``reload``, ``expired`` or ``stalled``.
+            ``reload``, ``expired``, ``longest`` or ``stalled``.
     """
 
     def __init__(
@@ -86,20 +96,22 @@ class Streams:
         leeway: float = 0,
         clock: Callable[[], float] = time.time,
         look: float = LOOK,
+        apart: Mapping[str, Bound] | None = None,
     ) -> None:
-        self._most = most
-        self._most_per_user = most_per_user
+        self._bound = Bound(most, most_per_user)
+        self._apart = apart or {}
         self._leeway = leeway
         self._clock = clock
         self._look = look
         self._open: set[Stream] = set()
-        self._owners: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
+        self._owners: Counter[tuple[str, str]] = Counter()
         self._winding_up = ""
         self.begun: Counter[str] = Counter()
         self.ended: Counter[tuple[str, str]] = Counter()
 
     def __repr__(self) -> str:
-        return f"<Streams {self.taken}/{self._most}>"
+        return f"<Streams {self.taken}/{self._bound.most}>"
 
     @property
     def taken(self) -> int:
@@ -111,7 +123,15 @@ class Streams:
         self.begun, self.ended = before.begun, before.ended
 
     @contextmanager
-    def hold(self, kind: str, principal: Principal | None, system: str, *, endless: bool = False) -> Iterator[Stream]:
+    def hold(
+        self,
+        kind: str,
+        principal: Principal | None,
+        system: str,
+        *,
+        endless: bool = False,
+        longest: float | None = None,
+    ) -> Iterator[Stream]:
         """Count as one stream of the user for as long as the context lasts.
 
         Args:
@@ -119,32 +139,28 @@ class Streams:
             principal: Whose it is, and by which token; None where nobody has to show one.
             system: The system's name.
             endless: Whether it goes on for as long as its client stays; then it ends with the token.
+            longest: Seconds after which it is told to end at the latest.
 
         Raises:
             RateLimited: There are too many.
             Unavailable: It would be told to end at once.
         """
         owner = "" if principal is None else principal.username
-        if self._owners[owner] >= self._most_per_user:
-            raise RateLimited(
-                f"You have {self._most_per_user} streams under way; wait for one to end.",
-                headers={"Retry-After": RETRY_AFTER},
-            )
-        if self.taken >= self._most:
-            raise RateLimited("Too many streams are under way.", headers={"Retry-After": RETRY_AFTER})
+        group = kind if kind in self._apart else ""
+        self._require_room(group, owner)
         if endless and self._winding_up:
             raise Unavailable("The gateway is about to stop", headers={"Retry-After": "1"})
         stream = Stream(kind, owner, system, endless=endless)
         self._open.add(stream)
-        self._owners[owner] += 1
+        self._taken[group] += 1
+        self._owners[group, owner] += 1
         self.begun[kind] += 1
         # One that ends by itself has its line in the access log soon.
         tell = log.info if endless else log.debug
         tell("stream.begin", kind=kind, user=owner, system=system)
         outcome = "failed"
         try:
-            if endless and principal is not None and principal.expires_at is not None:
-                self._end_by(stream, principal.expires_at + self._leeway)
+            self._set_end(stream, principal if endless else None, longest)
             yield stream
             outcome = stream.reason or "done"
         except asyncio.CancelledError:
@@ -154,22 +170,43 @@ class Streams:
             self._open.discard(stream)
             if stream.timer is not None:
                 stream.timer.cancel()
-            self._owners[owner] -= 1
-            if not self._owners[owner]:
-                del self._owners[owner]
+            self._taken[group] -= 1
+            self._owners[group, owner] -= 1
+            if not self._owners[group, owner]:
+                del self._owners[group, owner]
             self.ended[kind, outcome] += 1
             seconds = round(time.monotonic() - stream.since, 3)
             tell("stream.end", kind=kind, user=owner, system=system, seconds=seconds, outcome=outcome)
 
+    def _require_room(self, group: str, owner: str) -> None:
+        bound = self._apart.get(group, self._bound)
+        if self._owners[group, owner] >= bound.most_per_user:
+            raise RateLimited(
+                f"You have {bound.most_per_user} streams under way; wait for one to end.",
+                headers={"Retry-After": RETRY_AFTER},
+            )
+        if self._taken[group] >= bound.most:
+            raise RateLimited("Too many streams are under way.", headers={"Retry-After": RETRY_AFTER})
+
+    def _set_end(self, stream: Stream, principal: Principal | None, longest: float | None) -> None:
+        """Have a stream end with a token or after some time, whichever comes first."""
+        ends = []
+        if principal is not None and principal.expires_at is not None:
+            ends.append((principal.expires_at + self._leeway, "expired"))
+        if longest is not None:
+            ends.append((self._clock() + longest, "longest"))
+        if ends:
+            self._end_by(stream, *min(ends))
+
     @contained("stream.expiry")
-    def _end_by(self, stream: Stream, end: float) -> None:
+    def _end_by(self, stream: Stream, end: float, reason: str) -> None:
         """Have a stream end at a time, in Unix seconds."""
         left = end - self._clock()
         if left <= 0:
-            stream.close("expired")
+            stream.close(reason)
             return
         loop = asyncio.get_running_loop()
-        stream.timer = loop.call_later(min(left, self._look), self._end_by, stream, end)
+        stream.timer = loop.call_later(min(left, self._look), self._end_by, stream, end, reason)
 
     def wind_up(self, reason: str) -> None:
         """Have those end that would not by themselves, and take no more of them."""

@@ -10,6 +10,7 @@ from hpcgate.config import Cluster, plugin
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import BadRequest, NoSuchTransfer, UnderWay
 from hpcgate.filesystem.base import Limits, Operation, naming
+from hpcgate.filesystem.following import Following
 from hpcgate.gateway.background import Background
 from hpcgate.gateway.watching import Watching
 from hpcgate.health.board import HealthBoard
@@ -44,6 +45,8 @@ class System:
     transfers: Mapping[str, Transfer] = field(init=False)
     watching: Watching = field(init=False)
     """Who wants to know what happens to its jobs."""
+    following: Following = field(init=False)
+    """The files that are followed."""
     _roots: frozenset[bytes] = field(init=False)
     _within: tuple[bytes, ...] = field(init=False)
 
@@ -56,6 +59,7 @@ class System:
         object.__setattr__(self, "watching", watching)
         if isinstance(self.scheduler, SharedReads):
             self.scheduler.on_write = watching.nudge
+        object.__setattr__(self, "following", Following(self.pool, self.limits))
         around = TransferContext(self.name, self.pool, self.jobs.run)
         methods = [
             plugin("hpcgate.transfers", settings.service_type)(settings, around)
@@ -172,6 +176,7 @@ class System:
     async def close(self) -> None:
         """End what goes on by itself, close the clients of transfer methods and scheduler, and every connection."""
         await self.background.close()
+        await self.following.close()
         for transfer in self.transfers.values():
             await transfer.close()
         await self.scheduler.close()

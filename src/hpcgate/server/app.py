@@ -16,7 +16,19 @@ from hpcgate import __version__
 from hpcgate.api import errors, openapi
 from hpcgate.api.json_bodies import models_of
 from hpcgate.api.plain_paths import PlainPaths
-from hpcgate.api.routes import archive, bulk, content, control, jobs, pages, status, submissions, transfers, uploads
+from hpcgate.api.routes import (
+    archive,
+    bulk,
+    content,
+    control,
+    following,
+    jobs,
+    pages,
+    status,
+    submissions,
+    transfers,
+    uploads,
+)
 from hpcgate.api.routes import operations as filesystem
 from hpcgate.api.routing import Door
 from hpcgate.api.short_way import ShortWay
@@ -111,7 +123,7 @@ def create_app(settings: Settings) -> Application:
     app.root_path = settings.apis_root_path
     operations = APIRouter(prefix=filesystem.router.prefix, tags=list(filesystem.router.tags))
     filesystem.add_operations(operations)
-    files = (filesystem.router, operations, content.router, uploads.router, archive.router)
+    files = (filesystem.router, operations, content.router, following.router, uploads.router, archive.router)
     for router in (
         status.router,
         jobs.router,

@@ -36,6 +36,8 @@ _ERRNO = re.compile(rb"E[0-9]{1,5}")
 # No backslash and no exclamation mark, so that it stays readable on the command line (see `quoting`). $^E is errno.
 # 2048 is O_NONBLOCK: what has become a FIFO since the look at it must not block. Time::HiRes, which some sites install
 # without, knows of fractions of seconds, to a quarter of a microsecond and from 1970 on; they go out in milliseconds.
+# A file that is followed is opened anew at each look that finds no more in the one that is held: only then does a
+# client of NFS ask its server (close-to-open consistency, nfs(5)).
 _SCRIPT = " ".join(
     line.strip()
     for line in """
@@ -81,13 +83,8 @@ _SCRIPT = " ".join(
     sub look {
       my ($at, $above, $left, $inode, $p) = split / /, $_[0], 5; my $f = $held{$p}; my @s = $f ? stat $f : ();
       unless (@s and $s[1] == $inode and $s[7] > $above) {
-        my @n = stat $p;
-        unless (@n) { my $e = failed; delete $held{$p}; return $e }
-        unless (@s and $s[0] == $n[0] and $s[1] == $n[1]) {
-          delete $held{$p}; return "E0" unless -f _; undef $f;
-          sysopen $f, $p, 2048 or return failed; stat $f; return "E0" unless -f _;
-          $held{$p} = $f if keys %held < 64;
-        }
+        delete $held{$p}; undef $f; stat $p or return failed; return "E0" unless -f _;
+        sysopen $f, $p, 2048 or return failed; stat $f; return "E0" unless -f _; $held{$p} = $f if keys %held < 64;
       }
       @s = state(0, $f); my $c = ""; sysseek $f, $at, 0 or return failed; $left = 0 unless $s[7] > $above;
       while ($left > 0) {
