@@ -185,6 +185,31 @@ def test_a_job_in_the_tree(held: httpx.Client, tree: Path) -> None:
     assert held.delete(f"/compute/demo/jobs/{job_id}").status_code == 204
 
 
+def test_the_output_of_a_job_is_held_to_the_tree(
+    held: httpx.Client, alice: Person, bob: Person, guarded: Gateway, cluster: Cluster, tree: Path
+) -> None:
+    """A job that was submitted elsewhere may write anywhere; who may read no files sees no output at all."""
+
+    def ended(person: Person, output: str) -> str:
+        argv = ["sbatch", "--parsable", "--wait", "--chdir", str(person.user.home), "-o", output, "--wrap", "echo done"]
+        return person.run(*argv).strip()
+
+    outside = tree.parent / "outside" / "job.out"
+    job_id = ended(alice, str(outside))
+    for follow in ("false", "true"):
+        assert_denied(held.get(f"/compute/demo/jobs/{job_id}/output", params={"follow": follow}), "tree")
+    outside.unlink()
+    raw = {"Accept": "application/octet-stream"}
+    inside = ended(alice, f"{tree}/sub/job.out")
+    answer = held.get(f"/compute/demo/jobs/{inside}/output", params={"follow": "true"}, headers=raw)
+    assert (answer.status_code, answer.content) == (200, b"done\n")
+    alice.run("rm", f"{tree}/sub/job.out")
+    headers = {"Authorization": f"Bearer {cluster.token('bob')}"}
+    url = f"{guarded.url}/compute/demo/jobs/{ended(bob, '/dev/null')}"
+    assert httpx.get(url, headers=headers, timeout=600).status_code == 200
+    assert_denied(httpx.get(f"{url}/output", headers=headers, timeout=600), "default")
+
+
 OUTSIDE: list[dict[str, Any]] = [
     {"standardOutput": "../../outside/x"},
     {"standardError": "%x", "name": "../../outside/x"},

@@ -21,6 +21,7 @@ _NAMES: dict[tuple[str, str], tuple[str, str]] = {
         "get_job_metadata",
         "Get a job's script and outputs",
     ),
+    ("get", "/compute/{system_name}/jobs/{job_id}/output"): ("get_job_output", "Get or follow a job's output"),
     ("put", "/compute/{system_name}/jobs/{job_id}/attach"): ("attach_to_job", "Run a command inside a running job"),
     ("post", "/compute/{system_name}/jobs/bulk"): ("submit_jobs", "Submit many jobs"),
     ("post", "/compute/{system_name}/jobs/cancel"): ("cancel_jobs", "Cancel many jobs"),

@@ -492,8 +492,9 @@ class Follower:
 
     def finish(self) -> None:
         """Have `events` end once it has come to where the file ends from now on."""
-        self._finishing = True
-        self._reader.tell()
+        if not self._finishing:
+            self._finishing = True
+            self._reader.tell()
 
     async def events(self) -> AsyncGenerator[Event]:
         """Yield what is in the file and what becomes of it, until `finish`.

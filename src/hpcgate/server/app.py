@@ -23,6 +23,7 @@ from hpcgate.api.routes import (
     control,
     following,
     jobs,
+    output,
     pages,
     status,
     submissions,
@@ -127,6 +128,7 @@ def create_app(settings: Settings) -> Application:
     for router in (
         status.router,
         jobs.router,
+        output.router,
         bulk.router,
         control.router,
         submissions.router,
