@@ -266,9 +266,12 @@ def test_followers_are_bounded_by_user_and_in_all(cluster: Cluster, alice: Perso
     url, other = (f"{address(gateway)}?path={each}" for each in (path, his))
     try:
         with contextlib.ExitStack() as stack:
-            for person, file in ((alice, path), (alice, path), (bob, his)):
-                events = stack.enter_context(following(address(gateway), authorized(person), path=str(file)))
-                assert next(events).name == "output"
+            # Those that nobody refers to any more are closed.
+            streams_of = [
+                stack.enter_context(following(address(gateway), authorized(person), path=str(file)))
+                for person, file in ((alice, path), (alice, path), (bob, his))
+            ]
+            assert [next(events).name for events in streams_of] == ["output"] * 3
             assert [status(alice, url), status(bob, other)] == [429, 429]
             assert status(alice, f"{gateway.url}/filesystem/demo/files/content?path={path}") == 200
         assert wait_until(lambda: status(alice, url) == 200)
