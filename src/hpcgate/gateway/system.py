@@ -12,8 +12,8 @@ from hpcgate.errors import BadRequest, NoSuchTransfer, UnderWay
 from hpcgate.filesystem.base import Limits, Operation, naming
 from hpcgate.filesystem.following import Following
 from hpcgate.gateway.background import Background
-from hpcgate.gateway.watching import Watching
 from hpcgate.gateway.job_ends import JobEnds
+from hpcgate.gateway.watching import Watching
 from hpcgate.health.board import HealthBoard
 from hpcgate.health.maintenance import Calendar, Window
 from hpcgate.schedulers.base import JobDescription, Scheduler
