@@ -43,6 +43,8 @@ BOOKKEEPING = {
     "http/metrics.py:RequestMetrics._sent": "metrics, by routes and systems",
     "outbound/client.py:HttpClient._headers": "what each request to one service carries",
     "gateway/background.py:Background._tasks": "what goes on by itself, by its name",
+    "gateway/job_output.py:JobOutput.begun_at": "the files of one answer",
+    "gateway/job_output.py:JobOutput.followers": "the files of one answer",
     "gateway/reload.py:Gateways._retiring": "gateways of before a reload, until they are closed",
     "schedulers/reads.py:_Batch.wanted": "who waits for one query, by job; within `_Generation`",
     "schedulers/reading.py:Reader._users": "whose answer is being read; gone with the reading",
