@@ -66,7 +66,7 @@ format: $(READY) ## put the source in form
 	$(BIN)/ruff format .
 
 bench: $(READY) ## requests a second, overload, polling and streams, each beside a yardstick of the same run
-	@missed=0; for one in benchmarks.throughput benchmarks.scaling benchmarks.overload benchmarks benchmarks.polling benchmarks.transfers; do \
+	@missed=0; for one in benchmarks.throughput benchmarks.scaling benchmarks.overload benchmarks benchmarks.polling benchmarks.following benchmarks.transfers; do \
 	    $(BIN)/python -m $$one || missed=1; \
 	done; exit $$missed
 
