@@ -41,7 +41,13 @@ class Direct:
 
 _OPENING: Final = """
 use strict;
-eval { require POSIX; require Fcntl; 1 } or exit UNABLE;
+# Without what their modules have in perl: each fork copies the less.
+eval {
+  require XSLoader;
+  defined &POSIX::setsid or XSLoader::load("POSIX");
+  defined &Fcntl::O_CREAT or XSLoader::load("Fcntl");
+  POSIX::EINTR() and POSIX::ENOENT() and Fcntl::O_NOFOLLOW();
+} or exit UNABLE;
 my ($offset, $place, $word, $most, $room, $machine, @own) = @ARGV;
 my (%given, %how, %running, @shared, @rest);
 for (grep /^_hpcgate_/, keys %ENV) { $given{substr $_, 9} = delete $ENV{$_} }
