@@ -368,6 +368,28 @@ def test_file_systems(cluster: Cluster, tmp_path: Path) -> None:
     assert only(lines, "can read")[0] == GOOD
 
 
+def test_quotas(cluster: Cluster, tmp_path: Path) -> None:
+    """The command of each quota is run, and what it prints is read."""
+    commands: dict[str, tuple[list[str], str, str]] = {
+        "told": (["echo", "resource=bytes used=1 limit=2"], GOOD, "is told: bytes"),
+        "no-such-quota": (["no-such-quota", "{username}"], BAD, "no-such-quota"),
+        "failing": (["sh", "-c", "echo no database >&2; exit 3"], BAD, "no database"),
+        "garbled": (["echo", "resource=bytes used=some"], BAD, "makes no sense"),
+    }
+    here = cluster.scratch / "check-quotas"
+    for name in commands:
+        (here / name).mkdir(parents=True, exist_ok=True)
+    paths = [
+        {"path": str(here / name), "data_type": "scratch", "quota": {"command": command, "format": "pairs"}}
+        for name, (command, _, _) in commands.items()
+    ]
+    status, lines = walk(cluster, tmp_path, file_systems=paths)
+    assert status == 1
+    for name, (_, mark, words) in commands.items():
+        (found,) = [line for line in lines if "quota of" in line[1] and str(here / name) in line[1]]
+        assert (found[0], words in found[1]) == (mark, True), lines
+
+
 def test_object_stores(cluster: Cluster, tmp_path: Path) -> None:
     """Each object store is asked, and its secret is not shown."""
     with ObjectStore(tmp_path / "s3") as store:

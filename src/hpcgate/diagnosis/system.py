@@ -10,9 +10,12 @@ from typing import Any
 from hpcgate.auth import Principal
 from hpcgate.auth.authorizer import Authorizer
 from hpcgate.config import Cluster, SchedulerSettings, SshSettings, plugin
+from hpcgate.config.models import FileSystem
+from hpcgate.config.quotas import QuotaSettings
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.diagnosis import clocks, tools
 from hpcgate.errors import (
+    BadAnswer,
     CommandFailed,
     CredentialRefused,
     Forbidden,
@@ -23,7 +26,9 @@ from hpcgate.errors import (
     NeverBegan,
     SchedulerUnavailable,
     TimedOut,
+    ToolMissing,
 )
+from hpcgate.filesystem.quotas import QuotaCommand
 from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers.base import Scheduler
 from hpcgate.schedulers.slurm.rest.problems import DaemonDown
@@ -204,8 +209,7 @@ class _Walk:
             found += await self._guarded("MaxStartups", self._startups)
             found += await self._guarded("SFTP", self._sftp)
             found += await self._guarded("scheduler", self._scheduler)
-            paths = [file_system.path for file_system in self._settings.file_systems]
-            for findings in await asyncio.gather(*(self._guarded("file system", self._look, path) for path in paths)):
+            for findings in await asyncio.gather(*map(self._file_system, self._settings.file_systems)):
                 found += findings
             return found
         finally:
@@ -214,7 +218,7 @@ class _Walk:
     async def _guarded(
         self, check: str, look: Callable[..., Awaitable[list[Finding]]], *arguments: Any
     ) -> list[Finding]:
-        subject = " ".join((check, *map(str, arguments)))
+        subject = " ".join((check, *(one for one in arguments if isinstance(one, str))))
         try:
             async with asyncio.timeout(LONGEST):
                 return await look(*arguments)
@@ -348,6 +352,24 @@ class _Walk:
             text = f"{settings.type} {version} answers, but scheduler.version is {settings.version}"
             return [Finding(None, text, f"set scheduler.version to {version}", check)]
         return [Finding(True, f"{settings.type} {version} answers", check=check)]
+
+    async def _file_system(self, settings: FileSystem) -> list[Finding]:
+        found = await self._guarded("file system", self._look, settings.path)
+        if settings.quota is not None:
+            found += await self._guarded("quota", self._quota, settings.path, settings.quota)
+        return found
+
+    async def _quota(self, path: str, settings: QuotaSettings) -> list[Finding]:
+        check, user = "quota", self._principal.username
+        try:
+            told = await self._pool.perform(self._principal, QuotaCommand(path, settings).run, retry=True)
+        except (BadAnswer, CommandFailed, ToolMissing) as error:
+            advice = "correct file_systems[].quota: its command, or its format"
+            return [Finding(False, f"the quota of {path} is not told: {_words(error)}", advice, check)]
+        if not told:
+            return [Finding(True, f"{user} has no quota on {path}", check=check)]
+        resources = ", ".join(dict.fromkeys(one.resource for one in told))
+        return [Finding(True, f"the quota of {user} on {path} is told: {resources}", check=check)]
 
     async def _look(self, path: str) -> list[Finding]:
         check, user = "file system", self._principal.username
