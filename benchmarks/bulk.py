@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks.machine import description
 from benchmarks.processes import cpu_seconds, family_seconds
 from hpcgate.demo.cluster import Cluster, Gateway, Options
+from hpcgate.demo.slurm import SlurmOptions
 from hpcgate.demo.users import User
 
 RESULTS = Path(__file__).with_name("bulk.md")
@@ -147,7 +148,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=RESULTS, help="where to write the table (default %(default)s)")
     options = parser.parse_args()
-    with Cluster(Options(patience=60)) as cluster:
+    # Those of one round are remembered in the next.
+    slurm = SlurmOptions(extra=f"MaxJobCount={10_000 + 4 * options.jobs * options.rounds}")
+    with Cluster(Options(slurm=slurm, patience=60)) as cluster:
         gateway = cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "gateway.yaml"))
         trial = Trial(cluster, gateway, cluster.user("alice"), options.jobs)
         chance = random.Random(1)
