@@ -353,6 +353,27 @@ def test_another_version_and_a_controller_that_is_down(cluster: Cluster, tmp_pat
     assert only(lines, "scheduler: ")[0] == BAD
 
 
+def test_tools_that_only_a_login_shell_finds(cluster: Cluster, tmp_path: Path) -> None:
+    """The line names the setting and the directory, and with these the tools are found."""
+    tools = cluster.scratch / "pbs bin"
+    tools.mkdir()
+    for name in ("qsub", "qstat", "qdel"):
+        (tools / name).write_text("#!/bin/sh\nexit 1\n")
+        (tools / name).chmod(0o755)
+    tools.chmod(0o755)
+    scheduler = {"type": "pbs", "version": "23.06.06"}
+    cluster.as_user("alice", ["tee", ".profile"], input=f'PATH="$PATH:{tools}"\n')
+    try:
+        status, lines = walk(cluster, tmp_path, scheduler=scheduler)
+        mark, text = only(lines, "qsub, qstat, qdel: found by a login shell only")
+        assert (status, mark) == (1, BAD)
+        assert text.endswith(f"\N{RIGHTWARDS ARROW} set ssh.path to [{tools}]")
+        _, lines = walk(cluster, tmp_path, scheduler=scheduler, ssh={"path": [str(tools)]})
+        assert only(lines, "qsub, qstat, qdel are found")[0] == GOOD
+    finally:
+        cluster.as_user("alice", ["rm", ".profile"])
+
+
 def test_file_systems(cluster: Cluster, tmp_path: Path) -> None:
     """Each configured file system is looked for."""
     here = cluster.scratch / "check-connect"
