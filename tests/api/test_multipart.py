@@ -134,6 +134,16 @@ async def test_a_body_that_breaks_off() -> None:
         (b"", "multipart/form-data; boundary*0=X; boundary*1=Y"),
         (b"", "multipart/form-data; ;;=;\xe9=\xff"),
         (multipart((b'Content-Disposition: form-data; name="other"', b"x" * 70_000), (FILE, b"")), KIND),
+        # What can be read in two ways.
+        (multipart((FILE, b"1"), (FILE, b"2")), KIND),
+        (multipart((FILE, b"1"), (b'Content-Disposition: form-data; name=file; filename="b"', b"1")), KIND),
+        (multipart((FILE + b"\r\n" + FILE, b"1")), KIND),
+        (multipart((FILE + b"\r\ncontent-disposition: form-data; name=other", b"1")), KIND),
+        (multipart((FILE + b"; filename=b", b"1")), KIND),
+        (multipart((FILE + b"; FileName=b", b"1")), KIND),
+        (multipart((FILE + b"; name=other", b"1")), KIND),
+        (multipart((b"Content-Disposition: form-data; name=other; name=file; filename=a", b"1")), KIND),
+        (multipart((FILE + b"; filename*=utf-8''b; filename*=utf-8''c", b"1")), KIND),
     ],
 )
 async def test_bodies_that_are_refused(body: bytes, kind: str) -> None:

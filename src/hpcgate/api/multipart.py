@@ -118,12 +118,17 @@ class MultipartFile:
         self._count(end - start)
 
     def _header_end(self) -> None:
-        self._headers[self._header_name.lower()] = self._header_value
+        name = self._header_name.lower()
+        if name in self._headers:
+            raise BadRequest("A part of the body has a header twice, of which one reader takes the first.")
+        self._headers[name] = self._header_value
         self._header_name = self._header_value = b""
 
     def _headers_finished(self) -> None:
         name, filename = disposition(self._headers.get(b"content-disposition", b""))
-        if name == FIELD and not self._found:
+        if name == FIELD:
+            if self._found:
+                raise BadRequest("The body has more than one part named 'file'.")
             self._found = self._in_file = True
             self.filename = filename
 
@@ -148,13 +153,15 @@ class MultipartFile:
             raise BadRequest("The body has too many or too large fields besides the file.")
 
 
+_QUOTED = rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)'  # in quotes it is part of a value, perhaps of the plain file name
 _EXTENDED = re.compile(
-    rb"""
-    "(?:[^"\\]|\\.)*(?:"|\\?\Z)  # in quotes it is part of a value, perhaps of the plain file name
+    _QUOTED
+    + rb"""
     | ;\s*filename\*\s*=\s*(?P<quote>"?)(?P<charset>utf-8|iso-8859-1)'[^';"]*'(?P<value>[^";\s]+)(?P=quote)
     """,
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
+_PARAMETER = re.compile(_QUOTED + rb"|;\s*(?P<name>(?:file)?name\*?)\s*=", re.IGNORECASE | re.DOTALL)
 _ESCAPED = re.compile(rb"%(22|0[AaDd])")
 
 
@@ -164,7 +171,13 @@ def disposition(value: bytes) -> tuple[bytes | None, bytes | None]:
     Clients write a quote, a line feed and a carriage return in a file name as ``%22``, ``%0A``, ``%0D`` (WHATWG HTML,
     multipart/form-data encoding algorithm). Some, .NET among them, use ``filename*`` (RFC 8187) although RFC 7578
     forbids it; it is then the one to be taken (RFC 6266, section 4.3), for what stands beside it is a makeshift.
+
+    Raises:
+        BadRequest: It has one of the two twice, of which one reader takes the first and another the last.
     """
+    named = [match["name"].lower() for match in _PARAMETER.finditer(value) if match["name"]]
+    if len(set(named)) < len(named):
+        raise BadRequest("A part of the body has a name or a file name twice.")
     _, options = parse_options_header(value)
     filename = _extended(value)
     if filename is None and (plain := options.get(b"filename")) is not None:

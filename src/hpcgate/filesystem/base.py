@@ -5,7 +5,7 @@ An operation is a class with its HTTP method and name, a pydantic model of its p
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,8 +20,10 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     WithJsonSchema,
+    model_validator,
 )  # fmt: skip
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import (
     no_info_after_validator_function,
@@ -59,6 +61,44 @@ class Parameters(BaseModel):
         ),
         populate_by_name=True,
     )
+
+    _fields_by_name: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Take note of all the names that the fields have on the wire."""
+        super().__pydantic_init_subclass__(**kwargs)
+        cls._fields_by_name = {name: field for field, info in cls.model_fields.items() for name in _names(field, info)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _said_once(cls, given: Any) -> Any:
+        """Refuse a field that has two values by two of its names: one reader takes the one, another the other.
+
+        A null by one name beside a value by another says nothing.
+        """
+        if not isinstance(given, dict) or len(given) < 2:
+            return given
+        fields = cls._fields_by_name
+        found: dict[str, str] = {}
+        idle: list[str] = []
+        for name, value in given.items():
+            before = found.setdefault(fields.get(name, name), name)
+            if before == name:
+                continue
+            if value is None or given[before] is None:
+                idle.append(name if value is None else before)
+                found[fields[name]] = before if value is None else name
+            elif type(value) is not type(given[before]) or value != given[before]:
+                text = "{first} and {second} are two names of one field, and have different values"
+                raise PydanticCustomError("two_values", text, {"first": before, "second": name})
+        return {name: value for name, value in given.items() if name not in idle} if idle else given
+
+
+def _names(field: str, info: FieldInfo) -> Iterator[str]:
+    yield field
+    alias = info.validation_alias
+    yield from (name for name in (alias.choices if isinstance(alias, AliasChoices) else (alias,)) if type(name) is str)
 
 
 class Result(BaseModel):

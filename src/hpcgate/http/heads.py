@@ -21,8 +21,10 @@ _NEVER = re.compile(rb"%(?:2f|5c|25|00)", re.IGNORECASE)
 _HALF = re.compile(rb"%(?![0-9a-fA-F]{2})")
 
 
-_ONCE = frozenset(
-    {b"content-type", b"range", b"tus-resumable", b"x-http-method-override", b"upload-checksum"}
+ONCE = frozenset(
+    {b"content-type", b"content-encoding", b"content-range", b"last-event-id", b"range"}
+    | {b"if-modified-since", b"if-range", b"if-unmodified-since"}
+    | {b"tus-resumable", b"x-http-method-override", b"upload-checksum"}
     | {b"upload-concat", b"upload-defer-length", b"upload-length", b"upload-metadata", b"upload-offset"}
 )
 """What decides how a request is read: of two that differ, one reader takes the first and another the last."""
@@ -84,7 +86,7 @@ def refusal(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]])
         elif name == b"transfer-encoding":
             if value.strip().lower() != b"chunked" or version != "1.1":
                 return CODING
-        elif name in _ONCE:
+        elif name in ONCE:
             if once.setdefault(name, value) != value:
                 return REPEATED
         elif name == b"expect" and value.strip().lower() != b"100-continue":

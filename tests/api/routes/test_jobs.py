@@ -33,7 +33,6 @@ NEEDED = {"workingDirectory": "/home", "script": "#!/bin/sh"}
         ({"arrays": "1-3", "dependency": "afterok:7"}, {}, ["job.arrays", "job.dependency"]),
         ({"workDir": "/home"}, {}, ["job.workDir"]),
         ({"time_limit": 0, "nodes": False, "gres": ""}, {}, ["job.gres", "job.nodes", "job.time_limit"]),
-        ({"working_directory": "/tmp"}, {}, ["job.working_directory"]),
         ({}, {"array": "1-3"}, ["array"]),
         ({"arrays": None, "dependency": None}, {"array": None}, []),
         ({"environment": {"A": "b"}}, {}, []),

@@ -150,7 +150,7 @@ KNOWN = ("s3", "streamer", "wormhole")
 def _method(directives: Any) -> str | None:
     """Return which model a request's directives follow."""
     if isinstance(directives, dict):
-        method = directives.get("transferMethod", directives.get("transfer_method"))
+        method = directives.get("transferMethod") or directives.get("transfer_method")
         return method if method in KNOWN else "other"
     return getattr(directives, "transfer_method", None)
 

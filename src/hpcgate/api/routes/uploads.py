@@ -254,7 +254,10 @@ def _target(request: Request, metadata: dict[str, bytes], *, partial: bool) -> b
         target = remote_path(metadata["path"])
         return upload_target(target.rpartition(b"/")[0], target)
     name = metadata.get("filename") or metadata.get("name") or (b"partial" if partial else None)
-    return upload_target(encode_path(directory), name)
+    target = upload_target(encode_path(directory), name)
+    if metadata.get("path", target) != target:
+        raise BadRequest("The query and the metadata each have a path, and they name different files.")
+    return target
 
 
 def _parts(concat: str, access: Access) -> list[tuple[bytes, str]]:
