@@ -35,6 +35,7 @@ BOOKKEEPING = {
     "config/old_format.py:Translation._origins": "where in one file a setting stood",
     "config/old_format.py:Translation.data": "one file",
     "errors.py:GatewayError.headers": "what one answer carries",
+    "filesystem/base.py:Parameters._fields_by_name": "the names of one model's fields",
     "filesystem/slots.py:PathLocks._locks": "who writes where; gone with the writers",
     "filesystem/tus/registry.py:UploadRegistry._writers": "who writes which upload; gone with the writer",
     "health/maintenance.py:NoticeWatch._trouble": "which file's trouble was logged, one a system",

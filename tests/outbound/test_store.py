@@ -39,11 +39,11 @@ XML: Mapping[str, str] = MappingProxyType(
 
 
 @asynccontextmanager
-async def store(lie: Lie) -> AsyncIterator[tuple[Store, Liar]]:
+async def store(lie: Lie, **more: object) -> AsyncIterator[tuple[Store, Liar]]:
     async with liar(lie) as service:
         settings = {
             "service_type": "s3", "name": "store", "private_url": service.url, "public_url": service.url,
-            "access_key_id": "AK", "secret_access_key": SECRET, "region": "eu", "ttl": 60, "timeout": 30,
+            "access_key_id": "AK", "secret_access_key": SECRET, "region": "eu", "ttl": 60, "timeout": 30, **more,
         }  # fmt: skip
         it = Store(service.url, S3Settings.model_validate(settings))
         try:
@@ -155,3 +155,83 @@ async def test_a_store_that_hangs_has_so_many_connections_and_no_more() -> None:
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
+
+
+BUCKET = "hpcgate-alice-0123456789abcdef0123"
+
+
+def buckets(*names: str) -> str:
+    listed = "".join(f"<Bucket><Name>{name}</Name></Bucket>" for name in names)
+    return f"<ListAllMyBucketsResult><Owner><ID>us</ID></Owner><Buckets>{listed}</Buckets></ListAllMyBucketsResult>"
+
+
+def refused(code: str) -> str:
+    return f"<Error><Code>{code}</Code></Error>"
+
+
+THERE, LACKING = "200 OK", "404 Not Found"
+OK, DENIED, OWN, TAKEN = "", refused("AccessDenied"), refused("BucketAlreadyOwnedByYou"), refused("BucketAlreadyExists")
+
+BUCKETS: dict[str, tuple[bool, str, str, str]] = {
+    # what is done, whether it is there, who has which, what is said to whoever makes it
+    "new": (True, LACKING, buckets(), OK),
+    "listed": (True, THERE, buckets(BUCKET), TAKEN),
+    "listed among others": (True, THERE, buckets("a", BUCKET, "z"), TAKEN),
+    "too many are listed, and it is there already": (True, THERE, buckets(*["x" * 60] * 20_000), OWN),
+    "too many are listed, and it may be made again": (True, THERE, buckets(*["x" * 60] * 20_000), OK),
+    "no list is given": (True, THERE, DENIED, OWN),
+    "another transfer has made it meanwhile": (True, LACKING, buckets(BUCKET), TAKEN),
+    "somebody else's": (False, THERE, buckets("other"), TAKEN),
+    "somebody else's, and no list is given": (False, THERE, DENIED, TAKEN),
+    "somebody else's, and none may be made": (False, THERE, buckets(f"{BUCKET}-2"), DENIED),
+    "somebody else has made it meanwhile": (False, LACKING, buckets(), TAKEN),
+    "somebody else's, too many are listed": (False, THERE, buckets(*["x" * 60] * 20_000), TAKEN),
+    "a list that lies": (
+        False,
+        THERE,
+        "<ListAllMyBucketsResult><Buckets><Bucket/></Buckets></ListAllMyBucketsResult>",
+        TAKEN,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BUCKETS)
+@pytest.mark.parametrize("tenant", ["", "institute:"])
+async def test_a_bucket_that_somebody_else_has_made_is_not_used(kind: str, tenant: str) -> None:
+    """Whoever knows a user's name can make that bucket first, let our key use it, and read all that is put there."""
+    used, there, listed, made = BUCKETS[kind]
+    begun: list[str] = []
+
+    async def lie(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        method, target = service.asked[-1].decode().split(" ")[:2]
+        status, body = THERE, ""
+        if method == "HEAD":
+            status = there
+        elif method == "PUT" and "lifecycle" not in target:
+            status, body = ("409 Conflict" if made else THERE), made
+        elif target.partition("?")[0] == "/":
+            status, body = ("403 Forbidden" if listed == DENIED else THERE), listed
+        elif method == "POST":
+            begun.append(target)
+            body = BEGUN
+        else:
+            body = "<ListMultipartUploadsResult/>"
+        writer.write(answer(b"" if method == "HEAD" else body.encode(), status))
+
+    async with store(lie) as (it, service):
+        if used:
+            assert await it.open_upload(tenant + BUCKET, "key") == "u-1"
+        else:
+            with pytest.raises(Unavailable, match="not its key's own"):
+                await it.open_upload(tenant + BUCKET, "key")
+    assert bool(begun) == used
+
+
+async def test_a_store_whose_buckets_others_make_is_used_if_the_operator_says_so() -> None:
+    async def lie(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        method = service.asked[-1].partition(b" ")[0]
+        writer.write(answer(b"" if method == b"HEAD" else BEGUN.encode()))
+
+    async with store(lie, check_bucket_owner=False) as (it, service):
+        assert await it.open_upload(BUCKET, "key") == "u-1"
+        assert [head.partition(b" ")[0] for head in service.asked] == [b"HEAD", b"GET", b"POST"]

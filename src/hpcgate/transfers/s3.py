@@ -49,7 +49,8 @@ def bucket_name(username: str, tenant: str | None = None) -> str:
 def object_key(path: str) -> str:
     """Return a new key that ends in the file's own name."""
     name = "".join(char if char.isprintable() else "_" for char in path.rpartition("/")[2])
-    return f"{uuid.uuid4()}/{name}"
+    # Clients resolve dots in a URL before they ask for it (RFC 3986, section 5.2.4).
+    return f"{uuid.uuid4()}/{'_' if name in ('', '.', '..') else name}"
 
 
 class S3Transfer(Transfer):

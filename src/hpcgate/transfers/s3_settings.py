@@ -55,4 +55,9 @@ class S3Settings(TransferSettings):
         True,
         description="Compare MD5 checksums with entity tags; off for stores whose tags are not MD5, as with SSE-KMS.",
     )
+    check_bucket_owner: bool = Field(
+        True,
+        description="Use a bucket that is there only if it is the key's own; off where somebody else makes the buckets "
+        "for it, who can then read and exchange what is in them.",
+    )
     timeout: Seconds = Field(10, description="Seconds that a request of the gateway to the store may take.")

@@ -35,7 +35,8 @@ MAX_CODE = 64
 MAX_BUCKETS = 10_000
 """Most buckets that are remembered to exist."""
 
-_TAKEN = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+_OWN = "BucketAlreadyOwnedByYou"
+_TAKEN = {_OWN, "BucketAlreadyExists"}
 
 
 class Store:
@@ -87,23 +88,69 @@ class Store:
         self._opened = None
 
     async def _prepare(self, bucket: str) -> None:
-        """Make the bucket if it is not there, give it its lifecycle, and sweep out what was given up."""
+        """Make the bucket if it is not there, give it its lifecycle, and sweep out what was given up.
+
+        Raises:
+            Unavailable: The store does not answer, or somebody else has made the bucket.
+        """
+        made = False
         try:
             await self._call("head_bucket", Bucket=bucket)
         except _NoBucket:
-            await self._make(bucket)
+            # Two first transfers of a user at a time both find none.
+            made = await self._create(bucket)
+        if not made:
+            await self._require_own(bucket)
+        else:
+            await self._set_lifecycle(bucket)
         await self._sweep(bucket)
 
-    async def _make(self, bucket: str) -> None:
+    async def _is_listed(self, bucket: str) -> bool:
+        """Say whether the store lists a bucket among those of our key."""
+        name = bucket.rpartition(":")[2]  # a tenant stands for all of its buckets, whose names are listed without it
+        try:
+            answer = await self._call("list_buckets", Prefix=name, MaxBuckets=1000)
+        except Unavailable:
+            return False  # it may be told by other means
+        return any(each.get("Name") == name for each in answer.get("Buckets", []))
+
+    async def _require_own(self, bucket: str) -> None:
+        """See that a bucket is our key's own: its name is all that somebody else needs to make it before us.
+
+        Raises:
+            Unavailable: It is not.
+        """
+        if not self._settings.check_bucket_owner or await self._is_listed(bucket):
+            return
+        try:
+            if await self._create(bucket):
+                return
+        except _Refused:
+            pass  # then it is not ours to make
+        log.warning("s3.bucket.foreign", bucket=bucket)
+        raise Unavailable(
+            f"The object store {self._settings.name} has a bucket {bucket} that is not its key's own: whoever has made"
+            " it could read and exchange what is put there."
+        )
+
+    async def _create(self, bucket: str) -> bool:
+        """Make a bucket, and say whether it is ours now; False if there is one, and the store does not say whose.
+
+        Raises:
+            Unavailable: The store does not answer, or refuses.
+        """
         options: dict[str, Any] = {}
         if ".amazonaws.com" in self._endpoint and self._settings.region != "us-east-1":
             options["CreateBucketConfiguration"] = {"LocationConstraint": self._settings.region}
         try:
             await self._call("create_bucket", Bucket=bucket, **options)
         except _Refused as error:
-            # Two first transfers of a user at a time both find none.
             if error.code not in _TAKEN:
                 raise
+            return error.code == _OWN
+        return True
+
+    async def _set_lifecycle(self, bucket: str) -> None:
         days = self._settings.bucket_lifecycle_configuration.days
         rule = {
             "ID": "hpcgate",

@@ -251,8 +251,8 @@ def _target(request: Request, metadata: dict[str, bytes], *, partial: bool) -> b
     if directory is None:
         if "path" not in metadata:
             raise BadRequest("The query needs the path of a directory, or the metadata a path.")
-        target = remote_path(metadata["path"])
-        return upload_target(target.rpartition(b"/")[0], target)
+        whole = remote_path(metadata["path"])
+        return upload_target(whole.rpartition(b"/")[0], whole)
     name = metadata.get("filename") or metadata.get("name") or (b"partial" if partial else None)
     target = upload_target(encode_path(directory), name)
     if metadata.get("path", target) != target:
