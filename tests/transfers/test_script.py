@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hpcgate.auth import Principal
 from hpcgate.config import DataOperation
-from hpcgate.errors import BadRequest, NotSupported, TimedOut
+from hpcgate.errors import BadRequest, NotSupported, PermissionDenied, TimedOut
 from hpcgate.transfers import jobs
 from hpcgate.transfers.base import BatchJob, Script
 from hpcgate.transfers.jobs import TransferJobs
@@ -106,6 +106,19 @@ async def test_nowhere_to_run() -> None:
     queue = Queue()
     with pytest.raises(NotSupported, match="default_work_dir"):
         await TransferJobs("Demo", None, [], queue.submit).run(ALICE, jobs.rm("/x"), None)
+    assert queue.jobs == []
+
+
+async def test_nothing_is_submitted_to_a_directory_that_is_refused() -> None:
+    queue, asked = Queue(), []
+
+    async def check(principal: Principal, directory: str) -> None:
+        asked.append((principal, directory))
+        raise PermissionDenied(directory)
+
+    with pytest.raises(PermissionDenied):
+        await TransferJobs("Demo", "/scratch", [], queue.submit, check=check).run(ALICE, jobs.rm("/x"), None)
+    assert asked == [(ALICE, f"/scratch/{ALICE.username}")]
     assert queue.jobs == []
 
 

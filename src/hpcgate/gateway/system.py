@@ -26,6 +26,7 @@ from hpcgate.telemetry.base import SILENT, Telemetry
 from hpcgate.telemetry.journal import note_path
 from hpcgate.transfers.base import BatchJob, Transfer, TransferContext
 from hpcgate.transfers.jobs import TransferJobs
+from hpcgate.transfers.work_directory import check_owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,9 @@ class System:
             telemetry.transfer_job(settings.name, job.name.removeprefix("transfer-"))
             return job_id
 
+        async def check(principal: Principal, directory: str) -> None:
+            await pool.perform(principal, lambda session: check_owner(session, directory), retry=True)
+
         return cls(
             settings,
             pool,
@@ -121,6 +125,7 @@ class System:
                 operation.datatransfer_jobs_directives,
                 submit,
                 operation.transfer_log_lifetime,
+                check,
             ),
             HealthBoard(
                 settings.name,

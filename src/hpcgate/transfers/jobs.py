@@ -6,7 +6,7 @@ target's name when it is whole; until then the old target stays as it was.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -260,6 +260,7 @@ class TransferJobs:
         directives: Sequence[str],
         submit: Submit,
         log_lifetime: float | None = None,
+        check: Callable[[Principal, str], Awaitable[None]] | None = None,
     ) -> None:
         """Keep what there is.
 
@@ -269,12 +270,14 @@ class TransferJobs:
             directives: The scheduler's directives, ``{account}`` to be filled in.
             submit: How to submit.
             log_lifetime: Seconds after which the logs of a job are removed by a later one, None to keep them.
+            check: Raises if jobs of a user must not run in a directory.
         """
         self._system = system
         self._work_root = work_root
         self._directives = tuple(directives)
         self._submit = submit
         self._log_lifetime = log_lifetime
+        self._check = check
 
     async def run(self, principal: Principal, script: Script, account: str | None) -> TransferJob:
         """Submit a script as the user. It is asked for once: after a time-out the job may still run.
@@ -284,6 +287,7 @@ class TransferJobs:
             BadRequest: The directives need an account and there is none, or it cannot be one; or a value is not text.
             NotSupported: No file system of the system has ``default_work_dir``.
             SubmissionRefused: By the scheduler, in its own words.
+            PermissionDenied: The directory that it would run in belongs to somebody else.
         """
         if self._work_root is None:
             raise NotSupported(
@@ -299,6 +303,8 @@ class TransferJobs:
         text = job_script(directives, values, body)
         if len(text.encode()) > MAX_SCRIPT:
             raise BadRequest(f"The transfer's job script would be larger than {MAX_SCRIPT} bytes.")
+        if self._check is not None:
+            await self._check(principal, directory)
         mark = log_mark()
         logs = JobLogs(
             output_log=f"{directory}/.f7t_file_handling_job_{mark}.log",
