@@ -642,6 +642,13 @@ def test_limits(cluster: Cluster, alice: Person, place: Path) -> None:
         over = httpx.patch(location, content=b"x" * 60, headers={**headers, "Upload-Offset": "60"})
         assert_problem(over, 413)
         assert httpx.delete(location, headers=headers).status_code == 204
+        part = httpx.post(
+            url, params=where, content=b"x" * 60, headers={**headers, "Upload-Length": "60", "Upload-Concat": "partial"}
+        ).headers["location"]
+        whole = {key: value for key, value in headers.items() if key != "Content-Type"}
+        joined = httpx.post(url, params=where, headers={**whole, "Upload-Concat": f"final;{part} {part}"})
+        assert_problem(joined, 413)
+        assert httpx.delete(gateway.url + part, headers=headers).status_code == 204
         assert names(place) == []
     finally:
         gateway.stop()

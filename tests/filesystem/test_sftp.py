@@ -11,7 +11,7 @@ import asyncssh
 import pytest
 
 from hpcgate.demo.sshd import Sshd
-from hpcgate.errors import ConnectionLost, TimedOut
+from hpcgate.errors import ConnectionLost, PermissionDenied, TimedOut
 from hpcgate.ssh.files.sftp_files import SftpFiles
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
@@ -62,6 +62,36 @@ async def test_nothing_forks_as_long_as_all_goes_well(session: Session, place: P
     await files.rename(path, place / "other")
     await files.remove(place / "other")
     assert commands == []
+
+
+async def test_an_empty_directory_of_a_server_without_dots_is_listed_without_a_command(
+    session: Session, place: Place, commands: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dots are for servers to send or not; whether what lies there may be looked at tells the directory itself."""
+    scan = asyncssh.SFTPClient.scandir
+
+    async def without_dots(self: asyncssh.SFTPClient, path: bytes) -> AsyncIterator[Any]:
+        async for found in scan(self, path):
+            if found.filename not in (b".", b".."):
+                yield found
+
+    monkeypatch.setattr("hpcgate.ssh.files.helper.HELPER", ("no-such-program",))
+    monkeypatch.setattr(asyncssh.SFTPClient, "scandir", without_dots)
+    place.run("mkdir", "empty", "full", "closed")
+    place.write("full/file")
+    files = await session.files()
+    assert [entry.name for entry in await files.listing(place / "full")] == [b"file"]
+    commands.clear()
+    assert await files.listing(place / "empty") == []
+    async with session.bulk() as streams:
+        assert [part async for part in streams.scan(place / "empty") if part] == []
+    assert not [command for command in commands if "ls" in command]
+    if os.geteuid() == 0:
+        place.write("closed/file")
+        place.run("chmod", "444", "closed")
+        with pytest.raises(PermissionDenied):
+            await files.listing(place / "closed")
+        place.run("chmod", "755", "closed")
 
 
 async def test_without_perl_stat_is_a_command(

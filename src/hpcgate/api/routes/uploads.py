@@ -188,7 +188,8 @@ async def post_uploads(
                 here = uploads(directory)
                 if asked.parts is not None:
                     parts = [(uploads(part), upload_id) for part, upload_id in asked.parts]
-                    upload = await here.join(name, asked.metadata, parts)
+                    most = gateway.settings.streams.max_upload_size
+                    upload = await here.join(name, asked.metadata, parts, most=most)
                 else:
                     upload = await here.create(name, asked.length, asked.metadata, partial=asked.partial)
                     if asked.with_chunk or asked.length == 0:

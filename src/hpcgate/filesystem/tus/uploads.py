@@ -218,11 +218,20 @@ class Uploads:
     async def _discard(self, upload_id: str) -> None:
         await self.store.forget(upload_id, await self.store.find(upload_id))
 
-    async def join(self, name: bytes, metadata: str, parts: Sequence[tuple["Uploads", str]]) -> TusUpload:
+    async def join(
+        self, name: bytes, metadata: str, parts: Sequence[tuple["Uploads", str]], *, most: int | None = None
+    ) -> TusUpload:
         """Make a file of several partial uploads, which are gone then.
+
+        Args:
+            name: The file's.
+            metadata: What the client said of it.
+            parts: Where each lies, and its id.
+            most: The most bytes that the file may have; None is any number.
 
         Raises:
             BadRequest: One is not a partial upload, or not complete.
+            TooLarge: They are more together than a file may be.
         """
         if len(parts) > MAX_PARTS:
             raise BadRequest(f"A file may be made of {MAX_PARTS} uploads.")
@@ -235,6 +244,8 @@ class Uploads:
             if there is None or not part.state.partial or not part.complete:
                 raise BadRequest(f"Upload-Concat: {part_id} is not a complete partial upload.")
             length += part.offset
+            if most is not None and length > most:
+                raise TooLarge(f"The upload is larger than {most} bytes.")
             words += (uploads.store.directory, uploads.store.name(part_id))
             found.append((uploads, part_id, there))
         upload_id = secrets.token_hex(16)

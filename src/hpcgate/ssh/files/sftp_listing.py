@@ -180,7 +180,7 @@ class SftpListing:
                     counter.add(len(entry.name))
                     entries.append(entry)
         if empty:
-            raise nothing_seen()
+            await look_inside(self._sftp, path)
 
     async def _followed(self, path: bytes) -> Entry | bytes:
         try:
@@ -209,12 +209,15 @@ def _entry(name: bytes, attributes: asyncssh.SFTPAttrs) -> Entry:
     )
 
 
-def nothing_seen() -> asyncssh.SFTPError:
-    """Return the error of a directory without even itself and that above it.
+async def look_inside(sftp: asyncssh.SFTPClient, path: bytes) -> None:
+    """Return if what lies in a directory may be looked at: one without even itself and that above it may be empty.
 
-    OpenSSH leaves out what it may not look at: that is a directory whose names alone may be read, and not an empty one.
+    OpenSSH leaves out what it may not look at: that is a directory whose names alone may be read. Others send no dots.
+
+    Raises:
+        asyncssh.SFTPError: It may not.
     """
-    return asyncssh.SFTPPermissionDenied("nothing may be looked at")
+    await sftp.stat(path.rstrip(b"/") + b"/.")
 
 
 def _contradicted(longname: bytes, size: int, mtime: int) -> bool:

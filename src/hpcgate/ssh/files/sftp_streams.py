@@ -21,7 +21,7 @@ from hpcgate.ssh.files.protocol import PRIVATE, Entry, Replacing, temporary_name
 from hpcgate.ssh.files.sftp_bulk import BulkSftp
 from hpcgate.ssh.files.sftp_bulk_content import BulkContent, Opened, Writer
 from hpcgate.ssh.files.sftp_files import SftpFiles
-from hpcgate.ssh.files.sftp_listing import nothing_seen
+from hpcgate.ssh.files.sftp_listing import look_inside
 from hpcgate.ssh.files.sftp_requests import CLEANING
 from hpcgate.ssh.files.sftp_targets import adopted
 from hpcgate.ssh.files.streams import SYNC_PATIENCE, OpenFile, Ready, StreamRunner
@@ -104,7 +104,7 @@ class SftpStreams(SftpFiles):
                 if itself.is_directory:
                     part = await self._ask(self._some, found, hidden, seen)
                     if not seen:
-                        raise nothing_seen()
+                        await self._ask(look_inside, self._sftp, path)
                 while part:
                     await self._listing.complete(path, 0, part if itself.is_directory else [], False)
                     await self._listing.date(path, part, False)
