@@ -173,7 +173,13 @@ async def test_while_nothing_comes_there_are_heartbeats_and_nothing_is_lost_behi
 
 @FORMS
 @pytest.mark.parametrize(
-    ("reason", "name"), [("expired", "token.expired"), ("stop", "stream.closing"), ("reload", "stream.closing")]
+    ("reason", "name"),
+    [
+        ("expired", "token.expired"),
+        ("revoked", "token.revoked"),
+        ("stop", "stream.closing"),
+        ("reload", "stream.closing"),
+    ],
 )
 async def test_a_stream_that_is_to_close_says_why_and_when_to_come_back(reason: str, name: str, form: Form) -> None:
     source, held, sent = Source(), stream(), []
@@ -194,7 +200,7 @@ async def test_a_stream_that_is_to_close_says_why_and_when_to_come_back(reason: 
         browser.read(last)
         assert [(told, event_id) for told, _, event_id in browser.events] == [(name, "")]
         retry = browser.retry
-    assert (retry is None) == (reason == "expired")
+    assert (retry is None) == (reason in ("expired", "revoked"))
     assert retry is None or sse.RECONNECT[0] <= retry <= sse.RECONNECT[1]
 
 

@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from hpcgate.admission.queue import Admission, Asker, User
-from hpcgate.api.sockets import converse
+from hpcgate.api.sockets import _closing, converse
 from hpcgate.errors import PathNotFound
 from hpcgate.gateway.streams import Stream
 from hpcgate.server.http_protocol import Http
@@ -470,6 +470,21 @@ async def with_little_left(front: Front) -> ClientConnection:
         with suppress(InvalidStatus):
             return await speaking(front, token=expiring)
     raise AssertionError("a socket takes minutes to open")
+
+
+@pytest.mark.parametrize(
+    ("reason", "close"),
+    [
+        ("", (1000, "")),
+        ("stop", (1012, "stop")),
+        ("expired", (4401, "Token expired")),
+        ("revoked", (4401, "Not let in any more")),
+    ],
+)
+async def test_the_code_of_a_close_says_whether_to_come_again(reason: str, close: tuple[int, str]) -> None:
+    stream = Stream("socket", "alice", "demo", endless=True)
+    stream.close(reason)
+    assert _closing(stream) == close
 
 
 @pytest.mark.parametrize("reason", ["", "reload"], ids=["fails", "reloads"])

@@ -91,6 +91,8 @@ def farewell(reason: str) -> Event:
     """
     if reason == "expired":
         return Event("token.expired", b'{"message":"The token has expired; come back with a new one."}')
+    if reason == "revoked":
+        return Event("token.revoked", b'{"message":"A new request with this token would be refused."}')
     retry = random.randint(*RECONNECT)  # noqa: S311 (spread, no secret)
     return Event("stream.closing", json_of({"reason": reason}), retry=retry)
 

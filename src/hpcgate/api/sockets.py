@@ -106,6 +106,8 @@ def _closing(stream: Stream) -> tuple[int, str]:
     """Return the code and the words of a close, by what the stream is to end for."""
     if stream.reason == "expired":
         return REFUSED + Unauthenticated.status, "Token expired"
+    if stream.reason == "revoked":
+        return REFUSED + Unauthenticated.status, "Not let in any more"
     return (RESTARTS if stream.reason else 1000), stream.reason
 
 

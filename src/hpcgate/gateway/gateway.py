@@ -25,6 +25,7 @@ from hpcgate.filesystem.slots import PathLocks
 from hpcgate.filesystem.tus.registry import UploadRegistry
 from hpcgate.gateway.background import Background, Job
 from hpcgate.gateway.carry_over import CarriedOver
+from hpcgate.gateway.rechecks import Rechecks
 from hpcgate.gateway.streams import Bound, Streams
 from hpcgate.gateway.system import System
 from hpcgate.health.maintenance import Notices, NoticeWatch
@@ -168,6 +169,8 @@ class Gateway:
                 background.start("health.maintenance", partial(_once, serving, watch.run))
             opened = cls(carried_over, tokens, jwks, authorizer, probers, accounts, background, telemetry)
             opened._serving = serving
+            rechecks = Rechecks(opened.streams, tokens, authorizer, spared=authentication.min_token_ttl or 0)
+            background.start("gateway.rechecks", partial(_once, serving, rechecks.run))
             if before is None:
                 opened._serve()
             yield opened

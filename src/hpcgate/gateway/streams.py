@@ -44,14 +44,18 @@ class Stream:
         system: The system's name.
         endless: Whether it goes on for as long as its client stays.
         closing: Is set when it is to end soon; `reason` says why.
-        reason: ``stop``, ``reload``, ``expired``, ``longest`` or ``stalled``, or nothing.
+        reason: ``stop``, ``reload``, ``expired``, ``revoked``, ``longest`` or ``stalled``, or nothing.
+        principal: Whose it is, and by which token; None where nobody has to show one.
         timer: When its token is looked at again.
     """
 
-    __slots__ = ("closing", "endless", "kind", "owner", "reason", "since", "system", "timer")
+    __slots__ = ("closing", "endless", "kind", "owner", "principal", "reason", "since", "system", "timer")
 
-    def __init__(self, kind: str, owner: str, system: str, *, endless: bool) -> None:
+    def __init__(
+        self, kind: str, owner: str, system: str, *, endless: bool, principal: Principal | None = None
+    ) -> None:
         self.kind = kind
+        self.principal = principal
         self.owner = owner
         self.system = system
         self.endless = endless
@@ -85,7 +89,7 @@ class Streams:
     Attributes:
         begun: How many have begun since the process started, by kind.
         ended: How many have ended, by kind and by what ended them: ``done``, ``failed``, ``gone``, ``stop``,
-            ``reload``, ``expired``, ``longest`` or ``stalled``.
+            ``reload``, ``expired``, ``revoked``, ``longest`` or ``stalled``.
     """
 
     def __init__(
@@ -150,7 +154,7 @@ class Streams:
         self._require_room(group, owner)
         if endless and self._winding_up:
             raise Unavailable("The gateway is about to stop", headers={"Retry-After": "1"})
-        stream = Stream(kind, owner, system, endless=endless)
+        stream = Stream(kind, owner, system, endless=endless, principal=principal)
         self._open.add(stream)
         self._taken[group] += 1
         self._owners[group, owner] += 1
@@ -207,6 +211,14 @@ class Streams:
             return
         loop = asyncio.get_running_loop()
         stream.timer = loop.call_later(min(left, self._look), self._end_by, stream, end, reason)
+
+    def endless(self) -> list[list[Stream]]:
+        """Return the streams that go on for as long as their clients stay, each token's on one system together."""
+        found: dict[tuple[str, str], list[Stream]] = {}
+        for stream in self._open:
+            if stream.endless and not stream.reason and stream.principal is not None:
+                found.setdefault((stream.principal.token, stream.system), []).append(stream)
+        return list(found.values())
 
     def wind_up(self, reason: str) -> None:
         """Have those end that would not by themselves, and take no more of them."""
