@@ -23,11 +23,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from hpcgate.admission.queue import Admission, Asker, User
+from hpcgate.admission.queue import Admission, Asker, Stranger, Turn, User
 from hpcgate.api.sockets import _closing, converse
 from hpcgate.errors import PathNotFound
 from hpcgate.gateway.streams import Stream
 from hpcgate.server.http_protocol import Http
+from hpcgate.server.refusals import HOLD, Refusals
 from hpcgate.server.sockets import MAX_LINE, MAX_MESSAGE, PORTION, Sockets
 from tests.auth.idp import claims, jwk, token
 from tests.front import Front, write_config
@@ -237,7 +238,10 @@ class Wire(asyncio.Transport):
         return 0
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Have it go on with another protocol, which is one."""
+        self.protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self.protocol
 
     def can_write_eof(self) -> bool:
         return False
@@ -350,9 +354,11 @@ BEARER, PROTOCOL = "Authorization: Bearer ", "Sec-WebSocket-Protocol: hpcgate, h
         (f"{BEARER}good", False, b"101"),
         (f"{PROTOCOL}good", False, b"101"),
         (f"{BEARER}good", True, b"503"),
-        (f"{BEARER}bad", False, b"503"),
-        (f"{PROTOCOL}bad", False, b"503"),
-        ("X-None: x", False, b"503"),
+        (f"{BEARER}bad", False, b"101"),
+        (f"{BEARER}bad", True, b"503"),
+        (f"{PROTOCOL}bad", True, b"503"),
+        ("X-None: x", False, b"101"),
+        ("X-None: x", True, b"503"),
     ],
 )
 async def test_a_socket_is_refused_only_where_a_request_of_its_caller_would_wait(
@@ -388,7 +394,92 @@ async def test_a_socket_is_refused_only_where_a_request_of_its_caller_would_wait
     protocol.data_received(f"{head}{key}".encode())
     await asyncio.gather(*state.tasks)
     assert b"".join(wire.written).startswith(b"HTTP/1.1 " + status)
-    assert asked == ([User("alice")] if shown.endswith("good") else [])
+    assert [isinstance(asker, User) for asker in asked] == [shown.endswith("good")]
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("verified", [False, True])
+async def test_what_a_stranger_costs_by_a_socket_is_counted_until_it_is_a_user(verified: bool) -> None:
+    """In a calm moment, too: whoever asks for sockets without a token is one of those who share a tenth."""
+    seen: list[tuple[str, object]] = []
+
+    class Counting(Admission):
+        def begin(self, asker: Asker) -> Turn:
+            seen.append(("begin", type(asker)))
+            return super().begin(asker)
+
+        def end(self, turn: Turn, cost: float = 0.0) -> None:
+            seen.append(("end", type(turn.asker)))
+            super().end(turn, cost)
+
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if verified:
+            scope["state"]["username"] = "alice"
+        await asyncio.sleep(0)
+        await send({"type": "websocket.close"})
+
+    class Line(Http):
+        admission = Counting(9, 9, lambda: 0)
+        speaks = staticmethod(lambda path: True)
+
+    config = uvicorn.Config(refuse, http=Line, ws=Sockets, interface="asgi3", log_config=None)
+    config.load()
+    wire, state = Wire(), ServerState()
+    protocol = Line(config=config, server_state=state, app_state={})
+    protocol.connection_made(wire)
+    protocol.data_received(OFFER)
+    await asyncio.gather(*state.tasks)
+    assert seen == [("begin", Stranger), ("end", User if verified else Stranger)]
+    assert Line.admission._strangers_running == 0
+    # One that the library refuses never begins.
+    other = Line(config=config, server_state=state, app_state={})
+    other.connection_made(Wire())
+    other.data_received(OFFER.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"none"))
+    await asyncio.gather(*state.tasks)
+    assert Line.admission._strangers_running == 0
+    protocol.connection_lost(None)
+    other.connection_lost(None)
+
+
+OFFER = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["who waits", "who has gone"])
+async def test_a_socket_is_refused_as_late_as_a_request(gone: bool) -> None:
+    """Who is refused at once comes back at once: a thousand who ask for sockets would take the loop's time."""
+    now = 0.0
+
+    class Full(Admission):
+        busy = property(lambda self: True)
+
+        def must_wait(self, asker: Asker, running: int) -> bool:
+            return True
+
+    class Line(Http):
+        admission = Full(9, 9, lambda: 0)
+        refusals = Refusals(9, now=lambda: now)
+        speaks = staticmethod(lambda path: True)
+
+    config = uvicorn.Config(lambda *_: None, http=Line, ws=Sockets, interface="asgi3", log_config=None)
+    config.load()
+    wire = Wire()
+    protocol = Line(config=config, server_state=ServerState(), app_state={})
+    protocol.connection_made(wire)
+    protocol.data_received(OFFER)
+    Line.refusals.look(1.0)
+    assert wire.written == []
+    if gone:
+        wire.close()
+        protocol.connection_lost(None)
+    now = time.monotonic() + HOLD
+    Line.refusals.look(1.0)
+    assert b"".join(wire.written).startswith(b"" if gone else b"HTTP/1.1 503 ")
+    assert bool(wire.written) is not gone
+    assert (len(Line.refusals), Line.refusals.said) == (0, 0 if gone else 1)
     protocol.connection_lost(None)
 
 

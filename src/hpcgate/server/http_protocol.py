@@ -31,7 +31,7 @@ from hpcgate.http.heads import Refusal, refusal
 from hpcgate.server.exchange import Exchange
 from hpcgate.server.refusals import HOLD, Lobby, Refusals
 from hpcgate.server.sink import Sink
-from hpcgate.server.sockets import MAX_LINE, received
+from hpcgate.server.sockets import MAX_LINE, Sockets, received
 from hpcgate.telemetry.containment import FAULTS, contained
 
 log = structlog.get_logger(__name__)
@@ -153,6 +153,20 @@ class _Unread:
                 if not protocol.transport.is_closing():
                     protocol._turn_away_unread(whole=self.whole)
                     return True
+        return False
+
+
+@dataclass(slots=True, eq=False)
+class _Offer:
+    """An offer to speak as a WebSocket that is to be refused."""
+
+    protocol: "Http"
+
+    def say(self) -> bool:
+        with _TURN:
+            if not self.protocol.is_over():
+                self.protocol._bow_out()
+                return True
         return False
 
 
@@ -520,13 +534,18 @@ class Http(HttpToolsProtocol):
         self._stop_head_timer()
         self._unset_keepalive_if_required()
         admission = self.admission
-        if self._awaited() or self.stopping or self._would_wait():
+        asker = None if admission is None else self._asker(token_of(self.headers), self.headers)
+        if self._awaited() or self.stopping or self._would_wait(asker):
             if admission is not None:
                 admission.refused += 1
             self._deaf = True
             self._last_words = self._overloaded(close=True, whole=True)
-            if not self._awaited():
+            if self.stopping:
                 self._bow_out()
+            elif not self._awaited():
+                # As late as any other refusal: who is refused at once comes back at once.
+                self.flow.pause_reading()
+                self.refusals.add(_Offer(self), time.monotonic())
             return
         if max(len(self.url), *(len(name) + len(value) for name, value in self.headers)) > MAX_LINE:
             self._refuse(LINE_TOO_LONG)
@@ -535,17 +554,23 @@ class Http(HttpToolsProtocol):
             self._send_timer.cancel()
         self._stop_rest_timer()
         self.handle_websocket_upgrade()
+        speaker = self.transport.get_protocol()
+        if isinstance(asker, Stranger) and isinstance(speaker, Sockets):
+            speaker.app = partial(self._metered, asker, speaker.app)  # its task has yet to begin, if it ever does
         if rest:
-            cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
+            cast("asyncio.Protocol", speaker).data_received(rest)
         self.cycle, self._active = None, None  # type: ignore[assignment]
 
-    def _would_wait(self) -> bool:
-        """Say whether a request with this head would have to wait; a stranger's, whose cost is not counted, would."""
+    async def _metered(self, asker: Asker, app: Any, scope: Any, receive: Any, send: Any) -> None:
+        """Serve a WebSocket of a stranger, which is a user's once its token is verified."""
+        await self._counted(asker, app)(scope, receive, send)
+
+    def _would_wait(self, asker: Asker | None) -> bool:
+        """Say whether a request of this caller would have to wait."""
         admission = self.admission
         if admission is None or not (admission.waiting or admission.busy or admission.full(len(self.tasks))):
             return False
-        asker = self._asker(token_of(self.headers), self.headers)
-        return isinstance(asker, Stranger) or admission.must_wait(asker, len(self.tasks))
+        return asker is not None and admission.must_wait(asker, len(self.tasks))
 
     def _without_offer(self) -> bytes:
         """Return the head of the request once more, for a new parser, without its offer to speak another protocol."""
@@ -643,6 +668,10 @@ class Http(HttpToolsProtocol):
             self._waiting = None
 
     def _serve(self, cycle: RequestResponseCycle, app: Any, asker: Asker) -> None:
+        super()._start_asgi_task(cycle, self._counted(asker, app))
+
+    def _counted(self, asker: Asker, app: Any) -> Any:
+        """Return an application that counts as a caller's request, and what a stranger's costs until it is a user's."""
         admission = self.admission
         assert admission is not None  # noqa: S101 (it has let the caller in)
         turn = admission.begin(asker)
@@ -664,7 +693,7 @@ class Http(HttpToolsProtocol):
                 if admission.waiting:
                     admission.feed(len(self.tasks) - 1)
 
-        super()._start_asgi_task(cycle, counted)
+        return counted
 
     def _turn_away(self, cycle: RequestResponseCycle) -> None:
         if self.transport.is_closing():
