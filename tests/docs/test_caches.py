@@ -69,6 +69,8 @@ BOOKKEEPING = {
     "telemetry/tally.py:Counter._series": "metrics, by labels that no caller makes up",
     "telemetry/tally.py:Histogram._series": "metrics, by labels that no caller makes up",
     "telemetry/writer.py:Writers._by_name": "the logs of the process",
+    "server/refusals.py:Lobby._turns": "connections that are left unread, by who asks; gone with the last of them",
+    "server/refusals.py:Lobby._unread": "connections that are left unread; gone once they are read or lost",
 }
 """What is kept by keys and holds no answer for anybody else: who is there, what is counted."""
 
