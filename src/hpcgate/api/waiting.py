@@ -1,7 +1,6 @@
 """``?wait=``: a request that is answered when something has become of its jobs, or when its time is up."""
 
 import asyncio
-import re
 from collections.abc import Coroutine, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -10,10 +9,10 @@ from pydantic import BaseModel, Field
 
 from hpcgate.api.access import Access
 from hpcgate.auth import Principal
-from hpcgate.errors import GatewayError, JobNotFound
+from hpcgate.errors import GatewayError, JobNotFound, Unauthenticated
 from hpcgate.gateway.watching import Watcher
 from hpcgate.schedulers.base import Jobs, Scheduler
-from hpcgate.schedulers.snapshot import Mark
+from hpcgate.schedulers.snapshot import Mark, number_of
 
 AGAIN = 30.0
 """Seconds after which jobs are looked at again of which no watching tells: another user's, or long over."""
@@ -49,6 +48,7 @@ async def wait_for(access: Access, job_ids: Sequence[str], asked: WaitParameters
 
     Raises:
         RateLimited, Unavailable: As `Streams.hold`.
+        Unauthenticated: The token has expired meanwhile, or is not accepted any more.
     """
     watching, scheduler = access.system.watching, access.system.scheduler
     loop = asyncio.get_running_loop()
@@ -69,6 +69,10 @@ async def wait_for(access: Access, job_ids: Sequence[str], asked: WaitParameters
             seen = marks
             patience = end if marks else min(end, look_at)
             await _first_of(watcher.changed(), stream.closing.wait(), timeout=patience - loop.time())
+        if stream.reason in ("expired", "revoked"):
+            raise Unauthenticated(
+                f"Token {stream.reason}", headers={"WWW-Authenticate": 'Bearer error="invalid_token"'}
+            )
 
 
 async def _first_of(*awaited: Coroutine[Any, Any, Any], timeout: float) -> None:
@@ -85,20 +89,30 @@ async def _first_of(*awaited: Coroutine[Any, Any, Any], timeout: float) -> None:
 
 
 def _marks(access: Access, watcher: Watcher, ids: tuple[str, ...]) -> tuple[Mark, ...]:
-    """Return what differs once something has happened to one of the jobs; nothing if they are not watched."""
+    """Return what differs once something has happened to one of the jobs; nothing if they are not watched.
+
+    It takes no longer than going through ids and jobs once: each waiter does it each time that something happens.
+    """
     jobs, scheduler = watcher.jobs, access.system.scheduler
     found: list[Mark] = []
+    others: dict[str, list[str]] = {}
     for job_id in ids:
         if (seen := jobs.get(job_id)) is not None:
             found.append(seen.mark)
-        elif digits := _DIGITS.match(job_id):
-            # Few begin alike, and only those are looked at closely.
-            alike = (seen for name, seen in jobs.items() if name.startswith(digits[0]))
-            found += (seen.mark for seen in alike if scheduler.names(job_id, seen))
+        elif number := number_of(job_id):
+            others.setdefault(number, []).append(job_id)
+    for number, wanted in others.items():
+        family = watcher.family(number)
+        if len(wanted) > CLOSELY:
+            # Of which of them is not told then: at worst the scheduler is asked in vain.
+            found += (seen.mark for seen in family)
+        else:
+            found += (seen.mark for seen in family if any(scheduler.names(job_id, seen) for job_id in wanted))
     return tuple(found)
 
 
-_DIGITS = re.compile(r"\d+")
+CLOSELY = 4
+"""Most ids that are held against each of the jobs whose ids begin alike."""
 
 
 async def _look(scheduler: Scheduler, principal: Principal, ids: tuple[str, ...], *, first: bool) -> Answers:

@@ -5,7 +5,7 @@ own. While nobody watches nothing is asked (docs/decisions/job_events.md).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
 
@@ -53,6 +53,15 @@ class Watcher:
         """The user's own jobs by id, whatever else was read last."""
         snapshot = self._poller.snapshot
         return {} if snapshot is None or not self.ready else snapshot.jobs.get(self.principal.username, {})
+
+    def family(self, number: str) -> Sequence[Seen]:
+        """Return the user's own jobs whose ids begin with a number, such as the tasks of an array."""
+        snapshot = self._poller.snapshot
+        return (
+            ()
+            if snapshot is None or not self.ready
+            else snapshot.families.get(self.principal.username, {}).get(number, ())
+        )
 
     async def changed(self) -> None:
         """Wait until something has happened to a job of the user, or to what tells of it."""

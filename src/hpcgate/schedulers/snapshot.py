@@ -1,6 +1,7 @@
 """The jobs of a system as one query finds them, for all who wait for something to become of one."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,10 +40,12 @@ class Snapshot:
     Attributes:
         jobs: By user and id.
         marks: Of each, in the same way.
+        families: Those whose ids begin with the same number, as the tasks of an array do: by user and number.
     """
 
     jobs: Mapping[str, Mapping[str, Seen]]
     marks: Mapping[str, Mapping[str, Mark]]
+    families: Mapping[str, Mapping[str, Sequence[Seen]]]
 
     @classmethod
     def of(cls, found: Iterable[Seen]) -> "Snapshot":
@@ -51,4 +54,17 @@ class Snapshot:
         for seen in found:
             jobs.setdefault(seen.job.user or "", {})[seen.job.job_id] = seen
         marks = {user: {job_id: seen.mark for job_id, seen in own.items()} for user, own in jobs.items()}
-        return cls(jobs, marks)
+        families: dict[str, dict[str, list[Seen]]] = {}
+        for user, own in jobs.items():
+            for job_id, seen in own.items():
+                families.setdefault(user, {}).setdefault(number_of(job_id), []).append(seen)
+        return cls(jobs, marks, families)
+
+
+def number_of(job_id: str) -> str:
+    """Return the number that an id begins with, which those of an array's tasks have in common; empty if with none."""
+    found = _NUMBER.match(job_id)
+    return "" if found is None else found[0]
+
+
+_NUMBER = re.compile(r"[0-9]+")
