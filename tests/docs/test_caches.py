@@ -71,6 +71,8 @@ BOOKKEEPING = {
     "telemetry/writer.py:Writers._by_name": "the logs of the process",
     "server/refusals.py:Lobby._turns": "connections that are left unread, by who asks; gone with the last of them",
     "server/refusals.py:Lobby._unread": "connections that are left unread; gone once they are read or lost",
+    "gateway/watching.py:Poller.watchers": "those who wait for jobs, by user; gone with the last of them",
+    "gateway/watching.py:Watching._pollers": "who asks for whom, as long as somebody waits",
 }
 """What is kept by keys and holds no answer for anybody else: who is there, what is counted."""
 
