@@ -132,7 +132,8 @@ async def test_nobody_is_told_by_a_token_that_counts_no_more(reason: str) -> Non
 
     class Busy(Naming):
         async def several(self, _: Principal, ids: Sequence[str]) -> Mapping[str, Jobs]:
-            asyncio.get_running_loop().call_soon(lambda: [one.close(reason) for one in streams._open])
+            for stream in streams._open:
+                stream.close(reason)
             return dict.fromkeys(ids, RUNNING)
 
     system = SimpleNamespace(watching=Watching(), scheduler=Busy())
