@@ -25,8 +25,8 @@ from yarl import URL
 from hpcgate.config import Settings
 from hpcgate.demo.cluster import Cluster, Gateway
 from hpcgate.server.app import create_app
-from hpcgate.transfers import jobs
 from tests.routes import at
+from tests.transfers import asked
 from tests.transfers.shells import SHELLS, Sh, own
 
 from .corpus import corpus
@@ -442,12 +442,12 @@ def test_what_runs_in_transfer_jobs(share: int, ground: Ground) -> None:
             text, source, target, pattern = (texts[(number + step) % len(texts)] for step in range(SHARES_OF_JOBS))
             source, target = f"{place}/{source}", f"{place}/a/b/{target}"
             for script in (
-                jobs.mv(source, target),
-                jobs.cp(source, target),
-                jobs.compress(f"{place}/file", target, pattern=pattern),
-                jobs.compress(source, f"{place}/x", pattern=text),
-                jobs.extract(source, target),
-                jobs.rm(f"{place}/a/b/{text}"),
+                asked.mv(source, target),
+                asked.cp(source, target),
+                asked.compress(f"{place}/file", target, pattern=pattern),
+                asked.compress(source, f"{place}/x", pattern=text),
+                asked.extract(source, target),
+                asked.rm(f"{place}/a/b/{text}"),
             ):
                 sh.run(script)
     ground.check()

@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hpcgate.demo.sshd import Sshd
-from hpcgate.filesystem.base import Limits, encode_path
+from hpcgate.filesystem.base import Limits
 from hpcgate.filesystem.checksum import Checksum
 from hpcgate.filesystem.chmod import Chmod
 from hpcgate.filesystem.chown import Chown
@@ -28,6 +28,7 @@ from hpcgate.filesystem.stat import Stat
 from hpcgate.filesystem.symlink import Symlink
 from hpcgate.filesystem.view import View
 from hpcgate.ssh.files.coreutils_errors import shown
+from hpcgate.ssh.files.remote_path import encode_path
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 from tests.filesystem.remote import WAYS, Place

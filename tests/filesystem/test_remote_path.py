@@ -7,24 +7,25 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from hpcgate.api.access import Access
 from hpcgate.auth import Principal
 from hpcgate.config import Cluster
 from hpcgate.errors import BadRequest
-from hpcgate.filesystem.base import RemotePath, SourcePath, encode_path, remote_path
+from hpcgate.filesystem.base import Path, SourcePath
 from hpcgate.filesystem.ls import Ls, LsParameters
 from hpcgate.filesystem.stat import Stat, StatParameters
 from hpcgate.gateway.system import System
+from hpcgate.ssh.files.remote_path import RemotePath, encode_path, remote_path
 from hpcgate.ssh.pool import Pool
 
 
 class Model(BaseModel):
     """A request with two paths."""
 
-    path: RemotePath
-    source: SourcePath = RemotePath(b"/")
+    path: Path
+    source: SourcePath = Field(default_factory=lambda: RemotePath(b"/"))
 
 
 NAMES = {
@@ -133,13 +134,13 @@ from types import SimpleNamespace
 from pydantic import TypeAdapter
 from hpcgate.errors import TooLarge
 from hpcgate.filesystem import beneath
-from hpcgate.filesystem.base import RemotePath
+from hpcgate.filesystem.base import Path
 from hpcgate.filesystem.content import refuse_larger
 from hpcgate.telemetry.journal import readable
 
 assert sys.getfilesystemencoding() != "utf-8"
 text, path = "/\\xfc", b"/\\xc3\\xbc"
-adapter = TypeAdapter(RemotePath)
+adapter = TypeAdapter(Path)
 assert adapter.validate_python(text) == path
 assert adapter.dump_python(adapter.validate_python(text)) == text
 assert readable(path) == text

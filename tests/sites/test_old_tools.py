@@ -30,11 +30,11 @@ from hpcgate.filesystem.packing import Format, packed
 from hpcgate.filesystem.stat import Stat
 from hpcgate.filesystem.unpacking import unpack
 from hpcgate.ssh.session import Session
-from hpcgate.transfers import jobs
 from tests.sites.operations import OLD, VERBS
 from tests.sites.test_start_up import Account
 from tests.ssh.conftest import MakePool, make_pool, nodes, sshd
 from tests.ssh.nodes import LoginNodes, principal
+from tests.transfers import asked
 from tests.transfers.shells import Sh
 
 __all__ = ["make_pool", "nodes", "sshd"]
@@ -239,8 +239,8 @@ def test_a_job_packs_by_tar_1_26(tmp_path: Path) -> None:
     sh = Sh("sh", place, ordinary=False)
     path = f"{tmp_path}/bin:{os.environ['PATH']}"
     for name in ("tree", *(f"tree/{name}" for name in ODD)):
-        ended = sh.run(jobs.compress(f"{place}/{name}", f"{place}/archive"), PATH=path)
+        ended = sh.run(asked.compress(f"{place}/{name}", f"{place}/archive"), PATH=path)
         assert ended.succeeded, ended
         assert {f"tree/{found}" for found in names(place / "archive")} >= {name} or name in names(place / "archive")
-    ended = sh.run(jobs.extract(f"{place}/archive", str(place)), PATH=path)
+    ended = sh.run(asked.extract(f"{place}/archive", str(place)), PATH=path)
     assert ended.succeeded, ended

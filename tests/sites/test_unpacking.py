@@ -28,10 +28,10 @@ from hpcgate.filesystem.beneath import Confined
 from hpcgate.filesystem.extract import Extract
 from hpcgate.filesystem.unpacking import unpack
 from hpcgate.ssh.session import Session
-from hpcgate.transfers import jobs
 from hpcgate.transfers.script import job_script
 from tests.filesystem.remote import Place, keys, nodes, opened, place, sshd
 from tests.ssh.nodes import Keys, LoginNodes
+from tests.transfers import asked
 
 __all__ = ["keys", "nodes", "place", "sshd"]
 
@@ -95,8 +95,8 @@ async def job(session: Session, place: Place, archive: bytes) -> None:
     """By the script of a transfer job, run as the user."""
     source = f"{place.path}.tar"
     Path(source).write_bytes(archive)
-    script = jobs.extract(source, str(place.path), compression=compression(archive))
-    text = job_script((), script.values, script.body).encode()
+    script = asked.extract(source, str(place.path), compression=compression(archive))
+    text = job_script((), script).encode()
     try:
         done = await asyncio.to_thread(
             subprocess.run, place.user.identity.command(["sh", "-s"]), input=text, capture_output=True, cwd=place.path,

@@ -12,9 +12,9 @@ from hpcgate.demo.packages import ensure_installed
 from hpcgate.demo.processes import Identity
 from hpcgate.filesystem import compress, extract, unpacking
 from hpcgate.ssh.files import command_scripts
-from hpcgate.transfers import jobs
 from tests.ssh.stepping import Shims
 from tests.ssh.test_swaps import NEW, UPLOAD, Making, archive, command, job
+from tests.transfers import asked
 from tests.transfers.shells import NOBODY
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
@@ -45,9 +45,9 @@ SCRIPTS: dict[str, tuple[Making, str]] = {
         "key",
     ),
     "an upload": (command(command_scripts.WRITE, f"{SHARED}/key", HIDDEN, "w" * 16, "32", "", "", fed=UPLOAD), "key"),
-    "extract job": (job(lambda top: jobs.extract(f"{top}/mine/a.tar", f"{top}/shared", compression="none")), "d/key"),
-    "cp job": (job(lambda top: jobs.cp(f"{top}/mine/d", f"{top}/shared")), "d/key"),
-    "compress job": (job(lambda top: jobs.compress(f"{top}/mine/d", f"{top}/shared/key")), "key"),
+    "extract job": (job(lambda top: asked.extract(f"{top}/mine/a.tar", f"{top}/shared", compression="none")), "d/key"),
+    "cp job": (job(lambda top: asked.cp(f"{top}/mine/d", f"{top}/shared")), "d/key"),
+    "compress job": (job(lambda top: asked.compress(f"{top}/mine/d", f"{top}/shared/key")), "key"),
 }
 
 

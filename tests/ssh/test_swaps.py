@@ -21,10 +21,10 @@ from hpcgate.demo.processes import Identity
 from hpcgate.filesystem import compress, extract, unpacking
 from hpcgate.filesystem.tus import scripts
 from hpcgate.ssh.files import command_attributes, command_scripts, footing
-from hpcgate.transfers import jobs
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.script import job_script
 from tests.ssh.stepping import Shims
+from tests.transfers import asked
 from tests.transfers.shells import NOBODY
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
@@ -71,7 +71,7 @@ def job(script: Callable[[str], Script]) -> Making:
 
     def make(top: Path) -> tuple[list[str], bytes]:
         made = script(str(top))
-        return ["-c", job_script([], made.values, made.body)], b""
+        return ["-c", job_script([], made)], b""
 
     return make
 
@@ -119,12 +119,12 @@ SCRIPTS: dict[str, Making] = {
     "chmod": command(command_attributes.CHMOD, f"{TREE}/key", "666"),
     "chmod of what cannot be read": command(command_attributes.CHMOD, f"{TREE}/unreadable", "666"),
     "chown": command(command_attributes.CHOWN, f"{TREE}/key", f"{NOBODY}:{NOBODY}"),
-    "cp job": job(lambda top: jobs.cp(f"{top}/mine/file", f"{top}/shared/tree/key")),
-    "cp job of a tree": job(lambda top: jobs.cp(f"{top}/mine/d", f"{top}/shared/tree")),
-    "mv job": job(lambda top: jobs.mv(f"{top}/mine/file", f"{top}/shared/tree/key")),
-    "rm job": job(lambda top: jobs.rm(f"{top}/shared/tree/d")),
-    "compress job": job(lambda top: jobs.compress(f"{top}/mine/d", f"{top}/shared/tree/key")),
-    "extract job": job(lambda top: jobs.extract(f"{top}/mine/a.tar", f"{top}/shared/tree", compression="none")),
+    "cp job": job(lambda top: asked.cp(f"{top}/mine/file", f"{top}/shared/tree/key")),
+    "cp job of a tree": job(lambda top: asked.cp(f"{top}/mine/d", f"{top}/shared/tree")),
+    "mv job": job(lambda top: asked.mv(f"{top}/mine/file", f"{top}/shared/tree/key")),
+    "rm job": job(lambda top: asked.rm(f"{top}/shared/tree/d")),
+    "compress job": job(lambda top: asked.compress(f"{top}/mine/d", f"{top}/shared/tree/key")),
+    "extract job": job(lambda top: asked.extract(f"{top}/mine/a.tar", f"{top}/shared/tree", compression="none")),
 }
 
 

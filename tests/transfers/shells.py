@@ -49,7 +49,7 @@ class Sh:
     ) -> Ended:
         """Run a script from a file, as schedulers do; root's without the right to give files to any group, if asked."""
         path = self.directory.parent / f"{self.directory.name}.sh"
-        path.write_text(job_script(directives, script.values, script.body))
+        path.write_text(job_script(directives, script))
         argv = [*([] if chown or os.geteuid() != 0 else NO_CHOWN), self.program, str(path)]
         done = subprocess.run(
             Identity(NOBODY, NOBODY).command(argv) if self.ordinary else argv,

@@ -11,10 +11,10 @@ import pytest
 from hpcgate.api.confined_jobs import confined
 from hpcgate.auth.policy import Grant
 from hpcgate.errors import Denied
-from hpcgate.transfers import jobs
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.jobs import MAX_SCRIPT
 from hpcgate.transfers.script import job_script
+from tests.transfers import asked
 from tests.transfers.shells import Sh, own
 
 DENIED = 77
@@ -40,14 +40,14 @@ def held(script: Script, box: Path) -> Script:
 
 
 SCRIPTS: dict[str, Callable[[str], Script]] = {
-    "mv": lambda box: jobs.mv(f"{box}/tree", f"{box}/to"),
-    "cp": lambda box: jobs.cp(f"{box}/tree", f"{box}/to"),
-    "cp followed": lambda box: jobs.cp(f"{box}/tree", f"{box}/to", dereference=True),
-    "rm": lambda box: jobs.rm(f"{box}/tree"),
-    "compress": lambda box: jobs.compress(f"{box}/tree", f"{box}/to/new.tar.gz"),
-    "compress followed": lambda box: jobs.compress(f"{box}/tree", f"{box}/to/new.tar.gz", dereference=True),
-    "compress a pattern": lambda box: jobs.compress(f"{box}/tree", f"{box}/to/new.tar.gz", pattern=".*file"),
-    "extract": lambda box: jobs.extract(f"{box}/a.tar.gz", f"{box}/to"),
+    "mv": lambda box: asked.mv(f"{box}/tree", f"{box}/to"),
+    "cp": lambda box: asked.cp(f"{box}/tree", f"{box}/to"),
+    "cp followed": lambda box: asked.cp(f"{box}/tree", f"{box}/to", dereference=True),
+    "rm": lambda box: asked.rm(f"{box}/tree"),
+    "compress": lambda box: asked.compress(f"{box}/tree", f"{box}/to/new.tar.gz"),
+    "compress followed": lambda box: asked.compress(f"{box}/tree", f"{box}/to/new.tar.gz", dereference=True),
+    "compress a pattern": lambda box: asked.compress(f"{box}/tree", f"{box}/to/new.tar.gz", pattern=".*file"),
+    "extract": lambda box: asked.extract(f"{box}/a.tar.gz", f"{box}/to"),
 }
 
 
@@ -93,20 +93,20 @@ def test_a_source_that_has_become_a_link(sh: Sh, box: Path, kind: str) -> None:
 def test_nasty_names(sh: Sh, box: Path, name: str) -> None:
     """Jobs within a rule take any file name."""
     (box / "file").rename(box / name)
-    assert sh.run(held(jobs.cp(f"{box}/{name}", f"{box}/copy"), box)).succeeded
-    assert sh.run(held(jobs.mv(f"{box}/copy", f"{box}/to/{name}"), box)).succeeded
+    assert sh.run(held(asked.cp(f"{box}/{name}", f"{box}/copy"), box)).succeeded
+    assert sh.run(held(asked.mv(f"{box}/copy", f"{box}/to/{name}"), box)).succeeded
     assert (box / "to" / name).read_text() == "inside"
-    assert sh.run(held(jobs.rm(f"{box}/to/{name}"), box)).succeeded
+    assert sh.run(held(asked.rm(f"{box}/to/{name}"), box)).succeeded
     assert not os.listdir(box / "to")
 
 
 def test_a_script_fits(box: Path) -> None:
     """The longest paths fit into a script and an argument."""
-    script = held(jobs.cp("/" + "é/" * 2000, "/" + "é/" * 2000), box)
-    assert len(job_script([], script.values, script.body).encode()) < MAX_SCRIPT
+    script = held(asked.cp("/" + "é/" * 2000, "/" + "é/" * 2000), box)
+    assert len(job_script([], script).encode()) < MAX_SCRIPT
     # Linux takes no longer argument: execve(2), MAX_ARG_STRLEN.
     assert len(script.values["request"]) < 128 * 1024
-    subprocess.run(["sh", "-n"], input=job_script([], script.values, script.body), text=True, check=True)
+    subprocess.run(["sh", "-n"], input=job_script([], script), text=True, check=True)
 
 
 def test_what_is_not_known_is_denied() -> None:

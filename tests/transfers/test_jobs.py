@@ -10,15 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcgate.transfers import jobs
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.jobs import Compression
+from tests.transfers import asked
 from tests.transfers.shells import SHELLS, Sh, either, own
 
 COMPRESSIONS: tuple[Compression, ...] = ("none", "gzip", "bzip2", "xz")
 NASTY = [
     "plain", "-rf", "--help", "it's", 'a"b', "$(id)", "`id`", "a\nb", "\n", "a\n", "a\r\nb", "\\n", "a\\", "*", "?[a]",
-    " ", "#SBATCH --x", "é€😀", "a:b", "!x", "~", "%j", "x" * 255, "\x01\x7f",
+    " ", "#SBATCH --x", "é€😀", "a:b", "!x", "~", "%j", "x" * 255, "\x01\x7f", "\udcff\udcfe", "é\udce9\\1\n\udcff'",
 ]  # fmt: skip
 
 
@@ -28,16 +28,16 @@ def test_nasty_names(sh: Sh, name: str) -> None:
     d = sh.directory
     (d / name).write_text("content")
     own(d)
-    assert sh.run(jobs.cp(f"{d}/{name}", f"{d}/copy")).succeeded
+    assert sh.run(asked.cp(f"{d}/{name}", f"{d}/copy")).succeeded
     assert (d / "copy").read_text() == "content"
-    assert sh.run(jobs.mv(f"{d}/copy", f"{d}/{name}")).succeeded
+    assert sh.run(asked.mv(f"{d}/copy", f"{d}/{name}")).succeeded
     assert not (d / "copy").exists()
-    assert sh.run(jobs.compress(f"{d}/{name}", f"{d}/a.tar")).succeeded
+    assert sh.run(asked.compress(f"{d}/{name}", f"{d}/a.tar")).succeeded
     (d / "out").mkdir()
     own(d)
-    assert sh.run(jobs.extract(f"{d}/a.tar", f"{d}/out")).succeeded
+    assert sh.run(asked.extract(f"{d}/a.tar", f"{d}/out")).succeeded
     assert (d / "out" / name).read_text() == "content"
-    assert sh.run(jobs.rm(f"{d}/{name}")).succeeded
+    assert sh.run(asked.rm(f"{d}/{name}")).succeeded
     assert sorted(os.listdir(d)) == ["a.tar", "out"]
 
 
@@ -59,24 +59,24 @@ def test_any_name(source: str, target: str, shell: str) -> None:
         (d / "out").mkdir()
         own(d)
         sh = Sh(shell, d)
-        assert sh.run(jobs.cp(f"{d}/in/{source}", f"{d}/in/2{target}")).succeeded
-        assert sh.run(jobs.compress(f"{d}/in", f"{d}/t{target}", compression="none")).succeeded
-        assert sh.run(jobs.extract(f"{d}/t{target}", f"{d}/out", compression="none")).succeeded
+        assert sh.run(asked.cp(f"{d}/in/{source}", f"{d}/in/2{target}")).succeeded
+        assert sh.run(asked.compress(f"{d}/in", f"{d}/t{target}", compression="none")).succeeded
+        assert sh.run(asked.extract(f"{d}/t{target}", f"{d}/out", compression="none")).succeeded
         assert {path.name for path in (d / "out" / "in").iterdir()} == {source, f"2{target}"}
-        assert sh.run(jobs.mv(f"{d}/in", f"{d}/out/m{target}")).succeeded
-        assert sh.run(jobs.rm(f"{d}/out/m{target}")).succeeded
+        assert sh.run(asked.mv(f"{d}/in", f"{d}/out/m{target}")).succeeded
+        assert sh.run(asked.rm(f"{d}/out/m{target}")).succeeded
         assert os.listdir(d / "out") == ["in"]
         assert sh.left_over() == []
 
 
 VERBS: dict[str, Callable[[str, str], Script]] = {
-    "mv": lambda source, target: jobs.mv(source, target),
-    "cp": lambda source, target: jobs.cp(source, target),
-    "cp -L": lambda source, target: jobs.cp(source, target, dereference=True),
-    "rm": lambda source, _: jobs.rm(source),
-    "compress": lambda source, target: jobs.compress(source, target),
-    "compress match": lambda source, target: jobs.compress(source, target, pattern=".*"),
-    "extract": lambda source, target: jobs.extract(source, target),
+    "mv": lambda source, target: asked.mv(source, target),
+    "cp": lambda source, target: asked.cp(source, target),
+    "cp -L": lambda source, target: asked.cp(source, target, dereference=True),
+    "rm": lambda source, _: asked.rm(source),
+    "compress": lambda source, target: asked.compress(source, target),
+    "compress match": lambda source, target: asked.compress(source, target, pattern=".*"),
+    "extract": lambda source, target: asked.extract(source, target),
 }
 
 
@@ -134,7 +134,7 @@ def test_a_copy_goes_into_a_file_whose_directory_may_not_be_written(sh: Sh, cont
     (locked / "file").chmod(0o640)
     locked.chmod(0o555)
     inode = (locked / "file").stat().st_ino
-    assert sh.run(jobs.cp(str(source), f"{locked}/file", dereference=follow)).succeeded
+    assert sh.run(asked.cp(str(source), f"{locked}/file", dereference=follow)).succeeded
     assert (locked / "file").read_text() == source.read_text() == content
     now = (locked / "file").stat()
     assert (now.st_ino, now.st_mode & 0o777) == (inode, 0o640)
@@ -152,21 +152,21 @@ def test_into_a_directory(sh: Sh) -> None:
     (d / "tree").mkdir()
     (d / "tree" / "leaf").write_text("leaf")
     own(d)
-    assert sh.run(jobs.mv(f"{d}/a", f"{d}/into")).succeeded
-    assert sh.run(jobs.cp(f"{d}/b", f"{d}/into/")).succeeded
-    assert sh.run(jobs.cp(f"{d}/tree/", f"{d}/into")).succeeded
-    assert sh.run(jobs.cp(f"{d}/tree", f"{d}/new/")).succeeded
+    assert sh.run(asked.mv(f"{d}/a", f"{d}/into")).succeeded
+    assert sh.run(asked.cp(f"{d}/b", f"{d}/into/")).succeeded
+    assert sh.run(asked.cp(f"{d}/tree/", f"{d}/into")).succeeded
+    assert sh.run(asked.cp(f"{d}/tree", f"{d}/new/")).succeeded
     assert sorted(str(path.relative_to(d)) for path in d.rglob("*")) == [
         "b", "into", "into/a", "into/b", "into/tree", "into/tree/leaf", "new", "new/leaf", "tree", "tree/leaf",
     ]  # fmt: skip
     (d / "tree" / "leaf").write_text("newer")
-    assert sh.run(jobs.cp(f"{d}/tree", f"{d}/into")).succeeded
+    assert sh.run(asked.cp(f"{d}/tree", f"{d}/into")).succeeded
     assert (d / "into" / "tree" / "leaf").read_text() == "newer"
-    assert not sh.run(jobs.cp(f"{d}/b", f"{d}/absent/")).succeeded
-    assert not sh.run(jobs.cp(f"{d}/b", f"{d}/absent/x")).succeeded
-    assert not sh.run(jobs.cp(f"{d}/tree", f"{d}/tree/inner")).succeeded
-    assert not sh.run(jobs.cp(f"{d}/b", f"{d}/b")).succeeded
-    assert not sh.run(jobs.mv(f"{d}/b", f"{d}/b")).succeeded
+    assert not sh.run(asked.cp(f"{d}/b", f"{d}/absent/")).succeeded
+    assert not sh.run(asked.cp(f"{d}/b", f"{d}/absent/x")).succeeded
+    assert not sh.run(asked.cp(f"{d}/tree", f"{d}/tree/inner")).succeeded
+    assert not sh.run(asked.cp(f"{d}/b", f"{d}/b")).succeeded
+    assert not sh.run(asked.mv(f"{d}/b", f"{d}/b")).succeeded
     assert (d / "b").read_text() == "b"
     assert sh.left_over() == []
 
@@ -181,18 +181,18 @@ def test_links(sh: Sh) -> None:
     (d / "through").symlink_to("old")
     (d / "dangling").symlink_to("nowhere")
     own(d)
-    assert sh.run(jobs.cp(f"{d}/link", f"{d}/same")).succeeded
+    assert sh.run(asked.cp(f"{d}/link", f"{d}/same")).succeeded
     assert os.readlink(d / "same") == "file"
-    assert sh.run(jobs.cp(f"{d}/link", f"{d}/content", dereference=True)).succeeded
+    assert sh.run(asked.cp(f"{d}/link", f"{d}/content", dereference=True)).succeeded
     assert not (d / "content").is_symlink()
     assert (d / "content").read_text() == "new"
-    assert sh.run(jobs.cp(f"{d}/file", f"{d}/through")).succeeded
+    assert sh.run(asked.cp(f"{d}/file", f"{d}/through")).succeeded
     assert (d / "through").is_symlink()
     assert (d / "old").read_text() == "new"
-    assert sh.run(jobs.mv(f"{d}/dangling", f"{d}/moved")).succeeded
+    assert sh.run(asked.mv(f"{d}/dangling", f"{d}/moved")).succeeded
     assert os.readlink(d / "moved") == "nowhere"
-    assert not sh.run(jobs.cp(f"{d}/moved", f"{d}/x", dereference=True)).succeeded
-    assert sh.run(jobs.rm(f"{d}/link")).succeeded
+    assert not sh.run(asked.cp(f"{d}/moved", f"{d}/x", dereference=True)).succeeded
+    assert sh.run(asked.rm(f"{d}/link")).succeeded
     assert (d / "file").exists()
 
 
@@ -203,7 +203,7 @@ def test_modes_and_times_are_kept(sh: Sh) -> None:
     own(d)
     (d / "file").chmod(0o751)
     os.utime(d / "file", (1_000_000_000, 1_000_000_000))
-    assert sh.run(jobs.cp(f"{d}/file", f"{d}/copy")).succeeded
+    assert sh.run(asked.cp(f"{d}/file", f"{d}/copy")).succeeded
     assert (d / "copy").stat().st_mode & 0o7777 == 0o751
     assert (d / "copy").stat().st_mtime == 1_000_000_000
 
@@ -216,9 +216,9 @@ def test_move_to_another_file_system(sh: Sh, elsewhere: Path) -> None:
     (elsewhere / "file").write_text("old")
     own(d)
     own(elsewhere)
-    assert sh.run(jobs.mv(f"{d}/tree", str(elsewhere))).succeeded
+    assert sh.run(asked.mv(f"{d}/tree", str(elsewhere))).succeeded
     assert (elsewhere / "tree" / "leaf").read_text() == "leaf"
-    assert sh.run(jobs.mv(f"{d}/file", f"{elsewhere}/file")).succeeded
+    assert sh.run(asked.mv(f"{d}/file", f"{elsewhere}/file")).succeeded
     assert (elsewhere / "file").read_text() == "new"
     assert os.listdir(d) == []
     assert sorted(os.listdir(elsewhere)) == ["file", "tree"]
@@ -235,7 +235,7 @@ def test_failed_move_to_another_file_system_loses_nothing(sh: Sh, elsewhere: Pat
     own(d)
     own(elsewhere)
     (d / "tree" / "secret").chmod(0)
-    done = sh.run(jobs.mv(f"{d}/tree", str(elsewhere)))
+    done = sh.run(asked.mv(f"{d}/tree", str(elsewhere)))
     assert not done.succeeded
     assert sorted(os.listdir(d / "tree")) == ["a", "secret"]
     assert os.listdir(elsewhere / "tree") == ["old"]
@@ -254,7 +254,9 @@ def test_compress(sh: Sh, compression: Compression, pattern: str | None, derefer
         (tree / name).write_text(name)
     (tree / "al.txt").symlink_to("c.txt")
     own(d)
-    script = jobs.compress(str(tree), f"{d}/archive", compression=compression, pattern=pattern, dereference=dereference)
+    script = asked.compress(
+        str(tree), f"{d}/archive", compression=compression, pattern=pattern, dereference=dereference
+    )
     assert sh.run(script).succeeded
     magic = {"none": b"tree/" if pattern is None else b"./", "gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ"}
     assert (d / "archive").read_bytes().startswith(magic[compression])
@@ -270,7 +272,7 @@ def test_compress(sh: Sh, compression: Compression, pattern: str | None, derefer
     assert (d / "archive").stat().st_mode & 0o777 == 0o644
     (d / "out").mkdir()
     own(d)
-    assert sh.run(jobs.extract(f"{d}/archive", f"{d}/out", compression=compression)).succeeded
+    assert sh.run(asked.extract(f"{d}/archive", f"{d}/out", compression=compression)).succeeded
     base = d / "out" if pattern else d / "out" / "tree"
     assert (base / "a.txt").read_text() == "a.txt"
 
@@ -283,7 +285,7 @@ def test_archive_inside_its_source(sh: Sh) -> None:
     own(sh.directory)
     for pattern, expected in ((None, ["tree", "tree/a"]), (".*", ["./a"])):
         for _ in range(2):
-            assert sh.run(jobs.compress(str(tree), f"{tree}/all.tgz", pattern=pattern)).succeeded
+            assert sh.run(asked.compress(str(tree), f"{tree}/all.tgz", pattern=pattern)).succeeded
             with tarfile.open(tree / "all.tgz") as archive:
                 assert archive.getnames() == expected
     assert sh.left_over() == []
@@ -292,7 +294,7 @@ def test_archive_inside_its_source(sh: Sh) -> None:
 def test_bad_pattern(sh: Sh) -> None:
     """A pattern that is not one makes no archive."""
     (sh.directory / "tree").mkdir()
-    done = sh.run(jobs.compress(f"{sh.directory}/tree", f"{sh.directory}/x", pattern=r"\(")).succeeded
+    done = sh.run(asked.compress(f"{sh.directory}/tree", f"{sh.directory}/x", pattern=r"\(")).succeeded
     assert not done
     assert not (sh.directory / "x").exists()
 
@@ -311,7 +313,7 @@ def test_compress_while_a_file_changes(sh: Sh, words: str, succeeded: bool) -> N
     (d / "bin/tar").chmod(0o755)
     (d / "file").write_text("content")
     own(d)
-    ended = sh.run(jobs.compress(f"{d}/file", f"{d}/archive"), PATH=f"{d}/bin:{os.environ['PATH']}")
+    ended = sh.run(asked.compress(f"{d}/file", f"{d}/archive"), PATH=f"{d}/bin:{os.environ['PATH']}")
     assert ended.succeeded is succeeded
     assert words in ended.errors
     assert (d / "archive").exists() is succeeded
@@ -326,7 +328,7 @@ def test_compress_opens_nothing_to_another_group(sh: Sh) -> None:
     if os.geteuid() == 0:
         os.chown(d / "archive", -1, 54322)
     (d / "archive").chmod(0o660)
-    assert sh.run(jobs.compress(f"{d}/file", f"{d}/archive")).succeeded
+    assert sh.run(asked.compress(f"{d}/file", f"{d}/archive")).succeeded
     assert (d / "archive").stat().st_mode & 0o777 == (0o600 if os.geteuid() == 0 else 0o660)
 
 
@@ -336,8 +338,8 @@ def test_extract_takes_no_backslash_for_an_escape(sh: Sh) -> None:
     for name in ("a\\tb", "a\tb"):
         (d / name).mkdir()
     own(d)
-    assert sh.run(jobs.compress(f"{d}/file", f"{d}/archive")).succeeded
-    assert sh.run(jobs.extract(f"{d}/archive", f"{d}/a\\tb")).succeeded
+    assert sh.run(asked.compress(f"{d}/file", f"{d}/archive")).succeeded
+    assert sh.run(asked.extract(f"{d}/archive", f"{d}/a\\tb")).succeeded
     assert os.listdir(d / "a\\tb") == ["file"]
     assert os.listdir(d / "a\tb") == []
 
@@ -348,9 +350,9 @@ def test_extract_refuses_what_is_no_archive(sh: Sh) -> None:
     (d / "out").mkdir()
     own(d)
     for compression in COMPRESSIONS:
-        assert not sh.run(jobs.extract(f"{d}/text", f"{d}/out", compression=compression)).succeeded
-    assert not sh.run(jobs.extract(f"{d}/text", f"{d}/absent")).succeeded
-    assert not sh.run(jobs.extract(str(d), f"{d}/out")).succeeded
+        assert not sh.run(asked.extract(f"{d}/text", f"{d}/out", compression=compression)).succeeded
+    assert not sh.run(asked.extract(f"{d}/text", f"{d}/absent")).succeeded
+    assert not sh.run(asked.extract(str(d), f"{d}/out")).succeeded
 
 
 def test_extract_stays_inside(sh: Sh) -> None:
@@ -361,14 +363,14 @@ def test_extract_stays_inside(sh: Sh) -> None:
     with tarfile.open(d / "bad.tar", "w") as archive:
         archive.add(d / "evil", "../escaped")
     own(d)
-    assert not sh.run(jobs.extract(f"{d}/bad.tar", f"{d}/out", compression="none")).succeeded
+    assert not sh.run(asked.extract(f"{d}/bad.tar", f"{d}/out", compression="none")).succeeded
     assert not (d / "escaped").exists()
 
 
 def test_user_settings_of_tar_do_not_count(sh: Sh) -> None:
     (sh.directory / "a").write_text("a")
     own(sh.directory)
-    done = sh.run(jobs.compress(f"{sh.directory}/a", f"{sh.directory}/t"), TAR_OPTIONS="--remove-files")
+    done = sh.run(asked.compress(f"{sh.directory}/a", f"{sh.directory}/t"), TAR_OPTIONS="--remove-files")
     assert done.succeeded
     assert (sh.directory / "a").exists()
 
@@ -381,9 +383,9 @@ def test_full_disk(sh: Sh, small: Path) -> None:
     (sh.directory / "big").write_bytes(os.urandom(200_000))
     own(sh.directory)
     for script in (
-        jobs.cp(f"{sh.directory}/big", f"{small}/target"),
-        jobs.mv(f"{sh.directory}/big", f"{small}/target"),
-        jobs.compress(f"{sh.directory}/big", f"{small}/target"),
+        asked.cp(f"{sh.directory}/big", f"{small}/target"),
+        asked.mv(f"{sh.directory}/big", f"{small}/target"),
+        asked.compress(f"{sh.directory}/big", f"{small}/target"),
     ):
         done = sh.run(script)
         assert not done.succeeded

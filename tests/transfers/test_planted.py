@@ -10,34 +10,34 @@ from pathlib import Path
 
 import pytest
 
-from hpcgate.transfers import jobs
 from hpcgate.transfers.base import Script
+from tests.transfers import asked
 from tests.transfers.shells import NOBODY, SHELLS, Sh
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
 
 ATTACKER = 54321
 JOBS: dict[str, Callable[[Path, Path], Script]] = {
-    "cp": lambda source, target: jobs.cp(str(source), str(target)),
-    "cp of a tree": lambda source, target: jobs.cp(str(source.parent), str(target)),
-    "mv": lambda source, target: jobs.mv(str(source), str(target)),
-    "compress": lambda source, target: jobs.compress(str(source), str(target)),
-    "compress by pattern": lambda source, target: jobs.compress(str(source.parent), str(target), pattern=".*"),
+    "cp": lambda source, target: asked.cp(str(source), str(target)),
+    "cp of a tree": lambda source, target: asked.cp(str(source.parent), str(target)),
+    "mv": lambda source, target: asked.mv(str(source), str(target)),
+    "compress": lambda source, target: asked.compress(str(source), str(target)),
+    "compress by pattern": lambda source, target: asked.compress(str(source.parent), str(target), pattern=".*"),
 }
 # Links of the attacker's on the way, below a target that others may write: to a directory in the place of one, and to a
 # file in the place of one.
 BELOW: dict[str, Callable[[Path, Path], Script]] = {
-    "cp into a tree": lambda source, shared: jobs.cp(str(source.parent), str(shared / "tree")),
-    "cp behind a link": lambda source, shared: jobs.cp(str(source), str(shared / "down" / "key")),
-    "mv behind a link": lambda source, shared: jobs.mv(str(source), str(shared / "down" / "key")),
-    "mv from behind a link": lambda source, shared: jobs.mv(str(shared / "down" / "key"), str(source.parent / "got")),
-    "rm behind a link": lambda source, shared: jobs.rm(str(shared / "down" / "key")),
-    "rm of a link with a slash": lambda source, shared: jobs.rm(str(shared / "down") + "/"),
-    "compress behind a link": lambda source, shared: jobs.compress(str(source), str(shared / "down" / "made")),
-    "extract into a tree": lambda source, shared: jobs.extract(
+    "cp into a tree": lambda source, shared: asked.cp(str(source.parent), str(shared / "tree")),
+    "cp behind a link": lambda source, shared: asked.cp(str(source), str(shared / "down" / "key")),
+    "mv behind a link": lambda source, shared: asked.mv(str(source), str(shared / "down" / "key")),
+    "mv from behind a link": lambda source, shared: asked.mv(str(shared / "down" / "key"), str(source.parent / "got")),
+    "rm behind a link": lambda source, shared: asked.rm(str(shared / "down" / "key")),
+    "rm of a link with a slash": lambda source, shared: asked.rm(str(shared / "down") + "/"),
+    "compress behind a link": lambda source, shared: asked.compress(str(source), str(shared / "down" / "made")),
+    "extract into a tree": lambda source, shared: asked.extract(
         str(source.parent / "tree.tar"), str(shared / "tree"), compression="none"
     ),
-    "extract behind a link": lambda source, shared: jobs.extract(
+    "extract behind a link": lambda source, shared: asked.extract(
         str(source.parent / "tree.tar"), str(shared / "down"), compression="none"
     ),
 }

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ from hypothesis import strategies as st
 
 from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, SubmissionRefused, Unavailable
+from hpcgate.ssh.files.remote_path import encode_path
 from hpcgate.transfers import s3
-from hpcgate.transfers.base import Download, JobLogs, Script, TransferContext, TransferJob, Upload
+from hpcgate.transfers.base import JobLogs, Script, TransferContext, TransferJob
 from hpcgate.transfers.presigning import Signer
 from hpcgate.transfers.s3 import ObjectUpload, S3Transfer, Urls, bucket_name, object_key, part_count
 from hpcgate.transfers.s3_jobs import VERIFY
 from hpcgate.transfers.s3_settings import GIB, MIB, S3Settings
 from hpcgate.transfers.store import Store
+from tests.transfers import asked
 from tests.transfers.object_store import SECRET_KEY, ObjectStore
 from tests.transfers.shells import Sh, assert_group_kept, either, own
 
@@ -68,9 +71,9 @@ def test_buckets_of_users_that_look_alike() -> None:
 
 def test_object_key() -> None:
     """A key ends with the file's name, and no two transfers share one."""
-    assert object_key("/a/b c'é.txt").endswith("/b c'é.txt")
-    assert object_key("/a/x\ny").endswith("/x_y")
-    assert object_key("/a/x") != object_key("/a/x")
+    assert object_key(encode_path("/a/b c'é.txt")).endswith("/b c'é.txt")
+    assert object_key(encode_path("/a/x\ny")).endswith("/x_y")
+    assert object_key(encode_path("/a/x")) != object_key(encode_path("/a/x"))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,7 @@ async def test_upload(sh: Sh, store: ObjectStore, method: Any, size: int) -> Non
     own(sh.directory)
     content = os.urandom(size)
     try:
-        started = await transfer.upload(ALICE, Upload(str(target), file_size=size))
+        started = await transfer.upload(ALICE, asked.upload(str(target), file_size=size))
     finally:
         await transfer.close()
     assert started.directives.parts_upload_urls[0].startswith("http://localhost:")
@@ -215,7 +218,7 @@ async def test_what_replaces_a_file_is_for_the_same_group(workspace: Path, metho
         os.chown(target, -1, 54322)
     target.chmod(0o664)
     try:
-        started = await transfer.upload(ALICE, Upload(str(target), file_size=3))
+        started = await transfer.upload(ALICE, asked.upload(str(target), file_size=3))
     finally:
         await transfer.close()
     send(started.directives, b"new")
@@ -235,7 +238,7 @@ async def test_download(sh: Sh, store: ObjectStore, method: Any, size: int, spli
     source.write_bytes(content)
     own(sh.directory)
     try:
-        started = await transfer.download(ALICE, Download(str(source)))
+        started = await transfer.download(ALICE, asked.download(str(source)))
     finally:
         await transfer.close()
     assert httpx.get(started.directives.download_url).status_code == 404
@@ -255,7 +258,7 @@ async def test_upload_that_never_comes(sh: Sh, store: ObjectStore, method: Any) 
     transfer = method(jobs)
     try:
         (sh.directory / "target").write_text("old")
-        started = await transfer.upload(ALICE, Upload(f"{sh.directory}/target", file_size=10))
+        started = await transfer.upload(ALICE, asked.upload(f"{sh.directory}/target", file_size=10))
         script = jobs.scripts[0]
         script.values["wait"] = "1"
         done = await asyncio.to_thread(sh.run, script)
@@ -274,7 +277,7 @@ async def test_upload_that_is_complete_when_it_is_given_up(sh: Sh, store: Object
     jobs = Jobs()
     transfer = method(jobs)
     try:
-        started = await transfer.upload(ALICE, Upload(f"{sh.directory}/target", file_size=10))
+        started = await transfer.upload(ALICE, asked.upload(f"{sh.directory}/target", file_size=10))
     finally:
         await transfer.close()
     script, marks = jobs.scripts[0], sh.directory / "marks"
@@ -284,7 +287,7 @@ async def test_upload_that_is_complete_when_it_is_given_up(sh: Sh, store: Object
     waiting = f"touch {marks}/reached; until [ -e {marks}/complete ]; do sleep 0.1; done; {last}"
     values = {**script.values, "wait": "0"}
     job = asyncio.create_task(
-        asyncio.to_thread(sh.run, Script(script.name, values, script.body.replace(last, waiting)))
+        asyncio.to_thread(sh.run, replace(script, values=values, body=script.body.replace(last, waiting)))
     )
     while not (marks / "reached").exists():
         assert not job.done(), job.result()
@@ -304,7 +307,7 @@ async def test_upload_given_up_ends_the_job(sh: Sh, method: Any) -> None:
     jobs = Jobs()
     transfer = method(jobs)
     try:
-        await transfer.upload(ALICE, Upload(f"{sh.directory}/target", file_size=10))
+        await transfer.upload(ALICE, asked.upload(f"{sh.directory}/target", file_size=10))
     finally:
         await transfer.close()
     values = jobs.scripts[0].values
@@ -318,7 +321,7 @@ async def test_upload_of_another_size(sh: Sh, store: ObjectStore, method: Any) -
     jobs = Jobs()
     transfer = method(jobs)
     try:
-        started = await transfer.upload(ALICE, Upload(f"{sh.directory}/target", file_size=10))
+        started = await transfer.upload(ALICE, asked.upload(f"{sh.directory}/target", file_size=10))
     finally:
         await transfer.close()
     send(started.directives, b"123456789")
@@ -351,7 +354,7 @@ async def test_a_signal_while_an_upload_s_job_clears_up(
     jobs = Jobs()
     transfer = method(jobs)
     try:
-        started = await transfer.upload(ALICE, Upload(f"{sh.directory}/target", file_size=10))
+        started = await transfer.upload(ALICE, asked.upload(f"{sh.directory}/target", file_size=10))
     finally:
         await transfer.close()
     send(started.directives, b"123456789")
@@ -369,7 +372,7 @@ async def test_a_signal_while_a_download_s_job_clears_up(sh: Sh, method: Any, ca
     source.write_text("longer")
     own(sh.directory)
     try:
-        await transfer.download(ALICE, Download(str(source)))
+        await transfer.download(ALICE, asked.download(str(source)))
     finally:
         await transfer.close()
     source.write_text("short")
@@ -386,7 +389,7 @@ async def test_upload_to_a_full_disk(sh: Sh, small: Path, store: ObjectStore, me
     (small / "target").write_text("old")
     own(small)
     try:
-        started = await transfer.upload(ALICE, Upload(f"{small}/target", file_size=PART + 1))
+        started = await transfer.upload(ALICE, asked.upload(f"{small}/target", file_size=PART + 1))
     finally:
         await transfer.close()
     send(started.directives, os.urandom(PART + 1))
@@ -405,7 +408,7 @@ async def test_split_on_a_full_disk(sh: Sh, small: Path, store: ObjectStore, met
     (sh.directory / "source").write_bytes(os.urandom(PART + 1))
     own(sh.directory)
     try:
-        started = await transfer.download(ALICE, Download(f"{sh.directory}/source"))
+        started = await transfer.download(ALICE, asked.download(f"{sh.directory}/source"))
     finally:
         await transfer.close()
     objects = store.objects()
@@ -429,8 +432,8 @@ async def test_urls_expire(sh: Sh, method: Any) -> None:
         (sh.directory / name).write_text(name)
     own(sh.directory)
     try:
-        up = await transfer.upload(ALICE, Upload(f"{sh.directory}/target", file_size=1))
-        down = await transfer.download(ALICE, Download(f"{sh.directory}/source"))
+        up = await transfer.upload(ALICE, asked.upload(f"{sh.directory}/target", file_size=1))
+        down = await transfer.download(ALICE, asked.download(f"{sh.directory}/source"))
     finally:
         await transfer.close()
     await asyncio.sleep(2.1)  # URLs begin with a whole second
@@ -439,7 +442,9 @@ async def test_urls_expire(sh: Sh, method: Any) -> None:
         assert answer.status_code in (400, 403)
         assert "AccessDenied" in answer.text
     for script in jobs.scripts:
-        quick = Script(script.name, {**script.values, "wait": "1"}, script.body.replace('sleep "$pause"', "sleep 0.05"))
+        quick = replace(
+            script, values={**script.values, "wait": "1"}, body=script.body.replace('sleep "$pause"', "sleep 0.05")
+        )
         done = await asyncio.to_thread(sh.run, quick)
         assert done.status != 0
         assert "successfully" not in done.output
@@ -451,7 +456,7 @@ async def test_upload_damaged_in_the_store(sh: Sh, store: ObjectStore, method: A
     jobs = Jobs()
     transfer = method(jobs)
     try:
-        started = await transfer.upload(ALICE, Upload(f"{sh.directory}/target", file_size=2 * PART))
+        started = await transfer.upload(ALICE, asked.upload(f"{sh.directory}/target", file_size=2 * PART))
     finally:
         await transfer.close()
     send(started.directives, bytes(2 * PART))
@@ -485,13 +490,10 @@ async def test_store_dies_during_the_job(sh: Sh, method: Any, store: ObjectStore
     try:
         (sh.directory / "source").write_bytes(os.urandom(2 * PART))
         own(sh.directory)
-        started = await transfer.download(ALICE, Download(f"{sh.directory}/source"))
-        up = await transfer.upload(ALICE, Upload(f"{sh.directory}/target", file_size=10))
+        started = await transfer.download(ALICE, asked.download(f"{sh.directory}/source"))
+        up = await transfer.upload(ALICE, asked.upload(f"{sh.directory}/target", file_size=10))
         send(up.directives, b"0123456789")
-        shorter = [
-            Script(script.name, script.values, script.body.replace('sleep "$pause"', "sleep 0.05"))
-            for script in jobs.scripts
-        ]
+        shorter = [replace(script, body=script.body.replace('sleep "$pause"', "sleep 0.05")) for script in jobs.scripts]
         store.stop()
         try:
             done = await asyncio.to_thread(sh.run, shorter[0])
@@ -502,7 +504,7 @@ async def test_store_dies_during_the_job(sh: Sh, method: Any, store: ObjectStore
             assert done.status != 0
             assert os.listdir(sh.directory) == ["source"]
             with pytest.raises(Unavailable, match="does not answer") as caught:
-                await transfer.download(ALICE, Download(f"{sh.directory}/source"))
+                await transfer.download(ALICE, asked.download(f"{sh.directory}/source"))
             assert store.url not in str(caught.value)
             with pytest.raises(Unavailable):
                 await transfer.ping()
@@ -521,7 +523,7 @@ async def test_part_is_tried_again(sh: Sh, method: Any, store: ObjectStore) -> N
     (sh.directory / "source").write_bytes(os.urandom(PART + 1))
     own(sh.directory)
     try:
-        started = await transfer.download(ALICE, Download(f"{sh.directory}/source"))
+        started = await transfer.download(ALICE, asked.download(f"{sh.directory}/source"))
     finally:
         await transfer.close()
     script = jobs.scripts[0]
@@ -533,7 +535,7 @@ async def test_part_is_tried_again(sh: Sh, method: Any, store: ObjectStore) -> N
     )
     script.values["right_url"] = script.values["part_url"]
     script.values["tried"] = f"{sh.directory}/tried"
-    done = await asyncio.to_thread(sh.run, Script(script.name, script.values, flaky))
+    done = await asyncio.to_thread(sh.run, replace(script, body=flaky))
     assert done.status == 0, done.errors
     # Not by curl's words: two that fail at once may write theirs into each other.
     assert len(list(sh.directory.glob("tried.*"))) == 2
@@ -549,7 +551,7 @@ async def test_source_changes(sh: Sh, method: Any, store: ObjectStore, change: s
     source.write_bytes(b"x" * 100)
     own(sh.directory)
     try:
-        started = await transfer.download(ALICE, Download(str(source)))
+        started = await transfer.download(ALICE, asked.download(str(source)))
     finally:
         await transfer.close()
     changes: dict[str, Callable[[], object]] = {
@@ -572,13 +574,13 @@ async def test_source_changes_within_a_second(sh: Sh, method: Any) -> None:
     os.utime(source, (1_000_000_000, 1_000_000_000))
     own(sh.directory)
     try:
-        started = await transfer.download(ALICE, Download(str(source)))
+        started = await transfer.download(ALICE, asked.download(str(source)))
     finally:
         await transfer.close()
     script = jobs.scripts[0]
     change = 'printf y | dd of="$source" conv=notrunc status=none; touch -d @1000000000.25 "$source"'
     body = script.body.replace("all_parts ||", f"{change}\nall_parts ||")
-    done = await asyncio.to_thread(sh.run, Script(script.name, script.values, body))
+    done = await asyncio.to_thread(sh.run, replace(script, body=body))
     assert done.status != 0
     assert "changed while it was read" in done.errors
     assert httpx.get(started.directives.download_url).status_code == 404
@@ -589,7 +591,7 @@ async def test_refused_sizes(method: Any, size: int | None) -> None:
     """A size that the method cannot take is 400, and no job is submitted."""
     jobs = Jobs()
     with pytest.raises(BadRequest, match=r"fileSize is required|too large"):
-        await method(jobs).upload(ALICE, Upload("/x", file_size=size))
+        await method(jobs).upload(ALICE, asked.upload("/x", file_size=size))
     assert jobs.scripts == []
 
 
@@ -612,7 +614,7 @@ async def test_refused_job_leaves_no_multipart(method: Any, store: ObjectStore) 
     store_client.open_upload, store_client.abort_upload = open_upload, abort_upload
     try:
         with pytest.raises(SubmissionRefused):
-            await transfer.upload(ALICE, Upload("/x", file_size=1))
+            await transfer.upload(ALICE, asked.upload("/x", file_size=1))
     finally:
         await transfer.close()
     assert len(opened) == 1
@@ -622,11 +624,11 @@ async def test_refused_job_leaves_no_multipart(method: Any, store: ObjectStore) 
 async def test_old_multiparts_are_swept(method: Any) -> None:
     jobs = Jobs()
     first = method(jobs, ttl=1)
-    old = await first.upload(ALICE, Upload("/x", file_size=1))
+    old = await first.upload(ALICE, asked.upload("/x", file_size=1))
     await first.close()
     await asyncio.sleep(1.2)
     second = method(jobs, ttl=1)
-    await second.upload(ALICE, Upload("/x", file_size=1))
+    await second.upload(ALICE, asked.upload("/x", file_size=1))
     answer = await second._store._call("list_multipart_uploads", Bucket=bucket_name("alice"))
     await second.close()
     mine = {parse_qs(urlsplit(url).query)["uploadId"][0] for url in old.directives.parts_upload_urls}
@@ -638,9 +640,9 @@ async def test_bucket_that_somebody_removed(method: Any, store: ObjectStore) -> 
     transfer = method(jobs)
     bob = Principal("bob", "token")
     try:
-        await transfer.upload(bob, Upload("/x", file_size=1))
+        await transfer.upload(bob, asked.upload("/x", file_size=1))
         shutil.rmtree(store.directory / bucket_name("bob"))
-        await transfer.upload(bob, Upload("/x", file_size=1))
+        await transfer.upload(bob, asked.upload("/x", file_size=1))
     finally:
         await transfer.close()
     assert (store.directory / bucket_name("bob")).is_dir()

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from hpcgate.auth import Principal
 from hpcgate.config import DataOperation
 from hpcgate.errors import BadRequest, NotSupported, PermissionDenied, TimedOut
+from hpcgate.ssh.files.remote_path import RemotePath
 from hpcgate.transfers import jobs
 from hpcgate.transfers.base import BatchJob, Script
 from hpcgate.transfers.jobs import TransferJobs
 from hpcgate.transfers.script import assignment, directives_for, job_script
+from tests.transfers import asked
 from tests.transfers.shells import SHELLS
 
 ALICE = Principal("alice", "token")
@@ -32,6 +34,14 @@ def test_values_arrive_as_they_are(values: list[str], shell: str) -> None:
     assert "\r" not in text
     done = subprocess.run([shell, "-c", text], capture_output=True, check=True)
     assert done.stdout == "".join(f"{value}\0" for value in values).encode()
+
+
+@settings(max_examples=40, deadline=None)
+@given(path=st.binary(max_size=200).filter(lambda path: 0 not in path), shell=st.sampled_from(SHELLS))
+def test_paths_arrive_byte_for_byte(path: bytes, shell: str) -> None:
+    text = assignment("v", RemotePath(path))
+    done = subprocess.run([shell, "-c", f"{text}\nprintf '%s' \"$v\""], capture_output=True, check=True)
+    assert done.stdout == path
 
 
 @pytest.mark.parametrize("value", ["a\0b", "\ud800"])
@@ -60,7 +70,7 @@ def test_account_that_cannot_be(account: str) -> None:
 
 
 def test_no_value_passes_for_a_directive() -> None:
-    text = job_script(["#SBATCH --nodes=1"], {"source": "/a\n#SBATCH --uid=0"}, "true\n")
+    text = job_script(["#SBATCH --nodes=1"], Script("x", {"source": "/a\n#SBATCH --uid=0"}, "true\n"))
     assert [line for line in text.splitlines() if line.startswith("#")] == ["#!/bin/sh", "#SBATCH --nodes=1"]
 
 
@@ -82,7 +92,7 @@ async def test_job() -> None:
     """A transfer job is submitted with its directives, directory and logs."""
     queue = Queue()
     runner = TransferJobs("Demo", "/scratch/", ["#SBATCH --account={account}"], queue.submit)
-    job = await runner.run(ALICE, jobs.rm("/scratch/alice/x"), "project")
+    job = await runner.run(ALICE, asked.rm("/scratch/alice/x"), "project")
     assert (job.job_id, job.system, job.working_directory) == ("42", "Demo", "/scratch/alice")
     mark = job.logs.output_log.removeprefix("/scratch/alice/.f7t_file_handling_job_").removesuffix(".log")
     assert len(mark) == 36
@@ -97,7 +107,7 @@ async def test_job() -> None:
 async def test_time_out_is_not_tried_again() -> None:
     queue = Queue(TimedOut("sbatch"))
     with pytest.raises(TimedOut):
-        await TransferJobs("Demo", "/scratch", [], queue.submit).run(ALICE, jobs.rm("/x"), None)
+        await TransferJobs("Demo", "/scratch", [], queue.submit).run(ALICE, asked.rm("/x"), None)
     assert len(queue.jobs) == 1
 
 
@@ -105,7 +115,7 @@ async def test_nowhere_to_run() -> None:
     """Without a directory to run in there is no transfer job."""
     queue = Queue()
     with pytest.raises(NotSupported, match="default_work_dir"):
-        await TransferJobs("Demo", None, [], queue.submit).run(ALICE, jobs.rm("/x"), None)
+        await TransferJobs("Demo", None, [], queue.submit).run(ALICE, asked.rm("/x"), None)
     assert queue.jobs == []
 
 
@@ -139,7 +149,7 @@ async def test_logs_of_earlier_jobs_are_swept_once_they_are_old(tmp_path: Path) 
     assert DataOperation().transfer_log_lifetime == 7 * 24 * 3600
     for lifetime in (DataOperation().transfer_log_lifetime, None):
         runner = TransferJobs("Demo", str(tmp_path), [], queue.submit, lifetime)
-        made[lifetime] = await runner.run(ALICE, jobs.rm(f"{home}/gone"), None)
+        made[lifetime] = await runner.run(ALICE, asked.rm(f"{home}/gone"), None)
     logs = [Path(path) for job in made.values() for path in (job.logs.output_log, job.logs.error_log)]
     others = [
         home / f".f7t_file_handling_job_{uuid.uuid4()}.log",  # FirecREST's

@@ -26,6 +26,7 @@ from hpcgate.errors import NotSupported
 from hpcgate.transfers import streamer
 from hpcgate.transfers.base import Download, JobLogs, Script, TransferContext, TransferJob, Upload
 from hpcgate.transfers.streamer import StreamerSettings, StreamerTransfer
+from tests.transfers import asked
 from tests.transfers.servers import free_port
 from tests.transfers.shells import Ended, Sh, assert_group_kept, either
 
@@ -122,7 +123,7 @@ def test_upload(here: Sh, start: Any, tmp_path: Path, content: bytes) -> None:
     target.write_text("old")
     target.chmod(0o640)
     (tmp_path / "file").write_bytes(content)
-    script, directives = start(Upload(str(target)))
+    script, directives = start(asked.upload(str(target)))
     job = Running(here, script)
     connected(directives, streamer_client.client_send, tmp_path / "file")
     done = job.wait()
@@ -157,7 +158,7 @@ def test_who_connects_while_the_packages_are_loaded_waits(here: Sh, start: Any, 
     target = here.directory / "file"
     port = free_port()
     script, directives = start(
-        Upload(str(target)), python=str(python), port_range=[port, port], connection_attempts=30, wait_timeout=300
+        asked.upload(str(target)), python=str(python), port_range=[port, port], connection_attempts=30, wait_timeout=300
     )
     job = Running(here, script)
     config = streamer_client.set_coordinates(directives.coordinates)
@@ -183,7 +184,7 @@ def test_download(here: Sh, start: Any, tmp_path: Path, content: bytes) -> None:
     """A file goes by the streamer."""
     source = here.directory / "it's $(x) \"é\n.bin"
     source.write_bytes(content)
-    script, directives = start(Download(str(source)))
+    script, directives = start(asked.download(str(source)))
     job = Running(here, script)
     connected(directives, streamer_client.client_receive, tmp_path / "back")
     done = job.wait()
@@ -205,7 +206,7 @@ def tells(log: str, secret: str) -> bool:
 
 
 def test_secret_is_not_shown_by_ps(here: Sh, start: Any, tmp_path: Path) -> None:
-    script, directives = start(Upload(f"{here.directory}/target"), wait_timeout=10)
+    script, directives = start(asked.upload(f"{here.directory}/target"), wait_timeout=10)
     where = coordinates(directives)
     assert len(where["secret"]) > 30
     job = Running(here, script)
@@ -224,7 +225,7 @@ def test_secret_is_not_shown_by_ps(here: Sh, start: Any, tmp_path: Path) -> None
 def test_client_that_vanishes(here: Sh, start: Any) -> None:
     """A client that vanishes leaves the old file."""
     (here.directory / "target").write_text("old")
-    script, directives = start(Upload(f"{here.directory}/target"))
+    script, directives = start(asked.upload(f"{here.directory}/target"))
     where = coordinates(directives)
     job = Running(here, script)
 
@@ -258,7 +259,9 @@ def test_client_that_stalls(here: Sh, start: Any, way: str) -> None:
     target.write_bytes(b"old")
     if way == "out":
         os.truncate(target, 200 * 1024**2)
-    script, directives = start(Download(str(target)) if way == "out" else Upload(str(target)), wait_timeout=8)
+    script, directives = start(
+        asked.download(str(target)) if way == "out" else asked.upload(str(target)), wait_timeout=8
+    )
     where = coordinates(directives)
     job = Running(here, script)
     headers = {"Authorization": f"Bearer {where['secret']}"}
@@ -306,7 +309,7 @@ def listening_port(where: dict[str, Any]) -> int:
 def test_wrong_secret(here: Sh, start: Any, tmp_path: Path) -> None:
     """Strangers are sent away, and the job goes on to wait for the user."""
     (tmp_path / "file").write_text("content")
-    script, directives = start(Upload(f"{here.directory}/target"))
+    script, directives = start(asked.upload(f"{here.directory}/target"))
     where = coordinates(directives)
     job = Running(here, script)
     port = listening_port(where)
@@ -328,7 +331,7 @@ def test_wrong_secret(here: Sh, start: Any, tmp_path: Path) -> None:
 def test_limit(here: Sh, start: Any, tmp_path: Path, limit: int, over: int) -> None:
     """A file of exactly the limit comes, and one byte more does not."""
     (tmp_path / "file").write_bytes(bytes(limit + over))
-    script, directives = start(Upload(f"{here.directory}/target"), inbound_transfer_limit=limit)
+    script, directives = start(asked.upload(f"{here.directory}/target"), inbound_transfer_limit=limit)
     job = Running(here, script)
     connected(directives, streamer_client.client_send, tmp_path / "file")
     done = job.wait()
@@ -338,7 +341,7 @@ def test_limit(here: Sh, start: Any, tmp_path: Path, limit: int, over: int) -> N
 
 
 def test_limit_holds_for_what_is_not_announced(here: Sh, start: Any) -> None:
-    script, directives = start(Upload(f"{here.directory}/target"), inbound_transfer_limit=10)
+    script, directives = start(asked.upload(f"{here.directory}/target"), inbound_transfer_limit=10)
     where = coordinates(directives)
     job = Running(here, script)
     headers = {"Authorization": f"Bearer {where['secret']}"}
@@ -355,18 +358,18 @@ def test_limit_holds_for_what_is_not_announced(here: Sh, start: Any) -> None:
 
 def test_addresses(start: Any) -> None:
     """The client is told the addresses and ports of the settings."""
-    _, directives = start(Download("/x"), public_ips=["192.0.2.1", "192.0.2.2"])
+    _, directives = start(asked.download("/x"), public_ips=["192.0.2.1", "192.0.2.2"])
     assert coordinates(directives)["ips"] == ["192.0.2.1", "192.0.2.2"]
     _, directives = start(
-        Download("/x"), public_ips=["192.0.2.1", "192.0.2.2"], port_range=[1, 5], connection_attempts=29
+        asked.download("/x"), public_ips=["192.0.2.1", "192.0.2.2"], port_range=[1, 5], connection_attempts=29
     )
     assert coordinates(directives)["ips"] == ["192.0.2.1", "192.0.2.2"] * 2
-    _, directives = start(Download("/x"))
+    _, directives = start(asked.download("/x"))
     assert coordinates(directives)["ips"] == ["127.0.0.1"]
-    _, directives = start(Download("/x"), port_range=[1, 1], connection_attempts=60_000)
+    _, directives = start(asked.download("/x"), port_range=[1, 1], connection_attempts=60_000)
     assert len(coordinates(directives)["ips"]) == streamer.MAX_ADDRESSES
     with pytest.raises(NotSupported, match="public_ips"):
-        start(Download("/x"), host=None)
+        start(asked.download("/x"), host=None)
 
 
 @pytest.mark.parametrize("size", [100, CHUNK])
@@ -374,7 +377,7 @@ def test_full_disk(here: Sh, small: Path, start: Any, tmp_path: Path, size: int)
     """Found by a write, or, as what is small is written at the end, only when the file is closed."""
     (small / "target").write_text("old")
     (tmp_path / "file").write_bytes(os.urandom(size))
-    script, directives = start(Upload(f"{small}/target"))
+    script, directives = start(asked.upload(f"{small}/target"))
     job = Running(here, script)
     wait_until_it_stages(small)
     with contextlib.suppress(OSError), (small / "filler").open("wb", buffering=0) as filler:
@@ -396,7 +399,7 @@ def test_what_replaces_a_file_is_for_the_same_group(here: Sh, start: Any, tmp_pa
         os.chown(target, -1, 54322)
     target.chmod(0o664)
     (tmp_path / "file").write_text("new")
-    script, directives = start(Upload(str(target)))
+    script, directives = start(asked.upload(str(target)))
     job = Running(here, script, chown=member)
     connected(directives, streamer_client.client_send, tmp_path / "file")
     assert job.wait().status == 0

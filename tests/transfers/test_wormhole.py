@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hpcgate.errors import BadRequest
 from hpcgate.transfers import wormhole
 from hpcgate.transfers.base import Download, JobLogs, Script, TransferContext, TransferJob, Upload
 from hpcgate.transfers.wormhole import WormholeSettings, WormholeTransfer
+from tests.transfers import asked
 from tests.transfers.servers import WormholeServers
 from tests.transfers.shells import Sh, assert_group_kept
 
@@ -104,7 +106,7 @@ def test_upload(here: Sh, start: Any, send: Any, tmp_path: Path, size: int) -> N
     target.chmod(0o640)
     content = os.urandom(size)
     (tmp_path / "file").write_bytes(content)
-    script, code = start(Upload(str(target), wormhole_code=send(tmp_path / "file")))
+    script, code = start(asked.upload(str(target), wormhole_code=send(tmp_path / "file")))
     done = here.run(script)
     assert done.status == 0, done.errors
     assert code not in done.output + done.errors
@@ -120,7 +122,7 @@ def test_download(here: Sh, start: Any, servers: WormholeServers, tmp_path: Path
     source = here.directory / "-it's $(x) \"é.bin"
     content = os.urandom(size)
     source.write_bytes(content)
-    script, code = start(Download(str(source)))
+    script, code = start(asked.download(str(source)))
     ended: list[Any] = []
     job = threading.Thread(target=lambda: ended.append(here.run(script)))
     job.start()
@@ -154,7 +156,7 @@ def test_directory_is_refused(here: Sh, start: Any, send: Any, tmp_path: Path) -
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "leaf").write_text("x")
     (here.directory / "target").write_text("old")
-    script, _ = start(Upload(f"{here.directory}/target", wormhole_code=send(tmp_path / "tree")))
+    script, _ = start(asked.upload(f"{here.directory}/target", wormhole_code=send(tmp_path / "tree")))
     done = here.run(script)
     assert done.status != 0
     assert "successfully" not in done.output
@@ -172,7 +174,7 @@ def test_what_replaces_a_file_is_for_the_same_group(
         os.chown(target, -1, 54322)
     target.chmod(0o664)
     (tmp_path / "file").write_text("new")
-    script, _ = start(Upload(str(target), wormhole_code=send(tmp_path / "file")))
+    script, _ = start(asked.upload(str(target), wormhole_code=send(tmp_path / "file")))
     assert here.run(script, chown=member).status == 0
     assert target.read_text() == "new"
     assert_group_kept(target, member)
@@ -183,14 +185,14 @@ def test_full_disk(here: Sh, small: Path, start: Any, send: Any, tmp_path: Path,
     """A full disk fails the job, and the old file stays."""
     (small / "target").write_text("old")
     (tmp_path / "file").write_bytes(os.urandom(size))
-    script, _ = start(Upload(f"{small}/target", wormhole_code=send(tmp_path / "file")))
+    script, _ = start(asked.upload(f"{small}/target", wormhole_code=send(tmp_path / "file")))
     # Its own look at the room that is left is not what is tried here: others may take it meanwhile.
     begin = 'if __name__ == "__main__":'
     blind = script.body.replace(begin, f"cmd_receive.estimate_free_space = lambda _: None\n\n{begin}")
     with contextlib.suppress(OSError), (small / "filler").open("wb", buffering=0) as filler:
         while filler.write(bytes(4096)):
             pass
-    done = here.run(Script(script.name, script.values, blind))
+    done = here.run(replace(script, body=blind))
     assert done.status != 0
     assert "No space left on device" in done.errors
     assert "successfully" not in done.output
@@ -203,7 +205,7 @@ def test_nobody_comes(here: Sh, start: Any, verb: str) -> None:
     """A job to which nobody comes ends in time."""
     (here.directory / "file").write_text("old")
     path = f"{here.directory}/file"
-    request = Upload(path, wormhole_code="987654-nobody-has-it") if verb == "in" else Download(path)
+    request = asked.upload(path, wormhole_code="987654-nobody-has-it") if verb == "in" else asked.download(path)
     done = here.run(start(request, wait_timeout=2)[0])
     assert done.status == 75
     assert "Nobody was at the other end" in done.errors
@@ -223,10 +225,10 @@ def test_the_other_end_stalls(
     huge.touch()
     os.truncate(huge, 20 * 1024**3)
     if verb == "in":
-        request: Upload | Download = Upload(f"{here.directory}/file", wormhole_code=send(huge))
+        request: Upload | Download = asked.upload(f"{here.directory}/file", wormhole_code=send(huge))
         other = send.begun[-1]
     else:
-        request = Download(str(huge))
+        request = asked.download(str(huge))
     script, code = start(request, wait_timeout=15)
     ended: list[Any] = []
     job = threading.Thread(target=lambda: ended.append(here.run(script)))
@@ -260,7 +262,7 @@ def test_wrong_code(here: Sh, start: Any, send: Any, tmp_path: Path) -> None:
     """A wrong code moves nothing."""
     (tmp_path / "file").write_text("x")
     number = send(tmp_path / "file").partition("-")[0]
-    done = here.run(start(Upload(f"{here.directory}/target", wormhole_code=f"{number}-not-this"))[0])
+    done = here.run(start(asked.upload(f"{here.directory}/target", wormhole_code=f"{number}-not-this"))[0])
     assert done.status == 1
     assert os.listdir(here.directory) == []
 
@@ -268,7 +270,7 @@ def test_wrong_code(here: Sh, start: Any, send: Any, tmp_path: Path) -> None:
 def test_no_code(start: Any) -> None:
     """An upload without a code is refused."""
     with pytest.raises(BadRequest, match="wormholeCode is required"):
-        start(Upload("/x"))
+        start(asked.upload("/x"))
 
 
 def test_codes() -> None:

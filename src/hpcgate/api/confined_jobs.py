@@ -19,12 +19,13 @@ def confined(script: Script, grant: Grant) -> Script:
         raise Denied(grant.rule, f"what {script.name} does is not checked")
     do, tool, done = operation
     values = script.values
+    source, target = script.paths["source"], script.paths.get("target")
     asked = request(
         grant,
         do,
-        f"{tool}: {values['source']}",
-        path=values["source"].encode("utf-8", "surrogateescape"),
-        target=values["target"].encode("utf-8", "surrogateescape") if "target" in values else None,
+        f"{tool}: {source.text}",
+        path=source,
+        target=target,
         dereference=bool(values.get("follow")),
         compression=_COMPRESSIONS[values.get("option", "")],
         pattern=values.get("pattern") or None,

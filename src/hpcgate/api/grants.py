@@ -2,11 +2,11 @@
 
 from hpcgate.api.access import Access
 from hpcgate.errors import Denied, TooLarge
-from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.confinement import Reach
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.directives import Unchecked
 from hpcgate.schedulers.reach import launched
+from hpcgate.ssh.files.remote_path import encode_path
 from hpcgate.ssh.session import Session
 
 MAX_SCRIPT = 4 * 1024 * 1024

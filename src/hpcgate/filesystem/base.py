@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import (
-    AfterValidator,
     AliasChoices,
     AliasGenerator,
     BaseModel,
@@ -34,6 +33,7 @@ from pydantic_core.core_schema import (
 from hpcgate.auth import Principal
 from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest, NotSupported, ToolMissing
+from hpcgate.ssh.files.remote_path import RemotePath, encode_link, encode_path
 from hpcgate.ssh.session import Session
 
 T = TypeVar("T")
@@ -193,67 +193,6 @@ class Operation(ABC):
         raise NotSupported(f"{self.name} has no result in lines")
 
 
-class RemotePath(bytes):
-    """An absolute path on a login node, as the bytes that name the file: made once of a request, and checked then.
-
-    It is admitted, confined and acted on as it is; only messages and logs make text of it again.
-    """
-
-    __slots__ = ()
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Read a path from the text of a model's field."""
-        as_text = plain_serializer_function_ser_schema(_text, return_schema=str_schema())
-        return no_info_after_validator_function(_checked, str_schema(), serialization=as_text)
-
-
-def encode_path(path: str) -> RemotePath:
-    """Return a path of a request as the bytes that name the file.
-
-    Characters of bytes that are not UTF-8 are lone surrogates in `path` (PEP 383).
-
-    Raises:
-        BadRequest: It is not absolute, holds a NUL character, is longer than Linux takes, or is not Unicode.
-    """
-    if not path.startswith("/"):
-        raise BadRequest("path must be absolute")
-    return RemotePath(encode_link(path))
-
-
-def remote_path(path: bytes) -> RemotePath:
-    """Return bytes of a request as a path; as `encode_path`."""
-    if not path.startswith(b"/"):
-        raise BadRequest("path must be absolute")
-    _check(path)
-    return RemotePath(path)
-
-
-def encode_link(path: str) -> bytes:
-    """Return what a symbolic link is to hold as bytes: a path, which may be relative; as `encode_path`.
-
-    Raises:
-        BadRequest: It is empty, holds a NUL character, or is longer than Linux takes.
-    """
-    try:
-        encoded = path.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        encoded = path.encode("utf-8", "surrogatepass")
-        _check(encoded, most=len(encoded) + 1)
-        raise BadRequest("path must be valid Unicode") from None
-    _check(encoded)
-    return encoded
-
-
-def _check(path: bytes, most: int | None = None) -> None:
-    if not path:
-        raise BadRequest("path must not be empty")
-    if 0 in path:
-        raise BadRequest("path must not hold a NUL character")
-    if len(path) >= (most or PATH_MAX):
-        raise BadRequest(f"path is too long: File name too long ({len(path)} bytes)")
-
-
 class naming:
     """A context in which the error about a program that is not there names the operation that needs it.
 
@@ -276,51 +215,37 @@ class naming:
             raise ToolMissing(error.tool, f"ops/{self._operation.name}") from error
 
 
-PATH_MAX = 4096
-"""Bytes of a path, the NUL at its end included (linux/limits.h)."""
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Reads the bytes of a name from the text of a model's field, and makes text of them for a document."""
+
+    encode: Callable[[str], bytes]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        as_text = plain_serializer_function_ser_schema(_text, return_schema=str_schema())
+        return no_info_after_validator_function(self._read, str_schema(), serialization=as_text)
+
+    def _read(self, path: str) -> bytes:
+        try:
+            return self.encode(path)
+        except BadRequest as error:
+            raise PydanticCustomError("path", "{reason}", {"reason": error.message}) from None
 
 
-def _text(path: bytes) -> str:
-    # Not by os.fsdecode, which goes by the locale of the gateway's own process.
-    return path.decode("utf-8", "surrogateescape")
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
 
 
-def _checked(path: str) -> RemotePath:
-    try:
-        return encode_path(path)
-    except BadRequest as error:
-        raise PydanticCustomError("path", "{reason}", {"reason": error.message}) from None
-
-
-def _checked_text(path: str) -> str:
-    _checked(path)
-    return path
-
-
-def _checked_link(path: str) -> str:
-    try:
-        encode_link(path)
-    except BadRequest as error:
-        raise PydanticCustomError("path", "{reason}", {"reason": error.message}) from None
-    return path
-
-
-Path = RemotePath
+Path = Annotated[RemotePath, _Encoded(encode_path)]
 """A path to act on."""
-
-TextPath = Annotated[str, AfterValidator(_checked_text)]
-"""A path that a job's script is to act on: absolute, as it was given."""
 
 _SOURCE_NAMES = Field(
     validation_alias=AliasChoices("sourcePath", "path", "source_path"), serialization_alias="sourcePath"
 )
 _SOURCE_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}], "nullable": True})
 
-LinkTarget = Annotated[str, AfterValidator(_checked_link), _SOURCE_NAMES, _SOURCE_SCHEMA]
+LinkTarget = Annotated[bytes, _Encoded(encode_link), _SOURCE_NAMES, _SOURCE_SCHEMA]
 """What a symbolic link is to hold: a path, absolute or relative to the link's directory."""
 
-SourcePath = Annotated[RemotePath, _SOURCE_NAMES, _SOURCE_SCHEMA]
+SourcePath = Annotated[Path, _SOURCE_NAMES, _SOURCE_SCHEMA]
 """The path that a request's body is about, which has three names on the wire (contract, Conventions)."""
-
-TextSourcePath = Annotated[TextPath, _SOURCE_NAMES, _SOURCE_SCHEMA]
-"""The same for a job's script."""

@@ -7,8 +7,8 @@ gateway does itself is checked again where it happens: see `hpcgate.filesystem.b
 from dataclasses import dataclass
 
 from hpcgate.auth.policy import Grant
-from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.beneath import Beneath
+from hpcgate.ssh.files.remote_path import encode_path
 from hpcgate.ssh.session import Session
 
 

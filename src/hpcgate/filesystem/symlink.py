@@ -1,6 +1,6 @@
 """symlink: make a symbolic link."""
 
-from hpcgate.filesystem.base import LinkTarget, Operation, Parameters, Path, encode_link
+from hpcgate.filesystem.base import LinkTarget, Operation, Parameters, Path
 from hpcgate.filesystem.models import File, file_at, zone_of
 from hpcgate.ssh.session import Session
 
@@ -27,11 +27,11 @@ class Symlink(Operation):
         """Return where the link leads, from the directory that it lies in, and the link."""
         link = self.parameters.link_path
         directory = link.rstrip(b"/").rpartition(b"/")[0]
-        target = encode_link(self.parameters.source_path)
+        target = self.parameters.source_path
         return (target if target.startswith(b"/") else b"%b/%b" % (directory, target), link)
 
     async def run(self, session: Session) -> File:
         """Make it."""
         link, zone = self.parameters.link_path, await zone_of(session)
-        await (await session.files()).symlink(encode_link(self.parameters.source_path), link)
+        await (await session.files()).symlink(self.parameters.source_path, link)
         return await file_at(session, link, zone)

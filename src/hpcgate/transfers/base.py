@@ -1,13 +1,15 @@
 """What every transfer method has, and the nouns that they share."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 from hpcgate.auth import Principal
 from hpcgate.config import TransferSettings
 from hpcgate.config.probing import ServiceName
 from hpcgate.errors import NotSupported
+from hpcgate.ssh.files.remote_path import RemotePath
 from hpcgate.ssh.pool import Pool
 
 
@@ -111,12 +113,14 @@ class Script:
         name: The job's name.
         values: Shell variables by name, set before the body begins, each to exactly this text.
         body: The rest of the script, in POSIX sh, free of any value of a request.
+        paths: Shell variables that are set to exactly these bytes.
         keyed: What it is submitted once for, if there was an Idempotency-Key.
     """
 
     name: str
     values: dict[str, str]
     body: str
+    paths: Mapping[str, RemotePath] = field(default_factory=dict)
     keyed: Keyed | None = None
 
 
@@ -145,7 +149,7 @@ class Upload:
         key: What its job is to be submitted once for.
     """
 
-    path: str
+    path: RemotePath
     account: str | None = None
     file_size: int | None = None
     wormhole_code: str | None = None
@@ -156,7 +160,7 @@ class Upload:
 class Download:
     """A file that is to go out: its absolute path on the system, the account to charge, and the key as for `Upload`."""
 
-    path: str
+    path: RemotePath
     account: str | None = None
     key: object | None = None
 

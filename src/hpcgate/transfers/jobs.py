@@ -14,6 +14,7 @@ from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, NotSupported
 from hpcgate.ssh.files.command_scripts import ADOPT, OVERWRITING, STAYS
 from hpcgate.ssh.files.merging import MERGE
+from hpcgate.ssh.files.remote_path import RemotePath
 from hpcgate.ssh.files.tar_scripts import CAME, PACK
 from hpcgate.transfers.base import BatchJob, JobLogs, Script, Submit, TransferJob
 from hpcgate.transfers.memo import written
@@ -178,16 +179,19 @@ def log_mark() -> uuid.UUID:
     return uuid.UUID(int=number | 8 << 76)
 
 
-def _name(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2] or "."
+_HERE = RemotePath(b".")
 
 
-def mv(source: str, target: str) -> Script:
+def _name(path: RemotePath) -> RemotePath:
+    return path.name or _HERE
+
+
+def mv(source: RemotePath, target: RemotePath) -> Script:
     """Move a file, a directory or a link; into the target if that is a directory."""
-    return Script("transfer-mv", {"source": source, "target": target, "name": _name(source)}, _MV)
+    return Script("transfer-mv", {}, _MV, {"source": source, "target": target, "name": _name(source)})
 
 
-def cp(source: str, target: str, *, dereference: bool = False) -> Script:
+def cp(source: RemotePath, target: RemotePath, *, dereference: bool = False) -> Script:
     """Copy a file or a tree with modes and times; into the target if that is a directory.
 
     Args:
@@ -195,18 +199,18 @@ def cp(source: str, target: str, *, dereference: bool = False) -> Script:
         target: The copy, or the directory to put it into.
         dereference: Copy what symbolic links point to.
     """
-    follow = "-L" if dereference else ""
-    return Script("transfer-cp", {"source": source, "target": target, "name": _name(source), "follow": follow}, _CP)
+    paths = {"source": source, "target": target, "name": _name(source)}
+    return Script("transfer-cp", {"follow": "-L" if dereference else ""}, _CP, paths)
 
 
-def rm(path: str) -> Script:
+def rm(path: RemotePath) -> Script:
     """Remove a file or a tree."""
-    return Script("transfer-rm", {"source": path}, _RM)
+    return Script("transfer-rm", {}, _RM, {"source": path})
 
 
 def compress(
-    source: str,
-    target: str,
+    source: RemotePath,
+    target: RemotePath,
     *,
     compression: Compression = "gzip",
     pattern: str | None = None,
@@ -222,32 +226,34 @@ def compress(
             regular expression of find(1).
         dereference: Pack what symbolic links point to.
     """
-    parent, _, name = source.rstrip("/").rpartition("/")
-    values = {
+    parent, _, _ = source.rstrip(b"/").rpartition(b"/")
+    paths = {
         "source": source,
         "target": target,
-        "directory": parent or "/",
-        "name": name or ".",
-        "member": _member(source, name, target, pattern),
+        "directory": RemotePath(parent or b"/"),
+        "name": _name(source),
+        "member": _member(source, target, pattern),
+    }
+    values = {
         "pattern": pattern or "",
         "option": _TAR_OPTIONS[compression],
         "follow": "-h" if dereference else "",
     }
-    return Script("transfer-compress", values, _COMPRESS)
+    return Script("transfer-compress", values, _COMPRESS, paths)
 
 
-def _member(source: str, name: str, target: str, pattern: str | None) -> str:
+def _member(source: RemotePath, target: RemotePath, pattern: str | None) -> RemotePath:
     """Return the name that the target has as a member of its own archive; no member has the name ``/``."""
-    top = source.rstrip("/") + "/"
+    top = source.rstrip(b"/") + b"/"
     if not target.startswith(top):
-        return "/"
-    return f"{'.' if pattern else name or '.'}/{target.removeprefix(top)}"
+        return RemotePath(b"/")
+    return RemotePath(b"%b/%b" % (_HERE if pattern else _name(source), target.removeprefix(top)))
 
 
-def extract(source: str, target: str, *, compression: Compression = "gzip") -> Script:
+def extract(source: RemotePath, target: RemotePath, *, compression: Compression = "gzip") -> Script:
     """Unpack an archive into a directory, which must exist."""
-    values = {"source": source, "target": target, "option": _TAR_OPTIONS[compression]}
-    return Script("transfer-extract", values, _EXTRACT)
+    values = {"option": _TAR_OPTIONS[compression]}
+    return Script("transfer-extract", values, _EXTRACT, {"source": source, "target": target})
 
 
 class TransferJobs:
@@ -295,12 +301,11 @@ class TransferJobs:
             )
         directives, rest = directives_for(self._directives, account)
         directory = f"{self._work_root.rstrip('/')}/{principal.username}"
-        values, body = script.values, script.body
         if self._log_lifetime is not None:
             minutes = max(1, int(self._log_lifetime // 60))
-            values = {**values, "log_directory": directory, "log_minutes": str(minutes)}
-            body = _SWEEP + body
-        text = job_script(directives, values, body)
+            swept = {**script.values, "log_directory": directory, "log_minutes": str(minutes)}
+            script = replace(script, values=swept, body=_SWEEP + script.body)
+        text = job_script(directives, script)
         if len(text.encode()) > MAX_SCRIPT:
             raise BadRequest(f"The transfer's job script would be larger than {MAX_SCRIPT} bytes.")
         if self._check is not None:

@@ -10,6 +10,7 @@ from typing import ClassVar
 from hpcgate.auth import Principal
 from hpcgate.config import TransferSettings
 from hpcgate.errors import BadRequest, Forbidden
+from hpcgate.ssh.files.remote_path import RemotePath
 from hpcgate.transfers.base import Directives, Download, Script, Service, Started, Transfer, TransferContext, Upload
 from hpcgate.transfers.ends import check_target, size_of_source
 from hpcgate.transfers.presigning import SIGNATURE, Signer
@@ -46,9 +47,9 @@ def bucket_name(username: str, tenant: str | None = None) -> str:
     return f"{tenant}:{name}" if tenant else name
 
 
-def object_key(path: str) -> str:
+def object_key(path: RemotePath) -> str:
     """Return a new key that ends in the file's own name."""
-    name = "".join(char if char.isprintable() else "_" for char in path.rpartition("/")[2])
+    name = "".join(char if char.isprintable() else "_" for char in path.text.rpartition("/")[2])
     # Clients resolve dots in a URL before they ask for it (RFC 3986, section 5.2.4).
     return f"{uuid.uuid4()}/{'_' if name in ('', '.', '..') else name}"
 
@@ -97,7 +98,6 @@ class S3Transfer(Transfer):
         urls = Urls(self._signer, place, self._settings.private_url.get_secret_value())
         values = {
             **self._common(upload.file_size, part_size, parts),
-            "target": upload.path,
             "wait": str(int(self._settings.wait_timeout)),
             "poll": str(self._settings.poll_interval),
             "head_url": urls.plain("HEAD"),
@@ -113,7 +113,8 @@ class S3Transfer(Transfer):
             complete_upload_url=public.of_upload("POST"),
             max_part_size=part_size,
         )
-        return await self._run(principal, Script("transfer-s3-in", values, INGRESS), upload, place, directives)
+        script = Script("transfer-s3-in", values, INGRESS, {"target": upload.path})
+        return await self._run(principal, script, upload, place, directives)
 
     async def download(self, principal: Principal, download: Download) -> Started:
         """Submit the job that sends the file to the store, and return where it will be.
@@ -131,7 +132,6 @@ class S3Transfer(Transfer):
         stem, signatures = urls.parts(parts)
         values = {
             **self._common(size, multipart.max_part_size, parts),
-            "source": download.path,
             "split": "yes" if multipart.use_split else "",
             "tmp_folder": multipart.tmp_folder,
             "part_url": stem,
@@ -142,7 +142,8 @@ class S3Transfer(Transfer):
         }
         public = Urls(self._signer, place, self._settings.public_url)
         directives = Directives(self.method, download_url=public.plain("GET"))
-        return await self._run(principal, Script("transfer-s3-out", values, EGRESS), download, place, directives)
+        script = Script("transfer-s3-out", values, EGRESS, {"source": download.path})
+        return await self._run(principal, script, download, place, directives)
 
     async def ping(self) -> None:
         """Return if the store answers to our key."""
@@ -161,7 +162,7 @@ class S3Transfer(Transfer):
             "check": "yes" if self._settings.check_etags else "",
         }
 
-    async def _open(self, principal: Principal, path: str) -> "ObjectUpload":
+    async def _open(self, principal: Principal, path: RemotePath) -> "ObjectUpload":
         bucket = bucket_name(principal.username, self._settings.tenant)
         key = object_key(path)
         return ObjectUpload(bucket, key, await self._store.open_upload(bucket, key), datetime.now(UTC))

@@ -2,17 +2,20 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from hpcgate.errors import BadRequest
 from hpcgate.ssh.commands.ending import ENDING
 from hpcgate.ssh.commands.quoting import WHOLE_PATH
 from hpcgate.ssh.files.footing import ENTER
+from hpcgate.ssh.files.remote_path import RemotePath
+from hpcgate.transfers.base import Script
 
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
 # Lone surrogates, which stand for bytes that are not UTF-8, are in names of files only.
 _ACCOUNT = re.compile(r"[^\s\x00-\x1f\x7f\"'\\`$#\ud800-\udfff]{1,255}")
 _UNSET = re.compile(r"[\x00-\x1f\x7f\\]")
+_SET_APART = frozenset((*range(0x20), ord("\\"), *range(0x7F, 0x100)))
 
 PREAMBLE = (
     WHOLE_PATH
@@ -64,8 +67,8 @@ in it cannot be led astray. The script stays there, and the directory is gone ho
 """
 
 
-def assignment(name: str, value: str) -> str:
-    """Return the shell line that sets a variable to exactly this text.
+def assignment(name: str, value: str | RemotePath) -> str:
+    """Return the shell line that sets a variable to exactly this text, or to the bytes of this path.
 
     sbatch refuses scripts with a carriage return, and a newline in one confuses whoever reads it: control characters
     are written in octal. The letter at the end keeps ``$(...)`` from taking newlines away.
@@ -73,6 +76,8 @@ def assignment(name: str, value: str) -> str:
     Raises:
         BadRequest: The value holds a NUL, or is not valid Unicode.
     """
+    if isinstance(value, bytes):
+        return _of_path(name, value)
     if "\0" in value:
         raise BadRequest("A value for a job script cannot hold a NUL character.")
     try:
@@ -81,7 +86,22 @@ def assignment(name: str, value: str) -> str:
         raise BadRequest(f"A value for a job script is not valid Unicode: {error.reason}") from None
     if _PLAIN.fullmatch(value):
         return f"{name}={shlex.quote(value)}"
-    octal = _UNSET.sub(lambda found: f"\\0{ord(found[0]):03o}", value)
+    return _in_octal(name, _UNSET.sub(lambda found: _octal(ord(found[0])), value))
+
+
+def _of_path(name: str, path: bytes) -> str:
+    try:
+        return assignment(name, path.decode())
+    except UnicodeDecodeError:
+        # The script is text. Its bytes that are not UTF-8 are in octal, and so are all others that are not ASCII.
+        return _in_octal(name, "".join(_octal(byte) if byte in _SET_APART else chr(byte) for byte in path))
+
+
+def _octal(number: int) -> str:
+    return f"\\0{number:03o}"
+
+
+def _in_octal(name: str, octal: str) -> str:
     return f"{name}=$(printf '%b' {shlex.quote(octal + 'x')}); {name}=${{{name}%x}}"
 
 
@@ -101,8 +121,9 @@ def directives_for(directives: Sequence[str], account: str | None) -> tuple[list
     return filled, account if filled == list(directives) else None
 
 
-def job_script(directives: Sequence[str], values: Mapping[str, str], body: str) -> str:
+def job_script(directives: Sequence[str], script: Script) -> str:
     """Return a whole script. Directives end where commands begin, so that no value can pass for one."""
     lines = ["#!/bin/sh", *directives, PREAMBLE.rstrip("\n")]
-    lines += [assignment(name, value) for name, value in values.items()]
-    return "\n".join(lines) + "\n" + body
+    lines += [assignment(name, path) for name, path in script.paths.items()]
+    lines += [assignment(name, value) for name, value in script.values.items()]
+    return "\n".join(lines) + "\n" + script.body

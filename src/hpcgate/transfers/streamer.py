@@ -118,7 +118,7 @@ class StreamerTransfer(Transfer):
         raise NotSupported(f"{self._context.system}: the streamer's public_ips are not configured")
 
     async def _start(self, principal: Principal, verb: str, asked: Upload | Download) -> Started:
-        settings, path = self._settings, asked.path
+        settings = self._settings
         secret = secrets.token_urlsafe(32)
         first, last = settings.port_range
         arguments = ["server", "--secret", secret, "--port-range", str(first), str(last)]
@@ -127,14 +127,14 @@ class StreamerTransfer(Transfer):
         arguments += ["--inbound-transfer-limit", str(settings.inbound_transfer_limit)]
         for address in self._addresses():
             arguments += ["--public-ips", address]
-        arguments += [verb, "--path", path]
+        arguments += [verb, "--path", asked.path.text]
         values = {
             **settings.environment(REQUIREMENT),
             "arguments": json.dumps(arguments),
             "wait": str(settings.wait_timeout),
         }
         if verb == "receive":
-            script = Script("transfer-streamer-in", {**values, "target": path}, _UPLOAD + self._program + _END)
+            script = Script("transfer-streamer-in", values, _UPLOAD + self._program + _END, {"target": asked.path})
         else:
             script = Script("transfer-streamer-out", values, _DOWNLOAD + self._program + _END)
         addresses = list(self._addresses())

@@ -96,8 +96,9 @@ class WormholeTransfer(Transfer):
             raise BadRequest("wormholeCode is required for an upload by wormhole.")
         await check_target(self._context.pool, principal, upload.path)
         arguments = ["receive", "--accept-file", "--hide-progress", "-o", "new", upload.wormhole_code]
-        values = {**self._values(upload.wormhole_code, arguments), "target": upload.path}
-        script = Script("transfer-wormhole-in", values, _UPLOAD + self._program + _RECEIVED)
+        values = self._values(upload.wormhole_code, arguments)
+        body = _UPLOAD + self._program + _RECEIVED
+        script = Script("transfer-wormhole-in", values, body, {"target": upload.path})
         directives = Directives(self.method, wormhole_code=upload.wormhole_code)
         return await self._context.start(principal, script, upload.account, upload.key, directives)
 
@@ -109,7 +110,7 @@ class WormholeTransfer(Transfer):
         """
         await size_of_source(self._context.pool, principal, download.path)
         code = new_code()
-        arguments = ["send", "--hide-progress", "--no-qr", "--code", code, "--", download.path]
+        arguments = ["send", "--hide-progress", "--no-qr", "--code", code, "--", download.path.text]
         script = Script("transfer-wormhole-out", self._values(code, arguments), _DOWNLOAD + self._program + _SENT)
         directives = Directives(self.method, wormhole_code=code)
         return await self._context.start(principal, script, download.account, download.key, directives)

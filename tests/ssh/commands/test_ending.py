@@ -22,11 +22,12 @@ from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.pbs.script import composed
 from hpcgate.ssh.commands.ending import CUT_OFF, ENDING
 from hpcgate.ssh.files import command_scripts
-from hpcgate.transfers import jobs, s3_jobs, streamer, wormhole
+from hpcgate.transfers import s3_jobs, streamer, wormhole
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.script import job_script
 from tests.sites.shells import shell_program
 from tests.ssh.stepping import Shims
+from tests.transfers import asked
 
 SIGNAL = """\
 if [ "$n" -ge "$AT" ]; then
@@ -129,7 +130,7 @@ def job(script: Callable[[Path], Script], **files: bytes) -> Making:
         lay_out(place, files)
         made = script(place)
         path = place.parent / "script"
-        path.write_text(job_script([], made.values, made.body))
+        path.write_text(job_script([], made))
         return [str(path)]
 
     return make
@@ -231,12 +232,12 @@ UPLOAD = NEW + b"w" * 16 + b"%016d" % len(NEW)
 TAKEN = ("{}/target", ".hpcgate-x", "w" * 16, "32", "")
 MANY = many.composed([many.Command([tool, *words], NEW) for tool, *words in (["cat"], ["wc"], ["head", "-c", "1"])])
 CASES = {
-    "mv": Case(job(lambda at: jobs.mv(f"{at}/tree", f"{at.parent}/shm/tree")), {"../shm/tree/file": NEW}),
-    "cp": Case(job(lambda at: jobs.cp(f"{at}/a.tar", f"{at}/target"), target=OLD), {"target": None}),
-    "cp of a tree": Case(job(lambda at: jobs.cp(f"{at}/tree", f"{at}/into")), {"into/tree/file": NEW}),
-    "compress job": Case(job(lambda at: jobs.compress(f"{at}/tree", f"{at}/target"), target=OLD), {"target": None}),
+    "mv": Case(job(lambda at: asked.mv(f"{at}/tree", f"{at.parent}/shm/tree")), {"../shm/tree/file": NEW}),
+    "cp": Case(job(lambda at: asked.cp(f"{at}/a.tar", f"{at}/target"), target=OLD), {"target": None}),
+    "cp of a tree": Case(job(lambda at: asked.cp(f"{at}/tree", f"{at}/into")), {"into/tree/file": NEW}),
+    "compress job": Case(job(lambda at: asked.compress(f"{at}/tree", f"{at}/target"), target=OLD), {"target": None}),
     "extract job": Case(
-        job(lambda at: jobs.extract(f"{at}/a.tar", f"{at}/into", compression="none")), {"into/tree/file": NEW}
+        job(lambda at: asked.extract(f"{at}/a.tar", f"{at}/into", compression="none")), {"into/tree/file": NEW}
     ),
     "s3 in": Case(job(s3_in, target=OLD), {"target": NEW}),
     "s3 out": Case(job(s3_out, source=NEW), {"../store/object": NEW}),

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
 from hpcgate.api.models.base import BodyParameters, Wire, Writable
-from hpcgate.filesystem.base import TextPath, TextSourcePath
+from hpcgate.filesystem.base import Path, SourcePath
 from hpcgate.filesystem.models import CompressionType
 
 NULLABLE: dict[str, Any] = {"nullable": True}
@@ -33,8 +33,8 @@ class TransferJob(Wire):
 class MoveRequest(BodyParameters):
     """What to move where."""
 
-    source_path: TextSourcePath
-    target_path: TextPath
+    source_path: SourcePath
+    target_path: Path
     account: str | None = Field(None, description="Account to charge", json_schema_extra=NULLABLE)
 
 
@@ -170,7 +170,7 @@ DownloadDirectives = Annotated[
 class PostFileUploadRequest(BodyParameters):
     """A file to bring in: the path that it gets, and how."""
 
-    source_path: TextSourcePath
+    source_path: SourcePath
     account: str | None = Field(None, description="Account to charge", json_schema_extra=NULLABLE)
     transfer_directives: UploadDirectives
 
@@ -178,7 +178,7 @@ class PostFileUploadRequest(BodyParameters):
 class PostFileDownloadRequest(BodyParameters):
     """A file to bring out, and how."""
 
-    source_path: TextSourcePath
+    source_path: SourcePath
     account: str | None = Field(None, description="Account to charge", json_schema_extra=NULLABLE)
     transfer_directives: DownloadDirectives
 

@@ -11,10 +11,10 @@ from hpcgate.api.routes.operations import query_of
 from hpcgate.api.streaming import Answer, StreamingAnswer, announced_size, attachment, body_of, whole
 from hpcgate.api.terms import BY_SSH, Kind, Terms, on
 from hpcgate.config.groups import Group
-from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.confinement import Reach
 from hpcgate.filesystem.packing import Format, packed
 from hpcgate.filesystem.unpacking import unpack
+from hpcgate.ssh.files.remote_path import encode_path
 
 router = APIRouter(prefix="/filesystem/{system_name}/files", tags=["filesystem"])
 

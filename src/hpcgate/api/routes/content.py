@@ -14,13 +14,13 @@ from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer, announced_siz
 from hpcgate.api.terms import BY_SSH, Kind, Terms, on
 from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest, RangeNotSatisfiable, UnsupportedMediaType
-from hpcgate.filesystem.base import encode_path
 from hpcgate.filesystem.conditions import ConditionResult, Conditions, Validator
 from hpcgate.filesystem.content import as_long_as_it_says, exactly, opened, put
 from hpcgate.filesystem.digests import Digests, parse_digests
 from hpcgate.filesystem.ranges import ByteRange, MultipartRanges, parse_range
 from hpcgate.gateway.gateway import Gateway
 from hpcgate.ssh.files.protocol import Replacing
+from hpcgate.ssh.files.remote_path import encode_path
 from hpcgate.ssh.files.streams import OpenFile
 
 router = APIRouter(prefix="/filesystem/{system_name}/files", tags=["filesystem"])

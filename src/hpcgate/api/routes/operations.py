@@ -22,9 +22,10 @@ from hpcgate.api.terms import BY_SSH, Kind, Terms, on
 from hpcgate.config import plugins
 from hpcgate.config.groups import Group
 from hpcgate.errors import Denied, TooLarge
-from hpcgate.filesystem.base import Operation, Page, Parameters, encode_path, naming
+from hpcgate.filesystem.base import Operation, Page, Parameters, naming
 from hpcgate.filesystem.content import exactly, opened, read_small, refuse_larger, upload_target, write
 from hpcgate.ssh.files.protocol import Replacing
+from hpcgate.ssh.files.remote_path import encode_path
 
 
 def registered() -> list[type[Operation]]:

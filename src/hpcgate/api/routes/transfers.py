@@ -16,10 +16,11 @@ from hpcgate.api.models import transfers as models
 from hpcgate.api.terms import BY_JOBS, Terms, on
 from hpcgate.config.groups import Group
 from hpcgate.errors import Denied, KeyReused, NoSuchTransfer, NotSupported, UnderWay
-from hpcgate.filesystem.base import TextPath, encode_path
+from hpcgate.filesystem.base import Path
 from hpcgate.filesystem.confinement import Reach
 from hpcgate.schedulers.once import RETRY_AFTER
 from hpcgate.schedulers.receipts import Once
+from hpcgate.ssh.files.remote_path import RemotePath
 from hpcgate.transfers import jobs, memo
 from hpcgate.transfers.base import Directives, Download, Keyed, Script, Started, Transfer, TransferJob, Upload
 
@@ -75,8 +76,8 @@ async def _run(
     asked: BaseModel | dict[str, Any],
     script: Script,
     account: str | None,
-    *paths: str,
-    trees: tuple[str, ...] = (),
+    *paths: RemotePath,
+    trees: tuple[RemotePath, ...] = (),
 ) -> models.TransferJob:
     access = requested.access
     try:
@@ -93,7 +94,7 @@ async def _run(
     return models.TransferJob.model_validate(await access.system.jobs.run(access.principal, script, account))
 
 
-def _refuse_confined(access: Access, method: str, path: str) -> None:
+def _refuse_confined(access: Access, method: str, path: RemotePath) -> None:
     """Refuse what a job would do by a path, hours later and unchecked, under a rule that has paths."""
     if access.grant.paths is None:
         return
@@ -102,7 +103,7 @@ def _refuse_confined(access: Access, method: str, path: str) -> None:
     raise denial
 
 
-def _method(access: Access, method: str, verb: str, path: str) -> Transfer:
+def _method(access: Access, method: str, verb: str, path: RemotePath) -> Transfer:
     """Return a transfer method of the system.
 
     Raises:
@@ -113,15 +114,15 @@ def _method(access: Access, method: str, verb: str, path: str) -> Transfer:
         return access.system.transfer(method)
     except NoSuchTransfer as error:
         root = "" if access.request is None else str(access.request.scope.get("root_path", "")).rstrip("/")
-        place = f"{root}/filesystem/{quote(error.system)}/files/content?path={quote_from_bytes(encode_path(path))}"
+        place = f"{root}/filesystem/{quote(error.system)}/files/content?path={quote_from_bytes(path)}"
         raise NoSuchTransfer(
             error.system, error.methods, f"A file of any size goes without one, as the body of {verb} {place}"
         ) from None
 
 
-def _within(source: str, target: str) -> str:
+def _within(source: RemotePath, target: RemotePath) -> RemotePath:
     """Return where the source goes if the target is a directory, which takes it in."""
-    return posixpath.join(target, posixpath.basename(source.rstrip("/")))
+    return RemotePath(posixpath.join(target, source.name))
 
 
 def _wire(model: type[Answer], started: Started) -> Answer:
@@ -159,10 +160,10 @@ async def post_cp(
 @on(JOBS)
 @router.delete("/rm")
 async def delete_rm(
-    requested: RequestedDep, path: Annotated[TextPath, Query()], account: str | None = None
+    requested: RequestedDep, path: Annotated[Path, Query()], account: str | None = None
 ) -> models.DeleteResponse:
     """Remove a file or a directory."""
-    asked = {"path": path, "account": account}
+    asked = {"path": path.text, "account": account}
     return models.DeleteResponse(transfer_job=await _run(requested, asked, jobs.rm(path), account, path))
 
 

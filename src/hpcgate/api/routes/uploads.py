@@ -15,7 +15,6 @@ from hpcgate.api.streaming import announced_size, body_of
 from hpcgate.api.terms import BY_SSH, PUBLIC, Kind, Terms, on
 from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest, Denied, GatewayError, PreconditionFailed, TooLarge, UnsupportedMediaType
-from hpcgate.filesystem.base import RemotePath, encode_path, remote_path
 from hpcgate.filesystem.conditions import http_date
 from hpcgate.filesystem.content import upload_target
 from hpcgate.filesystem.tus.headers import CHECKSUMS, ExpectedDigest, parse_metadata
@@ -23,6 +22,7 @@ from hpcgate.filesystem.tus.state import TusUpload
 from hpcgate.filesystem.tus.uploads import Uploads, place
 from hpcgate.gateway.gateway import Gateway
 from hpcgate.ssh.files.protocol import Replacing
+from hpcgate.ssh.files.remote_path import RemotePath, encode_path, remote_path
 from hpcgate.ssh.files.streams import Streams
 
 T = TypeVar("T")
