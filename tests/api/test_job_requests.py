@@ -13,8 +13,9 @@ from hpcgate.api.job_requests import complete, description
 from hpcgate.api.json_bodies import validated
 from hpcgate.api.models.jobs import JobDescriptionModel, PostJobSubmitRequest
 from hpcgate.errors import BadRequest, NotSupported
-from hpcgate.schedulers.base import JobDescription, Scheduler
+from hpcgate.schedulers.base import Scheduler
 from hpcgate.schedulers.job_spec import FIELDS, JobAttributes
+from tests.schedulers.described import described
 from tests.schedulers.job_examples import EXAMPLES
 
 NEEDED = {"workingDirectory": "/home", "script": "#!/bin/sh\n"}
@@ -122,4 +123,4 @@ class PlugIn:
 def test_a_plug_in_that_was_written_before_there_were_fields_passes_none_over(field: str) -> None:
     access: Any = SimpleNamespace(system=SimpleNamespace(scheduler=PlugIn(), admit=lambda path: None))
     with pytest.raises(NotSupported, match=field):
-        complete(access, JobDescription("/", script="x", attributes=EXAMPLES[field]))
+        complete(access, described("/", script="x", attributes=EXAMPLES[field]))

@@ -39,6 +39,7 @@ from hpcgate.schedulers.rendering import with_script
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
 from tests.pbs.standin import TIME_ZONE, Standin
+from tests.schedulers.described import described
 
 from .scheduler_systems import environment_of, principal, system, until
 
@@ -116,7 +117,7 @@ async def test_a_nasty_job_goes_through_unchanged(
     began = time.time()
     job_id = await pbs.submit(
         alice,
-        JobDescription(
+        described(
             directory,
             script=script,
             name=name,
@@ -154,7 +155,7 @@ async def test_a_nasty_job_goes_through_unchanged(
 
 
 async def test_a_running_job_is_cancelled(pbs: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
-    job_id = await pbs.submit(alice, JobDescription(home, script=SLEEP))
+    job_id = await pbs.submit(alice, described(home, script=SLEEP))
     (job,) = await until(pbs, alice, job_id, "R")
     assert (job.status.exit_code, job.time.end, job.nodes) == (None, None, "vm")
     (node,) = await pbs.nodes(alice)
@@ -170,8 +171,8 @@ async def test_a_running_job_is_cancelled(pbs: Scheduler, cluster: Cluster, alic
 async def test_only_ones_own_jobs_unless_all_are_asked_for(
     pbs: Scheduler, server: Standin, alice: Principal, bob: Principal, home: str
 ) -> None:
-    mine = [await pbs.submit(alice, JobDescription(home, script="#!/bin/sh\n", partition="stoppedq")) for _ in "123"]
-    theirs = await pbs.submit(bob, JobDescription("/tmp", script=SLEEP, partition="stoppedq"))
+    mine = [await pbs.submit(alice, described(home, script="#!/bin/sh\n", partition="stoppedq")) for _ in "123"]
+    theirs = await pbs.submit(bob, described("/tmp", script=SLEEP, partition="stoppedq"))
     own = [job.job_id for job in (await pbs.jobs(alice, JobQuery())).jobs]
     assert set(mine) <= set(own)
     assert theirs not in own
@@ -194,7 +195,7 @@ async def test_many_jobs_where_qstat_shows_the_first_only(
     """Without -E, which asks for all at once, the development head prints the first of several."""
     monkeypatch.setattr("hpcgate.schedulers.pbs.command_line.ONE_BY_ONE", 2)
     server.switch("inexpress", on=True)
-    job = JobDescription(home, script="#!/bin/sh\n", partition="stoppedq", name="many")
+    job = described(home, script="#!/bin/sh\n", partition="stoppedq", name="many")
     ids = [await pbs.submit(alice, job) for _ in range(4)]
     for _ in range(2):
         assert [job.job_id for job in (await pbs.jobs(alice, JobQuery(name="many"))).jobs] == ids
@@ -219,7 +220,7 @@ async def test_a_submission_is_answered_with_the_id_whatever_its_directives(
     released: Scheduler, alice: Principal, home: str, case: str
 ) -> None:
     before = {job.job_id for job in (await released.jobs(alice, JobQuery())).jobs}
-    job_id = await released.submit(alice, JobDescription(home, script=f"#!/bin/sh\n{UNUSUAL[case]}\nexec sleep 300\n"))
+    job_id = await released.submit(alice, described(home, script=f"#!/bin/sh\n{UNUSUAL[case]}\nexec sleep 300\n"))
     after = {job.job_id for job in (await released.jobs(alice, JobQuery())).jobs}
     assert after - before == {job_id}
     await released.cancel(alice, job_id)
@@ -284,7 +285,7 @@ async def test_the_id_is_found_in_whatever_a_wrapper_prints(
     wrapped(WRAPPERS[case])
     async with system(cluster, **servers["23.06.06"].settings(timeout=10)) as made:
         before = {job.job_id for job in (await made.scheduler.jobs(alice, JobQuery())).jobs}
-        job_id = await made.scheduler.submit(alice, JobDescription(home, script=SLEEP, partition="stoppedq"))
+        job_id = await made.scheduler.submit(alice, described(home, script=SLEEP, partition="stoppedq"))
         after = {job.job_id for job in (await made.scheduler.jobs(alice, JobQuery())).jobs}
         assert after - before == {job_id}
         await made.scheduler.cancel(alice, job_id)
@@ -306,7 +307,7 @@ async def test_what_qdel_says_is_the_answer(
     released: Scheduler, wrapped: Callable[..., None], alice: Principal, home: str, case: str
 ) -> None:
     text, error = CANCELLATIONS[case]
-    job_id = await released.submit(alice, JobDescription(home, script=SLEEP, partition="stoppedq"))
+    job_id = await released.submit(alice, described(home, script=SLEEP, partition="stoppedq"))
     wrapped(text, "qdel")
     if error is None:
         await released.cancel(alice, job_id)
@@ -329,7 +330,7 @@ async def test_tools_that_are_missing_are_503_by_name(
         released.jobs(alice, JobQuery()),
         released.jobs(alice, JobQuery(all_users=True)),
         released.nodes(alice),
-        released.submit(alice, JobDescription(home, script=SLEEP)),
+        released.submit(alice, described(home, script=SLEEP)),
     ):
         with pytest.raises(SchedulerUnavailable, match=r"(qstat|qselect|qsub|pbsnodes): not found"):
             await ask
@@ -381,7 +382,7 @@ async def test_what_has_no_job_is_answered_by_its_words(
     text, error, words = UNTOLD[case]
     wrapped(f"cat >/dev/null; {text}")
     with pytest.raises(error, match=words) as answered:
-        await released.submit(alice, JobDescription(home, script=SLEEP))
+        await released.submit(alice, described(home, script=SLEEP))
     assert type(answered.value) is error
 
 
@@ -398,7 +399,7 @@ PARTIAL = {
 async def test_an_answer_that_breaks_off_makes_no_job_vanish(
     released: Scheduler, wrapped: Callable[..., None], alice: Principal, home: str, case: str
 ) -> None:
-    job_id = await released.submit(alice, JobDescription(home, script=SLEEP, partition="stoppedq"))
+    job_id = await released.submit(alice, described(home, script=SLEEP, partition="stoppedq"))
     wrapped(PARTIAL[case], "qstat")
     for ask in (
         released.job(alice, job_id),
@@ -414,7 +415,7 @@ async def test_a_job_that_has_ended_meanwhile_is_found_in_the_history(
     released: Scheduler, wrapped: Callable[..., None], alice: Principal, home: str
 ) -> None:
     wrapped('id=$({real} "$@"); while qstat -f -F json "$id" >/dev/null 2>&1; do sleep 0.1; done; echo Done')
-    job_id = await released.submit(alice, JobDescription(home, script="#!/bin/sh\n", name="brief"))
+    job_id = await released.submit(alice, described(home, script="#!/bin/sh\n", name="brief"))
     (job,) = (await released.job(alice, job_id)).jobs
     assert (job.name, job.status.state) == ("brief", "F")
 
@@ -444,7 +445,7 @@ async def test_a_job_that_cannot_be_looked_up_is_not_said_to_be_none(
         )
     async with system(cluster, **servers["23.06.06"].settings(tag_jobs=tagged)) as made:
         with pytest.raises(error, match="may have been submitted"):
-            await made.scheduler.submit(alice, JobDescription(home, script="#!/bin/sh\n", partition="stoppedq"))
+            await made.scheduler.submit(alice, described(home, script="#!/bin/sh\n", partition="stoppedq"))
 
 
 async def test_a_submission_that_takes_too_long_names_qsub(
@@ -453,13 +454,13 @@ async def test_a_submission_that_takes_too_long_names_qsub(
     wrapped("cat >/dev/null; exec sleep 4715")
     async with system(cluster, **servers["23.06.06"].settings(timeout=1)) as made:
         with pytest.raises(TimedOut, match="Command qsub timed out; the job may have been submitted"):
-            await made.scheduler.submit(alice, JobDescription(home, script=SLEEP))
+            await made.scheduler.submit(alice, described(home, script=SLEEP))
 
 
 async def test_jobs_that_ended_before_the_window_are_left_out(
     released: Scheduler, servers: dict[str, Standin], alice: Principal, home: str
 ) -> None:
-    job_id = await released.submit(alice, JobDescription(home, script="#!/bin/sh\n", name="past"))
+    job_id = await released.submit(alice, described(home, script="#!/bin/sh\n", name="past"))
     await until(released, alice, job_id, "F")
     servers["23.06.06"].age(job_id, 2 * 3600)
     windows: tuple[tuple[TimeWindow, list[str]], ...] = (("1h", []), ("8h", [job_id]))
@@ -474,7 +475,7 @@ async def test_several_jobs_cost_one_query_and_unknown_ones_hurt_nobody(
 ) -> None:
     async with system(cluster, **server.settings()) as made:
         pbs = made.scheduler
-        job = JobDescription(home, script="#!/bin/sh\n", partition="stoppedq")
+        job = described(home, script="#!/bin/sh\n", partition="stoppedq")
         ids = [await pbs.submit(alice, job) for _ in range(3)]
         array = await pbs.submit(alice, replace(job, script="#!/bin/sh\n#PBS -J 1-2\n"))
         asked = (ids[0], "999999999", ids[1].partition(".")[0], "$(id)", array, ids[2], array.replace("[]", "[2]"))
@@ -512,7 +513,7 @@ async def test_several_jobs_cost_one_query_and_unknown_ones_hurt_nobody(
 async def test_arrays(pbs: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
     """An array and each of its tasks are listed, as PBS knows them."""
     script = '#!/bin/sh\n#PBS -J 1-3\necho "task $PBS_ARRAY_INDEX $A"\nexit "$((PBS_ARRAY_INDEX - 1))"\n'
-    job_id = await pbs.submit(alice, JobDescription(home, script=script, name="arr", environment={"A": "x,y"}))
+    job_id = await pbs.submit(alice, described(home, script=script, name="arr", environment={"A": "x,y"}))
     number = job_id.partition("[")[0]
     assert job_id == f"{number}[].vm"
     assert job_id in [job.job_id for job in (await pbs.jobs(alice, JobQuery())).jobs]
@@ -531,14 +532,14 @@ async def test_arrays(pbs: Scheduler, cluster: Cluster, alice: Principal, home: 
 
 async def test_a_script_on_the_cluster(pbs: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
     await _command(cluster, "sh", "-c", "printf '#!/usr/bin/python3\nimport os\nprint(os.environ[\"A\"])\n' >py-job.py")
-    job = JobDescription(home, script_path="py-job.py", environment={"A": 'it\'s, "so"'}, standard_input="/dev/null")
+    job = described(home, script_path="py-job.py", environment={"A": 'it\'s, "so"'}, standard_input="/dev/null")
     job_id = await pbs.submit(alice, job)
     (done,) = await until(pbs, alice, job_id, "F")
     assert (done.name, done.status.exit_code) == ("py-job.py", 0)
     (streams,) = await pbs.metadata(alice, job_id)
     assert await _command(cluster, "cat", streams.standard_output or "") == 'it\'s, "so"\n'
     with pytest.raises(SubmissionRefused, match="No such file or directory"):
-        await pbs.submit(alice, JobDescription(home, script_path="/nonexistent"))
+        await pbs.submit(alice, described(home, script_path="/nonexistent"))
 
 
 @pytest.mark.parametrize(
@@ -563,7 +564,7 @@ async def test_refused_submissions(
 ) -> None:
     """What PBS refuses is an error in its words."""
     with pytest.raises(error, match=words):
-        await released.submit(alice, JobDescription(**{"working_directory": home, "script": SLEEP, **fields}))
+        await released.submit(alice, described(**{"working_directory": home, "script": SLEEP, **fields}))
 
 
 async def test_into_a_reservation(pbs: Scheduler, alice: Principal, home: str) -> None:
@@ -572,9 +573,7 @@ async def test_into_a_reservation(pbs: Scheduler, alice: Principal, home: str) -
     assert (reservation.state, reservation.node_list) == ("active", "vm")
     assert reservation.end_time - reservation.start_time == 7200
     assert -7200 < time.time() - reservation.start_time < 7200
-    job_id = await pbs.submit(
-        alice, JobDescription(home, script=SLEEP, reservation=reservation.name, partition="workq")
-    )
+    job_id = await pbs.submit(alice, described(home, script=SLEEP, reservation=reservation.name, partition="workq"))
     assert (await pbs.job(alice, job_id)).jobs[0].partition == reservation.name
     await pbs.cancel(alice, job_id)
 
@@ -608,14 +607,14 @@ async def test_the_server_is_down(pbs: Scheduler, server: Standin, alice: Princi
         pbs.nodes(alice),
         pbs.partitions(alice),
         pbs.reservations(alice),
-        pbs.submit(alice, JobDescription(home, script=SLEEP)),
+        pbs.submit(alice, described(home, script=SLEEP)),
     ):
         with pytest.raises(SchedulerUnavailable, match="connect"):
             await ask
 
 
 async def test_a_server_without_history(pbs: Scheduler, server: Standin, alice: Principal, home: str) -> None:
-    job_id = await pbs.submit(alice, JobDescription(home, script=SLEEP))
+    job_id = await pbs.submit(alice, described(home, script=SLEEP))
     await until(pbs, alice, job_id, "R")
     server.switch("nohistory", on=True)
     for _ in range(2):
@@ -748,9 +747,7 @@ CHANGES: list[tuple[JobChanges, str]] = [
 
 async def test_a_job_is_controlled(pbs: Scheduler, server: Standin, cluster: Cluster, alice: Principal) -> None:
     home = str(cluster.user("alice").home)
-    other, held = [
-        await pbs.submit(alice, JobDescription(home, script="#!/bin/sh\n#PBS -h\nsleep 300\n")) for _ in range(2)
-    ]
+    other, held = [await pbs.submit(alice, described(home, script="#!/bin/sh\n#PBS -h\nsleep 300\n")) for _ in range(2)]
     for changes, given in CHANGES:
         names = tuple(
             replace(one, job_ids=tuple(name.format(other=other) for name in one.job_ids))
@@ -774,7 +771,7 @@ async def test_no_job_comes_to_wait_for_itself(
 ) -> None:
     """The server takes a circle of dependencies, and none of its jobs would ever start."""
     home = str(cluster.user("alice").home)
-    waits = JobDescription(home, script="#!/bin/sh\n#PBS -h\nsleep 300\n")
+    waits = described(home, script="#!/bin/sh\n#PBS -h\nsleep 300\n")
     first = last = await pbs.submit(alice, waits)
     for _ in range(through):
         attributes = JobAttributes(dependencies=(spec.Dependency("afterany", (last,)),))
@@ -821,9 +818,9 @@ async def test_what_cannot_be_controlled_is_refused(
     waits = "#!/bin/sh\n#PBS -h\nsleep 300\n"
     homes = {who: str(cluster.user(who).home) for who in ("alice", "bob")}
     jobs = {
-        "waits": await pbs.submit(alice, JobDescription(homes["alice"], script=waits)),
-        "his": await pbs.submit(bob, JobDescription(homes["bob"], script=waits)),
-        "ended": await pbs.submit(alice, JobDescription(homes["alice"], script=waits)),
+        "waits": await pbs.submit(alice, described(homes["alice"], script=waits)),
+        "his": await pbs.submit(bob, described(homes["bob"], script=waits)),
+        "ended": await pbs.submit(alice, described(homes["alice"], script=waits)),
     }
     await pbs.cancel(alice, jobs["ended"])
     for which, what, wanted in REFUSED:
@@ -843,7 +840,7 @@ async def test_fields_reach_the_server_and_outweigh_directives(
     pbs: Scheduler, server: Standin, alice: Principal, home: str
 ) -> None:
     lines = "#PBS -l select=1:ncpus=3:mem=1gb -l walltime=1:00 -r y\n#PBS -a 0000 -J 0-1\n"
-    waits = await pbs.submit(alice, JobDescription(home, script="#!/bin/sh\n#PBS -h\nsleep 300\n"))
+    waits = await pbs.submit(alice, described(home, script="#!/bin/sh\n#PBS -h\nsleep 300\n"))
     fields = JobAttributes(
         resources=Resources(node_count=2, processes_per_node=2, exclusive_node_use=True),
         duration=90,
@@ -855,7 +852,7 @@ async def test_fields_reach_the_server_and_outweigh_directives(
         mail=spec.Mail(("begin", "end"), "alice@example.org"),
         extra={"pbs": {"P": "project"}},
     )
-    job_id = await pbs.submit(alice, JobDescription(home, script=f"#!/bin/sh\n{lines}true\n", attributes=fields))
+    job_id = await pbs.submit(alice, described(home, script=f"#!/bin/sh\n{lines}true\n", attributes=fields))
     record = server.record(job_id)
     assert (
         record["resources"]
@@ -891,10 +888,10 @@ TOO_MUCH: list[tuple[dict[str, Any], str]] = [
 async def test_what_is_too_much_is_refused_by_its_name(
     pbs: Scheduler, alice: Principal, home: str, job: dict[str, Any], words: str
 ) -> None:
-    described = JobDescription(home, **{"script": SLEEP, **job})
+    job_described = described(home, **{"script": SLEEP, **job})
     with pytest.raises(BadRequest, match=words):
-        await pbs.submit(alice, described)
-    (error,) = await pbs.submit_many(alice, [(described, None)])
+        await pbs.submit(alice, job_described)
+    (error,) = await pbs.submit_many(alice, [(job_described, None)])
     assert isinstance(error, BadRequest)
     assert re.search(words, error.message)
 
@@ -903,9 +900,7 @@ async def test_what_is_just_within_the_limits_is_taken(pbs: Scheduler, alice: Pr
     script = f"#!/bin/sh\n#{'x' * 1024**2}\ntrue\n"
     value = "x" * (128 * 1024 - len("LONG=\0"))
     fields = JobAttributes(array="0-9999", hold=True)
-    job_id = await pbs.submit(
-        alice, JobDescription(home, script=script, environment={"LONG": value}, attributes=fields)
-    )
+    job_id = await pbs.submit(alice, described(home, script=script, environment={"LONG": value}, attributes=fields))
     await pbs.cancel(alice, job_id)
 
 
@@ -916,15 +911,15 @@ async def test_a_program_runs_with_its_arguments_as_they_are(
     for name, text in (("pre.sh", "BEFORE=yes\n"), ("post.sh", "echo after $BEFORE\n")):
         await asyncio.to_thread(cluster.as_user, "alice", ["tee", f"{home}/{name}"], input=text)
     program = spec.Program("printf", words, pre_launch=f"{home}/pre.sh", post_launch=f"{home}/post.sh")
-    described = JobDescription(home, program=program, standard_output=f"{home}/program.txt")
-    job_id = await pbs.submit(alice, with_script(described, pbs.launchers()))
+    programmed = described(home, program=program, standard_output=f"{home}/program.txt")
+    job_id = await pbs.submit(alice, with_script(programmed, pbs.launchers()))
     await until(pbs, alice, job_id, "F")
     said = await _command(cluster, "cat", f"{home}/program.txt")
     assert said == "".join(f"{word}|" for word in words[1:]) + "after yes\n"
 
 
 async def test_a_dry_run_shows_what_qsub_would_be_given(released: Scheduler, alice: Principal, home: str) -> None:
-    job = JobDescription(home, script="#!/bin/sh\ntrue\n", attributes=JobAttributes(duration=60))
+    job = described(home, script="#!/bin/sh\ntrue\n", attributes=JobAttributes(duration=60))
     before = len((await released.jobs(alice, JobQuery())).jobs)
     told = await released.dry_run(alice, job)
     assert (told.tested, told.options) == (False, ("-l", "walltime=00:01:00"))
@@ -939,7 +934,7 @@ async def test_a_job_in_fields_with_a_key_is_one_job(
     """The answer comes from the receipt, and from the mark once the receipt does not tell."""
     receipts = Receipts("~/.local/state/hpcgate/submissions", 86400, 1000)
     once = Once.of(receipts, alice.username, "pbs", secrets.token_hex(8), "digest")
-    job = JobDescription(home, script=SLEEP, attributes=JobAttributes(hold=True, duration=60))
+    job = described(home, script=SLEEP, attributes=JobAttributes(hold=True, duration=60))
     first = await pbs.submit_once(alice, job, once)
     assert not first.replayed
     assert server.record(first.job_id)["state"] == "H"
@@ -960,10 +955,10 @@ async def test_many_are_submitted_and_cancelled_by_one_command_each(
     waits = "#!/bin/sh\n#PBS -h\nsleep 300\n"
     once = Once.of(Receipts("~/.local/state/hpcgate/many", 3600, 1000), alice.username, "pbs", secrets.token_hex(8))
     jobs: list[tuple[JobDescription, Once | None]] = [
-        *[(JobDescription(home, script=waits, name=f"many{number}"), None) for number in range(6)],
-        (JobDescription(home, script=waits, partition="nosuchq"), None),
-        (JobDescription(home, script=waits, name="keyed"), once),
-        (JobDescription(home, script="#!/bin/sh\n#PBS -W block=true\ntrue\n"), None),
+        *[(described(home, script=waits, name=f"many{number}"), None) for number in range(6)],
+        (described(home, script=waits, partition="nosuchq"), None),
+        (described(home, script=waits, name="keyed"), once),
+        (described(home, script="#!/bin/sh\n#PBS -W block=true\ntrue\n"), None),
     ]
     found = await pbs.submit_many(alice, jobs)
     ids = [one.job_id for one in found if isinstance(one, Submitted)]
@@ -973,7 +968,7 @@ async def test_many_are_submitted_and_cancelled_by_one_command_each(
         assert (await pbs.job(alice, job_id)).jobs[0].name == f"many{number}"
     again = await pbs.submit_many(alice, [jobs[7]])
     assert again == [Submitted(ids[6], replayed=True)]
-    his = await pbs.submit(bob, JobDescription(str(cluster.user("bob").home), script=waits))
+    his = await pbs.submit(bob, described(str(cluster.user("bob").home), script=waits))
     errors = await pbs.cancel_many(alice, [*ids, his, "99999", "no-id"])
     assert [type(error) for error in errors[-3:]] == [Forbidden, JobNotFound, JobNotFound]
     assert errors[:-3] == [None] * len(ids)

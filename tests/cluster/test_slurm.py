@@ -14,7 +14,7 @@ from hpcgate.demo.cluster import Cluster
 from hpcgate.demo.slurm import LIMITED_QOS, Slurm
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import BadRequest, Forbidden, JobNotFound, SchedulerUnavailable, SubmissionRefused, TimedOut
-from hpcgate.schedulers.base import Account, JobDescription, JobQuery, Scheduler
+from hpcgate.schedulers.base import Account, JobQuery, Scheduler
 from hpcgate.schedulers.slurm import squeue, values
 from hpcgate.schedulers.slurm.delimiters import new_mark
 from hpcgate.schedulers.slurm.job_ids import JobId
@@ -22,6 +22,7 @@ from hpcgate.schedulers.slurm.records import Selection
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
+from tests.schedulers.described import described
 
 from .scheduler_systems import environment_of, principal, system, until
 
@@ -78,7 +79,7 @@ async def test_a_nasty_job_goes_through_unchanged(
     await _make_directory(cluster, f"{home}/a b,'c\"$(id)\n|é")
     directory = f"{home}/a b,'c\"$(id)\n|é"
     script = "#!/bin/bash\nenv -0\nsleep 1\nexit 3\n"
-    description = JobDescription(
+    description = described(
         working_directory=directory,
         script=script,
         name=NASTY_NAME,
@@ -123,7 +124,7 @@ async def test_history_keeps_the_name_and_says_how_it_ended(
     slurm: Scheduler, cluster: Cluster, alice: Principal, home: str
 ) -> None:
     """The database stores a double quote as a backtick; the controller forgets the job."""
-    job_id = await slurm.submit(alice, JobDescription(home, script="#!/bin/bash\nkill -9 $$\n", name='say "hi", `x`'))
+    job_id = await slurm.submit(alice, described(home, script="#!/bin/bash\nkill -9 $$\n", name='say "hi", `x`'))
     await until(slurm, alice, job_id, "FAILED")
     await _only_history(slurm, cluster, alice, job_id)
 
@@ -161,7 +162,7 @@ async def _stored(cluster: Cluster, job_id: str) -> None:
 async def test_job_without_env_gets_the_login_environment(
     slurm: Scheduler, cluster: Cluster, alice: Principal, home: str
 ) -> None:
-    description = JobDescription(home, script="#!/bin/bash\nenv -0 > env.out\n", standard_output="/dev/null")
+    description = described(home, script="#!/bin/bash\nenv -0 > env.out\n", standard_output="/dev/null")
     await until(slurm, alice, await slurm.submit(alice, description), "COMPLETED")
     seen = environment_of(cluster.as_user("alice", ["cat", "env.out"]).stdout.encode())
     assert b"LC_ALL" not in seen
@@ -173,7 +174,7 @@ async def test_large_environment_and_script(slurm: Scheduler, cluster: Cluster, 
     """Beyond the 128 KiB that one shell line may have."""
     environment = {f"BIG{number}": "x" * 50_000 for number in range(5)}
     script = "#!/bin/bash\nenv -0 > big.out\n" + "# padding\n" * 30_000
-    job_id = await slurm.submit(alice, JobDescription(home, script=script, environment=environment))
+    job_id = await slurm.submit(alice, described(home, script=script, environment=environment))
     assert (await slurm.metadata(alice, job_id))[0].script == script
     await until(slurm, alice, job_id, "COMPLETED")
     seen = environment_of(cluster.as_user("alice", ["cat", "big.out"]).stdout.encode())
@@ -182,26 +183,26 @@ async def test_large_environment_and_script(slurm: Scheduler, cluster: Cluster, 
 
 async def test_directives_in_the_script_keep_working(slurm: Scheduler, alice: Principal, home: str) -> None:
     script = "#!/bin/bash\n#SBATCH --job-name=directive\n#SBATCH --partition=debug\n#SBATCH --time=7\nsleep 60\n"
-    job_id = await slurm.submit(alice, JobDescription(home, script=script, environment={"A": "1"}))
+    job_id = await slurm.submit(alice, described(home, script=script, environment={"A": "1"}))
     (job,) = (await slurm.job(alice, job_id)).jobs
     assert (job.name, job.partition, job.time.limit) == ("directive", "debug", 420)
     await slurm.cancel(alice, job_id)
 
 
 async def test_values_never_become_options(slurm: Scheduler, alice: Principal, home: str) -> None:
-    job_id = await slurm.submit(alice, JobDescription(home, script=SLEEP, name="--partition=debug"))
+    job_id = await slurm.submit(alice, described(home, script=SLEEP, name="--partition=debug"))
     (job,) = (await slurm.job(alice, job_id)).jobs
     assert (job.name, job.partition) == ("--partition=debug", "normal")
     await slurm.cancel(alice, job_id)
     with pytest.raises(SubmissionRefused, match="Unable to open file"):
-        await slurm.submit(alice, JobDescription(home, script_path="--wrap=id"))
+        await slurm.submit(alice, described(home, script_path="--wrap=id"))
 
 
 async def test_script_path(slurm: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
     """A script on the cluster is submitted by its path."""
     path = f'{home}/-job\'s "script" $(id).sh'
     cluster.as_user("alice", ["tee", path], input="#!/bin/bash\nexit 4\n")
-    job_id = await slurm.submit(alice, JobDescription(home, script_path=path, environment={"A": "1,2"}))
+    job_id = await slurm.submit(alice, described(home, script_path=path, environment={"A": "1,2"}))
     (job,) = await until(slurm, alice, job_id, "FAILED")
     assert job.status.exit_code == 4
 
@@ -227,7 +228,7 @@ async def test_refused_submissions(
 ) -> None:
     """What Slurm refuses is an error in its words."""
     with pytest.raises(SubmissionRefused, match=words):
-        await slurm.submit(alice, JobDescription(**({"working_directory": home, "script": SLEEP} | change)))
+        await slurm.submit(alice, described(**({"working_directory": home, "script": SLEEP} | change)))
 
 
 @pytest.mark.parametrize(
@@ -248,11 +249,11 @@ async def test_what_cannot_be_submitted(
     slurm: Scheduler, alice: Principal, home: str, change: dict[str, object]
 ) -> None:
     with pytest.raises(BadRequest):
-        await slurm.submit(alice, JobDescription(**({"working_directory": home, "script": SLEEP} | change)))  # type: ignore[arg-type]
+        await slurm.submit(alice, described(**({"working_directory": home, "script": SLEEP} | change)))  # type: ignore[arg-type]
 
 
 async def test_qos_limit_is_forbidden(slurm: Scheduler, alice: Principal, home: str) -> None:
-    description = JobDescription(home, script=f"#!/bin/bash\n#SBATCH --qos={LIMITED_QOS}\nsleep 60\n")
+    description = described(home, script=f"#!/bin/bash\n#SBATCH --qos={LIMITED_QOS}\nsleep 60\n")
     first = await slurm.submit(alice, description)
     try:
         with pytest.raises(Forbidden, match="accounting/QOS policy"):
@@ -264,7 +265,7 @@ async def test_qos_limit_is_forbidden(slurm: Scheduler, alice: Principal, home: 
 async def test_arrays(either: Scheduler, alice: Principal, home: str) -> None:
     """Each task of an array is a job of its own."""
     script = "#!/bin/bash\n#SBATCH --array=0-2\nexit $SLURM_ARRAY_TASK_ID\n"
-    job_id = await either.submit(alice, JobDescription(home, script=script, name="arr", standard_output="%x.%A_%a.%N"))
+    job_id = await either.submit(alice, described(home, script=script, name="arr", standard_output="%x.%A_%a.%N"))
     assert {job.name for job in (await either.job(alice, f"{job_id}_1")).jobs} == {"arr"}
     jobs = await until(either, alice, job_id, "COMPLETED", "FAILED")
     assert [(job.job_id, job.status.exit_code) for job in jobs] == [
@@ -284,7 +285,7 @@ async def test_arrays(either: Scheduler, alice: Principal, home: str) -> None:
 
 async def test_pending_array_is_one_job_until_asked_by_task(either: Scheduler, alice: Principal, home: str) -> None:
     script = "#!/bin/bash\n#SBATCH --array=1-100:3%2\n#SBATCH --hold\n"
-    job_id = await either.submit(alice, JobDescription(home, script=script))
+    job_id = await either.submit(alice, described(home, script=script))
     (job,) = (await either.job(alice, job_id)).jobs
     assert job.job_id == f"{job_id}_[1-100:3]"
     assert (job.status.state, job.status.state_reason) == ("PENDING", "JobHeldUser")
@@ -304,7 +305,7 @@ async def test_pending_array_is_one_job_until_asked_by_task(either: Scheduler, a
 async def test_heterogeneous_jobs(either: Scheduler, alice: Principal, home: str) -> None:
     """Each part of a heterogeneous job is listed."""
     script = "#!/bin/bash\n#SBATCH -n1 -t 10\n#SBATCH hetjob\n#SBATCH -n1 -t 5 -p debug\nsleep 60\n"
-    job_id = await either.submit(alice, JobDescription(home, script=script))
+    job_id = await either.submit(alice, described(home, script=script))
     jobs = (await either.job(alice, job_id)).jobs
     assert [(job.job_id, job.partition, job.time.limit) for job in jobs] == [
         (f"{job_id}+0", "normal", 600),
@@ -319,10 +320,10 @@ async def test_waiting_jobs_are_listed(slurm: Scheduler, alice: Principal, home:
     def script(directive: str) -> str:
         return f"#!/bin/bash\n#SBATCH {directive}\nsleep 60\n"
 
-    held = await slurm.submit(alice, JobDescription(home, script=script("--hold")))
-    dependent = await slurm.submit(alice, JobDescription(home, script=script(f"--dependency=afterok:{held}")))
-    later = await slurm.submit(alice, JobDescription(home, script=script("--begin=now+2hours")))
-    hidden = await slurm.submit(alice, JobDescription(home, script=script("--hold"), partition="hidden"))
+    held = await slurm.submit(alice, described(home, script=script("--hold")))
+    dependent = await slurm.submit(alice, described(home, script=script(f"--dependency=afterok:{held}")))
+    later = await slurm.submit(alice, described(home, script=script("--begin=now+2hours")))
+    hidden = await slurm.submit(alice, described(home, script=script("--hold"), partition="hidden"))
     jobs = {job.job_id: job for job in (await slurm.jobs(alice, JobQuery())).jobs}
     reasons = {name: jobs[name].status.state_reason for name in (held, dependent, later)}
     assert reasons == {held: "JobHeldUser", dependent: "Dependency", later: "BeginTime"}
@@ -335,7 +336,7 @@ async def test_waiting_jobs_are_listed(slurm: Scheduler, alice: Principal, home:
 
 async def test_requeued_job_is_listed_once(slurm: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
     script = "#!/bin/bash\n#SBATCH --requeue\nsleep 60\n"
-    job_id = await slurm.submit(alice, JobDescription(home, script=script))
+    job_id = await slurm.submit(alice, described(home, script=script))
     await until(slurm, alice, job_id, "RUNNING")
     cluster.as_user("alice", ["scontrol", "requeuehold", job_id])
     await until(slurm, alice, job_id, "PENDING", "REQUEUE_HOLD", "SPECIAL_EXIT")
@@ -346,8 +347,8 @@ async def test_requeued_job_is_listed_once(slurm: Scheduler, cluster: Cluster, a
 
 async def test_queries(slurm: Scheduler, alice: Principal, bob: Principal, cluster: Cluster, home: str) -> None:
     """Jobs are selected by user, name and account."""
-    mine = await slurm.submit(alice, JobDescription(home, script=SLEEP, name="x,y", account="extra"))
-    bobs = await slurm.submit(bob, JobDescription(str(cluster.user("bob").home), script=SLEEP, name="x"))
+    mine = await slurm.submit(alice, described(home, script=SLEEP, name="x,y", account="extra"))
+    bobs = await slurm.submit(bob, described(str(cluster.user("bob").home), script=SLEEP, name="x"))
 
     async def listed(who: Principal, **query: object) -> set[str]:
         return {job.job_id for job in (await slurm.jobs(who, JobQuery(**query))).jobs}  # type: ignore[arg-type]
@@ -373,8 +374,8 @@ async def test_queries(slurm: Scheduler, alice: Principal, bob: Principal, clust
 
 
 async def test_cancelled_by_says_who(slurm: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
-    first = await slurm.submit(alice, JobDescription(home, script=SLEEP))
-    second = await slurm.submit(alice, JobDescription(home, script=SLEEP))
+    first = await slurm.submit(alice, described(home, script=SLEEP))
+    second = await slurm.submit(alice, described(home, script=SLEEP))
     await until(slurm, alice, first, "RUNNING")
     await slurm.cancel(alice, first)
     cluster.slurm.run(["scancel", second])
@@ -399,7 +400,7 @@ async def test_unknown_and_malformed_ids(slurm: Scheduler, alice: Principal, job
 
 async def test_attach(either: Scheduler, cluster: Cluster, alice: Principal, home: str) -> None:
     """A command runs as a step of a job that runs."""
-    job_id = await either.submit(alice, JobDescription(home, script=SLEEP))
+    job_id = await either.submit(alice, described(home, script=SLEEP))
     await until(either, alice, job_id, "RUNNING")
     await either.attach(alice, job_id, "echo \"$SLURM_JOB_ID $SLURM_STEP_ID\" '|' > step.out; env -0 > step.env")
     assert cluster.as_user("alice", ["cat", "step.out"]).stdout == f"{job_id} 0 |\n"
@@ -417,7 +418,7 @@ async def test_attach(either: Scheduler, cluster: Cluster, alice: Principal, hom
 async def test_attach_to_a_job_that_the_controller_has_forgotten(
     slurm: Scheduler, cluster: Cluster, alice: Principal, home: str
 ) -> None:
-    job_id = await slurm.submit(alice, JobDescription(home, script="#!/bin/bash\ntrue\n"))
+    job_id = await slurm.submit(alice, described(home, script="#!/bin/bash\ntrue\n"))
     await until(slurm, alice, job_id, "COMPLETED")
     await _only_history(slurm, cluster, alice, job_id)
 
@@ -433,7 +434,7 @@ async def test_attach_that_takes_too_long_is_ended(
     slurm: Scheduler, cluster: Cluster, alice: Principal, home: str
 ) -> None:
     async with system(cluster, scheduler={"timeout": 3}) as made:
-        job_id = await slurm.submit(alice, JobDescription(home, script=SLEEP))
+        job_id = await slurm.submit(alice, described(home, script=SLEEP))
         await until(slurm, alice, job_id, "RUNNING")
         with pytest.raises(TimedOut, match="Command srun timed out"):
             await made.scheduler.attach(alice, job_id, "exec sleep 1234")
@@ -501,7 +502,7 @@ async def test_reservations(slurm: Scheduler, cluster: Cluster, alice: Principal
         (found,) = await slurm.reservations(alice)
         assert (found.name, found.state, found.end_time - found.start_time) == (name, "inactive", 1800)
         assert found.node_list in cluster.slurm.nodes
-        job_id = await slurm.submit(alice, JobDescription(home, script=SLEEP, reservation=name))
+        job_id = await slurm.submit(alice, described(home, script=SLEEP, reservation=name))
         await slurm.cancel(alice, job_id)
     finally:
         cluster.slurm.release(name)
@@ -512,7 +513,7 @@ async def test_without_slurmdbd_nothing_is_missing_and_sacct_is_not_asked_again(
 ) -> None:
     async with system(cluster, slurm=plain[0], sshd=plain[1]) as made:
         commands = _commands_of(made.pool)
-        job_id = await made.scheduler.submit(alice, JobDescription(home, script="#!/bin/bash\nexit 2\n"))
+        job_id = await made.scheduler.submit(alice, described(home, script="#!/bin/bash\nexit 2\n"))
         (job,) = await until(made.scheduler, alice, job_id, "FAILED")
         assert (job.status.exit_code, job.cluster) == (2, "plain")
         for query in (JobQuery(), JobQuery(all_users=True)):
@@ -556,7 +557,7 @@ async def test_the_sites_own_variables_reach_each_command(
 ) -> None:
     """The commands of one cluster's login node turn to another cluster."""
     async with system(cluster, scheduler={"environment": dict(plain[0].environment)}) as made:
-        job_id = await made.scheduler.submit(alice, JobDescription(home, script=SLEEP, name="by-environment"))
+        job_id = await made.scheduler.submit(alice, described(home, script=SLEEP, name="by-environment"))
         (job,) = (await made.scheduler.job(alice, job_id)).jobs
         assert (job.name, job.cluster) == ("by-environment", "plain")
         await made.scheduler.cancel(alice, job_id)
@@ -567,7 +568,7 @@ async def test_submission_is_not_tried_twice(cluster: Cluster, alice: Principal,
     async with system(cluster) as made:
         commands = _commands_of(made.pool)
         with pytest.raises(SubmissionRefused):
-            await made.scheduler.submit(alice, JobDescription(home, script="no"))
+            await made.scheduler.submit(alice, described(home, script="no"))
         assert commands == ["sh"]
 
 
@@ -575,7 +576,7 @@ async def test_controller_down(cluster: Cluster, alice: Principal, home: str) ->
     """While the controller is down the history is served, and submissions are 503."""
     async with system(cluster) as made:
         slurm = made.scheduler
-        job_id = await slurm.submit(alice, JobDescription(home, script="#!/bin/bash\n", name="before"))
+        job_id = await slurm.submit(alice, described(home, script="#!/bin/bash\n", name="before"))
         await until(slurm, alice, job_id, "COMPLETED")
         await _stored(cluster, job_id)
         cluster.slurm.slurmctld.stop()
@@ -585,7 +586,7 @@ async def test_controller_down(cluster: Cluster, alice: Principal, home: str) ->
             assert job_id in {job.job_id for job in listed.jobs}
             assert (await slurm.job(alice, job_id)).jobs[0].name == "before"
             for call in (
-                slurm.submit(alice, JobDescription(home, script=SLEEP)),
+                slurm.submit(alice, described(home, script=SLEEP)),
                 slurm.ping(alice),
                 slurm.nodes(alice),
                 slurm.cancel(alice, job_id),
@@ -602,7 +603,7 @@ async def test_slurmdbd_down(cluster: Cluster, alice: Principal, home: str) -> N
     assert cluster.slurm.slurmdbd is not None
     async with system(cluster) as made:
         slurm = made.scheduler
-        job_id = await slurm.submit(alice, JobDescription(home, script=SLEEP, name="live"))
+        job_id = await slurm.submit(alice, described(home, script=SLEEP, name="live"))
         cluster.slurm.slurmdbd.stop()
         try:
             listed = await slurm.jobs(alice, JobQuery())
@@ -637,7 +638,7 @@ async def test_squeue_says_what_its_version_is_known_to_say(
     form = EXITS[max(known for known in EXITS if known <= version)]
     async with system(cluster, slurm=slurm, sshd=sshd) as made:
         for how, (line, code, signal) in ENDS.items():
-            job_id = await made.scheduler.submit(alice, JobDescription(home, script=f"#!/bin/sh\n{line}\n"))
+            job_id = await made.scheduler.submit(alice, described(home, script=f"#!/bin/sh\n{line}\n"))
             (job,) = await until(made.scheduler, alice, job_id, "COMPLETED", "FAILED")
             assert (job.status.exit_code, job.status.interrupt_signal) == (code, signal), how
             selection = Selection((JobId.parse(job_id),))

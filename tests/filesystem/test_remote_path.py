@@ -98,7 +98,7 @@ async def test_a_path_is_converted_once_and_admitted_once(
 
     admit = System.admit
 
-    def counted(system: System, path: str | bytes) -> None:
+    def counted(system: System, path: bytes) -> None:
         admitted.append(path)
         admit(system, path)
 

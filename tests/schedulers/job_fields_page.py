@@ -14,6 +14,8 @@ from hpcgate.schedulers.pbs import qsub
 from hpcgate.schedulers.slurm import attributes as slurm
 from hpcgate.schedulers.slurm.rest import submission
 from hpcgate.schedulers.slurm.rest.versions import VERSIONS, ApiVersion
+from hpcgate.ssh.commands.quoting import as_text
+from tests.schedulers.described import described
 from tests.schedulers.job_examples import EXAMPLES
 
 PAGE = Path(__file__).parents[2] / "docs" / "users" / "job-fields.md"
@@ -43,7 +45,7 @@ def table() -> str:
 
 
 def _job(attributes: JobAttributes) -> JobDescription:
-    return JobDescription("/", script=_SCRIPT, attributes=attributes)
+    return described("/", script=_SCRIPT, attributes=attributes)
 
 
 def _sbatch(field: str, example: JobAttributes) -> str:
@@ -88,7 +90,7 @@ def _qsub(field: str, example: JobAttributes) -> str:
         argv = qsub.command(_job(example), _SCRIPT.encode())
     except NotSupported:
         return "501"
-    words = argv[argv.index("-f") + 1 :]
+    words = list(map(as_text, argv[argv.index("-f") + 1 :]))
     if example.begin is not None:
         words += ["-a", "CCYYMMDDhhmm.SS"]
     shown = " ".join(word if word.isascii() and " " not in word else json.dumps(word) for word in words)

@@ -57,7 +57,7 @@ class LocalPool:
     async def perform(self, principal: Principal, work: Callable[[Any], Awaitable[T]], *, retry: bool) -> T:
         return await work(self)
 
-    async def _start(self, argv: Sequence[str]) -> asyncio.subprocess.Process:
+    async def _start(self, argv: Sequence[str | bytes]) -> asyncio.subprocess.Process:
         assert argv[0] == "sh"
         pipe = asyncio.subprocess.PIPE
         words = ["dash", "-c", 'export MAIN=$$; exec "$@"', "sh", *self.shell, *argv[1:]]
@@ -65,13 +65,13 @@ class LocalPool:
             *words, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT, env=self.env, start_new_session=True
         )
 
-    async def run(self, argv: Sequence[str], **_: Any) -> Completed:
+    async def run(self, argv: Sequence[str | bytes], **_: Any) -> Completed:
         process = await self._start(argv)
         output, _nothing = await process.communicate()
         return Completed(tuple(argv), process.returncode or 0, output, b"")
 
     @contextlib.asynccontextmanager
-    async def process(self, argv: Sequence[str], **_: Any) -> AsyncIterator[LocalProcess]:
+    async def process(self, argv: Sequence[str | bytes], **_: Any) -> AsyncIterator[LocalProcess]:
         process = await self._start(argv)
         try:
             yield LocalProcess(process)

@@ -13,13 +13,14 @@ from hpcgate.schedulers.pbs import qsub
 from hpcgate.schedulers.slurm import attributes as slurm
 from hpcgate.schedulers.slurm.rest import submission
 from hpcgate.schedulers.slurm.rest.versions import VERSIONS, api_version
+from tests.schedulers.described import described
 from tests.schedulers.job_examples import EXAMPLES
 
 SCRIPT = "#!/bin/sh\ntrue\n"
 
 
 def job(attributes: JobAttributes, script: str = SCRIPT) -> JobDescription:
-    return JobDescription("/work", script=script, attributes=attributes)
+    return described("/work", script=script, attributes=attributes)
 
 
 def test_the_examples_are_of_every_field() -> None:

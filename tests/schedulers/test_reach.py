@@ -1,20 +1,27 @@
 """What a submission names, as a rule with paths sees it."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from hpcgate.schedulers.base import JobDescription, Scheduler
+from hpcgate.schedulers.base import Scheduler
 from hpcgate.schedulers.directives import Directives, Unchecked
 from hpcgate.schedulers.job_spec import JobAttributes, Program
 from hpcgate.schedulers.pbs.options import OPTIONS as PBS
 from hpcgate.schedulers.reach import launched
 from hpcgate.schedulers.reach import reach as reach_by
 from hpcgate.schedulers.slurm.options import OPTIONS
+from hpcgate.ssh.files.remote_path import RemotePath
+from tests.schedulers.described import described
 
 
 def reach(**changes: Any) -> tuple[str, ...]:
-    return reach_by(JobDescription(**{"working_directory": "/tree/sub", **changes}), OPTIONS)
+    return texts(reach_by(described(**{"working_directory": "/tree/sub", **changes}), OPTIONS))
+
+
+def texts(paths: Iterable[RemotePath]) -> tuple[str, ...]:
+    return tuple(path.text for path in paths)
 
 
 def test_every_file_counts() -> None:
@@ -40,8 +47,8 @@ def test_directives_count() -> None:
 def test_a_program_names_files_too() -> None:
     """The program by its path, and what is sourced before and after it; its arguments are its own affair."""
     program = Program("bin/x", ("/etc/passwd",), pre_launch="/a", post_launch="/b")
-    assert launched(JobDescription("/tree", program=program)) == ("/a", "/b", "/tree/bin/x")
-    assert launched(JobDescription("/tree", program=Program("hostname"))) == ()
+    assert texts(launched(described("/tree", program=program))) == ("/a", "/b", "/tree/bin/x")
+    assert texts(launched(described("/tree", program=Program("hostname")))) == ()
 
 
 @pytest.mark.parametrize(
@@ -54,8 +61,8 @@ def test_options_that_may_name_files_are_unchecked(options: dict[str, Any]) -> N
 
 
 def test_a_name_that_names_a_file() -> None:
-    job = JobDescription("/tree", script="true\n", name="../x")
-    assert reach_by(job, OPTIONS) == ("/tree",)
+    job = described("/tree", script="true\n", name="../x")
+    assert texts(reach_by(job, OPTIONS)) == ("/tree",)
     with pytest.raises(Unchecked):
         reach_by(job, PBS)
 
@@ -71,24 +78,24 @@ class PlugIn:
 
 def test_a_plug_in_that_does_not_say_what_its_jobs_name_lets_nobody_with_paths_submit() -> None:
     silent: Any = PlugIn()
-    for job in (JobDescription("/tree", script="true\n"), JobDescription("/tree", script="")):
+    for job in (described("/tree", script="true\n"), described("/tree", script="")):
         with pytest.raises(Unchecked):
             silent.reach(job)
     with pytest.raises(Unchecked):
-        silent.with_script(JobDescription("/tree", script_path="/tree/x"), "true\n")
+        silent.with_script(described("/tree", script_path="/tree/x"), "true\n")
 
 
 def test_a_plug_in_that_does_not_say_which_variables_steer_it_takes_none() -> None:
     own = Directives(mark="OWN", naming="name")
-    assert reach_by(JobDescription("/tree", script="true\n"), own) == ("/tree",)
+    assert texts(reach_by(described("/tree", script="true\n"), own)) == ("/tree",)
     with pytest.raises(Unchecked):
-        reach_by(JobDescription("/tree", script="true\n", environment={"OMP_NUM_THREADS": "2"}), own)
+        reach_by(described("/tree", script="true\n", environment={"OMP_NUM_THREADS": "2"}), own)
 
 
 def test_a_script_that_was_read_keeps_the_name_that_its_path_gives() -> None:
     slurm: Any = PlugIn()
     slurm.directives = lambda: OPTIONS
-    at_path = JobDescription("/tree", script_path="/tree/run.sh")
+    at_path = described("/tree", script_path="/tree/run.sh")
     assert slurm.with_script(at_path, "true\n").name == "run.sh"
     assert slurm.with_script(at_path, "#SBATCH -J own\n").name is None
     assert slurm.with_script(at_path, "true\n").script_path is None

@@ -22,6 +22,7 @@ from hpcgate.schedulers.base import (
     Scheduler,
 )
 from hpcgate.schedulers.reads import MAX_GATHERED, SharedReads
+from tests.schedulers.described import described
 
 ALICE = Principal("alice", "token-a")
 BOB = Principal("bob", "token-b")
@@ -178,7 +179,7 @@ async def test_nobody_reads_their_own_past(reads: SharedReads, backend: Backend,
     backend.state = "CANCELLED"
     backend.error = TimedOut("no answer") if fails else None
     doing = {
-        "submit": reads.submit(ALICE, JobDescription("/", script="")),
+        "submit": reads.submit(ALICE, described("/", script="")),
         "cancel": reads.cancel(ALICE, "7"),
         "attach": reads.attach(ALICE, "7", "id"),
     }

@@ -3,9 +3,9 @@
 import pytest
 
 from hpcgate.errors import BadRequest, Conflict, SubmissionRefused
-from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.job_spec import JobAttributes
 from hpcgate.schedulers.refusals import about, given, naming
+from tests.schedulers.described import described
 
 PHRASES = {"array specification": "array", "too long": "script"}
 
@@ -41,5 +41,5 @@ def test_only_refusals_of_a_value_are_looked_at() -> None:
 def test_what_a_job_was_given() -> None:
     """Fields that were asked for, and the script where it is the request's own."""
     array = JobAttributes(array="0-9")
-    assert given(JobDescription("/", script="#!/bin/sh\n", attributes=array)) == {"array", "script"}
-    assert given(JobDescription("/", script_path="/x", attributes=array)) == {"array"}
+    assert given(described("/", script="#!/bin/sh\n", attributes=array)) == {"array", "script"}
+    assert given(described("/", script_path="/x", attributes=array)) == {"array"}

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from hpcgate.errors import BadRequest
-from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.job_spec import Program
 from hpcgate.schedulers.rendering import MAX_SCRIPT, rendered, with_script
 from tests.attack.corpus import corpus
+from tests.schedulers.described import described
 from tests.transfers.shells import SHELLS
 
 LAUNCHERS = {"none": (), "nice": ("nice", "-n", "1")}
@@ -67,6 +67,6 @@ def test_a_program_s_name_is_no_word_of_the_shell(shell: str, word: str, sourced
 
 def test_what_cannot_be_launched_is_refused_by_its_name() -> None:
     with pytest.raises(BadRequest, match="launcher: 'aprun' is not known here; there are: nice, none"):
-        with_script(JobDescription("/", program=Program("x", launcher="aprun")), LAUNCHERS)
+        with_script(described("/", program=Program("x", launcher="aprun")), LAUNCHERS)
     with pytest.raises(BadRequest, match="arguments"):
-        with_script(JobDescription("/", program=Program("x", ("y" * MAX_SCRIPT,))), LAUNCHERS)
+        with_script(described("/", program=Program("x", ("y" * MAX_SCRIPT,))), LAUNCHERS)

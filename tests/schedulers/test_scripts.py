@@ -18,9 +18,9 @@ async def test_a_script_is_read_once() -> None:
         return b"script"
 
     scripts = Scripts()
-    assert await asyncio.gather(*(scripts.get("/a", reading) for _ in range(5))) == [b"script"] * 5
+    assert await asyncio.gather(*(scripts.get(b"/a", reading) for _ in range(5))) == [b"script"] * 5
     assert read == ["a"]
-    await scripts.get("/b", reading)
+    await scripts.get(b"/b", reading)
     assert len(read) == 2
 
 
@@ -35,5 +35,5 @@ async def test_what_could_not_be_read_is_read_again() -> None:
 
     scripts = Scripts()
     with pytest.raises(TimedOut):
-        await scripts.get("/a", failing)
-    assert await scripts.get("/a", reading) == b"script"
+        await scripts.get(b"/a", failing)
+    assert await scripts.get(b"/a", reading) == b"script"

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.pbs import qsub, script
 from hpcgate.schedulers.slurm import sbatch
 from hpcgate.schedulers.submitting import _follow, whole
 from hpcgate.ssh.commands.temporary import SAFE
+from tests.schedulers.described import described
 from tests.sites.shells import shell_program
 
 SHELLS = {"dash": ["dash"], "bash": ["bash"], "busybox": ["busybox", "sh"]}
@@ -26,9 +26,9 @@ def shell(request: pytest.FixtureRequest) -> list[str]:
     return found
 
 
-def submissions(place: Path) -> dict[str, tuple[list[str], bytes]]:
+def submissions(place: Path) -> dict[str, tuple[list[str | bytes], bytes]]:
     """Return how each scheduler's command is called, and what it reads."""
-    job = JobDescription(str(place), script=SCRIPT, environment={"A": "1", "B": "two\nlines"})
+    job = described(str(place), script=SCRIPT, environment={"A": "1", "B": "two\nlines"})
     content = SCRIPT.encode()
     return {
         "sbatch": (sbatch.command(job, sbatch.Tag.new()), sbatch.stdin(job)),
@@ -49,7 +49,9 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(shell: list[str], place: Path, argv: list[str], given: bytes, **env: str) -> subprocess.CompletedProcess[bytes]:
+def run(
+    shell: list[str], place: Path, argv: list[str | bytes], given: bytes, **env: str
+) -> subprocess.CompletedProcess[bytes]:
     around = {"PATH": f"{place}/tools:{os.environ['PATH']}", "HOME": str(place), "TMPDIR": f"{place}/tmp", **env}
     return subprocess.run([*shell, *argv[1:]], input=given, env=around, capture_output=True, check=False, timeout=300)
 
@@ -90,7 +92,7 @@ def test_a_tmpdir_that_is_not_there(shell: list[str], place: Path) -> None:
 def test_many_variables_reach_it(shell: list[str], place: Path) -> None:
     environment = {f"BIG{n}": f"it's {n}\n" + "x" * 50_000 for n in range(20)}
     (place / "tools" / "sbatch").write_text(f"#!/bin/sh\nenv -0 >{place}/submitted\n")
-    job = JobDescription(str(place), script="", environment=environment)
+    job = described(str(place), script="", environment=environment)
     given = sbatch.stdin(job)
     done = run(shell, place, whole(sbatch.command(job, sbatch.Tag.new()), len(given)), given)
     assert done.returncode == 0, done

@@ -2,41 +2,46 @@
 
 from typing import Any
 
-from hpcgate.ssh.files.remote_path import encode_path
+from hpcgate.ssh.files.remote_path import RemotePath
 from hpcgate.transfers import jobs
 from hpcgate.transfers.base import Download, Script, Upload
 
 
+def _bytes(path: str) -> RemotePath:
+    # However long: jobs stand what requests refuse, too.
+    return RemotePath(path.encode("utf-8", "surrogateescape"))
+
+
 def mv(source: str, target: str) -> Script:
     """Return `jobs.mv`'s script."""
-    return jobs.mv(encode_path(source), encode_path(target))
+    return jobs.mv(_bytes(source), _bytes(target))
 
 
 def cp(source: str, target: str, **options: Any) -> Script:
     """Return `jobs.cp`'s script."""
-    return jobs.cp(encode_path(source), encode_path(target), **options)
+    return jobs.cp(_bytes(source), _bytes(target), **options)
 
 
 def rm(path: str) -> Script:
     """Return `jobs.rm`'s script."""
-    return jobs.rm(encode_path(path))
+    return jobs.rm(_bytes(path))
 
 
 def compress(source: str, target: str, **options: Any) -> Script:
     """Return `jobs.compress`'s script."""
-    return jobs.compress(encode_path(source), encode_path(target), **options)
+    return jobs.compress(_bytes(source), _bytes(target), **options)
 
 
 def extract(source: str, target: str, **options: Any) -> Script:
     """Return `jobs.extract`'s script."""
-    return jobs.extract(encode_path(source), encode_path(target), **options)
+    return jobs.extract(_bytes(source), _bytes(target), **options)
 
 
 def upload(path: str, **options: Any) -> Upload:
     """Return an upload to a path."""
-    return Upload(encode_path(path), **options)
+    return Upload(_bytes(path), **options)
 
 
 def download(path: str) -> Download:
     """Return a download from a path."""
-    return Download(encode_path(path))
+    return Download(_bytes(path))

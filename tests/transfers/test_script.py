@@ -98,7 +98,7 @@ async def test_job() -> None:
     assert len(mark) == 36
     assert job.logs.error_log == f"/scratch/alice/.f7t_file_handling_job_error_{mark}.log"
     submitted = queue.jobs[0]
-    assert submitted.working_directory == "/scratch/alice"
+    assert submitted.working_directory == b"/scratch/alice"
     assert (submitted.standard_output, submitted.standard_error) == (job.logs.output_log, job.logs.error_log)
     assert submitted.script.startswith("#!/bin/sh\n#SBATCH --account=project\n")
     assert submitted.account is None

@@ -131,7 +131,7 @@ class Access:
             self.denied(denial, *operation.paths())
             raise
 
-    async def admit(self, *paths: str | bytes) -> None:
+    async def admit(self, *paths: bytes) -> None:
         """Check paths that the request acts on, links followed, against the file systems and the policy.
 
         Raises:
@@ -181,14 +181,14 @@ class Access:
             return None
         return replace(self, grant=grant)
 
-    def denied(self, denial: Denied, *paths: str | bytes) -> None:
+    def denied(self, denial: Denied, *paths: bytes) -> None:
         """Tell the audit log that the policy has denied the request."""
         if self.request is not None:
             _audit_denial(self.request, self.terms, self.principal, self.system.name, denial.rule, *paths)
 
 
 def _audit_denial(
-    request: HTTPConnection, terms: Terms, principal: Principal, system: str | None, rule: str, *paths: str | bytes
+    request: HTTPConnection, terms: Terms, principal: Principal, system: str | None, rule: str, *paths: bytes
 ) -> None:
     audit.warning(
         "denied",

@@ -14,6 +14,7 @@ from hpcgate.schedulers.job_spec import JobAttributes, Mail, Program, Resources
 from hpcgate.schedulers.once import Submitted
 from hpcgate.schedulers.receipts import Once
 from hpcgate.schedulers.rendering import with_script
+from hpcgate.ssh.files.remote_path import RemotePath, encode_link
 
 
 async def submit(access: Access, asked: JobDescriptionModel, once: Once | None) -> Submitted:
@@ -117,9 +118,9 @@ def description(job: JobDescriptionModel) -> JobDescription:
     variables = environment(job.env)
     asked_for = "env" in job.model_fields_set
     return JobDescription(
-        working_directory=job.working_directory,
+        working_directory=_path(job.working_directory),
         script=job.script,
-        script_path=job.script_path,
+        script_path=None if job.script_path is None else _path(job.script_path),
         name=job.name,
         account=job.account,
         reservation=job.reservation,
@@ -133,6 +134,11 @@ def description(job: JobDescriptionModel) -> JobDescription:
         program=_program(job),
         attributes=_attributes(job),
     )
+
+
+def _path(path: str) -> RemotePath:
+    """Return a path of a job as bytes. The scheduler says what it thinks of one that is relative or empty."""
+    return RemotePath(encode_link(path) if path else b"")
 
 
 def _program(job: JobSpecModel) -> Program | None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from hpcgate.auth.policy import Grant
 from hpcgate.filesystem.beneath import Beneath
-from hpcgate.ssh.files.remote_path import encode_path
 from hpcgate.ssh.session import Session
 
 
@@ -23,9 +22,9 @@ class Reach:
         strict: Whether a path that cannot be resolved is denied, unless nothing is there: the gateway hands it on.
     """
 
-    paths: tuple[str | bytes, ...] = ()
-    links: tuple[str | bytes, ...] = ()
-    trees: tuple[str | bytes, ...] = ()
+    paths: tuple[bytes, ...] = ()
+    links: tuple[bytes, ...] = ()
+    trees: tuple[bytes, ...] = ()
     strict: bool = False
 
 
@@ -34,11 +33,8 @@ async def confine(session: Session, grant: Grant, reach: Reach) -> None:
 
     Raises:
         Denied: Something lies elsewhere.
-        BadRequest: A path is none.
         NotSupported: The login node lacks what checks paths.
     """
-    paths, links, trees = (
-        [path if isinstance(path, bytes) else encode_path(path) for path in group]
-        for group in (reach.paths, reach.links, reach.trees)
+    await Beneath(session, grant).do(
+        "admit", "hpcgate", paths=reach.paths, links=reach.links, trees=reach.trees, strict=reach.strict
     )
-    await Beneath(session, grant).do("admit", "hpcgate", paths=paths, links=links, trees=trees, strict=reach.strict)

@@ -2,7 +2,7 @@
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from hpcgate.auth import Principal
@@ -97,9 +97,14 @@ class System:
         operation = settings.data_operation
 
         async def submit(principal: Principal, job: BatchJob) -> str:
-            values = asdict(replace(job, key=None))
-            del values["key"], values["memo"]
-            description = JobDescription(**values)
+            description = JobDescription(
+                job.working_directory,
+                job.script,
+                name=job.name,
+                account=job.account,
+                standard_output=job.standard_output,
+                standard_error=job.standard_error,
+            )
             if isinstance(job.key, Once):
                 submitted = await scheduler.submit_once(principal, description, replace(job.key, memo=job.memo))
                 if submitted.replayed:
@@ -151,7 +156,7 @@ class System:
             self.board.require((transfer.service.name,))
         return transfer
 
-    def admit(self, path: str | bytes) -> None:
+    def admit(self, path: bytes) -> None:
         """Check a path against the system's file systems (contract, Statuses, 400 and 503).
 
         Raises:
@@ -161,13 +166,10 @@ class System:
         note_path(path)
         if not self._roots or not (self.settings.restrict_paths or self.settings.probing.services):
             return
-        shown = path
-        if isinstance(path, str):
-            path = path.encode("utf-8", "surrogatepass")
         # By `in` it would take ten times as long, as Python takes the bytes for a number first.
         plain = path if path.find(b"/.") < 0 and path.find(b"//") < 0 else posixpath.normpath(path)
         if not self._inside(path) or (plain is not path and not self._inside(plain)):
-            given = shown if isinstance(shown, str) else shown.decode("utf-8", "surrogateescape")
+            given = path.decode("utf-8", "surrogateescape")
             raise BadRequest(f"Unsupported path: {given!r} is not in a file system of {self.name}.")
         if not self.board.well:
             self.board.require_path(plain.decode("utf-8", "surrogateescape"))

@@ -21,6 +21,7 @@ from hpcgate.schedulers.once import Fate, Submitted
 from hpcgate.schedulers.reach import reach, with_script
 from hpcgate.schedulers.receipts import Once
 from hpcgate.schedulers.snapshot import Seen, Snapshot
+from hpcgate.ssh.files.remote_path import RemotePath
 from hpcgate.ssh.pool import Pool
 
 AT_ONCE = 4
@@ -145,15 +146,16 @@ class JobDescription:
     """What to submit. Exactly one of `script` and `script_path` is set.
 
     Attributes:
+        working_directory, script_path: As the bytes that name them.
         program: What `script` was written to run, where a request names a program (`hpcgate.schedulers.rendering`).
         attributes: What is asked of the scheduler besides.
         environment: Variables that were asked for: the job has them whatever its script says of its environment.
         default_environment: Variables that nobody asked for: the job has them if its script lets it.
     """
 
-    working_directory: str
+    working_directory: RemotePath
     script: str | None = None
-    script_path: str | None = None
+    script_path: RemotePath | None = None
     name: str | None = None
     account: str | None = None
     reservation: str | None = None
@@ -483,7 +485,7 @@ class Scheduler(ABC):
         """
         return None
 
-    def reach(self, job: JobDescription) -> tuple[str, ...]:
+    def reach(self, job: JobDescription) -> tuple[RemotePath, ...]:
         """Return the absolute paths that a submission names, its own and those of its script's directives.
 
         The default reads them by `directives`.

@@ -13,7 +13,7 @@ from hpcgate.schedulers.once import Claim, Claimed, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once
 from hpcgate.schedulers.scripts import Scripts
 from hpcgate.schedulers.submitting import Printed
-from hpcgate.ssh.commands.quoting import Steering
+from hpcgate.ssh.commands.quoting import Argv, Steering
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 
@@ -31,7 +31,7 @@ class Plain:
         conclude: Returns the job from what was printed, or raises what a submission by itself would.
     """
 
-    argv: Sequence[str]
+    argv: Argv
     stdin: bytes
     conclude: Callable[[Printed], Awaitable[Submitted]]
 

@@ -20,7 +20,7 @@ from hpcgate.errors import GatewayError, NoSpace, SchedulerUnavailable, TimedOut
 from hpcgate.schedulers.submitting import Printed, clipped, whole
 from hpcgate.ssh.commands.ending import ending_line
 from hpcgate.ssh.commands.process import Process
-from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS, Steering
+from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS, Argv, Steering, as_text, called
 from hpcgate.ssh.commands.temporary import SAFE
 from hpcgate.ssh.session import Session
 
@@ -139,7 +139,7 @@ class Command:
         by: The function of the program's that runs it, and words of its own.
     """
 
-    argv: Sequence[str]
+    argv: Argv
     stdin: bytes = b""
     by: Sequence[str] = ("_hpcgate_run",)
 
@@ -153,14 +153,15 @@ def composed(commands: Sequence[Command], without: Steering | None = None, prelu
     blocks: dict[bytes, int] = {}
     for command in commands:
         blocks.setdefault(command.stdin, len(blocks))
-    times = Counter(word for command in commands for word in command.argv if len(word) >= LONG)
+    argvs = [list(map(as_text, command.argv)) for command in commands]
+    times = Counter(word for argv in argvs for word in argv if len(word) >= LONG)
     shared = {word: f"_hpcgate_s{number}" for number, (word, count) in enumerate(times.items()) if count > 1}
     lines = [without.unsetting()] if without is not None else []
     inputs = [b"_hpcgate_input %d %b\n" % (number, _literal(block)) for block, number in blocks.items()]
     before = b"".join([_bytes("\n".join([*lines, _FUNCTIONS, prelude, ""])), *inputs])
     runs = [f"_hpcgate_lines {len(before)}", *(f"{name}={shlex.quote(word)}" for word, name in shared.items())]
-    for command in commands:
-        words = (f'"${shared[word]}"' if word in shared else shlex.quote(word) for word in command.argv)
+    for command, argv in zip(commands, argvs, strict=True):
+        words = (f'"${shared[word]}"' if word in shared else shlex.quote(word) for word in argv)
         by, *more = command.by
         runs.append(f"{by} {blocks[command.stdin]} {' '.join([*map(shlex.quote, more), *words])}")
     return before + _bytes("\n".join(runs) + _END)
@@ -232,7 +233,7 @@ async def run_many(
     """
     header = f"many-{secrets.token_hex(8)}"
     content = composed(commands, without, prelude)
-    argv = whole(["sh", "-c", _SCRIPT, called(commands), header, str(at_once)], len(content))
+    argv = whole(["sh", "-c", _SCRIPT, called(commands[0].argv), header, str(at_once)], len(content))
     output = bytearray()
     process: Process | None = None
     failure: GatewayError | None = None
@@ -262,12 +263,6 @@ async def _take_rest(process: Process, output: bytearray) -> bool:
         return False
     # A status comes from a login node that has seen the end, and behind it nothing is lost but with the connection.
     return process.exit_status is not None and process.error is None
-
-
-def called(commands: Sequence[Command]) -> str:
-    """Return the name of the first command, for the log."""
-    argv = commands[0].argv
-    return argv[3] if list(argv[:2]) == ["sh", "-c"] and len(argv) > 3 else argv[0]
 
 
 async def _follow(process: Process, content: bytes, seconds: float, output: bytearray) -> None:

@@ -18,6 +18,7 @@ from hpcgate.schedulers import receipts
 from hpcgate.schedulers.receipts import Once, Receipt
 from hpcgate.schedulers.scripts import Scripts
 from hpcgate.schedulers.submitting import Printed, run_submission
+from hpcgate.ssh.commands.quoting import Argv
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 
@@ -94,12 +95,12 @@ class Doubt:
 class Backend(Protocol[Job_]):
     """What a scheduler's commands must tell."""
 
-    async def prepared(self, principal: Principal, job: Job_, mark: str) -> tuple[Sequence[str], bytes]:
+    async def prepared(self, principal: Principal, job: Job_, mark: str) -> tuple[Argv, bytes]:
         """Return the command that submits a job with a mark, and its input."""
 
     async def prepared_among_many(
         self, principal: Principal, job: Job_, mark: str, scripts: Scripts
-    ) -> tuple[Sequence[str], bytes]:
+    ) -> tuple[Argv, bytes]:
         """Return what does the same in a program of `hpcgate.schedulers.many`.
 
         Args:
@@ -145,7 +146,7 @@ class Claim:
         mark: What the job is marked with.
     """
 
-    argv: Sequence[str]
+    argv: Argv
     stdin: bytes
     by: Sequence[str]
     header: str
@@ -283,7 +284,7 @@ class Submissions(Generic[Job_]):
         return job_id
 
     async def _claim(
-        self, principal: Principal, once: Once, mark: str, seen: str, argv: Sequence[str], stdin: bytes
+        self, principal: Principal, once: Once, mark: str, seen: str, argv: Argv, stdin: bytes
     ) -> tuple[set[str], Receipt]:
         """Make an attempt if nobody else has. Return the tokens that are ours, and what the receipt says then."""
         tokens: set[str] = set()
@@ -332,7 +333,7 @@ class Submissions(Generic[Job_]):
         except GatewayError as error:
             _log.warning("submission.unsettled", user=principal.username, error=error.message)
 
-    async def _ask(self, principal: Principal, argv: Sequence[str], header: str) -> Receipt:
+    async def _ask(self, principal: Principal, argv: Argv, header: str) -> Receipt:
         async def work(session: Session) -> str:
             done = await session.run(argv, timeout=self._timeout, env=self._environment)
             return done.stdout.decode("utf-8", "replace")

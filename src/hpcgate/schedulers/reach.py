@@ -8,7 +8,9 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hpcgate.errors import BadRequest
 from hpcgate.schedulers.directives import Directives, Named, Unchecked, named
+from hpcgate.ssh.files.remote_path import RemotePath, encode_link
 
 if TYPE_CHECKING:
     from hpcgate.schedulers.base import JobDescription
@@ -28,7 +30,7 @@ _LIBC = frozenset(
 """Those that glibc itself does not heed in a program of more rights than its user's (unsecvars.h)."""
 
 
-def reach(job: "JobDescription", known: Directives | None) -> tuple[str, ...]:
+def reach(job: "JobDescription", known: Directives | None) -> tuple[RemotePath, ...]:
     """Return the absolute paths that a submission names, its script's directives among them.
 
     In their last part they may hold patterns that the scheduler fills in with numbers.
@@ -50,7 +52,7 @@ def reach(job: "JobDescription", known: Directives | None) -> tuple[str, ...]:
     _check_extra(job, known)
     if "@" in (job.partition or ""):
         raise Unchecked(f"the partition {job.partition!r} may be another server's")
-    directories = list(dict.fromkeys((job.working_directory, *marked.directories)))
+    directories = list(dict.fromkeys((job.working_directory, *map(_path, marked.directories))))
     for directory in marked.directories:
         if not directory.startswith("/") or "%" in directory:
             raise Unchecked(f"the directory {directory!r} must be absolute, without patterns")
@@ -63,7 +65,19 @@ def reach(job: "JobDescription", known: Directives | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(paths))
 
 
-def launched(job: "JobDescription") -> tuple[str, ...]:
+def _path(path: str) -> RemotePath:
+    """Return a path of a directive or a field, which may be relative still, as bytes.
+
+    Raises:
+        Unchecked: It cannot name a file.
+    """
+    try:
+        return RemotePath(encode_link(path))
+    except BadRequest as error:
+        raise Unchecked(error.message) from None
+
+
+def launched(job: "JobDescription") -> tuple[RemotePath, ...]:
     """Return the paths of the program of a job, and of what is sourced before and after it.
 
     A program that is a mere name is the compute node's own.
@@ -74,12 +88,12 @@ def launched(job: "JobDescription") -> tuple[str, ...]:
     program = job.program
     if program is None:
         return ()
-    paths = [path for path in (program.pre_launch, program.post_launch) if path is not None]
+    paths = [_path(path) for path in (program.pre_launch, program.post_launch) if path is not None]
     if "/" in program.executable:
-        paths.append(posixpath.join(job.working_directory, program.executable))
+        paths.append(_joined(job.working_directory, program.executable))
     for path in paths:
-        if not path.startswith("/"):
-            raise Unchecked(f"the path {path!r} must be absolute")
+        if not path.startswith(b"/"):
+            raise Unchecked(f"the path {path.text!r} must be absolute")
     return tuple(paths)
 
 
@@ -101,7 +115,7 @@ def with_script(job: "JobDescription", script: str, known: Directives | None) ->
     name = job.name
     if name is None and not _marked(script, _known(known)).named:
         # The scheduler would give the job the name of the file.
-        found = _FILE_NAME.fullmatch(posixpath.basename(job.script_path or ""))
+        found = _FILE_NAME.fullmatch(job.script_path.name.text if job.script_path else "")
         name = found and found[0]
     return replace(job, script=script, script_path=None, name=name)
 
@@ -119,7 +133,7 @@ def _marked(script: str, known: Directives) -> Named:
         raise Unchecked(f"the directive {str(error)!r} is not checked") from None
 
 
-def _stream(path: str, job: "JobDescription", directory: str) -> str:
+def _stream(path: str, job: "JobDescription", directory: RemotePath) -> RemotePath:
     """Return a path as the scheduler will take it, but for the numbers that it fills in."""
     # In Slurm a backslash is taken out, in PBS and, with a host before it, a colon means something.
     if "\\" in path or ":" in path:
@@ -131,4 +145,8 @@ def _stream(path: str, job: "JobDescription", directory: str) -> str:
     above, _, _ = path.rpartition("/")
     if "%" in above or "$" in path or "^" in path or path.startswith("~"):
         raise Unchecked(f"the path {path!r} has a directory that is filled in later")
-    return posixpath.join(directory, path)
+    return _joined(directory, path)
+
+
+def _joined(directory: RemotePath, path: str) -> RemotePath:
+    return RemotePath(posixpath.join(directory, _path(path)))

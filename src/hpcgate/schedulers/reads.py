@@ -38,6 +38,7 @@ from hpcgate.schedulers.receipts import Once
 from hpcgate.schedulers.snapshot import Seen, Snapshot
 from hpcgate.sharing.tasks import Tasks
 from hpcgate.ssh.errors import fresh_copy
+from hpcgate.ssh.files.remote_path import RemotePath
 from hpcgate.telemetry.base import SILENT, Telemetry
 from hpcgate.telemetry.containment import contained
 from hpcgate.telemetry.journal import note_job, note_jobs
@@ -132,7 +133,7 @@ class SharedReads(Scheduler):
         """Return what the backend's scripts may hold."""
         return self.backend.directives()
 
-    def reach(self, job: JobDescription) -> tuple[str, ...]:
+    def reach(self, job: JobDescription) -> tuple[RemotePath, ...]:
         """Return what the backend says that a submission names."""
         return self.backend.reach(job)
 

@@ -25,7 +25,7 @@ from hpcgate.errors import BadAnswer, GatewayError, NoSpace, PermissionDenied, R
 from hpcgate.outbound.wording import clipped
 from hpcgate.schedulers import keeper
 from hpcgate.schedulers.keeper import Direct
-from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS
+from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS, Argv, called
 from hpcgate.ssh.runner import understanding
 
 LEASE: Final = 900
@@ -549,8 +549,8 @@ MARKED: Final = "hpcgate:"
 
 
 def claim(
-    once: Once, header: str, token: str, mark: str, seen: str, argv: Sequence[str], *, memo_size: int = 0
-) -> list[str]:
+    once: Once, header: str, token: str, mark: str, seen: str, argv: Argv, *, memo_size: int = 0
+) -> list[str | bytes]:
     """Return the command that makes an attempt unless somebody else has, and says what the receipt says then.
 
     Args:
@@ -563,7 +563,7 @@ def claim(
         memo_size: Bytes of its input that come before the command's, and are the memo.
     """
     return [
-        *_command("claim", once, header, seen, token, f"{mark} {once.digest}", called=_called(argv)),
+        *_command("claim", once, header, seen, token, f"{mark} {once.digest}", name=called(argv)),
         *(_minutes(once.receipts), str(once.receipts.most), str(memo_size)),
         *argv,
     ]
@@ -593,22 +593,20 @@ def _minutes(kept: Receipts) -> str:
     return str(int(kept.lifetime // 60) + 60)
 
 
-def look(once: Once, header: str) -> list[str]:
+def look(once: Once, header: str) -> list[str | bytes]:
     """Return the command that says what the receipt says."""
-    return _command("look", once, header, "", "", "", called="sh")
+    return _command("look", once, header, "", "", "", name="sh")
 
 
-def settle(once: Once, header: str, receipt: Receipt, job_id: str) -> list[str]:
+def settle(once: Once, header: str, receipt: Receipt, job_id: str) -> list[str | bytes]:
     """Return the command that writes a job's id into the receipt, and says what it says then."""
-    return [*_command("settle", once, header, "", receipt.token, "", called="sh"), str(receipt.number), job_id]
+    return [*_command("settle", once, header, "", receipt.token, "", name="sh"), str(receipt.number), job_id]
 
 
-def _called(argv: Sequence[str]) -> str:
-    return argv[3] if list(argv[:2]) == ["sh", "-c"] and len(argv) > 3 else argv[0]
-
-
-def _command(mode: str, once: Once, header: str, seen: str, token: str, claimed: str, *, called: str) -> list[str]:
-    return ["sh", "-c", SCRIPT, called, mode, header, once.receipts.directory, once.name, seen, token, claimed]
+def _command(
+    mode: str, once: Once, header: str, seen: str, token: str, claimed: str, *, name: str
+) -> list[str | bytes]:
+    return ["sh", "-c", SCRIPT, name, mode, header, once.receipts.directory, once.name, seen, token, claimed]
 
 
 _STATES: Mapping[str, State] = {"held": "held", "open": "open", "ended": "ended"}

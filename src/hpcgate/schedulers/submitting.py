@@ -9,13 +9,13 @@ came. So nothing is submitted before all of it has come.
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hpcgate.errors import NoSpace, TimedOut
 from hpcgate.ssh.commands.ending import ending_line
 from hpcgate.ssh.commands.process import Process
-from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS
+from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS, Argv, called
 from hpcgate.ssh.commands.temporary import SAFE
 from hpcgate.ssh.session import Session
 
@@ -43,13 +43,12 @@ _WHOLE = (
 )
 
 
-def whole(argv: Sequence[str], size: int) -> list[str]:
+def whole(argv: Argv, size: int) -> list[str | bytes]:
     """Return a command that takes `size` bytes of input, and then becomes `argv`, which reads them; or does nothing.
 
     The bytes lie in a file meanwhile that has no name any more once they are read.
     """
-    name = argv[3] if list(argv[:2]) == ["sh", "-c"] and len(argv) > 3 else argv[0]
-    return ["sh", "-c", _WHOLE, name, str(size), *argv]
+    return ["sh", "-c", _WHOLE, called(argv), str(size), *argv]
 
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -77,7 +76,7 @@ class Printed:
 
 async def run_submission(
     session: Session,
-    argv: Sequence[str],
+    argv: Argv,
     stdin: bytes,
     *,
     env: Mapping[str, str],

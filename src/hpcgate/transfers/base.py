@@ -30,7 +30,7 @@ class BatchJob:
 
     name: str
     script: str
-    working_directory: str
+    working_directory: RemotePath
     standard_output: str
     standard_error: str
     account: str | None = None

@@ -14,7 +14,7 @@ from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, NotSupported
 from hpcgate.ssh.files.command_scripts import ADOPT, OVERWRITING, STAYS
 from hpcgate.ssh.files.merging import MERGE
-from hpcgate.ssh.files.remote_path import RemotePath
+from hpcgate.ssh.files.remote_path import RemotePath, encode_path
 from hpcgate.ssh.files.tar_scripts import CAME, PACK
 from hpcgate.transfers.base import BatchJob, JobLogs, Script, Submit, TransferJob
 from hpcgate.transfers.memo import written
@@ -318,7 +318,7 @@ class TransferJobs:
         job = BatchJob(
             name=script.name,
             script=text,
-            working_directory=directory,
+            working_directory=encode_path(directory),
             standard_output=logs.output_log,
             standard_error=logs.error_log,
             account=rest,

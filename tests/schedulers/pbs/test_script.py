@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hpcgate.errors import BadRequest
 from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.pbs import qsub, script
+from tests.schedulers.described import described
 
 NASTY = {
     "COMMAS": "a,b,,c",
@@ -53,7 +54,7 @@ def _run(content: bytes, directory: Path, **environment: str) -> subprocess.Comp
 
 
 def _job(environment: Mapping[str, str] | None = None, **fields: str) -> JobDescription:
-    return JobDescription("/", environment=environment or {}, **fields)  # type: ignore[arg-type]
+    return described("/", environment=environment or {}, **fields)
 
 
 def _python(shebang: str = "") -> str:
@@ -210,7 +211,7 @@ def test_any_beginning_keeps_its_directives(lines: list[bytes]) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     """Each field of a job is one argument of qsub."""
-    job = JobDescription(
+    job = described(
         "/work dir",
         script="#!/bin/sh\n",
         name="-x; id",
@@ -222,14 +223,14 @@ def test_the_command(tmp_path: Path) -> None:
         standard_error="err",
     )
     argv = qsub.command(job, b"")
-    assert argv[4:7] == ["/work dir", "qsub", "-f"]
+    assert argv[4:7] == [b"/work dir", "qsub", "-f"]
     assert argv[7:] == [
         *("-N", "-x; id", "-q", "R12", "-A", "$(id)", "-l", "select=1:ncpus=2", "-o", "out put", "-e", "err"),
     ]
     assert "-V" not in argv
     assert "-v" not in argv
     with pytest.raises(BadRequest):
-        qsub.command(JobDescription("/", script="", name="a\0b"), b"")
+        qsub.command(described("/", script="", name="a\0b"), b"")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ def test_the_command(tmp_path: Path) -> None:
     ],
 )
 def test_a_job_is_named_after_its_file(path: str, content: bytes, name: str | None) -> None:
-    argv = qsub.command(JobDescription("/", script_path=path), content)
+    argv = qsub.command(described("/", script_path=path), content)
     assert ("-N" in argv) == (name is not None)
     assert name is None or argv[argv.index("-N") + 1] == name
 
@@ -255,10 +256,10 @@ def test_the_reader_enters_the_directory_and_says_why_not(tmp_path: Path) -> Non
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
     login = {"SSH_CONNECTION": "1 2 3 4", "SSH_CLIENT": "1 2 3", "OLDPWD": "/", "LANGUAGE": "C", "PBS_SERVER": "x"}
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8", **login}
-    argv = qsub.command(JobDescription(str(tmp_path), script="", name="a b"), b"")
+    argv = qsub.command(described(str(tmp_path), script="", name="a b"), b"")
     done = subprocess.run(argv, input=b"script", capture_output=True, env=environment, check=False)
     assert done.stdout.decode() == f"{tmp_path}\n-f|-N|a b|script"
-    argv = qsub.command(JobDescription("/nonexistent", script=""), b"")
+    argv = qsub.command(described("/nonexistent", script=""), b"")
     done = subprocess.run(argv, capture_output=True, env=environment, check=False)
     assert done.returncode == qsub.NO_DIRECTORY
     assert "/nonexistent" in qsub.refusal(done.stdout.decode())

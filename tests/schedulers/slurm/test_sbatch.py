@@ -18,6 +18,8 @@ from hpcgate.schedulers.slurm import sbatch
 from hpcgate.schedulers.slurm.sbatch import Candidate, Said, Tag, chosen
 from hpcgate.schedulers.submitting import whole
 from hpcgate.schedulers.variables import LONGEST
+from hpcgate.ssh.commands.quoting import as_text
+from tests.schedulers.described import described
 
 from .recordings import RELEASES, recordings
 
@@ -57,7 +59,7 @@ def submitted(
     """Run the command; return what reached the program: arguments, environment, input; and what was printed."""
     content = sbatch.stdin(job)
     done = subprocess.run(
-        [argument.encode() for argument in whole(sbatch.command(job, TAG, tagged=tagged), len(content))],
+        [as_text(argument).encode() for argument in whole(sbatch.command(job, TAG, tagged=tagged), len(content))],
         input=content,
         env={"PATH": f"{stand_in}:/usr/bin:/bin", **environment},
         capture_output=True,
@@ -74,7 +76,7 @@ def submitted(
 @given(st.dictionaries(names, plain, max_size=4), plain)
 @example({"A_NEWLINE": "\n", "A_ENDS": "x\n\n", "A_ESCAPE": "\\n%b\\", "A_EMPTY": ""}, "\n\n")
 def test_variables_and_script_reach_sbatch(stand_in: Path, environment: dict[str, str], script: str) -> None:
-    job = JobDescription("/", script=script, environment=environment)
+    job = described("/", script=script, environment=environment)
     arguments, variables, stdin, said = submitted(stand_in, job)
     assert {name: value for name, value in variables.items() if name.startswith("A_")} == environment
     assert stdin == script
@@ -87,7 +89,7 @@ def test_variables_and_script_reach_sbatch(stand_in: Path, environment: dict[str
 @given(plain, plain, plain)
 @example("--wrap=x", "-p", "--test-only")
 def test_no_value_of_a_submission_becomes_an_option(stand_in: Path, name: str, account: str, path: str) -> None:
-    job = JobDescription("/", script_path=path, name=name, account=account)
+    job = described("/", script_path=path, name=name, account=account)
     arguments, _, _, _ = submitted(stand_in, job)
     assert arguments[-2:] == ["--", path]
     assert all(argument.startswith("--") for argument in arguments[:-2])
@@ -95,7 +97,7 @@ def test_no_value_of_a_submission_becomes_an_option(stand_in: Path, name: str, a
 
 
 def test_a_default_variable_leaves_the_scripts_export_alone(stand_in: Path) -> None:
-    job = JobDescription("/", script="", default_environment={"A_DEFAULT": "1"})
+    job = described("/", script="", default_environment={"A_DEFAULT": "1"})
     arguments, variables, _, _ = submitted(stand_in, job)
     assert variables["A_DEFAULT"] == "1"
     assert not [argument for argument in arguments if argument.startswith("--export")]
@@ -113,7 +115,7 @@ COUNTING = {"SBATCH_PARTITION": "debug", "SLURM_MPI_TYPE": "pmix", "LANG": "de_D
 
 def test_which_variables_of_the_login_reach_sbatch(stand_in: Path) -> None:
     _, variables, _, _ = submitted(
-        stand_in, JobDescription("/", script=""), **cast("dict[str, Any]", {**LEFT_OUT, **COUNTING})
+        stand_in, described("/", script=""), **cast("dict[str, Any]", {**LEFT_OUT, **COUNTING})
     )
     assert not set(LEFT_OUT) & set(variables)
     assert {name: variables.get(name) for name in COUNTING} == COUNTING
@@ -134,13 +136,13 @@ def test_which_variables_of_the_login_reach_sbatch(stand_in: Path) -> None:
     ],
 )
 def test_the_tag_stands_after_the_scripts_own_comment(stand_in: Path, script: str, wanted: list[str]) -> None:
-    arguments, _, _, _ = submitted(stand_in, JobDescription("/", script=script))
+    arguments, _, _, _ = submitted(stand_in, described("/", script=script))
     comments = [argument for argument in arguments if argument.startswith("--comment")]
     assert comments == [f"{text} {TAG.comment}".replace("= ", "=") for text in wanted]
 
 
 def test_jobs_are_not_tagged_where_the_site_does_not_want_it(stand_in: Path) -> None:
-    arguments, _, _, said = submitted(stand_in, JobDescription("/", script=""), tagged=False)
+    arguments, _, _, said = submitted(stand_in, described("/", script=""), tagged=False)
     assert not [argument for argument in arguments if argument.startswith("--comment")]
     assert said.jobs == (("4711", None),)
 
@@ -148,13 +150,13 @@ def test_jobs_are_not_tagged_where_the_site_does_not_want_it(stand_in: Path) -> 
 @pytest.mark.parametrize(
     "job",
     [
-        JobDescription("/d", script="", environment={"A=B": "x"}),
-        JobDescription("/d", script="", environment={"": "x"}),
-        JobDescription("/d", script="", environment={"A\n": "x"}),
-        JobDescription("/d", script="", environment={"A": "\0"}),
-        JobDescription("/d", script="", environment={"A": "\udc80"}),
-        JobDescription("/d", script="", default_environment={"A": "x" * (LONGEST - 2)}),
-        JobDescription("/d", script="\udc80"),
+        described("/d", script="", environment={"A=B": "x"}),
+        described("/d", script="", environment={"": "x"}),
+        described("/d", script="", environment={"A\n": "x"}),
+        described("/d", script="", environment={"A": "\0"}),
+        described("/d", script="", environment={"A": "\udc80"}),
+        described("/d", script="", default_environment={"A": "x" * (LONGEST - 2)}),
+        described("/d", script="\udc80"),
     ],
 )
 def test_input_that_cannot_be_submitted(job: JobDescription) -> None:
@@ -164,7 +166,7 @@ def test_input_that_cannot_be_submitted(job: JobDescription) -> None:
 
 def test_a_nul_cannot_be_an_argument() -> None:
     with pytest.raises(BadRequest):
-        sbatch.command(JobDescription("/d", script="", name="a\0b"), TAG)
+        sbatch.command(described("/d", script="", name="a\0b"), TAG)
 
 
 # What was printed
@@ -245,7 +247,7 @@ ELSEWHERE = Candidate("9", SINCE, "/e", "")
 )
 def test_which_job_was_submitted(printed: str, queue: list[Candidate], wanted: str | None) -> None:
     said = parsed(printed, f"wrapper {SINCE}")
-    assert chosen(queue, said, TAG, JobDescription("/d", script="")) == wanted
+    assert chosen(queue, said, TAG, described("/d", script="")) == wanted
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_which_job_was_submitted(printed: str, queue: list[Candidate], wanted: s
 )
 def test_what_sbatch_expects_is_read(printed: str, start: int | None) -> None:
     said = sbatch.parse(f"{TAG.header} program \nsbatch: warning: a word\n{printed}\n", TAG)
-    told = sbatch.parse_test(said, JobDescription("/", script="x"))
+    told = sbatch.parse_test(said, described("/", script="x"))
     assert (told.start, told.nodes, told.partition, told.processors) == (start, "vm", "part01", 1)
     assert told.warnings == ("warning: a word",)
 
@@ -268,15 +270,15 @@ def test_what_sbatch_expects_is_read(printed: str, start: int | None) -> None:
 def test_a_word_of_the_user_s_is_not_taken_for_an_option(place: str) -> None:
     """A dry run finds the options where they are."""
     comment = JobAttributes(extra={"slurm": {"comment": "--parsable"}})
-    job = JobDescription("--parsable") if place == "working directory" else JobDescription("/", attributes=comment)
-    chdir = f"--chdir={job.working_directory}"
+    job = described("--parsable") if place == "working directory" else described("/", attributes=comment)
+    chdir = f"--chdir={job.working_directory.text}"
     assert sbatch.options(job) == (chdir,)
-    assert sbatch.test_command(job, TAG)[8:] == ["--parsable", "--test-only", chdir]
+    assert sbatch.test_command(job, TAG)[8:] == ["--parsable", "--test-only", chdir.encode()]
 
 
 def test_a_script_in_sbatchs_place_is_not_asked_for_a_dry_run(stand_in: Path) -> None:
     """It may take no notice of what it is not to do."""
-    job = JobDescription(str(stand_in.parent), script="#!/bin/sh\n")
+    job = described(str(stand_in.parent), script="#!/bin/sh\n")
     (stand_in / "arguments").unlink(missing_ok=True)
     content = sbatch.stdin(job)
     argv = whole(sbatch.test_command(job, TAG), len(content))

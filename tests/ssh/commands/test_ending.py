@@ -18,13 +18,13 @@ import pytest
 
 from hpcgate.filesystem import compress, extract, unpacking
 from hpcgate.schedulers import many, submitting
-from hpcgate.schedulers.base import JobDescription
 from hpcgate.schedulers.pbs.script import composed
 from hpcgate.ssh.commands.ending import CUT_OFF, ENDING
 from hpcgate.ssh.files import command_scripts
 from hpcgate.transfers import s3_jobs, streamer, wormhole
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.script import job_script
+from tests.schedulers.described import described
 from tests.sites.shells import shell_program
 from tests.ssh.stepping import Shims
 from tests.transfers import asked
@@ -205,7 +205,7 @@ def python(body: str) -> Callable[[Path], Script]:
 def carried(place: Path) -> list[str]:
     """Run a job of PBS that is not for a shell."""
     path = place.parent / "script"
-    path.write_bytes(composed(b"#!/usr/bin/env cat\n", JobDescription(working_directory=str(place))))
+    path.write_bytes(composed(b"#!/usr/bin/env cat\n", described(working_directory=str(place))))
     return [str(path)]
 
 

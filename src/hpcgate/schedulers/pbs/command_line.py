@@ -46,6 +46,7 @@ from hpcgate.schedulers.pbs.variables import STEERING
 from hpcgate.schedulers.reading import Findings, Reader
 from hpcgate.schedulers.scripts import Scripts
 from hpcgate.schedulers.submitting import Printed, run_submission
+from hpcgate.ssh.commands.quoting import Argv, as_text
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
@@ -101,7 +102,7 @@ class CommandLine:
     async def _run(
         self,
         principal: Principal,
-        argv: Sequence[str],
+        argv: Argv,
         *,
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
@@ -172,7 +173,7 @@ class CommandLine:
 
         return await each(range(len(ids)), self.many.at_once, one)
 
-    async def _concluded(self, principal: Principal, tag: str | None, argv: Sequence[str], printed: Printed) -> str:
+    async def _concluded(self, principal: Principal, tag: str | None, argv: Argv, printed: Printed) -> str:
         """Return the id of a job from what was printed about it; raises what `submit` does."""
         job_id = qsub.parse(printed.text)
         if job_id is not None and qsub.is_plain(printed.text):
@@ -193,9 +194,9 @@ class CommandLine:
         content = await self._script(principal, job)
         argv = self._command(job, content, None)
         composed = script.composed(content, job).decode("utf-8", "replace")
-        return DryRun(composed, tuple(argv[argv.index("-f", 5) + 1 :]))
+        return DryRun(composed, tuple(map(as_text, argv[argv.index("-f", 5) + 1 :])))
 
-    def _unsubmitted(self, printed: Printed, argv: Sequence[str], *, looked: bool) -> GatewayError:
+    def _unsubmitted(self, printed: Printed, argv: Argv, *, looked: bool) -> GatewayError:
         """Return what a submission without an id is answered with.
 
         Args:
@@ -240,14 +241,14 @@ class CommandLine:
 
     # What `hpcgate.schedulers.once` asks of a scheduler's commands.
 
-    async def prepared(self, principal: Principal, job: JobDescription, mark: str) -> tuple[Sequence[str], bytes]:
+    async def prepared(self, principal: Principal, job: JobDescription, mark: str) -> tuple[Argv, bytes]:
         """Return the command that submits a job with a mark, and its input."""
         content = await self._script(principal, job)
         return self._command(job, content, mark), script.composed(content, job)
 
     async def prepared_among_many(
         self, principal: Principal, job: JobDescription, mark: str, scripts: Scripts
-    ) -> tuple[Sequence[str], bytes]:
+    ) -> tuple[Argv, bytes]:
         """Return the same, of a script that is read once for many."""
         content = await self._shared_script(principal, job, scripts)
         return self._command(job, content, mark), script.composed(content, job)
@@ -257,7 +258,7 @@ class CommandLine:
             return await self._script(principal, job)
         return await scripts.get(job.script_path, lambda: self._script(principal, job))
 
-    def _command(self, job: JobDescription, content: bytes, tag: str | None) -> list[str]:
+    def _command(self, job: JobDescription, content: bytes, tag: str | None) -> list[str | bytes]:
         return qsub.command(job, content, tag, gpus=self.settings.gpu_resource)
 
     def remarks(self, mark: str, text: str) -> tuple[str, ...]:
@@ -295,7 +296,7 @@ class CommandLine:
                 raise SubmissionRefused(f"The script is not valid Unicode: {error.reason}") from None
         done = await self._run(principal, qsub.file_command(job), limit=script.MAX_SIZE)
         if not done.ok:
-            raise SubmissionRefused(qsub.refusal(done.words) or f"{job.script_path} cannot be read")
+            raise SubmissionRefused(qsub.refusal(done.words) or f"{job.script_path.text} cannot be read")
         return done.stdout
 
     async def check_no_circle(self, principal: Principal, job_id: JobId, others: Iterable[JobId]) -> None:

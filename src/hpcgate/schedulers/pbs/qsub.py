@@ -67,7 +67,7 @@ def new_tag() -> str:
     return f"hpcgate:{secrets.token_hex(8)}"
 
 
-def command(job: JobDescription, content: bytes, tag: str | None = None, *, gpus: str = "ngpus") -> list[str]:
+def command(job: JobDescription, content: bytes, tag: str | None = None, *, gpus: str = "ngpus") -> list[str | bytes]:
     """Return the command that submits a job; its standard input is what `script.composed` makes.
 
     A reservation is named by its queue, which goes before the partition: PBS knows only one of them. Constraints are a
@@ -84,7 +84,7 @@ def command(job: JobDescription, content: bytes, tag: str | None = None, *, gpus
     """
     begin = job.attributes.begin
     submitter = _SUBMITTER if begin is None else _later(begin)
-    arguments = ["sh", "-c", submitter, "qsub", job.working_directory, "qsub", "-f"]
+    arguments: list[str | bytes] = ["sh", "-c", submitter, "qsub", job.working_directory, "qsub", "-f"]
     if tag is not None:
         arguments += ["-C", tag, "-C", _DIRECTIVES]
     name = job.name or _file_name(job, content)
@@ -99,7 +99,7 @@ def command(job: JobDescription, content: bytes, tag: str | None = None, *, gpus
     attributes.check_constraints(job.attributes, job.constraints or "")
     arguments += attributes.arguments(job.attributes, script.resources(content), gpus=gpus)
     for argument in arguments:
-        if "\0" in argument:
+        if isinstance(argument, str) and "\0" in argument:
             raise BadRequest(f"A NUL character cannot be submitted: {argument!r}")
     return arguments
 
@@ -108,13 +108,13 @@ def _file_name(job: JobDescription, content: bytes) -> str | None:
     """Return the name that qsub would give a job after its file."""
     if job.script_path is None or script.names_itself(content):
         return None
-    name = job.script_path.rstrip("/").rpartition("/")[2]
+    name = job.script_path.name.text
     return name if _JOB_NAME.fullmatch(name) else None
 
 
-def file_command(job: JobDescription) -> list[str]:
+def file_command(job: JobDescription) -> list[str | bytes]:
     """Return the command that prints the script at ``script_path``."""
-    return ["sh", "-c", _READER, "cat", job.working_directory, "cat", "--", job.script_path or ""]
+    return ["sh", "-c", _READER, "cat", job.working_directory, "cat", "--", job.script_path or b""]
 
 
 def parse(output: str) -> str | None:

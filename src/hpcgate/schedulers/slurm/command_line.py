@@ -59,6 +59,7 @@ from hpcgate.schedulers.slurm.streams import StreamNames, expanded, first_node
 from hpcgate.schedulers.slurm.variables import ASKING
 from hpcgate.schedulers.slurm.version import release, version
 from hpcgate.schedulers.submitting import Printed, run_submission
+from hpcgate.ssh.commands.quoting import Argv, called
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
@@ -125,7 +126,7 @@ class CommandLine:
     async def _run(
         self,
         principal: Principal,
-        argv: Sequence[str],
+        argv: Argv,
         *,
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
@@ -191,7 +192,7 @@ class CommandLine:
     async def _parsed(
         self,
         principal: Principal,
-        argv: Sequence[str],
+        argv: Argv,
         parse: Callable[[str], Parsed],
         *,
         env: Mapping[str, str] | None = None,
@@ -200,7 +201,7 @@ class CommandLine:
         done = await self._run(principal, argv, env=env)
         if not done.ok:
             raise failure(done)
-        return await self._reader.read(principal, argv[0], done.stdout, lambda output: parse(_text(output)))
+        return await self._reader.read(principal, called(argv), done.stdout, lambda output: parse(_text(output)))
 
     async def submit(self, principal: Principal, job: JobDescription) -> Submitted:
         """Submit a job and return its id, and what sbatch has said besides.
@@ -301,14 +302,14 @@ class CommandLine:
 
     # What `hpcgate.schedulers.once` asks of a scheduler's commands.
 
-    async def prepared(self, principal: Principal, job: JobDescription, mark: str) -> tuple[Sequence[str], bytes]:
+    async def prepared(self, principal: Principal, job: JobDescription, mark: str) -> tuple[Argv, bytes]:
         """Return the command that submits a job with a mark, and its input."""
         script = await self._head(principal, job, Scripts())
         return sbatch.command(job, sbatch.Tag.marked(mark), script=script), sbatch.stdin(job)
 
     async def prepared_among_many(
         self, principal: Principal, job: JobDescription, mark: str, scripts: Scripts
-    ) -> tuple[Sequence[str], bytes]:
+    ) -> tuple[Argv, bytes]:
         """Return what does the same behind `sbatch.PRELUDE`."""
         script = await self._head(principal, job, scripts)
         return sbatch.many_command(job, sbatch.Tag.marked(mark), script=script), sbatch.script_of(job)
@@ -391,7 +392,7 @@ class CommandLine:
     async def _run_submission(
         self,
         principal: Principal,
-        argv: Sequence[str],
+        argv: Argv,
         stdin: bytes,
         tag: sbatch.Tag,
         *,

@@ -26,7 +26,7 @@ from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.variables import SUBMITTING
 from hpcgate.schedulers.submitting import uncoloured
 from hpcgate.schedulers.variables import LOGIN, check_variable
-from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS, WHOLE_PATH
+from hpcgate.ssh.commands.quoting import KEEPING_FUNCTIONS, WHOLE_PATH, as_text
 
 _OPTIONS: Mapping[str, str] = {
     "name": "job-name",
@@ -133,7 +133,7 @@ $how{_hpcgate_sbatch} = sub {
 """Does the same for the keeper of receipts."""
 
 
-def entering_command(directory: str) -> list[str]:
+def entering_command(directory: bytes) -> list[str | bytes]:
     """Return the command that tries a working directory; if it cannot be entered, it says why on standard output."""
     return ["sh", "-c", _ENTER, "cd", directory]
 
@@ -164,7 +164,7 @@ class Tag:
         return cls(f"sbatch-{mark.removeprefix(_TAGGED)}", mark)
 
 
-def command(job: JobDescription, tag: Tag, *, tagged: bool = True, script: str | None = None) -> list[str]:
+def command(job: JobDescription, tag: Tag, *, tagged: bool = True, script: str | None = None) -> list[str | bytes]:
     """Return the command that submits a job; its standard input is `stdin`.
 
     Each value is one argument together with its option's name, so that none can become an option.
@@ -184,13 +184,13 @@ def command(job: JobDescription, tag: Tag, *, tagged: bool = True, script: str |
     own = asked or _own_comment((job.script if script is None else script) or "")
     comment = f"{own} {tag.comment}" if own else tag.comment
     # A comment that the request asks for does not stand behind that of a script at a path.
-    unseen = (job.script_path or "") if script is None and asked is None else ""
-    arguments = ["sh", "-c", _READER, "sbatch", job.working_directory, tag.header]
+    unseen = (job.script_path or b"") if script is None and asked is None else b""
+    arguments: list[str | bytes] = ["sh", "-c", _READER, "sbatch", job.working_directory, tag.header]
     arguments += [comment if tagged else asked or "", unseen, "--parsable"]
     for attribute, option in _OPTIONS.items():
         value = getattr(job, attribute)
         if value:
-            arguments.append(f"--{option}={value}")
+            arguments.append(_option(option, value))
     arguments += [f"--{option}" if value is None else f"--{option}={value}" for option, value in options.items()]
     if job.environment:
         # The default, said so that no directive or SBATCH_EXPORT takes the variables away that were asked for.
@@ -198,16 +198,20 @@ def command(job: JobDescription, tag: Tag, *, tagged: bool = True, script: str |
     if job.script_path is not None:
         arguments += ["--", job.script_path]
     for argument in arguments:
-        if "\0" in argument:
+        if isinstance(argument, str) and "\0" in argument:
             raise BadRequest(f"A NUL character cannot be submitted: {argument!r}")
     return arguments
+
+
+def _option(name: str, value: str | bytes) -> str | bytes:
+    return f"--{name}={value}" if isinstance(value, str) else b"--%b=%b" % (name.encode(), value)
 
 
 _FIXED = 8
 """How many words of `command` stand before the options, some of them a user's own."""
 
 
-def test_command(job: JobDescription, tag: Tag) -> list[str]:
+def test_command(job: JobDescription, tag: Tag) -> list[str | bytes]:
     """Return the command that asks sbatch what would become of a job; its standard input is `stdin`.
 
     A script in sbatch's place is not run: it may submit the job all the same.
@@ -220,7 +224,7 @@ def test_command(job: JobDescription, tag: Tag) -> list[str]:
 def options(job: JobDescription) -> tuple[str, ...]:
     """Return the options with which a job is submitted, but for what the gateway adds for itself."""
     argv = command(job, Tag.new(), tagged=False)
-    return tuple(argv[argv.index("--parsable", _FIXED) + 1 :])
+    return tuple(map(as_text, argv[argv.index("--parsable", _FIXED) + 1 :]))
 
 
 TEST_ENVIRONMENT: Mapping[str, str] = {"SLURM_TIME_FORMAT": "%s"}
@@ -250,7 +254,7 @@ def parse_test(said: "Said", job: JobDescription) -> DryRun:
     )
 
 
-def many_command(job: JobDescription, tag: Tag, *, tagged: bool = True, script: str | None = None) -> list[str]:
+def many_command(job: JobDescription, tag: Tag, *, tagged: bool = True, script: str | None = None) -> list[str | bytes]:
     """Return the command behind `PRELUDE` that submits a job; its standard input is the script.
 
     Raises:
@@ -284,10 +288,10 @@ _HEAD = 64 * 1024
 """Bytes of a script in which a comment of its own is looked for."""
 
 
-def head_command(job: JobDescription) -> list[str]:
+def head_command(job: JobDescription) -> list[str | bytes]:
     """Return the command that prints the beginning of the script at its path."""
     text = f'exec dd bs={_HEAD} count=1 <"$1" 2>/dev/null'
-    return ["sh", "-c", text, "sbatch", job.script_path or ""]
+    return ["sh", "-c", text, "sbatch", job.script_path or b""]
 
 
 _DIRECTIVE = re.compile(r"#SBATCH\s+(.*)")
@@ -445,5 +449,5 @@ def chosen(queue: Iterable[Candidate], said: Said, tag: Tag, job: JobDescription
     recent = [found for found in jobs if found.submitted >= said.since - CLOCKS and _TAGGED not in found.comment]
     named = {found.base for found in recent if found.base in printed}
     if not named and re.search("submitted|queued", said.words, re.IGNORECASE):
-        named = {found.base for found in recent if found.directory == job.working_directory}
+        named = {found.base for found in recent if found.directory == job.working_directory.text}
     return named.pop() if len(named) == 1 else None

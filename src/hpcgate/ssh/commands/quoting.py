@@ -16,6 +16,7 @@ import secrets
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from hpcgate.errors import BadRequest
 
@@ -100,8 +101,12 @@ class Steering:
         )
 
 
+Argv: TypeAlias = Sequence[str | bytes]
+"""A command and its arguments; bytes are taken as they are, text is UTF-8."""
+
+
 def shell_line(
-    argv: Sequence[str | bytes],
+    argv: Argv,
     env: Mapping[str, str] | None = None,
     without: Steering | None = None,
     *,
@@ -131,13 +136,13 @@ def shell_line(
     for name, _ in settings:
         if not _NAME.fullmatch(name):
             raise BadRequest(f"Not the name of an environment variable: {name!r}")
-    exports = " ".join(f"{name}={shlex.quote(_text(value))}" for name, value in settings)
-    texts = [_text(argument) for argument in argv]
+    exports = " ".join(f"{name}={shlex.quote(as_text(value))}" for name, value in settings)
+    texts = [as_text(argument) for argument in argv]
     if texts[:2] == ["sh", "-c"] and len(texts) > 2 and not texts[2].startswith(KEEPING_FUNCTIONS):
         texts[2] = _OWN_SCRIPTS + texts[2]
     words = " ".join(map(shlex.quote, texts))
     unset = _MISLEADING + ("" if without is None else without.unsetting())
-    first = "".join(f"{_text(directory)}:" for directory in path)
+    first = "".join(f"{as_text(directory)}:" for directory in path)
     if not texts[2:] or not texts[2].startswith(KEEPING_FUNCTIONS):
         unset += WHOLE_PATH
     find = f"{_FIND}PATH={shlex.quote(first)}$PATH;" if first else _FIND
@@ -155,7 +160,7 @@ def shell_line(
     return line
 
 
-def called(argv: Sequence[str | bytes]) -> str:
+def called(argv: Argv) -> str:
     """Return what a command is called in messages.
 
     Scripts for sh say by their ``$0`` which tool they stand for, and ``env -u NAME`` stands before another command.
@@ -206,7 +211,7 @@ def is_joined(output: bytes | bytearray, word: str) -> bool:
     return f":{word}:joined:\n".encode() in output
 
 
-def _text(argument: str | bytes) -> str:
+def as_text(argument: str | bytes) -> str:
     """Return an argument as text in which bytes that are not UTF-8 are lone surrogates (PEP 383)."""
     try:
         encoded = argument if isinstance(argument, bytes) else argument.encode("utf-8", "surrogateescape")

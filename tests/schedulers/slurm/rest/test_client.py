@@ -26,17 +26,18 @@ from hpcgate.errors import (
     SubmissionRefused,
     TimedOut,
 )
-from hpcgate.schedulers.base import Account, JobDescription, JobQuery, TimeWindow
+from hpcgate.schedulers.base import Account, JobQuery, TimeWindow
 from hpcgate.schedulers.slurm import Slurm, SlurmSettings
 from hpcgate.schedulers.slurm.rest import client
 from hpcgate.ssh.pool import Pool
+from tests.schedulers.described import described
 
 from .recordings import RELEASE_OF, recorded
 from .stand_in import StandIn, stand_in
 
 TOKEN = "header.payload.signature"
 LAB = Principal("lab001", token=TOKEN, request_id="request-1", correlation_id="correlation-1")
-JOB = JobDescription("/home/lab001", script="#!/bin/sh\ntrue\n", environment={"A": "b"})
+JOB = described("/home/lab001", script="#!/bin/sh\ntrue\n", environment={"A": "b"})
 
 
 class NoLoginNode:
@@ -277,7 +278,7 @@ async def test_what_it_cannot_do_is_said_by_name(server: StandIn, scheduler: Slu
     with pytest.raises(NotSupported, match="metadata"):
         await scheduler.metadata(LAB, job_id)
     with pytest.raises(NotSupported, match="scriptPath"):
-        await scheduler.submit(LAB, JobDescription("/", script_path="/x.sh"))
+        await scheduler.submit(LAB, described("/", script_path="/x.sh"))
     assert all(one.method == "GET" for one in server.received)
 
 

@@ -14,19 +14,20 @@ import pytest
 from hpcgate.api.routes.jobs import listed
 from hpcgate.auth import Principal
 from hpcgate.errors import BadAnswer, Forbidden, GatewayError, SchedulerUnavailable, TimedOut
-from hpcgate.schedulers.base import JobDescription, JobQuery
+from hpcgate.schedulers.base import JobQuery
 from hpcgate.schedulers.control import Action
 from hpcgate.schedulers.slurm import Slurm
 from hpcgate.schedulers.slurm.doubts import Doubts
 from hpcgate.schedulers.slurm.rest import client
 from hpcgate.schedulers.slurm.rest.problems import MAX_WORDS
+from tests.schedulers.described import described
 
 from .stand_in import StandIn, stand_in
 from .test_client import slurm
 
 TOKEN = "eyJhbGciOiJSUzI1NiJ9." + "A1b2C3d4" * 20 + ".signature-signature"
 LAB = Principal("lab001", token=TOKEN)
-JOB = JobDescription("/home/lab001", script="#!/bin/sh\ntrue\n")
+JOB = described("/home/lab001", script="#!/bin/sh\ntrue\n")
 LONG = "words " * 50_000 + TOKEN
 
 

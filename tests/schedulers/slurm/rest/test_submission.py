@@ -23,6 +23,7 @@ from hpcgate.schedulers.slurm.rest import submission
 from hpcgate.schedulers.slurm.rest.directives import FLAGS, OPTIONAL, directives
 from hpcgate.schedulers.slurm.rest.problems import Unclear
 from hpcgate.schedulers.slurm.rest.versions import VERSIONS
+from tests.schedulers.described import described
 
 from .recordings import RELEASE_OF, recorded
 
@@ -31,7 +32,7 @@ NASTY = {"COMMAS": "a,b=c", "QUOTES": "\"'`", "LINES": "a\nb\n", "EMPTY": "", "U
 
 
 def job(script: str | None = "#!/bin/sh\ntrue\n", **more: Any) -> JobDescription:
-    return JobDescription("/home/alice", script=script, **more)
+    return described("/home/alice", script=script, **more)
 
 
 def fields(script: str, number: int = 38) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def body(job: JobDescription, username: str, version: ApiVersion) -> dict[str, A
         value = getattr(job, attribute)
         if value:
             fields[field] = value
-    fields["current_working_directory"] = job.working_directory
+    fields["current_working_directory"] = job.working_directory.text
     default = {} if options.get("export", "").upper() in _NO_EXPORT else job.default_environment
     fields["environment"] = environment({**default, **job.environment}, username, version)
     for name, value in fields.items():
