@@ -104,6 +104,6 @@ def test_warnings_about_operation(config: Writer, tmp_path: Path) -> None:
     assert lines[1:] == [
         "warning: metrics.path: whoever reaches the API can read the metrics; metrics.port keeps them apart",
         f"warning: state_directory: there is no directory {tmp_path}/none yet, or it cannot be reached",
-        "warning: system alps: probing.services.s3: there is no transfer by S3, so there is no store to probe",
+        "warning: system alps: probing.services.s3: no transfer of the system stands on it, so nothing is probed",
         "warning: system alps: probing.services.filesystem: there are no file_systems to probe",
     ]

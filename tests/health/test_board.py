@@ -9,7 +9,7 @@ from hpcgate.health.board import HealthBoard, ServiceHealth
 
 
 def result(service: str, healthy: bool, path: str | None = None) -> ServiceHealth:
-    return ServiceHealth(service, healthy, time.time(), 0.1, None if healthy else "broken", path)  # type: ignore[arg-type]
+    return ServiceHealth(service, healthy, time.time(), 0.1, None if healthy else "broken", path)
 
 
 def test_nothing_known_refuses_nothing() -> None:

@@ -168,14 +168,14 @@ def method(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
 
 def send(directives: Any, content: bytes) -> None:
     """Do as a client of the contract does."""
-    size, tags = directives.max_part_size, []
-    assert len(directives.parts_upload_urls) == max(1, math.ceil(len(content) / size))
-    for number, url in enumerate(directives.parts_upload_urls):
+    size, tags = directives.fields["max_part_size"], []
+    assert len(directives.fields["parts_upload_urls"]) == max(1, math.ceil(len(content) / size))
+    for number, url in enumerate(directives.fields["parts_upload_urls"]):
         answer = httpx.put(url, content=content[number * size : (number + 1) * size])
         assert answer.status_code == 200, answer.text
         tags.append(f"<Part><PartNumber>{number + 1}</PartNumber><ETag>{answer.headers['etag']}</ETag></Part>")
     body = f"<CompleteMultipartUpload>{''.join(tags)}</CompleteMultipartUpload>"
-    assert httpx.post(directives.complete_upload_url, content=body).status_code == 200
+    assert httpx.post(directives.fields["complete_upload_url"], content=body).status_code == 200
 
 
 @pytest.mark.parametrize(("sh", "size"), SIZES, indirect=["sh"])
@@ -192,7 +192,7 @@ async def test_upload(sh: Sh, store: ObjectStore, method: Any, size: int) -> Non
         started = await transfer.upload(ALICE, asked.upload(str(target), file_size=size))
     finally:
         await transfer.close()
-    assert started.directives.parts_upload_urls[0].startswith("http://localhost:")
+    assert started.directives.fields["parts_upload_urls"][0].startswith("http://localhost:")
     assert SECRET_KEY not in repr(started) + jobs.scripts[0].body
     timer = threading.Timer(0.5, send, (started.directives, content))
     timer.start()
@@ -241,11 +241,11 @@ async def test_download(sh: Sh, store: ObjectStore, method: Any, size: int, spli
         started = await transfer.download(ALICE, asked.download(str(source)))
     finally:
         await transfer.close()
-    assert httpx.get(started.directives.download_url).status_code == 404
+    assert httpx.get(started.directives.fields["download_url"]).status_code == 404
     done = await asyncio.to_thread(sh.run, jobs.scripts[0])
     assert (done.status, done.errors) == (0, "")
     assert "Multipart file upload successfully completed" in done.output
-    assert httpx.get(started.directives.download_url).content == content
+    assert httpx.get(started.directives.fields["download_url"]).content == content
     assert sh.left_over() == []
     [name] = store.objects()
     assert name.endswith(source.name)
@@ -267,7 +267,7 @@ async def test_upload_that_never_comes(sh: Sh, store: ObjectStore, method: Any) 
         assert "successfully" not in done.output
         assert (sh.directory / "target").read_text() == "old"
         # The multipart is gone: nobody can send to it any more.
-        assert httpx.put(started.directives.parts_upload_urls[0], content=b"x" * 10).status_code == 404
+        assert httpx.put(started.directives.fields["parts_upload_urls"][0], content=b"x" * 10).status_code == 404
     finally:
         await transfer.close()
 
@@ -418,7 +418,7 @@ async def test_split_on_a_full_disk(sh: Sh, small: Path, store: ObjectStore, met
     assert "successfully" not in done.output
     assert os.listdir(small / "parts") == []
     assert store.objects() == objects
-    assert httpx.get(started.directives.download_url).status_code == 404
+    assert httpx.get(started.directives.fields["download_url"]).status_code == 404
     values = jobs.scripts[0].values
     part = f"{values['part_url']}&partNumber=1&X-Amz-Signature={values['signatures'].split()[0]}"
     assert httpx.put(part, content=b"x").status_code == 404
@@ -437,7 +437,10 @@ async def test_urls_expire(sh: Sh, method: Any) -> None:
     finally:
         await transfer.close()
     await asyncio.sleep(2.1)  # URLs begin with a whole second
-    for verb, url in (("PUT", up.directives.parts_upload_urls[0]), ("GET", down.directives.download_url)):
+    for verb, url in (
+        ("PUT", up.directives.fields["parts_upload_urls"][0]),
+        ("GET", down.directives.fields["download_url"]),
+    ):
         answer = httpx.request(verb, url)
         assert answer.status_code in (400, 403)
         assert "AccessDenied" in answer.text
@@ -462,9 +465,8 @@ async def test_upload_damaged_in_the_store(sh: Sh, store: ObjectStore, method: A
     send(started.directives, bytes(2 * PART))
     script = jobs.scripts[0]
     # The tag of other content: as if a bit had turned between store and file.
-    broken = Script(
-        script.name, script.values, script.body.replace('verify "$(etag "$scratch/object")"', f"verify {'0' * 32}")
-    )
+    wrong = script.body.replace('verify "$(etag "$scratch/object")"', f"verify {'0' * 32}")
+    broken = replace(script, body=wrong)
     done = await asyncio.to_thread(sh.run, broken)
     assert done.status != 0
     assert "checksum" in done.errors
@@ -513,7 +515,7 @@ async def test_store_dies_during_the_job(sh: Sh, method: Any, store: ObjectStore
         await transfer.ping()
     finally:
         await transfer.close()
-    assert httpx.get(started.directives.download_url).status_code == 404
+    assert httpx.get(started.directives.fields["download_url"]).status_code == 404
 
 
 @either
@@ -539,7 +541,7 @@ async def test_part_is_tried_again(sh: Sh, method: Any, store: ObjectStore) -> N
     assert done.status == 0, done.errors
     # Not by curl's words: two that fail at once may write theirs into each other.
     assert len(list(sh.directory.glob("tried.*"))) == 2
-    assert len(httpx.get(started.directives.download_url).content) == PART + 1
+    assert len(httpx.get(started.directives.fields["download_url"]).content) == PART + 1
 
 
 @pytest.mark.parametrize("change", ["truncate", "remove", "lock"])
@@ -563,7 +565,7 @@ async def test_source_changes(sh: Sh, method: Any, store: ObjectStore, change: s
     done = await asyncio.to_thread(sh.run, jobs.scripts[0])
     assert done.status != 0
     assert done.errors
-    assert httpx.get(started.directives.download_url).status_code == 404
+    assert httpx.get(started.directives.fields["download_url"]).status_code == 404
 
 
 async def test_source_changes_within_a_second(sh: Sh, method: Any) -> None:
@@ -583,7 +585,7 @@ async def test_source_changes_within_a_second(sh: Sh, method: Any) -> None:
     done = await asyncio.to_thread(sh.run, replace(script, body=body))
     assert done.status != 0
     assert "changed while it was read" in done.errors
-    assert httpx.get(started.directives.download_url).status_code == 404
+    assert httpx.get(started.directives.fields["download_url"]).status_code == 404
 
 
 @pytest.mark.parametrize("size", [None, 10_000 * PART + 1])
@@ -631,7 +633,7 @@ async def test_old_multiparts_are_swept(method: Any) -> None:
     await second.upload(ALICE, asked.upload("/x", file_size=1))
     answer = await second._store._call("list_multipart_uploads", Bucket=bucket_name("alice"))
     await second.close()
-    mine = {parse_qs(urlsplit(url).query)["uploadId"][0] for url in old.directives.parts_upload_urls}
+    mine = {parse_qs(urlsplit(url).query)["uploadId"][0] for url in old.directives.fields["parts_upload_urls"]}
     assert not mine & {upload["UploadId"] for upload in answer.get("Uploads", [])}
 
 

@@ -87,7 +87,7 @@ class Running:
 
 def connected(directives: Any, call: Any, path: Path) -> None:
     """Call the client's own function until the job listens."""
-    config = streamer_client.set_coordinates(directives.coordinates)
+    config = streamer_client.set_coordinates(directives.fields["coordinates"])
     config.target = str(path)
     deadline = time.monotonic() + 120
     reporter = Reporter()
@@ -161,7 +161,7 @@ def test_who_connects_while_the_packages_are_loaded_waits(here: Sh, start: Any, 
         asked.upload(str(target)), python=str(python), port_range=[port, port], connection_attempts=30, wait_timeout=300
     )
     job = Running(here, script)
-    config = streamer_client.set_coordinates(directives.coordinates)
+    config = streamer_client.set_coordinates(directives.fields["coordinates"])
     config.target = str(tmp_path / "file")
     reporter = Reporter()
     client = threading.Thread(target=lambda: asyncio.run(streamer_client.client_send(config, reporter)))
@@ -195,7 +195,7 @@ def test_download(here: Sh, start: Any, tmp_path: Path, content: bytes) -> None:
 
 
 def coordinates(directives: Any) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(base64.urlsafe_b64decode(directives.coordinates))
+    document: dict[str, Any] = json.loads(base64.urlsafe_b64decode(directives.fields["coordinates"]))
     return document
 
 

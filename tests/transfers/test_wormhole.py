@@ -68,8 +68,8 @@ def start(monkeypatch: pytest.MonkeyPatch, servers: WormholeServers) -> Callable
         method = WormholeTransfer(WormholeSettings.model_validate(document), around)
         call = method.upload(ALICE, request) if isinstance(request, Upload) else method.download(ALICE, request)
         started = asyncio.run(call)
-        assert started.directives.wormhole_code is not None
-        return scripts.pop(), started.directives.wormhole_code
+        assert started.directives.fields["wormhole_code"] is not None
+        return scripts.pop(), started.directives.fields["wormhole_code"]
 
     return begin
 
@@ -106,7 +106,7 @@ def test_upload(here: Sh, start: Any, send: Any, tmp_path: Path, size: int) -> N
     target.chmod(0o640)
     content = os.urandom(size)
     (tmp_path / "file").write_bytes(content)
-    script, code = start(asked.upload(str(target), wormhole_code=send(tmp_path / "file")))
+    script, code = start(asked.upload(str(target), fields={"wormhole_code": send(tmp_path / "file")}))
     done = here.run(script)
     assert done.status == 0, done.errors
     assert code not in done.output + done.errors
@@ -156,7 +156,7 @@ def test_directory_is_refused(here: Sh, start: Any, send: Any, tmp_path: Path) -
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "leaf").write_text("x")
     (here.directory / "target").write_text("old")
-    script, _ = start(asked.upload(f"{here.directory}/target", wormhole_code=send(tmp_path / "tree")))
+    script, _ = start(asked.upload(f"{here.directory}/target", fields={"wormhole_code": send(tmp_path / "tree")}))
     done = here.run(script)
     assert done.status != 0
     assert "successfully" not in done.output
@@ -174,7 +174,7 @@ def test_what_replaces_a_file_is_for_the_same_group(
         os.chown(target, -1, 54322)
     target.chmod(0o664)
     (tmp_path / "file").write_text("new")
-    script, _ = start(asked.upload(str(target), wormhole_code=send(tmp_path / "file")))
+    script, _ = start(asked.upload(str(target), fields={"wormhole_code": send(tmp_path / "file")}))
     assert here.run(script, chown=member).status == 0
     assert target.read_text() == "new"
     assert_group_kept(target, member)
@@ -185,7 +185,7 @@ def test_full_disk(here: Sh, small: Path, start: Any, send: Any, tmp_path: Path,
     """A full disk fails the job, and the old file stays."""
     (small / "target").write_text("old")
     (tmp_path / "file").write_bytes(os.urandom(size))
-    script, _ = start(asked.upload(f"{small}/target", wormhole_code=send(tmp_path / "file")))
+    script, _ = start(asked.upload(f"{small}/target", fields={"wormhole_code": send(tmp_path / "file")}))
     # Its own look at the room that is left is not what is tried here: others may take it meanwhile.
     begin = 'if __name__ == "__main__":'
     blind = script.body.replace(begin, f"cmd_receive.estimate_free_space = lambda _: None\n\n{begin}")
@@ -205,7 +205,8 @@ def test_nobody_comes(here: Sh, start: Any, verb: str) -> None:
     """A job to which nobody comes ends in time."""
     (here.directory / "file").write_text("old")
     path = f"{here.directory}/file"
-    request = asked.upload(path, wormhole_code="987654-nobody-has-it") if verb == "in" else asked.download(path)
+    nobody = {"wormhole_code": "987654-nobody-has-it"}
+    request = asked.upload(path, fields=nobody) if verb == "in" else asked.download(path)
     done = here.run(start(request, wait_timeout=2)[0])
     assert done.status == 75
     assert "Nobody was at the other end" in done.errors
@@ -225,7 +226,7 @@ def test_the_other_end_stalls(
     huge.touch()
     os.truncate(huge, 20 * 1024**3)
     if verb == "in":
-        request: Upload | Download = asked.upload(f"{here.directory}/file", wormhole_code=send(huge))
+        request: Upload | Download = asked.upload(f"{here.directory}/file", fields={"wormhole_code": send(huge)})
         other = send.begun[-1]
     else:
         request = asked.download(str(huge))
@@ -262,7 +263,7 @@ def test_wrong_code(here: Sh, start: Any, send: Any, tmp_path: Path) -> None:
     """A wrong code moves nothing."""
     (tmp_path / "file").write_text("x")
     number = send(tmp_path / "file").partition("-")[0]
-    done = here.run(start(asked.upload(f"{here.directory}/target", wormhole_code=f"{number}-not-this"))[0])
+    done = here.run(start(asked.upload(f"{here.directory}/target", fields={"wormhole_code": f"{number}-not-this"}))[0])
     assert done.status == 1
     assert os.listdir(here.directory) == []
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from starlette.routing import BaseRoute
 
 from hpcgate.config.groups import Group
+from hpcgate.config.probing import ServiceName
 from hpcgate.gateway.gateway import Gateway
-from hpcgate.health.board import ServiceName
 from hpcgate.http.body import Bounds
 
 E = TypeVar("E", bound=Callable[..., Any])

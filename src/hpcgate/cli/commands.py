@@ -114,7 +114,7 @@ def check(
     With --connect everything that the configuration names is called, as each system's service account or as the user of
     a token, and each line has a tick, a warning or a cross and what to do about it: the IdP's keys, token endpoint and
     clock; each login node's host key, MaxSessions, MaxStartups, SFTP and clock; the scheduler and its version; the file
-    systems; S3. Exit 1 if there is a cross.
+    systems; object stores. Exit 1 if there is a cross.
     """
     from hpcgate.config.check import report
 

@@ -8,6 +8,7 @@ from hpcgate.config.files import in_time
 from hpcgate.config.loading import load_and_remark
 from hpcgate.config.mistakes import ConfigError
 from hpcgate.config.models import Cluster, PolicySettings, Settings
+from hpcgate.config.probing import OWN_SERVICES, transfer_service
 
 LONGEST_PRESIGNED = 604800
 """Seconds: the most that AWS Signature Version 4 allows in X-Amz-Expires."""
@@ -88,8 +89,9 @@ def _of_cluster(cluster: Cluster) -> Iterator[str]:
     if cluster.probing.services and cluster.service_account is None:
         yield "probing: there is no service_account, so nothing can be probed"
     services = cluster.probing.services or {}
-    if "s3" in services and not any(way.service_type == "s3" for way in cluster.data_operation.data_transfer):
-        yield "probing.services.s3: there is no transfer by S3, so there is no store to probe"
+    behind = {transfer_service(way.service_type) for way in cluster.data_operation.data_transfer}
+    for name in sorted(services.keys() - {*OWN_SERVICES} - behind):
+        yield f"probing.services.{name}: no transfer of the system stands on it, so nothing is probed"
     if "filesystem" in services and not cluster.file_systems:
         yield "probing.services.filesystem: there are no file_systems to probe"
     if cluster.data_operation.data_transfer and not any(system.default_work_dir for system in cluster.file_systems):

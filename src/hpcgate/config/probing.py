@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, TypeAlias
 
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
+from pydantic_core import PydanticKnownError
 
 from hpcgate.config.base import FROZEN, Model
+from hpcgate.config.plugins import plugin, plugins
 from hpcgate.config.secrets import Secret
 from hpcgate.config.values import Pause, Seconds
 
@@ -30,7 +32,31 @@ class ServiceAccount(Model):
 OLD_SERVICE_NAMES: Mapping[str, str] = MappingProxyType({"filesystems": "filesystem", "storage": "s3"})
 """What FirecREST has called, or will call, a probed service, and its name on the wire."""
 
-ServiceName = Literal["ssh", "scheduler", "filesystem", "s3"]
+ServiceName: TypeAlias = str
+"""Of `OWN_SERVICES`, or what a transfer plug-in stands on (``Transfer.service``)."""
+
+OWN_SERVICES = ("ssh", "scheduler", "filesystem")
+"""What every system has."""
+
+
+def transfer_service(method: str) -> ServiceName | None:
+    """Return what a transfer method stands on, None if that is nothing of its own.
+
+    Raises:
+        KeyError: No plug-in brings the method.
+    """
+    service = plugin("hpcgate.transfers", method).service
+    return None if service is None else str(service.name)
+
+
+def _known(name: str) -> ServiceName:
+    if name in OWN_SERVICES:
+        return name
+    behind = sorted(filter(None, map(transfer_service, plugins("hpcgate.transfers"))))
+    if name not in behind:
+        first = ", ".join(map(repr, (*OWN_SERVICES, *behind)[:-1]))
+        raise PydanticKnownError("literal_error", {"expected": f"{first} or {(*OWN_SERVICES, *behind)[-1]!r}"})
+    return name
 
 
 class ProbingService(Model):
@@ -39,10 +65,7 @@ class ProbingService(Model):
     timeout: Seconds | None = Field(10, description="Seconds that one probe may take; null is 10.")
 
 
-_Name = Annotated[
-    ServiceName,
-    BeforeValidator(lambda name: OLD_SERVICE_NAMES.get(name, name) if isinstance(name, str) else name),
-]
+_Name = Annotated[ServiceName, AfterValidator(lambda name: _known(OLD_SERVICE_NAMES.get(name, name)))]
 _Probe = Annotated[ProbingService, BeforeValidator(lambda probe: {} if probe is None else probe)]
 
 

@@ -3,11 +3,9 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from hpcgate.config.probing import ServiceName
 from hpcgate.errors import Unhealthy
-
-ServiceName = Literal["ssh", "scheduler", "filesystem", "s3"]
 
 RECHECK = 10.0
 """Seconds after which an unhealthy service is probed again, where the ordinary interval is longer."""
@@ -26,7 +24,7 @@ class ServiceHealth:
         path: The file system, for the service ``filesystem``.
     """
 
-    service: ServiceName | Literal["exception"]
+    service: ServiceName
     healthy: bool
     checked_at: float
     latency: float | None = None

@@ -13,10 +13,10 @@ import structlog
 from hpcgate.auth import Principal
 from hpcgate.auth.service_account import ServiceLogin
 from hpcgate.config import Cluster, plugin
-from hpcgate.config.probing import ProbingService
+from hpcgate.config.probing import ProbingService, ServiceName
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import CommandFailed, GatewayError, LoginNodeShut
-from hpcgate.health.board import RECHECK, HealthBoard, ServiceHealth, ServiceName
+from hpcgate.health.board import RECHECK, HealthBoard, ServiceHealth
 from hpcgate.schedulers.base import Scheduler
 from hpcgate.ssh.pool import Pool
 from hpcgate.transfers.base import RunJob, Transfer, TransferContext

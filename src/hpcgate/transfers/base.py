@@ -71,25 +71,16 @@ class TransferJob:
 
 @dataclass(frozen=True, slots=True)
 class Directives:
-    """What the user needs to carry a transfer through; each method uses fields of its own.
+    """What the user needs to carry a transfer through.
 
     Attributes:
         transfer_method: The method.
-        download_url: S3: where the file can be had once the job has ended.
-        parts_upload_urls: S3: where to put each part, in order.
-        complete_upload_url: S3: where to post the list of parts.
-        max_part_size: S3: the size of every part but the last, in bytes.
-        coordinates: streamer: where the job listens, and the secret.
-        wormhole_code: wormhole: the code.
+        fields: What the method tells the user: numbers, texts, and tuples of texts. The contract's fields in
+            snake_case, others as users are to see them.
     """
 
     transfer_method: str
-    download_url: str | None = None
-    parts_upload_urls: tuple[str, ...] | None = None
-    complete_upload_url: str | None = None
-    max_part_size: int | None = None
-    coordinates: str | None = None
-    wormhole_code: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +136,14 @@ class Upload:
         path: The file that it becomes on the system, absolute.
         account: The account to charge.
         file_size: Its size in bytes, where the user said it.
-        wormhole_code: The code that the user's wormhole is waiting with.
+        fields: What else the request says for this method: the contract's fields in snake_case, others as they came.
         key: What its job is to be submitted once for.
     """
 
     path: RemotePath
     account: str | None = None
     file_size: int | None = None
-    wormhole_code: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
     key: object | None = None
 
 

@@ -19,7 +19,10 @@ MOST = 720 * 1024
 _MOST_JSON = 16 * 1024 * 1024
 _MOST_VALUES = 64 * 1024
 """Values in it, counted before they are made: in a few kilobytes there may be millions, and the event loop waits."""
-_DIRECTIVES = TypeAdapter(Directives)
+_FIELDS: TypeAdapter[dict[str, str | int | tuple[str, ...] | None]] = TypeAdapter(
+    dict[str, str | int | tuple[str, ...] | None]
+)
+"""None stands in those of versions that had a field for each method's own."""
 
 
 def written(job: TransferJob, directives: Directives | None) -> str:
@@ -28,7 +31,7 @@ def written(job: TransferJob, directives: Directives | None) -> str:
     Raises:
         BadRequest: It would be too long.
     """
-    values = {"job": asdict(job), "directives": None if directives is None else asdict(directives)}
+    values = {"job": asdict(job), "directives": None if directives is None else _flat(directives)}
     text = base64.b64encode(zlib.compress(json.dumps(values).encode("ascii"), 9)).decode("ascii")
     if len(text) > MOST:
         raise BadRequest("A transfer of so many parts cannot have an Idempotency-Key")
@@ -53,6 +56,17 @@ def read(text: str, job_id: str) -> tuple[TransferJob, Directives | None]:
         logs = JobLogs(str(job["logs"]["output_log"]), str(job["logs"]["error_log"]))
         made = TransferJob(job_id, str(job["system"]), str(job["working_directory"]), logs)
         found = values["directives"]
-        return made, None if found is None else _DIRECTIVES.validate_python(found)
+        return made, None if found is None else _directives(**found)
     except (ValueError, LookupError, TypeError, RecursionError, zlib.error) as error:
         raise BadAnswer("The receipt of the transfer cannot be read") from error
+
+
+def _flat(directives: Directives) -> dict[str, object]:
+    return {**directives.fields, "transfer_method": directives.transfer_method}
+
+
+def _directives(*, transfer_method: object, **fields: object) -> Directives:
+    if not isinstance(transfer_method, str):
+        raise ValueError("not the name of a method")
+    told = {name: value for name, value in _FIELDS.validate_python(fields).items() if value is not None}
+    return Directives(transfer_method, told)

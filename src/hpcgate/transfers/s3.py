@@ -109,9 +109,11 @@ class S3Transfer(Transfer):
         public = Urls(self._signer, place, self._settings.public_url)
         directives = Directives(
             self.method,
-            parts_upload_urls=tuple(public.part(number) for number in range(1, parts + 1)),
-            complete_upload_url=public.of_upload("POST"),
-            max_part_size=part_size,
+            {
+                "parts_upload_urls": tuple(public.part(number) for number in range(1, parts + 1)),
+                "complete_upload_url": public.of_upload("POST"),
+                "max_part_size": part_size,
+            },
         )
         script = Script("transfer-s3-in", values, INGRESS, {"target": upload.path})
         return await self._run(principal, script, upload, place, directives)
@@ -141,7 +143,7 @@ class S3Transfer(Transfer):
             "head_url": urls.plain("HEAD"),
         }
         public = Urls(self._signer, place, self._settings.public_url)
-        directives = Directives(self.method, download_url=public.plain("GET"))
+        directives = Directives(self.method, {"download_url": public.plain("GET")})
         script = Script("transfer-s3-out", values, EGRESS, {"source": download.path})
         return await self._run(principal, script, download, place, directives)
 

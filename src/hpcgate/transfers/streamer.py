@@ -142,5 +142,5 @@ class StreamerTransfer(Transfer):
         repeats = max(1, min(repeats, MAX_ADDRESSES // len(addresses)))
         coordinates = {"ports": [first, last], "ips": addresses * repeats, "secret": secret}
         encoded = base64.urlsafe_b64encode(json.dumps(coordinates).encode()).decode()
-        directives = Directives(self.method, coordinates=encoded)
+        directives = Directives(self.method, {"coordinates": encoded})
         return await self._context.start(principal, script, asked.account, asked.key, directives)

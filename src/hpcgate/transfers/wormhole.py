@@ -92,14 +92,15 @@ class WormholeTransfer(Transfer):
             BadRequest: There is no code.
             IsADirectory, PathNotFound, PermissionDenied: The target cannot take a file.
         """
-        if not upload.wormhole_code:
+        code = upload.fields.get("wormhole_code")
+        if not code:
             raise BadRequest("wormholeCode is required for an upload by wormhole.")
         await check_target(self._context.pool, principal, upload.path)
-        arguments = ["receive", "--accept-file", "--hide-progress", "-o", "new", upload.wormhole_code]
-        values = self._values(upload.wormhole_code, arguments)
+        arguments = ["receive", "--accept-file", "--hide-progress", "-o", "new", code]
+        values = self._values(code, arguments)
         body = _UPLOAD + self._program + _RECEIVED
         script = Script("transfer-wormhole-in", values, body, {"target": upload.path})
-        directives = Directives(self.method, wormhole_code=upload.wormhole_code)
+        directives = Directives(self.method, {"wormhole_code": code})
         return await self._context.start(principal, script, upload.account, upload.key, directives)
 
     async def download(self, principal: Principal, download: Download) -> Started:
@@ -112,7 +113,7 @@ class WormholeTransfer(Transfer):
         code = new_code()
         arguments = ["send", "--hide-progress", "--no-qr", "--code", code, "--", download.path.text]
         script = Script("transfer-wormhole-out", self._values(code, arguments), _DOWNLOAD + self._program + _SENT)
-        directives = Directives(self.method, wormhole_code=code)
+        directives = Directives(self.method, {"wormhole_code": code})
         return await self._context.start(principal, script, download.account, download.key, directives)
 
     def _values(self, code: str, command: list[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpcgate.api.models.status import StreamerDataTransfer, WormholeDataTransfer
+from hpcgate.api.models.data_transfer import StreamerDataTransfer, WormholeDataTransfer
 from hpcgate.config import TransferSettings
 from hpcgate.transfers.streamer import StreamerSettings
 from hpcgate.transfers.wormhole import WormholeSettings

@@ -5,12 +5,11 @@ The models of filesystem operations belong to the operations themselves (`hpcgat
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
-from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from hpcgate.api.models.base import Snake, Wire
+from hpcgate.api.models.data_transfer import DataTransfer
 
 # Errors
 
@@ -44,7 +43,7 @@ class BackendServiceType(StrEnum):
 class ServiceHealth(Wire):
     """What the last probe of a service found. `latency` is in seconds."""
 
-    service_type: BackendServiceType
+    service_type: BackendServiceType | str
     last_checked: datetime | None = None
     latency: float | None = None
     healthy: bool = False
@@ -60,7 +59,7 @@ class SSHServiceHealth(ServiceHealth):
 
 
 class S3ServiceHealth(ServiceHealth):
-    """The object store."""
+    """What a transfer stands on: the object store, or what a plug-in names."""
 
 
 class HealthCheckException(ServiceHealth):
@@ -146,7 +145,7 @@ class ProbingServices(Wire):
     """What is probed, and every how many seconds."""
 
     interval_check: int = 120
-    services: dict[BackendServiceType, ProbingService] | None = None
+    services: dict[BackendServiceType | str, ProbingService] | None = None
 
 
 class FileSystemDataType(StrEnum):
@@ -166,68 +165,6 @@ class FileSystem(Wire):
     path: str
     data_type: FileSystemDataType
     default_work_dir: bool = False
-
-
-class MultipartUpload(Snake):
-    """How large files are split for S3. Sizes in bytes."""
-
-    use_split: bool = False
-    max_part_size: int = 2147483648
-    parallel_runs: int = 3
-    tmp_folder: str = "tmp"
-
-
-class BucketLifecycleConfiguration(Snake):
-    """After how many days objects go."""
-
-    days: int = 10
-
-
-class S3DataTransfer(Wire):
-    """S3, without its secrets."""
-
-    service_type: Literal["s3"]
-    name: str
-    public_url: str
-    region: str
-    ttl: int
-    tenant: str | None = None
-    multipart: MultipartUpload = Field(default_factory=MultipartUpload)
-    bucket_lifecycle_configuration: BucketLifecycleConfiguration = Field(default_factory=BucketLifecycleConfiguration)
-
-
-def _without_login(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-PublicUrl = Annotated[str, AfterValidator(_without_login)]
-"""A URL of the configuration as users see it: without the name and password that it may hold."""
-
-
-class WormholeDataTransfer(Wire):
-    """Magic Wormhole."""
-
-    service_type: Literal["wormhole"]
-    pypi_index_url: PublicUrl | None = None
-
-
-class StreamerDataTransfer(Wire):
-    """The websocket streamer. Limits in bytes and seconds."""
-
-    service_type: Literal["streamer"]
-    pypi_index_url: PublicUrl | None = None
-    host: str | None = None
-    port_range: tuple[int, int] = (5665, 5675)
-    public_ips: list[str] | None = None
-    wait_timeout: int = 86400
-    inbound_transfer_limit: int = 5368709120
-
-
-DataTransfer = Annotated[
-    S3DataTransfer | WormholeDataTransfer | StreamerDataTransfer,
-    Field(discriminator="service_type"),
-]
 
 
 class DataOperation(Snake):

@@ -139,7 +139,7 @@ class WormholeTransferUploadRequest(BodyParameters):
 class OtherTransferRequest(BodyParameters):
     """By a method that the contract does not name, with whatever it takes."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     transfer_method: str
 
@@ -152,7 +152,8 @@ def _method(directives: Any) -> str | None:
     if isinstance(directives, dict):
         method = directives.get("transferMethod") or directives.get("transfer_method")
         return method if method in KNOWN else "other"
-    return getattr(directives, "transfer_method", None)
+    method = directives.transfer_method
+    return method if method in KNOWN else "other"
 
 
 _S3 = Annotated[S3TransferRequest, Tag("s3")]
@@ -208,7 +209,9 @@ class WormholeTransferResponse(Wire):
 
 
 class OtherTransferResponse(Wire):
-    """What the user of another method needs."""
+    """What the user of another method needs: fields of the method's own, named as it names them."""
+
+    model_config = ConfigDict(extra="allow")
 
     transfer_method: Writable
 
@@ -218,7 +221,7 @@ ResponseDirectives = Annotated[
     | Annotated[S3TransferResponse, Tag("s3")]
     | Annotated[StreamerTransferResponse, Tag("streamer")]
     | Annotated[SkipJsonSchema[OtherTransferResponse], Tag("other")],
-    Discriminator(lambda value: value.transfer_method if value.transfer_method in KNOWN else "other"),
+    Discriminator(_method),
 ]
 
 

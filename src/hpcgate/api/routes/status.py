@@ -9,6 +9,7 @@ from typing import Any, Final
 from fastapi import APIRouter
 
 from hpcgate.api.access import Access, AccessDep, GatewayDep, PrincipalDep
+from hpcgate.api.models import data_transfer
 from hpcgate.api.models import status as models
 from hpcgate.api.terms import BY_SCHEDULER, BY_SSH, PUBLIC, Terms, on
 from hpcgate.config import Cluster, IdempotencySettings
@@ -28,7 +29,6 @@ def public(cluster: Cluster) -> models.HPCCluster:
     """Return the part of a system's configuration that any user may see: no secrets, no private URLs, no health."""
     operation = cluster.data_operation
     transfer = operation.data_transfer[0] if operation.data_transfer else None
-    known = {"s3", "streamer", "wormhole"}
     return models.HPCCluster.model_validate(
         {
             "name": cluster.name,
@@ -38,7 +38,7 @@ def public(cluster: Cluster) -> models.HPCCluster:
             "file_systems": [models.FileSystem.model_validate(fs) for fs in cluster.file_systems],
             "data_operation": models.DataOperation(
                 max_ops_file_size=operation.max_ops_file_size,
-                data_transfer=transfer if transfer is not None and transfer.service_type in known else None,
+                data_transfer=None if transfer is None else data_transfer.shown(transfer),
                 transfer_methods=[each.service_type for each in operation.data_transfer],
                 datatransfer_jobs_directives=list(operation.datatransfer_jobs_directives),
             ),
@@ -99,7 +99,7 @@ def _health(result: ServiceHealth) -> models.AnyServiceHealth:
     }
     if result.path is not None:
         return models.FilesystemServiceHealth(path=result.path, **values)
-    health: models.AnyServiceHealth = _HEALTH[result.service](**values)
+    health: models.AnyServiceHealth = _HEALTH.get(result.service, models.S3ServiceHealth)(**values)
     return health
 
 
@@ -107,7 +107,6 @@ _HEALTH: Mapping[str, Any] = MappingProxyType(
     {
         "ssh": models.SSHServiceHealth,
         "scheduler": models.SchedulerServiceHealth,
-        "s3": models.S3ServiceHealth,
         "exception": models.HealthCheckException,
     }
 )

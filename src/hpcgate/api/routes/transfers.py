@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 from urllib.parse import quote, quote_from_bytes
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from hpcgate.api.access import Access, AccessDep
 from hpcgate.api.confined_jobs import confined
@@ -15,7 +15,7 @@ from hpcgate.api.json_bodies import json_body
 from hpcgate.api.models import transfers as models
 from hpcgate.api.terms import BY_JOBS, Terms, on
 from hpcgate.config.groups import Group
-from hpcgate.errors import Denied, KeyReused, NoSuchTransfer, NotSupported, UnderWay
+from hpcgate.errors import BadAnswer, Denied, KeyReused, NoSuchTransfer, NotSupported, UnderWay
 from hpcgate.filesystem.base import Path
 from hpcgate.filesystem.confinement import Reach
 from hpcgate.schedulers.once import RETRY_AFTER
@@ -125,8 +125,18 @@ def _within(source: RemotePath, target: RemotePath) -> RemotePath:
     return RemotePath(posixpath.join(target, source.name))
 
 
-def _wire(model: type[Answer], started: Started) -> Answer:
-    return model.model_validate({"transfer_job": started.job, "transfer_directives": started.directives})
+def answer_of(model: type[Answer], started: Started) -> Answer:
+    """Return what a request for a transfer is answered with.
+
+    Raises:
+        BadAnswer: The directives are not the method's.
+    """
+    directives = {**started.directives.fields, "transfer_method": started.directives.transfer_method}
+    try:
+        return model.model_validate({"transfer_job": started.job, "transfer_directives": directives})
+    except ValidationError as error:
+        # Of an earlier request they are in the user's home, and may be the user's own doing.
+        raise BadAnswer("The receipt of the transfer cannot be read") from error
 
 
 @on(JOBS)
@@ -213,17 +223,17 @@ async def post_upload(
     if key is not None and not transfer.keyed:
         raise NotSupported(f"An Idempotency-Key is not supported for transfers by {transfer.method}")
     if before is not None and before[1] is not None:
-        return _wire(models.UploadFileResponse, Started(before[0], before[1]))
+        return answer_of(models.UploadFileResponse, Started(before[0], before[1]))
     upload = Upload(
         path=request.source_path,
         account=request.account,
         file_size=getattr(directives, "file_size", None),
-        wormhole_code=getattr(directives, "wormhole_code", None),
+        fields=directives.model_dump(exclude={"transfer_method", "file_size"}),
         key=key,
     )
     started = await transfer.upload(access.principal, upload)
     access.system.telemetry.transfer(access.system.name, transfer.method, "in", upload.file_size)
-    return _wire(models.UploadFileResponse, started)
+    return answer_of(models.UploadFileResponse, started)
 
 
 @on(JOBS)
@@ -241,8 +251,8 @@ async def post_download(
     if key is not None and not transfer.keyed:
         raise NotSupported(f"An Idempotency-Key is not supported for transfers by {transfer.method}")
     if before is not None and before[1] is not None:
-        return _wire(models.DownloadFileResponse, Started(before[0], before[1]))
+        return answer_of(models.DownloadFileResponse, Started(before[0], before[1]))
     download = Download(path=request.source_path, account=request.account, key=key)
     started = await transfer.download(access.principal, download)
     access.system.telemetry.transfer(access.system.name, transfer.method, "out", None)
-    return _wire(models.DownloadFileResponse, started)
+    return answer_of(models.DownloadFileResponse, started)
