@@ -120,15 +120,15 @@ async def test_nowhere_to_run() -> None:
 
 
 async def test_nothing_is_submitted_to_a_directory_that_is_refused() -> None:
-    queue, asked = Queue(), []
+    queue, checked = Queue(), []
 
     async def check(principal: Principal, directory: str) -> None:
-        asked.append((principal, directory))
+        checked.append((principal, directory))
         raise PermissionDenied(directory)
 
     with pytest.raises(PermissionDenied):
-        await TransferJobs("Demo", "/scratch", [], queue.submit, check=check).run(ALICE, jobs.rm("/x"), None)
-    assert asked == [(ALICE, f"/scratch/{ALICE.username}")]
+        await TransferJobs("Demo", "/scratch", [], queue.submit, check=check).run(ALICE, asked.rm("/x"), None)
+    assert checked == [(ALICE, f"/scratch/{ALICE.username}")]
     assert queue.jobs == []
 
 
