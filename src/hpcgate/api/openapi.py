@@ -66,13 +66,10 @@ def install(
 ) -> None:
     """Make the app's OpenAPI complete: errors, security schemes, and the bodies that routes read by themselves."""
     bodies = tuple(models)
-    flows: dict[str, Any] = {"clientCredentials": {"scopes": scopes, "tokenUrl": token_url}}
-    if authorization_url is not None:
-        flows["authorizationCode"] = {
-            "scopes": scopes,
-            "tokenUrl": token_url,
-            "authorizationUrl": authorization_url,
-        }
+    schemes = _schemes(token_url, authorization_url, scopes, api_keys=api_keys)
+    ways: list[dict[str, Any]] = [{"HTTPBearer": []}, {"APIAuthDependency": list(scopes)}]
+    if api_keys:
+        ways.append({"APIKeyHeader": []})
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -83,46 +80,66 @@ def install(
                 routes=app.routes,
                 servers=app.servers,
             )
-            _complete(document)
+            _complete(document, bodies, schemes)
+            _protect(document, app, ways)
             openapi_names.name(document)
             openapi_examples.show(document)
             openapi_answers.show(document)
             app.openapi_schema = document
         return app.openapi_schema
 
-    def _complete(document: dict[str, Any]) -> None:
-        components = document.setdefault("components", {})
-        schemas = components.setdefault("schemas", {})
-        for unused in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(unused, None)
-        schemas |= _components((ApiResponseError, *bodies))
-        components["securitySchemes"] = {
-            "HTTPBearer": {"type": "http", "scheme": "bearer"},
-            "APIAuthDependency": {
-                "type": "oauth2",
-                "flows": flows,
-            },
-        }
-        ways: list[dict[str, Any]] = [{"HTTPBearer": []}, {"APIAuthDependency": list(scopes)}]
-        if api_keys:
-            components["securitySchemes"]["APIKeyHeader"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
-            ways.append({"APIKeyHeader": []})
-        failure = {"$ref": REF.format(model="ApiResponseError")}
-        free = {
-            (method.lower(), getattr(route, "path", ""))
-            for route in app.routes
-            if terms_of(route).public
-            for method in getattr(route, "methods", None) or ()
-        }
-        for path, methods in document["paths"].items():
-            for method, operation in methods.items():
-                operation["responses"].pop("422", None)
-                for statuses, description in (("4XX", "The request failed"), ("5XX", "The gateway or a system failed")):
-                    operation["responses"][statuses] = {
-                        "description": description,
-                        "content": {"application/json": {"schema": failure}},
-                    }
-                if (method, path) not in free:
-                    operation["security"] = ways
-
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _schemes(
+    token_url: str, authorization_url: str | None, scopes: dict[str, str], *, api_keys: bool
+) -> dict[str, Any]:
+    """Return the ways to show who asks."""
+    flows: dict[str, Any] = {"clientCredentials": {"scopes": scopes, "tokenUrl": token_url}}
+    if authorization_url is not None:
+        flows["authorizationCode"] = {
+            "scopes": scopes,
+            "tokenUrl": token_url,
+            "authorizationUrl": authorization_url,
+        }
+    schemes: dict[str, Any] = {
+        "HTTPBearer": {"type": "http", "scheme": "bearer"},
+        "APIAuthDependency": {
+            "type": "oauth2",
+            "flows": flows,
+        },
+    }
+    if api_keys:
+        schemes["APIKeyHeader"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+    return schemes
+
+
+def _complete(document: dict[str, Any], bodies: Iterable[type[BaseModel]], schemes: dict[str, Any]) -> None:
+    """Add the schemas of errors and bodies, and the ways to show who asks."""
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    schemas |= _components((ApiResponseError, *bodies))
+    components["securitySchemes"] = schemes
+
+
+def _protect(document: dict[str, Any], app: FastAPI, ways: list[dict[str, Any]]) -> None:
+    """Say of each operation what an error looks like, and of all but the public ones that they want a token."""
+    failure = {"$ref": REF.format(model="ApiResponseError")}
+    free = {
+        (method.lower(), getattr(route, "path", ""))
+        for route in app.routes
+        if terms_of(route).public
+        for method in getattr(route, "methods", None) or ()
+    }
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            operation["responses"].pop("422", None)
+            for statuses, description in (("4XX", "The request failed"), ("5XX", "The gateway or a system failed")):
+                operation["responses"][statuses] = {
+                    "description": description,
+                    "content": {"application/json": {"schema": failure}},
+                }
+            if (method, path) not in free:
+                operation["security"] = ways

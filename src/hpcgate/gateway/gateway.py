@@ -135,9 +135,8 @@ class Gateway:
             authentication = settings.auth.authentication
             jwks = Jwks(authentication)
             await stack.enter_async_context(jwks)
-            authorizer: Authorizer = Everyone()
-            if settings.auth.authorization is not None:
-                authorizer = OpenFga(settings.auth.authorization)
+            asked = settings.auth.authorization
+            authorizer: Authorizer = Everyone() if asked is None else OpenFga(asked)
             stack.push_async_callback(authorizer.close)
             carried_over = CarriedOver.of(settings, telemetry, None if before is None else before.carried_over)
             credentials = carried_over.credentials.join(stack)

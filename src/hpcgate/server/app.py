@@ -122,6 +122,16 @@ def create_app(settings: Settings) -> Application:
     )
     # As an argument it brings a warning of FastAPI's, which wants it told to the server; the server has no part in it.
     app.root_path = settings.apis_root_path
+    _add_routes(app, settings)
+    errors.install(app)
+    pages.install(app, settings.auth.authentication)
+    _describe(app, settings)
+    app.add_middleware(errors.LastResort)
+    _wrap(app, settings, telemetry)
+    return app
+
+
+def _add_routes(app: Application, settings: Settings) -> None:
     operations = APIRouter(prefix=filesystem.router.prefix, tags=list(filesystem.router.tags))
     filesystem.add_operations(operations)
     files = (filesystem.router, operations, content.router, following.router, uploads.router, archive.router)
@@ -142,25 +152,30 @@ def create_app(settings: Settings) -> Application:
     for route in app.routes:
         if isinstance(route, Route) and route.path == app.openapi_url:
             on(PUBLIC)(route.endpoint)
+
+
+def _describe(app: Application, settings: Settings) -> None:
+    """Complete the OpenAPI document."""
+    authentication = settings.auth.authentication
     for read, model in models_of(app.routes):
         read.openapi_extra = {**(read.openapi_extra or {}), "requestBody": openapi.body_schema(model)}
-    errors.install(app)
-    pages.install(app, settings.auth.authentication)
     openapi.install(
         app,
-        token_url=settings.auth.authentication.token_url,
-        authorization_url=settings.auth.authentication.authorization_url,
-        scopes=dict(settings.auth.authentication.scopes or {}),
+        token_url=authentication.token_url,
+        authorization_url=authentication.authorization_url,
+        scopes=dict(authentication.scopes or {}),
         api_keys=bool(settings.auth.api_keys),
         models=[
             *(op.Parameters for op in filesystem.registered() if op.method in ("POST", "PUT")),
             *(model for _, model in models_of(app.routes)),
         ],
     )
-    app.add_middleware(errors.LastResort)
+
+
+def _wrap(app: Application, settings: Settings, telemetry: Recorder) -> None:
+    """Put the layers around the routes, each around the one before."""
     door = Door(app.chain, app, settings.apis_root_path.rstrip("/"))
     app.chain = PlainPaths(door, merge=settings.http.merge_slashes)
-    # Each is around the one before.
     requests = None if telemetry.metrics is None else RequestMetrics(telemetry.metrics)
     if requests is not None:
         app.chain = Measured(app.chain, requests=requests)
@@ -173,18 +188,21 @@ def create_app(settings: Settings) -> Application:
         Bodies(app.chain),
         app_version=settings.app_version,
         extra=security_headers(hsts_max_age=settings.http.hsts_max_age) if settings.http.security_headers else (),
-        lines=RequestLines(
-            access=settings.logger.access_log,
-            tracing=settings.logger.enable_tracing_log,
-            tracing_headers=[(header.input, header.output) for header in settings.logger.loggable_request_headers],
-            audit=settings.audit.to is not None,
-            audit_reads=settings.audit.reads,
-            audit_required=settings.audit.required,
-        ),
+        lines=_request_lines(settings),
     )
     # A span is made by a layer.
     app.chain = envelope if telemetry.tracing is not None else ShortWay(envelope, door, envelope, requests)
-    return app
+
+
+def _request_lines(settings: Settings) -> RequestLines:
+    return RequestLines(
+        access=settings.logger.access_log,
+        tracing=settings.logger.enable_tracing_log,
+        tracing_headers=[(header.input, header.output) for header in settings.logger.loggable_request_headers],
+        audit=settings.audit.to is not None,
+        audit_reads=settings.audit.reads,
+        audit_required=settings.audit.required,
+    )
 
 
 def _servers(settings: Settings) -> list[dict[str, Any]] | None:

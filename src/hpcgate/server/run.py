@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -74,11 +75,7 @@ def serve(
         Unusable: The certificate, or a file that logs go to or come from, is of no use.
     """
     _tell(starting, "opening the logs")
-    try:
-        configure_logging(settings.logger, settings.audit)
-    except OSError as error:
-        raise Unusable(f"cannot write the audit log {settings.audit.to}: {error.strerror}") from None
-    take_over_libraries()
+    _open_logs(settings)
     _tell(starting, "reading the certificate")
     tls = None if tls_cert is None else Tls(tls_cert, tls_key)
     _tell(starting, "making the application")
@@ -87,31 +84,8 @@ def serve(
     # asyncssh asks who runs it, and a container's arbitrary user id has no name.
     os.environ.setdefault("LOGNAME", "hpcgate")
     log_config = os.environ.get(LOG_CONFIG)
-    proxies = list(settings.http.trusted_proxies)
     try:
-        app = create_app(settings)
-        config = uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            loop="uvloop",
-            http=type("Http", (Http,), _ways(settings) | {"speaks": staticmethod(app.speaks)}),
-            ws=Sockets,
-            ws_max_size=MAX_MESSAGE,
-            ws_ping_interval=PING_EVERY,
-            ws_ping_timeout=PING_EVERY,
-            # Compressed, a message may be a thousand times as long as what came of it.
-            ws_per_message_deflate=False,
-            # A logging configuration of the site's decides on uvicorn's own access log, too.
-            access_log=bool(log_config),
-            log_config=log_config,
-            server_header=False,
-            proxy_headers=bool(proxies),
-            forwarded_allow_ips=proxies,
-            ssl_context_factory=None if tls is None else (lambda *_: tls.context),
-            log_level="warning" if settings.logger.level in ("warning", "error") else "info",
-            timeout_keep_alive=cast("int", settings.http.keep_alive),
-        )
+        config = _configured(settings, host, port, tls, log_config)
     except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, YAMLError) as error:
         if log_config is None:
             raise
@@ -125,6 +99,53 @@ def serve(
         # uvicorn has told why, but not where.
         log.error("server.cannot_listen", host=host, port=port)
         raise
+    _run(config, listener, settings, tls, load, starting)
+
+
+def _open_logs(settings: Settings) -> None:
+    try:
+        configure_logging(settings.logger, settings.audit)
+    except OSError as error:
+        raise Unusable(f"cannot write the audit log {settings.audit.to}: {error.strerror}") from None
+    take_over_libraries()
+
+
+def _configured(settings: Settings, host: str, port: int, tls: Tls | None, log_config: str | None) -> uvicorn.Config:
+    """Return what uvicorn is told. It reads the site's own configuration of logging, if there is one."""
+    proxies = list(settings.http.trusted_proxies)
+    app = create_app(settings)
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        loop="uvloop",
+        http=type("Http", (Http,), _ways(settings) | {"speaks": staticmethod(app.speaks)}),
+        ws=Sockets,
+        ws_max_size=MAX_MESSAGE,
+        ws_ping_interval=PING_EVERY,
+        ws_ping_timeout=PING_EVERY,
+        # Compressed, a message may be a thousand times as long as what came of it.
+        ws_per_message_deflate=False,
+        # A logging configuration of the site's decides on uvicorn's own access log, too.
+        access_log=bool(log_config),
+        log_config=log_config,
+        server_header=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies,
+        ssl_context_factory=None if tls is None else (lambda *_: tls.context),
+        log_level="warning" if settings.logger.level in ("warning", "error") else "info",
+        timeout_keep_alive=cast("int", settings.http.keep_alive),
+    )
+
+
+def _run(
+    config: uvicorn.Config,
+    listener: socket.socket,
+    settings: Settings,
+    tls: Tls | None,
+    load: Callable[[], Settings] | None,
+    starting: Starting | None,
+) -> None:
     garbage.set_up()
     make_room_for_look_ups()
     server = Server(config)

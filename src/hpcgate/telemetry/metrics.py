@@ -20,8 +20,19 @@ class Metrics:
 
     def __init__(self) -> None:
         """Make them; nothing is served yet."""
-        self.registry = registry = CollectorRegistry()
-        system = ("system",)
+        self.registry = CollectorRegistry()
+        self._make_http(self.registry)
+        self._make_logins(self.registry)
+        self._make_asking(self.registry)
+        self._make_transfers(self.registry)
+        self.loop_lag = Histogram(
+            "hpcgate_event_loop_lag_seconds",
+            "Seconds by which a timer of the event loop was late, looked at twice a second.",
+            buckets=FAST_BUCKETS,
+            registry=self.registry,
+        )
+
+    def _make_http(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "hpcgate_http_requests",
             "Requests answered, by route, method, status and system.",
@@ -53,6 +64,8 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+
+    def _make_logins(self, registry: CollectorRegistry) -> None:
         self.logins = Counter(
             "hpcgate_ssh_logins",
             "Logins to login nodes, by outcome: ok, refused, host_key, unreachable, pool_full, failed.",
@@ -75,35 +88,37 @@ class Metrics:
         self.credential_seconds = Histogram(
             "hpcgate_ssh_credential_seconds",
             "Seconds to get a user's SSH credential.",
-            system,
+            ("system",),
             buckets=SLOW_BUCKETS,
             registry=registry,
         )
         self.handshake_seconds = Histogram(
             "hpcgate_ssh_handshake_seconds",
             "Seconds to connect to a login node and log in.",
-            system,
+            ("system",),
             buckets=SLOW_BUCKETS,
             registry=registry,
         )
+
+    def _make_asking(self, registry: CollectorRegistry) -> None:
         self.command_seconds = Histogram(
             "hpcgate_ssh_command_seconds",
             "Seconds of one command on a login node.",
-            system,
+            ("system",),
             buckets=SLOW_BUCKETS,
             registry=registry,
         )
         self.resident_seconds = Histogram(
             "hpcgate_ssh_resident_seconds",
             "Seconds of one question to a process that is kept on a login node.",
-            system,
+            ("system",),
             buckets=FAST_BUCKETS,
             registry=registry,
         )
         self.sftp_seconds = Histogram(
             "hpcgate_sftp_request_seconds",
             "Seconds of one SFTP request.",
-            system,
+            ("system",),
             buckets=FAST_BUCKETS,
             registry=registry,
         )
@@ -114,6 +129,8 @@ class Metrics:
             buckets=SLOW_BUCKETS,
             registry=registry,
         )
+
+    def _make_transfers(self, registry: CollectorRegistry) -> None:
         self.transfers = Counter(
             "hpcgate_transfers",
             "Transfers begun, by method (s3, streamer, wormhole) and direction (in, out).",
@@ -130,11 +147,5 @@ class Metrics:
             "hpcgate_transfer_jobs",
             "Jobs submitted for work on files (mv, cp, rm, compress, extract) and for transfers.",
             ("system", "kind"),
-            registry=registry,
-        )
-        self.loop_lag = Histogram(
-            "hpcgate_event_loop_lag_seconds",
-            "Seconds by which a timer of the event loop was late, looked at twice a second.",
-            buckets=FAST_BUCKETS,
             registry=registry,
         )
