@@ -38,6 +38,8 @@ UNITS = {
 }  # fmt: skip
 """Directories whose tests need nothing that runs, but for those that ask for a fixture of `RUNNING`."""
 RUNNING = {"cluster", "front", "server", "redis", "browser"}
+STARTING = {"api/routes/test_pages.py", "rates/test_buckets.py"}
+"""Files in them that start a gateway, or a Redis, by themselves."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,8 +50,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     here = Path(__file__).parent
     for item in items:
-        asked = RUNNING.intersection(getattr(item, "fixturenames", ()))
-        if item.path.relative_to(here).parts[0] in UNITS and item.path.stem not in LONGER and not asked:
+        path = item.path.relative_to(here)
+        runs = RUNNING.intersection(getattr(item, "fixturenames", ())) or str(path) in STARTING
+        if path.parts[0] in UNITS and path.stem not in LONGER and not runs:
             item.add_marker("unit")
     rooms: dict[str, list[Path]] = {}
     for path in dict.fromkeys(item.path for item in items):
