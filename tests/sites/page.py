@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from tests.cluster import test_sites_scheduler as scheduler
+from tests.sites import test_file_systems as file_systems
 from tests.sites import test_hanging_home as hanging
 from tests.sites import test_old_tools as old
 from tests.sites.operations import OPERATIONS, VERBS
@@ -39,7 +40,7 @@ The ways of file access are SFTP, an SFTP server that sshd has the login shell s
 
 def page() -> str:
     """Return the page's text."""
-    return "\n".join([INTRODUCTION, *_start_up(), *_shells(), *_surroundings(), *_scheduler()]) + "\n"
+    return "\n".join([INTRODUCTION, *_start_up(), *_shells(), *_surroundings(), *_file_systems(), *_scheduler()]) + "\n"
 
 
 def _start_up() -> Iterable[str]:
@@ -112,6 +113,26 @@ def _surroundings() -> Iterable[str]:
             if later
         ],
     )
+
+
+def _file_systems() -> Iterable[str]:
+    yield from _heading(
+        "File systems that fail",
+        "Over quota, served by NFS, Lustre, GPFS or autofs, or of few abilities: played by a file system of FUSE that"
+        " gives these errors to these calls, some only where a file is closed. In all ways of file access: what was"
+        " there before stays whole, nothing is left behind, and the same request comes right once the fault has gone."
+        " Where a part of a resumable upload is lost, even amid the file, the client is told to send that part again.",
+    )
+    rows = [
+        (
+            name,
+            _code(", ".join(f"{call}: {what}" for call, what in fault.faults.items())),
+            ", ".join(_code(operation.__name__) for operation in fault.operations),
+            "right" if fault.status is None else f"{fault.status}: {fault.words}",
+        )
+        for name, fault in file_systems.FAULTS.items()
+    ]
+    yield from _table(("it", "for instance", "for", "what comes of it"), rows)
 
 
 def _scheduler() -> Iterable[str]:

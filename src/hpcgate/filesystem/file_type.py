@@ -32,5 +32,7 @@ class FileType(Operation):
         """Run file."""
         done = await session.run(["sh", "-c", SCRIPT, "file", self.parameters.path])
         if not done.ok:
-            raise error_from_stderr(done.stderr, "stat")
+            # It says on standard output that it cannot read a file.
+            said = done.stderr if done.stderr.strip() or not done.stdout.strip() else b"file: " + done.stdout
+            raise error_from_stderr(said, "file" if said is not done.stderr else "stat")
         return shown(done.stdout.rstrip(b"\n"))

@@ -30,7 +30,7 @@ while [ -n "$rest" ]; do
   case $rest in */*) part=${rest%%/*} rest=${rest#*/} ;; *) part=$rest rest= ;; esac
   if [ ! -d "./$part" ] && ! make 2>/dev/null && [ ! -d "./$part" ]; then
     if [ -e "./$part" ] && [ -n "$rest" ]; then echo "stat: $top: Not a directory" >&2; exit 1; fi
-    make || exit 1
+    said=$(make 2>&1) || { printf '%s\n' "${said%%./*}${top%/}/${said#*./}" >&2; exit 1; }
   fi
   top=${top%/}/$part
   [ -z "$rest" ] || enter "$top"

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import re
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 
@@ -12,6 +13,7 @@ from hpcgate.ssh.files.command_output import LS, STAT, parse_listing, parse_stat
 from hpcgate.ssh.files.command_scripts import CUT, LOOK, PARTLY, PROBE, READ, TRAILER, WRITE
 from hpcgate.ssh.files.coreutils_errors import (
     NOT_REGULAR,
+    by_name,
     error_from_stderr,
     failure,
     not_regular,
@@ -301,6 +303,12 @@ def _reading(done: Completed, path: bytes, tool: str) -> GatewayError:
     return error_from_stderr(done.stderr, "dd") if number is None else unreadable(tool, path, number)
 
 
+# What has been taken cannot be read again, which is how it is seen to be whole.
+_UNREAD = re.compile(r"(?:stat|tail): .*/dev/fd/4")
+# dd's words and those of sync and truncate, of file systems that say only then that they have not stored something.
+_STORING = re.compile(r"error (?:writ|sync)ing|closing output file|f(?:data)?sync failed|failed to (?:close|truncate)")
+
+
 def lost(path: bytes) -> NeverBegan:
     """Return the error for an upload that the login node has not got all of although all was sent."""
     return NeverBegan(
@@ -312,9 +320,10 @@ def unwritable(path: bytes, done: Completed) -> GatewayError:
     """Compose the error of an upload that `WRITE` or a probe of it could not carry out, in cp's words."""
     if (refused := untrusted(done.stderr)) is not None:
         return refused
-    if done.exit_status == CUT:
+    unread = [line for line in by_name(done.stderr.decode("utf-8", "replace")).splitlines() if _UNREAD.match(line)]
+    if done.exit_status == CUT and number_in(unread) is None:
         return lost(path)
-    lines = stderr_lines(done.stderr, "dd")
+    lines = unread if done.exit_status == CUT else stderr_lines(done.stderr, "dd")
     if NOT_REGULAR in lines:
         return not_regular("cp", path)
     number = number_in(lines)
@@ -323,6 +332,6 @@ def unwritable(path: bytes, done: Completed) -> GatewayError:
     partly = [line for line in done.words.splitlines() if line.startswith(PARTLY)]
     if partly:
         return failure(f"{partly[0]}: cp: error writing {quote(path)}", number)
-    if any("error writing" in line for line in lines):
+    if any(_STORING.search(line) for line in lines):
         return failure(f"cp: error writing {quote(path)}", number)
     return failure(f"cp: cannot create regular file {quote(path)}", number)

@@ -231,7 +231,8 @@ mv -fT -- "$tmp" "$t" || exit 1
 printf %s "$n"
 """
 )
-# $1 the file that could not be written, $2 a temporary name: what a full disk says, it says again to a few more bytes.
+# $1 the file that could not be written, $2 a temporary name: what a full disk says, it says again to a few more bytes,
+# be it only where they are to be on disk, or where the file is closed.
 PROBE = (
     ENTER
     + CUT_OFF
@@ -243,6 +244,6 @@ t=./$2
 clear_up() { rm -f -- "$t"; }
 set -C
 exec 4>"$t"
-dd if=/dev/zero bs=65536 count=16 status=none >&4
+dd if=/dev/zero bs=65536 count=16 conv=fsync status=none >&4
 """
 )

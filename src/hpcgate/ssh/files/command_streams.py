@@ -64,16 +64,33 @@ fi
 printf '%s\\0%s\\0%s\\0\\0' "$n" "$home" "$base"
 """
 )
+# File systems may say of what was written, when the file is closed, that they have lost some of it, and not which: then
+# all of it goes.
 _EXTEND = """\
 exec 3<&0
 dd of="$1" bs=262144 seek="$2" iflag=fullblock oflag=seek_bytes,nofollow conv=notrunc,nocreat status=none <&3 &
-wait "$!" || exit 1
+wait "$!" || { [ ! -f "$1" ] || [ -L "$1" ] || truncate -c -s "$2" -- "$1"; exit 1; }
 stat -c %s -- "$1"
 """
 _MAX_ROW = 64 * 1024
 """Bytes of a row that ls prints: a name and what a link holds, each byte of which takes up to four."""
 _MAX_SAID = 64 * 1024
 """Bytes that a command says before or after a file's content: attributes, a size, two paths."""
+# Gives $1 the name $2 if nobody has it. Where there are no hard links, who makes an empty file of that name has it.
+_MOVE_NEW = """\
+said=$(ln -PT -- "$1" "$2" 2>&1) && exec rm -f -- "$1"
+case $said in
+  *": Operation not permitted" | *": Operation not supported" | *": Function not implemented" | *": Too many links") ;;
+  *) printf '%s\\n' "$said" >&2; exit 1 ;;
+esac
+set -C
+if [ -L "$2" ] || ! : 2>/dev/null >"$2"; then
+  [ -e "$2" ] || [ -L "$2" ] || { printf '%s\\n' "$said" >&2; exit 1; }
+  echo "ln: failed to create hard link '$2': File exists" >&2
+  exit 1
+fi
+mv -fT -- "$1" "$2" || { rm -f -- "$2"; exit 1; }
+"""
 _CREATE = '[ -z "$2" ] || umask 077; set -C; : > "$1"'
 
 
@@ -245,9 +262,7 @@ class CommandStreams(CommandFiles):
         if not exclusive:
             await self.rename(source, target)
             return
-        # -P: of a link, if there is one by now, not what it leads to.
-        await self.command("ln", "-PT", "--", source, target, otherwise=AlreadyExists)
-        await self.command("rm", "-f", "--", source)
+        await move_new(self._runner, source, target)
 
     async def resolve(self, path: bytes) -> bytes:
         """Follow links, in a shell."""
@@ -320,6 +335,17 @@ async def create_by_command(runner: Runner, path: bytes, *, private: bool = Fals
     if not done.ok:
         number = number_in(stderr_lines(done.stderr, "cp"))
         raise failure(f"cp: cannot create regular file {quote(path)}", number or errno.EEXIST)
+
+
+async def move_new(runner: Runner, source: bytes, target: bytes) -> None:
+    """Rename, in a shell, by ``ln`` and ``rm``, which replace nothing.
+
+    Raises:
+        AlreadyExists: There is a target.
+    """
+    done = await runner.run(["sh", "-c", _MOVE_NEW, "ln", source, target])
+    if not done.ok:
+        raise error_from_stderr(done.stderr, "ln", otherwise=AlreadyExists)
 
 
 async def _refuse_existing(runner: Runner, path: bytes) -> None:

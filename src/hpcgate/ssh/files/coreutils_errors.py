@@ -51,10 +51,38 @@ _REASONS: dict[int, tuple[str, type[GatewayError]]] = {
     errno.EFBIG: ("File too large", BadRequest),
     errno.EOVERFLOW: ("Value too large for defined data type", BadRequest),
     errno.EOPNOTSUPP: ("Operation not supported", BadRequest),
+    errno.ENOSYS: ("Function not implemented", BadRequest),
+    errno.ENOTTY: ("Inappropriate ioctl for device", BadRequest),
     errno.E2BIG: ("Argument list too long", BadRequest),
     errno.EIO: ("Input/output error", CommandFailed),
     errno.ESTALE: ("Stale file handle", CommandFailed),
     errno.ENOMEM: ("Cannot allocate memory", CommandFailed),
+    # What file servers and their clients say: NFS, Lustre, GPFS, CIFS, autofs, FUSE. Keys are Kerberos's.
+    errno.EKEYEXPIRED: ("Key has expired", PermissionDenied),
+    errno.ENOKEY: ("Required key not available", PermissionDenied),
+    errno.EKEYREVOKED: ("Key has been revoked", PermissionDenied),
+    errno.EKEYREJECTED: ("Key was rejected by service", PermissionDenied),
+    errno.EHOSTDOWN: ("Host is down", CommandFailed),
+    errno.EHOSTUNREACH: ("No route to host", CommandFailed),
+    errno.ETIMEDOUT: ("Connection timed out", CommandFailed),
+    errno.ECONNREFUSED: ("Connection refused", CommandFailed),
+    errno.ECONNRESET: ("Connection reset by peer", CommandFailed),
+    errno.ENOTCONN: ("Transport endpoint is not connected", CommandFailed),
+    errno.ESHUTDOWN: ("Cannot send after transport endpoint shutdown", CommandFailed),
+    errno.ECONNABORTED: ("Software caused connection abort", CommandFailed),
+    errno.EREMOTEIO: ("Remote I/O error", CommandFailed),
+    errno.ENOLINK: ("Link has been severed", CommandFailed),
+    errno.ECOMM: ("Communication error on send", CommandFailed),
+    errno.EPROTO: ("Protocol error", CommandFailed),
+    errno.ENOLCK: ("No locks available", CommandFailed),
+    errno.EDEADLK: ("Resource deadlock avoided", CommandFailed),
+    errno.EAGAIN: ("Resource temporarily unavailable", CommandFailed),
+    errno.EINTR: ("Interrupted system call", CommandFailed),
+    errno.ENODATA: ("No data available", CommandFailed),
+    errno.EUCLEAN: ("Structure needs cleaning", CommandFailed),
+    errno.EBADMSG: ("Bad message", CommandFailed),
+    errno.ENFILE: ("Too many open files in system", CommandFailed),
+    errno.EMFILE: ("Too many open files", CommandFailed),
 }
 _MAKESHIFT = re.compile(re.escape(HIDDEN) + r"|['\"\u2018 ](?:\.{1,2}/|/dev/fd/)|: write error: ")
 _NUMBERS = {text: number for number, (text, _) in _REASONS.items()}
@@ -73,6 +101,8 @@ _MISSING = re.compile(
 # dash; bash and ksh, which say EAGAIN's text; busybox.
 _NO_PROCESS = re.compile(r"[Cc](?:annot|an't) fork|fork: (?:retry: )?Resource temporarily unavailable")
 
+FAILURE = "Failure"
+"""What OpenSSH's SFTP server says of all errors but four (sftp-server.c, errno_to_portable)."""
 NOT_REGULAR = "Not a regular file"
 """Said of a FIFO, a socket or a device, which are never opened: the first would block, the last may never end."""
 
@@ -107,8 +137,10 @@ def naming(path: bytes) -> Iterator[None]:
 def _naming(line: str, path: bytes) -> str:
     number = number_in([line])
     # A path at the beginning is that of something else: `hpcgate.ssh.files.footing`.
-    if number is None or line.startswith("/") or not _MAKESHIFT.search(line):
+    if line.startswith("/") or not _MAKESHIFT.search(line):
         return line
+    if number is None:
+        return f"cp: error writing {quote(path)}: {FAILURE}" if line.endswith(f": {FAILURE}") else line
     doing = "error writing" if re.search("error writing|write error", line) else "cannot create regular file"
     return f"cp: {doing} {quote(path)}: {reason(number)}"
 

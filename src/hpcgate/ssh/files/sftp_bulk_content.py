@@ -8,9 +8,7 @@ from typing import TypeVar
 
 import asyncssh
 
-from hpcgate.errors import TimedOut
-from hpcgate.ssh.errors import translate
-from hpcgate.ssh.files.coreutils_errors import quote
+from hpcgate.errors import GatewayError, TimedOut
 from hpcgate.ssh.files.protocol import Attributes
 from hpcgate.ssh.files.sftp_bulk import BulkSftp
 from hpcgate.ssh.files.sftp_requests import SftpRequests
@@ -19,6 +17,8 @@ from hpcgate.ssh.pace import Pace
 from hpcgate.telemetry.containment import contained
 
 T = TypeVar("T")
+Why = Callable[[asyncssh.SFTPError, int], Awaitable[GatewayError]]
+"""Tells why a file cannot be read at some place."""
 
 MAX = 16
 """Requests of one stream under way at a time at most; with 255 KiB each, that is 4 MiB."""
@@ -47,8 +47,10 @@ class BulkContent:
         self._give_up = give_up
 
     @asynccontextmanager
-    async def open(self, path: bytes, flags: int, mode: int | None = None) -> AsyncIterator[bytes]:
-        """Open a file, and have it closed in any case."""
+    async def open(
+        self, path: bytes, flags: int, mode: int | None = None, settle: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[bytes]:
+        """Open a file, and have it closed in any case; if something fails meanwhile, by `settle`, if it is given."""
         opening = asyncio.ensure_future(self.bulk.open(path, flags, mode))
         try:
             handle = await self.wait(asyncio.shield(opening), self._requests.server.timeout)
@@ -59,12 +61,16 @@ class BulkContent:
         try:
             yield handle
         except BaseException:
-            self._close_soon(handle)
+            if settle is None:
+                self._close_soon(handle)
+            else:
+                await asyncio.shield(settle())
             raise
         await self.wait(self.bulk.close_file(handle))
 
-    async def read(self, path: bytes, handle: bytes, offset: int, left: int | None) -> AsyncGenerator[bytes]:
+    async def read(self, handle: bytes, offset: int, left: int | None, why: Why) -> AsyncGenerator[bytes]:
         """Yield bytes of an open file, by READs side by side; `left` is how many, None for all."""
+        begin = offset
         bulk, loop = self.bulk, asyncio.get_running_loop()
         window: deque[tuple[asyncio.Future[tuple[int, bytes]], int, int, float]] = deque()
         width = _Width()
@@ -91,8 +97,7 @@ class BulkContent:
                     return
                 yield content
         except asyncssh.SFTPError as error:
-            self._requests.check(error, path)
-            raise translate(error, f"cat: {quote(path)}") from error
+            raise await why(error, begin) from error
         finally:
             for answer, *_ in window:
                 answer.cancel()
@@ -143,17 +148,17 @@ class _Width:
 class Opened:
     """`hpcgate.ssh.files.streams.OpenFile` by SFTP."""
 
-    __slots__ = ("_content", "_handle", "_path", "attributes")
+    __slots__ = ("_content", "_handle", "_why", "attributes")
 
-    def __init__(self, content: BulkContent, path: bytes, handle: bytes, attributes: Attributes) -> None:
+    def __init__(self, content: BulkContent, handle: bytes, attributes: Attributes, why: Why) -> None:
         self.attributes = attributes
         self._content = content
-        self._path = path
         self._handle = handle
+        self._why = why
 
     def blocks(self, offset: int, size: int | None) -> AsyncGenerator[bytes]:
         """Read, by READs side by side."""
-        return self._content.read(self._path, self._handle, offset, size)
+        return self._content.read(self._handle, offset, size, self._why)
 
 
 class Writer:

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import asyncssh
 
-from hpcgate.errors import CommandFailed, GatewayError
+from hpcgate.errors import GatewayError
 from hpcgate.ssh.errors import translate
 from hpcgate.ssh.files.command_files import CommandFiles
 from hpcgate.ssh.files.coreutils_errors import naming, quote
@@ -32,7 +32,7 @@ from hpcgate.ssh.files.protocol import (
 from hpcgate.ssh.files.sftp_content import SftpContent, cancel
 from hpcgate.ssh.files.sftp_listing import SftpListing
 from hpcgate.ssh.files.sftp_requests import CLEANING, SftpRequests, SftpServer
-from hpcgate.ssh.files.sftp_targets import SftpTargets, adopted
+from hpcgate.ssh.files.sftp_targets import SftpTargets, adopted, unkept
 from hpcgate.ssh.runner import Runner
 
 
@@ -139,6 +139,7 @@ class SftpFiles:
         self, path: bytes, *, offset: int = 0, size: int | None = None, tool: str = "cat"
     ) -> AsyncIterator[bytes]:
         """Yield a file's bytes, by up to `WINDOW` READs at a time."""
+        told = 0
         try:
             length = await self._content.check_regular(path, tool)
             async with self._content.open(path, asyncssh.FXF_READ) as file:
@@ -146,9 +147,10 @@ class SftpFiles:
                 left = length - offset if size is None and length else size
                 async for block in self._content.blocks(file, offset, left):
                     yield block
+                    told += len(block)
         except asyncssh.SFTPError as error:
             self._requests.check(error, path)
-            await self._commands.read(path, offset=offset, size=0, tool=tool)
+            await self._commands.read(path, offset=offset + told, size=1, tool=tool)
             raise translate(error, f"{tool}: {quote(path)}") from error
 
     async def write(self, path: bytes, content: AsyncIterable[bytes], *, mode: int | None = None) -> int:
@@ -167,12 +169,12 @@ class SftpFiles:
                     if old is not None:
                         mode = await self._adopt_group(file, old, path)
                     if mode is not None:
-                        await self._ask(file.setstat, asyncssh.SFTPAttrs(permissions=stat.S_IMODE(mode)))
+                        await self._set_mode(file, mode, path)
                 with naming(path):
                     await self._move(temporary, target)
             except asyncssh.SFTPError as error:
                 self._requests.check(error, path)
-                raise await self._why_not_written(path) from error
+                raise await self._why_not_written(path, error) from error
         except BaseException:
             await self._sweep(temporary)
             raise
@@ -235,15 +237,22 @@ class SftpFiles:
             return without_group(mode)
         return mode
 
+    async def _set_mode(self, file: asyncssh.SFTPClientFile, mode: int, path: bytes) -> None:
+        try:
+            await self._ask(file.setstat, asyncssh.SFTPAttrs(permissions=stat.S_IMODE(mode)))
+        except asyncssh.SFTPError as error:
+            self._requests.check(error, path)
+            raise unkept(path, error) from error
+
     async def _move(self, temporary: bytes, target: bytes) -> None:
         with self._requests.fallback(target):
             await self._ask(self._sftp.posix_rename, temporary, target)
             return
         await self._commands.rename(temporary, target)
 
-    async def _why_not_written(self, path: bytes) -> GatewayError:
+    async def _why_not_written(self, path: bytes, error: asyncssh.SFTPError) -> GatewayError:
         said = await self._commands.why_not_written(path)
-        return said if said is not None else CommandFailed(f"cp: error writing {quote(path)}")
+        return said if said is not None else translate(error, f"cp: error writing {quote(path)}")
 
     async def _sweep(self, temporary: bytes) -> None:
         if self._requests.abandoned:

@@ -6,14 +6,15 @@ import stat
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import asyncssh
 from asyncssh.sftp import SFTPName
 
-from hpcgate.errors import AlreadyExists, BadRequest, CommandFailed, GatewayError, PathNotFound
+from hpcgate.errors import BadRequest, CommandFailed, GatewayError, PathNotFound
 from hpcgate.ssh.errors import translate
-from hpcgate.ssh.files.command_streams import CommandStreams, create_by_command
+from hpcgate.ssh.files.command_streams import CommandStreams, create_by_command, move_new
 from hpcgate.ssh.files.coreutils_errors import failure, naming, not_regular, number_in, quote, unreadable
 from hpcgate.ssh.files.footing import Pinned, resolve
 from hpcgate.ssh.files.private_directory import PRIVATE_MODE, PrivateDirectory, is_private, not_private
@@ -23,7 +24,7 @@ from hpcgate.ssh.files.sftp_bulk_content import BulkContent, Opened, Writer
 from hpcgate.ssh.files.sftp_files import SftpFiles
 from hpcgate.ssh.files.sftp_listing import look_inside
 from hpcgate.ssh.files.sftp_requests import CLEANING
-from hpcgate.ssh.files.sftp_targets import adopted
+from hpcgate.ssh.files.sftp_targets import adopted, unkept
 from hpcgate.ssh.files.streams import SYNC_PATIENCE, OpenFile, Ready, StreamRunner
 from hpcgate.ssh.pace import Pace
 
@@ -80,13 +81,13 @@ class SftpStreams(SftpFiles):
                 if (before.dev, before.ino) == (after.dev, after.ino):
                     attributes = replace(after, size=inside.size, mtime=inside.mtime)
                     stack.push_async_exit(attempt.pop_all())
-                    return Opened(self._bytes, path, handle, attributes)
+                    return Opened(self._bytes, handle, attributes, partial(self._why_not_read, path))
             before = after
         raise CommandFailed(f"cat: {quote(path)}: the file is replaced too often to be read")
 
-    async def _why_not_read(self, path: bytes, error: asyncssh.SFTPError) -> GatewayError:
+    async def _why_not_read(self, path: bytes, error: asyncssh.SFTPError, offset: int = 0) -> GatewayError:
         self._requests.check(error, path)
-        await self._commands.read(path, size=0)
+        await self._commands.read(path, offset=offset, size=1)
         return translate(error, f"cat: {quote(path)}")
 
     async def scan(
@@ -192,7 +193,7 @@ class SftpStreams(SftpFiles):
                         await there.overwrite_mounted(path, base, staged, writer.end)
             except asyncssh.SFTPError as error:
                 self._requests.check(error, path)
-                raise await self._why_not_written(path) from error
+                raise await self._why_not_written(path, error) from error
         except BaseException:
             await self._sweep(temporary)
             raise
@@ -208,30 +209,60 @@ class SftpStreams(SftpFiles):
             except asyncssh.SFTPError as error:
                 self._requests.check(error, path)
                 mode = without_group(mode)
-        await self._bytes.wait(self._bulk.set_mode(handle, mode))
+        try:
+            await self._bytes.wait(self._bulk.set_mode(handle, mode))
+        except asyncssh.SFTPError as error:
+            self._requests.check(error, path)
+            raise unkept(path, error) from error
 
     async def extend(self, path: bytes, content: AsyncIterable[bytes], *, offset: int) -> int:
-        """Write in place, by WRITEs side by side; SETSTAT cuts off what lies behind one that failed."""
+        """Write in place, by WRITEs side by side; where one or the closing fails, SETSTAT cuts all of them off."""
+        writer: Writer | None = None
+        whole = True
+
+        async def settle() -> None:
+            nonlocal whole
+            whole = writer is None or await self._settle(writer)
+
         try:
-            async with self._bytes.open(path, asyncssh.FXF_WRITE) as handle:
+            async with self._bytes.open(path, asyncssh.FXF_WRITE, settle=settle) as handle:
                 writer = Writer(self._bytes, handle, offset)
-                try:
-                    await writer.write(content)
-                except BaseException:
-                    await asyncio.shield(self._settle(writer))
-                    raise
+                await writer.write(content)
         except asyncssh.SFTPError as error:
             self._requests.check(error, path)
             await self.stat(path)
-            raise await self._why_not_written(path) from error
+            try:
+                # Before there is room again.
+                raise await self._why_not_written(path, error) from error
+            finally:
+                if writer is not None:
+                    await self._cut(path, offset)
+        except BaseException:
+            if not whole:
+                await asyncio.shield(self._cut(path, offset))
+            raise
         return writer.end
 
-    async def _settle(self, writer: Writer) -> None:
-        """Wait for what is under way; if a write failed, cut off those behind it that did not."""
-        with suppress(TimeoutError, asyncssh.SFTPError, GatewayError):
+    async def _settle(self, writer: Writer) -> bool:
+        """Wait for what is under way, close the file, and say whether none of it is known to have failed.
+
+        A file system may say of a write, or when the file is closed, that it has lost what it had taken before, and it
+        does not say how much, or where.
+        """
+        with suppress(TimeoutError, GatewayError):
             async with asyncio.timeout(2 * CLEANING):
-                if not await writer.settle():
-                    await self._bulk.resize_file(writer.handle, writer.end)
+                whole = await writer.settle()
+                try:
+                    await self._bulk.close_file(writer.handle)
+                except asyncssh.SFTPError:
+                    return False
+                return whole
+        return True
+
+    async def _cut(self, path: bytes, size: int) -> None:
+        """Cut off what may have gaps; if even that fails, it is told of what was done before."""
+        with suppress(GatewayError):
+            await self.truncate(path, size)
 
     async def create(self, path: bytes, *, private: bool = False) -> None:
         """Make an empty file, by OPEN."""
@@ -275,8 +306,7 @@ class SftpStreams(SftpFiles):
             with suppress(asyncssh.SFTPError):
                 await self._ask(self._sftp.lstat, target)
                 raise failure(f"cp: cannot create regular file {quote(target)}", errno.EEXIST) from error
-            await self._commands.command("ln", "-PT", "--", source, target, otherwise=AlreadyExists)
-            await self._sweep(source)
+            await move_new(self.runner, source, target)
 
     async def resolve(self, path: bytes) -> bytes:
         """Follow links, by a command."""

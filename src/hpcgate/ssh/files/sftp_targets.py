@@ -6,7 +6,8 @@ import stat
 
 import asyncssh
 
-from hpcgate.errors import ConnectionLost, LoginNodeError
+from hpcgate.errors import ConnectionLost, GatewayError, LoginNodeError
+from hpcgate.ssh.errors import translate
 from hpcgate.ssh.files.command_files import CommandFiles
 from hpcgate.ssh.files.coreutils_errors import failure, not_regular, quote
 from hpcgate.ssh.files.footing import Footing, Self, Step, ancestors, parent, resolve
@@ -149,6 +150,12 @@ class SftpTargets:
             found.permissions = without_group(found.permissions or 0)
             return found
         return None if done.stdout else found
+
+
+def unkept(path: bytes, error: asyncssh.SFTPError) -> GatewayError:
+    """Return the error for a file that cannot get the mode of the one that it replaces."""
+    words = f"cp: preserving permissions for {quote(path)}"
+    return failure(words, errno.EPERM) if isinstance(error, asyncssh.SFTPPermissionDenied) else translate(error, words)
 
 
 def adopted(old: asyncssh.SFTPAttrs, owner: int | None) -> int:

@@ -76,7 +76,8 @@ class Streams(RemoteFiles, Protocol):
     async def extend(self, path: bytes, content: AsyncIterable[bytes], *, offset: int) -> int:
         """Write into an existing file from `offset` on and return where the content ends.
 
-        Whatever fails, the content's own source too: what was written has no gap, and the file ends with it.
+        Whatever fails: what was written has no gap, and the file ends with it. If the content's own source fails, that
+        is all that it gave; if writing or closing does, nothing, for the file system may have lost what it had taken.
         """
 
     async def create(self, path: bytes, *, private: bool = False) -> None:
