@@ -12,7 +12,7 @@ from hpcgate.config import Cluster, Settings, plugin
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.diagnosis.idp import look_at_idp
 from hpcgate.diagnosis.system import Crowds, Who, look_at_system
-from hpcgate.ssh.survey import Finding
+from hpcgate.ssh.survey import Finding, Surveyor
 
 IDP = "IdP"
 
@@ -54,11 +54,11 @@ async def walk(settings: Settings, token: str | None = None) -> list[tuple[str, 
         authorizer = None if settings.auth.authorization is None else OpenFga(settings.auth.authorization)
         if authorizer is not None:
             stack.push_async_callback(authorizer.close)
-        crowds = Crowds()
+        crowds, surveyor = Crowds(), Surveyor()
         idp, *systems = await asyncio.gather(
             _about_idp(settings, jwks),
             *(
-                look_at_system(cluster, credentials, who(cluster), authorizer, crowds=crowds)
+                look_at_system(cluster, credentials, who(cluster), authorizer, crowds=crowds, surveyor=surveyor)
                 for cluster in settings.clusters
             ),
         )

@@ -35,7 +35,7 @@ from hpcgate.schedulers.slurm.rest.problems import DaemonDown
 from hpcgate.ssh import preflight
 from hpcgate.ssh.nodes import Node
 from hpcgate.ssh.pool import Pool
-from hpcgate.ssh.survey import Finding, survey
+from hpcgate.ssh.survey import Finding, Surveyor
 from hpcgate.transfers.base import Script, Service, Transfer, TransferContext, TransferJob
 
 LOOKED_FOR = 20
@@ -98,6 +98,7 @@ async def look_at_system(
     authorizer: Authorizer | None = None,
     *,
     crowds: Crowds,
+    surveyor: Surveyor,
 ) -> list[tuple[str, Finding]]:
     """Look at a system, at all of it at the same time where that changes no result.
 
@@ -107,6 +108,7 @@ async def look_at_system(
         who: Whom to log in as; None if there is nobody, then what needs a login is left out.
         authorizer: The service that says who may use which system, if there is one.
         crowds: How each login node took many logins at once, found out by the first system that asks.
+        surveyor: What each machine shows, found out by the first system that asks.
 
     Returns:
         What each finding is about, and the finding.
@@ -114,7 +116,7 @@ async def look_at_system(
     stores = asyncio.create_task(_stores(settings, credentials))
     try:
         about = settings.name
-        found = [(about, finding) for finding in await survey(settings.name, settings.ssh)]
+        found = [(about, finding) for finding in await surveyor.survey(settings.name, settings.ssh)]
         found += await _as_somebody(settings, credentials, who, authorizer, crowds)
         found += [(about, finding) for finding in await stores]
     finally:

@@ -65,6 +65,14 @@ class Trusted:
         return [*_CERTIFICATE_ALGORITHMS, *plain] if self.authorities else plain
 
     @property
+    def lines(self) -> tuple[tuple[bytes, ...], ...]:
+        """All of it in OpenSSH's format, to tell it from others."""
+        return tuple(
+            tuple(key.export_public_key("openssh") for key in keys)
+            for keys in (self.keys, self.authorities, self.revoked)
+        )
+
+    @property
     def fingerprints(self) -> str:
         """The fingerprints of what is trusted, for messages."""
         shown = [key.get_fingerprint() for key in self.keys]

@@ -1,8 +1,9 @@
 """What login nodes and jump hosts show of themselves before anybody logs in, and whether it would be accepted."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import asyncssh
 
@@ -10,6 +11,8 @@ from hpcgate.config import SshSettings
 from hpcgate.errors import HostKeyRefused
 from hpcgate.ssh.host_keys import HostKeys, Trusted
 from hpcgate.ssh.login import CIPHERS
+
+T = TypeVar("T")
 
 _KINDS = (
     ["ssh-ed25519"],
@@ -43,27 +46,80 @@ class Finding:
     check: str = "host key"
 
 
-async def survey(system: str, settings: SshSettings) -> list[Finding]:
-    """Look at the machines of a system by the gateway's own rules; no user's name and no credential is sent.
+class Surveyor:
+    """Looks at machines by the gateway's own rules; no user's name and no credential is sent.
 
-    What lies behind a jump host cannot be seen without logging in there, and is said to be unseen.
+    Several systems may have the same machine, and its sshd may punish an address that comes too often: what one shows,
+    and whether it proves to have what is expected, is asked for once.
     """
+
+    def __init__(self) -> None:
+        self._turns: dict[tuple[str, int], asyncio.Lock] = {}
+        self._shown: dict[tuple[str, int], Sequence[asyncssh.SSHKey] | Exception] = {}
+        self._accepted: dict[tuple[str, int, tuple[tuple[bytes, ...], ...]], bool | Exception] = {}
+
+    async def survey(self, system: str, settings: SshSettings) -> list[Finding]:
+        """Look at the machines of a system.
+
+        What lies behind a jump host cannot be seen without logging in there, and is said to be unseen.
+        """
+        return await _survey(self, system, settings)
+
+    async def shown(self, host: str, port: int, patience: float) -> Sequence[asyncssh.SSHKey]:
+        """Return the keys that a machine shows.
+
+        Raises:
+            OSError, TimeoutError, asyncssh.Error: It does not answer.
+        """
+        async with self._turns.setdefault((host, port), asyncio.Lock()):
+            found = self._shown.get((host, port))
+            if found is None:
+                found = self._shown[host, port] = await _or_error(_shown(host, port, patience))
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def accepted(self, host: str, port: int, trusted: Trusted, patience: float) -> bool:
+        """Say whether a machine proves to have a key that is trusted.
+
+        Raises:
+            OSError, TimeoutError, asyncssh.Error: It does not answer.
+        """
+        expected = (host, port, trusted.lines)
+        async with self._turns.setdefault((host, port), asyncio.Lock()):
+            found = self._accepted.get(expected)
+            if found is None:
+                found = self._accepted[expected] = await _or_error(_accepted(host, port, trusted, patience))
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+async def _or_error(asked: Awaitable[T]) -> T | Exception:
+    """Return what comes of it, or why nothing does: others want to know as well."""
+    try:
+        return await asked
+    except (OSError, TimeoutError, asyncssh.Error) as error:
+        return error
+
+
+async def _survey(surveyor: Surveyor, system: str, settings: SshSettings) -> list[Finding]:
     jump = HostKeys(system, "jump host", settings.proxy_host_keys, settings.known_hosts, settings.strict_host_keys)
     node = HostKeys(system, "login node", settings.host_keys, settings.known_hosts, settings.strict_host_keys)
     if settings.proxy_host is None:
-        return [found for host, port in settings.nodes for found in await _look(node, host, port, settings)]
-    found = await _look(jump, settings.proxy_host, settings.proxy_port or 22, settings)
+        return [found for host, port in settings.nodes for found in await _look(surveyor, node, host, port, settings)]
+    found = await _look(surveyor, jump, settings.proxy_host, settings.proxy_port or 22, settings)
     for host, port in settings.nodes:
         text = f"the login node {host}:{port} lies behind the jump host and was not looked at"
         found.append(Finding(None, text))
     return found
 
 
-async def _look(policy: HostKeys, host: str, port: int, settings: SshSettings) -> list[Finding]:
+async def _look(surveyor: Surveyor, policy: HostKeys, host: str, port: int, settings: SshSettings) -> list[Finding]:
     name = f"{policy.role} {host}:{port}"
     patience = settings.timeout.connection
     try:
-        shown = await _shown(host, port, patience)
+        shown = await surveyor.shown(host, port, patience)
     except (OSError, TimeoutError, asyncssh.Error) as error:
         return [_silent(name, error)]
     seen = f"{name} shows {', '.join(f'{key.get_algorithm()} {key.get_fingerprint()}' for key in shown)}"
@@ -84,7 +140,7 @@ async def _look(policy: HostKeys, host: str, port: int, settings: SshSettings) -
     except HostKeyRefused as error:
         return [Finding(False, f"{seen}; refused: {error.message}", f"compare with the machine itself, {add}")]
     try:
-        accepted = await _accepted(host, port, trusted, patience)
+        accepted = await surveyor.accepted(host, port, trusted, patience)
     except (OSError, TimeoutError, asyncssh.Error) as error:
         return [_silent(name, error)]
     if accepted:
