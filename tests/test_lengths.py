@@ -54,7 +54,7 @@ def lengths(path: Path) -> Iterator[tuple[str, int]]:
             yield f"{path.relative_to(ROOT)} {node.name}", node.end_lineno - node.lineno + 1
 
 
-def test_functions_are_short() -> None:
+def test_a_function_reads_as_steps_and_is_short() -> None:
     found = [one for path in sorted(ROOT.rglob("*.py")) for one in lengths(path)]
     assert [one for one in found if one[1] > LONG_FUNCTIONS.get(one[0], MAX_FUNCTION)] == []
 
@@ -64,6 +64,6 @@ def test_a_function_that_is_short_enough_by_now_is_not_listed_as_long() -> None:
     assert LONG_FUNCTIONS.keys() - long == set()
 
 
-def test_modules_are_short() -> None:
+def test_a_module_is_short_or_listed_with_its_bound() -> None:
     found = {str(path.relative_to(ROOT)): path.read_text("utf-8").count("\n") for path in ROOT.rglob("*.py")}
     assert {name: lines for name, lines in found.items() if lines > LONG_MODULES.get(name, MAX_MODULE)} == {}
