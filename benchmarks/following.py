@@ -34,7 +34,7 @@ GROWTH = 1000
 COLUMNS = (
     "how",
     "followers",
-    "bytes lost or doubled",
+    "followers whose bytes differ from the file",
     "looks/s",
     "gateway CPU %",
     "login node CPU %",

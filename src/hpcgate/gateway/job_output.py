@@ -175,7 +175,8 @@ class JobOutput:
                     changed = asyncio.ensure_future(end.change())
                 waiting: set[asyncio.Future[Any]] = {*coming, *filter(None, (changed,))}
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if changed in done:
+                if changed is not None and changed in done:
+                    changed.result()
                     changed = None
                     if end.trouble is not None:
                         yield Degraded(end.trouble.message)
