@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -402,6 +403,33 @@ def test_an_unknown_field_within_another_is_named(model: str, method: str) -> No
     directives = {"transferMethod": method, **(METHODS[method] if "Upload" in model else {}), "size": 1}
     _, remarks = validated(BODIES[model], {"path": "/a", "transferDirectives": directives})
     assert remarks == [f'"transferDirectives.{method}.size" is not a field that is known here']
+
+
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    3,
+    1.5,
+    "x",
+    [],
+    [None, None],
+    {},
+    {"": None},
+    {"transferMethod": []},
+    {"transfer_method": {}},
+)
+
+
+@pytest.mark.parametrize("name", sorted(BODIES))
+def test_a_field_of_any_other_kind_is_refused_and_no_fault(name: str) -> None:
+    model = BODIES[name]
+    for field in model.model_fields:
+        for value in ODD:
+            with suppress(InvalidParameters):
+                validated(model, (filled(model) if name not in STRICT else {}) | {to_camel(field): value})
+    for body in ODD:
+        with suppress(InvalidParameters):
+            validated(model, body)
 
 
 SIZE = "transferDirectives.fileSize is not used: the sender tells the receiver"

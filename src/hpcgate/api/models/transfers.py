@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
 from hpcgate.api.models.base import BodyParameters, Wire, Writable
@@ -148,11 +148,13 @@ KNOWN = ("s3", "streamer", "wormhole")
 
 
 def _method(directives: Any) -> str | None:
-    """Return which model a request's directives follow."""
+    """Return which model directives follow, those of a request or of an answer; None if they are neither."""
     if isinstance(directives, dict):
         method = directives.get("transferMethod") or directives.get("transfer_method")
-        return method if method in KNOWN else "other"
-    method = directives.transfer_method
+    elif isinstance(directives, BaseModel):
+        method = getattr(directives, "transfer_method", None)
+    else:
+        return None
     return method if method in KNOWN else "other"
 
 
