@@ -47,6 +47,8 @@ def cases(top: str) -> Iterator[tuple[str, dict[str, Any], bytes]]:
         yield "kind", {"path": path}, b""
         yield "chmod", {"path": path, "mode": 0o777}, b""
         yield "change", {"path": path, "tool": "chmod", "to": "777"}, b""
+        for above in (-1, 1_000_000):
+            yield "look", {"path": path, "above": above, "start": 0, "size": 10}, b""
         yield "truncate", {"path": path, "size": 1}, b""
         yield "sync", {"path": path}, b""
         yield "extend", {"path": path, "offset": 1}, CONTENT
