@@ -117,7 +117,8 @@ class System:
             return job_id
 
         async def check(principal: Principal, directory: str) -> None:
-            await pool.perform(principal, lambda session: check_owner(session, directory), retry=True)
+            patience = settings.scheduler.timeout
+            await pool.perform(principal, lambda session: check_owner(session, directory, timeout=patience), retry=True)
 
         return cls(
             settings,

@@ -8,40 +8,49 @@ that all went well.
 import stat
 
 from hpcgate.errors import PathNotFound, PermissionDenied
+from hpcgate.ssh.files.coreutils_errors import error_from_stderr
 from hpcgate.ssh.session import Session
 
+_LOOK = 'id -u; stat -c "%u %f" -- "$1" && stat -L -c "%u 0" -- "$1"'
+"""Says who the user is, whose the name is and what, and whose the directory is that a link leads to."""
 
-async def check_owner(session: Session, directory: str) -> None:
+
+async def check_owner(session: Session, directory: str, *, timeout: float | None = None) -> None:
     """Return unless somebody else owns the directory, or a link that stands for it. One that is missing is nobody's.
 
     Where a link of the user's own leads is the user's own choice.
 
+    Args:
+        session: The user's.
+        directory: Its path.
+        timeout: Seconds that the look may take: it is a part of a submission, not of an operation; None is the
+            system's ``command_execution``.
+
     Raises:
         PermissionDenied: It is so.
+        GatewayError: It cannot be told.
     """
-    files = await session.files()
-    path = directory.encode("utf-8", "surrogateescape")
-    try:
-        found = await files.stat(path, follow=False)
-        if stat.S_ISLNK(found.mode):
-            if await _is_own(session, found.uid):
-                return
-            _refuse(directory, found.uid)
-            found = await files.stat(path)
-    except PathNotFound:
-        return  # the scheduler has the words for it
-    if not await _is_own(session, found.uid):
-        _refuse(directory, found.uid)
+    done = await session.run(["sh", "-c", _LOOK, "sh", directory.encode("utf-8", "surrogateescape")], timeout=timeout)
+    me, *found = done.stdout.decode("ascii", "replace").splitlines() or [""]
+    owned = [(int(uid), int(mode, 16)) for uid, _, mode in (line.partition(" ") for line in found)]
+    own = int(me) if me.isdecimal() else None
+    if owned and stat.S_ISLNK(owned[0][1]):
+        if _is_own(owned[0][0], own):
+            return
+        _refuse_unless_roots(directory, owned[0][0])
+    if not done.ok:
+        error = error_from_stderr(done.stderr, "stat")
+        if isinstance(error, PathNotFound):
+            return  # the scheduler has the words for it
+        raise error
+    if not _is_own(owned[-1][0], own):
+        _refuse_unless_roots(directory, owned[-1][0])
 
 
-async def _is_own(session: Session, uid: int) -> bool:
-    footings = session.node.view(session.username).footings
-    if footings.self is None or footings.self.uid != uid:
-        me = (await footings.who(session)).uid
-        return uid == me or (me < 0 and uid != 0)  # nobody knows where `id` does not say
-    return True
+def _is_own(uid: int, own: int | None) -> bool:
+    return uid == own or (own is None and uid != 0)  # nobody knows where `id` does not say
 
 
-def _refuse(directory: str, uid: int) -> None:
+def _refuse_unless_roots(directory: str, uid: int) -> None:
     if uid != 0:
         raise PermissionDenied(f"{directory}, in which transfer jobs run, belongs to somebody else: Permission denied")
