@@ -34,10 +34,10 @@ def test_whole_openapi(
     program = Path(sys.executable).with_name("schemathesis")
     argv = [str(program), "--config-file", str(config), "run", f"{attacked.url}/openapi.json", "--seed", "1"]
     argv += ["--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES)]
-    argv += ["--workers", "1", "--request-timeout", "30", "--no-shrink", "--continue-on-failure", "--warnings", "off"]
+    argv += ["--workers", "1", "--request-timeout", "300", "--no-shrink", "--continue-on-failure", "--warnings", "off"]
     argv += ["--header", f"Authorization: Bearer {token}"]
     done = subprocess.run(
-        argv, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=280, env=os.environ | HOOKS
+        argv, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=1150, env=os.environ | HOOKS
     )
     cluster.as_user("alice", ["scancel", "--me"])
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
