@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +125,19 @@ def no_controller(site: Site) -> Iterator[None]:
 Down = Callable[[Site], AbstractContextManager[None]]
 
 
+def all_of(*downs: Down) -> Down:
+    """Return what has several of them at a time."""
+
+    @contextmanager
+    def down(site: Site) -> Iterator[None]:
+        with ExitStack() as stack:
+            for each in downs:
+                stack.enter_context(each(site))
+            yield
+
+    return down
+
+
 def instead(name: str, text: str) -> Down:
     """Return what puts a text in the place of a tool."""
 
@@ -152,6 +165,9 @@ DOWN: dict[str, Down] = {
     "squeue says words alone": instead("squeue", 'echo "squeue is in maintenance until 4711"'),
     "squeue complains alone": instead("squeue", 'echo "squeue: not on this node" >&2'),
     "squeue says nothing": instead("squeue", "exit 0"),
+    "neither makes sense": all_of(
+        instead("squeue", 'echo "squeue: not on this node" >&2'), instead("sacct", "echo a b c; exit 1")
+    ),
     "squeue of no standing": instead("squeue", 'echo "slurm_load_jobs error: Invalid user id" >&2; exit 1'),
 }
 ASKING: dict[str, Callable[[httpx.Client], httpx.Response]] = {

@@ -30,7 +30,7 @@ async def check_owner(session: Session, directory: str, *, timeout: float | None
         PermissionDenied: It is so.
         GatewayError: It cannot be told.
     """
-    done = await session.run(["sh", "-c", _LOOK, "sh", directory.encode("utf-8", "surrogateescape")], timeout=timeout)
+    done = await session.run(["sh", "-c", _LOOK, "stat", directory.encode("utf-8", "surrogateescape")], timeout=timeout)
     me, *found = done.stdout.decode("ascii", "replace").splitlines() or [""]
     owned = [(int(uid), int(mode, 16)) for uid, _, mode in (line.partition(" ") for line in found)]
     own = int(me) if me.isdecimal() else None

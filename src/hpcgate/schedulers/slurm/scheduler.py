@@ -513,7 +513,8 @@ class Slurm(Scheduler):
         """Return the selected jobs of both sources.
 
         Raises:
-            GatewayError: Neither answered; the controller's own error.
+            GatewayError: Neither answered; the controller's own error, but for an answer that makes no sense to a
+                question for single jobs, which is `SchedulerUnavailable`.
             TooLarge: One source has more to say of several single jobs than is read.
         """
         live, history, age = await self._ask_both(principal, selection)
@@ -525,6 +526,9 @@ class Slurm(Scheduler):
             raise live
         absent = _Absent()
         if isinstance(live, GatewayError):
+            if isinstance(history, GatewayError) and ids and live.status == GatewayError.status:
+                # Either may know the jobs, and one that makes no sense now is no better than one that says nothing.
+                raise SchedulerUnavailable(f"the controller did not answer: {live.message}; {history.message}")
             if isinstance(history, GatewayError | NoHistory):
                 raise live
             _log.warning("slurm.degraded", system=self.system, missing="live", error=live.message)
