@@ -3,6 +3,7 @@
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 
 from hpcgate.auth import Principal
@@ -116,10 +117,6 @@ class System:
             telemetry.transfer_job(settings.name, job.name.removeprefix("transfer-"))
             return job_id
 
-        async def check(principal: Principal, directory: str) -> None:
-            patience = settings.scheduler.timeout
-            await pool.perform(principal, lambda session: check_owner(session, directory, timeout=patience), retry=True)
-
         return cls(
             settings,
             pool,
@@ -131,7 +128,7 @@ class System:
                 operation.datatransfer_jobs_directives,
                 submit,
                 operation.transfer_log_lifetime,
-                check,
+                partial(_check_directory, pool, settings.scheduler.timeout),
             ),
             HealthBoard(
                 settings.name,
@@ -194,6 +191,10 @@ class System:
             await transfer.close()
         await self.scheduler.close()
         await self.pool.close()
+
+
+async def _check_directory(pool: Pool, patience: float, principal: Principal, directory: str) -> None:
+    await pool.perform(principal, partial(check_owner, directory=directory, timeout=patience), retry=True)
 
 
 def _work_root(settings: Cluster) -> str | None:
