@@ -14,7 +14,8 @@ def test_another_host_key_at_the_same_address(cluster: Cluster, strict: bool) ->
     genuine = cluster.start_sshd()
     ssh: dict[str, list[str]] = {} if strict else {"host_keys": []}
     config = cluster.write_gateway_config(
-        cluster.directory / f"mitm-{strict}.yaml", clusters=[cluster.cluster_settings("demo", sshd=genuine, ssh=ssh)]
+        cluster.directory / f"mitm-{strict}.yaml",
+        clusters=[cluster.cluster_settings("demo", sshd=genuine, ssh=ssh, probing=None)],
     )
     gateway = cluster.start_gateway(config)
     try:
@@ -55,7 +56,8 @@ def test_another_jump_host(cluster: Cluster, pinned: bool) -> None:
     keys = [jump.host_public_key] if pinned else []
     ssh = {"proxy_host": jump.host, "proxy_port": jump.port, "proxy_host_keys": keys}
     config = cluster.write_gateway_config(
-        cluster.directory / f"mitm-jump-{pinned}.yaml", clusters=[cluster.cluster_settings("demo", ssh=ssh)]
+        cluster.directory / f"mitm-jump-{pinned}.yaml",
+        clusters=[cluster.cluster_settings("demo", ssh=ssh, probing=None)],
     )
     gateway = cluster.start_gateway(config)
     try:

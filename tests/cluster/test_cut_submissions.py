@@ -22,7 +22,7 @@ def _has_passed(line: Throttle, goal: float) -> bool:
 def test_half_a_script_is_no_job(cluster: Cluster) -> None:
     alice = cluster.user("alice")
     with Throttle(cluster.sshd.port, 4 * len(SCRIPT)) as line:
-        settings = cluster.cluster_settings("demo", ssh={"port": line.port})
+        settings = cluster.cluster_settings("demo", ssh={"port": line.port}, probing=None)
         path = cluster.directory / "tests-cut.yaml"
         gateway = cluster.start_gateway(cluster.write_gateway_config(path, clusters=[settings]))
         try:
