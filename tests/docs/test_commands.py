@@ -171,7 +171,8 @@ def test_it_works(block: Block, cluster: Cluster, site: Gateway, desk: Path, hom
     }  # fmt: skip
     text = typed(block, cluster, desk, home)
     # Whatever another block has made of it.
-    cluster.as_user(alice, ["sh", "-c", f"head -c 300000 /dev/urandom > {home}/data.h5"])
+    made = f"head -c 300000 /dev/urandom > {home}/data.h5; printf '1\\n2\\n3\\n' > {home}/steps"
+    cluster.as_user(alice, ["sh", "-c", made])
     if block.kind == "python":
         (desk / "data.h5").write_bytes(os.urandom(1000))
         names = "".join(f"{name.lower()} = {value!r}\n" for name, value in facts.items())
