@@ -127,6 +127,32 @@ def test_tasks_of_an_array_have_each_its_own(alice: Person, place: Path, ask: Ca
     assert_problem(ask(job_id), 400, f"{job_id}_1")
 
 
+HELD = {
+    "a task of an array": ("#SBATCH --array=3-9%2\n#SBATCH --output=%A-%a\necho it\n", "{}_4", "{}-4"),
+    "a heterogeneous job": ("#SBATCH -n1\n#SBATCH --output=%j\n#SBATCH hetjob\n#SBATCH -n1\necho it\n", "{}", "{}"),
+    "its first component": ("#SBATCH -n1\n#SBATCH --output=%j\n#SBATCH hetjob\n#SBATCH -n1\necho it\n", "{}+0", "{}"),
+}
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_what_has_another_id_before_its_start_is_followed_to_its_end(
+    gateway: Gateway, alice: Person, place: Path, kind: str
+) -> None:
+    """Tasks that wait together have one id, and a heterogeneous job those of its components."""
+    script, asked, file = HELD[kind]
+    job_id = submit(alice, place, script, hold=True)
+    reading = Reading()
+    with following(address(gateway, asked.format(job_id)), authorized(alice), follow="true") as events:
+        reading.take(next(events))
+        assert reading.names == ["waiting"]
+        alice.run("scontrol", "release", job_id)
+        *others, last = events
+    for event in others:
+        reading.take(event)
+    assert reading.content == (place / file.format(job_id)).read_text() == "it\n"
+    assert (last.name, last.data["state"], last.data["exitCode"]) == ("ended", "COMPLETED", 0)
+
+
 def test_a_heterogeneous_job_has_the_output_of_its_first_component(
     alice: Person, place: Path, ask: Callable[..., httpx.Response]
 ) -> None:

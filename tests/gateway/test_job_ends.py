@@ -25,13 +25,14 @@ class Answers:
     def __init__(self, *answers: Job | GatewayError) -> None:
         self.answers = list(answers)
         self.asked = 0
+        self.besides: tuple[Job, ...] = ()
 
     async def job(self, principal: Principal, job_id: str) -> Jobs:
         self.asked += 1
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, GatewayError):
             raise answer
-        return Jobs((answer,))
+        return Jobs((*self.besides, answer))
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +78,14 @@ async def test_a_scheduler_that_does_not_answer_is_told_of_and_asked_again() -> 
         assert (end.trouble, end.over) == (down, False)
         await end.change()
         assert (end.trouble, end.over, end.lost) == (None, True, False)
+
+
+async def test_jobs_that_are_told_of_besides_are_passed_over() -> None:
+    scheduler = Answers(RUNS, OVER)
+    scheduler.besides = (replace(WAITS, job_id="8"),)
+    async with JobEnds(cast(Scheduler, scheduler)).of(ALICE, RUNS) as end, asyncio.timeout(300):
+        await end.change()
+        assert (end.job, end.lost) == (OVER, False)
 
 
 @pytest.mark.parametrize(("missed", "lost"), [(MAX_LOST - 1, False), (MAX_LOST, True)])

@@ -68,7 +68,10 @@ class JobEnd:
             pause = min(pause * SLOWER, SLOWEST)
             before = self.job.status, self.job.time, self.trouble is None
             try:
-                (self.job,) = (await scheduler.job(self.principal, self.job.job_id)).jobs or (self.job,)
+                found = (await scheduler.job(self.principal, self.job.job_id)).jobs
+                # A plug-in may tell of others besides: whoever waits would wait for ever behind an error here.
+                alone = found[0] if len(found) == 1 else self.job
+                self.job = next((job for job in found if job.job_id == self.job.job_id), alone)
                 self.trouble, lost = None, 0
             except JobNotFound:
                 lost += 1

@@ -59,14 +59,18 @@ CONTENT: dict[str, Any] = {
     Form.LINES.value: {"schema": {"type": "string"}},
     OCTETS: {"schema": {"type": "string", "format": "binary"}},
 }
-_FOLLOWING: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The file from there on, and what is appended, for as long as the client stays.",
-        "content": CONTENT,
-    },
-    416: {"description": "The file is shorter than `offset`, or another one; only with application/octet-stream."},
-    429: {"description": "Too many who follow files at a time; see Retry-After."},
-}
+
+
+def answers(description: str) -> dict[int | str, dict[str, Any]]:
+    """Return what the document says of the answers of a route that follows files."""
+    return {
+        200: {"description": description, "content": CONTENT},
+        416: {"description": "The file is shorter than `offset`, or another one; only with application/octet-stream."},
+        429: {"description": "Too many who follow files at a time; see Retry-After."},
+    }
+
+
+_FOLLOWING = answers("The file from there on, and what is appended, for as long as the client stays.")
 
 
 @on(Terms(Group.FS_READ, BY_SSH))

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from hpcgate.api.access import Access, AccessDep, GatewayDep
 from hpcgate.api.following import Transcript, failure, refuse_displaced, resumed_at, until_closing
 from hpcgate.api.responses import json_of
-from hpcgate.api.routes.following import CONTENT, FORMS, KIND, LAST_EVENT_ID, RAW, Lines, MarkOf
+from hpcgate.api.routes.following import FORMS, KIND, LAST_EVENT_ID, RAW, Lines, MarkOf, answers
 from hpcgate.api.server_sent_events import Event, Form, body, headers, preferred
 from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer
 from hpcgate.api.terms import BY_JOBS, Terms, on
@@ -31,14 +31,7 @@ Offsets = Annotated[
         "of standard output, a comma, and that of standard error. By default 0.",
     ),
 ]
-_OUTPUT: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The output, to the end of the job with `follow`; else what there is of it.",
-        "content": CONTENT,
-    },
-    416: {"description": "The file is shorter than `offset`, or another one; only with application/octet-stream."},
-    429: {"description": "Too many who follow files at a time; see Retry-After."},
-}
+_OUTPUT = answers("The output, to the end of the job with `follow`; else what there is of it.")
 
 
 @on(Terms(Group.COMPUTE_READ, BY_JOBS))
