@@ -69,8 +69,10 @@ printf '%s\\0%s\\0%s\\0\\0' "$n" "$home" "$base"
 _EXTEND = """\
 exec 3<&0
 dd of="$1" bs=262144 seek="$2" iflag=fullblock oflag=seek_bytes,nofollow conv=notrunc,nocreat status=none <&3 &
-wait "$!" || { [ ! -f "$1" ] || [ -L "$1" ] || truncate -c -s "$2" -- "$1"; exit 1; }
-stat -c %s -- "$1"
+wait "$!" && exec stat -c %s -- "$1"
+# Without notrunc it cuts, of whole blocks only; a link that has come in its place meanwhile is not followed.
+[ ! -f "$1" ] || dd if=/dev/null of="$1" bs=1 seek="$2" oflag=nofollow conv=nocreat status=none
+exit 1
 """
 _MAX_ROW = 64 * 1024
 """Bytes of a row that ls prints: a name and what a link holds, each byte of which takes up to four."""
