@@ -61,9 +61,10 @@ def test_a_client_has_an_address_or_a_network(address: str, client: str) -> None
 
 
 def test_only_a_trusted_peer_says_for_whom_it_asks() -> None:
-    head = HEAD % b"X-Forwarded-For: 203.0.113.7\r\nx-forwarded-for: 203.0.113.8"
+    head = HEAD % b"X-Forwarded-For: 203.0.113.7\r\nx-forwarded-for:\t203.0.113.8 "
     headers = forwarded_in(head)
     assert [value for _, value in headers] == [b"203.0.113.7", b"203.0.113.8"]
     assert address_of("127.0.0.1", headers, None) == "127.0.0.1"
     assert address_of("127.0.0.1", headers, lambda value: value.rpartition(", ")[2]) == "203.0.113.8"
     assert address_of("127.0.0.1", [], lambda value: value) == "127.0.0.1"
+    assert forwarded_in(b"GET / HTTP/1.1\r\nX-Forwarded-For:  ") == []

@@ -44,7 +44,8 @@ def token_of(headers: Headers) -> str | None:
 _AUTHORIZATION = b"\r\nauthorization:"
 _API_KEY = b"\r\nx-api-key:"
 _VISIBLE = bytes(range(0x21, 0x7F))
-_FORWARDED = re.compile(rb"(?i)\r\nx-forwarded-for:[ \t]*([^\r\n]*)(?=\r\n)")
+# Blanks are taken off afterwards: tried in each way to share them out, a packet of them held the loop for minutes.
+_FORWARDED = re.compile(rb"(?i)\r\nx-forwarded-for:([^\r\n]*+)(?=\r\n)")
 
 
 def token_in(head: bytes) -> str | None:
@@ -74,7 +75,7 @@ def _key_in(head: bytes, at: int) -> str | None:
 
 def forwarded_in(head: bytes) -> list[tuple[bytes, bytes]]:
     """Return the ``X-Forwarded-For`` of a request that was not parsed yet."""
-    return [(b"x-forwarded-for", value) for value in _FORWARDED.findall(head)]
+    return [(b"x-forwarded-for", value.strip(b" \t")) for value in _FORWARDED.findall(head)]
 
 
 def path_in(head: bytes) -> str:

@@ -26,7 +26,7 @@ _NOISE = (
 )
 
 # The archive is there, and so is the directory: what is not there is what the archive says of itself.
-_NO_LINK = re.compile(r"^tar: .*: Cannot hard link to .*: No such file or directory$", re.MULTILINE)
+_NO_LINK = ("tar: ", ": Cannot hard link to ", ": No such file or directory")
 # GNU's, in UTF-8 and where there is no such locale, and busybox's.
 _OWN_DIRECTORY = re.compile(rf"mkdir: can(?:not|'t) create directory ['\u2018]\./{re.escape(HIDDEN)}")
 _CUT_SHORT = re.compile(r"Wrote only \d+ of \d+ bytes$")
@@ -63,7 +63,8 @@ def archive_error(
     if into is not None:
         lines = [_opening(line, into) if _OWN_DIRECTORY.match(line) else line for line in lines]
     words = "\n".join(lines[:8]) or text.strip() or "tar: failed"
-    if lines and _NO_LINK.match(lines[0]):
+    begins, within, ends = _NO_LINK
+    if lines and lines[0].startswith(begins) and within in lines[0] and lines[0].endswith(ends):
         return BadRequest(words)
     return error_from_stderr(words.encode(), "", otherwise=otherwise)
 

@@ -99,7 +99,7 @@ def parse_json(text: str) -> list[Quota] | None:
     return [_quota(item) for item in found]
 
 
-_PAIR = re.compile(r'([A-Za-z_]+)=("[^"]*"|\S*)')
+_PAIR = re.compile(r'(?<![A-Za-z_])([A-Za-z_]+)=("[^"]*"|\S*)')
 
 
 def parse_pairs(text: str) -> list[Quota] | None:

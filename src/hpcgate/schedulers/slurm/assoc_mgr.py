@@ -14,7 +14,7 @@ from hpcgate.schedulers.slurm import values
 from hpcgate.schedulers.slurm.scontrol import pairs_of
 
 _HEAD = "Current Association Manager state"
-_MINUTES = re.compile(r"([^\s=,()]+)=(N|\d{1,18})\((\d{1,18})\)")
+_MINUTES = re.compile(r"(?<![^\s=,()])([^\s=,()]+)=(N|\d{1,18})\((\d{1,18})\)")
 _USER = re.compile(r"(.*)\(\d+\)")
 
 

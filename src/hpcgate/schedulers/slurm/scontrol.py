@@ -55,7 +55,7 @@ def parse_reservations(text: str) -> tuple[Reservation, ...]:
     return pairs_of(text, "ReservationName", _reservation)
 
 
-_CONTROLLER = re.compile(r"^Slurmctld\(.*?\) at .* is (UP|DOWN)", re.MULTILINE)
+_CONTROLLER = re.compile(r"^Slurmctld\([^)\n]*\) at .* is (UP|DOWN)", re.MULTILINE)
 
 
 def parse_ping(text: str) -> bool:
