@@ -197,11 +197,12 @@ class UnderWay(Conflict):
 
     Args:
         retry_after: Seconds until the same request may be sent again.
+        words: What the scheduler's command has said so far, for instance that it waits for room in a full queue.
     """
 
-    def __init__(self, retry_after: int) -> None:
+    def __init__(self, retry_after: int, words: str = "") -> None:
         super().__init__(
-            "The submission with this Idempotency-Key is under way",
+            "The submission with this Idempotency-Key is under way" + (f": {words}" if words else ""),
             data={"reason": "under_way"},
             headers={"Retry-After": str(retry_after)},
         )

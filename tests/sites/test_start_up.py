@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -382,6 +383,47 @@ async def test_a_start_that_fails_leaves_nothing_while_the_user_stays_logged_in(
                 await try_all(session, account.place)
         await account.is_alone()
         await pool.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_a_start_that_hangs_is_waited_for_once(
+    make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, operation: str, way: str
+) -> None:
+    """Each start notes that it began and hangs: as many as there are, as many times has the user waited."""
+    pool = pool_for(way, make_pool, sshd, behind, start_up=1)
+    with Account(nodes) as account:
+        starts = account.home / "starts"
+        starts.unlink(missing_ok=True)
+        account.starts_with(f"echo >>{starts}; sleep 4711")
+        async with pool.lease(principal(account.user)) as session:
+            with suppress(NeverBegan):
+                await OPERATIONS[operation](session, account.place)
+        await pool.close()
+        assert starts.read_text().count("\n") == 1 if starts.exists() else way == "SFTP"
+        starts.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_slow_start_takes_nothing_of_the_time_that_a_command_has(
+    make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, way: str
+) -> None:
+    """However quick the machine is: a start that takes longer than a command may fails never, or at every limit."""
+    node = behind if "behind" in way else sshd
+    with Account(nodes) as account:
+        for limit in (3, 12, 48):
+            pool = make_pool(node, start_up_timeout=600, timeout={"command_execution": limit}, **WAYS[way])
+            account.starts_with(f"sleep {limit + 1}")
+            try:
+                async with pool.lease(principal(account.user)) as session:
+                    await OPERATIONS["run"](session, account.place)
+                    await OPERATIONS["submit"](session, account.place)
+                return
+            except GatewayError as error:
+                print(limit, error.message)
+            finally:
+                await pool.close()
+    pytest.fail("No command has come right whose start took longer than the command itself may")
 
 
 def end_all(user: User) -> None:

@@ -258,7 +258,7 @@ class Submissions(Generic[Job_]):
         if not isinstance(judged, Doubt):
             return UnderWay(RETRY_AFTER) if receipt.state == "held" and not isinstance(judged, str) else judged
         if receipt.state == "held":
-            return UnderWay(RETRY_AFTER)
+            return UnderWay(RETRY_AFTER, judged.words)
         try:
             job_id = await self._search(principal, receipt.mark, began)
         except Conflict:
