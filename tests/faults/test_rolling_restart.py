@@ -46,7 +46,7 @@ def test_a_rolling_restart_under_load_loses_nothing(cluster: Cluster, kind: str)
     clients = [(cluster.token(one), str(one.home)) for _ in range(6) for one in people]
     try:
         actions = dict(READS) | {"put_and_get": put_and_get}
-        with Load(proxy.url, clients, actions, pause=0.05, trust=proxy.trust) as load:
+        with Load(proxy.url, clients, actions, pause=0.2, trust=proxy.trust) as load:
             load.go_on()
             for gateway in gateways:
                 restart_softly(gateway)

@@ -222,7 +222,7 @@ def qsub(arguments):
         "arguments": " ".join(arguments),
         "depend": depend(extra),
         "submitted": int(time.time()),
-        "indices": indices,
+        "indices": list(indices),
         "range": values.get("-J"),
         "comment": None if started else "Not Running: Queue not started.",
         "subjobs": {str(index): {"state": "Q"} for index in indices},
@@ -280,7 +280,7 @@ def array_indices(text):
     match = re.fullmatch(r"(\d+)-(\d+)(?::(\d+))?(?:%\d+)?", text)
     if match is None or int(match[1]) >= int(match[2]):
         leave(2, "qsub: illegal -J value" + USAGE)  # recorded: qsub-err-array-range
-    return list(range(int(match[1]), int(match[2]) + 1, int(match[3] or 1)))
+    return range(int(match[1]), int(match[2]) + 1, int(match[3] or 1))
 
 
 def identifier(job, index=None):
