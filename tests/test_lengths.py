@@ -39,7 +39,6 @@ LONG_MODULES = {
     "filesystem/beneath.py": 720,
     "filesystem/beneath_program.py": 1900,
     "filesystem/following.py": 700,
-    "schedulers/receipts.py": 750,
     "schedulers/slurm/command_line.py": 800,
     "schedulers/slurm/scheduler.py": 700,
     "server/http_protocol.py": 1000,

@@ -25,7 +25,7 @@ from hpcgate.errors import (
     UnderWay,
 )
 from hpcgate.schedulers import once as once_module
-from hpcgate.schedulers import receipts
+from hpcgate.schedulers import receipt_scripts, receipts
 from hpcgate.schedulers.bulk import Bulk, Commands
 from hpcgate.schedulers.once import Doubt, Fate, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once, Receipts
@@ -271,7 +271,7 @@ async def test_another_machine_may_be_at_it(site: Site) -> None:
     attempt.write_text(" ".join(words) + "\n")
     with pytest.raises(UnderWay):
         await site.submit()
-    words[3] = str(int(words[3]) - receipts.LEASE)
+    words[3] = str(int(words[3]) - receipt_scripts.LEASE)
     attempt.write_text(" ".join(words) + "\n")
     assert await site.submit() == Submitted("1", replayed=True)
 
