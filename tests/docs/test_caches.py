@@ -54,7 +54,7 @@ BOOKKEEPING = {
     "schedulers/reading.py:Reader._users": "whose answer is being read; gone with the reading",
     "schedulers/scripts.py:Scripts._read": "scripts at paths that jobs of one request name",
     "schedulers/scripts.py:Scripts._turns": "scripts at paths that jobs of one request name",
-    "schedulers/slurm/scheduler.py:_Absent.sources": "which sources answered one request",
+    "schedulers/slurm/sources.py:Absent.sources": "which sources answered one request",
     "server/sink.py:Ends._ends": "connections that were closed; gone with them",
     "sharing/flights.py:Flights._under_way": "each object that has one stands in the table by its own name",
     "sharing/recent.py:Recent._kept": "each object that has one stands in the table by its own name",

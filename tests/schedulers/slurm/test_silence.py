@@ -17,6 +17,7 @@ from hpcgate.schedulers.slurm.records import Record, Selection
 from hpcgate.schedulers.slurm.scheduler import Slurm
 from hpcgate.schedulers.slurm.settings import SlurmSettings
 from hpcgate.schedulers.slurm.silence import LONGEST, PAUSE, WITNESS, Silence, Silences
+from hpcgate.schedulers.slurm.sources import Sources
 from tests.schedulers.slurm.test_history_cache import record
 
 ALICE = Principal("alice", token="")
@@ -101,8 +102,7 @@ def test_doubt_of_one_is_not_that_of_all() -> None:
 
 
 async def test_a_history_that_hangs_for_one_user_is_shown_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = slurm([], [record("8", "COMPLETED")])
-    made._patience = 0.01
+    made = slurm([], [record("8", "COMPLETED")], patience=0.01)
     forever = asyncio.Event()
     source = Source([], [record("8", "COMPLETED")])
 
@@ -144,9 +144,11 @@ class Source:
         return what
 
 
-def slurm(live: list[Record] | GatewayError, history: list[Record] | GatewayError) -> Slurm:
-    made = Slurm("demo", SlurmSettings(type="slurm", version="22.05.8"), None)  # type: ignore[arg-type]
+def slurm(live: list[Record] | GatewayError, history: list[Record] | GatewayError, *, patience: float = 3.0) -> Slurm:
+    settings = SlurmSettings(type="slurm", version="22.05.8")
+    made = Slurm("demo", settings, None)  # type: ignore[arg-type]
     made._commands = Source(live, history)  # type: ignore[assignment]
+    made._sources = Sources("demo", made._commands, made._past, patience)
     return made
 
 

@@ -1,24 +1,19 @@
 """The Slurm scheduler."""
 
-import asyncio
 import time
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
 
 import structlog
 
 from hpcgate.auth import Principal
 from hpcgate.errors import (
     BadRequest,
-    CommandFailed,
     Conflict,
     Forbidden,
     GatewayError,
     JobNotFound,
     NotSupported,
-    SchedulerUnavailable,
     TimedOut,
     TooLarge,
 )
@@ -48,72 +43,22 @@ from hpcgate.schedulers.slurm import attributes, sbatch
 from hpcgate.schedulers.slurm.client import client, commands_of
 from hpcgate.schedulers.slurm.command_line import NoHistory
 from hpcgate.schedulers.slurm.failures import ABOUT
-from hpcgate.schedulers.slurm.history_cache import HistoryCache, who
+from hpcgate.schedulers.slurm.history_cache import HistoryCache
 from hpcgate.schedulers.slurm.job_ids import JobId, given_out
 from hpcgate.schedulers.slurm.options import OPTIONS
-from hpcgate.schedulers.slurm.records import Record, Selection, merged
+from hpcgate.schedulers.slurm.records import Selection
 from hpcgate.schedulers.slurm.rest.backend import Rest
 from hpcgate.schedulers.slurm.scancel import Outcome
 from hpcgate.schedulers.slurm.settings import SlurmSettings
-from hpcgate.schedulers.slurm.silence import Silences
+from hpcgate.schedulers.slurm.sources import Sources, named
 from hpcgate.schedulers.snapshot import Seen, Snapshot
 from hpcgate.ssh.pool import Pool
 from hpcgate.threads import off_loop
 
 _log = structlog.get_logger(__name__)
 
-_DEGRADES = (SchedulerUnavailable, TimedOut, CommandFailed)
-"""What one of two sources may raise without the answer failing."""
-
-Answer = TypeVar("Answer")
-
-_Told = list[Record] | GatewayError | NoHistory
-"""What a source said, or why it said nothing."""
-
 LAUNCHERS: Mapping[str, Sequence[str]] = MappingProxyType({NO_LAUNCHER: (), "srun": ("srun",), "mpirun": ("mpirun",)})
 """Those of a site that names none."""
-
-_SMALL = Selection(ids=(JobId("1"),))
-"""A question that costs the database next to nothing."""
-
-SILENT = "slurmdbd does not answer"
-
-
-@dataclass(slots=True)
-class _Absent:
-    """What is missing from an answer.
-
-    Attributes:
-        sources: The sources that did not answer, with the reason.
-        partial: Jobs of which the database has been told only a part.
-    """
-
-    sources: dict[str, str] = field(default_factory=dict)
-    partial: Sequence[Record] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of `Jobs.missing`."""
-        return tuple(dict.fromkeys([*self.sources, *(["history"] if self.partial else [])]))
-
-    def of(self, job_id: JobId, shown: str) -> GatewayError:
-        """Return the error for a job that is in no answer: unknown only if everybody who could know it answered."""
-        reasons = list(self.sources.values())
-        # Of an array the number alone may be all that the database has been told.
-        if any(job_id.matches(record.job.job_id, record.raw) or record.raw == job_id.base for record in self.partial):
-            reasons.append("the accounting database has been told only a part of it")
-        if reasons:
-            return SchedulerUnavailable(f"Job {shown} cannot be looked up now: {'; '.join(reasons)}")
-        return JobNotFound(shown)
-
-
-@dataclass(frozen=True, slots=True)
-class _Both:
-    """What both sources say together."""
-
-    records: list[Record]
-    absent: _Absent
-    age: float
 
 
 class Slurm(Scheduler):
@@ -135,9 +80,9 @@ class Slurm(Scheduler):
         )
         self._launchers = settings.launchers or LAUNCHERS
         self._past = HistoryCache(settings.history_cache)
-        self._silences = Silences()
         # A third of it for an answer, the rest for something small.
-        self._patience = min(settings.history_timeout, settings.timeout) / 3
+        patience = min(settings.history_timeout, settings.timeout) / 3
+        self._sources = Sources(system, self._commands, self._past, patience)
 
     def directives(self) -> Directives:
         """Return which options a job's script may hold, and which of them name files."""
@@ -266,7 +211,7 @@ class Slurm(Scheduler):
             account=account if _plain(account) else None,
             window=window,
         )
-        both = await self._both(principal, selection)
+        both = await self._sources.both(principal, selection)
         since = time.time() - window
 
         def chosen() -> tuple[Job, ...]:
@@ -283,7 +228,7 @@ class Slurm(Scheduler):
     async def job(self, principal: Principal, job_id: str) -> Jobs:
         """Return a job, the tasks of an array or the components of a heterogeneous job, whoever owns them."""
         parsed = JobId.parse(job_id)
-        records, absent = await self._find(principal, parsed)
+        records, absent = await self._sources.find(principal, parsed)
         if not records:
             raise absent.of(parsed, job_id)
         return Jobs(tuple(record.job for record in records), absent.names)
@@ -323,7 +268,7 @@ class Slurm(Scheduler):
     async def _look_up(self, principal: Principal, wanted: Mapping[str, JobId]) -> dict[str, Jobs | GatewayError]:
         """Return jobs by the ids as they were asked for; where that is too much at once, in two halves."""
         try:
-            both = await self._by_ids(principal, tuple(wanted.values()))
+            both = await self._sources.by_ids(principal, tuple(wanted.values()))
         except TooLarge:
             if len(wanted) == 1:
                 raise
@@ -333,7 +278,7 @@ class Slurm(Scheduler):
             return first | await self._look_up(principal, dict(pairs[half:]))
         found: dict[str, Jobs | GatewayError] = {}
         for shown, job_id in wanted.items():
-            its = tuple(record.job for record in _named(both.records, job_id))
+            its = tuple(record.job for record in named(both.records, job_id))
             found[shown] = Jobs(its, both.absent.names) if its else both.absent.of(job_id, shown)
         return found
 
@@ -345,7 +290,7 @@ class Slurm(Scheduler):
         on. What is not known is None.
         """
         parsed = JobId.parse(job_id)
-        records, absent = await self._find(principal, parsed)
+        records, absent = await self._sources.find(principal, parsed)
         if not records:
             raise absent.of(parsed, job_id)
         return await self._commands.metadata(principal, records)
@@ -360,7 +305,7 @@ class Slurm(Scheduler):
         self._past.forget(principal.username)
         if await self._commands.cancel(principal, parsed) is not Outcome.UNKNOWN:
             return
-        records, absent = await self._find(principal, parsed)
+        records, absent = await self._sources.find(principal, parsed)
         if not records:
             raise absent.of(parsed, job_id)
         if all(record.job.user not in (None, principal.username) for record in records):
@@ -399,7 +344,7 @@ class Slurm(Scheduler):
         """Send a signal to all processes of a job, its batch script included, by scancel or slurmrestd."""
         parsed = JobId.parse(job_id)
         # For a job that waits scancel would try for a minute and a half; of one that has ended slurmrestd says nothing.
-        live = _named(await self._commands.live(principal, Selection(ids=(parsed,))), parsed)
+        live = named(await self._commands.live(principal, Selection(ids=(parsed,))), parsed)
         if live and all(record.job.user in (None, principal.username) for record in live):
             if all(record.job.status.state == "PENDING" for record in live):
                 raise Conflict(f"Job is pending execution: {job_id}")
@@ -424,7 +369,7 @@ class Slurm(Scheduler):
             await doing
         except JobNotFound:
             parsed = JobId.parse(job_id)
-            records, absent = await self._find(principal, parsed)
+            records, absent = await self._sources.find(principal, parsed)
             if not records:
                 raise absent.of(parsed, job_id) from None
             if all(record.job.user not in (None, principal.username) for record in records):
@@ -448,12 +393,7 @@ class Slurm(Scheduler):
 
     async def accounts(self, principal: Principal) -> tuple[Account, ...] | None:
         """List the user's accounts; None where there is no accounting database, or where it does not answer."""
-        silence = self._silences.of(principal.username)
-        if silence.on:
-            with silence.turn(needed=False) as mine:
-                if not mine or not await self._speaks(principal):
-                    return None
-        accounts = await self._patiently(principal, self._commands.accounts(principal))
+        accounts = await self._sources.ask_database(principal, lambda: self._commands.accounts(principal), needed=False)
         if isinstance(accounts, TimedOut):
             _log.warning("slurm.accounts_unavailable", system=self.system, words=accounts.message)
             return None
@@ -484,186 +424,6 @@ class Slurm(Scheduler):
         """Close the connections to slurmrestd."""
         if isinstance(self._commands, Rest):
             await self._commands.close()
-
-    async def _find(self, principal: Principal, job_id: JobId) -> tuple[list[Record], "_Absent"]:
-        both = await self._by_ids(principal, (job_id,))
-        return _named(both.records, job_id), both.absent
-
-    async def _by_ids(self, principal: Principal, ids: tuple[JobId, ...]) -> "_Both":
-        """Return the jobs that the ids name.
-
-        Tasks that never began have one row together, ``33_[0-9]``, which the database gives to those who ask for the
-        array, not for the task. So a task that nobody knows by itself is looked for among all of its array.
-        """
-        both = await self._both(principal, Selection(ids=ids))
-        alone = [job_id for job_id in ids if job_id.task is not None and not _named(both.records, job_id)]
-        if not alone:
-            return both
-        arrays = tuple(dict.fromkeys(JobId(job_id.base) for job_id in alone))
-        whole = await self._both(principal, Selection(ids=arrays, steps=False))
-        together = [
-            record
-            for record in whole.records
-            if _together(record) and any(job_id.matches(record.job.job_id, record.raw) for job_id in alone)
-        ]
-        absent = _Absent(both.absent.sources | whole.absent.sources, [*both.absent.partial, *whole.absent.partial])
-        return _Both([*both.records, *together], absent, max(both.age, whole.age))
-
-    async def _both(self, principal: Principal, selection: Selection) -> "_Both":
-        """Return the selected jobs of both sources.
-
-        Raises:
-            GatewayError: Neither answered; the controller's own error, but for an answer that makes no sense to a
-                question for single jobs, which is `SchedulerUnavailable`.
-            TooLarge: One source has more to say of several single jobs than is read.
-        """
-        live, history, age = await self._ask_both(principal, selection)
-        ids = selection.ids or ()
-        if len(ids) > 1 and (large := next((one for one in (live, history) if isinstance(one, TooLarge)), None)):
-            raise large
-        degrades = (*_DEGRADES, TooLarge) if ids else _DEGRADES
-        if isinstance(live, GatewayError) and not isinstance(live, degrades):
-            raise live
-        absent = _Absent()
-        if isinstance(live, GatewayError):
-            if isinstance(history, GatewayError) and ids and live.status == GatewayError.status:
-                # Either may know the jobs, and one that makes no sense now is no better than one that says nothing.
-                raise SchedulerUnavailable(f"the controller did not answer: {live.message}; {history.message}")
-            if isinstance(history, GatewayError | NoHistory):
-                raise live
-            _log.warning("slurm.degraded", system=self.system, missing="live", error=live.message)
-            absent.sources["live"] = f"the controller did not answer: {live.message}"
-            live = []
-        if isinstance(history, GatewayError):
-            _log.warning("slurm.degraded", system=self.system, missing="history", error=history.message)
-            absent.sources["history"] = f"the accounting database did not answer: {history.message}"
-        now = live if isinstance(live, list) else []
-        told = history if isinstance(history, list) else []
-        count = len(now) + len(told)
-        past, absent.partial = await off_loop(count, lambda: _known_whole(now, told))
-        settled = await self._settled(principal, now, past)
-        return _Both(await off_loop(count, lambda: merged(settled, past)), absent, age)
-
-    async def _ask_both(self, principal: Principal, selection: Selection) -> tuple[_Told, _Told, float]:
-        """Ask the controller, and the database at the same time unless what it said last may hold, or it is silent."""
-        asker = who(principal)
-        asking_live = _answer(self._commands.live(principal, selection))
-        if self._past.known(asker, selection) or self._silences.of(principal.username).on:
-            live = await asking_live
-            if isinstance(live, list) and (kept := self._past.get(asker, selection, live)) is not None:
-                return live, *kept
-            history = await self._ask_history(principal, selection, needed=_needs_history(live, selection))
-        else:
-            async with asyncio.TaskGroup() as group:
-                first = group.create_task(asking_live)
-                second = group.create_task(self._ask_history(principal, selection, needed=False))
-            live, history = first.result(), second.result()
-        if isinstance(live, list) and isinstance(history, list):
-            self._past.put(asker, selection, live, history)
-        return live, history, 0.0
-
-    async def _ask_history(self, principal: Principal, selection: Selection, *, needed: bool) -> _Told:
-        """Ask the database; one that was silent only if it is this request's turn."""
-        silence = self._silences.of(principal.username)
-        if silence.on:
-            with silence.turn(needed=needed) as mine:
-                if not mine or not await self._speaks(principal):
-                    return SchedulerUnavailable(SILENT)
-        return await self._patiently(principal, self._commands.history(principal, selection))
-
-    async def _patiently(
-        self, principal: Principal, asked: Coroutine[Any, Any, Answer]
-    ) -> Answer | GatewayError | NoHistory:
-        """Return what the database answers, or `TimedOut` as soon as it is found silent.
-
-        While it takes long it is asked something small, by which a slow answer is told from none.
-        """
-        async with asyncio.TaskGroup() as group:
-            asking = group.create_task(_answer(asked))
-            await asyncio.wait({asking}, timeout=self._patience)
-            if not asking.done() and not await self._speaks(principal) and not asking.done():
-                asking.cancel()
-                return TimedOut(SILENT)
-            return await asking
-
-    async def _speaks(self, principal: Principal) -> bool:
-        """Return whether the database answers something small, and remember it."""
-        try:
-            async with asyncio.timeout(2 * self._patience):
-                answer = await _answer(self._commands.history(principal, _SMALL))
-        except TimeoutError:
-            answer = TimedOut(SILENT)
-        if isinstance(answer, TimedOut):
-            self._silences.begin(principal.username)
-            return False
-        self._silences.end(principal.username)
-        return True
-
-    async def _settled(self, principal: Principal, live: list[Record], past: list[Record]) -> list[Record]:
-        """Complete what the controller says, where the history does not say it: exit status, name of the cluster."""
-        ended = {record.raw for record in past if record.ended and record.whole}
-        unsettled = tuple(JobId(record.raw) for record in live if record.ended and record.raw not in ended)
-        exits: dict[str, tuple[int | None, int | None]] = {}
-        if unsettled:
-            answer = await _answer(self._commands.exits(principal, Selection(ids=unsettled)))
-            exits = answer if isinstance(answer, dict) else {}
-        nameless = any(not record.job.cluster for record in live)
-        cluster = await self._commands.cluster(principal) if nameless else ""
-
-        def completed() -> list[Record]:
-            return [_complete(record, cluster, exits.get(record.raw) if record.ended else None) for record in live]
-
-        return await off_loop(len(live), completed)
-
-
-def _complete(record: Record, cluster: str, exits: tuple[int | None, int | None] | None) -> Record:
-    job = record.job
-    if exits is not None and exits[0] is not None:
-        job = replace(job, status=replace(job.status, exit_code=exits[0], interrupt_signal=exits[1]))
-    return replace(record, job=replace(job, cluster=job.cluster or cluster))
-
-
-async def _answer(asked: Coroutine[Any, Any, Answer]) -> Answer | GatewayError | NoHistory:
-    """Return the answer, or the error: a task group would wrap it."""
-    try:
-        return await asked
-    except (GatewayError, NoHistory) as error:
-        return error
-
-
-def _needs_history(live: _Told, selection: Selection) -> bool:
-    """Return whether the database may know what the controller did not say."""
-    if not isinstance(live, list):
-        return True
-    return any(not any(job_id.matches(job.job.job_id, job.raw) for job in live) for job_id in selection.ids or ())
-
-
-def _known_whole(live: Sequence[Record], past: list[Record]) -> tuple[list[Record], list[Record]]:
-    """Tell apart what the database knows whole, and jobs of which it has only a part and the controller nothing.
-
-    It has been told of a step or of the end before it was told of the start, and makes up the rest: the name
-    ``allocation``, the state PENDING.
-    """
-    alive = {record.raw for record in live}
-    partial = [record for record in past if not record.whole and record.raw not in alive]
-    return [record for record in past if record.whole or record.raw in alive], partial
-
-
-def _named(records: Sequence[Record], job_id: JobId) -> list[Record]:
-    """Return the jobs that an id names; one task of an array whose tasks wait together is shown by itself."""
-    found = [record for record in records if job_id.matches(record.job.job_id, record.raw)]
-    if job_id.task is None:
-        return found
-    return [_as_task(record, job_id.argument) for record in found]
-
-
-def _as_task(record: Record, shown: str) -> Record:
-    return replace(record, job=replace(record.job, job_id=shown)) if _together(record) else record
-
-
-def _together(record: Record) -> bool:
-    """Return whether a record is that of the tasks of an array that have not begun."""
-    return "_[" in record.job.job_id
 
 
 def _read(job_id: str) -> JobId | None:
