@@ -147,7 +147,7 @@ async def test_what_one_user_says_of_a_cluster_is_nobody_elses(monkeypatch: pyte
             return completed("ClusterName = evil\nAccountingStorageType = accounting_storage/none\n")
         return completed(stderr=NO_ACCOUNTING[0], status=1)
 
-    monkeypatch.setattr(it, "_run", run)
+    monkeypatch.setattr(it.tools, "run", run)
     for _ in range(2):
         with pytest.raises(slurm.NoHistory):
             await it.history(ALICE, Selection())
@@ -175,14 +175,14 @@ async def test_however_many_jobs_are_asked_for_each_command_line_has_room(
                 return completed("".join(f'{raw}{mark}sbatch -J a"b{mark}1\n' for raw in wanted))
         return completed(status=1)
 
-    monkeypatch.setattr(it, "_run", run)
+    monkeypatch.setattr(it.tools, "run", run)
     status = JobStatus("COMPLETED", None, 0, None)
     records = [Record(Job(raw, "a`b", status, JobTime(), 1, "demo", "n1", "p", "alice", "/"), raw) for raw in raws]
     renamed = await it._with_quoted_names(ALICE, records)
     assert {record.job.name for record in renamed} == {'a"b'}
     assert asked == {"sacct": raws, "squeue": []}
     asked["sacct"].clear()
-    assert await it._streams(ALICE, records) == ({}, frozenset())
+    assert await it._submitted._streams(ALICE, records) == ({}, frozenset())
     assert asked == {"sacct": raws, "squeue": raws}
 
 
@@ -199,7 +199,7 @@ async def test_what_one_user_says_of_a_server_is_nobody_elses(monkeypatch: pytes
         asked.append((history, express))
         return ["qstat"]
 
-    monkeypatch.setattr(it, "_run", run)
+    monkeypatch.setattr(it.tools, "run", run)
     with pytest.raises(CommandFailed):
         await it._qstat(ALICE, command)
     asked.clear()

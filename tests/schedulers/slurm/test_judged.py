@@ -7,8 +7,9 @@ import pytest
 from hpcgate.auth import Principal
 from hpcgate.errors import Forbidden, GatewayError, SchedulerUnavailable, SubmissionRefused
 from hpcgate.schedulers.once import Doubt
-from hpcgate.schedulers.slurm.command_line import CommandLine
 from hpcgate.schedulers.slurm.settings import SlurmSettings
+from hpcgate.schedulers.slurm.submitter import Submitter
+from hpcgate.schedulers.slurm.tools import Tools
 from hpcgate.schedulers.submitting import Printed
 
 MARK = "hpcgate:0123456789abcdef01234567"
@@ -52,9 +53,9 @@ async def test_a_script_in_its_place_leaves_doubt(words: str, status: int) -> No
 
 
 async def test_what_never_came_to_sbatch_is_certain() -> None:
-    commands = CommandLine("demo", settings(), cast("Any", None))
+    submitter = Submitter(Tools("demo", settings(), cast("Any", None)))
     printed = Printed("cd: /nowhere: No such file or directory\n", 66)
-    assert isinstance(await commands.judged(Principal("alice", token=""), MARK, printed), SubmissionRefused)
+    assert isinstance(await submitter.judged(Principal("alice", token=""), MARK, printed), SubmissionRefused)
 
 
 async def test_what_claims_a_job_without_an_id_is_not_taken_for_none() -> None:
@@ -64,9 +65,9 @@ async def test_what_claims_a_job_without_an_id_is_not_taken_for_none() -> None:
 
 
 async def judged(kind: str, words: str, status: int | None) -> str | GatewayError | Doubt:
-    commands = CommandLine("demo", settings(), cast("Any", None))
+    submitter = Submitter(Tools("demo", settings(), cast("Any", None)))
     text = f"sbatch-{MARK.removeprefix('hpcgate:')} {kind} \n{words}"
-    return await commands.judged(Principal("alice", token=""), MARK, Printed(text, status))
+    return await submitter.judged(Principal("alice", token=""), MARK, Printed(text, status))
 
 
 def settings() -> SlurmSettings:

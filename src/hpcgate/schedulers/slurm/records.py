@@ -1,11 +1,14 @@
 """Jobs as the controller and as the accounting history know them, and the two made one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from hpcgate.schedulers.base import Job
 from hpcgate.schedulers.slurm.job_ids import JobId
 from hpcgate.schedulers.slurm.states import ENDED
+
+MAX_IDS = 1000
+"""Ids on one command line: of 11 characters at most with a comma, where `hpcgate.ssh.commands.quoting` has 120 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,12 @@ class Selection:
     account: str | None = None
     window: int | None = None
     steps: bool = True
+
+
+def portions(raws: Sequence[str]) -> Iterator[Selection]:
+    """Yield selections of the jobs with these raw ids, each of as many as one command line has room for."""
+    for start in range(0, len(raws), MAX_IDS):
+        yield Selection(ids=tuple(map(JobId, raws[start : start + MAX_IDS])))
 
 
 @dataclass(frozen=True, slots=True)

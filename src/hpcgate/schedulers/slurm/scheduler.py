@@ -76,7 +76,9 @@ class Slurm(Scheduler):
         self._commands = client(system, settings, pool)
         commands = commands_of(self._commands)
         self._submissions = (
-            None if commands is None else Submissions(pool, commands, settings.timeout, dict(settings.environment))
+            None
+            if commands is None
+            else Submissions(pool, commands.submitter, settings.timeout, dict(settings.environment))
         )
         self._launchers = settings.launchers or LAUNCHERS
         self._past = HistoryCache(settings.history_cache)
@@ -143,7 +145,7 @@ class Slurm(Scheduler):
                 return await super().submit_many(principal, wanted)
             told = await Bulk(
                 commands.many,
-                commands,
+                commands.submitter,
                 self._submissions,
                 commands.submit,
                 prelude=sbatch.PRELUDE,
