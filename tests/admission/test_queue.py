@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from hpcgate.admission.askers import Asker, Stranger, User
 from hpcgate.admission.queue import (
     BEHIND_ONE,
     BYTES_EACH,
@@ -20,9 +21,6 @@ from hpcgate.admission.queue import (
     START,
     STRANGERS,
     Admission,
-    Asker,
-    Stranger,
-    User,
 )
 
 TICK = 0.1

@@ -23,9 +23,9 @@ MEMORIES = frozenset({"cache", "lru_cache", "cached_property", "alru_cache", "ca
 
 BOOKKEEPING = {
     "admission/queue.py:Admission._held": "how many requests each asker has",
-    "admission/queue.py:_Line._by_length": "requests that wait, by who asks; gone with the last of them",
-    "admission/queue.py:_Line.blocked": "requests that wait, by who asks; gone with the last of them",
-    "admission/queue.py:_Line.queues": "requests that wait, by who asks; gone with the last of them",
+    "admission/line.py:Line._by_length": "requests that wait, by who asks; gone with the last of them",
+    "admission/line.py:Line.blocked": "requests that wait, by who asks; gone with the last of them",
+    "admission/line.py:Line.queues": "requests that wait, by who asks; gone with the last of them",
     "api/fast_path.py:DirectRoutes._literal": "the routes",
     "api/fast_path.py:DirectRoutes._open": "the routes",
     "api/models/base.py:BodyParameters.unused": "fields of one model",

@@ -22,7 +22,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from hpcgate.admission.queue import Caller
+from hpcgate.admission.line import Caller
 from hpcgate.config.http import HttpSettings
 from hpcgate.http.body import Bodies
 from hpcgate.server.http_protocol import LINGER, LINGER_BYTES, Http

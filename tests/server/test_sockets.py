@@ -23,7 +23,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from hpcgate.admission.queue import Admission, Asker, Stranger, Turn, User
+from hpcgate.admission.askers import Asker, Stranger, User
+from hpcgate.admission.queue import Admission, Turn
 from hpcgate.api.sockets import _closing, converse
 from hpcgate.errors import PathNotFound
 from hpcgate.gateway.streams import Stream

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from typing import NamedTuple
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -17,6 +18,30 @@ PREFIX = 64
 TOKEN_PROTOCOL = "hpcgate.bearer."  # noqa: S105 (what a token follows)
 """Before a token among the protocols that a WebSocket's client offers, of which it is never the one that is chosen."""
 _TOKEN_PROTOCOL = TOKEN_PROTOCOL.encode()
+
+
+class User(NamedTuple):
+    """Somebody whose token was verified before: all of a user's tokens share a turn.
+
+    Each request has its asker looked up a dozen times over; a dataclass would be hashed in Python.
+    """
+
+    name: str
+
+
+class Stranger(NamedTuple):
+    """Somebody whose token was not verified before, told apart by address.
+
+    Attributes:
+        address: The client's.
+        bearer: Whether there is a token at all: who has none does not keep out who has.
+    """
+
+    address: str
+    bearer: bool
+
+
+Asker = User | Stranger
 
 
 def token_of(headers: Headers) -> str | None:

@@ -1,9 +1,10 @@
 """Which requests are served, which wait for their turn, and which are refused, so that load never takes the loop."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+
+from hpcgate.admission.askers import Asker, Stranger, User
+from hpcgate.admission.line import Caller, Line
 
 FLOOR = 32
 """As few as this are always served at a time, and may always wait."""
@@ -47,53 +48,6 @@ BYTES_EACH = 16 * 1024
 """Bytes that each of the requests which may wait holds at most on average: heads, and the beginning of bodies."""
 _MEMORY = 0.5
 """Seconds over which the rate of what is done is averaged."""
-_STEADY = 2.0
-"""Seconds over which the rate is averaged at which a queue is served."""
-
-
-class User(NamedTuple):
-    """Somebody whose token was verified before: all of a user's tokens share a turn.
-
-    Each request has its asker looked up a dozen times over; a dataclass would be hashed in Python.
-    """
-
-    name: str
-
-
-class Stranger(NamedTuple):
-    """Somebody whose token was not verified before, told apart by address.
-
-    Attributes:
-        address: The client's.
-        bearer: Whether there is a token at all: who has none does not keep out who has.
-    """
-
-    address: str
-    bearer: bool
-
-
-Asker = User | Stranger
-
-
-class Caller(Protocol):
-    """A request that waits."""
-
-    size: int
-    """The bytes that it holds."""
-
-    @property
-    def since(self) -> float:
-        """The moment since when it waits, on the admission's clock."""
-
-    @property
-    def asker(self) -> Asker:
-        """Return who sends the request."""
-
-    def let_in(self) -> bool:
-        """Begin to serve it; False if its client has gone."""
-
-    def turn_away(self) -> None:
-        """Answer the request with a refusal."""
 
 
 @dataclass(slots=True)
@@ -109,146 +63,6 @@ class Turn:
     asker: Asker
     generation: int
     paid: float = 0.0
-
-
-Queue = OrderedDict[Caller, None]
-"""Requests of one caller, in the order in which they came."""
-
-
-class _Line:
-    """Those of a kind that wait: users, or strangers. Each step takes the same time however many there are.
-
-    Attributes:
-        queues: What waits of each caller who may have a turn, in the order of turns.
-        blocked: What waits of callers whose share runs already.
-        waiting: How many requests wait.
-        most: How many may wait.
-        ahead: From how many on further requests are left unread, unless their callers have fewer waiting than others.
-        rate: How many are let in a second, as an average since the line stands.
-        stood: Seconds for which it has stood.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.queues: OrderedDict[Asker, Queue] = OrderedDict()
-        self.blocked: OrderedDict[Asker, Queue] = OrderedDict()
-        self.waiting = 0
-        self.most = most
-        self.ahead = most
-        self.let_in = 0
-        self.rate = 0.0
-        self.stood = 0.0
-        self._by_length: dict[int, dict[Asker, None]] | None = None
-        self._longest = 0
-
-    @property
-    def filled(self) -> bool:
-        """Whether no more may wait."""
-        return self.waiting >= self.most
-
-    def of(self, asker: Asker) -> Queue | None:
-        """Return what waits of a caller."""
-        return self.queues.get(asker) or self.blocked.get(asker)
-
-    def add(self, caller: Caller) -> None:
-        """Put a request at its caller's end."""
-        queue = self.of(caller.asker)
-        if queue is None:
-            queue = self.queues[caller.asker] = OrderedDict()
-        queue[caller] = None
-        self.waiting += 1
-        if self._by_length is not None:
-            self._count(self._by_length, caller.asker, len(queue) - 1, len(queue))
-
-    def remove(self, caller: Caller) -> bool:
-        """Take a request out, wherever it is; False if it does not wait."""
-        queue = self.of(caller.asker)
-        if queue is None or caller not in queue:
-            return False
-        del queue[caller]
-        self._shortened(caller.asker, queue)
-        return True
-
-    def take(self, asker: Asker, *, newest: bool = False) -> Caller:
-        """Take a caller's oldest request, or the newest."""
-        queue = self.of(asker)
-        assert queue is not None  # noqa: S101 (there are no empty queues)
-        caller, _ = queue.popitem(last=newest)
-        self._shortened(asker, queue)
-        return caller
-
-    def _shortened(self, asker: Asker, queue: Queue) -> None:
-        self.waiting -= 1
-        if self._by_length is not None:
-            if self.waiting < min(self.most, self.ahead) // 2:
-                self._by_length = None
-            else:
-                self._count(self._by_length, asker, len(queue) + 1, len(queue))
-        if not queue:
-            self.queues.pop(asker, None)
-            self.blocked.pop(asker, None)
-
-    def _lengths(self) -> dict[int, dict[Asker, None]]:
-        """Return who has how many waiting, which is kept up to date only while the line is full, or nearly so."""
-        if self._by_length is None:
-            self._by_length = {}
-            self._longest = 0
-            for group in (self.queues, self.blocked):
-                for asker, queue in group.items():
-                    self._count(self._by_length, asker, 0, len(queue))
-        return self._by_length
-
-    def _count(self, by_length: dict[int, dict[Asker, None]], asker: Asker, before: int, after: int) -> None:
-        if before:
-            del by_length[before][asker]
-            if not by_length[before]:
-                del by_length[before]
-        if after:
-            by_length.setdefault(after, {})[asker] = None
-        if after > self._longest or (before == self._longest and before not in by_length):
-            self._longest = after
-
-    def block(self, asker: Asker) -> None:
-        """Give a caller no turn for now."""
-        self.blocked[asker] = self.queues.pop(asker)
-
-    def unblock(self, asker: Asker) -> None:
-        """Give a caller turns again."""
-        queue = self.blocked.pop(asker, None)
-        if queue is not None:
-            self.queues[asker] = queue
-
-    def longest(self) -> tuple[Asker, int]:
-        """Return a caller of whom most wait, and how many."""
-        lengths = self._lengths()
-        return next(iter(lengths[self._longest])), self._longest
-
-    def crowded(self, asker: Asker) -> bool:
-        """Say whether there is no room for one more of this caller, for no other has more waiting."""
-        return self.waiting >= self.most and self.has_most(asker)
-
-    def has_most(self, asker: Asker) -> bool:
-        """Say whether no other caller would have more waiting than this one with one more."""
-        self._lengths()
-        return self._longest <= len(self.of(asker) or ()) + 1
-
-    def late(self, since: float) -> list[Caller]:
-        """Take and return those who came before that."""
-        found = []
-        for group in (self.queues, self.blocked):
-            for asker in list(group):
-                while (queue := group.get(asker)) and next(iter(queue)).since < since:
-                    found.append(self.take(asker))
-        return found
-
-    def look(self, seconds: float) -> None:
-        """Take note of how fast the line moved since the last look."""
-        if not self.waiting:
-            self.stood = 0.0
-        else:
-            rate = self.let_in / seconds
-            self.rate += (rate - self.rate) * (min(1.0, seconds / _STEADY) if self.stood else 1.0)
-            self.stood += seconds
-        self.let_in = 0
 
 
 class Admission:
@@ -290,8 +104,8 @@ class Admission:
         self.running = 0
         self.refused = 0
         self.idle = 1.0
-        self._users = _Line(most)
-        self._strangers = _Line(most)
+        self._users = Line(most)
+        self._strangers = Line(most)
         self._strangers_running = 0
         self._held: dict[Asker, int] = {}
         self._generation = 0
@@ -425,7 +239,7 @@ class Admission:
         line = self._users if isinstance(asker, User) else self._strangers
         return (line.waiting >= line.ahead or line.waiting >= line.most) and line.has_most(asker)
 
-    def _line(self, asker: Asker) -> _Line:
+    def _line(self, asker: Asker) -> Line:
         return self._users if isinstance(asker, User) else self._strangers
 
     def grow(self, caller: Caller, size: int) -> bool:
@@ -446,7 +260,7 @@ class Admission:
         if line.remove(caller):
             self._bytes -= caller.size
 
-    def _take(self, line: _Line, asker: Asker, *, newest: bool = False) -> Caller:
+    def _take(self, line: Line, asker: Asker, *, newest: bool = False) -> Caller:
         caller = line.take(asker, newest=newest)
         self._bytes -= caller.size
         return caller
@@ -469,7 +283,7 @@ class Admission:
             turns.move_to_end(asker)
             running += self._let_in(self._users, asker)
 
-    def _let_in(self, line: _Line, asker: Asker) -> bool:
+    def _let_in(self, line: Line, asker: Asker) -> bool:
         caller = self._take(line, asker)
         if self.too_late(caller.since):
             self._refuse(caller)
@@ -518,13 +332,13 @@ class Admission:
                 self._bytes -= caller.size
                 self._refuse(caller)
 
-    def _set_most(self, line: _Line, most: int) -> None:
+    def _set_most(self, line: Line, most: int) -> None:
         """Set how many may wait in a line: as many as are let in within the longest wait."""
         if line.stood >= EVIDENCE * self._max_delay and self._settled >= SETTLED:
             most = min(most, max(FLOOR, int(line.rate * self._max_delay)))
         line.most = max(0, most)
 
-    def _set_ahead(self, line: _Line, seconds: float) -> None:
+    def _set_ahead(self, line: Line, seconds: float) -> None:
         """Set how many are read before their turn; all of them while nothing is known of how fast they are served."""
         rate = max(line.rate, self._rate)
         if self._settled < SETTLED:

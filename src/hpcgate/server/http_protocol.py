@@ -21,8 +21,20 @@ from starlette.types import Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from hpcgate.admission.askers import PEEK, Headers, address_of, forwarded_in, network, path_in, token_in, token_of
-from hpcgate.admission.queue import Admission, Asker, Stranger, User
+from hpcgate.admission.askers import (
+    PEEK,
+    Asker,
+    Headers,
+    Stranger,
+    User,
+    address_of,
+    forwarded_in,
+    network,
+    path_in,
+    token_in,
+    token_of,
+)
+from hpcgate.admission.queue import Admission
 from hpcgate.config.http import HttpSettings
 from hpcgate.http.body import brings_body, has_long_body
 from hpcgate.http.disconnect import CONNECTED
