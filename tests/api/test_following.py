@@ -11,7 +11,8 @@ from hpcgate.api import following
 from hpcgate.api.following import MAX_TEXT, Transcript, resumed_at
 from hpcgate.api.server_sent_events import Event
 from hpcgate.errors import BadRequest
-from hpcgate.filesystem.following import Mark, Output, Truncated, Waiting
+from hpcgate.filesystem.following.follower import Truncated, Waiting
+from hpcgate.filesystem.following.view import Mark, Output
 
 
 def told(event: Event) -> tuple[str, str | None, Any]:

@@ -15,22 +15,10 @@ from hpcgate.auth.policy import FREE, Grant
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import BadRequest, Denied, GatewayError, IsADirectory, PermissionDenied, TooLarge
 from hpcgate.filesystem.base import Limits
-from hpcgate.filesystem.following import (
-    BEFORE,
-    BLOCK,
-    REMEMBERED,
-    Degraded,
-    Event,
-    Follower,
-    Following,
-    Mark,
-    Output,
-    Pace,
-    Start,
-    Truncated,
-    View,
-    Waiting,
-)
+from hpcgate.filesystem.following.follower import Degraded, Event, Follower, Start, Truncated, Waiting
+from hpcgate.filesystem.following.reader import BLOCK, Pace
+from hpcgate.filesystem.following.registry import Following
+from hpcgate.filesystem.following.view import BEFORE, REMEMBERED, Mark, Output, View
 from hpcgate.ssh.files.protocol import Attributes, Look
 from hpcgate.ssh.pool import Pool
 from tests.filesystem.remote import WAYS, Place, keys, nodes, place, sshd

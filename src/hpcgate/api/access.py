@@ -22,7 +22,7 @@ from hpcgate.errors import Denied, Forbidden, GatewayError, Unauthenticated, Una
 from hpcgate.filesystem.base import Lender, Operation, naming
 from hpcgate.filesystem.beneath import ConfinedPool
 from hpcgate.filesystem.confinement import Reach, confine
-from hpcgate.filesystem.following import Follower, Start
+from hpcgate.filesystem.following.follower import Follower, Start
 from hpcgate.gateway.gateway import Gateway
 from hpcgate.gateway.streams import Stream
 from hpcgate.gateway.system import System

@@ -10,17 +10,9 @@ from typing import Any
 from hpcgate.api.responses import json_of
 from hpcgate.api.server_sent_events import Event, resumed_after
 from hpcgate.errors import BadRequest, GatewayError, RangeNotSatisfiable
-from hpcgate.filesystem.following import (
-    BEFORE,
-    MAX_OFFSET,
-    Degraded,
-    Follower,
-    Mark,
-    Output,
-    Truncated,
-    Waiting,
-)
-from hpcgate.filesystem.following import Event as Change
+from hpcgate.filesystem.following.follower import Degraded, Follower, Truncated, Waiting
+from hpcgate.filesystem.following.follower import Event as Change
+from hpcgate.filesystem.following.view import BEFORE, MAX_OFFSET, Mark, Output
 from hpcgate.gateway.streams import Stream
 
 MAX_TEXT = 64 * 1024

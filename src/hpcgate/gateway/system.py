@@ -11,7 +11,7 @@ from hpcgate.config import Cluster, plugin
 from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import BadRequest, NoSuchTransfer, UnderWay
 from hpcgate.filesystem.base import Limits, Operation, naming
-from hpcgate.filesystem.following import Following
+from hpcgate.filesystem.following.registry import Following
 from hpcgate.gateway.background import Background
 from hpcgate.gateway.job_ends import JobEnds
 from hpcgate.gateway.watching import Watching

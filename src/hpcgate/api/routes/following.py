@@ -16,7 +16,8 @@ from hpcgate.api.terms import BY_SSH, Terms, on
 from hpcgate.config.groups import Group
 from hpcgate.config.models import StreamSettings
 from hpcgate.errors import BadRequest, Denied, GatewayError
-from hpcgate.filesystem.following import MAX_OFFSET, Follower, Mark, Start
+from hpcgate.filesystem.following.follower import Follower, Start
+from hpcgate.filesystem.following.view import MAX_OFFSET, Mark
 from hpcgate.ssh.files.remote_path import encode_path
 
 router = APIRouter(prefix="/filesystem/{system_name}/files", tags=["filesystem"])

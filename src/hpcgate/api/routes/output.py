@@ -16,8 +16,9 @@ from hpcgate.api.streaming import OCTETS, Answer, StreamingAnswer
 from hpcgate.api.terms import BY_JOBS, Terms, on
 from hpcgate.config.groups import Group
 from hpcgate.errors import BadRequest, Denied, GatewayError
-from hpcgate.filesystem.following import Degraded, Mark, Start, Truncated, Waiting
-from hpcgate.filesystem.following import Output as Part
+from hpcgate.filesystem.following.follower import Degraded, Start, Truncated, Waiting
+from hpcgate.filesystem.following.view import Mark
+from hpcgate.filesystem.following.view import Output as Part
 from hpcgate.gateway.job_output import Change, Ended, JobOutput, JobStream, one_job, paths_of
 from hpcgate.ssh.files.remote_path import RemotePath
 
