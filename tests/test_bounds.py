@@ -20,7 +20,7 @@ from hpcgate.auth import Principal, TokenVerifier, client_credentials, keys
 from hpcgate.config import OidcSettings, names
 from hpcgate.credentials import certificates, keygen_service, local_ca
 from hpcgate.errors import BadAnswer, BadRequest, CredentialRefused, Forbidden, GatewayError, JobNotFound, TooLarge
-from hpcgate.filesystem import beneath, beneath_program, ls, packing
+from hpcgate.filesystem import beneath_program, confined_files, ls, packing
 from hpcgate.filesystem.tus import headers, store, uploads
 from hpcgate.filesystem.tus.state import State
 from hpcgate.health import maintenance
@@ -75,7 +75,7 @@ async def test_a_listing_without_an_end_of_line_is_ended() -> None:
     class Process:
         async def output(self) -> AsyncIterator[bytes]:
             nonlocal taken
-            while taken < 4 * beneath._MAX_PART:
+            while taken < 4 * confined_files.MAX_PART:
                 taken += 65536
                 yield b"x" * 65536
 
@@ -84,11 +84,11 @@ async def test_a_listing_without_an_end_of_line_is_ended() -> None:
         yield Process()
 
     lent: Any = SimpleNamespace(process=process, grant=None)
-    files = beneath.ConfinedFiles(lent, login_node.NodeView(helper=False), cast("Any", None))
+    files = confined_files.ConfinedFiles(lent, login_node.NodeView(helper=False), cast("Any", None))
     with pytest.raises(BadAnswer, match="more than it was asked"):
         async for _ in files.scan(b"/"):
             pass
-    assert taken <= beneath._MAX_PART + 65536
+    assert taken <= confined_files.MAX_PART + 65536
 
 
 def test_links_on_a_way_are_followed_so_often(tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ LONG_FUNCTIONS = {
 """Those that are longer, and may only become shorter."""
 
 LONG_MODULES = {
-    "filesystem/beneath.py": 720,
     "filesystem/beneath_program.py": 1900,
     "server/http_protocol.py": 1000,
 }

@@ -17,7 +17,7 @@ from hpcgate.auth.policy import Grant
 from hpcgate.demo.processes import Identity
 from hpcgate.demo.sshd import Sshd
 from hpcgate.demo.users import User
-from hpcgate.filesystem.beneath import Confined
+from hpcgate.filesystem.confined_session import Confined
 from hpcgate.ssh.files.protocol import RemoteFiles
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session

@@ -133,7 +133,7 @@ import sys
 from types import SimpleNamespace
 from pydantic import TypeAdapter
 from hpcgate.errors import TooLarge
-from hpcgate.filesystem import beneath
+from hpcgate.filesystem import beneath, confined_files
 from hpcgate.filesystem.base import Path
 from hpcgate.filesystem.content import refuse_larger
 from hpcgate.telemetry.journal import readable
@@ -144,8 +144,8 @@ adapter = TypeAdapter(Path)
 assert adapter.validate_python(text) == path
 assert adapter.dump_python(adapter.validate_python(text)) == text
 assert readable(path) == text
-assert beneath._bytes(text) == path
-entry = beneath._entry(text, 0, 0, 0, 0, 0, text, "")
+assert beneath.bytes_of(text) == path
+entry = confined_files._entry(text, 0, 0, 0, 0, 0, text, "")
 assert (entry.name, entry.link_target) == (path, path)
 try:
     refuse_larger(path, 2, SimpleNamespace(max_ops_file_size=1))

@@ -22,8 +22,8 @@ from hpcgate.auth.policy import Grant
 from hpcgate.demo.packages import ensure_installed
 from hpcgate.errors import BadRequest, NoSpace, PermissionDenied
 from hpcgate.filesystem.base import Limits
-from hpcgate.filesystem.beneath import Confined
 from hpcgate.filesystem.compress import Compress
+from hpcgate.filesystem.confined_session import Confined
 from hpcgate.filesystem.tus.scripts import ADOPT_NEW
 from hpcgate.ssh.files.protocol import Replacing
 from hpcgate.ssh.pool import Pool

@@ -24,7 +24,7 @@ import pytest
 from hpcgate.demo.packages import ensure_installed
 from hpcgate.errors import BadRequest, GatewayError, PermissionDenied
 from hpcgate.filesystem.base import Limits
-from hpcgate.filesystem.beneath import Confined
+from hpcgate.filesystem.confined_session import Confined
 from hpcgate.filesystem.extract import Extract
 from hpcgate.filesystem.unpacking import unpack
 from hpcgate.ssh.session import Session

@@ -20,7 +20,7 @@ from hpcgate.auth.tokens import bearer
 from hpcgate.config.groups import Group
 from hpcgate.errors import Denied, Forbidden, GatewayError, Unauthenticated, Unavailable
 from hpcgate.filesystem.base import Lender, Operation, naming
-from hpcgate.filesystem.beneath import ConfinedPool
+from hpcgate.filesystem.confined_session import ConfinedPool
 from hpcgate.filesystem.confinement import Reach, confine
 from hpcgate.filesystem.following.follower import Follower, Start
 from hpcgate.gateway.gateway import Gateway

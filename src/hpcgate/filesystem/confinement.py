@@ -1,7 +1,7 @@
 """Whether the paths of a request lie where its grant lets them, as the login node resolves them, before it begins.
 
 This is for an early and clear answer, and for what the gateway only hands on (a job's working directory). What the
-gateway does itself is checked again where it happens: see `hpcgate.filesystem.beneath`.
+gateway does itself is checked again where it happens: see `hpcgate.filesystem.confined_session`.
 """
 
 from dataclasses import dataclass

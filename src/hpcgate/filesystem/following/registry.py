@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from hpcgate.auth import Principal
 from hpcgate.auth.policy import Grant
 from hpcgate.filesystem.base import Lender, Limits
-from hpcgate.filesystem.beneath import ConfinedPool
+from hpcgate.filesystem.confined_session import ConfinedPool
 from hpcgate.filesystem.following.follower import Follower, Start
 from hpcgate.filesystem.following.reader import Pace, Reader
 from hpcgate.sharing.tasks import Tasks
