@@ -36,7 +36,7 @@ LONG_FUNCTIONS = {
 
 LONG_MODULES = {
     "filesystem/beneath_program.py": 1900,
-    "server/http_protocol.py": 1000,
+    "server/http_protocol.py": 715,
 }
 """Modules that are longer."""
 

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpcgate.demo.cluster import Cluster, Gateway, Options
-from hpcgate.server.http_protocol import LINGER_BYTES
+from hpcgate.server.sink import LINGER_BYTES
 from tests.faults.load import Client, Wrong, put_and_get, stat
 from tests.faults.vitals import eventually, vitals
 from tests.http.test_heads import ODD

@@ -9,7 +9,8 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from hpcgate.server.http_protocol import LINE, PADDED, Http
+from hpcgate.server.answers import LINE, PADDED
+from hpcgate.server.http_protocol import Http
 
 GOOD = b"GET /x?y=z HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /x HTTP/1.1\r\nHost: a\r\n"
@@ -127,7 +128,7 @@ def test_a_chunk_s_padding_has_an_end() -> None:
         wire, protocol = Wire(), Http(config=config, server_state=state, app_state={})
         protocol.connection_made(wire)
         protocol.data_received(CHUNKED + b"1;")
-        for _ in range(2 * Http.settings.max_header_size // 4096 + 2):
+        for _ in range(2 * protocol.front.settings.max_header_size // 4096 + 2):
             protocol.data_received(b"x" * 4096)
         wire.closed = True
         protocol.connection_lost(None)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hpcgate.api.responses import fields
 from hpcgate.http.heads import MAX_FIELDS, ONCE, odd_path, refusal
-from hpcgate.server.http_protocol import MAX_PIPELINED
+from hpcgate.server.answers import MAX_PIPELINED
 from tests.front import Front, serving
 
 PATH = b"/status/liveness"

@@ -25,9 +25,10 @@ from uvicorn.server import ServerState
 from hpcgate.admission.line import Caller
 from hpcgate.config.http import HttpSettings
 from hpcgate.http.body import Bodies
-from hpcgate.server.http_protocol import LINGER, LINGER_BYTES, Http
-from hpcgate.server.refusals import Lobby, Refusals
-from hpcgate.server.sink import TURN, Ends, Sink
+from hpcgate.server.front import Front
+from hpcgate.server.http_protocol import Http
+from hpcgate.server.refusals import Refusals
+from hpcgate.server.sink import LINGER, LINGER_BYTES, TURN, Ends, Sink
 from hpcgate.telemetry.containment import FAULTS
 from tests.server.test_front import self_signed
 
@@ -154,13 +155,15 @@ async def serving(
     config = uvicorn.Config(app, interface="asgi3", log_config=None, timeout_keep_alive=cast("int", patience))
     config.load()
     state = ServerState()
-    places = {"refusals": Refusals(0), "overflow": Refusals(0), "lobby": Lobby(0), "sink": Sink(LINGER_BYTES)}
-    kind: Any = type(
-        "Noted", (Http,), {**places, "stopping": parting.stopping, "settings": HttpSettings(header_timeout=patience)}
+    front = Front(
+        HttpSettings(header_timeout=patience),
+        None if parting.admission is None else parting.admission(),
+        overflow=Refusals(0),
+        sink=Sink(LINGER_BYTES),
+        stopping=parting.stopping,
     )
-    kind.admission = None if parting.admission is None else parting.admission()
     server = await asyncio.get_running_loop().create_server(
-        lambda: kind(config=config, server_state=state, app_state={}),
+        lambda: Http(config=config, server_state=state, app_state={}, front=front),
         "127.0.0.1",
         0,
         ssl=context,

@@ -12,6 +12,7 @@ import structlog
 import uvicorn
 
 from hpcgate.config import LoggerSettings
+from hpcgate.server.front import Front
 from hpcgate.server.lifecycle import Server
 from hpcgate.server.logs import configure_logging
 
@@ -63,7 +64,7 @@ def test_names_that_are_looked_up_slowly_leave_threads_for_others() -> None:
     """libuv has four by default, of which look-ups get two."""
     program = (
         "import asyncio, os, uvloop\n"
-        "from hpcgate.server.http_protocol import LOOK_UPS, make_room_for_look_ups\n"
+        "from hpcgate.server.look_ups import LOOK_UPS, make_room_for_look_ups\n"
         "make_room_for_look_ups()\n"
         "async def look_up():\n"
         "    await asyncio.get_running_loop().getaddrinfo('localhost', 22)\n"
@@ -88,7 +89,7 @@ async def test_a_certificate_on_a_file_system_that_hangs_holds_one_thread() -> N
             nonlocal renewed
             renewed += 1
 
-    server, certificate = Server(uvicorn.Config("none")), cast("Any", Certificate())
+    server, certificate = Server(uvicorn.Config("none"), Front()), cast("Any", Certificate())
     server._look_at_certificate(certificate)
     assert await asyncio.to_thread(begun.acquire)
     for _ in range(3):

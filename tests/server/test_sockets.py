@@ -28,6 +28,7 @@ from hpcgate.admission.queue import Admission, Turn
 from hpcgate.api.sockets import _closing, converse
 from hpcgate.errors import PathNotFound
 from hpcgate.gateway.streams import Stream
+from hpcgate.server import front as server_front
 from hpcgate.server.http_protocol import Http
 from hpcgate.server.refusals import HOLD, Refusals
 from hpcgate.server.sockets import MAX_LINE, MAX_MESSAGE, PORTION, Sockets
@@ -380,15 +381,15 @@ async def test_a_socket_is_refused_only_where_a_request_of_its_caller_would_wait
         await send({"type": "websocket.accept"})
         await send({"type": "websocket.close"})
 
-    class Line(Http):
-        admission = Turns(9, 9, lambda: 0)
-        speaks = staticmethod(lambda path: True)
-        caller = staticmethod(lambda token, source: "alice" if token == "good" else None)
-
-    config = uvicorn.Config(accept, http=Line, ws=Sockets, interface="asgi3", log_config=None)
+    shared = server_front.Front(
+        admission=Turns(9, 9, lambda: 0),
+        speaks=lambda path: True,
+        caller=lambda token, source: "alice" if token == "good" else None,
+    )
+    config = uvicorn.Config(accept, http=Http, ws=Sockets, interface="asgi3", log_config=None)
     config.load()
     wire, state = Wire(), ServerState()
-    protocol = Line(config=config, server_state=state, app_state={})
+    protocol = Http(config=config, server_state=state, app_state={}, front=shared)
     protocol.connection_made(wire)
     head = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     key = f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{shown}\r\n\r\n"
@@ -420,25 +421,23 @@ async def test_what_a_stranger_costs_by_a_socket_is_counted_until_it_is_a_user(v
         await asyncio.sleep(0)
         await send({"type": "websocket.close"})
 
-    class Line(Http):
-        admission = Counting(9, 9, lambda: 0)
-        speaks = staticmethod(lambda path: True)
-
-    config = uvicorn.Config(refuse, http=Line, ws=Sockets, interface="asgi3", log_config=None)
+    admission = Counting(9, 9, lambda: 0)
+    shared = server_front.Front(admission=admission, speaks=lambda path: True)
+    config = uvicorn.Config(refuse, http=Http, ws=Sockets, interface="asgi3", log_config=None)
     config.load()
     wire, state = Wire(), ServerState()
-    protocol = Line(config=config, server_state=state, app_state={})
+    protocol = Http(config=config, server_state=state, app_state={}, front=shared)
     protocol.connection_made(wire)
     protocol.data_received(OFFER)
     await asyncio.gather(*state.tasks)
     assert seen == [("begin", Stranger), ("end", User if verified else Stranger)]
-    assert Line.admission._strangers_running == 0
+    assert admission._strangers_running == 0
     # One that the library refuses never begins.
-    other = Line(config=config, server_state=state, app_state={})
+    other = Http(config=config, server_state=state, app_state={}, front=shared)
     other.connection_made(Wire())
     other.data_received(OFFER.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"none"))
     await asyncio.gather(*state.tasks)
-    assert Line.admission._strangers_running == 0
+    assert admission._strangers_running == 0
     protocol.connection_lost(None)
     other.connection_lost(None)
 
@@ -460,27 +459,24 @@ async def test_a_socket_is_refused_as_late_as_a_request(gone: bool) -> None:
         def must_wait(self, asker: Asker, running: int) -> bool:
             return True
 
-    class Line(Http):
-        admission = Full(9, 9, lambda: 0)
-        refusals = Refusals(9, now=lambda: now)
-        speaks = staticmethod(lambda path: True)
-
-    config = uvicorn.Config(lambda *_: None, http=Line, ws=Sockets, interface="asgi3", log_config=None)
+    refusals = Refusals(9, now=lambda: now)
+    shared = server_front.Front(admission=Full(9, 9, lambda: 0), refusals=refusals, speaks=lambda path: True)
+    config = uvicorn.Config(lambda *_: None, http=Http, ws=Sockets, interface="asgi3", log_config=None)
     config.load()
     wire = Wire()
-    protocol = Line(config=config, server_state=ServerState(), app_state={})
+    protocol = Http(config=config, server_state=ServerState(), app_state={}, front=shared)
     protocol.connection_made(wire)
     protocol.data_received(OFFER)
-    Line.refusals.look(1.0)
+    refusals.look(1.0)
     assert wire.written == []
     if gone:
         wire.close()
         protocol.connection_lost(None)
     now = time.monotonic() + HOLD
-    Line.refusals.look(1.0)
+    refusals.look(1.0)
     assert b"".join(wire.written).startswith(b"" if gone else b"HTTP/1.1 503 ")
     assert bool(wire.written) is not gone
-    assert (len(Line.refusals), Line.refusals.said) == (0, 0 if gone else 1)
+    assert (len(refusals), refusals.said) == (0, 0 if gone else 1)
     protocol.connection_lost(None)
 
 

@@ -81,6 +81,7 @@ def test_sigterm_ends_a_start_that_hangs_and_says_where(
 
 HANGING = """
 import asyncio, uvicorn
+from hpcgate.server.front import Front
 from hpcgate.server.lifecycle import Server
 
 async def app(scope, receive, send):
@@ -88,7 +89,7 @@ async def app(scope, receive, send):
     print("hangs", flush=True)
     await asyncio.Event().wait()
 
-Server(uvicorn.Config(app, loop="uvloop", lifespan="on")).run()
+Server(uvicorn.Config(app, loop="uvloop", lifespan="on"), Front()).run()
 """
 
 

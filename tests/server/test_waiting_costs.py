@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from hpcgate.admission.queue import BYTES_EACH, FLOOR, Admission
 from hpcgate.http import disconnect
+from hpcgate.server.front import Front
 from hpcgate.server.http_protocol import Http
 from hpcgate.server.refusals import HOLD, Lobby, Refusals
 
@@ -80,14 +81,13 @@ class Crowd:
         self.answered: deque[int] = deque()
         self.over = False
         self.state = ServerState()
-        ways = {
-            "admission": self.admission,
-            "lobby": self.lobby,
-            "overflow": self.overflow,
-            "refusals": Refusals(most),
-            "caller": staticmethod(lambda token, source: token),
-        }
-        protocol: Any = type("Known", (Http,), ways)
+        front = Front(
+            admission=self.admission,
+            lobby=self.lobby,
+            overflow=self.overflow,
+            refusals=Refusals(most),
+            caller=lambda token, source: token,
+        )
         config = uvicorn.Config(
             self.serve, interface="asgi3", log_config=None, access_log=False, timeout_keep_alive=3600
         )
@@ -95,7 +95,7 @@ class Crowd:
         self.look()
         self.clients: list[tuple[Http, bytes]] = []
         for number in range(clients):
-            http = protocol(config=config, server_state=self.state, app_state={})
+            http = Http(config=config, server_state=self.state, app_state={}, front=front)
             http.connection_made(Wire(self, number))
             request = f"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer u{number % users}\r\n\r\n"
             self.clients.append((http, request.encode()))

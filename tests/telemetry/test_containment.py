@@ -18,10 +18,10 @@ from uvicorn.server import ServerState
 
 import hpcgate
 from hpcgate.admission.queue import Admission
+from hpcgate.server.front import Front
 from hpcgate.server.http_protocol import Http
 from hpcgate.server.idleness import Rest
 from hpcgate.server.lifecycle import Server, _Look
-from hpcgate.server.refusals import Lobby, Refusals
 from hpcgate.telemetry import containment
 from hpcgate.telemetry.containment import FAULTS, Faults, contained, kept, on_loop_error, reaped
 
@@ -228,7 +228,7 @@ def cancelled(*_: Any) -> Any:
 def a_server() -> Server:
     config = uvicorn.Config(cast("Any", None))
     config.encoded_headers = []
-    server = Server(config)
+    server = Server(config, Front())
     server.tls = cast("Any", SimpleNamespace(changed=lambda: False))
     server._look_at_load = lambda counter: None  # type: ignore[method-assign]
     return server
@@ -244,7 +244,6 @@ def overloaded(server: Server, **parts: Any) -> Server:
     state = SimpleNamespace(gateway=SimpleNamespace(admission=admission))
     server.config.app = cast("Any", SimpleNamespace(state=state))
     server._last_look = _Look(0.0, 0)
-    server._lobby, server._refusals = Lobby(0), Refusals(0)
     server._idleness = cast("Any", SimpleNamespace(since=lambda *_, **__: Rest(0.0, 0.1)))
     return server
 
@@ -253,8 +252,8 @@ PARTS: dict[str, Callable[[Server, Any], object]] = {
     # The parts of the tick, and how to have them fail.
     "tick.load": lambda server, fault: setattr(server, "_look_at_load", fault),
     "tick.admission": lambda server, fault: overloaded(server, look=fault),
-    "tick.lobby": lambda server, fault: setattr(overloaded(server)._lobby, "look", fault),
-    "tick.refusals": lambda server, fault: setattr(overloaded(server)._refusals, "look", fault),
+    "tick.lobby": lambda server, fault: setattr(overloaded(server)._front.lobby, "look", fault),
+    "tick.refusals": lambda server, fault: setattr(overloaded(server)._front.refusals, "look", fault),
     "tick.door": lambda server, fault: setattr(overloaded(server), "_accept", fault),
     "tick.certificate": lambda server, fault: setattr(server, "_look_at_certificate", fault),
     "tick.ends": lambda server, fault: setattr(server, "ends", SimpleNamespace(look=fault)),
@@ -383,7 +382,7 @@ def test_a_client_who_left_is_refused_without_a_word() -> None:
     protocol.transport = cast("Any", SimpleNamespace(is_closing=lambda: True, write=failing, close=failing))
     protocol.server_state = cast("Any", state)
     cycle = SimpleNamespace(disconnected=False, response_complete=False)
-    protocol._turn_away(cast("Any", cycle))
+    protocol.turn_away(cast("Any", cycle))
     assert cycle.response_complete
     assert state.total_requests == 1
 

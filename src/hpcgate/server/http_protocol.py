@@ -1,24 +1,16 @@
-"""One process that serves: uvicorn on uvloop."""
+"""One client's connection: uvicorn's HTTP, with bounds on what a stranger can take."""
 
 import asyncio
-import json
-import math
-import os
-import random
-import re
 import socket
 import struct
 import time
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
 import structlog
 from starlette.types import Scope
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from hpcgate.admission.askers import (
@@ -26,191 +18,54 @@ from hpcgate.admission.askers import (
     Asker,
     Headers,
     Stranger,
-    User,
-    address_of,
     forwarded_in,
-    network,
     path_in,
     token_in,
     token_of,
 )
 from hpcgate.admission.queue import Admission
-from hpcgate.config.http import HttpSettings
 from hpcgate.http.body import brings_body, has_long_body
 from hpcgate.http.disconnect import CONNECTED
-from hpcgate.http.envelope import WHOLE, accepted_id, new_id, tell_gone
+from hpcgate.http.envelope import WHOLE, accepted_id, tell_gone
 from hpcgate.http.heads import Refusal, refusal
+from hpcgate.server.answers import (
+    BROKEN_OFF,
+    CRASHED,
+    LINE,
+    LINE_TOO_LONG,
+    MAX_PIPELINED,
+    NO_HTTP,
+    PADDED,
+    PIPELINED,
+    problem,
+)
 from hpcgate.server.exchange import Exchange
-from hpcgate.server.refusals import HOLD, Lobby, Refusals
-from hpcgate.server.sink import Sink
+from hpcgate.server.first_lines import FirstLines
+from hpcgate.server.front import Front
+from hpcgate.server.metering import counted, counted_once_begun
+from hpcgate.server.sink import LINGER, LINGER_BYTES
 from hpcgate.server.sockets import MAX_LINE, Sockets, received
+from hpcgate.server.turns import Offer, Unread, Waiting
 from hpcgate.telemetry.containment import FAULTS, contained
 
 log = structlog.get_logger(__name__)
+FAULTS.register("http.connection")
+FAULTS.register("http.made")
 
-
-LOOK_UPS = 64
-"""Names that may be looked up at a time: a DNS server that is slow for one of them must not keep others waiting."""
-MAX_PIPELINED = 1000
-"""Requests of one connection that wait for an earlier one of it."""
-LINGER = 10.0
-"""Seconds for which a refused client may go on sending, so that it comes to read the answer: a socket that is closed
-with something unread resets the connection, and the answer may be lost."""
-LINGER_BYTES = 1024 * 1024
-"""Bytes that it may send meanwhile before it has to take turns with others who do, for the rest of that time."""
 OVERHEAD = 16
 """Bytes of a chunk's frame for each byte in it; more is padding. A chunk of one byte has five."""
 
 OFFER = frozenset({b"connection", b"upgrade", b"http2-settings"})
 """The headers of an offer to speak another protocol (RFC 9110, section 7.8)."""
 
-_BLANK = re.compile(rb"[\r\n]*")
 _EXTENSIONS: Mapping[str, Mapping[str, object]] = {WHOLE: {}}
 
 _GLANCE = 0.01
 """Seconds in which the loop reads what has come while it had no time: who asked in time is not taken for silent."""
 
-_TURN = contained("http.turn")
 _GONE = contained("http.gone")
 _RESET = struct.pack("ii", 1, 0)
 """Has a socket send a reset when it is closed (socket(7), SO_LINGER)."""
-
-
-@dataclass(slots=True, eq=False)
-class _Caller:
-    """A request that waits to be served, or to be refused."""
-
-    protocol: "Http"
-    cycle: RequestResponseCycle
-    app: Any
-    asker: Asker
-    size: int
-    since: float
-    came: float
-
-    def let_in(self) -> bool:
-        self.protocol._waiting = None
-        # Others wait behind it, whatever goes wrong with it.
-        with _TURN:
-            if not self.cycle.disconnected:
-                self.protocol._serve(self.cycle, self.app, self.asker)
-                return True
-        return False
-
-    def turn_away(self) -> None:
-        self.protocol._waiting = None
-        admission = self.protocol.admission
-        if not self.cycle.disconnected and admission is not None:
-            # Nothing is read meanwhile: pressure is felt where it costs nothing.
-            self.protocol.flow.pause_reading()
-            self.protocol.refusals.add(self, self.came)
-
-    def say(self) -> bool:
-        with _TURN:
-            if not self.cycle.disconnected:
-                self.protocol._turn_away(self.cycle)
-                return True
-        return False
-
-
-@dataclass(slots=True, eq=False)
-class _Unread:
-    """A connection whose request is not read for now.
-
-    Attributes:
-        since: When it came, by the clock of the admission, which goes slower at times.
-        came: When it came, in seconds of `time.monotonic`.
-        whole: Whether its answer has a body.
-    """
-
-    protocol: "Http"
-    data: bytes
-    size: int
-    asker: Asker
-    since: float
-    came: float
-    whole: bool = True
-
-    @property
-    def stays(self) -> bool:
-        admission = self.protocol.admission
-        return admission is not None and admission.stays_unread(self.asker)
-
-    @property
-    def late(self) -> bool:
-        admission = self.protocol.admission
-        return admission is not None and admission.too_late(self.since) and time.monotonic() >= self.came + HOLD
-
-    def read(self) -> None:
-        protocol = self.protocol
-        protocol._unread = None
-        protocol._left = self
-        with _TURN:
-            if not protocol.transport.is_closing():
-                protocol.flow.resume_reading()
-                protocol._parse(self.data)
-        protocol._left = None
-
-    def refuse(self) -> None:
-        # What has come of it is forgotten; that it lies unread is not, until it is refused.
-        self.whole = not self.data.startswith(b"HEAD ")
-        self.data = b""
-        self.protocol.overflow.add(self, self.came)
-
-    def say(self) -> bool:
-        protocol = self.protocol
-        with _TURN:
-            if protocol._unread is self:
-                protocol._unread = None
-                if not protocol.transport.is_closing():
-                    protocol._turn_away_unread(whole=self.whole)
-                    return True
-        return False
-
-
-@dataclass(slots=True, eq=False)
-class _Offer:
-    """An offer to speak as a WebSocket that is to be refused."""
-
-    protocol: "Http"
-
-    def say(self) -> bool:
-        with _TURN:
-            if not self.protocol.is_over():
-                self.protocol._bow_out()
-                return True
-        return False
-
-
-class _Metered:
-    """Awaits a stranger's request and measures what it takes of the event loop, until it turns out to be a user's."""
-
-    def __init__(self, request: Coroutine[Any, Any, None], state: Mapping[str, Any], known: Callable[[str], None]):
-        self.cost = 0.0
-        self._request = request
-        self._state = state
-        self._known = known
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        steps = self._request.__await__()
-        sent: Any = None
-        thrown: BaseException | None = None
-        while True:
-            began = time.thread_time()
-            try:
-                waits_for = steps.send(sent) if thrown is None else steps.throw(thrown)
-            except StopIteration:
-                return
-            finally:
-                thrown = None  # its traceback leads here
-                self.cost += time.thread_time() - began
-                if name := self._state.get("username"):
-                    self._known(name)
-            sent = None
-            try:
-                sent = yield waits_for
-            except BaseException as error:  # which is the request's to deal with
-                thrown = error
 
 
 class _Refused(Exception):
@@ -224,37 +79,7 @@ class _Refused(Exception):
 class Http(HttpToolsProtocol):
     """uvicorn's HTTP, with bounds on heads and on slow clients, and with refusals in the shape of all others."""
 
-    settings = HttpSettings()
-    admission: Admission | None = None
-    refusals = Refusals(0)
-    overflow = Refusals(math.inf)
-    """Holds those for which there is no room in the lobby: they take no more than their connections do."""
-    lobby = Lobby(0)
-    sink = Sink(LINGER_BYTES)
-    """Lets those go on who send much after they were refused."""
-    caller: Callable[[str, Callable[[], str | None]], str | None] = staticmethod(lambda token, source: None)
-    """Says whose a token was when it was last verified."""
-    speaks: Callable[[str], bool] = staticmethod(lambda path: False)
-    """Says whether a path leads to a WebSocket; an offer to speak one is passed over anywhere else."""
-    always = frozenset(("/status/liveness", "/status/readiness"))
-    """Paths that are answered however many requests there are."""
-    hint = b"/status/"
-    """What each of them has, which is sooner looked for than a path."""
-    extra = b""
-    """Further headers of what is answered here."""
-    stopping = False
-    """Whether every answer is its connection's last, for the process is about to end."""
-
-    _block = b""
-    """What is being parsed."""
-    _at: int | None = 0
-    """Where in it the next head or body begins; None behind a body in chunks, for the parser does not say."""
     _chunked = False
-    _line = b""
-    """What came before it of a head whose first line was not whole."""
-    _lined = False
-    _end = b""
-    """The last bytes before it, if they belong to a head."""
     _begun = False
     """Whether a request has begun to come, and has not come to its end."""
     _in_head = False
@@ -278,16 +103,21 @@ class Http(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
     _unsent = 0
-    _waiting: _Caller | None = None
-    _unread: "_Unread | None" = None
-    _left: "_Unread | None" = None
+    waiting: Waiting | None = None
+    unread: Unread | None = None
+    left: Unread | None = None
     """What is being read now, if it was left unread."""
+
+    def __init__(self, *args: Any, front: Front | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.front = Front() if front is None else front
+        self._lines = FirstLines()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the client some time for its first request."""
         try:
             super().connection_made(transport)
-            self._head_timer = self.loop.call_later(self.settings.header_timeout, self._head_is_late)
+            self._head_timer = self.loop.call_later(self.front.settings.header_timeout, self._head_is_late)
         except Exception as error:  # the loop would leave the connection open, and nobody would look after it
             FAULTS.note("http.made", error)
             transport.abort()
@@ -317,15 +147,15 @@ class Http(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless it would be refused: then it is left as it is for a while."""
-        admission = self.admission
+        admission = self.front.admission
         if self._deaf:
             self._discard(data)
-        elif self._unread is not None:
-            self._unread.data += data
+        elif self.unread is not None:
+            self.unread.data += data
         elif admission is not None and admission.ample and self.resting():
             self._glance(admission, data)
         else:
-            self._parse(data)
+            self.parse(data)
 
     @contained("http.eof")
     def eof_received(self) -> None:
@@ -338,7 +168,7 @@ class Http(HttpToolsProtocol):
         if self._discarded < 0:
             self.flow.pause_reading()
             if not self._awaited():
-                self.sink.add(self)
+                self.front.sink.add(self)
 
     def go_on(self, portion: int) -> None:
         """Read on past what nobody wants, for so many bytes."""
@@ -360,16 +190,16 @@ class Http(HttpToolsProtocol):
     def _glance(self, admission: Admission, data: bytes) -> None:
         """Leave a request unread that would only wait, or be refused, as far as a glance tells; else parse it."""
         asker = self._asker(token_in(data), forwarded_in(data))
-        if not admission.stays_unread(asker) or (self.hint in data[:PEEK] and path_in(data) in self.always):
-            self._parse(data)
+        if not admission.stays_unread(asker) or (self.front.hint in data[:PEEK] and path_in(data) in self.front.always):
+            self.parse(data)
             return
         self._stop_head_timer()
         self._unset_keepalive_if_required()
         self.flow.pause_reading()
-        self._unread = _Unread(self, data, len(data), asker, admission.now, time.monotonic())
-        self.lobby.add(self._unread)
+        self.unread = Unread(self, data, len(data), asker, admission.now, time.monotonic())
+        self.front.lobby.add(self.unread)
 
-    def _parse(self, data: bytes) -> None:
+    def parse(self, data: bytes) -> None:
         """Parse what came. Whatever goes wrong with it is this connection's alone, which gets an answer."""
         try:
             self._take(data)
@@ -383,7 +213,7 @@ class Http(HttpToolsProtocol):
 
     def _take(self, data: bytes) -> None:
         """Parse what came, unless a head has become too long."""
-        most = self.settings.max_header_size
+        most = self.front.settings.max_header_size
         begun = self._in_head
         if begun:
             self._head += len(data)
@@ -411,12 +241,12 @@ class Http(HttpToolsProtocol):
         # Most heads come whole, and need no timer. What is no part of a request must not stop the keep-alive timer.
         waiting = self._in_head or self.cycle is None or self.cycle.response_complete
         if waiting and self._head_timer is None and not self.transport.is_closing():
-            self._head_timer = self.loop.call_later(self.settings.header_timeout, self._head_is_late)
+            self._head_timer = self.loop.call_later(self.front.settings.header_timeout, self._head_is_late)
 
     def _feed(self, data: bytes) -> bool:
         """Hand on what came, and say whether there may be more of it."""
         self._unset_keepalive_if_required()
-        self._block, self._at = data, None if self._in_body and self._chunked else 0
+        self._lines.take(data, chunked=self._in_body and self._chunked)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as stopped:
@@ -432,10 +262,10 @@ class Http(HttpToolsProtocol):
             return False
         else:
             if self._in_head:
-                self._keep_line()
+                self._lines.keep()
             return not self._deaf
         finally:
-            self._block = b""
+            self._lines.drop()
         # Outside of the handler: what is raised within it has that error for its context.
         if self._offered:
             return self._feed(self._without_offer() + data[read:])
@@ -468,14 +298,14 @@ class Http(HttpToolsProtocol):
         if self._deaf:
             # What came with it was the connection's last request.
             raise _Refused(NO_HTTP)
-        most = self.settings.max_header_size
+        most = self.front.settings.max_header_size
         if self._much and len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > most:
             raise _Refused(self._too_long())
         version = self.parser.get_http_version()
         refused = refusal(version, self.url, self.headers)
         if refused is not None:
             raise _Refused(refused)
-        if not self._is_plain(version):
+        if not self._lines.is_plain(self.parser.get_method(), self.url, version):
             raise _Refused(LINE)
         if len(self.pipeline) >= MAX_PIPELINED:
             raise _Refused(PIPELINED)
@@ -491,52 +321,20 @@ class Http(HttpToolsProtocol):
         self._in_body, self._received, self._body = True, 0, 0
         self._chunked = body and not any(name == b"content-length" for name, _ in self.headers)
         if self._chunked:
-            self._at = None
+            self._lines.lose()
         if not body or version == "1.0":
             # RFC 9110, section 10.1.1: then nobody waits for it.
             self.cycle.waiting_for_100_continue = False
-        if self.stopping or self.parser.should_upgrade():
+        if self.front.stopping or self.parser.should_upgrade():
             self.cycle.keep_alive = False
         if body or not self.cycle.keep_alive:
             self.cycle.transport = cast("asyncio.Transport", _Parting(self))
-
-    def _keep_line(self) -> None:
-        """Keep the first line of a head of which more is to come."""
-        if not self._lined:
-            block = self._block
-            begins = block.rfind(b"\r\n\r\n") + 4 if self._at is None and b"\r\n\r\n" in block else self._at or 0
-            self._line += block[begins:]
-            self._lined = b"\n" in self._line.lstrip(b"\r\n")
-        self._end = (self._end + self._block)[-3:]
-
-    def _is_plain(self, version: str) -> bool:
-        """Say whether the first line of the head that is whole now was what the parser has read in it.
-
-        It reads two blanks as one, and the names of other protocols as HTTP's.
-        """
-        block, at = self._block, self._at
-        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version.encode())
-        if self._end:
-            # The line that ends the head begins three bytes before the block at most.
-            plain = (self._line + block[: len(line)]).lstrip(b"\r\n").startswith(line)
-            self._at = (self._end + block).find(b"\r\n\r\n") + 4 - len(self._end)
-            self._line, self._lined, self._end = b"", False, b""
-            return plain
-        if at is None:
-            at = block.find(b"\n" + line)
-            plain = at >= 0
-        else:
-            begins = _BLANK.match(block, at)
-            at = at if begins is None else begins.end()
-            plain = block.startswith(line, at)
-        self._at = block.find(b"\r\n\r\n", at) + 4
-        return plain
 
     def _should_upgrade(self) -> bool:
         if self.parser.get_method() != b"GET" or brings_body(self.headers):
             return False
         path = self.url.partition(b"?")[0].decode("latin-1")
-        return super()._should_upgrade() and self.speaks(unquote(path))
+        return super()._should_upgrade() and self.front.speaks(unquote(path))
 
     def _hand_over(self, rest: bytes) -> None:
         """Have the connection go on as a WebSocket, whose task is a request like others.
@@ -545,19 +343,19 @@ class Http(HttpToolsProtocol):
         """
         self._stop_head_timer()
         self._unset_keepalive_if_required()
-        admission = self.admission
+        admission = self.front.admission
         asker = None if admission is None else self._asker(token_of(self.headers), self.headers)
-        if self._awaited() or self.stopping or self._would_wait(asker):
+        if self._awaited() or self.front.stopping or self._would_wait(asker):
             if admission is not None:
                 admission.refused += 1
             self._deaf = True
-            self._last_words = self._overloaded(close=True, whole=True)
-            if self.stopping:
-                self._bow_out()
+            self._last_words = self.front.answers.overloaded(close=True, whole=True)
+            if self.front.stopping:
+                self.bow_out()
             elif not self._awaited():
                 # As late as any other refusal: who is refused at once comes back at once.
                 self.flow.pause_reading()
-                self.refusals.add(_Offer(self), time.monotonic())
+                self.front.refusals.add(Offer(self), time.monotonic())
             return
         if max(len(self.url), *(len(name) + len(value) for name, value in self.headers)) > MAX_LINE:
             self._refuse(LINE_TOO_LONG)
@@ -567,19 +365,15 @@ class Http(HttpToolsProtocol):
         self._stop_rest_timer()
         self.handle_websocket_upgrade()
         speaker = self.transport.get_protocol()
-        if isinstance(asker, Stranger) and isinstance(speaker, Sockets):
-            speaker.app = partial(self._metered, asker, speaker.app)  # its task has yet to begin, if it ever does
+        if isinstance(asker, Stranger) and isinstance(speaker, Sockets) and admission is not None:
+            speaker.app = counted_once_begun(admission, asker, speaker.app, self.tasks)
         if rest:
             cast("asyncio.Protocol", speaker).data_received(rest)
         self.cycle, self._active = None, None  # type: ignore[assignment]
 
-    async def _metered(self, asker: Asker, app: Any, scope: Any, receive: Any, send: Any) -> None:
-        """Serve a WebSocket of a stranger, which is a user's once its token is verified."""
-        await self._counted(asker, app)(scope, receive, send)
-
     def _would_wait(self, asker: Asker | None) -> bool:
         """Say whether a request of this caller would have to wait."""
-        admission = self.admission
+        admission = self.front.admission
         if admission is None or not (admission.waiting or admission.busy or admission.full(len(self.tasks))):
             return False
         return asker is not None and admission.must_wait(asker, len(self.tasks))
@@ -614,10 +408,10 @@ class Http(HttpToolsProtocol):
             # Enough is here already.
             self.flow.pause_reading()
         elif self._last_words and not self._awaited():
-            self._bow_out()
-        if self.admission is not None and self.admission.waiting:
+            self.bow_out()
+        if self.front.admission is not None and self.front.admission.waiting:
             # The task of this request is about to end.
-            self.admission.feed(len(self.tasks) - 1)
+            self.front.admission.feed(len(self.tasks) - 1)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Serve a request, or have it wait, or refuse it at the price of its parsing alone."""
@@ -628,86 +422,53 @@ class Http(HttpToolsProtocol):
         scope["state"][CONNECTED] = True
         if not cycle.access_log:
             scope["extensions"] = _EXTENSIONS
-        admission = self.admission
+        admission = self.front.admission
         if (
             admission is None
             or not (admission.waiting or admission.busy or admission.full(len(self.tasks)))
-            or cycle.scope["path"].rstrip("/") in self.always
+            or cycle.scope["path"].rstrip("/") in self.front.always
         ):
             super()._start_asgi_task(cycle, app)
             return
         headers = cycle.scope["headers"]
         asker = self._asker(token_of(headers), headers)
         if not admission.must_wait(asker, len(self.tasks)):
-            self._serve(cycle, app, asker)
+            self.serve(cycle, app, asker)
             return
         size = 0
         for _, value in headers:
             size += len(value)
-        left = self._left
+        left = self.left
         since, came = (admission.now, time.monotonic()) if left is None else (left.since, left.came)
-        self._waiting = caller = _Caller(self, cycle, app, asker, size, since, came)
+        self.waiting = caller = Waiting(self, cycle, app, asker, size, since, came)
         admission.wait(caller, len(self.tasks))
 
     def _asker(self, token: str | None, headers: Headers) -> Asker:
-        """Return who asks, as far as it is known before anything is verified."""
-        if token is not None and (name := self.caller(token, partial(self._source, headers))) is not None:
-            return User(name)
-        return Stranger(network(self._source(headers)), bearer=token is not None)
-
-    def _source(self, headers: Headers) -> str:
-        """Return the client's address: what a trusted proxy says, or else the connection's other end."""
         peer = "" if self.client is None else self.client[0]
-        forwarded: Callable[[str], str] | None = None
-        if isinstance(proxied := self.config.loaded_app, ProxyHeadersMiddleware) and peer in proxied.trusted_hosts:
-            hosts = proxied.trusted_hosts
-            forwarded = partial(_client, hosts.get_trusted_client_address)
-        return address_of(peer, headers, forwarded)
+        return self.front.asker(token, headers, peer, self.config.loaded_app)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body; of one whose request waits not more than has come already."""
         self._body += len(body)
-        if self._at is not None:
-            self._at += len(body)
+        self._lines.pass_over(len(body))
         super().on_body(body)
-        if self._waiting is not None and self.admission is not None:
+        if self.waiting is not None and self.front.admission is not None:
             self.flow.pause_reading()
-            self.admission.grow(self._waiting, len(body))
+            self.front.admission.grow(self.waiting, len(body))
 
     def _wait_no_more(self) -> None:
-        if self._waiting is not None and self.admission is not None:
-            self.admission.leave(self._waiting)
-            self._waiting = None
+        if self.waiting is not None and self.front.admission is not None:
+            self.front.admission.leave(self.waiting)
+            self.waiting = None
 
-    def _serve(self, cycle: RequestResponseCycle, app: Any, asker: Asker) -> None:
-        super()._start_asgi_task(cycle, self._counted(asker, app))
-
-    def _counted(self, asker: Asker, app: Any) -> Any:
-        """Return an application that counts as a caller's request, and what a stranger's costs until it is a user's."""
-        admission = self.admission
+    def serve(self, cycle: RequestResponseCycle, app: Any, asker: Asker) -> None:
+        """Have the application answer a request, which counts as its caller's."""
+        admission = self.front.admission
         assert admission is not None  # noqa: S101 (it has let the caller in)
-        turn = admission.begin(asker)
+        super()._start_asgi_task(cycle, counted(admission, asker, app, self.tasks))
 
-        async def counted(scope: Any, receive: Any, send: Any) -> None:
-            cost = 0.0
-            try:
-                if isinstance(turn.asker, User):
-                    await app(scope, receive, send)
-                else:
-                    request = app(scope, receive, send)
-                    metered = _Metered(request, scope["state"], lambda name: admission.verified(turn, name))
-                    try:
-                        await metered
-                    finally:
-                        cost = metered.cost
-            finally:
-                admission.end(turn, cost)
-                if admission.waiting:
-                    admission.feed(len(self.tasks) - 1)
-
-        return counted
-
-    def _turn_away(self, cycle: RequestResponseCycle) -> None:
+    def turn_away(self, cycle: RequestResponseCycle) -> None:
+        """Answer a request that there are too many."""
         if self.transport.is_closing():
             # Its client has gone, and the loop has not come to say so: a closed transport raises if it is written to.
             cycle.response_complete = True
@@ -716,11 +477,14 @@ class Http(HttpToolsProtocol):
         # Who sends a body may send much of it: that connection ends.
         # Who does not wait for answers before asking on would not wait after a refusal either.
         close = (
-            self.stopping or not cycle.keep_alive or bool(self.pipeline) or has_long_body(cast("Scope", cycle.scope))
+            self.front.stopping
+            or not cycle.keep_alive
+            or bool(self.pipeline)
+            or has_long_body(cast("Scope", cycle.scope))
         )
         asked = dict(cycle.scope["headers"])
         self.transport.write(
-            self._overloaded(
+            self.front.answers.overloaded(
                 accepted_id(asked.get(b"x-request-id")),
                 accepted_id(asked.get(b"x-correlation-id")),
                 close=close,
@@ -732,22 +496,12 @@ class Http(HttpToolsProtocol):
             self.part()
         self.on_response_complete()
 
-    def _turn_away_unread(self, *, whole: bool) -> None:
+    def turn_away_unread(self, *, whole: bool) -> None:
         """Refuse a request that nobody has read, for there is no room to leave it unread either."""
-        self.transport.write(self._overloaded(close=True, whole=whole))
-        if self.admission is not None:
-            self.admission.refused += 1
+        self.transport.write(self.front.answers.overloaded(close=True, whole=whole))
+        if self.front.admission is not None:
+            self.front.admission.refused += 1
         self.part()
-
-    def _overloaded(
-        self, request_id: str | None = None, correlation_id: str | None = None, *, close: bool, whole: bool
-    ) -> bytes:
-        """Return the answer that there are too many requests, with its body or without."""
-        head = self._head_of(503, "Service Unavailable", len(OVERLOADED), request_id, correlation_id)
-        # Not all of them are to come again at the same time.
-        retry = b"Retry-After: %d\r\n" % random.randint(1, 3)  # noqa: S311
-        end = b"Connection: close\r\n\r\n" if close else b"\r\n"
-        return head + retry + end + (OVERLOADED if whole else b"")
 
     def pause_writing(self) -> None:
         """The client does not take what it is sent as fast as it comes: see that it takes anything at all."""
@@ -772,7 +526,7 @@ class Http(HttpToolsProtocol):
         """Say whether no request is under way."""
         if self._linger_timer is not None:
             return True
-        if self._in_head or self._unread is not None:
+        if self._in_head or self.unread is not None:
             return False
         return self.cycle is None or self.cycle.response_complete
 
@@ -781,7 +535,7 @@ class Http(HttpToolsProtocol):
         self.transport.close()
 
     def _too_long(self) -> Refusal:
-        most = self.settings.max_header_size
+        most = self.front.settings.max_header_size
         return Refusal(431, "Request Header Fields Too Large", f"The headers take more than {most} bytes.")
 
     def _awaited(self) -> bool:
@@ -839,7 +593,7 @@ class Http(HttpToolsProtocol):
     @contained("http.head_late")
     def _head_is_missing(self) -> None:
         self._head_timer = None
-        seconds = self.settings.header_timeout
+        seconds = self.front.settings.header_timeout
         if self._in_head:
             self._refuse(Refusal(408, "Request Timeout", f"The headers did not arrive within {seconds:g} s."))
         else:
@@ -847,7 +601,7 @@ class Http(HttpToolsProtocol):
 
     def _watch_sending(self) -> None:
         self._unsent = self.transport.get_write_buffer_size()
-        self._send_timer = self.loop.call_later(self.settings.send_timeout, self._look_at_sending)
+        self._send_timer = self.loop.call_later(self.front.settings.send_timeout, self._look_at_sending)
 
     @contained("http.sending")
     def _look_at_sending(self) -> None:
@@ -872,13 +626,13 @@ class Http(HttpToolsProtocol):
             else:
                 self.transport.close()
             return
-        content = _problem(refused.message)
-        head = self._head_of(refused.status, refused.phrase, len(content))
+        content = problem(refused.message)
+        head = self.front.answers.head(refused.status, refused.phrase, len(content))
         # RFC 9110, section 9.3.2. Before the target comes, the parser still has the method of the request before.
         headless = self._begun and self.url and self.parser.get_method() == b"HEAD"
         self._last_words = head + b"Connection: close\r\n\r\n" + (b"" if headless else content)
         if not self._awaited():
-            self._bow_out()
+            self.bow_out()
 
     def _give_up_body(self) -> bool:
         """Take the request whose body is broken off the list; False if its answer has begun."""
@@ -886,14 +640,14 @@ class Http(HttpToolsProtocol):
         if cycle.response_started:
             return False
         _disconnect(cycle)
-        if self._waiting is not None and self._waiting.cycle is cycle:
+        if self.waiting is not None and self.waiting.cycle is cycle:
             self._wait_no_more()
         waiting = [(one, app) for one, app in self.pipeline if one is not cycle]
         self.pipeline.clear()
         self.pipeline.extend(waiting)
         return True
 
-    def _bow_out(self) -> None:
+    def bow_out(self) -> None:
         """Send the last words, and close the connection once the client has had the time to read them."""
         self._unset_keepalive_if_required()
         if self.transport.is_closing() or self._linger_timer is not None:
@@ -936,17 +690,6 @@ class Http(HttpToolsProtocol):
     def _leave(self) -> None:
         self.transport.close()
 
-    def _head_of(
-        self, status: int, phrase: str, length: int, request_id: str | None = None, correlation_id: str | None = None
-    ) -> bytes:
-        """Return the head of what is answered here, without its end."""
-        fresh = request_id or new_id()
-        return (
-            f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
-            f"F7T-Timestamp: {time.time()!r}\r\nF7T-AppVersion: {getattr(self.config.app, 'version', '')}\r\n"
-            f"X-Request-ID: {fresh}\r\nX-Correlation-ID: {correlation_id or fresh}\r\n"
-        ).encode() + self.extra
-
 
 class _Parting:
     """What a request with a body has of its connection: closed with some of the body unread, it is left in peace."""
@@ -970,32 +713,3 @@ def _disconnect(cycle: RequestResponseCycle) -> None:
     cycle.message_event.set()
     with _GONE:
         tell_gone(cast("Scope", cycle.scope)["state"])
-
-
-def _client(found: Callable[[str], tuple[str, int]], forwarded_for: str) -> str:
-    return found(forwarded_for)[0]
-
-
-def _problem(message: str, data: dict[str, str] | None = None) -> bytes:
-    """Return the body of a refusal, in the shape of all others."""
-    body = {"errorType": "error", "message": message, "causedBy": None, "data": data, "user": None}
-    return json.dumps(body).encode()
-
-
-LINE_TOO_LONG = Refusal(431, "Request Header Fields Too Large", f"A line of the head takes more than {MAX_LINE} bytes.")
-LINE = Refusal(400, "Bad Request", "The request's first line is not one of HTTP/1.1 (RFC 9112, section 3).")
-NO_HTTP = Refusal(400, "Bad Request", "Invalid HTTP request received.")
-BROKEN_OFF = Refusal(400, "Bad Request", "The request broke off.")
-PADDED = Refusal(400, "Bad Request", "The body's chunks hold more padding than content.")
-PIPELINED = Refusal(400, "Bad Request", f"More than {MAX_PIPELINED} requests wait on this connection.")
-CRASHED = Refusal(500, "Internal Server Error", "Internal server error")
-FAULTS.register("http.connection")
-FAULTS.register("http.made")
-
-OVERLOADED = _problem("The gateway has more requests than it can serve.", {"reason": "overload"})
-
-
-def make_room_for_look_ups() -> None:
-    """Have threads for as many look-ups; libuv has four by default. To be called before the first one."""
-    # libuv gives look-ups half of its threads (uv__slow_work_thread_threshold).
-    os.environ.setdefault("UV_THREADPOOL_SIZE", str(2 * LOOK_UPS))

@@ -19,6 +19,7 @@ from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
 from hpcgate.gateway.gateway import Gateway
 from hpcgate.gateway.reload import Gateways, Reloader
+from hpcgate.server.front import Front
 from hpcgate.server.garbage import Garbage
 from hpcgate.server.idleness import Idleness
 from hpcgate.server.refusals import HELD, Lobby, Refusals
@@ -93,9 +94,6 @@ class Server(uvicorn.Server):
     """Reads the configuration anew, if it is to be done on SIGHUP."""
     ends: Ends | None = None
     """Who goes on sending after the end of a TLS connection."""
-    _refusals = Refusals(0)
-    _overflow = Refusals(math.inf)
-    _lobby = Lobby(0)
     _began_to_stop: float | None = None
     _last_look: _Look | None = None
     _hurried = False
@@ -103,8 +101,9 @@ class Server(uvicorn.Server):
     _had = 0.0
     """Seconds between the last two looks that were the event loop's own."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, front: Front) -> None:
         super().__init__(config)
+        self._front = front
         self._idleness = Idleness()
         self._garbage = Garbage()
         self._door: socket.socket | None = None
@@ -145,13 +144,11 @@ class Server(uvicorn.Server):
             self._door = sockets[0].dup() if sockets else None
             if self._door is not None:
                 self._door.setblocking(False)
-            protocol: Any = self.config.http_protocol_class
-            admission = self._gateway.admission
-            protocol.refusals = self._refusals = Refusals(max(admission.most, HELD))
-            protocol.overflow = self._overflow = Refusals(math.inf)
-            protocol.lobby = self._lobby = Lobby(admission.most * BYTES_EACH)
-            protocol.caller = staticmethod(lambda token, source: self._gateway.caller(token, source))
-            protocol.admission = admission
+            front, admission = self._front, self._gateway.admission
+            front.refusals = Refusals(max(admission.most, HELD))
+            front.lobby = Lobby(admission.most * BYTES_EACH)
+            front.caller = lambda token, source: self._gateway.caller(token, source)
+            front.admission = admission
 
     async def _start(self, sockets: list[socket.socket] | None) -> None:
         """Open everything, unless a signal comes first: what is opened may hang, and nobody is served yet."""
@@ -227,7 +224,7 @@ class Server(uvicorn.Server):
 
     def _look_at_load(self, counter: int) -> None:
         admission = self._gateway.admission
-        now = _Look(time.monotonic(), self.server_state.total_requests - self._refusals.said)
+        now = _Look(time.monotonic(), self.server_state.total_requests - self._front.refusals.said)
         then, self._last_look = self._last_look, now
         if then is None or now.moment <= then.moment:
             self._idleness.since(0.0, lag=0.0)
@@ -241,10 +238,10 @@ class Server(uvicorn.Server):
         with _ADMISSION:
             admission.look(idle=rest.idle, seconds=seconds, had=rest.had, running=running, done=done)
         with _LOBBY:
-            self._lobby.look(rest.had)
+            self._front.lobby.look(rest.had)
         with _REFUSALS:
-            self._refusals.look(rest.had)
-            self._overflow.look(rest.had)
+            self._front.refusals.look(rest.had)
+            self._front.overflow.look(rest.had)
         if admission.busy:
             with _DOOR:
                 self._accept(_ACCEPTING * rest.had)
@@ -271,8 +268,7 @@ class Server(uvicorn.Server):
         gateway = self._gateway
         gateway.stopping = True
         self._gateways.wind_up("stop")
-        protocol: Any = self.config.http_protocol_class
-        protocol.stopping = True
+        self._front.stopping = True
         for connection in self._connections:
             with _CONNECTION:
                 connection.wind_up()
@@ -356,7 +352,7 @@ class Server(uvicorn.Server):
     async def _cancel(self) -> None:
         admission = self._gateway.admission
         log.warning("server.requests_cut_off", requests=len(self.server_state.tasks), waiting=admission.waiting)
-        for place in (self._lobby, admission, self._refusals, self._overflow):
+        for place in (self._front.lobby, admission, self._front.refusals, self._front.overflow):
             with _STOP:
                 place.clear()
         tasks = list(self.server_state.tasks)

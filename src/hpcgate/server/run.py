@@ -1,5 +1,6 @@
 """One process that serves: uvicorn on uvloop, with our own HTTP protocol and lifecycle."""
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -7,8 +8,9 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import structlog
 import uvicorn
@@ -18,11 +20,14 @@ from yaml import YAMLError
 from hpcgate.config import Settings
 from hpcgate.http.envelope import security_headers
 from hpcgate.server import garbage
-from hpcgate.server.app import create_app
-from hpcgate.server.http_protocol import LINGER, LINGER_BYTES, Http, make_room_for_look_ups
+from hpcgate.server.answers import Answers
+from hpcgate.server.app import Application, create_app
+from hpcgate.server.front import ALWAYS, Front
+from hpcgate.server.http_protocol import Http
 from hpcgate.server.lifecycle import Server
 from hpcgate.server.logs import LOG_CONFIG, configure_logging, hand_over, take_over_libraries
-from hpcgate.server.sink import Ends, Sink
+from hpcgate.server.look_ups import make_room_for_look_ups
+from hpcgate.server.sink import LINGER, LINGER_BYTES, Ends
 from hpcgate.server.sockets import MAX_MESSAGE, PING_EVERY, Sockets
 from hpcgate.server.starting import Starting
 from hpcgate.server.tls import Tls, Unusable
@@ -38,16 +43,16 @@ the last of a hundred clients that connect at once would wait for a hundred roun
 """
 
 
-def _ways(settings: Settings) -> dict[str, Any]:
-    """Return the attributes of `Http` for one process."""
+def _front(settings: Settings, app: Application) -> Front:
+    """Return what the connections of one process share, before its gateway is open."""
     http = settings.http
     # Over TLS alone, which is not known here: what is refused can do without.
     extra = security_headers(hsts_max_age=0) if http.security_headers else ()
-    always = {f"{settings.apis_root_path}{path}" for path in Http.always}
+    always = {f"{settings.apis_root_path}{path}" for path in ALWAYS}
     if settings.metrics.path is not None:
         always.add(f"{settings.apis_root_path}{settings.metrics.path}")
     lines = b"".join(b"%s: %s\r\n" % header for header in extra)
-    return {"settings": http, "extra": lines, "always": Http.always | always, "sink": Sink(LINGER_BYTES)}
+    return Front(http, speaks=app.speaks, always=ALWAYS | always, answers=Answers(app.version, lines))
 
 
 def serve(
@@ -85,7 +90,9 @@ def serve(
     os.environ.setdefault("LOGNAME", "hpcgate")
     log_config = os.environ.get(LOG_CONFIG)
     try:
-        config = _configured(settings, host, port, tls, log_config)
+        app = create_app(settings)
+        front = _front(settings, app)
+        config = _configured(settings, app, front, host, port, tls, log_config)
     except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, YAMLError) as error:
         if log_config is None:
             raise
@@ -99,7 +106,7 @@ def serve(
         # uvicorn has told why, but not where.
         log.error("server.cannot_listen", host=host, port=port)
         raise
-    _run(config, listener, settings, tls, load, starting)
+    _run(config, front, listener, settings, tls, load, starting)
 
 
 def _open_logs(settings: Settings) -> None:
@@ -110,16 +117,17 @@ def _open_logs(settings: Settings) -> None:
     take_over_libraries()
 
 
-def _configured(settings: Settings, host: str, port: int, tls: Tls | None, log_config: str | None) -> uvicorn.Config:
+def _configured(
+    settings: Settings, app: Application, front: Front, host: str, port: int, tls: Tls | None, log_config: str | None
+) -> uvicorn.Config:
     """Return what uvicorn is told. It reads the site's own configuration of logging, if there is one."""
     proxies = list(settings.http.trusted_proxies)
-    app = create_app(settings)
     return uvicorn.Config(
         app,
         host=host,
         port=port,
         loop="uvloop",
-        http=type("Http", (Http,), _ways(settings) | {"speaks": staticmethod(app.speaks)}),
+        http=cast("type[asyncio.Protocol]", partial(Http, front=front)),
         ws=Sockets,
         ws_max_size=MAX_MESSAGE,
         ws_ping_interval=PING_EVERY,
@@ -140,6 +148,7 @@ def _configured(settings: Settings, host: str, port: int, tls: Tls | None, log_c
 
 def _run(
     config: uvicorn.Config,
+    front: Front,
     listener: socket.socket,
     settings: Settings,
     tls: Tls | None,
@@ -148,7 +157,7 @@ def _run(
 ) -> None:
     garbage.set_up()
     make_room_for_look_ups()
-    server = Server(config)
+    server = Server(config, front)
     server.tls, server.settings, server.load = tls, settings.http, load
     server.ends = Ends(LINGER_BYTES, LINGER)
     signal.signal(signal.SIGHUP, lambda *_: server.reloader.ask())

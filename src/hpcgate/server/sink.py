@@ -9,6 +9,11 @@ from typing import Protocol
 
 from hpcgate.telemetry.containment import contained
 
+LINGER = 10.0
+"""Seconds for which a refused client may go on sending, so that it comes to read the answer: a socket that is closed
+with something unread resets the connection, and the answer may be lost."""
+LINGER_BYTES = 1024 * 1024
+"""Bytes that it may send meanwhile before it has to take turns with others who do, for the rest of that time."""
 PAUSE = 0.1
 """Seconds between two turns."""
 TURN = 8 * 1024 * 1024
