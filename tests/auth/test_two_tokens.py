@@ -14,7 +14,7 @@ import asyncssh
 import pytest
 from aiohttp import web
 
-from hpcgate.api.routes.jobs import _encodings
+from hpcgate.api.job_bodies import Encodings, listed
 from hpcgate.auth import Jwks, OpenFga, Principal, TokenVerifier
 from hpcgate.config import OidcSettings, OpenFgaSettings, SshSettings
 from hpcgate.credentials.base import Credential
@@ -205,7 +205,7 @@ class Telling(Backend):
 
 async def read(site: Site, one: Claims, other: Claims) -> None:
     """Reads under way and kept ones, of lists and of single jobs that are gathered, answer the token that asked."""
-    reads = SharedReads(Telling(), read_cache=60)
+    reads, encodings = SharedReads(Telling(), read_cache=60), Encodings(1024 * 1024, listed)
     site.stack.push_async_callback(reads.close)
     asking = principals(one, other)
     for _ in range(2):
@@ -215,7 +215,7 @@ async def read(site: Site, one: Claims, other: Claims) -> None:
         ):
             found = await asyncio.gather(*map(ask, asking))
             assert [jobs.jobs[0].job_id for jobs in found] == ["token-1", "token-2"]
-            bodies = [await _encodings.of(jobs.jobs) for jobs in found]
+            bodies = [await encodings.of(jobs.jobs) for jobs in found]
             assert b"token-1" in bodies[0]
             assert b"token-2" in bodies[1]
 
@@ -259,7 +259,7 @@ CACHES: Mapping[tuple[str, ...], Callable[[Site, Claims, Claims], Awaitable[None
             "schedulers/reads.py:_Generation.flights",
             "schedulers/reads.py:_Generation.gathering",
             "schedulers/reads.py:_Generation.leaving",
-            "api/routes/jobs.py:_Encodings._kept",
+            "api/job_bodies.py:Encodings._kept",
         ): read,
         ("gateway/job_ends.py:JobEnds._ends",): awaited,
         ("schedulers/slurm/history_cache.py:HistoryCache._kept",): past,

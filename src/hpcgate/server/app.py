@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hpcgate import __version__
 from hpcgate.api import errors, openapi
+from hpcgate.api.job_bodies import JobBodies
 from hpcgate.api.json_bodies import models_of
 from hpcgate.api.plain_paths import PlainPaths
 from hpcgate.api.routes import (
@@ -122,6 +123,7 @@ def create_app(settings: Settings) -> Application:
     )
     # As an argument it brings a warning of FastAPI's, which wants it told to the server; the server has no part in it.
     app.root_path = settings.apis_root_path
+    app.state.job_bodies = JobBodies()
     _add_routes(app, settings)
     errors.install(app)
     pages.install(app, settings.auth.authentication)

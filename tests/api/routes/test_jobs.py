@@ -3,6 +3,7 @@
 import json
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,11 +11,11 @@ from fastapi import Request
 
 from hpcgate.api import errors
 from hpcgate.api.errors import InvalidParameters
+from hpcgate.api.job_bodies import Encodings, JobBodies, listed, with_usage
 from hpcgate.api.json_bodies import validated
 from hpcgate.api.models import jobs as models
 from hpcgate.api.models.jobs import PostJobSubmitRequest
 from hpcgate.api.routes import jobs as routes
-from hpcgate.api.routes.jobs import _Encodings, listed, with_usage
 from hpcgate.schedulers.base import Job, Jobs, JobStatus, JobTime, Usage
 from hpcgate.threads import MANY
 
@@ -66,7 +67,7 @@ def names(body: bytes) -> list[str]:
 
 
 async def test_the_same_jobs_are_encoded_once() -> None:
-    encodings = _Encodings(10_000, listed)
+    encodings = Encodings(10_000, listed)
     jobs = (JOB, replace(JOB, name="two"))
     first = await encodings.of(jobs)
     assert names(first) == ["one", "two"]
@@ -76,14 +77,14 @@ async def test_the_same_jobs_are_encoded_once() -> None:
 
 
 async def test_other_jobs_at_the_same_address_are_not_taken_for_these() -> None:
-    encodings = _Encodings(10_000, listed)
+    encodings = Encodings(10_000, listed)
     for number in range(1000):
         jobs = (replace(JOB, name=f"job-{number}"),)
         assert names(await encodings.of(jobs)) == [f"job-{number}"]
 
 
 async def test_no_more_is_kept_than_allowed() -> None:
-    encodings = _Encodings(len(listed((JOB,))), listed)
+    encodings = Encodings(len(listed((JOB,))), listed)
     first, second = (JOB,), (replace(JOB, name="two"),)
     body = await encodings.of(first)
     assert await encodings.of(first) is body
@@ -136,7 +137,8 @@ async def test_what_goes_through_a_long_list_does_not_keep_the_event_loop(
     model = models.JobWithUsageModel if query is None else models.JobModel
     real = model.model_validate
     monkeypatch.setattr(model, "model_validate", validated_elsewhere)
-    scope = {"type": "http", "headers": [], "query_string": query or b"", "state": {"access": Asked()}}
+    app = SimpleNamespace(state=SimpleNamespace(job_bodies=JobBodies()))
+    scope = {"type": "http", "headers": [], "query_string": query or b"", "state": {"access": Asked()}, "app": app}
     request = Request(scope)
     answer = await (routes.get_job(request, "demo", "7") if query is None else routes.get_jobs(request, "demo"))
     assert json.loads(bytes(answer.body))["jobs"]

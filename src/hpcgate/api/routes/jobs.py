@@ -1,8 +1,7 @@
 """/compute: jobs."""
 
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from pydantic import Field
 from hpcgate.api.access import Access, AccessDep, access_of
 from hpcgate.api.fast_path import described, read_query
 from hpcgate.api.idempotency import KeyDep, once, say_replayed
+from hpcgate.api.job_bodies import Encodings, JobBodies
 from hpcgate.api.job_requests import dry_run as rehearse
 from hpcgate.api.job_requests import submit
 from hpcgate.api.json_bodies import MAX_JOB, json_body
@@ -34,58 +34,12 @@ AGE = "Age"
 """Seconds since the data were read from the scheduler (RFC 9111, section 5.1)."""
 
 
-class _Encodings:
-    """The encoded lists of late. Those who share a query share its encoding too, which costs more than all the rest.
-
-    Args:
-        most: Bytes of them that are kept.
-        encode: Encodes jobs.
-    """
-
-    def __init__(self, most: int, encode: Callable[[tuple[Job, ...]], bytes]) -> None:
-        self._most = most
-        self._encode = encode
-        self._size = 0
-        self._kept: OrderedDict[int, tuple[tuple[Job, ...], bytes]] = OrderedDict()
-
-    async def of(self, jobs: tuple[Job, ...]) -> bytes:
-        """Return the body for these very jobs."""
-        body = self._of(jobs)
-        if body is not None:
-            return body
-        body = await off_loop(len(jobs), lambda: self._encode(jobs))
-        # Others may have had it encoded meanwhile.
-        if len(body) <= self._most and self._of(jobs) is None:
-            self._kept[id(jobs)] = (jobs, body)
-            self._size += len(body)
-        while self._size > self._most:
-            self._size -= len(self._kept.popitem(last=False)[1][1])
-        return body
-
-    def _of(self, jobs: tuple[Job, ...]) -> bytes | None:
-        kept = self._kept.get(id(jobs))
-        return kept[1] if kept is not None and kept[0] is jobs else None
+def _bodies(request: Request) -> JobBodies:
+    bodies: JobBodies = request.scope["app"].state.job_bodies
+    return bodies
 
 
-def listed(jobs: tuple[Job, ...]) -> bytes:
-    """Return the body of a list of jobs."""
-    return encoded(models.GetJobResponse(jobs=[models.JobModel.model_validate(job) for job in jobs]))
-
-
-def with_usage(jobs: tuple[Job, ...]) -> bytes:
-    """Return the body of jobs with what they have cost, which is not there where it is not recorded."""
-    shown = [models.JobWithUsageModel.model_validate(job) for job in jobs]
-    for job in shown:
-        if job.usage is None:
-            job.model_fields_set.discard("usage")
-    return encoded_in_part(models.GetOneJobResponse(jobs=shown), None)
-
-
-_encodings = _Encodings(8 * 1024 * 1024, listed)
-_singles = _Encodings(1024 * 1024, with_usage)
-
-
-async def _answer(jobs: Jobs, encodings: _Encodings) -> Response:
+async def _answer(jobs: Jobs, encodings: Encodings) -> Response:
     return json_bytes(await encodings.of(jobs.jobs), headers=_headers(jobs))
 
 
@@ -262,7 +216,7 @@ async def get_jobs(request: Request, system_name: str) -> Response:
     )
     jobs = await access.system.scheduler.jobs(access.principal, query)
     if asked.limit is None and attributes is None:
-        return await _answer(jobs, _encodings)
+        return await _answer(jobs, _bodies(request).lists)
     body = await off_loop(len(jobs.jobs), lambda: in_part(jobs.jobs, asked.limit, cursor, attributes))
     return json_bytes(body, headers=_headers(jobs))
 
@@ -277,7 +231,8 @@ async def get_job(request: Request, system_name: str, job_id: str) -> Response:
         if asked.wait is not None:
             await access.system.scheduler.job(access.principal, job_id)
             await wait_for(access, (job_id,), asked)
-    return await _answer(await access.system.scheduler.job(access.principal, job_id), _singles)
+    found = await access.system.scheduler.job(access.principal, job_id)
+    return await _answer(found, _bodies(request).singles)
 
 
 @on(Terms(Group.COMPUTE_READ, BY_SCHEDULER))

@@ -85,9 +85,10 @@ _REASONS: dict[int, tuple[str, type[GatewayError]]] = {
     errno.EMFILE: ("Too many open files", CommandFailed),
 }
 _MAKESHIFT = re.compile(re.escape(HIDDEN) + r"|['\"\u2018 ](?:\.{1,2}/|/dev/fd/)|: write error: ")
-_NUMBERS = {text: number for number, (text, _) in _REASONS.items()}
-# A shell's word for a command that SIGXFSZ ended, where a start-up file has set ulimit -f.
-_NUMBERS["File size limit exceeded"] = errno.EFBIG
+_NUMBERS = {text: number for number, (text, _) in _REASONS.items()} | {
+    # A shell's word for a command that SIGXFSZ ended, where a start-up file has set ulimit -f.
+    "File size limit exceeded": errno.EFBIG
+}
 _ENDING = re.compile("(" + "|".join(re.escape(text) for text in _NUMBERS) + r")\)?$")
 
 # dash, ksh and busybox, bash, mksh; zsh; env; tar, of what compresses for it.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hpcgate.api.routes.jobs import listed
+from hpcgate.api.job_bodies import listed
 from hpcgate.auth import Principal
 from hpcgate.errors import BadAnswer, Forbidden, GatewayError, SchedulerUnavailable, TimedOut
 from hpcgate.schedulers.base import JobQuery
