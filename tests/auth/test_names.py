@@ -12,6 +12,7 @@ import pytest
 from hpcgate.auth import TokenVerifier
 from hpcgate.auth import names as names_module
 from hpcgate.config.names import NoNames, parse_names
+from hpcgate.config.watched import Watched
 from hpcgate.errors import Forbidden, GatewayError, Unauthenticated
 
 from .idp import claims, token
@@ -121,15 +122,15 @@ async def test_a_file_that_hangs_holds_one_thread_and_nobody_for_long(
     text = token(payload=claims(preferred_username="bert"))
     assert (await it.principal(text)).username == "bert2"
     monkeypatch.setattr(names_module, "PATIENCE", 0.1)
-    asked, real = [], names_module._read
+    asked, real = list[object](), Watched.read
     answers = threading.Event()
 
-    def hanging(path: Path, known: tuple[int, ...]) -> Any:
-        asked.append(path)
+    def hanging(watched: Watched[Any]) -> Any:
+        asked.append(watched)
         answers.wait()
-        return real(path, known)
+        return real(watched)
 
-    monkeypatch.setattr(names_module, "_read", hanging)
+    monkeypatch.setattr(Watched, "read", hanging)
     try:
         leaving = asyncio.create_task(it.principal(text))
         while not asked:

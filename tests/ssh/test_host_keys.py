@@ -5,10 +5,12 @@ import os
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
 
+from hpcgate.config.watched import Watched
 from hpcgate.demo.keys import Key
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import HostKeyRefused
@@ -233,14 +235,14 @@ async def test_what_hangs_while_keys_are_looked_for_holds_one_thread(
 
     asyncio.get_running_loop().set_default_executor(Threads("two", 2))
     hangs, begun = threading.Event(), threading.Semaphore(0)
-    stat = Path.stat
+    read = Watched.read
 
-    def hanging(path: Path) -> object:
+    def hanging(watched: Watched[Any]) -> object:
         begun.release()
         hangs.wait()
-        return stat(path)
+        return read(watched)
 
-    monkeypatch.setattr(Path, "stat", hanging)
+    monkeypatch.setattr(Watched, "read", hanging)
     waiting = [asyncio.create_task(policy.trusted("192.0.2.1", 22)) for _ in range(20)]
     try:
         async with asyncio.timeout(300):

@@ -1,11 +1,9 @@
 """From the claim that names the user to the local user name."""
 
 import asyncio
-import os
 import re
 import time
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
 
@@ -13,9 +11,8 @@ import structlog
 
 from hpcgate.config import OidcSettings
 from hpcgate.config.names import MAX_FILE, NoNames, parse_names
+from hpcgate.config.watched import Watched
 from hpcgate.errors import Forbidden
-from hpcgate.sharing.flights import Flights
-from hpcgate.threads import alone
 
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 """ASCII alone: by Unicode the Kelvin sign is a k in lower case, and who gets a name with one would be another user."""
@@ -39,12 +36,12 @@ class LocalNames:
         self._match = None if settings.username_match is None else re.compile(settings.username_match)
         self._template = settings.username_template
         self._lowercase = settings.username_lowercase
-        self._file = None if settings.username_map is None else Path(settings.username_map)
+        self._path = path = settings.username_map
+        self._file = None if path is None else Watched("names", _names_in, Path(path), most=MAX_FILE)
         self._names: Mapping[str, str] = {}
-        self._state: tuple[int, ...] = ()
         self._next_look = -float("inf")
         self._lock = asyncio.Lock()
-        self._reading = Flights[Path, "tuple[tuple[int, ...], str] | None"]("names", OSError, ValueError)
+        self._told = ""
         self.version = 0
 
     @property
@@ -59,29 +56,24 @@ class LocalNames:
         async with self._lock:
             if time.monotonic() < self._next_look:
                 return
-            try:
-                read = await self._read(self._file)
-                if read is not None:
-                    self._state, names = read
-                    self._names = parse_names(names)
-                    self.version += 1
-                    log.info("names.read", file=str(self._file), names=len(self._names))
-            except (OSError, ValueError) as error:
-                reason = str(error) if isinstance(error, NoNames) else type(error).__name__
-                log.error("names.failed", file=str(self._file), reason=reason, kept=len(self._names))
+            await self._take(self._file)
             self._next_look = time.monotonic() + LOOK
 
-    async def _read(self, file: Path) -> tuple[tuple[int, ...], str] | None:
-        """Read the file. On a file system that hangs it holds one thread, and requests once.
-
-        Raises:
-            TimeoutError: It hangs.
-        """
-        patience = 0.0
-        if file not in self._reading:
-            patience = PATIENCE
-        async with asyncio.timeout(patience):
-            return await self._reading.share(file, lambda: alone(partial(_read, file, self._state)))
+    async def _take(self, file: Watched[Mapping[str, str]]) -> None:
+        """Take in what the file says. While it hangs, requests wait for it once."""
+        try:
+            names = await file.look(0.0 if file.under_way else PATIENCE)
+        except (OSError, ValueError) as error:
+            reason = str(error) if isinstance(error, NoNames) else type(error).__name__
+            if reason != self._told:
+                log.error("names.failed", file=self._path, reason=reason, kept=len(self._names))
+            self._told = reason
+            return
+        self._told = ""
+        if names is not self._names:
+            self._names = names
+            self.version += 1
+            log.info("names.read", file=self._path, names=len(names))
 
     def local(self, value: str) -> str:
         """Return the local name of the user with that claim.
@@ -105,14 +97,5 @@ class LocalNames:
         return value if self._template is None else self._template.format_map({"claim": value, **groups})
 
 
-def _read(path: Path, known: tuple[int, ...]) -> tuple[tuple[int, ...], str] | None:
-    """Return the file's state and text, or None if it is in the known state."""
-    with path.open("rb") as file:
-        found = os.fstat(file.fileno())
-        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-        if state == known:
-            return None
-        content = file.read(MAX_FILE + 1)
-    if len(content) > MAX_FILE:
-        raise NoNames(f"it is larger than {MAX_FILE} bytes")
-    return state, content.decode()
+def _names_in(content: bytes) -> Mapping[str, str]:
+    return parse_names(content.decode())

@@ -22,6 +22,7 @@ import structlog
 from pydantic import ValidationError
 
 from hpcgate.config import MaintenanceWindow
+from hpcgate.config.watched import Watched
 from hpcgate.errors import UnderMaintenance
 from hpcgate.threads import alone
 
@@ -172,15 +173,22 @@ class Notices:
             OSError: It cannot be read.
         """
         try:
-            with self.path(system).open("rb") as file:
-                content = file.read(_MAX_BYTES)
+            return self.watched(system).read()
         except FileNotFoundError:
             return ()
-        try:
-            document: Any = json.loads(content)
-            return tuple(Window.of(MaintenanceWindow.model_validate(item)) for item in document["windows"])
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise ValueError(f"{self.path(system)} is damaged") from error
+
+    def watched(self, system: str) -> Watched[tuple[Window, ...]]:
+        """Return the file of a system, to be looked at."""
+        path = self.path(system)
+
+        def windows(content: bytes) -> tuple[Window, ...]:
+            try:
+                document: Any = json.loads(content)
+                return tuple(Window.of(MaintenanceWindow.model_validate(item)) for item in document["windows"])
+            except (ValueError, KeyError, TypeError, ValidationError):
+                raise ValueError(f"{path} is damaged") from None
+
+        return Watched("maintenance.notice", windows, path, most=_MAX_BYTES)
 
 
 class NoticeWatch:
@@ -194,7 +202,8 @@ class NoticeWatch:
     def __init__(self, notices: Notices, calendars: Mapping[str, Calendar]) -> None:
         self._notices = notices
         self._calendars = calendars
-        self._seen: dict[str, tuple[int, int, int] | None] = {}
+        self._files = {system: notices.watched(calendar.system) for system, calendar in calendars.items()}
+        self._versions = dict.fromkeys(calendars, 0)
         self._trouble: dict[str, str] = {}
         self._looking: asyncio.Future[dict[str, tuple[Window, ...] | Exception]] | None = None
 
@@ -243,20 +252,15 @@ class NoticeWatch:
     def _changes(self) -> dict[str, tuple[Window, ...] | Exception]:
         """Return what the notices say that have changed since the last look, by system; not on the event loop."""
         changes: dict[str, tuple[Window, ...] | Exception] = {}
-        for system, calendar in self._calendars.items():
+        for system, file in self._files.items():
             try:
-                found = self._notices.path(calendar.system).stat()
-                mark = (found.st_ino, found.st_mtime_ns, found.st_size)
+                windows, version = file.read(), file.version
             except FileNotFoundError:
-                mark = None
-            except OSError as error:
-                changes[system] = error
-                continue
-            if mark == self._seen.get(system):
-                continue
-            try:
-                changes[system] = self._notices.read(calendar.system)
+                windows, version = (), 0
             except (OSError, ValueError) as error:
                 changes[system] = error
-            self._seen[system] = mark
+                continue
+            if version != self._versions[system]:
+                changes[system] = windows
+            self._versions[system] = version
         return changes

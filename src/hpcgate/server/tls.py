@@ -3,12 +3,13 @@
 import os
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from hpcgate.config.watched import Watched
 from hpcgate.threads import within
 
 log = structlog.get_logger(__name__)
@@ -28,12 +29,10 @@ class Pair:
     """What is in the two files.
 
     Attributes:
-        stamps: What tells this state of them from others.
         certificate: The certificate and its chain (PEM).
         key: Its private key (PEM).
     """
 
-    stamps: tuple[tuple[int, int], ...]
     certificate: bytes
     key: bytes
 
@@ -62,10 +61,10 @@ class Tls:
     def __init__(self, certificate: Path, key: Path | None) -> None:
         self._certificate = certificate
         self._key = key or certificate
-        self._stamps: tuple[tuple[int, int] | None, ...] = ()
+        self._files = Watched("tls.files", Pair, self._certificate, self._key, most=MAX)
+        self._told = ""
         try:
-            pair = within(READING, self._read)
-            self._stamps = pair.stamps
+            self._pair = pair = within(READING, self._files.read)
             self.context = self._made(pair)
         except TimeoutError:
             raise self._unusable(f"they cannot be read within {READING:g} s") from None
@@ -78,19 +77,22 @@ class Tls:
 
     def changed(self) -> Pair | None:
         """Return what the files hold if they are others than those last seen. They may hang: call it in a thread."""
-        stamps = tuple(_stamp(path) for path in (self._certificate, self._key))
-        if stamps == self._stamps or None in stamps:
-            return None
         try:
-            return self._read()
+            pair = self._files.read()
+        except FileNotFoundError:
+            return None  # it is being replaced
         except OSError as error:
-            self._stamps = stamps
-            self._failed(_reason(error))
+            reason = _reason(error)
+            if reason != self._told:
+                self._failed(reason)
+            self._told = reason
             return None
+        self._told = ""
+        return None if pair is self._pair else pair
 
     def renew(self, pair: Pair) -> None:
         """Take up a renewed certificate, for connections from now on. One that is of no use leaves the old one."""
-        self._stamps = pair.stamps
+        self._pair = pair
         try:
             # Both are judged apart first: a failed load leaves a context without a key that fits.
             self._made(pair)
@@ -107,20 +109,6 @@ class Tls:
 
     def _unusable(self, reason: str) -> Unusable:
         return Unusable(f"cannot use the certificate {self._certificate} with the key {self._key}: {reason}")
-
-    def _read(self) -> Pair:
-        """Read both files.
-
-        Raises:
-            OSError: One cannot be read, or is longer than any certificate.
-        """
-        with ExitStack() as stack:
-            files = [stack.enter_context(path.open("rb")) for path in (self._certificate, self._key)]
-            found = [os.fstat(file.fileno()) for file in files]
-            contents = [file.read(MAX + 1) for file in files]
-        if any(len(content) > MAX for content in contents):
-            raise OSError(f"more than {MAX} bytes")
-        return Pair(tuple((one.st_mtime_ns, one.st_ino) for one in found), contents[0], contents[1])
 
     def _made(self, pair: Pair) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -154,11 +142,3 @@ def _reason(error: OSError) -> str:
     if reason:
         return str(reason).replace("_", " ").lower()
     return "no certificate or key in PEM format" if isinstance(error, ssl.SSLError) else str(error)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino

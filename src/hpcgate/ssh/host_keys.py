@@ -3,23 +3,19 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import asyncssh
 import structlog
 
+from hpcgate.config.watched import Watched
 from hpcgate.errors import HostKeyRefused
-from hpcgate.sharing.flights import Flights
 from hpcgate.ssh.nodes import look_up
-from hpcgate.threads import alone
 
 log = structlog.stdlib.get_logger(__name__)
 
 PATIENCE = 10.0
 """Seconds that a login waits for a known_hosts file."""
-_MOST = 16 * 1024 * 1024
-"""Characters of one, at most."""
 _CA_MARKER = "@cert-authority"
 _PLAIN_ALGORITHMS = (
     "ssh-ed25519",
@@ -98,11 +94,7 @@ class HostKeys:
     known_hosts: str | None = None
     strict: bool = False
     _pinned: dict[tuple[str, int], asyncssh.SSHKey] = field(default_factory=dict)
-    _file: asyncssh.SSHKnownHosts | None = None
-    _file_version: tuple[int, int, int] | None = None
-    _reading: "Flights[str, asyncssh.SSHKnownHosts]" = field(
-        default_factory=lambda: Flights("ssh.host_keys", OSError, ValueError)
-    )
+    _file: Watched[asyncssh.SSHKnownHosts] | None = None
 
     @property
     def verifiable(self) -> bool:
@@ -127,8 +119,9 @@ class HostKeys:
                 raise HostKeyRefused(
                     f"The host keys configured for the {self.role} of {self.system} cannot be read"
                 ) from None
-        if self.known_hosts is not None:
-            found = await _match(await self._read(self.known_hosts), host, port)
+        known_hosts = await self._read()
+        if known_hosts is not None:
+            found = await _match(known_hosts, host, port)
             keys += found.keys
             authorities += found.authorities
             revoked += found.revoked
@@ -165,11 +158,14 @@ class HostKeys:
             f"expected {expected}"
         )
 
-    async def _read(self, path: str) -> asyncssh.SSHKnownHosts:
-        """Read the file. One on a file system that hangs holds one thread, however many log in."""
+    async def _read(self) -> asyncssh.SSHKnownHosts | None:
+        """Read the file, if there is to be one."""
+        if self.known_hosts is None:
+            return None
+        if self._file is None:
+            self._file = Watched("ssh.host_keys", _known_hosts, Path(self.known_hosts))
         try:
-            async with asyncio.timeout(PATIENCE):
-                return await self._reading.share(path, lambda: alone(partial(self._load, path)))
+            return await self._file.look(PATIENCE)
         except TimeoutError as error:
             raise HostKeyRefused(
                 f"The known_hosts file of {self.system} cannot be read: nothing came within {PATIENCE:g} s"
@@ -177,17 +173,9 @@ class HostKeys:
         except (OSError, ValueError) as error:
             raise HostKeyRefused(f"The known_hosts file of {self.system} cannot be read") from error
 
-    def _load(self, path: str) -> asyncssh.SSHKnownHosts:
-        status = Path(path).stat()
-        version = (status.st_mtime_ns, status.st_size, status.st_ino)
-        if self._file is None or version != self._file_version:
-            with Path(path).open() as file:
-                text = file.read(_MOST)
-            if len(text) == _MOST:
-                raise ValueError(f"more than {_MOST} characters")
-            self._file = asyncssh.import_known_hosts(text)
-            self._file_version = version
-        return self._file
+
+def _known_hosts(content: bytes) -> asyncssh.SSHKnownHosts:
+    return asyncssh.import_known_hosts(content.decode())
 
 
 def _public_key(line: str) -> asyncssh.SSHKey:
