@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from hpcgate.server import http_protocol, turns
 from hpcgate.server.exchange import Exchange
 from hpcgate.server.http_protocol import Http
 from hpcgate.server.lifecycle import Server
@@ -24,6 +25,7 @@ TABLE: dict[type, tuple[type, set[str]]] = {
     Http: (
         HttpToolsProtocol,
         {
+            "__init__",
             "_should_upgrade",
             "_start_asgi_task",
             "_unset_keepalive_if_required",
@@ -167,10 +169,9 @@ def test_whatever_a_class_uses_is_its_own_or_its_bases(cls: type) -> None:
 
 def test_what_is_asked_of_a_request_under_way_is_there() -> None:
     """`cycle` is what serving calls uvicorn's request and answer."""
-    module = inspect.getmodule(Http)
-    assert module is not None
     used = {
         node.attr
+        for module in (http_protocol, turns)
         for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Attribute)
         and (
