@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,21 +132,7 @@ def check(
         findings = run(walk(_load(config), given_token(token, token_file)))
         status = int(any(finding.good is False for _, finding in findings))
     if as_json:
-        document = {
-            "status": status,
-            "configuration": lines,
-            "findings": [
-                {
-                    "about": about,
-                    "check": finding.check,
-                    "outcome": OUTCOMES[finding.good][0],
-                    "text": finding.text,
-                    "advice": finding.advice or None,
-                }
-                for about, finding in findings
-            ],
-        }
-        typer.echo(json.dumps(document, indent=2))
+        typer.echo(_as_json(status, lines, findings))
     else:
         for line in lines:
             typer.echo(line)
@@ -153,6 +140,20 @@ def check(
             advice = f" \N{RIGHTWARDS ARROW} {finding.advice}" if finding.advice else ""
             typer.echo(f"{OUTCOMES[finding.good][1]} {about}: {finding.text}{advice}")
     raise typer.Exit(status)
+
+
+def _as_json(status: int, lines: Sequence[str], findings: Sequence[tuple[str, Any]]) -> str:
+    shown = [
+        {
+            "about": about,
+            "check": finding.check,
+            "outcome": OUTCOMES[finding.good][0],
+            "text": finding.text,
+            "advice": finding.advice or None,
+        }
+        for about, finding in findings
+    ]
+    return json.dumps({"status": status, "configuration": lines, "findings": shown}, indent=2)
 
 
 def _typed(context: typer.Context, name: str) -> bool:

@@ -18,6 +18,7 @@ from hpcgate.filesystem.tar_stream import Member, TarReader
 from hpcgate.ssh.commands.process import Process
 from hpcgate.ssh.files.streams import PATIENCE, cut
 from hpcgate.ssh.runner import Completed
+from hpcgate.ssh.session import Session
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -46,6 +47,30 @@ _SHRANK = b": File shrank by "
 """What tar says of a file that it fills up with zeros; with --ignore-failed-read it ends with status 0 all the same."""
 
 
+async def _found(stack: AsyncExitStack, pool: Lender, principal: Principal, path: bytes) -> tuple[Session, bytes]:
+    """Return a session, lent until the stack is left, and the real path of what is there."""
+    session = await stack.enter_async_context(pool.lease_bulk(principal))
+    files = await session.files()
+    real = await files.realpath(path)
+    await files.stat(real)
+    return session, real
+
+
+def _command(real: bytes, kind: Format, *, skip_unreadable: bool) -> list[str | bytes]:
+    """Return tar's command that packs what is at a real path."""
+    parent, _, name = real.rstrip(b"/").rpartition(b"/")
+    # Without --no-unquote tar takes a backslash in a name for an escape, and packs another directory.
+    argv: list[str | bytes] = ["tar", "-c", "--no-unquote", "-b", "128", "--format=gnu"]
+    argv += ["-C", parent or b"/", "-f", "-"]
+    if kind is Format.tar_gz:
+        argv.append("-z")
+    if kind is Format.zip:
+        argv.append("--hard-dereference")
+    if skip_unreadable:
+        argv.append("--ignore-failed-read")
+    return [*argv, "--", name or b"."]
+
+
 @asynccontextmanager
 async def packed(
     pool: Lender, principal: Principal, path: bytes, kind: Format, *, skip_unreadable: bool
@@ -63,38 +88,13 @@ async def packed(
         skip_unreadable: Leave out what the user may not read instead of failing.
     """
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(pool.lease_bulk(principal))
-        files = await session.files()
         try:
-            real = await files.realpath(path)
-            await files.stat(real)
+            session, real = await _found(stack, pool, principal, path)
         except ConnectionLost:
             # The one that lay idle was dead; nothing has been sent yet.
-            session = await stack.enter_async_context(pool.lease_bulk(principal))
-            files = await session.files()
-            real = await files.realpath(path)
-            await files.stat(real)
-        parent, _, name = real.rstrip(b"/").rpartition(b"/")
-        # Without --no-unquote tar takes a backslash in a name for an escape, and packs another directory.
-        argv: list[str | bytes] = [
-            "tar",
-            "-c",
-            "--no-unquote",
-            "-b",
-            "128",
-            "--format=gnu",
-            "-C",
-            parent or b"/",
-            "-f",
-            "-",
-        ]
-        if kind is Format.tar_gz:
-            argv.append("-z")
-        if kind is Format.zip:
-            argv.append("--hard-dereference")
-        if skip_unreadable:
-            argv.append("--ignore-failed-read")
-        process = await stack.enter_async_context(session.process([*argv, "--", name or b"."], stall=PATIENCE))
+            session, real = await _found(stack, pool, principal, path)
+        argv = _command(real, kind, skip_unreadable=skip_unreadable)
+        process = await stack.enter_async_context(session.process(argv, stall=PATIENCE))
         process.listen_for(_SHRANK)
         output = await stack.enter_async_context(aclosing(process.output()))
         begin = [await anext(output, b""), await anext(output, b"")]

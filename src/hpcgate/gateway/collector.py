@@ -53,7 +53,32 @@ class GatewayCollector(Collector):
         version = GaugeMetricFamily("hpcgate_build_info", "Always 1; the label tells the version.", labels=["version"])
         version.add_metric([__version__], 1)
         yield version
+        yield from self._of_the_process()
+        yield GaugeMetricFamily(
+            "hpcgate_ready",
+            "1 if requests can be served: the IdP's keys are loaded and the process is not about to stop; else 0.",
+            value=float(self._gateway.ready),
+        )
+        yield from self._requests()
+        yield from self._streams()
+        tasks = GaugeMetricFamily(
+            "hpcgate_background_tasks",
+            "Tasks that go on by themselves, of the gateway and its systems.",
+            labels=["task"],
+        )
+        for task, count in sorted(self._gateway.running.items()):
+            tasks.add_metric([task], count)
+        yield tasks
+        yield GaugeMetricFamily("hpcgate_asyncio_tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
+        age = GaugeMetricFamily(
+            "hpcgate_jwks_age_seconds", "Seconds since the IdP's keys were last read; missing before the first time."
+        )
         jwks = self._gateway.jwks
+        if jwks.age is not None:
+            age.add_metric([], jwks.age)
+        yield age
+
+    def _of_the_process(self) -> Iterator[Metric]:
         faults = CounterMetricFamily(
             "hpcgate_internal_errors",
             "Errors contained where no request waits for them: in callbacks, timers, ticks and background tasks.",
@@ -74,11 +99,8 @@ class GatewayCollector(Collector):
             dropped.add_metric([writer.name], writer.dropped)
             waiting.add_metric([writer.name], writer.waiting)
         yield from (dropped, waiting)
-        yield GaugeMetricFamily(
-            "hpcgate_ready",
-            "1 if requests can be served: the IdP's keys are loaded and the process is not about to stop; else 0.",
-            value=float(self._gateway.ready),
-        )
+
+    def _requests(self) -> Iterator[Metric]:
         admission = self._gateway.admission
         yield CounterMetricFamily(
             "hpcgate_http_requests_refused", "Requests refused by overload, before all else.", value=admission.refused
@@ -88,6 +110,8 @@ class GatewayCollector(Collector):
         )
         yield GaugeMetricFamily("hpcgate_http_requests_limit", "As many may be served at a time.", admission.limit)
         yield GaugeMetricFamily("hpcgate_http_requests_waiting", "Requests that wait to be served.", admission.waiting)
+
+    def _streams(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("hpcgate_streams", "Streams under way.", self._gateway.streams.taken)
         begun = CounterMetricFamily("hpcgate_streams_begun", "Streams that have begun.", labels=["kind"])
         for kind, count in sorted(self._gateway.streams.begun.items()):
@@ -102,21 +126,6 @@ class GatewayCollector(Collector):
             followed.add_metric([system.name], len(system.following))
             looks.add_metric([system.name], system.following.looks)
         yield from (followed, looks)
-        tasks = GaugeMetricFamily(
-            "hpcgate_background_tasks",
-            "Tasks that go on by themselves, of the gateway and its systems.",
-            labels=["task"],
-        )
-        for task, count in sorted(self._gateway.running.items()):
-            tasks.add_metric([task], count)
-        yield tasks
-        yield GaugeMetricFamily("hpcgate_asyncio_tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
-        age = GaugeMetricFamily(
-            "hpcgate_jwks_age_seconds", "Seconds since the IdP's keys were last read; missing before the first time."
-        )
-        if jwks.age is not None:
-            age.add_metric([], jwks.age)
-        yield age
 
     def _pools(self) -> Iterator[Metric]:
         gauges = {

@@ -20,6 +20,7 @@ from hpcgate.auth.policy import Policy
 from hpcgate.auth.service_account import ServiceLogin
 from hpcgate.auth.tokens import TokenVerifier
 from hpcgate.config import Settings
+from hpcgate.credentials.base import CredentialSource
 from hpcgate.errors import SystemNotFound
 from hpcgate.filesystem.slots import PathLocks
 from hpcgate.filesystem.tus.registry import UploadRegistry
@@ -144,17 +145,12 @@ class Gateway:
             systems = {name: shared.join(stack) for name, shared in carried_over.systems.items()}
             tokens = TokenVerifier(authentication, jwks, settings.http.max_header_size)
             stack.push_async_callback(tokens.close)
-            probers = {}
             accounts = {
                 name: ServiceLogin(system.settings.service_account, authentication, tokens)
                 for name, system in systems.items()
                 if system.settings.service_account is not None
             }
-            for name, system in systems.items():
-                prober = Prober(system.settings, credentials, accounts.get(name), system.jobs.run, system.board)
-                if not prober.idle:
-                    probers[name] = prober
-                stack.push_async_callback(prober.close)
+            probers = _probers(stack, systems, credentials, accounts)
             serving = asyncio.Event()
             background = Background()
             stack.push_async_callback(background.close)
@@ -221,3 +217,19 @@ class Gateway:
 async def _once(event: asyncio.Event, job: Job) -> None:
     await event.wait()
     await job()
+
+
+def _probers(
+    stack: AsyncExitStack,
+    systems: Mapping[str, System],
+    credentials: CredentialSource,
+    accounts: Mapping[str, ServiceLogin],
+) -> dict[str, Prober]:
+    """Return what looks after the health of systems, of each that is to be looked at; closed with the stack."""
+    probers = {}
+    for name, system in systems.items():
+        prober = Prober(system.settings, credentials, accounts.get(name), system.jobs.run, system.board)
+        if not prober.idle:
+            probers[name] = prober
+        stack.push_async_callback(prober.close)
+    return probers

@@ -103,26 +103,9 @@ class Gateways:
         before = self._current
         if before is None:
             return False
-        try:
-            settings = await alone(load)
-        except ConfigError as error:
-            for mistake in error.mistakes:
-                log.error("config.mistake", file=str(mistake.file), key=mistake.key, reason=mistake.message)
-            log.error("config.reload_refused", mistakes=len(error.mistakes), consequence=_STAYS)
-            return False
-        try:
-            opened = await self._open(settings, before.gateway)
-        except Exception as error:  # whatever a plug-in comes up with, the gateway that serves goes on
-            log.error("config.reload_refused", reason=str(error), consequence=_STAYS, exc_info=error)
-            return False
-        try:
-            refusal = await _not_as_good(opened.gateway, before.gateway)
-        except BaseException:
-            await opened.stack.aclose()
-            raise
-        if refusal is not None:
-            log.error("config.reload_refused", reason=refusal, consequence=_STAYS)
-            await opened.stack.aclose()
+        settings = await _loaded(load)
+        opened = None if settings is None else await self._opened(settings, before.gateway)
+        if settings is None or opened is None:
             return False
         # From here to the list of requests nothing may wait: a request is either on that list or on the new gateway.
         opened.gateway.follow(before.gateway)
@@ -150,6 +133,24 @@ class Gateways:
         del self._retiring[task]
         reaped(task, "reload.retire")
 
+    async def _opened(self, settings: Settings, before: Gateway) -> _Opened | None:
+        """Return the gateway of a new configuration, open; None, and the log says why, if it is not as good."""
+        try:
+            opened = await self._open(settings, before)
+        except Exception as error:  # whatever a plug-in comes up with, the gateway that serves goes on
+            log.error("config.reload_refused", reason=str(error), consequence=_STAYS, exc_info=error)
+            return None
+        try:
+            refusal = await _not_as_good(opened.gateway, before)
+        except BaseException:
+            await opened.stack.aclose()
+            raise
+        if refusal is not None:
+            log.error("config.reload_refused", reason=refusal, consequence=_STAYS)
+            await opened.stack.aclose()
+            return None
+        return opened
+
     async def _open(self, settings: Settings, before: Gateway | None = None) -> _Opened:
         async with AsyncExitStack() as stack:
             gateway = await stack.enter_async_context(Gateway.open(settings, self._telemetry, before))
@@ -157,6 +158,17 @@ class Gateways:
 
 
 _STAYS = "the configuration from before stays"
+
+
+async def _loaded(load: Callable[[], Settings]) -> Settings | None:
+    """Return a configuration; None, and the log says why, if it has mistakes."""
+    try:
+        return await alone(load)
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            log.error("config.mistake", file=str(mistake.file), key=mistake.key, reason=mistake.message)
+        log.error("config.reload_refused", mistakes=len(error.mistakes), consequence=_STAYS)
+        return None
 
 
 async def _retire(opened: _Opened, requests: "set[asyncio.Task[Any]]", patience: float) -> None:

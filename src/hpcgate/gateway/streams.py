@@ -155,10 +155,7 @@ class Streams:
         if endless and self._winding_up:
             raise Unavailable("The gateway is about to stop", headers={"Retry-After": "1"})
         stream = Stream(kind, owner, system, endless=endless, principal=principal)
-        self._open.add(stream)
-        self._taken[group] += 1
-        self._owners[group, owner] += 1
-        self.begun[kind] += 1
+        self._take(stream, group)
         # One that ends by itself has its line in the access log soon.
         tell = log.info if endless else log.debug
         tell("stream.begin", kind=kind, user=owner, system=system)
@@ -171,16 +168,25 @@ class Streams:
             outcome = stream.reason or "gone"
             raise
         finally:
-            self._open.discard(stream)
-            if stream.timer is not None:
-                stream.timer.cancel()
-            self._taken[group] -= 1
-            self._owners[group, owner] -= 1
-            if not self._owners[group, owner]:
-                del self._owners[group, owner]
+            self._give_back(stream, group)
             self.ended[kind, outcome] += 1
             seconds = round(time.monotonic() - stream.since, 3)
             tell("stream.end", kind=kind, user=owner, system=system, seconds=seconds, outcome=outcome)
+
+    def _take(self, stream: Stream, group: str) -> None:
+        self._open.add(stream)
+        self._taken[group] += 1
+        self._owners[group, stream.owner] += 1
+        self.begun[stream.kind] += 1
+
+    def _give_back(self, stream: Stream, group: str) -> None:
+        self._open.discard(stream)
+        if stream.timer is not None:
+            stream.timer.cancel()
+        self._taken[group] -= 1
+        self._owners[group, stream.owner] -= 1
+        if not self._owners[group, stream.owner]:
+            del self._owners[group, stream.owner]
 
     def _require_room(self, group: str, owner: str) -> None:
         bound = self._apart.get(group, self._bound)

@@ -96,27 +96,6 @@ class System:
             telemetry=telemetry,
         )
         operation = settings.data_operation
-
-        async def submit(principal: Principal, job: BatchJob) -> str:
-            description = JobDescription(
-                job.working_directory,
-                job.script,
-                name=job.name,
-                account=job.account,
-                standard_output=job.standard_output,
-                standard_error=job.standard_error,
-            )
-            if isinstance(job.key, Once):
-                submitted = await scheduler.submit_once(principal, description, replace(job.key, memo=job.memo))
-                if submitted.replayed:
-                    # What was prepared here is not what its job has: whoever asks again is told that one's.
-                    raise UnderWay(RETRY_AFTER)
-                job_id = submitted.job_id
-            else:
-                job_id = await scheduler.submit(principal, description)
-            telemetry.transfer_job(settings.name, job.name.removeprefix("transfer-"))
-            return job_id
-
         return cls(
             settings,
             pool,
@@ -126,7 +105,7 @@ class System:
                 settings.name,
                 _work_root(settings),
                 operation.datatransfer_jobs_directives,
-                submit,
+                partial(_submit_transfer, scheduler, telemetry, settings.name),
                 operation.transfer_log_lifetime,
                 partial(_check_directory, pool, settings.scheduler.timeout),
             ),
@@ -202,3 +181,27 @@ def _work_root(settings: Cluster) -> str | None:
         if file_system.default_work_dir:
             return file_system.path
     return None
+
+
+async def _submit_transfer(
+    scheduler: SharedReads, telemetry: Telemetry, system: str, principal: Principal, job: BatchJob
+) -> str:
+    """Submit a transfer's job, once if it has a key, and return its id."""
+    description = JobDescription(
+        job.working_directory,
+        job.script,
+        name=job.name,
+        account=job.account,
+        standard_output=job.standard_output,
+        standard_error=job.standard_error,
+    )
+    if isinstance(job.key, Once):
+        submitted = await scheduler.submit_once(principal, description, replace(job.key, memo=job.memo))
+        if submitted.replayed:
+            # What was prepared here is not what its job has: whoever asks again is told that one's.
+            raise UnderWay(RETRY_AFTER)
+        job_id = submitted.job_id
+    else:
+        job_id = await scheduler.submit(principal, description)
+    telemetry.transfer_job(system, job.name.removeprefix("transfer-"))
+    return job_id

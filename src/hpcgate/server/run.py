@@ -7,7 +7,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -88,15 +88,10 @@ def serve(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # asyncssh asks who runs it, and a container's arbitrary user id has no name.
     os.environ.setdefault("LOGNAME", "hpcgate")
-    log_config = os.environ.get(LOG_CONFIG)
-    try:
-        app = create_app(settings)
-        front = _front(settings, app)
+    app, log_config = create_app(settings), os.environ.get(LOG_CONFIG)
+    front = _front(settings, app)
+    with _understood(log_config):
         config = _configured(settings, app, front, host, port, tls, log_config)
-    except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, YAMLError) as error:
-        if log_config is None:
-            raise
-        raise Unusable(f"{LOG_CONFIG}: cannot use {log_config}: {error}") from error
     if log_config:
         hand_over()
     _tell(starting, f"looking for the address {host}")
@@ -107,6 +102,17 @@ def serve(
         log.error("server.cannot_listen", host=host, port=port)
         raise
     _run(config, front, listener, settings, tls, load, starting)
+
+
+@contextlib.contextmanager
+def _understood(log_config: str | None) -> Iterator[None]:
+    """Say of an error that it is of the site's own configuration of logging, if there is one."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, YAMLError) as error:
+        if log_config is None:
+            raise
+        raise Unusable(f"{LOG_CONFIG}: cannot use {log_config}: {error}") from error
 
 
 def _open_logs(settings: Settings) -> None:

@@ -37,23 +37,7 @@ def install(app: FastAPI, oidc: OidcSettings) -> None:
 
     @on(PUBLIC)
     async def swagger(request: Request) -> Response:
-        root = _root(request)
-        return _page(
-            get_swagger_ui_html(
-                openapi_url=f"{root}/openapi.json",
-                title=f"{app.title} - Swagger UI",
-                swagger_js_url=f"{root}/docs/swagger-ui-bundle.js",
-                swagger_css_url=f"{root}/docs/swagger-ui.css",
-                swagger_favicon_url="data:,",
-                oauth2_redirect_url=f"{root}/docs/oauth2-redirect",
-                init_oauth={
-                    "clientId": oidc.docs_client_id or "",
-                    "scopes": " ".join(oidc.scopes),
-                    "usePkceWithAuthorizationCodeGrant": True,
-                },
-            ),
-            providers,
-        )
+        return _page(_swagger(app.title, _root(request), oidc), providers)
 
     @on(PUBLIC)
     async def redirected(request: Request) -> Response:
@@ -82,6 +66,22 @@ def install(app: FastAPI, oidc: OidcSettings) -> None:
     app.add_route("/redoc", redoc, include_in_schema=False)
     for name, media_type in _ASSETS.items():
         app.add_route(f"/docs/{name}", _asset(name, media_type), include_in_schema=False)
+
+
+def _swagger(title: str, root: str, oidc: OidcSettings) -> HTMLResponse:
+    return get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title=f"{title} - Swagger UI",
+        swagger_js_url=f"{root}/docs/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}/docs/swagger-ui.css",
+        swagger_favicon_url="data:,",
+        oauth2_redirect_url=f"{root}/docs/oauth2-redirect",
+        init_oauth={
+            "clientId": oidc.docs_client_id or "",
+            "scopes": " ".join(oidc.scopes),
+            "usePkceWithAuthorizationCodeGrant": True,
+        },
+    )
 
 
 def _root(request: Request) -> str:
