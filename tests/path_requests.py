@@ -36,6 +36,9 @@ def requests(system: str, good: str, path: str) -> Iterator[Request]:
     ops, transfer, files = (f"/filesystem/{system}/{part}" for part in ("ops", "transfer", "files"))
     for name in ("ls", "stat", "head", "tail", "view", "checksum", "file", "download"):
         yield "GET", f"{ops}/{name}", {"params": {"path": path}}
+    yield "GET", f"{ops}/ls", {"params": {"path": path}, "headers": {"Accept": "application/x-ndjson"}}
+    yield "GET", f"{ops}/ls", {"params": {"path": path, "limit": "1"}}
+    yield "GET", f"{files}/follow", {"params": {"path": path}}
     yield "DELETE", f"{ops}/rm", {"params": {"path": f"{path}/"}}
     yield "POST", f"{ops}/mkdir", {"json": {"path": f"{path}/made/deep", "parent": True}}
     yield "PUT", f"{ops}/chmod", {"json": {"source_path": path, "mode": "777"}}

@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi import Request
 from pydantic import BaseModel, Field, ValidationError
 
 from hpcgate.api.access import Access
+from hpcgate.api.routes.operations import _endpoint
 from hpcgate.auth import Principal
 from hpcgate.config import Cluster
 from hpcgate.errors import BadRequest
@@ -86,6 +89,19 @@ class Session:
         raise BadRequest("enough")
 
 
+def a_system() -> System:
+    cluster = Cluster.model_validate(
+        {
+            "name": "demo",
+            "ssh": {"host": "127.0.0.1"},
+            "scheduler": {"type": "slurm", "version": "22.05.8"},
+            "file_systems": [{"path": "/scratch", "data_type": "scratch"}],
+            "restrict_paths": True,
+        }
+    )
+    return System.from_settings(cluster, None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("operation", "parameters"), [(Ls, LsParameters), (Stat, StatParameters)])
 async def test_a_path_is_converted_once_and_admitted_once(
     operation: Any, parameters: Any, monkeypatch: pytest.MonkeyPatch
@@ -104,16 +120,7 @@ async def test_a_path_is_converted_once_and_admitted_once(
 
     monkeypatch.setattr(System, "admit", counted)
     monkeypatch.setattr(Pool, "perform", perform)
-    cluster = Cluster.model_validate(
-        {
-            "name": "demo",
-            "ssh": {"host": "127.0.0.1"},
-            "scheduler": {"type": "slurm", "version": "22.05.8"},
-            "file_systems": [{"path": "/scratch", "data_type": "scratch"}],
-            "restrict_paths": True,
-        }
-    )
-    system = System.from_settings(cluster, None)  # type: ignore[arg-type]
+    system = a_system()
     verb = operation(parameters.model_validate({"path": "/scratch/\udcff"}), system.limits)
     access = Access(Principal("alice", "token"), system)
     await access.operate(verb)
@@ -125,7 +132,23 @@ async def test_a_path_is_converted_once_and_admitted_once(
     assert acted_on is seen is verb.parameters.path
     outside = operation(parameters.model_validate({"path": "/etc"}), system.limits)
     with pytest.raises(BadRequest, match="'/etc' is not in a file system of demo"):
-        await access.perform(outside)
+        await access.operate(outside)
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+async def test_a_path_is_admitted_in_whatever_form_its_listing_is_wanted(accept: str) -> None:
+    """Lines are sent as they come: nothing of what has the login node list them looks at the path again."""
+    access = Access(Principal("alice", "token"), a_system())
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "headers": [(b"accept", accept.encode())],
+        "query_string": b"path=/etc",
+        "state": {"access": access},
+        "app": SimpleNamespace(state=SimpleNamespace(gateway=SimpleNamespace(settings=None))),
+    }
+    with pytest.raises(BadRequest, match="'/etc' is not in a file system of demo"):
+        await _endpoint(Ls)(Request(scope), "demo")
 
 
 _ELSEWHERE = """

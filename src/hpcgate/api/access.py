@@ -162,11 +162,12 @@ class Access:
             raise
 
     async def operate(self, operation: Operation) -> None:
-        """Check what an operation touches; as `admit`."""
-        if self.grant.paths is None:
-            # What remains is looked at when it is performed.
-            return
+        """Check what an operation touches, in whatever form its result is wanted; as `admit`."""
         paths = operation.paths()
+        if self.grant.paths is None:
+            for path in paths:
+                self.system.admit(path)
+            return
         here = Reach(paths, trees=operation.trees()) if operation.follows else Reach(links=paths)
         await self.reach(here)
 

@@ -155,9 +155,8 @@ class System:
         return path.startswith(self._within) or path in self._roots
 
     async def perform(self, principal: Principal, operation: Operation) -> Any:
-        """Run a filesystem operation as the user; one that only reads is tried again on a lost connection."""
-        for path in operation.paths():
-            self.admit(path)
+        """Run a filesystem operation as the user, its paths admitted; one that only reads is tried again on a lost
+        connection."""
         with naming(operation):
             return await self.pool.perform(principal, operation.run, retry=not operation.writes)
 
