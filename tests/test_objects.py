@@ -170,7 +170,6 @@ def kept() -> Iterator[str]:
                 yield f"{name} {one}"
 
 
-@cache
 def class_of(kind: type) -> ast.Module:
     return ast.parse(textwrap.dedent(inspect.getsource(kind)))
 

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from hpcgate.admission.line import Caller
+from hpcgate.admission.queue import Admission
 from hpcgate.config.http import HttpSettings
 from hpcgate.http.body import Bodies
 from hpcgate.server.front import Front
@@ -157,7 +158,7 @@ async def serving(
     state = ServerState()
     front = Front(
         HttpSettings(header_timeout=patience),
-        None if parting.admission is None else parting.admission(),
+        cast("Admission | None", None if parting.admission is None else parting.admission()),
         overflow=Refusals(0),
         sink=Sink(LINGER_BYTES),
         stopping=parting.stopping,
