@@ -1,12 +1,14 @@
 """`python -m benchmarks.exactly_once`: submissions while everything dies, with keys and without.
 
-Users submit jobs and send each request again until it has an answer. Meanwhile the gateway, the login node with all
-that runs there, slurmctld, slurmdbd and connections die at random moments, each for so long that a client has met it.
-In the end Slurm says how many jobs there are of each. Needs root, for the users.
+Users submit jobs and send each request again until it has an answer; with `--together` many by one request, of which
+those are sent again that have none. Meanwhile the gateway, the login node with all that runs there, slurmctld, slurmdbd
+and connections die at random moments, each for so long that a client has met it. In the end Slurm says how many jobs
+there are of each. Needs root, for the users.
 """
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import os
 import random
@@ -14,9 +16,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from rich.console import Console
@@ -38,6 +41,11 @@ PAUSE = 0.2
 MOST_PAUSE = 2.0
 PATIENCE = 300.0
 """Seconds that slurmctld may take to write its state before it ends."""
+DELAY = 2.0
+"""Seconds within which something dies once it is its turn, where many jobs are submitted by one request: at any moment
+of it, and not only when another one has been answered."""
+AGAIN = (408, 409, 424, 429, 503)
+"""Statuses with which the same is sent again."""
 
 
 @dataclass(slots=True)
@@ -95,6 +103,32 @@ class Outcome:
         return sum(self.jobs.values()) - len(self.jobs)
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a client was told of a submission.
+
+    Attributes:
+        name: The submission's.
+        job_id: The job's id, if there is one.
+        replayed: Whether an earlier request had made it.
+        status: Of the error, if that is the answer.
+        words: The error's.
+        retry_after: Seconds after which to send it again.
+    """
+
+    name: str
+    job_id: str | None = None
+    replayed: bool = False
+    status: int = 200
+    words: str = ""
+    retry_after: float = PAUSE
+
+
+def _not_told(name: str, answer: httpx.Response) -> Told:
+    pause = float(answer.headers.get("Retry-After", PAUSE))
+    return Told(name, status=answer.status_code, words=answer.text, retry_after=pause)
+
+
 class Trial:
     """Submissions of some users, and what dies meanwhile.
 
@@ -106,6 +140,7 @@ class Trial:
         seed: Of what dies, and when.
         clients: How many requests a user has under way.
         seconds: After which no more is submitted, however many there were; None for no such end.
+        together: How many jobs are submitted by one request.
     """
 
     def __init__(
@@ -118,12 +153,14 @@ class Trial:
         seed: int,
         clients: int = 1,
         seconds: float | None = None,
+        together: int = 1,
     ) -> None:
         self.site = site
         self.outcome = Outcome()
         self._keyed = keyed
         self._chance = random.Random(seed)
-        self._prefix = f"once-{os.getpid()}-{'k' if keyed else 'n'}-{seed}-"
+        self._together = together
+        self._prefix = f"once-{os.getpid()}-{'k' if keyed else 'n'}{together}-{seed}-"
         self._roles = [role for role in roles for _ in range(clients)]
         self._least = submissions
         self._until_time = None if seconds is None else time.monotonic() + seconds
@@ -160,44 +197,55 @@ class Trial:
         cluster = self.site.cluster
         user = cluster.user(role)
         headers = {"Authorization": f"Bearer {cluster.token(role)}"}
-        async with httpx.AsyncClient(base_url=self.site.gateway.url, headers=headers, timeout=120) as client:
-            for number in self._todo:
-                name = f"{self._prefix}{number}"
-                job = {
-                    "name": name,
-                    "workingDirectory": str(user.home),
-                    "script": "#!/bin/sh\n",
-                    "standardOutput": "/dev/null",
-                }
-                keys = {"Idempotency-Key": name} if self._keyed else {}
-                while not await self._request(client, role, name, {"job": job}, keys):
-                    pass
+        url = f"{self.site.gateway.url}/compute/{cluster.options.slurm.name}"
+        job = {"workingDirectory": str(user.home), "script": "#!/bin/sh\n", "standardOutput": "/dev/null"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120) as client:
+            while numbers := list(itertools.islice(self._todo, self._together)):
+                names = [f"{self._prefix}{number}" for number in numbers]
+                left = {name: {**job, "name": name} for name in names}
+                while left:
+                    await self._request(client, left)
 
-    async def _request(
-        self, client: httpx.AsyncClient, role: str, name: str, body: dict[str, object], headers: dict[str, str]
-    ) -> bool:
+    async def _request(self, client: httpx.AsyncClient, left: dict[str, dict[str, str]]) -> None:
+        """Send what has no answer yet, and take away what has one; pause if some has none."""
         outcome = self.outcome
         outcome.requests += 1
-        pause = PAUSE
-        try:
-            answer = await client.post(
-                f"/compute/{self.site.cluster.options.slurm.name}/jobs", json=body, headers=headers
-            )
-        except httpx.TransportError:
-            pass
-        else:
-            if answer.status_code == 201:
-                outcome.answers[name] = answer.json()["jobId"]
-                outcome.replayed += "Idempotency-Replayed" in answer.headers
-                self._changed.set()
-                return True
-            if answer.status_code not in (408, 409, 424, 429, 503):
-                raise RuntimeError(f"{answer.status_code} {answer.text}")
-            pause = min(MOST_PAUSE, float(answer.headers.get("Retry-After", PAUSE)))
-        outcome.failures += 1
+        told: list[Told] = []
+        with contextlib.suppress(httpx.TransportError):
+            told = await (self._one(client, left) if self._together == 1 else self._many(client, left))
+        for one in told:
+            if one.job_id is not None:
+                outcome.answers[one.name] = one.job_id
+                outcome.replayed += one.replayed
+                del left[one.name]
+            elif one.status not in AGAIN:
+                raise RuntimeError(one)
+        outcome.failures += bool(left)
         self._changed.set()
-        await asyncio.sleep(pause)
-        return False
+        if left:
+            await asyncio.sleep(min(MOST_PAUSE, max((one.retry_after for one in told), default=PAUSE)))
+
+    async def _one(self, client: httpx.AsyncClient, jobs: Mapping[str, dict[str, str]]) -> list["Told"]:
+        ((name, job),) = jobs.items()
+        keys = {"Idempotency-Key": name} if self._keyed else {}
+        answer = await client.post("/jobs", json={"job": job}, headers=keys)
+        if answer.status_code != 201:
+            return [_not_told(name, answer)]
+        return [Told(name, answer.json()["jobId"], "Idempotency-Replayed" in answer.headers)]
+
+    async def _many(self, client: httpx.AsyncClient, jobs: Mapping[str, dict[str, str]]) -> list["Told"]:
+        entries: list[dict[str, Any]] = [{"job": job} for job in jobs.values()]
+        for entry, name in zip(entries, jobs, strict=True):
+            entry |= {"idempotencyKey": name} if self._keyed else {}
+        answer = await client.post("/jobs/bulk", json={"jobs": entries})
+        if answer.status_code != 200:
+            return [_not_told(name, answer) for name in jobs]
+        told = []
+        for name, one in zip(list(jobs), answer.json()["jobs"], strict=True):
+            error = one["error"] or {"status": 200, "message": "", "retryAfter": None}
+            pause = float(error["retryAfter"] or PAUSE)
+            told.append(Told(name, one["jobId"], one["replayed"], error["status"], error["message"], pause))
+        return told
 
     async def _die(self) -> None:
         """Let something die after some more answers, until a client has met it, or many have an answer all the same."""
@@ -210,6 +258,8 @@ class Trial:
             some = 1 + self._chance.randrange(max(2, self._least // 20))
             if not await self._until(len(outcome.answers) + some):
                 return
+            if self._together > 1:
+                await asyncio.sleep(self._chance.uniform(0, DELAY))
             outcome.deaths[kind] += 1
             if kind == "connections":
                 self._cut()
@@ -220,7 +270,8 @@ class Trial:
                 await asyncio.to_thread(daemon.stop, PATIENCE)
             else:
                 await asyncio.to_thread(daemon.kill)
-            await self._until(len(outcome.answers) + len(self._roles) + 1, outcome.failures + 1)
+            under_way = len(self._roles) * self._together
+            await self._until(len(outcome.answers) + under_way + 1, outcome.failures + 1)
             await asyncio.to_thread(daemon.start)
 
     def _cut(self) -> None:
@@ -271,23 +322,31 @@ def site_of(cluster: Cluster) -> Site:
     return Site(cluster, cluster.start_gateway(config), sshd)
 
 
-async def measure(
-    submissions: int, users: int, clients: int, seed: int, seconds: float | None
-) -> AsyncIterator[tuple[str, Outcome]]:
+async def measure(options: argparse.Namespace) -> AsyncIterator[tuple[str, Outcome]]:
     """Run both, and yield each once it is over."""
-    roles = tuple(f"u{number}" for number in range(users))
+    roles = tuple(f"u{number}" for number in range(options.users))
     # As many jobs as both submit, few of which end meanwhile.
-    slurm = SlurmOptions(extra=f"MaxJobCount={10_000 + 4 * submissions}")
+    slurm = SlurmOptions(extra=f"MaxJobCount={10_000 + 4 * options.submissions}")
     with Cluster(Options(roles=roles, slurm=slurm)) as cluster:
         for keyed in (True, False):
             site = site_of(cluster)
             try:
-                trial = Trial(site, roles, submissions, keyed=keyed, seed=seed, clients=clients, seconds=seconds)
+                trial = Trial(
+                    site,
+                    roles,
+                    options.submissions,
+                    keyed=keyed,
+                    seed=options.seed,
+                    clients=options.clients,
+                    seconds=options.seconds,
+                    together=options.together,
+                )
                 outcome = await trial.run()
             finally:
                 site.gateway.stop()
                 site.sshd.stop()
-            yield "with keys" if keyed else "without", outcome
+            many = f", {options.together} by one request" if options.together > 1 else ""
+            yield ("with keys" if keyed else "without") + many, outcome
 
 
 def table(rows: Sequence[tuple[str, Outcome]], users: int) -> Table:
@@ -310,6 +369,7 @@ def main() -> None:
     parser.add_argument("--submissions", type=int, default=10_000)
     parser.add_argument("--users", type=int, default=50)
     parser.add_argument("--clients", type=int, default=1, help="requests under way of each user (default %(default)s)")
+    parser.add_argument("--together", type=int, default=1, help="jobs by one request (default %(default)s)")
     parser.add_argument("--seconds", type=float, help="of each of the two, after which no more is submitted")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS, help="where to write the table (default %(default)s)")
@@ -322,7 +382,7 @@ def main() -> None:
 async def _measured(options: argparse.Namespace) -> list[tuple[str, Outcome]]:
     """Run both, and write down what is over."""
     rows = []
-    async for row in measure(options.submissions, options.users, options.clients, options.seed, options.seconds):
+    async for row in measure(options):
         rows.append(row)
         options.output.write_text(_page(rows, options.users))
     return rows
