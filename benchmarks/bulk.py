@@ -1,8 +1,9 @@
 """`python -m benchmarks.bulk`: many jobs in one request, beside as many requests and beside a shell loop of sbatch.
 
-All three submit the same jobs, held, to the same Slurm, one after the other in each round, and in another order in
-each. The loop is a shell of the user's on the login node's machine. CPU is the time of the gateway and of slurmctld;
-what sbatch itself takes is in neither. Needs root, for the users.
+All submit the same jobs, held, to the same Slurm, one after the other in each round, and in another order in each. The
+loop is a shell of the user's on the login node's machine. What no program can do without that runs as many sbatch at a
+time as the gateway does is shown by xargs, which does nothing else. The login node's CPU is the time of sshd and all
+behind it, and of the loop; sbatch is in it, and the gateway and slurmctld are not. Needs root, for the users.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from rich.table import Table
 
 from benchmarks.machine import description
 from benchmarks.processes import cpu_seconds, family_seconds
+from hpcgate.config.base import SchedulerSettings
 from hpcgate.demo.cluster import Cluster, Gateway, Options
 from hpcgate.demo.slurm import SlurmOptions
 from hpcgate.demo.users import User
@@ -29,6 +31,9 @@ RESULTS = Path(__file__).with_name("bulk.md")
 COLUMNS = ("", "jobs", "seconds", "of the loop", "login node CPU", "of the loop", "gateway CPU", "slurmctld CPU")
 SCRIPT = "#!/bin/bash\n#SBATCH --hold\nexec sleep 600\n"
 LOOP = 'i=0; while [ "$i" -lt "$1" ]; do sbatch --parsable "$2" || exit; i=$((i + 1)); done'
+SOME = 'seq "$1" | xargs -P "$3" -I "{}" sbatch --parsable "$2"'
+LOOP_NAME = "sbatch in a shell loop"
+AT_ONCE: int = SchedulerSettings.model_fields["bulk_at_once"].default
 MOST = 1000
 """Most jobs of one bulk request."""
 
@@ -64,7 +69,8 @@ class Trial:
         self._path = str(user.home / "job.sh")
         cluster.as_user(user, ["tee", self._path], input=SCRIPT)
         self.ways: dict[str, Callable[[], None]] = {
-            "sbatch in a shell loop": self.loop,
+            LOOP_NAME: self.loop,
+            f"sbatch by xargs, {AT_ONCE} at a time": self.some,
             "one bulk request": self.bulk,
             "one bulk request, a key each": self.keyed,
             "single requests": self.single,
@@ -74,6 +80,10 @@ class Trial:
     def loop(self) -> None:
         """Submit by a shell."""
         self._cluster.as_user(self._user, ["sh", "-c", LOOP, "sh", str(self._jobs), self._path])
+
+    def some(self) -> None:
+        """Submit as many at a time as the gateway does, by as little as there can be."""
+        self._cluster.as_user(self._user, ["sh", "-c", SOME, "sh", str(self._jobs), self._path, str(AT_ONCE)])
 
     def bulk(self) -> None:
         """Submit by as few requests as there can be."""
@@ -128,14 +138,15 @@ class Trial:
         self._http.get("/compute/demo/jobs").raise_for_status()
 
     def rows(self) -> list[list[str]]:
-        """Return the table's rows: medians, and the median of the ratios of each round."""
-        loop = self.taken["sbatch in a shell loop"]
+        """Return the table's rows: medians, and of the ratios of each round median, least and largest."""
+        loop = self.taken[LOOP_NAME]
         rows = []
         for name, taken in self.taken.items():
             cells = []
             for mine, theirs in ((taken.wall, loop.wall), (taken.login, loop.login)):
-                ratio = statistics.median(one / other for one, other in zip(mine, theirs, strict=True))
-                cells += [f"{statistics.median(mine):.1f}", f"{ratio:.2f}"]
+                ratios = [one / other for one, other in zip(mine, theirs, strict=True)]
+                spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(set(ratios)) > 1 else ""
+                cells += [f"{statistics.median(mine):.1f}", f"{statistics.median(ratios):.2f}{spread}"]
             cells += [f"{statistics.median(spent):.2f}" for spent in (taken.gateway, taken.slurmctld)]
             rows.append([name, str(self._jobs), *cells])
         return rows
