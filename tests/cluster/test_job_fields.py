@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
+from hpcgate.api.models.job_spec import JobSpecModel
 from tests.people import Person
 
 from . import job_fields
@@ -23,6 +25,41 @@ def _clear(alice: Person) -> Iterator[None]:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_field_reaches_slurm_and_outweighs_its_directive(alice: Person, row: Row) -> None:
     job_fields.check(alice, "demo", row)
+
+
+BESIDE_ROWS = frozenset(
+    {"dependencies.type", "dependencies.jobIds"}
+    | {"executable", "arguments", "launcher", "preLaunch", "postLaunch"}
+    # The scheduler of this table is Slurm.
+    | {"extra.pbs"}
+)
+"""Fields that are submitted by `job_fields.dependency` and `job_fields.program`."""
+
+
+def _fields(model: type[BaseModel]) -> Iterator[str]:
+    """Yield the names of all fields, those of a field with its own name before them."""
+    for name, one in model.model_fields.items():
+        inner = [kind for kind in _kinds(one.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        yield from (f"{one.alias or name}.{field}" for kind in inner for field in _fields(kind))
+        if not inner:
+            yield one.alias or name
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for one in get_args(annotation):
+        yield from _kinds(one)
+
+
+def test_no_field_is_left_out_here() -> None:
+    """What the model of a request has is what is submitted to the real Slurm, here and by slurmrestd."""
+    submitted = {
+        f"{name}.{inner}" if isinstance(value, dict) else name
+        for row in ROWS
+        for name, value in row.asked.items()
+        for inner in (value if isinstance(value, dict) else [""])
+    }
+    assert set(_fields(JobSpecModel)) <= submitted | BESIDE_ROWS
 
 
 def test_dependencies(alice: Person) -> None:
