@@ -121,8 +121,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("bulk", {"jobs": [{"job": JOB}] * (MAX_JOBS + 1)}, "jobs"),
     ("bulk", {"jobs": [{"job": JOB}, {"job": {"script": HOLD}}]}, "jobs.1.job.workingDirectory"),
     ("bulk", {"jobs": [{"job": JOB, "key": "x"}]}, "key"),
-    ("bulk", {"jobs": [{"job": JOB, "idempotencyKey": ""}]}, "Idempotency-Key"),
-    ("bulk", {"jobs": [{"job": JOB, "idempotencyKey": "x"}] * 2}, "twice"),
+    ("bulk", {"jobs": [{"job": JOB}, {"job": JOB, "idempotencyKey": ""}]}, "jobs.1.idempotencyKey: An Idempotency-Key"),
+    ("bulk", {"jobs": [{"job": JOB, "idempotencyKey": "x" * 256}]}, "jobs.0.idempotencyKey: An Idempotency-Key"),
+    ("bulk", {"jobs": [{"job": JOB, "idempotencyKey": "é"}]}, "jobs.0.idempotencyKey: An Idempotency-Key"),
+    (
+        "bulk",
+        {"jobs": [{"job": JOB, "idempotencyKey": "y"}, *[{"job": JOB, "idempotencyKey": "x"}] * 2]},
+        "jobs.2.idempotencyKey: a key is used twice, and is that of jobs.1",
+    ),
     ("cancel", {}, "ids"),
     ("cancel", {"ids": []}, "ids"),
     ("cancel", {"ids": ["1"], "name": "x"}, "ids"),
@@ -136,6 +142,29 @@ def test_what_is_not_a_list_of_jobs_is_refused(alice: Person, what: str, body: d
     answer: httpx.Response = alice.http.post(f"/compute/demo/jobs/{what}", json=body)
     assert answer.status_code == 400, answer.text
     assert words in answer.text
+
+
+def test_a_key_of_the_whole_request_is_refused(alice: Person) -> None:
+    """It would promise what nobody keeps."""
+    answer = alice.http.post(
+        "/compute/demo/jobs/bulk", json={"jobs": [{"job": JOB}]}, headers={"Idempotency-Key": str(uuid4())}
+    )
+    assert answer.status_code == 400, answer.text
+    assert "idempotencyKey" in answer.json()["message"]
+
+
+@pytest.mark.usefixtures("nobody")
+def test_nothing_is_cancelled_by_name_where_nobody_tells_what_there_is(alice: Person, tools: Path) -> None:
+    """What the records alone know is not all that there is."""
+    job_id = bulk(alice, {"script": HOLD, "name": "untold"})[0]["jobId"]
+    alice.cluster.as_user(alice.user, ["tee", str(tools / "squeue")], input=SILENT)
+    alice.run("chmod", "755", str(tools / "squeue"))
+    answer = alice.http.post("/compute/demo/jobs/cancel", json={"name": "untold"})
+    assert answer.status_code == 503, answer.text
+    assert "JobState=PENDING" in shown(alice, job_id)
+
+
+SILENT = "#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2\nexit 1\n"
 
 
 @pytest.mark.usefixtures("nobody")
@@ -306,6 +335,16 @@ def gated(alice: Person) -> Iterator[Callable[[str], Path]]:
         return place
 
     yield made
+    alice.run("rm", "-rf", ".bashrc", str(place))
+
+
+@pytest.fixture
+def tools(alice: Person) -> Iterator[Path]:
+    """Give a directory whose programs stand before all others for alice."""
+    place = alice.user.home / "tools"
+    alice.run("mkdir", str(place))
+    alice.cluster.as_user(alice.user, ["tee", ".bashrc"], input=f"PATH={place}:$PATH\n")
+    yield place
     alice.run("rm", "-rf", ".bashrc", str(place))
 
 

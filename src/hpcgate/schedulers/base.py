@@ -180,6 +180,10 @@ class JobQuery:
     window: TimeWindow = "24h"
 
 
+LIVE = "live"
+"""The source of jobs that tells of those that wait or run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Jobs:
     """An answer about jobs.

@@ -8,16 +8,16 @@ from fastapi import APIRouter, Response
 from hpcgate.api import dependencies
 from hpcgate.api.access import Access, AccessDep, gateway
 from hpcgate.api.errors import secrets_of
-from hpcgate.api.idempotency import checked, once_of
+from hpcgate.api.idempotency import HEADER, checked, once_of
 from hpcgate.api.job_requests import admitted, description
 from hpcgate.api.json_bodies import json_body
 from hpcgate.api.models import bulk as models
 from hpcgate.api.responses import encoded, json_bytes
 from hpcgate.api.terms import BY_SCHEDULER, Terms, on
 from hpcgate.config.groups import Group
-from hpcgate.errors import BadRequest, GatewayError, TimedOut
+from hpcgate.errors import BadRequest, GatewayError, SchedulerUnavailable, TimedOut
 from hpcgate.outbound.wording import without
-from hpcgate.schedulers.base import JobDescription, JobQuery
+from hpcgate.schedulers.base import LIVE, JobDescription, JobQuery
 from hpcgate.schedulers.many import each
 from hpcgate.schedulers.receipts import Once
 
@@ -81,6 +81,26 @@ async def _with_known(access: Access, jobs: list[_Wanted]) -> list[_Wanted]:
     return await each(list(zip(jobs, errors, strict=True)), CHECKED_AT_ONCE, judged)
 
 
+def _check_keys(access: Access, request: models.PostJobsBulkRequest) -> None:
+    """Return if each key is one, and that of one job.
+
+    Raises:
+        BadRequest: The place of one that is not, or the request has a key of its own, which nothing would be done with.
+    """
+    if access.request is not None and HEADER in access.request.headers:
+        raise BadRequest(f"{HEADER}: each of many jobs has a key of its own, in its idempotencyKey")
+    places: dict[str, int] = {}
+    for number, one in enumerate(request.jobs):
+        if one.idempotency_key is None:
+            continue
+        try:
+            key = checked(one.idempotency_key)
+        except BadRequest as error:
+            raise BadRequest(f"jobs.{number}.idempotencyKey: {error.message}") from None
+        if (first := places.setdefault(key, number)) != number:
+            raise BadRequest(f"jobs.{number}.idempotencyKey: a key is used twice, and is that of jobs.{first}")
+
+
 @on(Terms(Group.COMPUTE_SUBMIT, BY_SCHEDULER, limit=MAX_BULK))
 @router.post("/bulk", response_model=models.PostJobsBulkResponse)
 async def submit_jobs(
@@ -88,9 +108,7 @@ async def submit_jobs(
     request: Annotated[models.PostJobsBulkRequest, json_body(models.PostJobsBulkRequest, most=MAX_VALUES)],
 ) -> Response:
     """Submit up to 1,000 jobs, each as a request by itself would: what becomes of each is told in their order."""
-    keys = [checked(one.idempotency_key) for one in request.jobs if one.idempotency_key is not None]
-    if len(set(keys)) < len(keys):
-        raise BadRequest("jobs: an idempotencyKey is used twice")
+    _check_keys(access, request)
     await count(access, Group.COMPUTE_SUBMIT, len(request.jobs))
 
     async def ready(one: models.BulkJob) -> tuple[JobDescription, Once | None]:
@@ -126,6 +144,8 @@ async def cancel_jobs(
     if request.ids is None:
         query = JobQuery(account=request.account, name=request.name, window="1h")
         found = await scheduler.jobs(access.principal, query)
+        if LIVE in found.missing:
+            raise SchedulerUnavailable("The scheduler does not tell which jobs there are now; none was cancelled")
         ids = [
             job.job_id
             for job in found.jobs

@@ -9,6 +9,7 @@ import structlog
 
 from hpcgate.auth import Principal
 from hpcgate.errors import CommandFailed, GatewayError, JobNotFound, SchedulerUnavailable, TimedOut, TooLarge
+from hpcgate.schedulers.base import LIVE
 from hpcgate.schedulers.slurm.client import Client
 from hpcgate.schedulers.slurm.command_line import NoHistory
 from hpcgate.schedulers.slurm.history_cache import HistoryCache, who
@@ -134,8 +135,8 @@ class Sources:
                 raise SchedulerUnavailable(f"the controller did not answer: {live.message}; {history.message}")
             if isinstance(history, GatewayError | NoHistory):
                 raise live
-            _log.warning("slurm.degraded", system=self.system, missing="live", error=live.message)
-            absent.sources["live"] = f"the controller did not answer: {live.message}"
+            _log.warning("slurm.degraded", system=self.system, missing=LIVE, error=live.message)
+            absent.sources[LIVE] = f"the controller did not answer: {live.message}"
             live = []
         if isinstance(history, GatewayError):
             _log.warning("slurm.degraded", system=self.system, missing="history", error=history.message)
