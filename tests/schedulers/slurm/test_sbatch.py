@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from hpcgate.schedulers.submitting import whole
 from hpcgate.schedulers.variables import LONGEST
 from hpcgate.ssh.commands.quoting import as_text
 from tests.schedulers.described import described
+from tests.sites.shells import shell_program
 
 from .recordings import RELEASES, recordings
 
@@ -285,3 +288,58 @@ def test_a_script_in_sbatchs_place_is_not_asked_for_a_dry_run(stand_in: Path) ->
     done = subprocess.run(argv, input=content, env={"PATH": f"{stand_in}:/usr/bin:/bin"}, capture_output=True)
     assert done.returncode == sbatch.NO_PROGRAM
     assert not (stand_in / "arguments").exists()
+
+
+# What is given among many
+
+SPECIAL = {
+    "UID": "0",
+    "SECONDS": "7",
+    "OPTIND": "x",
+    "IFS": "/",
+    "BASH_VERSINFO": "no",
+    "LC_TIME": "xx_XX",
+    "USER_ID": "x",
+    "PATH": "/nowhere:/bin",
+    "_hpcgate_tool": "/bin/false",
+    "_": "x",
+}
+"""Variables that shells take no values for, or do something at."""
+TEXTS = {
+    "A_QUOTES": "\"double\" 'single' `back` $(id) $HOME \\",
+    "A_LINES": "one\n\ntwo\n",
+    "A_TILDE": "~:~root",
+    "A_EQUALS": "=a=b",
+    "A_EMPTY": "",
+    # Of which UTF-8 holds bytes that dash marks its own with.
+    "A_UTF8": "é日本\u0081\u0082\u0088\u2041\u2048",
+    "OMP_NUM_THREADS": "4",
+    "F7T_version": "v2.0.0",
+}
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox", "mksh", "ksh93"])
+@pytest.mark.parametrize("variables", [{}, TEXTS, SPECIAL, TEXTS | SPECIAL], ids=["none", "texts", "special", "all"])
+def test_variables_reach_the_sbatch_of_many(tmp_path: Path, shell: str, variables: dict[str, str]) -> None:
+    """Whether the shell sets them itself or has env do it."""
+    tool = shutil.copy("/usr/bin/env", tmp_path / "sbatch")
+    one = sbatch.many_command(described("/", environment=variables), TAG, tagged=False)
+    # The program in sbatch's place is env, which takes one option and prints what it is given.
+    size = int(one[5])
+    assert one[6] == ("env" if variables.keys() & SPECIAL.keys() else "")
+    words = [*one[:3], "", "", "1", one[6], "-0", *one[7 + size :]]
+    line = b" ".join(shlex.quote(as_text(word)).encode("utf-8", "surrogateescape") for word in words)
+    argv = [shell_program(shell), *(["sh"] if shell == "busybox" else []), "-c", f"{sbatch.PRELUDE}\n_hpcgate_apart="]
+    done = subprocess.run(
+        [*argv[:-1], argv[-1].encode() + b"; " + line],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "LANGUAGE": "de"},
+        capture_output=True,
+        check=True,
+    )
+    head, _, printed = done.stdout.partition(b"\n")
+    assert Path(tool).exists()
+    assert head.split() == [TAG.header.encode(), b"program"], done
+    found = dict(pair.split("=", 1) for pair in printed.decode().split("\0")[:-1])
+    assert {"PATH": f"{tmp_path}:/usr/bin:/bin"} | variables == {
+        name: value for name, value in found.items() if name in {"PATH", "LC_ALL", "LANGUAGE", *variables}
+    }
