@@ -134,6 +134,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("cancel", {"ids": ["1"], "name": "x"}, "ids"),
     ("cancel", {"ids": ["1"] * (MAX_JOBS + 1)}, "ids"),
     ("cancel", {"nodes": "x", "name": "y"}, "nodes"),
+    ("cancel", {"state": "PENDNG"}, "state: jobs have none of that name; there are BOOT_FAIL, "),
 ]
 
 

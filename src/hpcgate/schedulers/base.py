@@ -322,6 +322,10 @@ class Scheduler(ABC):
         """Return the words that start a program in a job, by the launcher's name; the first is the default."""
         return {NO_LAUNCHER: ()}
 
+    def states(self) -> frozenset[str]:
+        """Return the states that jobs may have, by its own names; none if they are not known, and any name is taken."""
+        return frozenset()
+
     @property
     def submits_once(self) -> bool:
         """Whether there are `submit_once` and `submission`."""

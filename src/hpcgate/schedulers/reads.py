@@ -150,6 +150,10 @@ class SharedReads(Scheduler):
         """Return which fields of a job the backend looks at."""
         return self.backend.fields()
 
+    def states(self) -> frozenset[str]:
+        """Return the backend's states of jobs."""
+        return self.backend.states()
+
     def launchers(self) -> Mapping[str, Sequence[str]]:
         """Return what starts programs in the backend's jobs."""
         return self.backend.launchers()

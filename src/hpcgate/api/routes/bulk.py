@@ -141,6 +141,9 @@ async def cancel_jobs(
     """Cancel jobs by their ids, or one's own by name, state and account; what becomes of each is told."""
     scheduler = access.system.scheduler
     ids = list(dict.fromkeys(request.ids or ()))
+    state = None if request.state is None else request.state.upper()
+    if state is not None and scheduler.states() and state not in scheduler.states():
+        raise BadRequest(f"state: jobs have none of that name; there are {', '.join(sorted(scheduler.states()))}")
     if request.ids is None:
         query = JobQuery(account=request.account, name=request.name, window="1h")
         found = await scheduler.jobs(access.principal, query)
@@ -149,9 +152,7 @@ async def cancel_jobs(
         ids = [
             job.job_id
             for job in found.jobs
-            if job.time.end is None
-            and job.user == access.principal.username
-            and (request.state is None or job.status.state == request.state.upper())
+            if job.time.end is None and job.user == access.principal.username and state in (None, job.status.state)
         ]
     # Also those that are found by what they are: nothing is cancelled where they are too many.
     await count(access, Group.COMPUTE_SUBMIT, len(ids))

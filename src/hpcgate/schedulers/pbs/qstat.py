@@ -156,6 +156,9 @@ def parse_server(output: str) -> str | None:
 
 _RESERVATION_QUEUE = re.compile(r"[RSM][0-9]+")
 
+STATES = frozenset("BEFHMQRSTUWX")
+"""Of jobs: qstat(1B), job states."""
+
 _QUEUE_STATES: Mapping[tuple[bool, bool], str] = {
     (True, True): "UP",
     (True, False): "DOWN",

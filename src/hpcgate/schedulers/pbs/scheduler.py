@@ -26,7 +26,7 @@ from hpcgate.schedulers.directives import Directives
 from hpcgate.schedulers.dry_run import DryRun
 from hpcgate.schedulers.job_spec import NO_LAUNCHER
 from hpcgate.schedulers.once import Fate, Submissions, Submitted
-from hpcgate.schedulers.pbs import attributes, control
+from hpcgate.schedulers.pbs import attributes, control, qstat
 from hpcgate.schedulers.pbs.command_line import CommandLine
 from hpcgate.schedulers.pbs.failures import ABOUT
 from hpcgate.schedulers.pbs.job_ids import JobId
@@ -67,6 +67,10 @@ class Pbs(Scheduler):
     def fields(self) -> frozenset[str]:
         """Return which fields of a job are looked at, those that PBS refuses among them."""
         return attributes.FIELDS | {"extra.slurm"}
+
+    def states(self) -> frozenset[str]:
+        """Return the states of jobs."""
+        return qstat.STATES
 
     def launchers(self) -> Mapping[str, Sequence[str]]:
         """Return what starts programs in jobs."""

@@ -51,6 +51,7 @@ from hpcgate.schedulers.slurm.rest.backend import Rest
 from hpcgate.schedulers.slurm.scancel import Outcome
 from hpcgate.schedulers.slurm.settings import SlurmSettings
 from hpcgate.schedulers.slurm.sources import Sources, named
+from hpcgate.schedulers.slurm.states import STATES
 from hpcgate.schedulers.snapshot import Seen, Snapshot
 from hpcgate.ssh.pool import Pool
 from hpcgate.threads import off_loop
@@ -98,6 +99,10 @@ class Slurm(Scheduler):
     def fields(self) -> frozenset[str]:
         """Return which fields of a job are looked at."""
         return attributes.FIELDS | {"extra.pbs"}
+
+    def states(self) -> frozenset[str]:
+        """Return the states of jobs."""
+        return STATES
 
     def launchers(self) -> Mapping[str, Sequence[str]]:
         """Return what starts programs in jobs."""

@@ -32,6 +32,26 @@ WAITING = frozenset(
 )
 """States in which a job has no start time but an estimate."""
 
+STATES = (
+    ENDED
+    | WAITING
+    | frozenset(
+        {
+            "COMPLETING",
+            "EXPEDITING",
+            "POWER_UP_NODE",
+            "RESIZING",
+            "RUNNING",
+            "SIGNALING",
+            "STAGE_OUT",
+            "STOPPED",
+            "SUSPENDED",
+            "UPDATE_DB",
+        }
+    )
+)
+"""All: https://slurm.schedmd.com/job_state_codes.html"""
+
 NODE_STATES: Mapping[str, str | None] = {
     # Base states.
     "ALLOCATED": "ALLOCATED",
