@@ -1,5 +1,6 @@
 """Submissions with an Idempotency-Key by HTTP, on the real Slurm."""
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -64,6 +65,26 @@ def test_the_same_request_is_the_same_job(alice: Person) -> None:
     other = submit(alice, key, name="other")
     assert other.status_code == 422
     assert comments(alice) == before
+
+
+def test_bodies_that_say_the_same_are_the_same(alice: Person) -> None:
+    """Whatever the order of their fields, the names that they go by, and what of them is null."""
+    headers = {"Idempotency-Key": str(uuid4()), "Content-Type": "application/json"}
+    job = {"name": "once", "workingDirectory": str(alice.user.home), "script": SLEEP, "resources": {"nodeCount": 1}}
+    again: list[dict[str, Any]] = [
+        dict(reversed(job.items())),
+        {"working_directory" if name == "workingDirectory" else name: value for name, value in job.items()},
+        {**job, "account": None, "mail": None},
+        {**job, "resources": {"nodeCount": 1, "memory": None}},
+    ]
+    answers = [
+        alice.http.post("/compute/demo/jobs", content=json.dumps({"job": one}, indent=indent), headers=headers)
+        for indent, one in enumerate([job, *again])
+    ]
+    assert [answer.status_code for answer in answers] == [201] * 5, [answer.text for answer in answers]
+    assert {answer.json()["jobId"] for answer in answers} == {answers[0].json()["jobId"]}
+    body = {"jobs": [{"job": again[-1], "idempotencyKey": headers["Idempotency-Key"]}]}
+    assert alice.http.post("/compute/demo/jobs/bulk", json=body).json()["jobs"][0]["replayed"] is True
 
 
 def test_a_key_is_one_user_s(alice: Person, bob: Person) -> None:

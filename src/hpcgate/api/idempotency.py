@@ -126,9 +126,16 @@ JOBS = "/compute/{system_name}/jobs"
 
 
 def _once(access: Access, key: str, route: str, values: dict[str, Any], method: str = "POST") -> Once:
-    words = [method, route, values]
+    words = [method, route, _said(values)]
     digest = hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode()).hexdigest()
     return Once.of(receipts(access), access.principal.username, access.system.name, key, digest)
+
+
+def _said(value: Any) -> Any:
+    """Return what a body says: a field that is null is one that was not sent."""
+    if isinstance(value, dict):
+        return {name: _said(inner) for name, inner in value.items() if inner is not None}
+    return [_said(inner) for inner in value] if isinstance(value, list) else value
 
 
 def say_replayed(response: Response, *, replayed: bool) -> None:
