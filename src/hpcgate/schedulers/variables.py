@@ -20,12 +20,12 @@ def check_variable(name: str, value: str) -> None:
         BadRequest: The name is not an identifier, the value holds a NUL or is not Unicode, or it is too long.
     """
     if not _NAME.fullmatch(name):
-        raise BadRequest(f"Not a valid name of an environment variable: {name!r}")
+        raise BadRequest(f"env: not a valid name of an environment variable: {name!r}")
     if "\0" in value:
-        raise BadRequest(f"The value of the environment variable {name} contains a NUL character")
+        raise BadRequest(f"env: the value of {name} contains a NUL character")
     try:
         size = len(f"{name}={value}".encode()) + 1
     except UnicodeEncodeError as error:
-        raise BadRequest(f"The value of {name} is not valid Unicode: {error.reason}") from None
+        raise BadRequest(f"env: the value of {name} is not valid Unicode: {error.reason}") from None
     if size > LONGEST:
-        raise BadRequest(f"The environment variable {name} is too long: {size} bytes, and at most {LONGEST} fit")
+        raise BadRequest(f"env: {name} is too long: {size} bytes, and at most {LONGEST} fit")

@@ -132,7 +132,7 @@ Size = Annotated[
     _number_or({"examples": ["16GiB"]}, minimum=1, maximum=MOST_MEMORY),
 ]
 
-_INDICES = r"[0-9]{1,9}(-[0-9]{1,9}(:[0-9]{1,9})?)?"
+_INDICES = r"[0-9]{1,9}(-[0-9]{1,9}(:[1-9][0-9]{0,8})?)?"
 Array = Annotated[str, Field(max_length=1024, pattern=rf"^{_INDICES}(,{_INDICES})*(%[0-9]{{1,9}})?$")]
 Address = Annotated[str, Field(max_length=254, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._%+-]*(@[A-Za-z0-9.-]+)?$")]
 

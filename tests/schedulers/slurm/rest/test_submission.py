@@ -78,7 +78,7 @@ def test_nobody_waits_for_the_end_of_a_job() -> None:
 
 @pytest.mark.parametrize("name", ["", "A B", "A=B", "1A", "A-B", "é"])
 def test_names_of_variables_that_are_none(name: str) -> None:
-    with pytest.raises(BadRequest, match="environment variable"):
+    with pytest.raises(BadRequest, match="env: "):
         submission.body(job(environment={name: "x"}), "alice", OLD)
     with pytest.raises(BadRequest, match="NUL"):
         submission.body(job(environment={"A": "x\0"}), "alice", OLD)
