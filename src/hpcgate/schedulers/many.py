@@ -90,11 +90,10 @@ _hpcgate_flush() {{
   done
   cat -- "$@"
   set -- $_hpcgate_spare
-  for _hpcgate_m in $_hpcgate_told; do
-    case $_hpcgate_m in */*) ;; *) set -- "$@" "$_hpcgate_place/$_hpcgate_m" ;; esac
-  done
   _hpcgate_told= _hpcgate_tells=0 _hpcgate_spare=
-  rm -f -- "$@"
+  # What was printed is cleared up with all else: ext4 looks at each file that was deleted in the last seconds before
+  # it makes a new one.
+  [ "$#" -eq 0 ] || rm -f -- "$@"
 }}
 _hpcgate_await() {{
   # $1 the process of the newest; the one begun first is waited for if there are as many as may be
