@@ -51,7 +51,12 @@ GatewayError                 500
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+MAX_MESSAGE: Final = 32 * 1024
+"""Characters of a message: more than an error about the longest path, and no more than that of whatever a login node or
+a service has to say."""
+_MAX_CAUSES: Final = 20
 
 
 class GatewayError(Exception):
@@ -76,11 +81,16 @@ class GatewayError(Exception):
         data: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        message = _short(message)
         super().__init__(message)
         self.message = message
-        self.caused_by = tuple(caused_by)
+        self.caused_by = tuple(map(_short, caused_by[:_MAX_CAUSES]))
         self.data = data
         self.headers = dict(headers or {})
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "..."
 
 
 class BadRequest(GatewayError):

@@ -62,6 +62,14 @@ async def test_every_error_has_the_shape(kind: type[errors.GatewayError]) -> Non
     assert "x-request-id" in answer.headers
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.__name__ in ("CommandFailed", "LoginNodeError")])
+async def test_what_others_say_makes_no_long_message(kind: type[errors.GatewayError]) -> None:
+    said = "words " * 100_000
+    answer = await ask(raising(kind(f"tool: {said}", caused_by=[said] * 1000)))
+    assert answer.json()["message"].startswith("tool: words")
+    assert len(answer.content) < 25 * errors.MAX_MESSAGE
+
+
 def test_what_tells_itself_by_a_reason() -> None:
     assert {kind.__name__: kind.reason for kind in KINDS if kind.reason} == {"UnderMaintenance": "maintenance"}
 

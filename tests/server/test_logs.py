@@ -28,7 +28,7 @@ from hpcgate.credentials.base import Credential
 from hpcgate.http import envelope
 from hpcgate.http.envelope import Envelope
 from hpcgate.http.request_log import RequestLines
-from hpcgate.server.logs import _RENDERERS, Lines, PlainLines, configure_logging
+from hpcgate.server.logs import _RENDERERS, MAX_TEXT, Lines, PlainLines, configure_logging
 from hpcgate.telemetry import journal
 from hpcgate.telemetry.audit import AuditFile
 from hpcgate.telemetry.journal import Journal
@@ -115,6 +115,24 @@ def test_secrets_are_known_by_their_types(form: str, capsys: pytest.CaptureFixtu
     if form == "json":
         (line,) = lines(written)
         assert [line[name] for name in ("secret", "credential", "key")] == ["***"] * 3
+
+
+def test_what_others_say_makes_no_long_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LoggerSettings())
+    said = "words " * 100_000
+    try:
+        raise ValueError(said)
+    except ValueError as error:
+        structlog.get_logger("hpcgate.test").warning(
+            "all", text=said, within={"list": [said, (said,)], "number": 7}, exc_info=error
+        )
+    written = capsys.readouterr().out
+    (line,) = lines(written)
+    assert len(written) < 8 * MAX_TEXT
+    assert line["text"].startswith("words words")
+    assert line["within"]["number"] == 7
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("words ")
 
 
 def test_a_file_that_cannot_be_written_is_told_once() -> None:

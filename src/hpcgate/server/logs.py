@@ -37,7 +37,12 @@ ACCESS = "hpcgate.access"
 LOG_CONFIG = "UVICORN_LOG_CONFIG"
 """The environment variable that names a file for the standard library's logging, as uvicorn and FirecREST have it."""
 
+MAX_TEXT = 4096
+"""Characters of a text in a line, and of each half of a traceback: what others say goes into these. Lines of the access
+and the audit log are left whole, since what goes into those has bounds of its own."""
+
 _HARMLESS = frozenset({str, int, float, bool, type(None)})
+_SHORT = frozenset({int, float, bool, type(None)})
 
 
 def configure_logging(settings: LoggerSettings, audit: AuditSettings | None = None) -> None:
@@ -70,7 +75,7 @@ def configure_logging(settings: LoggerSettings, audit: AuditSettings | None = No
         return filtering(logger, processors, context)
 
     structlog.configure(
-        processors=[identify, redact, *stamped],
+        processors=[identify, redact, shorten, *stamped],
         wrapper_class=cast("type[structlog.typing.BindableLogger]", bound),
         logger_factory=_factory(audit, standard=standard),
         cache_logger_on_first_use=True,
@@ -323,6 +328,34 @@ def _redacted(value: Any) -> Any:
     return value
 
 
+def shorten(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Cut long texts."""
+    for name, value in event.items():
+        if type(value) not in _SHORT:
+            event[name] = _shortened(value)
+    return event
+
+
+def _shortened(value: Any) -> Any:
+    match value:
+        case str():
+            return value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}..."
+        case dict():
+            return {key: _shortened(item) for key, item in value.items()}
+        case list():
+            return [_shortened(item) for item in value]
+    return value
+
+
+def _tell_error(logger: Any, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Put a traceback as text where the error stands; of a long one without its middle."""
+    event = structlog.processors.format_exc_info(logger, name, event)
+    text = event.get("exception", "")
+    if len(text) > 2 * MAX_TEXT:
+        event["exception"] = f"{text[:MAX_TEXT]}\n...\n{text[-MAX_TEXT:]}"
+    return event
+
+
 def _is_exc_info(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 3 and isinstance(value[1], BaseException)
 
@@ -351,11 +384,11 @@ def _json(event: structlog.typing.EventDict, **_: Any) -> str:
 
 _RENDERERS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
-        "json": (structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json)),
+        "json": (_tell_error, structlog.processors.JSONRenderer(_json)),
         "console": (structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),),
     }
 )
-_STANDARD = (structlog.processors.format_exc_info, _to_standard)
+_STANDARD = (_tell_error, _to_standard)
 _AUDIT_PROCESSORS = (
     identify,
     _who,
