@@ -1,5 +1,6 @@
 """What submits a job has all of it, or does nothing."""
 
+import itertools
 import os
 import subprocess
 from collections.abc import AsyncGenerator, Iterable
@@ -171,3 +172,11 @@ async def test_of_much_output_the_beginning_and_the_end_are_kept() -> None:
     assert printed.text.startswith("first x")
     assert printed.text.endswith("x last")
     assert len(printed.text) == 1024 * 1024
+
+
+@pytest.mark.parametrize("said", [None, 5.0], ids=["nothing of use", "what is to be known"])
+async def test_what_prints_without_end_is_ended(said: float | None) -> None:
+    """It has had its time if it has not said what is to be known before."""
+    printed = await _follow(cast("Any", Chatter(itertools.repeat(bytes(65536)))), b"", 600, lambda _: said)
+    assert printed.exit_status is None
+    assert printed.timed_out is (said is None)

@@ -33,6 +33,8 @@ HELPERS = {
     "an empty answer": "while read -r -d '' x; do printf '\\000'; done",
     "an errno that is none": "while read -r -d '' x; do printf 'E%0500d\\000' 1; done",
     "numbers of 1000 digits": "while read -r -d '' x; do printf '%01000d ' 1 2 3 4 5 6 7 8 9; printf '1\\000'; done",
+    "numbers below zero": "while read -r -d '' x; do printf -- '-1 -1 -1 -1 -1 -1 -1 -1 -1 -1\\000'; done",
+    "a size below zero": "while read -r -d '' x; do printf -- '33188 1 1 1 0 0 -5 1 1 1000\\000'; done",
     "rows that are too short": "while read -r -d '' x; do printf '=a\\001Bb\\001Bc\\000'; done",
     "bytes that are no text": "while read -r -d '' x; do printf '\\377\\376\\000'; done",
     "more of a file than was asked for": "while read -r -d '' x; do printf '=%01000d\\000' 1; done",
@@ -63,6 +65,16 @@ PACKETS = {
     "names without the names": "pack('CNN', 104, $i, 4294967295)",
     "a name with a slash, for ever": "pack('CNNN/aN/aN', 104, $i, 1, '../../etc', 'long', 0)",
     "attributes without the attributes": "pack('CNN', 105, $i, 4294967295)",
+    "more names than any server sends at a time": (
+        "$k == 11 ? pack('CNN/a', 102, $i, 'h') : $k == 12 ? pack('CNN', 104, $i, 19000) . pack('N/aNN', 'a', 0, 0)"
+        " x 19000 : pack('CNNN', 105, $i, 4, 040755)"
+    ),
+    "names with more attributes than there are": (
+        "$k == 11 ? pack('CNN/a', 102, $i, 'h') : $k == 12 ? pack('CNNN/aNNN', 104, $i, 1, 'a', 0, 1 << 31, 32000)"
+        " . pack('NN', 0, 0) x 32000 : pack('CNNN', 105, $i, 4, 040755)"
+    ),
+    "attributes without end": "pack('CNNN', 105, $i, 1 << 31, 32000) . pack('NN', 0, 0) x 32000",
+    "words without end": "pack('CNNN/aN/a', 101, $i, 4, 'x' x 200000, '')",
     "an answer of an unknown kind": "pack('CN', 77, $i)",
     "an extended answer": "pack('CN', 201, $i)",
     "more of a file than was asked for": (
@@ -107,6 +119,8 @@ TOOLS = (
     "sync",
 )
 LYING_TOOLS = {
+    "numbers below zero": "printf -- '-1 -1 -1 -1 -1 -1 -1 -1 -1 -1\\n'",
+    "owners of 4000 digits": "for n in $(seq 200); do printf -- '-rw-r--r-- 1 %d%04000d 0 0 1 \"%d\"\\n' $n 1 $n; done",
     "nothing": "exit 0",
     "a word": "echo hello",
     "NUL bytes": "head -c 5000 /dev/zero",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from asyncssh.packet import Boolean, Byte, String, UInt32
+from asyncssh.public_key import SSHLocalKeyPair
 
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import ConnectionLost, GatewayError, LoginNodeError, TimedOut
@@ -41,7 +42,19 @@ def early(*messages: Message) -> Liar:
     return Liar(authenticating=say, asks=True)
 
 
+def never_content(connection: Any) -> None:
+    """Say of a key that it is fine, again and again, and never that this is all."""
+    send = connection.send_packet
+
+    def say(kind: int, *payload: bytes, **options: Any) -> None:
+        for _ in range({60: 5000, 52: 0}.get(kind, 1)):
+            send(kind, *payload, **options)
+
+    connection.send_packet = say
+
+
 LOGINS = {
+    "a key is fine, again and again": Liar(authenticating=never_content, asks=True),
     "a key is fine that was not shown": early(TRY_A_KEY, (60, String(b"ssh-ed25519") + String(b""))),
     "a key that is none": early(TRY_A_KEY, (60, b"")),
     "a failure that is none": early((51, UInt32(99))),
@@ -54,6 +67,27 @@ LOGINS = {
     "another exchange of keys, which is none": early((20, bytes(16))),
     "numbers of its own to compute with": Liar(options={"kex_algs": ["diffie-hellman-group-exchange-sha256"]}),
 }
+
+
+async def test_a_login_takes_few_signatures(
+    make_pool: MakePool, nodes: LoginNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes milliseconds of everybody's time with a long key."""
+    signed = 0
+    sign = SSHLocalKeyPair.sign
+
+    def counted(self: SSHLocalKeyPair, data: bytes) -> bytes:
+        nonlocal signed
+        signed += 1
+        return sign(self, data)
+
+    monkeypatch.setattr(SSHLocalKeyPair, "sign", counted)
+    async with lying(Liar(authenticating=never_content, asks=True)) as liar:
+        with pytest.raises(LoginNodeError):
+            async with make_pool(liar).lease(principal(nodes.alice)):
+                pass
+    # One more is the signature that the server makes with its host key.
+    assert 2 <= signed <= 5
 
 
 @pytest.mark.parametrize("lie", LOGINS)

@@ -14,6 +14,8 @@ from hpcgate.ssh.files.protocol import RemoteFiles
 FIRST_BLOCK = 64 * 1024
 """Bytes that are read at first in search of lines; each further block is twice as long."""
 LARGEST_BLOCK = 4 * 1024 * 1024
+MAX_SEARCHED = 4 * 1024**3
+"""Bytes that are gone through in search of a line: a file may be nothing but a hole, and as long as a number tells."""
 FAR = 2**40
 """Offsets beyond this are compared with the file's length first: file systems refuse those that no file can have."""
 DEFAULT_LINES = 10
@@ -101,7 +103,11 @@ class Excerpt:
         return bytes(content)
 
     async def start_of_line(self, number: int) -> int:
-        """Return the offset of the line with this number, counted from 1; of the end if there are fewer."""
+        """Return the offset of the line with this number, counted from 1; of the end if there are fewer.
+
+        Raises:
+            TooLarge: It begins further on than is searched.
+        """
         offset = 0
         skip = number - 1
         size = FIRST_BLOCK
@@ -114,6 +120,8 @@ class Excerpt:
             offset += len(block)
             if len(block) < size:
                 break
+            if offset > MAX_SEARCHED:
+                raise TooLarge(f"{self._tool}: {shown(self._path)}: line {number} is not in the first {offset} bytes")
             size = min(size * 2, LARGEST_BLOCK)
         return offset
 

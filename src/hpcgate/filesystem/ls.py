@@ -10,7 +10,7 @@ from operator import attrgetter
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from hpcgate.errors import BadRequest
+from hpcgate.errors import BadRequest, TimedOut, TooLarge
 from hpcgate.filesystem.base import Operation, Page, Parameters, Path
 from hpcgate.filesystem.models import File, zone_of
 from hpcgate.ssh.files.protocol import Entry, ListingSize
@@ -21,6 +21,10 @@ MANY = 1000
 """Entries whose conversion would keep all other requests waiting for longer than a few milliseconds."""
 MAX_IN_PAGE = 10_000
 """Entries of a page."""
+MAX_SCANNED = 20_000_000
+"""Entries that are gone through for a page: more than a directory of a parallel file system holds."""
+PAGE_PATIENCE = 900.0
+"""Seconds that it may take."""
 
 
 class LsParameters(Parameters):
@@ -102,15 +106,11 @@ class Ls(Operation):
     async def _page(self, session: Session, most: int) -> Page:
         """Return the next names behind the cursor: what was made or removed meanwhile moves no other."""
         behind = None if self.parameters.cursor is None else _name_in(self.parameters.cursor)
-        first: list[Entry] = []
-        more = False
-        async with session.bulk() as streams, aclosing(self._scan(streams)) as scan:
-            async for part in scan:
-                first += (entry for entry in part if behind is None or entry.name > behind)
-                if len(first) > 2 * most:
-                    first.sort(key=attrgetter("name"))
-                    del first[most:]
-                    more = True
+        try:
+            async with asyncio.timeout(PAGE_PATIENCE):
+                first, more = await self._first(session, behind, most)
+        except TimeoutError:
+            raise TimedOut(f"ls: the directory was not read within {PAGE_PATIENCE:g} s") from None
         zone = await zone_of(session)
         first.sort(key=attrgetter("name"))
         more |= len(first) > most
@@ -118,6 +118,23 @@ class Ls(Operation):
         ListingSize(self.limits.max_ops_file_size).add_all(first)
         shown = await asyncio.to_thread(_shown, first, zone, self.parameters.numeric_uid)
         return Page(shown, _cursor_behind(first[-1].name) if more and first else None)
+
+    async def _first(self, session: Session, behind: bytes | None, most: int) -> tuple[list[Entry], bool]:
+        """Return the first names behind another one, a few more than `most`, and whether there are still others."""
+        first: list[Entry] = []
+        more = False
+        scanned = 0
+        async with session.bulk() as streams, aclosing(self._scan(streams)) as scan:
+            async for part in scan:
+                scanned += len(part)
+                if scanned > MAX_SCANNED:
+                    raise TooLarge(f"ls: more than {MAX_SCANNED} entries")
+                first += (entry for entry in part if behind is None or entry.name > behind)
+                if len(first) > 2 * most:
+                    first.sort(key=attrgetter("name"))
+                    del first[most:]
+                    more = True
+        return first, more
 
     async def lines(self, session: Session) -> AsyncGenerator[bytes]:
         """List in no order, an entry a line, as the login node tells of them."""

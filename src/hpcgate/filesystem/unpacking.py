@@ -18,6 +18,7 @@ from hpcgate.filesystem.archive import archive_error
 from hpcgate.filesystem.tar_stream import END, Member, TarReader
 from hpcgate.ssh.commands.ending import CUT_OFF
 from hpcgate.ssh.commands.process import Process
+from hpcgate.ssh.files.command_streams import said_in
 from hpcgate.ssh.files.coreutils_errors import quote
 from hpcgate.ssh.files.footing import OWN
 from hpcgate.ssh.files.merging import MERGE
@@ -194,8 +195,7 @@ async def unpack(session: Session, path: bytes, content: AsyncIterable[bytes], *
             except BaseException:
                 await _give_up(process, output)
                 raise
-        async for _ in output:
-            pass
+        await said_in(process, output)
         if await process.ended() != 0:
             done = Completed(tuple(argv), 1, b"", bytes(process.stderr.content))
             raise archive_error(done, path, BadRequest, into=path)

@@ -21,6 +21,8 @@ from hpcgate.ssh.session import Session
 
 MAX = 1024 * 1024
 """Bytes of output that are kept, of more the first and the last half."""
+MAX_PRINTED = 16 * 1024 * 1024
+"""Bytes of output that are waited for: what goes on after that is ended, as if its time were up."""
 MAX_LOOKED_AT = 64 * 1024
 """Bytes of output in which is looked for what need not be waited for; of more, when the command has ended."""
 MAX_LOOKS = 1000
@@ -120,6 +122,8 @@ async def _follow(process: Process, stdin: bytes, seconds: float, patience: Call
             try:
                 async for block in process.output():
                     printed.add(block)
+                    if printed.total > MAX_PRINTED:
+                        break
                     if enough or printed.size > MAX_LOOKED_AT or looks >= MAX_LOOKS:
                         continue
                     looks += 1
@@ -127,17 +131,17 @@ async def _follow(process: Process, stdin: bytes, seconds: float, patience: Call
                     if wait is not None:
                         enough = True
                         limit.reschedule(min(deadline, clock() + wait))
-                status = await process.ended()
+                else:
+                    return Printed(printed.text, await process.ended())
             finally:
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
     except TimeoutError:
         if not limit.expired():
             raise
-        return Printed(printed.text, None, timed_out=not enough)
     except TimedOut:
-        return Printed(printed.text, None, timed_out=not enough)
-    return Printed(printed.text, status)
+        pass
+    return Printed(printed.text, None, timed_out=not enough)
 
 
 def clipped(text: str) -> str:
@@ -149,10 +153,12 @@ class _Output:
     """The text of an output, of which what is over `MAX` is dropped from the middle."""
 
     def __init__(self) -> None:
+        self.total = 0
         self._head = bytearray()
         self._tail = bytearray()
 
     def add(self, block: bytes) -> None:
+        self.total += len(block)
         room = MAX // 2 - len(self._head)
         self._head += block[:room]
         self._tail += block[room:]

@@ -55,6 +55,8 @@ _SHUT_PATIENCE = 2.0
 """Seconds after which an sshd that will not have the connection punishes the address: others log in within that."""
 _MAX_SAID = 300
 """Characters of what sshd says in a login that are passed on."""
+_MAX_SIGNATURES = 4
+"""Signatures of one login: a server asks for one, and each takes milliseconds with a long RSA key."""
 LOGIN_BYTES = 1024 * 1024
 """Bytes that may come until somebody is logged in: keys, lists of algorithms, a banner."""
 
@@ -91,9 +93,13 @@ class _KeyPair(SSHLocalKeyPair):
     """
 
     signed = False
+    _signatures = 0
 
     def sign(self, data: bytes) -> bytes:
         self.signed = True
+        self._signatures += 1
+        if self._signatures > _MAX_SIGNATURES:
+            raise asyncssh.ProtocolError("The server asks for one signature after the other")
         return super().sign(data)
 
     def set_sig_algorithm(self, sig_algorithm: bytes) -> None:

@@ -15,7 +15,7 @@ LS = ("ls", "-lnU", "--quoting-style=c", "--time-style=+%s", "--color=never", "-
 
 # ls(1) with the options above. A device has "major, minor" for its size; a file that cannot be read has "?".
 _ROW = re.compile(
-    rb"([^\s?])([-rwxsStT]{9})([+.@]?) +(\d+) +(\d+) +(\d+) +(?:(\d+)|\d+, +\d+) +(-?\d+) "
+    rb"([^\s?])([-rwxsStT]{9})([+.@]?) +(\d{1,20}) +(\d{1,20}) +(\d{1,20}) +(?:(\d{1,20})|\d+, +\d+) +(-?\d{1,20}) "
     rb'"((?:[^"\\]|\\.)*)"(?: -> "((?:[^"\\]|\\.)*)")?',
     re.DOTALL,
 )

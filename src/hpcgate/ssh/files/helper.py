@@ -259,7 +259,9 @@ def _entries(content: bytes) -> list[Entry]:
             names[user] = user.decode("utf-8", "replace")
         if group not in names:
             names[group] = group.decode("utf-8", "replace")
-        number = int(mode)
+        number, bytes_ = int(mode), int(size)
+        if bytes_ < 0:
+            raise ValueError("not numbers of stat(2)")
         link = target if S_ISLNK(number) else None
-        entries.append(Entry(name, number, int(uid), int(gid), int(size), int(mtime), names[user], names[group], link))
+        entries.append(Entry(name, number, int(uid), int(gid), bytes_, int(mtime), names[user], names[group], link))
     return entries

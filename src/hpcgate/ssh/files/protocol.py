@@ -43,6 +43,7 @@ def without_group(mode: int) -> int:
     return mode & ~0o2070 | (mode & 0o7) << 3
 
 
+_MODES = 1 << 32
 _MAX_DIGITS = 25
 """Characters of a number of stat(2): 64 bits, a sign, and mtime's three decimals."""
 
@@ -78,6 +79,9 @@ class Attributes:
             raise ValueError("not numbers of stat(2)")
         ino, dev, nlink, uid, gid, size, atime, ctime = map(int, others)
         mtime, fraction = divmod(int(modified.replace(b".", b"")), 1000)
+        # What takes a mode apart takes none below zero, and no file has less than no bytes.
+        if not 0 <= mode < _MODES or size < 0:
+            raise ValueError("not numbers of stat(2)")
         return cls(mode, ino, dev, nlink, uid, gid, size, atime, ctime, mtime, fraction)
 
 

@@ -17,12 +17,28 @@ _OF_THE_CONVERSATION: Final = frozenset({5, 6, 7})
 """SSH_FX_BAD_MESSAGE, SSH_FX_NO_CONNECTION and SSH_FX_CONNECTION_LOST."""
 _CODE: Final = slice(5, 9)
 """Where a status has its code, behind its kind and the number of the request."""
+_LENGTH: Final = 4
+_NAME: Final = 104
+_DATA: Final = 103
+MAX_NAMES: Final = 2048
+"""Names in one answer: asyncssh reads all of them in one go. OpenSSH sends 100, and others as many or one more."""
+_NAMES: Final = 80 * 1024
+"""Bytes of them: 100 of the longest, each of which stands there twice."""
+_REST: Final = 8 * 1024
+"""Bytes of an answer that is neither names nor the content of a file."""
 _ERRORS: Final[dict[int, Callable[[str], asyncssh.SFTPError]]] = {
     1: asyncssh.SFTPEOFError,
     2: asyncssh.SFTPNoSuchFile,
     3: asyncssh.SFTPPermissionDenied,
     8: asyncssh.SFTPOpUnsupported,
 }
+
+
+def _is_short(message: bytes) -> bool:
+    """Say whether an answer takes no more than a moment to be read."""
+    if message[0] == _NAME:
+        return len(message) <= _NAMES and int.from_bytes(message[_CODE], "big") <= MAX_NAMES
+    return message[0] == _DATA or len(message) <= _REST
 
 
 def failed(code: int, words: str) -> asyncssh.SFTPError:
@@ -34,8 +50,14 @@ class Answers(asyncssh.SSHReader[bytes]):
     """What asyncssh's client reads from a server: what that says of a request does not look like asyncssh's own."""
 
     async def readexactly(self, n: int) -> bytes:
-        """Return the length of a message, or all of it behind that."""
+        """Return the length of a message, or all of it behind that.
+
+        Raises:
+            asyncssh.SFTPBadMessage: It would take long to be read, and is none that a server sends.
+        """
         message = await super().readexactly(n)
+        if n > _LENGTH and not _is_short(message):
+            raise asyncssh.SFTPBadMessage("The SFTP server's answer is too long")
         if message[:1] == bytes([_STATUS]) and int.from_bytes(message[_CODE], "big") in _OF_THE_CONVERSATION:
             return message[: _CODE.start] + _FAILURE.to_bytes(4, "big") + message[_CODE.stop :]
         return message
