@@ -166,6 +166,37 @@ async def test_the_memory_is_bounded(make: Make, service: Service, monkeypatch: 
     assert repr(it._introspection) == "<Introspection 3 remembered, 0 under way>"
 
 
+async def test_refused_tokens_push_out_no_good_one(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can have tokens refused, and as many as there is time for."""
+    monkeypatch.setattr(introspection_module, "MAX_CACHED", 3)
+    it = await make(public_certs=())
+    await it.principal(OPAQUE)
+    service.body = {"active": False}
+    for number in range(5):
+        with pytest.raises(Unauthenticated):
+            await it.principal(f"junk-{number}")
+    service.requests.clear()
+    await it.principal(OPAQUE)
+    assert not service.requests
+
+
+async def test_who_leaves_takes_the_question_along(make: Make, service: Service) -> None:
+    """Else those who ask and go would have the connections, and what is under way would have no end."""
+    it = await make({"max_connections": 2, "timeout": 600}, public_certs=())
+    service.delay = 3600.0
+    strangers = [asyncio.create_task(it.principal(f"junk-{number}")) for number in range(50)]
+    await eventually(lambda: len(service.requests) == 2)
+    for stranger in strangers:
+        stranger.cancel()
+    await asyncio.wait(strangers)
+    service.delay = 0.0
+    assert (await it.principal(OPAQUE)).username == "alice"
+    assert it._introspection is not None
+    assert len(it._introspection._asking) == 0
+
+
 async def test_callers_at_the_same_time_share_one_request(make: Make, service: Service) -> None:
     it = await make()
     service.delay = 0.2

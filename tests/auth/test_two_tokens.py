@@ -104,13 +104,14 @@ async def verified(site: Site, one: Claims, other: Claims) -> None:
 
 
 async def introspected(site: Site, one: Claims, other: Claims) -> None:
-    """Opaque tokens asked about at the same time and again later have each its own claims."""
+    """Opaque tokens asked about at the same time and again later have each its own claims, or are not active."""
     said = {"opaque-one": one, "opaque-two": other}
+    ended = "opaque-three"
 
     async def answer(request: web.Request) -> web.StreamResponse:
         text = str((await request.post())["token"])
         await asyncio.sleep(0.01)
-        return web.json_response({**claims(), **said[text], "active": True})
+        return web.json_response({**claims(), **said.get(text, one), "active": text != ended})
 
     url = str((await site.serve(answer)).make_url("/introspect"))
     settings = site.settings(
@@ -119,8 +120,10 @@ async def introspected(site: Site, one: Claims, other: Claims) -> None:
     it = TokenVerifier(settings, await site.stack.enter_async_context(Jwks(settings)), MAX_TOKEN)
     site.stack.push_async_callback(it.close)
     for _ in range(2):
-        found = await asyncio.gather(*map(it.principal, said))
+        refused, *found = await asyncio.gather(*map(it.principal, (ended, *said)), return_exceptions=True)
+        assert isinstance(refused, Unauthenticated)
         for principal, expected in zip(found, said.values(), strict=True):
+            assert isinstance(principal, Principal)
             assert {name: principal.claims.get(name) for name in {*one, *other}} == {
                 name: claims(**expected).get(name) for name in {*one, *other}
             }
@@ -247,7 +250,11 @@ async def past(site: Site, one: Claims, other: Claims) -> None:
 CACHES: Mapping[tuple[str, ...], Callable[[Site, Claims, Claims], Awaitable[None]]] = MappingProxyType(
     {
         ("auth/tokens.py:TokenVerifier._verified", "auth/tokens.py:TokenVerifier._asked"): verified,
-        ("auth/introspection.py:Introspection._answers", "auth/introspection.py:Introspection._asking"): introspected,
+        (
+            "auth/introspection.py:Introspection._answers",
+            "auth/introspection.py:Introspection._refused",
+            "auth/introspection.py:Introspection._asking",
+        ): introspected,
         ("auth/openfga.py:OpenFga._decided", "auth/openfga.py:OpenFga._asking"): decided,
         (
             "credentials/certificate_cache.py:CertificateSource._kept",

@@ -56,6 +56,7 @@ BOOKKEEPING = {
     "schedulers/scripts.py:Scripts._turns": "scripts at paths that jobs of one request name",
     "schedulers/slurm/sources.py:Absent.sources": "which sources answered one request",
     "server/sink.py:Ends._ends": "connections that were closed; gone with them",
+    "sharing/flights.py:Flights._joined": "how many wait for what is under way; gone with the last of them",
     "sharing/flights.py:Flights._under_way": "each object that has one stands in the table by its own name",
     "sharing/recent.py:Recent._kept": "each object that has one stands in the table by its own name",
     "ssh/brake.py:Brake._trying": "who tries to log in; gone with the try",

@@ -51,6 +51,35 @@ async def test_who_leaves_leaves_the_asking_to_the_others() -> None:
     assert await second == 1
 
 
+async def test_what_is_joined_ends_with_the_last_who_waits() -> None:
+    """Who comes after that begins anew, and has an answer."""
+    flights = Flights[str, int]("tests.joined")
+    go_on = asyncio.Event()
+    begun = 0
+
+    async def ask() -> int:
+        nonlocal begun
+        begun += 1
+        await go_on.wait()
+        return begun
+
+    first, second = (asyncio.create_task(flights.join("a", ask)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    assert (begun, len(flights)) == (1, 1)
+    second.cancel()
+    await asyncio.wait([second])
+    third = asyncio.create_task(flights.join("a", ask))
+    await asyncio.sleep(0)
+    assert (begun, len(flights)) == (1, 1)
+    go_on.set()
+    assert (await third).result() == 2
+    await asyncio.sleep(0)
+    assert len(flights) == 0
+    assert not flights._joined
+
+
 @pytest.mark.parametrize(("expected", "counted"), [((), 1), ((OSError,), 0)])
 async def test_an_error_that_nobody_waits_for_is_a_fault_unless_it_is_expected(
     expected: tuple[type[Exception], ...], counted: int, monkeypatch: pytest.MonkeyPatch

@@ -1,10 +1,8 @@
 """Token introspection (RFC 7662): the IdP says what a token is worth."""
 
-import asyncio
 import time
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from types import MappingProxyType
@@ -33,13 +31,6 @@ Claimed = Mapping[str, Any] | None
 """The claims of an active token, None of another one."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the endpoint said of a token."""
-
-    claims: Claimed
-
-
 class Introspection:
     """Asks the introspection endpoint, once for callers at the same time, and remembers the answers for a while."""
 
@@ -48,12 +39,15 @@ class Introspection:
         self._settings = settings
         self._http = HttpClient(connections=settings.max_connections, by_proxy=True)
         self._asking = Flights[bytes, Claimed]("auth.introspection")
-        self._answers = Recent[bytes, _Answer](MAX_CACHED)
+        # Apart, since anybody can have a token refused, and refusals must push nothing out that users need.
+        self._answers = Recent[bytes, Mapping[str, Any]](MAX_CACHED)
+        self._refused = Recent[bytes, bool](MAX_CACHED)
         self._closed = False
 
     def __repr__(self) -> str:
         """Tell how many answers are remembered and under way."""
-        return f"<Introspection {len(self._answers)} remembered, {len(self._asking)} under way>"
+        known = len(self._answers) + len(self._refused)
+        return f"<Introspection {known} remembered, {len(self._asking)} under way>"
 
     async def claims(self, token: str) -> Mapping[str, Any] | None:
         """Return the claims of a token, None if it is not active.
@@ -62,13 +56,14 @@ class Introspection:
             Unavailable: The endpoint cannot be reached, does not answer in time, or not as it should.
         """
         digest = sha256(token.encode()).digest()
-        answer = self._answers.get(digest)
-        if answer is not None:
-            return answer.claims
+        claims = self._answers.get(digest)
+        if claims is not None:
+            return claims
+        if self._refused.get(digest):
+            return None
         if self._closed:
             raise _unavailable()
-        task = self._asking.start(digest, partial(self._ask, digest, token))
-        await asyncio.wait((task,))  # whoever is cancelled leaves the request to the others
+        task = await self._asking.join(digest, partial(self._ask, digest, token))
         if task.cancelled():
             raise _unavailable()
         try:
@@ -94,10 +89,14 @@ class Introspection:
             # Raised here, it does not keep the other error, which leads to this task.
             log.warning("introspection.failed", reason=reason, seconds=round(time.monotonic() - started, 3))
             raise _unavailable()
-        self._answers.keep(digest, _Answer(claims), time.monotonic() + self._keep(claims))
+        until = time.monotonic() + self._keep(claims)
+        if claims is None:
+            self._refused.keep(digest, True, until)
+        else:
+            self._answers.keep(digest, claims, until)
         return claims
 
-    def _keep(self, claims: Mapping[str, Any] | None) -> float:
+    def _keep(self, claims: Claimed) -> float:
         if claims is None:
             return min(self._settings.cache, MAX_REFUSAL)
         ends = claims.get("exp")

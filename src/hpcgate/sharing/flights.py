@@ -22,12 +22,13 @@ class Flights(Generic[K, T]):
         expected: Errors that are no faults, besides the gateway's own.
     """
 
-    __slots__ = ("_expected", "_place", "_under_way")
+    __slots__ = ("_expected", "_joined", "_place", "_under_way")
 
     def __init__(self, place: str, *expected: type[BaseException]) -> None:
         self._place = place
         self._expected = expected
         self._under_way: dict[K, asyncio.Future[T]] = {}
+        self._joined: dict[asyncio.Future[T], int] = {}
         FAULTS.register(place)
 
     def __repr__(self) -> str:
@@ -51,6 +52,26 @@ class Flights(Generic[K, T]):
     async def share(self, key: K, ask: Callable[[], Awaitable[T]]) -> T:
         """Return the answer, asked for now unless somebody has."""
         return await asyncio.shield(self.start(key, ask))
+
+    async def join(self, key: K, ask: Callable[[], Awaitable[T]]) -> "asyncio.Future[T]":
+        """Wait until the answer is there, and return the asking. It ends when all have left who wait for it.
+
+        For what anybody can have asked for, and go: else there would be no end of what is under way.
+        """
+        flight = self.start(key, ask)
+        self._joined[flight] = self._joined.get(flight, 0) + 1
+        try:
+            await asyncio.wait((flight,))
+        finally:
+            self._joined[flight] -= 1
+            if not self._joined[flight]:
+                del self._joined[flight]
+                if not flight.done():
+                    # Who comes next begins anew.
+                    if self._under_way.get(key) is flight:
+                        del self._under_way[key]
+                    flight.cancel()
+        return flight
 
     async def close(self) -> None:
         """End what is under way, and wait for its end."""
