@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from hpcgate.errors import ConnectionLost, GatewayError, LoginNodeError, TimedOu
 from hpcgate.ssh import unsent
 from hpcgate.ssh.login import LOGIN_BYTES
 from tests.ssh.conftest import MakePool
-from tests.ssh.lying_server import Liar, lying
+from tests.ssh.lying_server import Act, Liar, lying
 from tests.ssh.nodes import LoginNodes, principal
 from tests.ssh.test_liars import Told
 
@@ -157,6 +157,88 @@ async def test_a_channel_for_crumbs_ends_the_connection(make_pool: MakePool, nod
             with pytest.raises(ConnectionLost):
                 await session.run(["cat"], stdin=b"content")
     assert told.sources == {"connection": 1}
+
+
+def without_end(kind: int, payload: bytes) -> Act:
+    """Send a message again and again from when a command begins, for as long as anybody is there."""
+    begun: set[Any] = set()
+
+    def begin(connection: Any) -> None:
+        async def say() -> None:
+            while not connection.is_closed():
+                for _ in range(100):
+                    connection.send_packet(kind, payload)
+                await asyncio.sleep(0.001)
+
+        if connection not in begun:
+            begun.add(connection)
+            connection.create_task(say())
+
+    return begin
+
+
+FLOODS: dict[str, tuple[int, bytes]] = {
+    "nothing": (2, String(b"")),
+    "much of nothing": (2, String(bytes(30_000))),
+    "words": (4, Boolean(False) + String(b"hello") + String(b"")),
+    "a message of no known kind": (200, b""),
+    "a request without an answer": (80, String(b"nothing@example.org") + Boolean(False)),
+    "a request": (80, String(b"nothing@example.org") + Boolean(True)),
+    "host keys": (80, String(b"hostkeys-00@openssh.com") + Boolean(False)),
+    "a channel to an agent": (90, String(b"auth-agent@openssh.com") + UInt32(7) * 3),
+    "a channel to a port": (90, String(b"forwarded-tcpip") + UInt32(7) * 3 + (String(b"x") + UInt32(1)) * 2),
+    "a banner": (53, String(b"Welcome") + String(b"")),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_what_nobody_asked_for_ends_a_connection_that_somebody_has(
+    make_pool: MakePool, nodes: LoginNodes, flood: str
+) -> None:
+    told = Told()
+    async with lying(Liar(begun=without_end(*FLOODS[flood]))) as liar:
+        pool = make_pool(liar, telemetry=told)
+        async with pool.lease(principal(nodes.alice)) as session:
+            with suppress(GatewayError):
+                await session.run(["echo", "hello"])
+            async with asyncio.timeout(600):
+                while session.connection.alive:
+                    await asyncio.sleep(0.01)
+    assert told.sources["connection"] == 1
+
+
+async def test_keys_exchanged_again_and_again_end_the_connection(make_pool: MakePool, nodes: LoginNodes) -> None:
+    begun: set[Any] = set()
+
+    def begin(connection: Any) -> None:
+        async def exchange() -> None:
+            while not connection.is_closed():
+                if connection._kex is None and not connection._kexinit_sent:
+                    connection._send_kexinit()
+                    connection._kexinit_sent = True
+                await asyncio.sleep(0.001)
+
+        if connection not in begun:
+            begun.add(connection)
+            connection.create_task(exchange())
+
+    async with lying(Liar(begun=begin)) as liar, make_pool(liar).lease(principal(nodes.alice)) as session:
+        with suppress(GatewayError):
+            await session.run(["echo", "hello"])
+        async with asyncio.timeout(600):
+            while session.connection.alive:
+                await asyncio.sleep(0.01)
+
+
+async def test_keys_exchanged_for_each_megabyte_are_fine(make_pool: MakePool, nodes: LoginNodes) -> None:
+    """And so is an asyncssh server, which sends something to be ignored beside each message."""
+    async with lying(Liar(options={"rekey_bytes": MIB})) as liar:
+        pool = make_pool(liar, max_output_size=64 * MIB)
+        async with pool.lease(principal(nodes.alice)) as session:
+            done = await session.run(["head", "-c", str(40 * MIB), "/dev/zero"])
+            assert len(done.stdout) == 40 * MIB
+            for _ in range(100):
+                assert (await session.run(["echo", "hello"])).ok
 
 
 async def test_a_channel_that_is_just_large_enough_works(make_pool: MakePool, nodes: LoginNodes) -> None:

@@ -39,7 +39,10 @@ _LEAST_FOR_BULK = 4
 
 @dataclass(slots=True)
 class FileAccess:
-    """How the files of a system are reached; found out by the first session that needs to know, shared by all.
+    """How the files of a system are reached; found out by the first sessions that need to know, shared by all.
+
+    That there is SFTP one user finds for all. That there is none may be that user's own doing, as where no further
+    process can be started: it counts for all once two users have found it.
 
     Attributes:
         mode: The setting.
@@ -50,6 +53,13 @@ class FileAccess:
     mode: Literal["auto", "sftp", "commands"]
     way: Literal["sftp", "commands"] | None = None
     pace: Pace = field(default_factory=Pace)
+    _without: str | None = None
+
+    def lack(self, username: str) -> None:
+        """Take note that a user was not given SFTP."""
+        if self.way is None and self._without not in (None, username):
+            self.way = "commands"
+        self._without = username
 
 
 class FileServers:
@@ -242,12 +252,12 @@ class FileServers:
                 )
                 if self._access.way != "sftp" and not await connection.has_room():
                     self._single_channel = True
-                    self._access.way = "commands"
+                    self._access.lack(connection.username)
                     raise _SingleChannel
         except ChannelRefused as error:
             # Where others have SFTP, it is this user's alone that there is none, or none now.
             self._refused = True
-            self._access.way = self._access.way or "commands"
+            self._access.lack(connection.username)
             raise NotSupported(f"The login node of {self._connection.system} offers no SFTP") from error
         except TimeoutError:
             stream.close()

@@ -26,6 +26,7 @@ from hpcgate.ssh.errors import connect_error
 from hpcgate.ssh.host_keys import HostKeys, Trusted
 from hpcgate.ssh.nodes import Nodes, first_words, reach
 from hpcgate.ssh.turns import Turns, take_turns
+from hpcgate.ssh.unasked import Unasked
 from hpcgate.ssh.unsent import Unsent
 from hpcgate.telemetry.base import Telemetry
 
@@ -140,6 +141,7 @@ class Client(asyncssh.SSHClient):
         self.owns_socket = True
         self.on_flood = conn.abort
         Unsent(conn, self._flood)
+        Unasked(conn, self._flood)
         self.turns = take_turns(conn, self._flood)
         if self.turns is not None:
             self.turns.rest(LOGIN_BYTES)
