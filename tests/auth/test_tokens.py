@@ -452,6 +452,14 @@ async def test_system_accounts_are_not_served_in_any_case(verifier: Verifier, na
     assert await refused(verify, text, Forbidden) == f"The user {name} is not served"
 
 
+@pytest.mark.parametrize("name", ["alice,root", "alice:x", "alice/root", "-l", ".", "a b", "a\n", "a\0b", "\ufffd"])
+async def test_what_means_more_than_a_name_is_none(verifier: Verifier, name: str) -> None:
+    """Whatever a site's pattern takes: a comma makes two principals of one, or two users, where a list is wanted."""
+    verify = await verifier(username_pattern="(?s).*")
+    message = await refused(verify, token(payload=claims(preferred_username=name)), Forbidden)
+    assert message == "The token's user name is not one of a POSIX account"
+
+
 @pytest.mark.parametrize("part", ["header", "claims"])
 async def test_a_name_twice_is_no_token(verifier: Verifier, part: str) -> None:
     """Whoever reads the first and whoever reads the last would take it for the tokens of two users (RFC 7519, 4)."""

@@ -50,19 +50,19 @@ async def test_as_many_of_each_kind_and_no_more(kind: int) -> None:
     assert it.floods == 0
     # However long that has taken: some more may come in each second.
     it.receive(kind, times=20_000)
-    assert it.floods > 0
+    assert it.floods == 1
 
 
 async def test_what_is_long_counts_by_its_length() -> None:
     it = Counted()
     it.receive(IGNORE, 30_000, times=1000)
-    assert it.floods > 0
+    assert it.floods == 1
 
 
 async def test_an_exchange_of_keys_counts_as_many() -> None:
     it = Counted()
     it.receive(KEXINIT, times=1000)
-    assert it.floods > 0
+    assert it.floods == 1
 
 
 async def test_whoever_is_asked_may_answer_with_as_much_beside() -> None:
@@ -91,4 +91,4 @@ async def test_the_gateways_own_answers_do_not_count() -> None:
     for _ in range(20_000):
         it.receive(GLOBAL_REQUEST)
         it.connection.send_packet(82)
-    assert it.floods > 0
+    assert it.floods == 1

@@ -320,8 +320,9 @@ class TokenVerifier:
         if (
             not 0 < len(username) <= MAX_USERNAME
             or username.startswith(("-", "."))
-            # U+FFFD stands for what could not be read: two names may become one by it.
-            or any(not char.isprintable() or char.isspace() or char in "/\ufffd" for char in username)
+            # U+FFFD stands for what could not be read: two names may become one by it. A comma makes two of one where
+            # a list of names is wanted (Vault's valid_principals, squeue --user); no account has a colon.
+            or any(not char.isprintable() or char.isspace() or char in "/,:\ufffd" for char in username)
             or self._username.fullmatch(username) is None
         ):
             raise Forbidden("The token's user name is not one of a POSIX account")

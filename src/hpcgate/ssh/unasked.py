@@ -91,6 +91,7 @@ class Unasked:
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
         self._messages = self._turns = self._content = 0
+        self._over = False
         send, add = connection.send_packet, connection.add_channel
 
         def sent(kind: int, *args: bytes, **options: Any) -> None:
@@ -110,7 +111,8 @@ class Unasked:
 
         def received(kind: int, number: int, packet: Any) -> Any:
             self._take(kind, len(packet.get_full_payload()))
-            return process(kind, number, packet)
+            # What has come already is still handed on, packet by packet, though the connection is at its end.
+            return self._over or process(kind, number, packet)
 
         handler.process_packet = received
 
@@ -121,7 +123,8 @@ class Unasked:
             self._content += size - head
         elif kind not in _ANSWERS:
             self._messages += KEYS if kind == MSG_KEXINIT else 1 + size // LONG
-            if self._messages > MESSAGES and self._messages > self._allowed:
+            if self._messages > MESSAGES and self._messages > self._allowed and not self._over:
+                self._over = True
                 self._flooded()
 
     @property
