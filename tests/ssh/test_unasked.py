@@ -28,9 +28,10 @@ class Counted:
 
     def __init__(self) -> None:
         self.floods = 0
-        self.connection: Any = Handler()
+        connection: Any = Handler()
+        self.connection = connection
         self.channel: Any = Handler()
-        self.counter = Unasked(self.connection, self._flooded)
+        Unasked(self.connection, self._flooded)
         self.connection.add_channel(self.channel)
 
     def _flooded(self) -> None:
