@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hpcgate.errors import PermissionDenied
+from hpcgate.errors import BadAnswer, PermissionDenied
+from hpcgate.ssh.runner import Completed
 from hpcgate.ssh.session import Session
 from hpcgate.transfers.work_directory import check_owner
 from tests.filesystem.remote import Place, keys, nodes, place, session, sshd
@@ -62,3 +64,29 @@ async def test_no_job_runs_where_somebody_else_has_been_first(
     else:
         with pytest.raises(PermissionDenied, match="belongs to somebody else"):
             await check_owner(session, str(directory))
+
+
+SAID = {
+    "nothing": "",
+    "no directory": "1000\n",
+    "the name alone": "1000\n1000 41ed\n",
+    "no numbers": "1000\nx y\nx y\n",
+    "numbers below zero": "-1\n-1 -1\n-1 -1\n",
+    "a mode that is none": "1000\n1000 fffffffff\n1000 0\n",
+    "digits of another script": "\u0663\n\u0663 41ed\n\u0663 0\n",
+    "one line too many": "1000\n1000 41ed\n1000 0\n1000 0\n",
+    "lines without end": "1000 41ed\n" * 100_000,
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+async def test_what_cannot_be_told_is_an_error(said: str) -> None:
+    """What the commands say may be the user's own doing."""
+
+    class Liar:
+        async def run(self, argv: Any, **_: Any) -> Completed:
+            return Completed(tuple(argv), 0, SAID[said].encode(), b"")
+
+    session: Any = Liar()
+    with pytest.raises(BadAnswer):
+        await check_owner(session, "/scratch/alice")
