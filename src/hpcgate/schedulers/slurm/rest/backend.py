@@ -354,7 +354,12 @@ class Hybrid(Rest):
         return await self._post(principal, job, body)
 
     async def history(self, principal: Principal, selection: Selection) -> list[Record]:
-        """Return the selected jobs of the accounting database; how they ended by sacct where slurmrestd cannot tell."""
+        """Return the selected jobs of the accounting database; how they ended by sacct where slurmrestd cannot tell.
+
+        slurmrestd is asked for each job by itself; sacct is asked for all together.
+        """
+        if selection.ids is not None and len(selection.ids) > SINGLY:
+            return await self.commands.history(principal, selection)
         records = await super().history(principal, selection)
         unknown = tuple(JobId(record.raw) for record in records if _ended_somehow(record))
         if not unknown:
