@@ -20,7 +20,6 @@ from hpcgate.config import OidcSettings, OpenFgaSettings, SshSettings
 from hpcgate.credentials.base import Credential
 from hpcgate.credentials.certificate_cache import CertificateSource
 from hpcgate.errors import CredentialRefused, Forbidden, GatewayError, Unauthenticated
-from hpcgate.gateway.job_ends import JobEnds
 from hpcgate.schedulers.base import JobQuery, Jobs
 from hpcgate.schedulers.reads import SharedReads
 from hpcgate.schedulers.slurm.history_cache import HistoryCache, who
@@ -223,18 +222,6 @@ async def read(site: Site, one: Claims, other: Claims) -> None:
             assert b"token-2" in bodies[1]
 
 
-async def awaited(site: Site, one: Claims, other: Claims) -> None:
-    """Who waits for the end of a job is told what was said to a token that stands for the same."""
-    ends = JobEnds(Telling())
-    site.stack.push_async_callback(ends.close)
-    first, second = principals(one, other)
-    job = a_job("7")
-    its, others = [await site.stack.enter_async_context(ends.of(each, job)) for each in (first, second)]
-    assert its is not others
-    again = replace(first, token="token-3", claims={**first.claims, "jti": "3"})
-    assert await site.stack.enter_async_context(ends.of(again, job)) is its
-
-
 async def past(site: Site, one: Claims, other: Claims) -> None:
     """What sacct has said to one is not said to the other."""
     first, second = map(who, principals(one, other))
@@ -268,7 +255,6 @@ CACHES: Mapping[tuple[str, ...], Callable[[Site, Claims, Claims], Awaitable[None
             "schedulers/reads.py:_Generation.leaving",
             "api/job_bodies.py:Encodings._kept",
         ): read,
-        ("gateway/job_ends.py:JobEnds._ends",): awaited,
         ("schedulers/slurm/history_cache.py:HistoryCache._kept",): past,
     }
 )

@@ -14,7 +14,7 @@ from hpcgate.config import EventSettings
 from hpcgate.errors import SchedulerUnavailable
 from hpcgate.gateway import watching
 from hpcgate.gateway.background import Background
-from hpcgate.gateway.watching import CALM_AFTER, CALMEST, LIVELY, Poller, Watcher, Watching
+from hpcgate.gateway.watching import CALM_AFTER, CALMEST, CLOSELY, LIVELY, Poller, Watcher, Watching
 from hpcgate.schedulers.base import Job, JobStatus, JobTime, Scheduler
 from hpcgate.schedulers.snapshot import Seen, Snapshot
 
@@ -241,3 +241,43 @@ async def test_queries_become_fewer_while_nothing_happens_and_more_after_a_write
     assert poller._pause(now) == LIVELY
     poller._failed(SchedulerUnavailable("down"))
     assert poller._pause(now) == 5
+
+
+class Naming:
+    """Says which jobs an id names, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, job_id: str, one: Seen) -> bool:
+        self.asked += 1
+        return one.job.job_id.startswith(f"{job_id}_")
+
+
+MANY = tuple(f"7_[{number}]" for number in range(1000))
+FOUND: dict[str, tuple[tuple[str, ...], int]] = {
+    # which ids, and how many of the jobs 7_0 to 7_999, 70 and 700 they find
+    "none": ((), 0),
+    "a job": (("70",), 1),
+    "a job that is not there": (("71",), 0),
+    "one whose number another begins with": (("7",), 1000),
+    "tasks": (("7_1", "7_2"), 2),
+    "what is no id": (("abc", ""), 0),
+    "a few that name none": (("7_[1]", "7_[2]"), 0),
+    "so many that nobody looks which": (MANY, 1000),
+    "all of it": (("7", "70", "700", "1", *MANY), 1002),
+}
+
+
+@pytest.mark.parametrize("kind", FOUND)
+async def test_what_ids_name_is_found_by_going_through_ids_and_jobs_once(
+    make: Make, cluster: Cluster, kind: str
+) -> None:
+    """A thousand ids were held against each of a user's jobs, for seconds in which nobody else was served."""
+    ids, count = FOUND[kind]
+    naming = Naming()
+    cluster.jobs = [seen(name, "alice") for name in (*(f"7_{number}" for number in range(1000)), "70", "700")]
+    with make().watch(user("alice")) as alice:
+        await alice.changed()
+        assert len(alice.named(ids, naming)) == count
+    assert naming.asked <= CLOSELY * 1000

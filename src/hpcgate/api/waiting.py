@@ -12,7 +12,7 @@ from hpcgate.auth import Principal
 from hpcgate.errors import GatewayError, JobNotFound, Unauthenticated
 from hpcgate.gateway.watching import Watcher
 from hpcgate.schedulers.base import Jobs, Scheduler
-from hpcgate.schedulers.snapshot import Mark, number_of
+from hpcgate.schedulers.snapshot import Mark
 
 AGAIN = 30.0
 """Seconds after which jobs are looked at again of which no watching tells: another user's, or long over."""
@@ -89,30 +89,8 @@ async def _first_of(*awaited: Coroutine[Any, Any, Any], timeout: float) -> None:
 
 
 def _marks(access: Access, watcher: Watcher, ids: tuple[str, ...]) -> tuple[Mark, ...]:
-    """Return what differs once something has happened to one of the jobs; nothing if they are not watched.
-
-    It takes no longer than going through ids and jobs once: each waiter does it each time that something happens.
-    """
-    jobs, scheduler = watcher.jobs, access.system.scheduler
-    found: list[Mark] = []
-    others: dict[str, list[str]] = {}
-    for job_id in ids:
-        if (seen := jobs.get(job_id)) is not None:
-            found.append(seen.mark)
-        elif number := number_of(job_id):
-            others.setdefault(number, []).append(job_id)
-    for number, wanted in others.items():
-        family = watcher.family(number)
-        if len(wanted) > CLOSELY:
-            # Of which of them is not told then: at worst the scheduler is asked in vain.
-            found += (seen.mark for seen in family)
-        else:
-            found += (seen.mark for seen in family if any(scheduler.names(job_id, seen) for job_id in wanted))
-    return tuple(found)
-
-
-CLOSELY = 4
-"""Most ids that are held against each of the jobs whose ids begin alike."""
+    """Return what differs once something has happened to one of the jobs; nothing if they are not watched."""
+    return tuple(seen.mark for seen in watcher.named(ids, access.system.scheduler.names))
 
 
 async def _look(scheduler: Scheduler, principal: Principal, ids: tuple[str, ...], *, first: bool) -> Answers:

@@ -11,7 +11,7 @@ from typing import Any, Self
 from hpcgate.auth import Principal
 from hpcgate.errors import BadRequest, JobNotFound, NotFound
 from hpcgate.filesystem.following.follower import Degraded, Event, Follower, Start, Waiting
-from hpcgate.gateway.job_ends import JobEnd
+from hpcgate.gateway.job_end import JobEnd
 from hpcgate.schedulers.base import Job, JobMetadata, Scheduler
 from hpcgate.ssh.files.remote_path import RemotePath, encode_path
 

@@ -13,7 +13,6 @@ from hpcgate.errors import BadRequest, NoSuchTransfer, UnderWay
 from hpcgate.filesystem.base import Limits, Operation, naming
 from hpcgate.filesystem.following.registry import Following
 from hpcgate.gateway.background import Background
-from hpcgate.gateway.job_ends import JobEnds
 from hpcgate.gateway.watching import Watching
 from hpcgate.health.board import HealthBoard
 from hpcgate.health.maintenance import Calendar, Window
@@ -50,8 +49,6 @@ class System:
     """Who wants to know what happens to its jobs."""
     following: Following = field(init=False)
     """The files that are followed."""
-    job_ends: JobEnds = field(init=False)
-    """The jobs whose ends are waited for."""
     _roots: frozenset[bytes] = field(init=False)
     _within: tuple[bytes, ...] = field(init=False)
 
@@ -65,7 +62,6 @@ class System:
         if isinstance(self.scheduler, SharedReads):
             self.scheduler.on_write = watching.nudge
         object.__setattr__(self, "following", Following(self.pool, self.limits))
-        object.__setattr__(self, "job_ends", JobEnds(self.scheduler))
         around = TransferContext(self.name, self.pool, self.jobs.run)
         methods = [
             plugin("hpcgate.transfers", settings.service_type)(settings, around)
@@ -163,7 +159,6 @@ class System:
     async def close(self) -> None:
         """End what goes on by itself, close the clients of transfer methods and scheduler, and every connection."""
         await self.background.close()
-        await self.job_ends.close()
         await self.following.close()
         for transfer in self.transfers.values():
             await transfer.close()

@@ -5,7 +5,7 @@ own. While nobody watches nothing is asked (docs/decisions/job_events.md).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
 
@@ -16,7 +16,7 @@ from hpcgate.config import EventSettings
 from hpcgate.errors import GatewayError
 from hpcgate.gateway.background import Background
 from hpcgate.schedulers.base import Scheduler
-from hpcgate.schedulers.snapshot import Mark, Seen, Snapshot
+from hpcgate.schedulers.snapshot import Mark, Seen, Snapshot, number_of
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -30,6 +30,8 @@ CALM_AFTER = 12
 """Queries in a row that tell nothing new, after which they become fewer."""
 CALMEST = 3
 """How many times the interval passes between them then."""
+CLOSELY = 4
+"""Most ids that are held against each of the jobs whose ids begin alike."""
 
 
 class Watcher:
@@ -62,6 +64,37 @@ class Watcher:
             if snapshot is None or not self.ready
             else snapshot.families.get(self.principal.username, {}).get(number, ())
         )
+
+    def named(self, ids: Iterable[str], names: Callable[[str, Seen], bool]) -> list[Seen]:
+        """Return the user's own jobs that ids name; of more than a few of one array, all of its tasks.
+
+        It takes no longer than going through ids and jobs once: each watcher does it each time that something happens.
+
+        Args:
+            ids: As a client gives them.
+            names: Says whether an id names a job (`Scheduler.names`).
+        """
+        found: list[Seen] = []
+        others: dict[str, list[str]] = {}
+        jobs = self.jobs
+        for job_id in ids:
+            if (seen := jobs.get(job_id)) is not None:
+                found.append(seen)
+            elif number := number_of(job_id):
+                others.setdefault(number, []).append(job_id)
+        for number, wanted in others.items():
+            family = self.family(number)
+            if len(wanted) > CLOSELY:
+                # Which of them it is is not told then: at worst the scheduler is asked in vain.
+                found += family
+            else:
+                found += (seen for seen in family if any(names(job_id, seen) for job_id in wanted))
+        return found
+
+    @property
+    def trouble(self) -> GatewayError | None:
+        """Why nothing could be read since what was read last."""
+        return self._poller.trouble
 
     async def changed(self) -> None:
         """Wait until something has happened to a job of the user, or to what tells of it."""

@@ -19,6 +19,7 @@ from hpcgate.errors import BadRequest, Denied, GatewayError
 from hpcgate.filesystem.following.follower import Degraded, Start, Truncated, Waiting
 from hpcgate.filesystem.following.view import Mark
 from hpcgate.filesystem.following.view import Output as Part
+from hpcgate.gateway.job_end import JobEnd
 from hpcgate.gateway.job_output import Change, Ended, JobOutput, JobStream, one_job, paths_of
 from hpcgate.ssh.files.remote_path import RemotePath
 
@@ -69,11 +70,12 @@ async def get_output(
 
     @asynccontextmanager
     async def answer() -> AsyncIterator[Answer]:
-        with access.stream(KIND, endless=True, longest=settings.max_follow) as held:
-            async with (
-                access.system.job_ends.of(access.principal, job) as end,
-                JobOutput(end, places, following, starts, until_end=follow) as output,
-            ):
+        system = access.system
+        with (
+            access.stream(KIND, endless=True, longest=settings.max_follow) as held,
+            JobEnd(system.scheduler, system.watching, access.principal, job) as end,
+        ):
+            async with JobOutput(end, places, following, starts, until_end=follow) as output:
                 if form == OCTETS:
                     refuse_displaced(*output.followers.values())
                     yield Answer(200, RAW, until_closing(_octets(output), held))
