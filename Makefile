@@ -41,7 +41,7 @@ coverage: $(READY) ## branch coverage of the whole suite, the least covered modu
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --sort=-cover
 
-test-deep: $(READY) ## the property tests with forty times as many examples, and all requests of the attacks
+test-deep: $(READY) ## the property tests with forty times as many examples, all requests of the attacks, crosses in whole
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --hypothesis-profile deep --timeout 3600 -m "hypothesis or deep"
 
 test-debian13: ## the tests of the cluster, of sites and of SSH on a Debian 13 made by debootstrap, as root; FRESH=1 makes it anew

@@ -12,7 +12,7 @@ import asyncio
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -258,8 +258,27 @@ async def comes_right(pool: Pool, account: Account, operation: Operation) -> Non
             assert time.monotonic() < deadline
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", HARMLESS)
+SAMPLES = (
+    *("prints a megabyte", "empties PATH", "sets options", "says goodbye", "goes elsewhere", "has limits"),
+    *("runs another shell", "asks a question", "eats some bytes", "exits", "hangs", "joins its outputs"),
+)
+"""One of each kind, met by SFTP that no shell starts, too."""
+
+
+def crossed(names: Iterable[str]) -> list[Any]:
+    """Return each start-up file with each way that a shell stands in: by commands, and before the SFTP server.
+
+    Where sshd is the SFTP server itself, no start-up file comes in its way; what runs beside it by commands are the
+    very commands that the other ways run. A file of each kind is enough there; ``make test-deep`` tries them all.
+    """
+    return [
+        pytest.param(name, way, marks=() if way != "SFTP" or name in SAMPLES else pytest.mark.deep)
+        for name in names
+        for way in WAYS
+    ]
+
+
+@pytest.mark.parametrize(("name", "way"), crossed(HARMLESS))
 async def test_a_start_up_file_that_does_no_harm(
     make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, name: str, way: str
 ) -> None:
@@ -277,16 +296,15 @@ async def test_a_start_up_file_that_does_no_harm(
         account.has_lost_nothing()
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("text", HARMFUL.values(), ids=HARMFUL)
+@pytest.mark.parametrize(("name", "way"), crossed(HARMFUL))
 async def test_a_start_up_file_in_the_way(
-    make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, text: str, way: str
+    make_pool: MakePool, sshd: Sshd, behind: Sshd, nodes: LoginNodes, name: str, way: str
 ) -> None:
     pool = pool_for(way, make_pool, sshd, behind, start_up=0.5)
     with Account(nodes) as account:
-        account.starts_with(text)
+        account.starts_with(HARMFUL[name])
         async with pool.lease(principal(account.user)) as session:
-            print(text, await try_all(session, account.place))
+            print(name, await try_all(session, account.place))
         account.has_lost_nothing()
         account.mend()
         # What was met before is not held against the user: the first try of each counts.
