@@ -126,13 +126,13 @@ def checked(certificate: asyncssh.SSHCertificate, expected: Expectation, what: s
     if expected.authorities and _signer(certificate) not in expected.authorities:
         raise CredentialRefused(f"{what} is signed by an authority that is not configured")
     if said.valid_before is not None and said.valid_before <= max(now, said.valid_after):
-        raise CredentialRefused(f"{what} has ended; the clocks of both may differ")
+        raise CredentialRefused(f"{what} has expired; the clocks may differ")
     if said.valid_after > now + expected.leeway:
-        raise CredentialRefused(f"{what} does not hold yet; the clocks of both may differ")
+        raise CredentialRefused(f"{what} is not valid yet; the clocks may differ")
     if expected.max_lifetime is not None and (
         said.valid_before is None or said.valid_before - now > expected.max_lifetime
     ):
-        raise CredentialRefused(f"{what} holds for longer than {expected.max_lifetime:g} s")
+        raise CredentialRefused(f"{what} is valid for longer than {expected.max_lifetime:g} s")
     return said
 
 

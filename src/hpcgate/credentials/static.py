@@ -88,7 +88,7 @@ def _read(name: str, key: UserKey) -> Credential:
         ) from None
     except UNREADABLE:
         wrong = "its passphrase is missing" if _encrypted(key) and passphrase is None else "it cannot be read"
-        raise CredentialRefused(f"The SSH key configured for the user {name} is of no use: {wrong}") from None
+        raise CredentialRefused(f"The SSH key configured for the user {name} cannot be used: {wrong}") from None
     if key.public_cert is None:
         return Credential(private_key)
     certificate = user_certificate(key.public_cert, private_key, f"The certificate configured for the user {name}")

@@ -201,7 +201,7 @@ class RestClient:
             _log.warning("slurm.rest_failed", system=self.system, path=path, error=str(error))
             if isinstance(error, Unusable):
                 unsure = "; the job may have been submitted all the same" if method == "POST" else ""
-                raise CommandFailed(f"The answer of slurmrestd is of no use: {error}{unsure}") from None
+                raise CommandFailed(f"The answer of slurmrestd cannot be used: {error}{unsure}") from None
             raise _broken(error, method) from None
 
     async def _read(self, method: Method, status: int, content: bytes, parse: Callable[[int, Any], Parsed]) -> Parsed:
