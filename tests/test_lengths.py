@@ -27,7 +27,7 @@ LONG_FUNCTIONS = {
 """Those that are longer, and may only become shorter."""
 
 LONG_MODULES = {
-    "filesystem/beneath_program.py": 1900,
+    "filesystem/beneath_program.py": 1970,
     "server/http_protocol.py": 715,
 }
 """Modules that are longer."""

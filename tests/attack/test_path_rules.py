@@ -353,6 +353,8 @@ JOBS: dict[str, dict[str, Any]] = {
     "nodes behind a blank": {"directives": ["#SBATCH --exclude ../../outside/secret"]},
     "variable": {"directives": [], "env": {"SBATCH_OUTPUT": "/tmp/new"}},
     "library": {"directives": [], "env": ["GCONV_PATH=/tmp"]},
+    "plug-in": {"directives": [], "env": ["_SLURM_SPANK_OPTION_site_mounts=/tmp"]},
+    "staging": {"directives": ["#DW stage_out type=file source={box}/good destination={box}/../outside/new"]},
     "name": {"directives": ["#SBATCH -o %x"], "name": "../../outside/new"},
 }
 

@@ -18,11 +18,12 @@ import stat
 import sys
 import tarfile
 import traceback
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 Case = dict[str, Any]
-Outcome = tuple[int, int, bytes]
+Outcome = tuple[int, int, bytes, int]
 Seen = tuple[str, int, int, int, int, int, "bytes | None"]
 
 AT_FDCWD = -100
@@ -67,6 +68,17 @@ def archive(*names: str) -> bytes:
             member.size = 4
             tar.addfile(member, io.BytesIO(b"mine"))
     return made.getvalue()
+
+
+@functools.lru_cache
+def directories(*names: str) -> bytes:
+    """Return the beginning of an archive: directories that anybody may write, and no end."""
+    members = []
+    for name in names:
+        member = tarfile.TarInfo(name)
+        member.type, member.mode = tarfile.DIRTYPE, 0o777
+        members.append(member.tobuf(tarfile.GNU_FORMAT))
+    return b"".join(members)
 
 
 def fill(directory: str, content: bytes) -> None:
@@ -148,23 +160,19 @@ def kept() -> list[str]:
     return wrong
 
 
-def run(program: dict[str, Any], case: Case, at: int | None, back: int | None, first: bool) -> Outcome:
-    """Run it in a process of its own, swapping before the step `at` and again before `back`.
+def forked(program: dict[str, Any], case: Case, before: Callable[[int], bool]) -> Outcome:
+    """Run it in a process of its own.
 
     Args:
         program: The program's names.
         case: What to do: the request, and what comes on standard input.
-        at: The step, or None.
-        back: Another step, or None.
-        first: Swap before all.
+        before: Is called before each step with its number, and says whether it has done something.
 
     Returns:
-        The exit status, the number of steps, what was written.
+        The exit status, the number of steps, what was written, how often `before` has done something.
     """
-    if first:
-        swap()
     answer, told = os.pipe()
-    with open(f"{TOP}/output", "wb"):
+    with open("output", "wb"):
         pass
     child = os.fork()
     if child == 0:
@@ -174,21 +182,22 @@ def run(program: dict[str, Any], case: Case, at: int | None, back: int | None, f
             source: Any = io.BytesIO(bytes.fromhex(case["stdin"]))
             source.name = None
             sys.argv = ["program", "--", json.dumps(case["request"])]
-            log = os.open(f"{TOP}/output", os.O_WRONLY | os.O_APPEND)
+            log = os.open("output", os.O_WRONLY | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
             sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
             sys.stderr = open(2, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
             real = program["Request"]
             program["main"].__globals__["Request"] = lambda asked, _, sink: real(asked, source, sink)
-            steps = 0
+            steps = done = 0
 
             def step(frame: FrameType, event: str, function: Any) -> None:
-                nonlocal steps
+                nonlocal steps, done
                 if event == "c_call" and function.__name__ in NAMED:
                     steps += 1
-                    if steps in (at, back):
-                        swap()
+                    sys.setprofile(None)
+                    done += before(steps)
+                    sys.setprofile(step)
 
             sys.setprofile(step)
             try:
@@ -199,7 +208,7 @@ def run(program: dict[str, Any], case: Case, at: int | None, back: int | None, f
                 sys.setprofile(None)
                 sys.stdout.flush()
                 sys.stderr.flush()
-            os.write(told, b"%d" % steps)
+            os.write(told, b"%d %d" % (steps, done))
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
@@ -208,16 +217,37 @@ def run(program: dict[str, Any], case: Case, at: int | None, back: int | None, f
             os._exit(status)
     os.close(told)
     with os.fdopen(answer, "rb") as reading:
-        steps = int(reading.read() or 0)
+        steps, done = map(int, reading.read().split() or (0, 0))
     _, ended = os.waitpid(child, 0)
-    with open(f"{TOP}/output", "rb") as file:
+    with open("output", "rb") as file:
         written = file.read()
-    return os.waitstatus_to_exitcode(ended), steps, written
+    return os.waitstatus_to_exitcode(ended), steps, written, done
+
+
+def run(program: dict[str, Any], case: Case, at: int | None, back: int | None, first: bool) -> Outcome:
+    """Run it in a process of its own, swapping before the step `at` and again before `back`.
+
+    Args:
+        program: The program's names.
+        case: What to do.
+        at: The step, or None.
+        back: Another step, or None.
+        first: Swap before all.
+    """
+
+    def before(step: int) -> bool:
+        if step in (at, back):
+            swap()
+        return False
+
+    if first:
+        swap()
+    return forked(program, case, before)
 
 
 def judge(case: Case, outcome: Outcome, label: str, before: list[Seen], inodes: set[int]) -> list[str]:
     """Return what was wrong in a run."""
-    status, _, written = outcome
+    status, _, written, _ = outcome
     wrong = []
     if status not in (0, 1, 2, 77):
         wrong.append(f"{label}: ended with {status}: {written[-800:].decode(errors='replace')}")

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from hpcgate.filesystem import beneath_program
-from tests.filesystem.beneath_steps import UPLOAD, archive
+from tests.filesystem import beneath_others
+from tests.filesystem.beneath_steps import UPLOAD, archive, directories
 
 PROGRAM = beneath_program.__file__
 STEPS = Path(__file__).with_name("beneath_steps.py")
@@ -133,6 +134,56 @@ def test_a_swap_between_any_two_steps_leads_nowhere(top: str, do: str) -> None:
         assert told["runs"] > told["steps"] // int(EVERY), (asked, told)
         # Where nobody interferes it does what it should, but for what must not be there yet.
         assert told["undisturbed"] == (1 if _is_there(asked) else 0), (asked, told)
+
+
+OF_A_DIRECTORY = directories("d", "new", "new/deep") + archive("d/file", "new/file", MARK)
+"""Members that are directories anybody may write."""
+BESIDE_OTHERS: dict[str, tuple[str, dict[str, Any], bytes, int]] = {
+    "an archive is unpacked": ("extract", {"path": "open.tar", "target": "shared", "compression": "none"}, b"", 0),
+    "an archive comes": ("unpack", {"path": "shared", "temporary": ".hpcgate-t", "mark": MARK}, OF_A_DIRECTORY, 0),
+    "an archive comes into a new directory": (
+        "unpack",
+        {"path": "shared/made", "temporary": ".hpcgate-t", "mark": MARK},
+        OF_A_DIRECTORY,
+        0,
+    ),
+    "an archive breaks off": (
+        "unpack",
+        {"path": "shared/made", "temporary": ".hpcgate-t", "mark": MARK},
+        OF_A_DIRECTORY[:1600],
+        1,
+    ),
+    "a tree is copied": ("copy", {"path": "source", "target": "shared/copied"}, b"", 0),
+    "a tree is copied into what is there": ("copy", {"path": "source/d", "target": "shared"}, b"", 0),
+    "a tree is copied over it": ("copy", {"path": "source", "target": "shared/."}, b"", 0),
+    "a tree cannot be copied": ("copy", {"path": "broken", "target": "shared/copied"}, b"", 1),
+    "a directory is made": ("mkdir", {"path": "shared/made/deep", "parents": True}, b"", 0),
+    "uploads are swept up": ("sweep", {"path": "shared", "minutes": 1}, b"", 0),
+}
+"""What is done where others write: an operation, what it is asked, what comes on its standard input, how it ends."""
+
+
+@pytest.mark.parametrize("name", BESIDE_OTHERS)
+def test_what_others_rename_there_keeps_what_it_is(top: str, name: str) -> None:
+    """A directory of the user's alone that takes another's place keeps its mode, its group and all that is in it."""
+    do, asked, content, ends = BESIDE_OTHERS[name]
+    box = f"{top}/box"
+    words = {key: f"{box}/{asked[key]}" if key in ("path", "target") else asked[key] for key in asked}
+    request = {"do": do, "words": do, "roots": [box], **words}
+    Path(top, "open.tar").write_bytes(OF_A_DIRECTORY)
+    if words["path"].endswith("open.tar"):
+        request |= {"path": f"{top}/open.tar", "roots": [top]}
+    lines = [json.dumps({"request": request, "stdin": content.hex(), "before": before}) + "\n" for before in (0, 1)]
+    argv = [sys.executable, "-m", beneath_others.__name__, top, PROGRAM, "1"]
+    done = subprocess.run(
+        argv, input="".join(lines), capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 0, done.stderr
+    for number, line in enumerate(done.stdout.splitlines()):
+        told = json.loads(line)
+        assert not told["wrong"], told
+        assert told["steps"] > 4, told
+        assert number or (told["swaps"] and told["undisturbed"] == ends), told
 
 
 def _is_there(asked: dict[str, Any]) -> bool:

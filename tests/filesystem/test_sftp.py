@@ -12,7 +12,10 @@ import pytest
 
 from hpcgate.demo.sshd import Sshd
 from hpcgate.errors import ConnectionLost, PermissionDenied, TimedOut
+from hpcgate.filesystem.base import Limits
+from hpcgate.filesystem.chmod import Chmod
 from hpcgate.ssh.files.sftp_files import SftpFiles
+from hpcgate.ssh.files.sftp_streams import SftpStreams
 from hpcgate.ssh.pool import Pool
 from hpcgate.ssh.session import Session
 from tests.filesystem.remote import Place
@@ -197,3 +200,21 @@ async def test_many_at_a_time_share_one_channel(session: Session, place: Place) 
     files = await session.plain_files()
     contents = await asyncio.gather(*(files.read(path, size=1000) for path in paths))
     assert [len(content) for content in contents] == list(range(50))
+
+
+@pytest.mark.parametrize(("mode", "fixed"), [("0777", False), ("0755", True)])
+async def test_a_directory_is_looked_at_anew_once_a_mode_has_changed(
+    session: Session, place: Place, mode: str, fixed: bool
+) -> None:
+    """What others may write from now on is no longer taken for the user's alone."""
+    place.run("mkdir", "-p", "above/here")
+    async with session.bulk() as streams:
+        assert isinstance(streams, SftpStreams)
+        before = await streams.footing(place / "above/here")
+        assert before is not None
+        assert (before.fixed, before.kept) == (True, True)
+        asked = Chmod.Parameters.model_validate({"path": os.fsdecode(place / "above"), "mode": mode})
+        await Chmod(asked, Limits(1024)).run(session)
+        after = await streams.footing(place / "above/here")
+        assert after is not None
+        assert (after.fixed, after.kept) == (fixed, fixed)

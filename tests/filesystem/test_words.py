@@ -214,3 +214,11 @@ def test_a_directory_that_takes_nothing_is_named_in_the_words_of_any_mkdir(said:
     error = archive_error(Completed(("sh",), 2, b"", words.encode()), b"/a.tar", BadRequest, into=b"/closed")
     assert isinstance(error, PermissionDenied)
     assert error.message == "tar: /closed: Cannot open: Permission denied"
+
+
+@pytest.mark.parametrize(
+    "said", ["cp: 22: cannot open ./file: No such file", "sh: 3: cannot create ./a/b: Directory nonexistent"]
+)
+def test_dash_has_words_of_its_own_for_what_is_not_there(said: str) -> None:
+    """Somebody else may have taken it away a moment ago."""
+    assert isinstance(error_from_stderr(said.encode() + b"\n", "cp"), PathNotFound)

@@ -117,6 +117,9 @@ def test_what_pbs_reads(lines: list[str], streams: list[str]) -> None:
         "#PBS -o /x",
         "#BSUB -o /x",
         "#SBATCH #PBS -o /x",
+        "#DW stage_out type=file source=/y destination=/x",
+        "#BB create_persistent name=x",
+        "#BB_LUA stage_in /x",
     ],
 )
 def test_what_slurm_might_read_otherwise(line: str) -> None:

@@ -8,6 +8,7 @@ he puts the old one back. Nothing of the victim's elsewhere may change, and noth
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -20,7 +21,7 @@ import pytest
 from hpcgate.demo.processes import Identity
 from hpcgate.filesystem import compress, extract, unpacking
 from hpcgate.filesystem.tus import scripts
-from hpcgate.ssh.files import command_attributes, command_scripts, footing
+from hpcgate.ssh.files import command_attributes, command_scripts, footing, merging, tar_scripts
 from hpcgate.transfers.base import Script
 from hpcgate.transfers.script import job_script
 from tests.ssh.stepping import Shims
@@ -47,9 +48,11 @@ SWAPS = {
     "the directory for another": ("shared/tree", "links"),
     "a directory in it for a link": ("shared/tree/d", "to-precious"),
     "a directory in it for another": ("shared/tree/d", "links"),
+    "a directory in it for one of hers": ("shared/tree/d", "shared/tree/hers"),
     "a file for a link": ("shared/tree/key", "to-key"),
     "what it makes for a link": ("shared/tree/.hpcgate-* shared/.hpcgate-*", "to-precious"),
     "what it makes for another": ("shared/tree/.hpcgate-* shared/.hpcgate-*", "links"),
+    "what it makes for one of hers": ("shared/tree/.hpcgate-*", "shared/tree/hers"),
     "the directory above": ("shared", "above"),
 }
 """What is exchanged for which of the things that the attacker has ready."""
@@ -128,6 +131,13 @@ SCRIPTS: dict[str, Making] = {
 }
 
 
+NAMED = [
+    (name, "a directory in it for one of hers")
+    for name in ("rm", "rm of a directory", "rm job", "rename from there", "mv job")
+]
+"""Whoever has a directory removed by its name has that removed which has the name."""
+
+
 class Scene:
     """What lies where, made anew for each run."""
 
@@ -149,6 +159,8 @@ class Scene:
         (top / "shared" / "tree" / ".hpcgate-upload-whole").mkdir(mode=0o700)
         (top / "shared" / "tree" / "d" / PART / ".hpcgate-content").write_bytes(NEW)
         (top / "mine" / "a.tar").write_bytes(archive("d/key", "d/made", "key"))
+        (top / "shared" / "tree" / "hers").mkdir(mode=0o700)
+        (top / "shared" / "tree" / "hers" / "of-hers").write_bytes(b"hers alone")
         for directory in (precious, top / "mine", top / "shared" / "tree"):
             for path in (directory, *directory.rglob("*")):
                 os.chown(path, NOBODY, NOBODY)
@@ -181,6 +193,11 @@ class Scene:
         for path in (self.precious, *self.precious.rglob("*")):
             info = path.lstat()
             found[str(path)] = (info.st_mode, info.st_ino, path.read_bytes() if path.is_file() else None)
+        # Wherever it is by now.
+        for path in self.top.glob("shared*/**/of-hers"):
+            for name, one in (("hers", path.parent), ("of-hers", path)):
+                info = one.stat()
+                found[name] = (info.st_mode, info.st_ino, one.read_bytes() if one.is_file() else None)
         return found
 
     def came_to_light(self) -> list[str]:
@@ -242,6 +259,39 @@ def test_a_swap_before_any_step_leads_a_script_nowhere_else(scene: Scene, name: 
     making = SCRIPTS[name]
     steps = scene.run(making, "a file for a link", 0, back=False)
     every = 1 if "HPCGATE_ALL_ATTACKS" in os.environ else 16
-    cells = [(swap, at) for swap in SWAPS for at in range(1, steps + 1)]
+    cells = [(swap, at) for swap in SWAPS for at in range(1, steps + 1) if (name, swap) not in NAMED]
     for number, (swap, at) in enumerate(cells[list(SCRIPTS).index(name) % every :: every]):
         scene.run(making, swap, at, back=number % 2 == 1)
+
+
+@pytest.mark.parametrize("name", ["mine/file", "shared/tree/key"])
+def test_a_fifo_in_the_place_of_a_file_holds_nothing_up(scene: Scene, name: str) -> None:
+    """What has been taken before is written in place, by a name that others may have given to something else."""
+    scene.prepare()
+    words, _ = overwrite(scene.top)
+    (scene.top / name).unlink()
+    os.mkfifo(scene.top / name, 0o666)
+    done = subprocess.run(["dash", *words], capture_output=True, timeout=300)
+    assert done.returncode == 1
+    assert b"has just been put somewhere else" in done.stderr
+
+
+BY_NAME = re.compile(r"""(?:<>|>>) *"?(?!/(?:dev|proc/self)/fd/)[$./~][^\n]*""")
+
+
+def test_no_script_opens_for_writing_what_has_a_name_already() -> None:
+    """A shell opens nothing so without making it, be it where a link leads that somebody has just put there."""
+    modules = (
+        command_attributes,
+        command_scripts,
+        footing,
+        compress,
+        extract,
+        unpacking,
+        scripts,
+        merging,
+        tar_scripts,
+    )
+    texts = [text for module in modules for text in vars(module).values() if isinstance(text, str)]
+    texts += [making(Path("/top"))[0][1] for making in SCRIPTS.values() if making is not overwrite]
+    assert [found for text in texts for found in BY_NAME.findall(text)] == []

@@ -154,6 +154,18 @@ def test_no_job_takes_tools_from_where_it_stands(base: Path, shell: str, job: st
     assert not (shared / "caught").exists()
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("job", JOBS)
+def test_no_job_loads_libraries_from_where_it_stands(base: Path, shell: str, job: str) -> None:
+    """Many have an empty part in LD_LIBRARY_PATH; a program that loads what lies there does not start."""
+    for name in ("libc.so.6", "libselinux.so.1", "libacl.so.1"):
+        (base / "shared" / name).write_text("no library")
+    done = Sh(shell, base / "mine").run(
+        JOBS[job](base / "mine" / "source", base / "shared" / "out"), LD_LIBRARY_PATH=":"
+    )
+    assert done.status == 0, done
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_what_a_job_makes_for_itself_leads_nowhere_else(base: Path, job: str) -> None:
     shared, precious = base / "shared", base / "precious"

@@ -62,7 +62,8 @@ def test_account() -> None:
 
 
 @pytest.mark.parametrize(
-    "account", ["a b", "a\nb", "a\n#SBATCH --uid=0", "\t", "a\x00", "a'b", "$(id)", "`id`", "#", "x" * 256]
+    "account",
+    ["a b", "a\nb", "a\n#SBATCH --uid=0", "\t", "a\x00", "a'b", "$(id)", "`id`", "#", "x" * 256, "a,stagein=x@h:/y"],
 )
 def test_account_that_cannot_be(account: str) -> None:
     with pytest.raises(BadRequest, match="Not a valid account"):

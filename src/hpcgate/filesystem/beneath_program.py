@@ -299,6 +299,39 @@ def private(info):
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o022
 
 
+def keeps(holder):
+    """Tell whether nobody but the user and root can put one directory in the place of another there."""
+    return not holder.st_mode & 0o022 and holder.st_uid in (0, os.geteuid())
+
+
+def fresh(fd, directory):
+    """Tell whether a directory is the one that was just made in another: the user's, and empty.
+
+    Who else writes there may have put another of the user's own in its place.
+    """
+    if keeps(os.fstat(directory)):
+        return True
+    try:
+        return os.fstat(fd).st_uid == os.geteuid() and not children(fd)
+    except OSError:
+        return False
+
+
+def staging(directory, name):
+    """Make a directory for the user alone, and return it, open."""
+    os.mkdir(name, 0o700, dir_fd=directory)
+    fd = os.open(name, DIRECTORY, dir_fd=directory)
+    if not fresh(fd, directory) or (os.fstat(fd).st_mode & 0o077 and not keeps(os.fstat(directory))):
+        os.close(fd)
+        raise moved(name)
+    return fd
+
+
+def moved(name):
+    """Return the error for a directory that another one has taken the place of."""
+    return Failed("%s has just been put somewhere else: %s" % (text(name), os.strerror(errno.EACCES)))
+
+
 def reopen(fd, flags):
     """Open again what is open by O_PATH: this very file, whatever its name has come to mean."""
     return os.open("/proc/self/fd/%d" % fd, flags | os.O_CLOEXEC)
@@ -650,7 +683,7 @@ class Request:
         place = present(self.box.entry(self.path().rstrip(b"/")))
         if self.path().endswith(b"/") and place.kind != stat.S_IFDIR:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        remove(place.directory, place.name)
+        remove(place.directory, place.name, {key(place.info)})
 
     def rename(self):
         """Rename."""
@@ -974,35 +1007,37 @@ class Request:
     def unpack(self):
         """Unpack an archive that comes, checked, from the gateway: all of it, or nothing."""
         place = self.box.locate(self.path(), writing=True)
-        fresh = place.info is None
-        if fresh:
+        missing = place.info is None
+        if missing:
             place = self.box.entry(self.path())
         elif place.kind != stat.S_IFDIR:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        parent, parts = (place.directory, place.above) if fresh else (place.fd, place.parts)
+        parent, parts = (place.directory, place.above) if missing else (place.fd, place.parts)
         temporary, mark = raw(self.get("temporary")), raw(self.get("mark"))
-        os.mkdir(temporary, 0o777, dir_fd=parent)
+        own = set()
         try:
-            stage = os.open(temporary, DIRECTORY, dir_fd=parent)
+            stage = staging(parent, temporary)
+            own.add(key(os.fstat(stage)))
             self.say(b"ready\n")
             try:
                 with opened(None, "r|", fileobj=self.source) as tar:
                     # Links are checked for where they will be.
-                    Unpacking(self.box, stage, place.parts if fresh else parts).unpack(tar)
+                    Unpacking(self.box, stage, place.parts if missing else parts).unpack(tar)
             except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
                 raise Failed("tar: %s" % error) from None
             try:
                 os.unlink(mark, dir_fd=stage)
             except FileNotFoundError:
                 raise Failed("tar: the archive is not whole") from None
-            if fresh:
+            if missing:
+                open_up(stage, mark)
                 os.rename(temporary, place.name, src_dir_fd=parent, dst_dir_fd=parent)
                 return
             # What cannot be merged is found before anything is.
             merge(stage, parent, b".", False)
             merge(stage, parent, b".", True)
         finally:
-            clear_up(parent, temporary)
+            clear_up(parent, temporary, own)
 
     def copy(self):
         """Copy a file or a tree, into the target if that is a directory."""
@@ -1019,7 +1054,8 @@ class Request:
         if merging and source.kind != stat.S_IFDIR:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if merging:
-            copying.tree(source.fd, source.info, target.fd, source.parts, target.parts)
+            settle = copying.is_settled(target.directory, target.info)
+            copying.tree(source.fd, source.info, target.fd, source.parts, target.parts, settle=settle)
         else:
             if target.kind not in (0, stat.S_IFREG, stat.S_IFLNK):
                 raise Failed("cp: '%s': Not a regular file" % text(real(target.parts)))
@@ -1037,7 +1073,7 @@ class Request:
                 sys.exit(1)
             os.rename(hidden, target.name, src_dir_fd=target.directory, dst_dir_fd=target.directory)
         except BaseException:
-            clear_up(target.directory, hidden)
+            clear_up(target.directory, hidden, copying.made)
             raise
 
     def _destination(self, source, follow):
@@ -1068,7 +1104,7 @@ class Request:
             if error.errno != errno.EXDEV:
                 raise
         self._copy_to(Copying(self, None), source, target)
-        remove(source.directory, source.name)
+        remove(source.directory, source.name, {key(source.info)})
 
 
 OPERATIONS = {
@@ -1241,8 +1277,14 @@ def _beneath(top, names, parts, complain, box, above):
             os.close(fd)
 
 
-def remove(directory, name):
-    """Remove what has a name in a directory, and all beneath it, following nothing."""
+def remove(directory, name, own=None):
+    """Remove what has a name in a directory, and all beneath it, following nothing.
+
+    Args:
+        directory: The directory.
+        name: The name.
+        own: Of directories, only what is in these (`key`) is removed; None is whatever has the name.
+    """
     try:
         os.unlink(name, dir_fd=directory)
         return
@@ -1253,6 +1295,8 @@ def remove(directory, name):
             raise
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
+        if own is not None and key(os.fstat(fd)) not in own:
+            raise moved(name)
         for inner in os.listdir(fd):
             try:
                 remove(fd, os.fsencode(inner))
@@ -1263,20 +1307,40 @@ def remove(directory, name):
     os.rmdir(name, dir_fd=directory)
 
 
-def clear_up(directory, name):
-    """Remove what was made for the time being; a signal meanwhile counts only after that. No second one does."""
+def clear_up(directory, name, own=()):
+    """Remove what was made for the time being; a signal meanwhile counts only after that. No second one does.
+
+    Args:
+        directory: The directory where it was made.
+        name: Its name, which others who write there may have given to something else.
+        own: The directories that were made (`key`).
+    """
     try:
-        _clear_up(directory, name)
+        _clear_up(directory, name, own)
     except Ended:
-        _clear_up(directory, name)
+        _clear_up(directory, name, own)
         raise
 
 
-def _clear_up(directory, name):
+def _clear_up(directory, name, own):
     try:
-        remove(directory, name)
+        remove(directory, name, own)
     except FileNotFoundError:
         pass
+    except Failed:
+        # One that was made, but not entered yet, is empty still.
+        try:
+            os.rmdir(name, dir_fd=directory)
+        except OSError:
+            pass
+
+
+def open_up(stage, name):
+    """Give a directory of the user's alone the mode that a new one would have there, as one in it tells by its own."""
+    os.mkdir(name, 0o777, dir_fd=stage)
+    mode = stat.S_IMODE(os.stat(name, dir_fd=stage, follow_symlinks=False).st_mode)
+    os.rmdir(name, dir_fd=stage)
+    os.chmod(b"/proc/self/fd/%d/." % stage, mode)
 
 
 def adopt(new, place):
@@ -1453,6 +1517,10 @@ class Unpacking:
             tar.members = []
         for names, member in reversed(directories):
             fd = self._walk(names, member.name, False)
+            if key(os.fstat(fd)) not in self._made:
+                # Others who write there have put another one in its place.
+                os.close(fd)
+                continue
             reading = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
             found = stat.S_IMODE(os.fstat(reading).st_mode)
             # Where new files inherit an access control list, the umask does not count, but what the list has left.
@@ -1501,11 +1569,13 @@ class Unpacking:
         except FileExistsError:
             new = False
         fd = self._open(directory, name, shown)
-        made = key(os.fstat(fd))
-        os.close(fd)
-        if new:
-            self._made.add(made)
-        return made in self._made
+        try:
+            found = key(os.fstat(fd))
+            if new and fresh(fd, directory):
+                self._made.add(found)
+        finally:
+            os.close(fd)
+        return found in self._made
 
     def _one(self, tar, member, directory, names):
         name = names[-1]
@@ -1694,7 +1764,12 @@ class Copying:
     def __init__(self, request, box):
         self._request = request
         self._box = box
-        self._made = set()
+        self.made = set()
+
+    @staticmethod
+    def is_settled(above, info):
+        """Tell whether a directory that was there is the user's, and nobody else could have put it there."""
+        return info.st_uid == os.geteuid() and keeps(os.fstat(above))
 
     def one(self, fd, info, directory, name, parts, target):
         """Copy one file or tree to a new name."""
@@ -1717,8 +1792,10 @@ class Copying:
         elif kind == stat.S_IFDIR:
             os.mkdir(name, 0o700, dir_fd=directory)
             new = os.open(name, DIRECTORY, dir_fd=directory)
-            self._made.add(key(os.fstat(new)))
             try:
+                if not fresh(new, directory):
+                    raise moved(name)
+                self.made.add(key(os.fstat(new)))
                 self.tree(fd, info, new, parts, [*target, name])
             finally:
                 os.close(new)
@@ -1727,8 +1804,8 @@ class Copying:
         else:
             raise Failed("cp: '%s': Not a regular file" % text(real(parts)))
 
-    def tree(self, fd, info, directory, parts, target, above=()):
-        """Copy all in a directory into another."""
+    def tree(self, fd, info, directory, parts, target, above=(), settle=True):
+        """Copy all in a directory into another, and then its mode and the like if asked."""
         above = {key(info), *above}
         for name in children(fd):
             here = [*parts, name]
@@ -1744,7 +1821,7 @@ class Copying:
                     os.close(inner)
                     os.close(other.directory)
                     inner, found, there = other.fd, other.info, other.parts
-                if key(found) in self._made:
+                if key(found) in self.made:
                     continue
                 if stat.S_ISDIR(found.st_mode) and key(found) in above:
                     raise Failed("cp: '%s': Too many levels of symbolic links" % text(real(here)))
@@ -1753,6 +1830,8 @@ class Copying:
                 self._complain(here, error)
             finally:
                 os.close(inner)
+        if not settle:
+            return
         reading = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         self._attributes(fd, info, reading)
         os.close(reading)
@@ -1761,12 +1840,15 @@ class Copying:
         if stat.S_ISDIR(info.st_mode):
             try:
                 os.mkdir(name, 0o700, dir_fd=directory)
+                was = False
             except FileExistsError:
-                pass
+                was = True
             new = os.open(name, DIRECTORY, dir_fd=directory)
-            self._made.add(key(os.fstat(new)))
             try:
-                self.tree(fd, info, new, parts, [*target, name], above)
+                found = os.fstat(new)
+                settle = self.is_settled(directory, found) if was else fresh(new, directory)
+                self.made.add(key(found))
+                self.tree(fd, info, new, parts, [*target, name], above, settle)
             finally:
                 os.close(new)
             return

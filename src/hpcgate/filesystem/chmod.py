@@ -38,10 +38,13 @@ class Chmod(Operation):
         """Set an octal mode directly, leave a symbolic one to chmod."""
         path, mode = self.parameters.source_path, self.parameters.mode
         zone = await zone_of(session)
-        if _OCTAL.fullmatch(mode) and int(mode, 8) <= 0o7777:
-            await self._set(session, path, mode)
-        else:
-            await stand_and(session, CHMOD, "chmod", path, path, mode, otherwise=BadRequest)
+        try:
+            if _OCTAL.fullmatch(mode) and int(mode, 8) <= 0o7777:
+                await self._set(session, path, mode)
+            else:
+                await stand_and(session, CHMOD, "chmod", path, path, mode, otherwise=BadRequest)
+        finally:
+            session.node.view(session.username).footings.forget()
         return await file_at(session, path, zone)
 
     async def _set(self, session: Session, path: bytes, mode: str) -> None:

@@ -39,7 +39,10 @@ class Chown(Operation):
         _check("group", group)
         if owner or group:
             wanted = f"{owner}:{group}" if group else owner
-            await stand_and(session, CHOWN, "chown", path, path, wanted, otherwise=BadRequest)
+            try:
+                await stand_and(session, CHOWN, "chown", path, path, wanted, otherwise=BadRequest)
+            finally:
+                session.node.view(session.username).footings.forget()
         return await file_at(session, path, zone)
 
 

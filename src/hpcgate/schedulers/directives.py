@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 # Whichever scheduler it is: sbatch reads the lines of PBS and LSF, too.
 _LINE = re.compile(r"[ \t]*:?#:?(SBATCH|PBS|BSUB)(.*)", re.DOTALL)
 _MARK = re.compile(r"#:?(SBATCH|PBS|BSUB)")
+# Burst buffers take files in and out as these lines say, before and behind the job (burst_buffer.conf(5)).
+_STAGING = re.compile(r"[ \t]*#(BB|DW)")
 # PBS goes on in the next line behind a backslash, whatever blanks follow it.
 _CONTINUED = re.compile(r"\\[^\S\n]*\n")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -103,6 +105,8 @@ def _shown(line: str) -> str:
 
 def _options_of(line: str, known: Directives) -> Iterator[tuple[str, str]]:
     """Yield the options of a line, those that it has in one reading only among them."""
+    if _STAGING.match(line):
+        raise Unchecked(_shown(line))
     if _MARK.search(line) is None:
         return
     if len(line) > _LONGEST or _CONTROL.search(line):

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 
 from hpcgate.errors import BadRequest
 from hpcgate.ssh.commands.ending import ENDING
-from hpcgate.ssh.commands.quoting import WHOLE_PATH
+from hpcgate.ssh.commands.quoting import WHOLE_PATHS
 from hpcgate.ssh.files.footing import ENTER
 from hpcgate.ssh.files.remote_path import RemotePath
 from hpcgate.transfers.base import Script
 
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
-# Lone surrogates, which stand for bytes that are not UTF-8, are in names of files only.
-_ACCOUNT = re.compile(r"[^\s\x00-\x1f\x7f\"'\\`$#\ud800-\udfff]{1,255}")
+# Lone surrogates, which stand for bytes that are not UTF-8, are in names of files only. Behind a comma another
+# attribute would begin where a site has ``#PBS -W group_list={account}``, and stage files in and out.
+_ACCOUNT = re.compile(r"[^\s\x00-\x1f\x7f\"'\\`$#,\ud800-\udfff]{1,255}")
 _UNSET = re.compile(r"[\x00-\x1f\x7f\\]")
 _SET_APART = frozenset((*range(0x20), ord("\\"), *range(0x7F, 0x100)))
 
 PREAMBLE = (
-    WHOLE_PATH
+    WHOLE_PATHS
     + """
 LC_ALL=C.UTF-8
 export LC_ALL

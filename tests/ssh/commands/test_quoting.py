@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import hpcgate
 from hpcgate.errors import BadRequest
-from hpcgate.ssh.commands.quoting import MAX_LINE, Steering, called, opening, shell_line
+from hpcgate.ssh.commands.quoting import MAX_LINE, WHOLE_PATHS, Steering, called, opening, shell_line
 from tests.sites.shells import shell_program
 
 AWKWARD = st.text(alphabet="'\"\\ $`!*?~{}()<>|&;#%^\n\r\ta-=é\U0001f600\udcff[]@:/").map(
@@ -80,6 +80,57 @@ def test_no_program_is_taken_from_where_a_command_stands(given: str, shell: str,
     assert begin is not None
     assert done.stdout[begin[0] :].decode().rstrip(":") == PATHS[given].rstrip(":")
     assert not (tmp_path / "ran").exists()
+
+
+LISTS = [
+    ("LD_LIBRARY_PATH", "/opt/x:", "/opt/x"),
+    ("LD_LIBRARY_PATH", ":", ""),
+    ("LD_LIBRARY_PATH", ":/a b;;/c;./d:e/f:.", "/a b:/c"),
+    ("LD_AUDIT", "./libaudit.so:x/y.so", ""),
+    ("LOCPATH", "locale:/opt/locale", "/opt/locale"),
+    ("GCONV_PATH", "./x", ""),
+    ("PERL5LIB", ".:/opt/perl:lib", "/opt/perl"),
+    ("PERLLIB", "lib", ""),
+    ("PYTHONPATH", ":/opt/python", "/opt/python"),
+    ("FPATH", "functions", ""),
+    ("HOME", "as it is:", "as it is:"),
+]
+"""A list of directories, what a user has in it, and what commands have of that."""
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox", "ksh93"])
+@pytest.mark.parametrize(("name", "given", "left"), LISTS)
+def test_no_library_is_taken_from_where_a_command_stands(
+    name: str, given: str, left: str, shell: str, tmp_path: Path
+) -> None:
+    """What lies there is no library: a program for which the loader finds it there does not begin."""
+    program = [shell_program(shell), *(["sh"] if shell == "busybox" else [])]
+    line = shell_line(
+        [
+            "sh",
+            "-c",
+            f'printf %s "${{{name}-unset}}|${{LD_PRELOAD-unset}}"; cd "$1" && /usr/bin/env pwd',
+            "sh",
+            tmp_path.as_posix(),
+        ]
+    )
+    script = shlex.split(line.decode())[3]
+    for library in ("libc.so.6", "libselinux.so.1", "ld-linux.so.2"):
+        (tmp_path / library).write_text("no library\n")
+    done = subprocess.run(
+        [*program, "-c", script], capture_output=True, env={"PATH": "/usr/bin:/bin", name: given}, cwd="/", check=True
+    )
+    begin = opening(done.stdout)
+    assert begin is not None
+    assert done.stdout[begin[0] :].decode() == f"{left}|unset{tmp_path}\n"
+
+
+def test_of_what_is_loaded_before_only_names_and_whole_paths_are_left() -> None:
+    script = WHOLE_PATHS + "printf %s $LD_PRELOAD"
+    given = "LD_PRELOAD='libm.so.6 ./x.so:/opt/y.so  a/z.so:'; "
+    assert (
+        subprocess.run(["sh", "-c", given + script], capture_output=True, check=True).stdout == b"libm.so.6:/opt/y.so"
+    )
 
 
 def test_locale_and_environment() -> None:

@@ -39,5 +39,6 @@ OPTIONS = Directives(
     words=frozenset({"hetjob", "packjob"}),
     # With a slash it is a file that sbatch reads the names of nodes from, and shows what it does not know.
     forbidden={"nodelist": "/", "exclude": "/"},
-    guides=("SBATCH_", "SLURM_", "SALLOC_", "SRUN_", "PBS_"),
+    # By those that begin with an underscore plug-ins get their options (spank(7)).
+    guides=("SBATCH_", "SLURM_", "_SLURM_", "SALLOC_", "SRUN_", "PBS_"),
 )  # fmt: skip

@@ -38,6 +38,19 @@ WHOLE_PATH = (
 )
 """Takes from PATH what is empty or no whole path: there a script would find, where it stands, tools of whoever writes
 there. Scripts that begin with `KEEPING_FUNCTIONS` see to that themselves, as what they execute is to have all of it."""
+_LISTS = "PATH LD_LIBRARY_PATH LD_PRELOAD LD_AUDIT LOCPATH GCONV_PATH PERL5LIB PERLLIB PYTHONPATH FPATH"
+WHOLE_PATHS = (
+    f"set -f;for _hpcgate_list in {_LISTS};do eval _hpcgate_old='$'$_hpcgate_list;"
+    "case :$_hpcgate_old in :)continue;;esac;_hpcgate=;"
+    'case $_hpcgate_list in LD_LIBRARY_PATH)IFS=":;";;LD_PRELOAD)IFS=": ";;*)IFS=:;;esac;'
+    "for _hpcgate_part in $_hpcgate_old;do case $_hpcgate_list:$_hpcgate_part in *:/*);;"
+    # The loader looks for a mere name where it looks for libraries.
+    "*:*/*|*:)continue;;LD_[PA]*);;*)continue;;esac;_hpcgate=$_hpcgate${_hpcgate:+:}$_hpcgate_part;done;"
+    "unset IFS;eval $_hpcgate_list='$'_hpcgate;done;set +f;"
+    "unset _hpcgate _hpcgate_part _hpcgate_list _hpcgate_old;"
+)
+"""Does as `WHOLE_PATH` with each list of directories that programs are made of: an empty part of LD_LIBRARY_PATH, which
+many have, is the directory where a program is started (ld.so(8)), too."""
 # What every system has is found even where a start-up file leaves no PATH, behind what the user has.
 _FIND = "case :$PATH: in *:/usr/bin:*);;*)PATH=$PATH${PATH:+:}/usr/bin:/bin;export PATH;;esac;"
 # What start-up files left running with the same input may read it, too (proc(5); what has started it is this process
@@ -144,7 +157,7 @@ def shell_line(
     unset = _MISLEADING + ("" if without is None else without.unsetting())
     first = "".join(f"{as_text(directory)}:" for directory in path)
     if not texts[2:] or not texts[2].startswith(KEEPING_FUNCTIONS):
-        unset += WHOLE_PATH
+        unset += WHOLE_PATHS
     find = f"{_FIND}PATH={shlex.quote(first)}$PATH;" if first else _FIND
     feed = _FEED.format(word=word) if fed else ""
     apart = _APART.format(word=word)

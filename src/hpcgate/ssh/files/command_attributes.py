@@ -65,7 +65,8 @@ exec rm -r --interactive=never -- "./$base"
 """
 )
 # chmod(1) follows a link in the last place. Where nobody else can put one there, a name is good enough; elsewhere a
-# file is held open, and seen to be what the name stands for. What can neither be read nor written cannot be held open.
+# file is held open, and seen to be what the name stands for. What cannot be read is not: a shell opens nothing for
+# writing without making it, be it where a link leads that has just been put there.
 CHMOD = (
     ENTER
     + CUT_OFF
@@ -86,9 +87,8 @@ case ${holder#* } in
       exec chmod -- "$2" "./$base"
     fi ;;
 esac
-if [ -p "./$base" ]; then exec 4<>"./$base" || exit 1
-elif [ -r "./$base" ] && { [ -f "./$base" ] || [ -d "./$base" ]; }; then exec 4<"./$base" || exit 1
-elif [ -w "./$base" ] && [ -f "./$base" ]; then exec 4>>"./$base" || exit 1
+if [ -r "./$base" ] && { [ -f "./$base" ] || [ -d "./$base" ]; }; then
+  exec 4<"./$base" || exit 1
 else
   # It can be given a second name, in a directory of the user's alone.
   [ -O "./$base" ] && [ ! -d "./$base" ] && [ ! -L "./$base" ] && [ -w . ] ||

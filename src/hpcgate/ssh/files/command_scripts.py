@@ -113,9 +113,10 @@ shut() {
     blank=$(mktemp -- "$1.XXXXXXXX") || exit 1
     mv -nT -- "$blank" "$1"
     if [ -e "$blank" ]; then rm -f -- "$blank"; echo "File exists" >&2; exit 1; fi
-    exec 4<>"$1"
-    # Others who write in the directory may have put something else there meanwhile.
+    # Others who write in the directory may have put something else there meanwhile: to read is to make nothing there.
+    exec 4<"$1"
     [ "$(stat -L -c '%f %u %h %s' /dev/fd/4)" = "8180 $(id -u) 1 0" ] || { echo "File exists" >&2; exit 1; }
+    exec 4<>/proc/self/fd/4
   else
     set -C
     exec 4>"$1"
@@ -196,8 +197,9 @@ overwrite() {{
 t=./$1
 path=$2
 clear_up() {{ drop; }}
-exec 5<"$2" 6<"$t"
-[ -f /dev/fd/6 ] && [ "$(stat -L -c %d:%i /dev/fd/5)" = "$3" ] &&
+# A FIFO that is there by now would hold it up.
+[ -f "$2" ] && [ -f "$t" ] && exec 5<"$2" 6<"$t" &&
+  [ -f /dev/fd/6 ] && [ "$(stat -L -c %d:%i /dev/fd/5)" = "$3" ] &&
   [ "$(stat -L -c %d:%i /dev/fd/6)" = "$(stat -c %d:%i -- "$t")" ] ||
   {{ echo "$5 {MOVED}: Permission denied" >&2; exit 1; }}
 was=$(stat -L -c %s /dev/fd/6) || exit 1

@@ -87,7 +87,11 @@ _REASONS: dict[int, tuple[str, type[GatewayError]]] = {
 _MAKESHIFT = re.compile(re.escape(HIDDEN) + r"|['\"\u2018 ](?:\.{1,2}/|/dev/fd/)|: write error: ")
 _NUMBERS = {text: number for number, (text, _) in _REASONS.items()} | {
     # A shell's word for a command that SIGXFSZ ended, where a start-up file has set ulimit -f.
-    "File size limit exceeded": errno.EFBIG
+    "File size limit exceeded": errno.EFBIG,
+    # dash's words (error.c, errmsg) where what is opened is not there, or what it is made in.
+    "No such file": errno.ENOENT,
+    "Directory nonexistent": errno.ENOENT,
+    "directory nonexistent": errno.ENOENT,
 }
 _ENDING = re.compile("(" + "|".join(re.escape(text) for text in _NUMBERS) + r")\)?$")
 

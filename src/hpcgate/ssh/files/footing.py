@@ -217,20 +217,27 @@ class Footings:
     Attributes:
         self: Who the user is, None until it is known; at first by whose the home directory is. Were that not the
             user, its owner could still do there as they like.
+        turn: How often all was forgotten.
     """
 
     def __init__(self) -> None:
         self.self: Self | None = None
         self._asked = False
         self._known = Recent[bytes, Footing](MAX_REMEMBERED)
+        self.turn = 0
 
     def get(self, directory: bytes) -> Footing | None:
         """Return what is known of a directory."""
         return self._known.get(directory)
 
-    def keep(self, footing: Footing) -> None:
-        """Remember one that is fixed; any other may change at any time."""
-        if footing.fixed:
+    def forget(self) -> None:
+        """Remember nothing of what was known, or is being looked at: the user has changed who may write somewhere."""
+        self._known = Recent[bytes, Footing](MAX_REMEMBERED)
+        self.turn += 1
+
+    def keep(self, footing: Footing, turn: int) -> None:
+        """Remember one that is fixed, as it was looked at in a turn; any other may change at any time."""
+        if footing.fixed and turn == self.turn:
             self._known.keep(footing.real, footing, monotonic() + LASTS)
 
     async def who(self, runner: Runner) -> Self:
@@ -247,7 +254,7 @@ class Footings:
             self._asked = True
         return self.self or Self()
 
-    async def judge(self, runner: Runner, real: bytes, steps: Sequence[Step]) -> Footing:
+    async def judge(self, runner: Runner, real: bytes, steps: Sequence[Step], turn: int) -> Footing:
         """Say how safe a directory is, and remember it; who the user is, is asked only if it depends on that."""
         me = self.self or Self()
         footing = judge(real, steps, me)
@@ -257,7 +264,7 @@ class Footings:
         strict = judge(real, steps, Self(me.uid))
         if strict != footing and await self._any_listed(runner, real, steps, me):
             footing = strict
-        self.keep(footing)
+        self.keep(footing, turn)
         return footing
 
     async def _any_listed(self, runner: Runner, real: bytes, steps: Sequence[Step], me: Self) -> bool:

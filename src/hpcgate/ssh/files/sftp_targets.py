@@ -68,7 +68,7 @@ class SftpTargets:
         known = footings.get(directory)
         if known is not None:
             return known
-        real = directory
+        real, turn = directory, footings.turn
         for _ in range(_ATTEMPTS):
             if b".." in real.split(b"/"):
                 real = await resolve(self._runner, real)
@@ -89,7 +89,7 @@ class SftpTargets:
                 if stat.S_ISLNK(steps[-1].mode):
                     break
             else:
-                return await footings.judge(self._runner, paths[-1], steps)
+                return await footings.judge(self._runner, paths[-1], steps, turn)
             real = await resolve(self._runner, real)
         return Footing(real, fixed=False, kept=False)
 
