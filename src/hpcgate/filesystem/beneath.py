@@ -20,9 +20,14 @@ MISSING = 127
 """Its exit status where there is no Python for it."""
 WHAT = "Python 3.6 or later (python3), which checks paths under a policy rule that has any"
 
-_LAUNCHER = """\
+# Mostly there is a name with the version beside the name without (python3, python3.11), which spares a start of Python.
+LAUNCHER = """\
 for p in /usr/bin/python3 /usr/libexec/platform-python python3; do
-  command -v "$p" >/dev/null 2>&1 && "$p" -I -S -c 'import sys; sys.exit(sys.version_info < (3, 6))' </dev/null &&
+  command -v "$p" >/dev/null 2>&1 || continue; new=
+  case $p in /*)
+    for q in "$p"*; do case $q in *3.[6-9]|*3.[1-9][0-9]) [ "$p" -ef "$q" ] && new=1 ;; esac; done 2>/dev/null ;;
+  esac
+  [ -n "$new" ] || "$p" -I -S -c 'import sys; sys.exit(sys.version_info < (3, 6))' </dev/null || continue
   exec "$p" -I -S -c 'import sys; exec(compile(sys.stdin.buffer.read(int(sys.argv[1])), "hpcgate", "exec"))' "$1"
 done
 exit 127
@@ -80,7 +85,7 @@ class Beneath:
 
     def _begin(self, do: str, words: str, parameters: dict[str, Any]) -> tuple[list[str | bytes], bytes]:
         line = request(self.grant, do, words, **parameters).encode() + b"\n"
-        return ["sh", "-c", _LAUNCHER, words.partition(":")[0], str(len(PROGRAM))], PROGRAM + line
+        return ["sh", "-c", LAUNCHER, words.partition(":")[0], str(len(PROGRAM))], PROGRAM + line
 
     async def run(
         self, do: str, words: str, *, limit: int | None = None, timeout: float | None = None, **parameters: Any

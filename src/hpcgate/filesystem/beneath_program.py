@@ -15,7 +15,6 @@ It ends with status 0; with 1 and the words of an error; or with 77 and why the 
 
 import errno
 import grp
-import hashlib
 import json
 import os
 import pwd
@@ -24,11 +23,10 @@ import resource
 import signal
 import stat
 import struct
-import subprocess
 import sys
-import tarfile
-import tempfile
 import time
+
+# What few requests need is imported where it is used: half of the time that one takes would be spent on that.
 
 DENIED = 77
 OBJECT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -45,7 +43,6 @@ LIST_ENTRY = struct.Struct("<HHI")
 """Of a list as the kernel keeps it behind four bytes of version: what it is for, rights, user or group."""
 LIST_OWNER, LIST_GROUP, LIST_MASK, LIST_OTHER = 0x01, 0x04, 0x10, 0x20
 MAX_HEADER = 1024 * 1024
-LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 PRIVATE = re.compile(rb"\.hpcgate-upload-[0-9a-f]{32}\Z")
 NOT_REGULAR = "Not a regular file"
 UNTRUSTED = "is a symbolic link of somebody else's where others may write; it is not followed for writing"
@@ -584,6 +581,8 @@ class Request:
 
     def checksum(self):
         """Say the SHA-256 of a file."""
+        import hashlib
+
         fd = regular(self.box.locate(self.path()))
         digest = hashlib.sha256()
         while True:
@@ -608,6 +607,8 @@ class Request:
 
     def _tool(self, place, argv):
         """Run a tool on what is held open."""
+        import subprocess
+
         name = "/proc/self/fd/%d" % place.fd
         try:
             done = subprocess.Popen(
@@ -888,6 +889,8 @@ class Request:
             new.publish(False)
 
     def _pack(self, place, sink, compression, hidden):
+        import tarfile
+
         base = [] if self.get("pattern") and place.kind == stat.S_IFDIR else [place.name]
         wanted = None
         if self.get("pattern"):
@@ -922,6 +925,8 @@ class Request:
             self.complain(words)
 
     def _add(self, tar, name, fd, info, link, seen):
+        import tarfile
+
         entry = tarfile.TarInfo(text(name))
         entry.mode = stat.S_IMODE(info.st_mode)
         entry.uid, entry.gid, entry.mtime = info.st_uid, info.st_gid, int(info.st_mtime)
@@ -961,16 +966,11 @@ class Request:
 
     def _matching(self, place):
         """Return the names beneath a place that find says match; it prints names, and follows nothing."""
+        import subprocess
+
         inside = place.kind == stat.S_IFDIR
-        argv = [
-            "find",
-            "." if inside else "./" + text(place.name),
-            "-type",
-            "f",
-            "-regex",
-            self.get("pattern"),
-            "-print0",
-        ]
+        top = "." if inside else "./" + text(place.name)
+        argv = ["find", top, "-type", "f", "-regex", self.get("pattern"), "-print0"]
         directory = place.fd if inside else place.directory
         done = subprocess.Popen(
             [raw(word) for word in argv],
@@ -988,6 +988,8 @@ class Request:
 
     def extract(self):
         """Unpack an archive into a directory."""
+        import tarfile
+
         source = regular(self.box.locate(self.path()))
         target = present(self.box.locate(self.path("target"), writing=True))
         if target.kind != stat.S_IFDIR:
@@ -1006,6 +1008,8 @@ class Request:
 
     def unpack(self):
         """Unpack an archive that comes, checked, from the gateway: all of it, or nothing."""
+        import tarfile
+
         place = self.box.locate(self.path(), writing=True)
         missing = place.info is None
         if missing:
@@ -1151,36 +1155,47 @@ def key(info):
     return info.st_dev, info.st_ino
 
 
-class Member(tarfile.TarInfo):
-    """A member of an archive, whose long names and attributes are read only as far as any system would take them.
+def member_class():
+    """Return the class of an archive's members."""
+    import tarfile
 
-    Where a header behind the first one makes no sense or is cut short, tarfile takes that for the archive's end.
-    """
+    long_names = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+    long = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *long_names)
 
-    @classmethod
-    def fromtarfile(cls, tar):
-        """Read the next member."""
-        try:
-            return super().fromtarfile(tar)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
-            raise Failed("tar: the archive is damaged: %s" % error) from None
+    class Member(tarfile.TarInfo):
+        """A member of an archive, whose long names and attributes are read only as far as any system would take them.
 
-    def _block(self, count):
-        if count < 0:
-            raise Failed("tar: the archive is damaged: a size is negative")
-        return super()._block(count)
+        Where a header behind the first one makes no sense or is cut short, tarfile takes that for the archive's end.
+        """
 
-    def _proc_member(self, tar):
-        if self.size < 0 or (self.type in LONG and self.size > MAX_HEADER):
-            raise Failed("tar: a header of the archive is too large")
-        return super()._proc_member(tar)
+        @classmethod
+        def fromtarfile(cls, tar):
+            """Read the next member."""
+            try:
+                return super().fromtarfile(tar)
+            except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+                raise Failed("tar: the archive is damaged: %s" % error) from None
+
+        def _block(self, count):
+            if count < 0:
+                raise Failed("tar: the archive is damaged: a size is negative")
+            return super()._block(count)
+
+        def _proc_member(self, tar):
+            if self.size < 0 or (self.type in long and self.size > MAX_HEADER):
+                raise Failed("tar: a header of the archive is too large")
+            return super()._proc_member(tar)
+
+    return Member
 
 
 def opened(*arguments, **named):
     """Open an archive; names may be any bytes."""
+    import tarfile
+
     how = {"encoding": "utf-8", "errors": "surrogateescape", "format": tarfile.GNU_FORMAT, "bufsize": BLOCK}
     try:
-        return tarfile.open(*arguments, tarinfo=Member, **how, **named)
+        return tarfile.open(*arguments, tarinfo=member_class(), **how, **named)
     except tarfile.CompressionError as error:
         raise Failed("tar: the login node's python3 cannot: %s" % error) from None
 
@@ -1404,6 +1419,8 @@ def stays(place, how):
 
 def staged(directory):
     """Return a new file without a name: in a directory or, where none can be made, at home or among temporary files."""
+    import tempfile
+
     for path in ("/proc/self/fd/%d" % directory, os.path.expanduser("~"), "/tmp"):
         try:
             return tempfile.TemporaryFile(dir=path, buffering=BLOCK)
