@@ -199,7 +199,7 @@ async def test_what_one_user_says_of_a_server_is_nobody_elses(monkeypatch: pytes
         asked.append((history, express))
         return ["qstat"]
 
-    monkeypatch.setattr(it.tools, "run", run)
+    monkeypatch.setattr(it, "_run", run)
     with pytest.raises(CommandFailed):
         await it._qstat(ALICE, command)
     asked.clear()

@@ -117,7 +117,7 @@ def test_sigterm_ends_what_blocks_the_loop_while_it_is_opened() -> None:
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=600)
         assert process.returncode == -signal.SIGTERM
-        assert "ended by a signal while opening the gateway, in <string>:9 (blocking) < " in said
+        assert "ended by a signal while opening the gateway, in <string>:10 (blocking) < " in said
     finally:
         process.kill()
         process.communicate()
