@@ -104,7 +104,8 @@ async def test_a_file_that_changes(
     file.write_text("bert\n")
     assert (await it.principal(text)).username == "bert3"
     file.unlink()
-    assert (await it.principal(text)).username == "bert3"
+    for _ in range(3):
+        assert (await it.principal(text)).username == "bert3"
     told = [event["reason"] for event in logs if event["event"] == "names.failed"]
     assert told == ["line 1 is not a value and a name", "FileNotFoundError"]
     file.write_text("anna anna\n")
