@@ -260,6 +260,8 @@ def test_which_job_was_submitted(printed: str, queue: list[Candidate], wanted: s
         ("sbatch: Job 579 to start at 1798131600 using 1 processors on nodes vm in partition part01", 1798131600),
         ("sbatch: Job 579 to start at 1798131600 a using 1 processors on nodes vm in partition part01", 1798131600),
         ("sbatch: Job 194 to start at 2026-11-22T21:05:34 a using 1 processors on nodes vm in partition part01", None),
+        # 22.05, behind twenty jobs without a time limit.
+        ("sbatch: Job 239 to start at 5091332283979 using 1 processors on nodes vm in partition part01", None),
     ],
 )
 def test_what_sbatch_expects_is_read(printed: str, start: int | None) -> None:

@@ -238,16 +238,22 @@ _EXPECTED = re.compile(
 )
 
 
+_LAST_START = 253402300799
+"""Unix seconds: the end of the year 9999. Behind jobs without a time limit Slurm expects a start many thousand years
+later, which is a date that most programs cannot read, and says that none is expected."""
+
+
 def parse_test(said: "Said", job: JobDescription) -> DryRun:
     """Return what sbatch expects of a job."""
     match = _EXPECTED.search(said.words)
     if match is None:
         return DryRun(job.script, options(job), tested=True, warnings=said.remarks)
+    start = values.integer(match["start"])
     return DryRun(
         job.script,
         options(job),
         tested=True,
-        start=values.integer(match["start"]),
+        start=None if start is None or start > _LAST_START else start,
         nodes=match["nodes"],
         partition=match["partition"],
         processors=values.integer(match["processors"]),
