@@ -165,18 +165,23 @@ def main() -> None:
         gateway = cluster.start_gateway(cluster.write_gateway_config(cluster.directory / "gateway.yaml"))
         trial = Trial(cluster, gateway, cluster.user("alice"), options.jobs)
         chance = random.Random(1)
-        for _ in range(options.rounds):
+        for number in range(options.rounds):
             trial.round(chance)
+            # What breaks off a later round leaves those before it.
+            options.output.write_text(page(trial.rows(), number + 1))
         gateway.stop()
-    rows = trial.rows()
     table = Table(*COLUMNS)
-    for row in rows:
+    for row in trial.rows():
         table.add_row(*row)
     Console().print(table)
-    lines = ["# Many jobs at a time", "", *description("benchmarks.bulk"), f"{options.rounds} rounds; medians", ""]
+
+
+def page(rows: list[list[str]], rounds: int) -> str:
+    """Return the table of so many rounds as a page."""
+    lines = ["# Many jobs at a time", "", *description("benchmarks.bulk"), f"{rounds} rounds; medians", ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
-    options.output.write_text("\n".join([*lines, ""]))
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":
