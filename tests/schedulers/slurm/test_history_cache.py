@@ -100,3 +100,14 @@ def test_it_can_be_switched_off_and_is_bounded(clock: list[float], monkeypatch: 
     for number in range(10):
         past.put(f"user{number}", MINE, RUNNING, PAST)
     assert [past.known(f"user{number}", MINE) for number in range(10)] == [False] * 7 + [True] * 3
+
+
+def test_nobody_pushes_out_what_is_kept_of_others(clock: list[float]) -> None:
+    past = HistoryCache(60)
+    past.put("alice\0standing", MINE, RUNNING, PAST)
+    lists = [Selection(user="bob", account=f"account-{number}") for number in range(1000)]
+    for number, selection in enumerate(lists):
+        past.put(f"bob\0standing-{number % 3}", selection, RUNNING, PAST)
+    assert past.known("alice\0standing", MINE)
+    assert sum(past.known(f"bob\0standing-{number % 3}", one) for number, one in enumerate(lists)) == 50
+    assert past.known("bob\0standing-0", lists[-1])

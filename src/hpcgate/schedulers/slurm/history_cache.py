@@ -15,6 +15,8 @@ from hpcgate.schedulers.slurm.records import Record, Selection
 
 MAX = 500
 """Answers that are kept."""
+MAX_EACH = 50
+"""Of one user: nobody pushes out those of others by asking for many lists."""
 
 Queue = tuple[tuple[str, str, str], ...]
 
@@ -83,12 +85,19 @@ class HistoryCache:
         while self._kept and (len(self._kept) >= MAX or self._oldest() + self._seconds < now):
             self._kept.popitem(last=False)
         self._kept.pop((asker, selection), None)
+        own = self._of(asker.partition("\0")[0])
+        for key in own[: max(0, len(own) - MAX_EACH + 1)]:
+            del self._kept[key]
         self._kept[asker, selection] = _Kept(queue_of(live), records, now)
 
     def forget(self, username: str) -> None:
         """Forget all of a user, who has just changed something."""
-        for key in [key for key in self._kept if key[0].partition("\0")[0] == username]:
+        for key in self._of(username):
             del self._kept[key]
+
+    def _of(self, username: str) -> list[tuple[str, Selection]]:
+        """Return what is kept of a user, the oldest first."""
+        return [key for key in self._kept if key[0].partition("\0")[0] == username]
 
     def _oldest(self) -> float:
         return next(iter(self._kept.values())).since
