@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import json
 import logging
+import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
@@ -705,6 +706,36 @@ async def test_refused_tokens_are_not_remembered(verifier: Verifier) -> None:
     assert "0 tokens" in repr(verify)
 
 
+CLAIMS: dict[str, Any] = {
+    "many groups": [f"group-{number:04}" for number in range(700)],
+    "lists of nothing": [[]] * 9000,
+    "objects of nothing": [{}] * 9000,
+    "numbers": list(range(5000)),
+}
+
+
+@pytest.mark.parametrize("said", CLAIMS)
+async def test_what_is_remembered_counts_with_its_claims(
+    verifier: Verifier, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """Of a token of 50 KiB they may take 800."""
+    verify = await verifier()
+    texts = [token(payload=claims(said=CLAIMS[said], jti=str(number))) for number in range(6)]
+    taken = [held(json.loads(json.dumps(claims(said=CLAIMS[said])))) + 2 * len(text) for text in texts]
+    monkeypatch.setattr(tokens_module, "MAX_CACHED_BYTES", 3 * taken[0])
+    for text in texts:
+        await verify.principal(text)
+    kept = [text for text in texts if verify.remembered(text) is not None]
+    assert 1 <= len(kept) <= 4
+    assert kept == texts[-len(kept) :]
+
+
+def held(value: Any) -> int:
+    """Return the bytes that a value of JSON takes."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sys.getsizeof(value) + sum(map(held, inner))
+
+
 async def test_the_longest_unused_token_is_forgotten_first(verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens_module, "MAX_CACHED", 3)
     verify = await verifier()
@@ -720,7 +751,7 @@ async def test_long_tokens_are_remembered_up_to_a_size_in_all(
     verifier: Verifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [token(payload=claims(jti=str(number), groups=["g" * 1000])) for number in range(9)]
-    monkeypatch.setattr(tokens_module, "MAX_CACHED_TEXT", 3 * len(texts[0]) + 100)
+    monkeypatch.setattr(tokens_module, "MAX_CACHED_BYTES", 3 * tokens_module._size(texts[0]) + 100)
     verify = await verifier()
     for text in texts * 2:
         await verify.principal(text)

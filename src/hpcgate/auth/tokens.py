@@ -22,8 +22,10 @@ from hpcgate.errors import Forbidden, Unauthenticated, Unavailable
 MAX_USERNAME = 256
 MAX_CACHED = 10_000
 """Most verified tokens that are remembered."""
-MAX_CACHED_TEXT = 128 * 1024 * 1024
-"""Most characters of the verified tokens that are remembered."""
+MAX_CACHED_BYTES = 128 * 1024 * 1024
+"""Most bytes, about, that the verified tokens take which are remembered."""
+_VALUE = 64
+"""Bytes of a value in claims, about, beside its own text: a list of nothing takes three characters of a token."""
 MAX_TRIED = 16
 """Most keys that are tried for a token that does not name its key."""
 
@@ -66,6 +68,7 @@ class _Verified:
     names: int
     expires_at: float
     refused_from: float
+    size: int
 
 
 class TokenVerifier:
@@ -96,7 +99,7 @@ class TokenVerifier:
         self._names = LocalNames(settings)
         self._introspection = None if settings.introspection is None else Introspection(settings.introspection)
         self._verified: OrderedDict[str, _Verified] = OrderedDict()
-        self._text = 0
+        self._size = 0
         self._asked: OrderedDict[bytes, str] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -218,16 +221,17 @@ class TokenVerifier:
         refused_from = expires_at - ttl if ttl else expires_at + self._settings.leeway
         if token in self._verified:
             self._forget(token)
+        size = _size(token)
         # The principal's own text: another would be kept beside it.
         self._verified[principal.token] = _Verified(
-            principal, key.identity, self._names.version, expires_at, refused_from
+            principal, key.identity, self._names.version, expires_at, refused_from, size
         )
-        self._text += len(token)
-        while len(self._verified) > MAX_CACHED or self._text > MAX_CACHED_TEXT:
+        self._size += size
+        while len(self._verified) > MAX_CACHED or self._size > MAX_CACHED_BYTES:
             self._forget(next(iter(self._verified)))
 
     def _forget(self, token: str) -> None:
-        self._text -= len(self._verified.pop(token).principal.token)
+        self._size -= self._verified.pop(token).size
 
     async def _key(self, jws: _Jws) -> VerificationKey:
         key = self._verifying_key(jws)
@@ -339,6 +343,12 @@ def _principal(username: str, token: str, claims: Mapping[str, Any], expires_at:
         expires_at=None if math.isinf(expires_at) else expires_at,
         known_standing=standing(token, claims),
     )
+
+
+def _size(token: str) -> int:
+    """Return the bytes that a token takes with its claims, about."""
+    payload = decode_base64url(token.split(".")[1]) or b""
+    return 2 * len(token) + _VALUE * (payload.count(b",") + payload.count(b"[") + payload.count(b"{"))
 
 
 def _take_apart(token: str) -> _Jws:
