@@ -199,6 +199,29 @@ async def test_whoever_reads_a_body_is_not_cut_off_by_a_server_that_tells() -> N
     assert kept == [b"one", b"put away"]
 
 
+async def test_whoever_has_not_begun_to_read_a_body_is_told_as_others_are() -> None:
+    """A stream whose request brought a body, which no GET reads, went on for a day after its client had left."""
+    asked = scope(headers=[(b"content-length", b"6")])
+    begun = asyncio.Event()
+
+    async def receive() -> Message:
+        raise AssertionError("nothing is read")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def send(message: Message) -> None: ...
+
+    asked["state"]["body"] = body_in(asked, receive)
+    asked["state"][disconnect.CONNECTED] = True
+    request = asyncio.create_task(HangUp(app)(asked, receive, send))
+    await begun.wait()
+    envelope.tell_gone(asked["state"])
+    async with asyncio.timeout(300):
+        await request
+
+
 async def test_cancellation_from_elsewhere_passes_through() -> None:
     async def send(message: Message) -> None: ...
 

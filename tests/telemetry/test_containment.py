@@ -257,6 +257,7 @@ PARTS: dict[str, Callable[[Server, Any], object]] = {
     "tick.door": lambda server, fault: setattr(overloaded(server), "_accept", fault),
     "tick.certificate": lambda server, fault: setattr(server, "_look_at_certificate", fault),
     "tick.ends": lambda server, fault: setattr(server, "ends", SimpleNamespace(look=fault)),
+    "tick.absences": lambda server, fault: setattr(server, "_absences", SimpleNamespace(look=fault)),
     "tick.reload": lambda server, fault: setattr(server.reloader, "tick", fault),
 }
 
@@ -269,7 +270,7 @@ async def test_a_part_of_the_tick_that_fails_ends_nothing(place: str, fault: Any
     others = []
     if place != "tick.reload":
         server.reloader.tick = lambda: others.append(1)  # type: ignore[method-assign]
-    for counter in (0, 20, 40):
+    for counter in (0, 100, 200):
         assert await server.on_tick(counter) is False
     assert FAULTS.counts[place] == 3
     assert faults == [f"internal.error {place}"]

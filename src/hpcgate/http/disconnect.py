@@ -33,9 +33,9 @@ _ON_GONE = "on_gone"
 class HangUp:
     """Cancels a request whose client has gone, so that what it started on a login node ends too.
 
-    That is only done once its body has been read: the body's reader notices by itself. The gateway's own server tells
+    While its body is being read that is not done: the body's reader notices by itself. The gateway's own server tells
     (`tell_gone`), at no cost to those who stay. With any other a request is watched after `WATCH_AFTER` seconds, at
-    most twice as many: one timer looks after all of them.
+    most twice as many, and once its body has been read: one timer looks after all of them.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -91,13 +91,14 @@ class HangUp:
 class _DisconnectWatch:
     """Waits for the end of one client's connection."""
 
-    __slots__ = ("_body_read", "_kept", "_receive", "_task", "_waiter", "_watcher", "hung_up")
+    __slots__ = ("_body_read", "_kept", "_reading", "_receive", "_task", "_waiter", "_watcher", "hung_up")
 
     def __init__(self, task: asyncio.Task[Any], receive: Receive, *, has_body: bool) -> None:
         self.hung_up = False
         self._task = task
         self._receive = receive
         self._body_read = not has_body
+        self._reading = False
         self._waiter: asyncio.Event | None = None
         self._kept: list[Message] = []
         self._watcher: asyncio.Task[None] | None = None
@@ -120,7 +121,7 @@ class _DisconnectWatch:
 
     def gone(self) -> None:
         """Cancel the request, unless its body is still being read. It may be told several times."""
-        if self._body_read and not self.hung_up:
+        if (self._body_read or not self._reading) and not self.hung_up:
             self.hung_up = True
             self._task.cancel()
 
@@ -132,6 +133,7 @@ class _DisconnectWatch:
                 return self._kept.pop(0)
             await asyncio.shield(self._watcher)
             return {"type": "http.disconnect"}
+        self._reading = True
         message = await self._receive()
         if message["type"] != "http.request":
             # The application knows now, and may still have to put away what it was sent: it is not cut off.

@@ -28,6 +28,7 @@ from hpcgate.http.body import brings_body, has_long_body
 from hpcgate.http.disconnect import CONNECTED
 from hpcgate.http.envelope import WHOLE, accepted_id, tell_gone
 from hpcgate.http.heads import Refusal, refusal
+from hpcgate.server.absence import has_left
 from hpcgate.server.answers import (
     BROKEN_OFF,
     CRASHED,
@@ -529,6 +530,14 @@ class Http(HttpToolsProtocol):
         if self._in_head or self.unread is not None:
             return False
         return self.cycle is None or self.cycle.response_complete
+
+    def unheard(self) -> bool:
+        """Say whether a request is under way, and nothing is read meanwhile."""
+        return self.flow.read_paused and not self._deaf and not self.transport.is_closing()
+
+    def has_left(self) -> bool:
+        """Say whether the client has ended the connection."""
+        return has_left(self.transport)
 
     def hang_up(self) -> None:
         """Close the connection."""

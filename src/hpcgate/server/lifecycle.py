@@ -19,6 +19,7 @@ from hpcgate.config import Settings
 from hpcgate.config.http import HttpSettings
 from hpcgate.gateway.gateway import Gateway
 from hpcgate.gateway.reload import Gateways, Reloader
+from hpcgate.server.absence import Absences, Unheard
 from hpcgate.server.front import Front
 from hpcgate.server.garbage import Garbage
 from hpcgate.server.idleness import Idleness
@@ -38,6 +39,7 @@ ASKED_LATELY = 60.0
 _TICKS_BETWEEN_LOOKS = 20
 """uvicorn ticks ten times a second."""
 _TICKS_BETWEEN_NEWS = 10
+_TICKS_BETWEEN_ABSENCES = 50
 _TICK = 0.1
 _ACCEPTING = 0.03
 """The share of the event loop's time for taking connections that the loop has not come round to; the rest that a
@@ -55,12 +57,13 @@ _DOOR = contained("tick.door")
 _GARBAGE = contained("tick.garbage")
 _CERTIFICATE = contained("tick.certificate")
 _ENDS = contained("tick.ends")
+_ABSENCES = contained("tick.absences")
 _RELOAD = contained("tick.reload")
 _STOP = contained("tick.stop")
 _CONNECTION = contained("http.stop")
 
 
-class Served(Ending, Protocol):
+class Served(Ending, Unheard, Protocol):
     """A client's connection, as far as its end is concerned."""
 
     def wind_up(self) -> None:
@@ -106,6 +109,7 @@ class Server(uvicorn.Server):
         self._front = front
         self._idleness = Idleness()
         self._garbage = Garbage()
+        self._absences = Absences()
         self._door: socket.socket | None = None
         self._looking: asyncio.Future[Pair | None] | None = None
         self._adopting: set[asyncio.Task[None]] = set()
@@ -178,6 +182,9 @@ class Server(uvicorn.Server):
         if self.tls is not None and self.ends is not None:
             with _ENDS:
                 self.ends.look(self._connections)
+        if counter % _TICKS_BETWEEN_ABSENCES == 0:
+            with _ABSENCES:
+                self._absences.look(self._connections)
         if not await self._is_over(counter):
             with _RELOAD:
                 self.reloader.tick()

@@ -20,6 +20,7 @@ from yaml import YAMLError
 from hpcgate.config import Settings
 from hpcgate.http.envelope import security_headers
 from hpcgate.server import garbage
+from hpcgate.server.absence import ask_whether_there
 from hpcgate.server.answers import Answers
 from hpcgate.server.app import Application, create_app
 from hpcgate.server.front import ALWAYS, Front
@@ -101,6 +102,7 @@ def serve(
         # uvicorn has told why, but not where.
         log.error("server.cannot_listen", host=host, port=port)
         raise
+    ask_whether_there(listener)
     _run(config, front, listener, settings, tls, load, starting)
 
 

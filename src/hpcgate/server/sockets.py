@@ -9,6 +9,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 from websockets.http11 import MAX_LINE_LENGTH
 
+from hpcgate.server.absence import has_left
 from hpcgate.telemetry.containment import FAULTS, contained
 
 if TYPE_CHECKING:
@@ -137,6 +138,14 @@ class Sockets(WebSocketsSansIOProtocol):
     def resting(self) -> bool:
         """Say whether there is nothing left to be said."""
         return self.close_sent
+
+    def unheard(self) -> bool:
+        """False: it is told by pings."""
+        return False
+
+    def has_left(self) -> bool:
+        """Say whether the client has ended the connection."""
+        return has_left(self.transport)
 
     def hang_up(self) -> None:
         """Close the connection."""
