@@ -12,6 +12,7 @@ from hpcgate.auth.principal import Principal
 from hpcgate.errors import Forbidden, GatewayError, Unavailable
 from hpcgate.gateway.rechecks import Rechecks
 from hpcgate.gateway.streams import Stream, Streams
+from hpcgate.telemetry.containment import FAULTS
 from tests.auth.conftest import idp, logs, serve, settings
 from tests.auth.test_introspection import OPAQUE, Make, Service, make, service
 
@@ -104,6 +105,28 @@ async def test_who_is_spared(make: Make, service: Service) -> None:
     authorization.error = Forbidden("no")
     await Rechecks(streams, verifier, authorization, spared=60).look()
     assert [stream.reason for stream in opened] == ["revoked", "revoked", ""]
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_a_fault_with_one_of_them_spares_no_other(make: Make, service: Service) -> None:
+    """A revoked token's streams would have gone on for as long as another's could not be judged."""
+    verifier = await make({"cache": 0}, public_certs=())
+    authorization, streams, opened = Authorization(), Streams(9, 9), list[Stream]()
+    principal = await verifier.principal(OPAQUE)
+    users = [replace(principal, username=name, token=name, api_key="nightly") for name in ("alice", "mallory", "bob")]
+    running = [asyncio.create_task(streaming(streams, one, opened, endless=True)) for one in users]
+    await asyncio.sleep(0)
+
+    async def authorize(asker: Principal, system: str) -> None:
+        raise ValueError if asker.username == "mallory" else Forbidden("no")
+
+    authorization.authorize = authorize  # type: ignore[method-assign]
+    before = FAULTS.counts.get("gateway.rechecks", 0)
+    await Rechecks(streams, verifier, authorization).look()
+    assert [stream.reason for stream in opened] == ["revoked", "", "revoked"]
+    assert FAULTS.counts["gateway.rechecks"] == before + 1
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)

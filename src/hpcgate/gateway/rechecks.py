@@ -12,6 +12,7 @@ from hpcgate.auth.principal import Principal
 from hpcgate.auth.tokens import TokenVerifier
 from hpcgate.errors import Forbidden, GatewayError, Unauthenticated
 from hpcgate.gateway.streams import Streams
+from hpcgate.telemetry.containment import FAULTS
 
 EVERY = 30.0
 """Seconds between two looks at those whose streams go on."""
@@ -83,4 +84,6 @@ class Rechecks:
             return False
         except GatewayError:
             pass  # it cannot be told now
+        except Exception as error:  # a fault of ours or of a plug-in's: the others are looked at all the same
+            FAULTS.note("gateway.rechecks", error)
         return True
