@@ -28,6 +28,7 @@ from hpcgate.config.http import HttpSettings
 from hpcgate.http.body import Bodies
 from hpcgate.server.front import Front
 from hpcgate.server.http_protocol import Http
+from hpcgate.server.probes import AT_ONCE, Probes
 from hpcgate.server.refusals import Refusals
 from hpcgate.server.sink import LINGER, LINGER_BYTES, TURN, Ends, Sink
 from hpcgate.telemetry.containment import FAULTS
@@ -89,12 +90,16 @@ class Parting:
     stopping: bool = False
 
 
+ALIVE = b"GET /status/liveness HTTP/1.1\r\nHost: a\r\n\r\n"
 PARTINGS = {
     "overloaded, with a body": Parting(ANNOUNCED, (503,), Full),
     "overloaded, with a body in chunks": Parting(CHUNKED, (503,), Full),
     "overloaded, with requests in a row": Parting(GET * 20_000, (503,), Full),
     "overloaded, and the last request is followed by more": Parting(LAST + b"x" * LONG, (503,), Full),
     "overloaded, and not even read": Parting(ANNOUNCED, (503,), Overflowing),
+    "overloaded, and asked more often whether it lives than anybody has to know": Parting(
+        ALIVE * (AT_ONCE + 2), (*[200] * AT_ONCE, 503), Full
+    ),
     "stopping, with a body": Parting(ANNOUNCED, (200,), stopping=True),
     "stopping, with requests in a row": Parting(GET * 20_000, (200,), stopping=True),
     "the last request is followed by more": Parting(LAST + b"x" * LONG, (200,)),
@@ -161,6 +166,7 @@ async def serving(
         cast("Admission | None", None if parting.admission is None else parting.admission()),
         overflow=Refusals(0),
         sink=Sink(LINGER_BYTES),
+        probes=Probes(lambda: 0.0),
         stopping=parting.stopping,
     )
     server = await asyncio.get_running_loop().create_server(

@@ -11,6 +11,7 @@ from hpcgate.admission.askers import Asker, Headers, Stranger, User, address_of,
 from hpcgate.admission.queue import Admission
 from hpcgate.config.http import HttpSettings
 from hpcgate.server.answers import Answers
+from hpcgate.server.probes import Probes
 from hpcgate.server.refusals import Lobby, Refusals
 from hpcgate.server.sink import LINGER_BYTES, Sink
 
@@ -40,6 +41,7 @@ class Front:
         speaks: Says whether a path leads to a WebSocket; an offer to speak one is passed over anywhere else.
         always: Paths that are answered however many requests there are.
         hint: What each of them has, which is sooner looked for than a path.
+        probes: Counts who asks for these, for that holds of a few questions of each.
         answers: Writes what is answered before the application is asked.
         stopping: Whether every answer is its connection's last, for the process is about to end.
     """
@@ -54,6 +56,7 @@ class Front:
     speaks: Callable[[str], bool] = _speaks_nowhere
     always: frozenset[str] = ALWAYS
     hint: bytes = b"/status/"
+    probes: Probes = field(default_factory=Probes)
     answers: Answers = field(default_factory=Answers)
     stopping: bool = False
 

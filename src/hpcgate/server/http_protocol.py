@@ -191,7 +191,9 @@ class Http(HttpToolsProtocol):
     def _glance(self, admission: Admission, data: bytes) -> None:
         """Leave a request unread that would only wait, or be refused, as far as a glance tells; else parse it."""
         asker = self._asker(token_in(data), forwarded_in(data))
-        if not admission.stays_unread(asker) or (self.front.hint in data[:PEEK] and path_in(data) in self.front.always):
+        front = self.front
+        is_probe = front.hint in data[:PEEK] and path_in(data) in front.always
+        if not admission.stays_unread(asker) or (is_probe and front.probes.allow(asker)):
             self.parse(data)
             return
         self._stop_head_timer()
@@ -424,15 +426,14 @@ class Http(HttpToolsProtocol):
         if not cycle.access_log:
             scope["extensions"] = _EXTENSIONS
         admission = self.front.admission
-        if (
-            admission is None
-            or not (admission.waiting or admission.busy or admission.full(len(self.tasks)))
-            or cycle.scope["path"].rstrip("/") in self.front.always
-        ):
+        if admission is None or not (admission.waiting or admission.busy or admission.full(len(self.tasks))):
             super()._start_asgi_task(cycle, app)
             return
         headers = cycle.scope["headers"]
         asker = self._asker(token_of(headers), headers)
+        if cycle.scope["path"].rstrip("/") in self.front.always and self.front.probes.take(asker):
+            super()._start_asgi_task(cycle, app)
+            return
         if not admission.must_wait(asker, len(self.tasks)):
             self.serve(cycle, app, asker)
             return

@@ -52,8 +52,9 @@ def _front(settings: Settings, app: Application) -> Front:
     always = {f"{settings.apis_root_path}{path}" for path in ALWAYS}
     if settings.metrics.path is not None:
         always.add(f"{settings.apis_root_path}{settings.metrics.path}")
+    hint = b"/status/" if settings.metrics.path is None else b"/"
     lines = b"".join(b"%s: %s\r\n" % header for header in extra)
-    return Front(http, speaks=app.speaks, always=ALWAYS | always, answers=Answers(app.version, lines))
+    return Front(http, speaks=app.speaks, always=ALWAYS | always, hint=hint, answers=Answers(app.version, lines))
 
 
 def serve(
