@@ -122,7 +122,7 @@ async def test_a_fault_with_one_of_them_spares_no_other(make: Make, service: Ser
     async def authorize(asker: Principal, system: str) -> None:
         raise ValueError if asker.username == "mallory" else Forbidden("no")
 
-    authorization.authorize = authorize  # type: ignore[method-assign]
+    authorization.authorize = authorize  # type: ignore[method-assign, assignment]
     before = FAULTS.counts.get("gateway.rechecks", 0)
     await Rechecks(streams, verifier, authorization).look()
     assert [stream.reason for stream in opened] == ["revoked", "", "revoked"]

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import uvicorn
@@ -47,6 +48,7 @@ async def found(sent: bytes, leave: Callable[[socket.socket], None] | None) -> s
     config = uvicorn.Config(Bodies(HangUp(endless)), interface="asgi3", log_config=None)
     config.load()
     state = ServerState()
+    connections = cast("set[Http]", state.connections)
     front = Front(HttpSettings(header_timeout=PATIENCE))
     server = await asyncio.get_running_loop().create_server(
         lambda: Http(config=config, server_state=state, app_state={}, front=front), "127.0.0.1", 0
@@ -56,23 +58,23 @@ async def found(sent: bytes, leave: Callable[[socket.socket], None] | None) -> s
         client = socket.create_connection(server.sockets[0].getsockname(), timeout=PATIENCE)
         await asyncio.to_thread(client.sendall, sent)
         await begun.wait()
-        await until(lambda: any(one.unheard() for one in state.connections))
-        (connection,) = state.connections
+        await until(lambda: any(one.unheard() for one in connections))
+        (connection,) = connections
         for _ in range(3):
-            absences.look(state.connections)
-        assert connection in state.connections
+            absences.look(connections)
+        assert connection in connections
         if leave is None:
             ends = "stays"
         else:
             leave(client)
             await until(connection.has_left)
-            absences.look(state.connections)
+            absences.look(connections)
             assert not connection.is_over()
-            absences.look(state.connections)
-            await until(lambda: not state.connections)
+            absences.look(connections)
+            await until(lambda: not connections)
             ends = "has gone"
         client.close()
-        for one in list(state.connections):
+        for one in list(connections):
             one.cut()
         await until(lambda: not state.tasks)
     return ends
