@@ -448,9 +448,14 @@ OFFER = (
 )
 
 
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [(OFFER, 503), (b"GET / HTTP/1.1\r\n\r\n", 400), (b"\0\r\n\r\n", 400), (b"GET /" + b"a" * 70_000, 431)],
+    ids=["a socket", "no Host", "no HTTP", "a long head"],
+)
 @pytest.mark.parametrize("gone", [False, True], ids=["who waits", "who has gone"])
-async def test_a_socket_is_refused_as_late_as_a_request(gone: bool) -> None:
-    """Who is refused at once comes back at once: a thousand who ask for sockets would take the loop's time."""
+async def test_all_is_refused_as_late_as_a_request(gone: bool, asked: bytes, status: int) -> None:
+    """Who is refused at once comes back at once: two hundred who asked without a Host left users a tenth."""
     now = 0.0
 
     class Full(Admission):
@@ -466,7 +471,8 @@ async def test_a_socket_is_refused_as_late_as_a_request(gone: bool) -> None:
     wire = Wire()
     protocol = Http(config=config, server_state=ServerState(), app_state={}, front=shared)
     protocol.connection_made(wire)
-    protocol.data_received(OFFER)
+    protocol.data_received(asked)
+    assert not protocol.resting()
     refusals.look(1.0)
     assert wire.written == []
     if gone:
@@ -474,7 +480,7 @@ async def test_a_socket_is_refused_as_late_as_a_request(gone: bool) -> None:
         protocol.connection_lost(None)
     now = time.monotonic() + HOLD
     refusals.look(1.0)
-    assert b"".join(wire.written).startswith(b"" if gone else b"HTTP/1.1 503 ")
+    assert b"".join(wire.written).startswith(b"" if gone else b"HTTP/1.1 %d " % status)
     assert bool(wire.written) is not gone
     assert (len(refusals), refusals.said) == (0, 0 if gone else 1)
     protocol.connection_lost(None)

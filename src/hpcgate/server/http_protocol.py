@@ -162,7 +162,7 @@ class Http(HttpToolsProtocol):
     def eof_received(self) -> None:
         """The client sends no more, and the connection is about to be closed: tell it if that came too early."""
         if self._in_head or self._in_body:
-            self._refuse(BROKEN_OFF)
+            self._refuse(BROKEN_OFF, late=False)
 
     def _discard(self, data: bytes) -> None:
         self._discarded -= len(data)
@@ -528,7 +528,7 @@ class Http(HttpToolsProtocol):
         """Say whether no request is under way."""
         if self._linger_timer is not None:
             return True
-        if self._in_head or self.unread is not None:
+        if self._in_head or self.unread is not None or self._last_words:
             return False
         return self.cycle is None or self.cycle.response_complete
 
@@ -621,8 +621,13 @@ class Http(HttpToolsProtocol):
             log.warning("http.client_takes_nothing", client=self.client and self.client[0], unsent=self._unsent)
             self.transport.abort()
 
-    def _refuse(self, refused: Refusal) -> None:
-        """Answer what cannot be served, after all that came before it, and close the connection."""
+    def _refuse(self, refused: Refusal, *, late: bool = True) -> None:
+        """Answer what cannot be served, after all that came before it, and close the connection.
+
+        Args:
+            refused: What is to be said.
+            late: Whether that has time while requests have to wait.
+        """
         if self._deaf or self.transport.is_closing():
             return
         self._deaf = True
@@ -641,8 +646,19 @@ class Http(HttpToolsProtocol):
         # RFC 9110, section 9.3.2. Before the target comes, the parser still has the method of the request before.
         headless = self._begun and self.url and self.parser.get_method() == b"HEAD"
         self._last_words = head + b"Connection: close\r\n\r\n" + (b"" if headless else content)
-        if not self._awaited():
+        if self._awaited():
+            return
+        if late and self._is_pressed():
+            # Who is refused at once comes back at once.
+            self.flow.pause_reading()
+            self.front.refusals.add(Offer(self), time.monotonic())
+        else:
             self.bow_out()
+
+    def _is_pressed(self) -> bool:
+        """Say whether requests have to wait."""
+        admission = self.front.admission
+        return admission is not None and (admission.busy or admission.waiting > 0) and not self.front.stopping
 
     def _give_up_body(self) -> bool:
         """Take the request whose body is broken off the list; False if its answer has begun."""

@@ -153,7 +153,7 @@ class Unread:
 
 @dataclass(slots=True, eq=False)
 class Offer:
-    """An offer to speak as a WebSocket that is to be refused."""
+    """An offer to speak as a WebSocket, or what is no request, that is to be refused."""
 
     protocol: Connection
 
