@@ -8,12 +8,15 @@ from benchmarks.exactly_once import KINDS, Trial, site_of
 from hpcgate.demo.cluster import Cluster
 
 
-@pytest.mark.parametrize("submissions", [500, pytest.param(2000, marks=pytest.mark.deep)])
-def test_each_submission_is_one_job_whatever_dies(cluster: Cluster, submissions: int) -> None:
-    """As many things die among few submissions as among many."""
+@pytest.mark.parametrize(
+    ("submissions", "together"), [(500, 1), (200, 25), pytest.param(2000, 1, marks=pytest.mark.deep)]
+)
+def test_each_submission_is_one_job_whatever_dies(cluster: Cluster, submissions: int, together: int) -> None:
+    """As many things die among few submissions as among many, and amid bulks."""
     site = site_of(cluster)
     try:
-        outcome = asyncio.run(Trial(site, ("alice", "bob"), submissions, keyed=True, seed=1, clients=4).run())
+        trial = Trial(site, ("alice", "bob"), submissions, keyed=True, seed=1, clients=4, together=together)
+        outcome = asyncio.run(trial.run())
     finally:
         site.gateway.stop()
         site.sshd.stop()
