@@ -12,7 +12,7 @@ from hpcgate.ssh.channels import Channels
 from hpcgate.ssh.commands.command import Command
 
 WORD = "hpcgate-test"
-BEGUN = f":{WORD}:4711:\n".encode()
+BEGUN = f":{WORD}:begins:\n:{WORD}:4711:\n".encode()
 SHARED = f":{WORD}:shared:\n".encode()
 FED = f":{WORD}:fed:\n".encode()
 

@@ -14,7 +14,7 @@ from hpcgate.ssh.commands.command import MAX_ERRORS
 from hpcgate.ssh.commands.process import Process
 
 WORD = "hpcgate-test"
-BEGUN = f":{WORD}:4711:\n:{WORD}:fed:\n".encode()
+BEGUN = f":{WORD}:begins:\n:{WORD}:4711:\n:{WORD}:fed:\n".encode()
 STDERR = 1
 
 

@@ -179,6 +179,26 @@ def test_what_start_up_files_print_is_told_apart() -> None:
     assert opening(b"Welcome, no newline:hpcgate:123:\nout") == (33, 123)
 
 
+MARKS = {
+    ":w:begins:\n:w:7:\nout": "out",
+    "Welcome:w:begins:\n:w:7:\nout": "out",
+    ":w:begins:\nquota: 4711\n:w:begins:\n:w:7:\nout": "out",
+    ":w:begins:\n:w:begins:\n:w:7:\nout": "out",
+    ":w:begins:\nquota: 4711\n:w:7:\nout": None,
+    "12:00 :w:begins:\n12:00 :w:7:\n12:00 out": None,
+    ":w:begins:\r\n:w:7:\r\n": None,
+    ":w:7:\nout": None,
+    ":w:begins:\n:w:7:": None,
+}
+
+
+@pytest.mark.parametrize("output", MARKS)
+def test_a_command_begins_where_both_lines_came_as_they_were_printed(output: str) -> None:
+    """What is printed by the way, or a filter, comes between them or changes them."""
+    begin = opening(output.encode(), "w", follows=True)
+    assert (None if begin is None else output[begin[0] :]) == MARKS[output]
+
+
 STEERING = Steering(("TOOL_", "OTHER"), kept=("TOOL_CONF",))
 
 

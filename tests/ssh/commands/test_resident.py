@@ -13,7 +13,7 @@ from hpcgate.ssh.commands import resident
 from hpcgate.ssh.commands.resident import Worker
 
 WORD = "hpcgate-test"
-BEGUN = f":{WORD}:4711:\n:{WORD}:fed:\n".encode()
+BEGUN = f":{WORD}:begins:\n:{WORD}:4711:\n:{WORD}:fed:\n".encode()
 STDERR = 1
 LIMIT = 100
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterable
 
 import asyncssh
 
-from hpcgate.errors import NeverBegan, NeverReached
+from hpcgate.errors import BadAnswer, LoginNodeError, NeverBegan, NeverReached
 from hpcgate.ssh.channels import Slot
 from hpcgate.ssh.commands.quoting import WORD, feeding, is_joined, is_robbed, is_shared, opening
 from hpcgate.telemetry.containment import contained
@@ -21,6 +21,10 @@ _BLOCK = 256 * 1024
 _MAX_WORDS = 500
 """Characters of what start-up files have said last that are told."""
 START_UP_FILES = "A start-up file of the login shell (such as ~/.bashrc, ~/.profile, ~/.zshenv or ~/.cshrc)"
+MUDDLED = (
+    f"What commands print does not come as they print it. {START_UP_FILES} may leave something running that prints as "
+    "well, or send all output through a filter"
+)
 
 
 class Output:
@@ -33,18 +37,21 @@ class Output:
         started: Whether the command has begun, on this output.
         fed: Whether it has begun and, if it has input, read the first line of that.
         shared: Whether something else has the command's input.
-        drowned: Whether so much came before that it is not waited for any more.
+        drowned: Whether so much came before that it is not waited for any more, or it is muddled.
+        muddled: Whether what the command says first has not come as it was said.
         total: Bytes that have come, kept or not.
     """
 
     __slots__ = (
         "_feeds",
+        "_follows",
         "_noise",
         "_word",
         "content",
         "drowned",
         "fed",
         "limit",
+        "muddled",
         "overflown",
         "pid",
         "shared",
@@ -52,7 +59,7 @@ class Output:
         "total",
     )
 
-    def __init__(self, limit: int, word: str = WORD, *, feeds: bool = False) -> None:
+    def __init__(self, limit: int, word: str = WORD, *, feeds: bool = False, follows: bool = True) -> None:
         self.content = bytearray()
         self.limit = limit
         self.overflown = False
@@ -60,8 +67,10 @@ class Output:
         self.fed = False
         self.shared = False
         self.drowned = False
+        self.muddled = False
         self.pid: int | None = None
         self._feeds = feeds
+        self._follows = follows
         self._noise = 0
         self._word = word
         self.total = 0
@@ -73,8 +82,12 @@ class Output:
             return
         self.content += data
         if not self.started:
-            begin = opening(self.content, self._word)
+            begin = opening(self.content, self._word, follows=self._follows)
             if begin is None:
+                if self._follows and (muddled := opening(self.content, self._word)) is not None:
+                    self.muddled = self.drowned = True
+                    self.pid = muddled[1]
+                    return
                 del self.content[:-_NOISE_KEPT]
                 self._noise += len(data)
                 self.drowned = self._noise > MAX_NOISE
@@ -96,9 +109,11 @@ class Output:
             self.overflown = True
             del self.content[self.limit :]
 
-    @staticmethod
-    def flood() -> NeverReached:
+    def flood(self) -> LoginNodeError:
         """Return the error for what was drowned."""
+        if self.muddled:
+            # What is not fed may have done what it was to do: only its answer is of no use.
+            return (NeverBegan if self._feeds else BadAnswer)(MUDDLED)
         return NeverReached(f"{START_UP_FILES} prints without end, and the command never began")
 
     @property
@@ -123,7 +138,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
     def __init__(self, slot: Slot, limit: int, word: str = WORD, *, feeds: bool = False) -> None:
         loop = asyncio.get_running_loop()
         self.stdout = Output(limit, word, feeds=feeds)
-        self.stderr = Output(MAX_STDERR, word)
+        self.stderr = Output(MAX_STDERR, word, follows=False)
         self.begun: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
         self.heard: asyncio.Future[None] = loop.create_future()
@@ -194,7 +209,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
     def check_begun(self) -> None:
         """Raise NeverBegan for a command that has ended and never began, so that nothing passes for its answer."""
         if self.stdout.drowned:
-            raise Output.flood()
+            raise self.stdout.flood()
         if not self.stdout.started:
             if is_joined(self.stdout.content, self.word):
                 raise NeverBegan(f"Output and errors of commands come as one. {START_UP_FILES} may redirect them")

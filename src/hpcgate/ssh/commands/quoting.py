@@ -8,7 +8,9 @@ written in octal and decoded by sh's own printf.
 
 The script first says a word that was never said before, and its process id, on both outputs, see `opening`: what the
 user's start-up files print is thereby told apart from what the command prints, a process group can be ended even where
-sshd refuses to signal it, and nothing need be sent before it is sure who reads it.
+sshd refuses to signal it, and nothing need be sent before it is sure who reads it. It says so in two lines, which must
+come as they were printed, one right after the other: start-up files may send all output through a filter, or leave
+something running that prints, too.
 """
 
 import re
@@ -70,6 +72,15 @@ _SHARED = (
 _FEED = (
     "$_hpcgate;IFS= read -r _hpcgate||_hpcgate=;case $_hpcgate in {word});;*)echo :{word}:robbed:>&2;exit 1;;esac;"
     "unset _hpcgate;echo :{word}:fed:||exit;"
+)
+# What start-up files left running may still print. It is waited for, if it has the output at all (`quota &`): what it
+# prints until then comes before the two lines, or between them if it goes on, and then they do not belong together.
+_ALONE = (
+    "echo :{word}:begins:||exit;for _hpcgate_pass in 1 2;do _hpcgate_held=;"
+    "_hpcgate_kin=;read -r _hpcgate_kin 2>/dev/null </proc/$$/task/$$/children;for _hpcgate_kin in $_hpcgate_kin;do "
+    "[ /proc/$_hpcgate_kin/fd/1 -ef /proc/$$/fd/1 ]&&_hpcgate_held=yes;done;"
+    "case $_hpcgate_pass$_hpcgate_held in 1)break;;1yes)command -p sleep 0.3;;2)echo :{word}:begins:;;esac;done;"
+    "unset _hpcgate_kin _hpcgate_pass _hpcgate_held;"
 )
 # Where one is the other, complaints would be taken for output. Not every sh knows -ef, nor every system /dev/fd.
 _APART = "[ /dev/fd/1 -ef /dev/fd/2 ]&&echo :{word}:joined:&&exit 1;"
@@ -161,9 +172,10 @@ def shell_line(
     find = f"{_FIND}PATH={shlex.quote(first)}$PATH;" if first else _FIND
     feed = _FEED.format(word=word) if fed else ""
     apart = _APART.format(word=word)
+    alone = _ALONE.format(word=word)
     if fed:
         apart += _CHILDREN + (_EVERYTHING if thorough else "") + _SHARED.format(word=word)
-    begin = f"{_OWN_WORDS}{apart}echo :{word}:$$:||exit;echo :{word}:$$:>&2;{feed}"
+    begin = f"{_OWN_WORDS}{apart}{alone}echo :{word}:$$:||exit;echo :{word}:$$:>&2;{feed}"
     script = f"{begin}{unset}{find}export {exports};exec {words}"
     if not _SAFE_IN_ALL_SHELLS.fullmatch(script) or "!" in script or "\\" in script:
         script = f'unset -f printf;eval "$(printf %b "{_octal(script.encode("utf-8", "surrogateescape"))}")"'
@@ -182,20 +194,26 @@ def called(argv: Argv) -> str:
     return first if isinstance(first, str) else first.decode("utf-8", "replace")
 
 
-def opening(output: bytes | bytearray, word: str = WORD) -> tuple[int, int] | None:
+def opening(output: bytes | bytearray, word: str = WORD, *, follows: bool = False) -> tuple[int, int] | None:
     """Find where the output of a command made by `shell_line` begins.
+
+    Args:
+        output: What has come.
+        word: The command's.
+        follows: Whether the mark counts only as it was printed, right after the line before it: so on standard output.
 
     Returns the offset of its first byte and its process id, or None if the mark is not there (yet). A start-up file
     that prints the command line prints the word too, but no process id.
     """
     head = f":{word}:".encode()
-    at = output.find(head)
+    before = head + b"begins:\n" if follows else b""
+    at = output.find(before + head)
     while at >= 0:
-        begin = at + len(head)
+        begin = at + len(before) + len(head)
         end = output.find(b":\n", begin, begin + _MAX_DIGITS + 2)
         if end > begin and output[begin:end].isdigit():
             return end + 2, int(output[begin:end])
-        at = output.find(head, begin)
+        at = output.find(before + head, at + 1)
     return None
 
 

@@ -73,7 +73,7 @@ class Worker(asyncssh.SSHClientSession[bytes]):
         self._kill = kill
         self._refused = refused
         self._noise: Output | None = Output(limit, word, feeds=True)
-        self._errors = Output(MAX_STDERR, word)
+        self._errors = Output(MAX_STDERR, word, follows=False)
         self._aside = 0
         self._buffer = bytearray()
         self._answered = 0
