@@ -20,14 +20,13 @@ LONG_FUNCTIONS = {
     "demo/idp_server.py create_app": 62,
     "demo/slurm.py _slurm_conf": 66,
     "filesystem/beneath_program.py locate": 86,
-    "ssh/commands/quoting.py shell_line": 53,
     "ssh/file_servers.py _open_sftp": 57,
     "ssh/files/sftp_streams.py replace": 65,
 }
 """Those that are longer, and may only become shorter."""
 
 LONG_MODULES = {
-    "filesystem/beneath_program.py": 1970,
+    "filesystem/beneath_program.py": 1990,
     "server/http_protocol.py": 715,
 }
 """Modules that are longer."""

@@ -29,13 +29,7 @@ AT_ONCE = 4
 
 TimeWindow = Literal["1h", "8h", "24h", "3d", "7d"]
 
-WINDOW_SECONDS: Mapping[TimeWindow, int] = {
-    "1h": 3600,
-    "8h": 8 * 3600,
-    "24h": 24 * 3600,
-    "3d": 3 * 24 * 3600,
-    "7d": 7 * 24 * 3600,
-}
+WINDOW_SECONDS: Mapping[TimeWindow, int] = {"1h": 3600, "8h": 28_800, "24h": 86_400, "3d": 259_200, "7d": 604_800}
 
 
 @dataclass(frozen=True, slots=True)

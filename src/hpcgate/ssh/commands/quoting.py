@@ -170,19 +170,22 @@ def shell_line(
     if not texts[2:] or not texts[2].startswith(KEEPING_FUNCTIONS):
         unset += WHOLE_PATHS
     find = f"{_FIND}PATH={shlex.quote(first)}$PATH;" if first else _FIND
-    feed = _FEED.format(word=word) if fed else ""
-    apart = _APART.format(word=word)
-    alone = _ALONE.format(word=word)
-    if fed:
-        apart += _CHILDREN + (_EVERYTHING if thorough else "") + _SHARED.format(word=word)
-    begin = f"{_OWN_WORDS}{apart}{alone}echo :{word}:$$:||exit;echo :{word}:$$:>&2;{feed}"
-    script = f"{begin}{unset}{find}export {exports};exec {words}"
+    script = f"{_beginning(word, fed, thorough)}{unset}{find}export {exports};exec {words}"
     if not _SAFE_IN_ALL_SHELLS.fullmatch(script) or "!" in script or "\\" in script:
         script = f'unset -f printf;eval "$(printf %b "{_octal(script.encode("utf-8", "surrogateescape"))}")"'
     line = f"exec /bin/sh -c {shlex.quote(script)}".encode()
     if len(line) > MAX_LINE:
         raise BadRequest(f"The arguments of {called(argv)!r} are too long: {len(line)} bytes")
     return line
+
+
+def _beginning(word: str, fed: bool, thorough: bool) -> str:
+    """Return how the script begins, up to the end of what the login shell and its start-up files have to do with it."""
+    apart = _APART.format(word=word)
+    if fed:
+        apart += _CHILDREN + (_EVERYTHING if thorough else "") + _SHARED.format(word=word)
+    marks = f"{_ALONE.format(word=word)}echo :{word}:$$:||exit;echo :{word}:$$:>&2;"
+    return f"{_OWN_WORDS}{apart}{marks}{_FEED.format(word=word) if fed else ''}"
 
 
 def called(argv: Argv) -> str:
