@@ -27,7 +27,7 @@ LONG_FUNCTIONS = {
 
 LONG_MODULES = {
     "filesystem/beneath_program.py": 1990,
-    "server/http_protocol.py": 715,
+    "server/http_protocol.py": 745,
 }
 """Modules that are longer."""
 

@@ -46,7 +46,6 @@ HARMLESS = {
     "exports variables": "export LANG=de_DE LC_ALL=POSIX CDPATH=/ ENV=~/.second BASH_ENV=~/.second IFS=0",
     "goes elsewhere": "cd /",
     "says goodbye": "trap 'echo bye' EXIT; trap '' TERM",
-    "prints in the background for a while": "(sleep 0.1; echo 4711) & true",
     "looks for updates in the background": "(echo Looking for updates; sleep 0.2; echo None) 2>&1 &",
     "runs on in the background": "sleep 0.5 >/dev/null 2>&1 & disown",
     "takes a second": "sleep 1",
@@ -107,7 +106,7 @@ HARMLESS = {
 AMID_SFTP = (
     "prints a number", "prints on both outputs", "prints no newline", "prints a megabyte", "prints NUL bytes",
     "prints another command's mark", "prints the command line", "counts on a terminal", "traps every command",
-    "clears the screen in colours", "starts an agent", "prints in the background for a while",
+    "clears the screen in colours", "starts an agent",
     "looks for updates in the background",
 )  # fmt: skip
 """Those that print where an SFTP server which the shell starts would speak: what comes first is no SFTP."""
