@@ -75,6 +75,13 @@ BOOKKEEPING = {
     "telemetry/writer.py:Writers._by_name": "the logs of the process",
     "server/refusals.py:Lobby._turns": "connections that are left unread, by who asks; gone with the last of them",
     "server/refusals.py:Lobby._unread": "connections that are left unread; gone once they are read or lost",
+    "gateway/job_events.py:JobEvents._ahead": "what one client has been told",
+    "gateway/job_events.py:JobEvents._apart": "what one client has been told",
+    "gateway/ledger.py:Ledger._base": "a user's jobs as one kind of token sees them, while somebody follows them",
+    "gateway/ledger.py:Ledger._known": "a user's jobs as one kind of token sees them, while somebody follows them",
+    "gateway/ledger.py:Ledger._missing": "those of them that the records do not know yet",
+    "gateway/ledger.py:Ledger.behind": "those of them of which not all can be told yet",
+    "gateway/watching.py:Poller.ledgers": "what becomes of users' jobs; gone with the last who follows them",
     "gateway/watching.py:Poller.watchers": "those who wait for jobs, by user; gone with the last of them",
     "gateway/watching.py:Watching._pollers": "who asks for whom, as long as somebody waits",
 }

@@ -20,3 +20,7 @@ class EventSettings(Model):
         "see all jobs. Else each user with watchers asks for their own.",
     )
     max_wait: Seconds = Field(600, description="Most seconds that a request may wait for a job (?wait=).")
+    history: Seconds = Field(
+        30 * 24 * 3600,
+        description="Seconds for which the scheduler's records are kept; a client that comes back later begins anew.",
+    )

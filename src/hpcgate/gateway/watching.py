@@ -5,6 +5,7 @@ own. While nobody watches nothing is asked (docs/decisions/job_events.md).
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
@@ -15,6 +16,7 @@ from hpcgate.auth import Principal
 from hpcgate.config import EventSettings
 from hpcgate.errors import GatewayError
 from hpcgate.gateway.background import Background
+from hpcgate.gateway.ledger import Ledger
 from hpcgate.schedulers.base import Scheduler
 from hpcgate.schedulers.snapshot import Mark, Seen, Snapshot, number_of
 
@@ -30,6 +32,8 @@ CALM_AFTER = 12
 """Queries in a row that tell nothing new, after which they become fewer."""
 CALMEST = 3
 """How many times the interval passes between them then."""
+MAX_GAPS = 500
+"""Most records that the database is asked for at a time."""
 CLOSELY = 4
 """Most ids that are held against each of the jobs whose ids begin alike."""
 
@@ -91,6 +95,10 @@ class Watcher:
                 found += (seen for seen in family if any(names(job_id, seen) for job_id in wanted))
         return found
 
+    def ledger(self, apart: Callable[[Seen], Sequence[Seen]]) -> Ledger:
+        """Return the ledger of the user's jobs, which is kept for as long as anybody watches them."""
+        return self._poller.ledgers.setdefault(self.principal.username, Ledger(apart))
+
     @property
     def trouble(self) -> GatewayError | None:
         """Why nothing could be read since what was read last."""
@@ -106,27 +114,37 @@ class Watcher:
         self._woken.set()
 
 
+Examine = Callable[[Principal, Snapshot, Mapping[str, Ledger], float, float], Awaitable[None]]
+"""Has ledgers, by user, take a snapshot, of which it is known when it was asked for and answered."""
+
+
 class Poller:
     """Asks for the jobs of one user, or of everybody, as long as somebody watches.
 
     Args:
         ask: Reads a snapshot, for the one given who may have it read.
         interval: Seconds between queries while jobs change.
+        examine: Has ledgers take what was read.
 
     Attributes:
         watchers: By user.
+        ledgers: What becomes of the jobs of those users whose jobs somebody follows.
         snapshot: What was read last.
         trouble: Why nothing could be read since.
         polls: How many queries there were.
     """
 
-    def __init__(self, ask: Callable[[Principal], Awaitable[Snapshot]], interval: float) -> None:
+    def __init__(
+        self, ask: Callable[[Principal], Awaitable[Snapshot]], interval: float, examine: Examine | None = None
+    ) -> None:
         self._ask = ask
         self._interval = interval
         self.watchers: dict[str, set[Watcher]] = {}
         self.snapshot: Snapshot | None = None
         self.trouble: GatewayError | None = None
         self.polls = 0
+        self.ledgers: dict[str, Ledger] = {}
+        self._examine = examine
         self._nudged = asyncio.Event()
         self._lively_until = 0.0
         self._unchanged = 0
@@ -157,7 +175,12 @@ class Poller:
             present = list(self._all())
             try:
                 self.polls += 1
-                snapshot = await self._ask(_longest(present))
+                principal = _longest(present)
+                snapshot = await self._ask(principal)
+                if self.ledgers and self._examine is not None:
+                    await self._examine(principal, snapshot, dict(self.ledgers), began, loop.time())
+                    if any(ledger.unsettled for ledger in self.ledgers.values()):
+                        self._lively_until = max(self._lively_until, loop.time() + LIVELY)
             except GatewayError as error:
                 self._failed(error)
             else:
@@ -186,6 +209,9 @@ class Poller:
             for watcher in self._all():
                 watcher.wake()
         self.trouble = error
+        for ledger in self.ledgers.values():
+            ledger.trouble = error
+            ledger.tell()
 
     def _take(self, snapshot: Snapshot, present: list[Watcher]) -> None:
         """Have those look for whom there is anything new. Who came while it was read waits for the next one."""
@@ -248,7 +274,7 @@ class Watching:
         poller = self._pollers.get(key)
         new = poller is None
         if poller is None:
-            poller = self._pollers[key] = Poller(self._read, self._settings.interval)
+            poller = self._pollers[key] = Poller(self._read, self._settings.interval, self._examine)
         watcher = Watcher(principal, poller)
         poller.add(watcher)
         if new:
@@ -258,10 +284,23 @@ class Watching:
             yield watcher
         finally:
             poller.remove(watcher)
+            if principal.username not in poller.watchers:
+                poller.ledgers.pop(principal.username, None)
             if not poller.watchers and self._pollers.get(key) is poller:
                 del self._pollers[key]
                 self._past_polls += poller.polls
                 poller.nudge()
+
+    @contextmanager
+    def follow(self, principal: Principal) -> Iterator[Ledger]:
+        """Have what becomes of the user's jobs written down for as long as the context lasts."""
+        with self.watch(principal) as watcher:
+            yield watcher.ledger(self._scheduler.apart)
+
+    async def history(self, principal: Principal, since: int) -> Sequence[Seen] | None:
+        """Return the recorded runs of a user's jobs of which something happened since then; None without records."""
+        asker, _ = await self._asker(principal)
+        return await self._scheduler.runs(asker, user=principal.username, since=since)
 
     def nudge(self, username: str | None = None) -> None:
         """Ask soon for what concerns a user, or everybody: something is about to change."""
@@ -273,8 +312,44 @@ class Watching:
     def _for_all(self) -> bool:
         return self._settings.by_service_account and self._background.account is not None
 
-    async def _read(self, principal: Principal) -> Snapshot:
+    async def _asker(self, principal: Principal) -> tuple[Principal, str | None]:
+        """Return who asks for a principal, and for whose jobs: None for everybody's."""
         account = self._background.account
         if self._settings.by_service_account and account is not None:
-            return await self._scheduler.snapshot(await account.principal(), user=None)
-        return await self._scheduler.snapshot(principal, user=principal.username)
+            return await account.principal(), None
+        return principal, principal.username
+
+    async def _read(self, principal: Principal) -> Snapshot:
+        asker, user = await self._asker(principal)
+        return await self._scheduler.snapshot(asker, user=user)
+
+    async def _examine(
+        self, principal: Principal, snapshot: Snapshot, ledgers: Mapping[str, Ledger], asked: float, answered: float
+    ) -> None:
+        """Look up what a snapshot does not tell, and have ledgers take it all."""
+        asker, user = await self._asker(principal)
+        if any(ledger.since is None for ledger in ledgers.values()):
+            time = await self._scheduler.clock(asker)
+            passed = math.ceil(asyncio.get_running_loop().time() - asked)
+            for ledger in ledgers.values():
+                if ledger.since is None and time is not None:
+                    ledger.set_clock(time - passed, asked)
+        found = {owner: dict(snapshot.jobs.get(owner, {})) for owner in ledgers}
+        new = [seen for owner, ledger in ledgers.items() for seen in ledger.new(found[owner].values())]
+        for seen in await self._scheduler.closer(asker, new, user=user) if new else ():
+            found[seen.job.user or ""][seen.job.job_id] = seen
+        gaps = {raw for owner, ledger in ledgers.items() for raw in ledger.gaps(found[owner])}
+        past: dict[str, list[Seen]] | None = {}
+        trouble: GatewayError | None = None
+        if gaps:
+            try:
+                runs = await self._scheduler.runs(asker, user=user, records=sorted(gaps)[:MAX_GAPS])
+                past = None if runs is None else {}
+                for run in runs or ():
+                    if past is not None:
+                        past.setdefault(run.raw, []).append(run)
+            except GatewayError as error:
+                trouble = error
+        for owner, ledger in ledgers.items():
+            ledger.trouble = trouble
+            ledger.take(found[owner], past, asked, answered)

@@ -21,6 +21,7 @@ from hpcgate.schedulers.once import Fate, Submitted
 from hpcgate.schedulers.reach import reach, with_script
 from hpcgate.schedulers.receipts import Once
 from hpcgate.schedulers.snapshot import Seen, Snapshot
+from hpcgate.schedulers.watched import Watched
 from hpcgate.ssh.files.remote_path import RemotePath
 from hpcgate.ssh.pool import Pool
 
@@ -271,7 +272,7 @@ class Allocation:
     resources: tuple[AllocatedResource, ...]
 
 
-class Scheduler(ABC):
+class Scheduler(Watched, ABC):
     """The scheduler of one system. Found by the entry points ``hpcgate.schedulers``, by the key ``type``.
 
     Every method may raise `TimedOut`, `LoginNodeError`, `SchedulerUnavailable` or, for what the backend cannot do,
@@ -513,5 +514,5 @@ class Scheduler(ABC):
         """Return the versions of its interface that a service before the scheduler offers, None where there is none."""
         return None
 
-    async def close(self) -> None:  # noqa: B027 (a scheduler with nothing open has nothing to close)
+    async def close(self) -> None:
         """Close what is open."""

@@ -238,6 +238,29 @@ class SharedReads(Scheduler):
         """Return the jobs of a user, or of everybody; those who wait share it (`hpcgate.gateway.watching`)."""
         return await self._query("snapshot", self.backend.snapshot(principal, user=user))
 
+    @property
+    def tells_events(self) -> bool:
+        """Whether the backend does."""
+        return self.backend.tells_events
+
+    def apart(self, seen: Seen) -> Sequence[Seen]:
+        """Return tasks that wait together one by one, as the backend does."""
+        return self.backend.apart(seen)
+
+    async def clock(self, principal: Principal) -> int | None:
+        """Return the backend's time."""
+        return await self._query("clock", self.backend.clock(principal))
+
+    async def closer(self, principal: Principal, found: Sequence[Seen], *, user: str | None) -> Sequence[Seen]:
+        """Return jobs with more of what has become of them; those who wait share it."""
+        return await self._query("closer", self.backend.closer(principal, found, user=user))
+
+    async def runs(
+        self, principal: Principal, *, user: str | None, since: int | None = None, records: Sequence[str] = ()
+    ) -> Sequence[Seen] | None:
+        """Return the runs of the backend's history."""
+        return await self._query("runs", self.backend.runs(principal, user=user, since=since, records=records))
+
     def names(self, job_id: str, seen: Seen) -> bool:
         """Return whether an id names a job, as the backend says."""
         return self.backend.names(job_id, seen)

@@ -20,11 +20,17 @@ class Seen:
         job: The job.
         raw: Another id that names it: of an array task that of its own record.
         submitted: When it was submitted or requeued; None if that is not told.
+        restarts: How often it was requeued; None if that was not asked for.
+        finished: Of a run before a requeue, whether it had ended by itself before.
+        between: Whether it is in a state from which the next one is told with a time that has passed by then.
     """
 
     job: "Job"
     raw: str
     submitted: int | None = None
+    restarts: int | None = None
+    between: bool = False
+    finished: bool = False
 
     @property
     def mark(self) -> Mark:

@@ -22,6 +22,7 @@ from hpcgate.api.routes import (
     bulk,
     content,
     control,
+    events,
     following,
     jobs,
     output,
@@ -140,6 +141,7 @@ def _add_routes(app: Application, settings: Settings) -> None:
     for router in (
         status.router,
         jobs.router,
+        events.router,
         output.router,
         bulk.router,
         control.router,

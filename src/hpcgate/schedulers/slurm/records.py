@@ -21,6 +21,7 @@ class Selection:
         account: Only of this account.
         window: Of jobs that have ended only those that did so within that many seconds; None means no limit.
         steps: Whether the database is asked for steps, too.
+        duplicates: Whether the database is asked for runs before a requeue, too.
     """
 
     ids: tuple[JobId, ...] | None = None
@@ -28,6 +29,7 @@ class Selection:
     account: str | None = None
     window: int | None = None
     steps: bool = True
+    duplicates: bool = False
 
 
 def portions(raws: Sequence[str]) -> Iterator[Selection]:

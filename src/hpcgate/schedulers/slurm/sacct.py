@@ -47,7 +47,10 @@ def select(selection: Selection) -> list[str]:
         options.append(f"--accounts={selection.account}")
     if selection.ids is None and selection.window is not None:
         # The jobs that were in one of the states at some time since: all that had not ended by then.
-        options += [f"--starttime=now-{selection.window}", "--endtime=now", "--state=" + ",".join(LISTED)]
+        states = (*LISTED, "REQUEUED") if selection.duplicates else LISTED
+        options += [f"--starttime=now-{selection.window}", "--endtime=now", "--state=" + ",".join(states)]
+    if selection.duplicates:
+        options.append("--duplicates")
     return options
 
 
@@ -87,13 +90,17 @@ def parse(text: str, mark: str, fields: Sequence[str] = FIELDS) -> list[Record]:
     places = {name: place for place, name in enumerate(fields)}
     rows = parse_rows("sacct", rows_of(text, mark, len(fields)), len(fields), lambda row: _row(row, places))
     records: dict[tuple[str, int | None], Record] = {}
-    steps: dict[str, list[_Step]] = {}
+    steps: dict[tuple[str, int | None], list[_Step]] = {}
+    runs: dict[str, tuple[str, int | None]] = {}
     for row in rows:
         if isinstance(row, _Step):
-            steps.setdefault(row.task.id.partition(".")[0], []).append(row)
+            # Each run of a job that was requeued is followed by its own steps.
+            shown = row.task.id.partition(".")[0]
+            steps.setdefault(runs.get(shown, (shown, None)), []).append(row)
         else:
             records[row.raw, row.submitted] = row
-    return [_with_steps(record, steps.get(record.job.job_id, ())) for record in records.values()]
+            runs[row.job.job_id] = row.raw, row.submitted
+    return [_with_steps(record, steps.get(key, ())) for key, record in records.items()]
 
 
 @dataclass(frozen=True, slots=True)

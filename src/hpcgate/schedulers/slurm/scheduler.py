@@ -39,9 +39,9 @@ from hpcgate.schedulers.job_spec import NO_LAUNCHER
 from hpcgate.schedulers.once import Fate, Submissions, Submitted
 from hpcgate.schedulers.receipts import Once
 from hpcgate.schedulers.refusals import about, given, naming
-from hpcgate.schedulers.slurm import attributes, sbatch
+from hpcgate.schedulers.slurm import attributes, runs, sbatch
 from hpcgate.schedulers.slurm.client import client, commands_of
-from hpcgate.schedulers.slurm.command_line import NoHistory
+from hpcgate.schedulers.slurm.command_line import CommandLine, NoHistory
 from hpcgate.schedulers.slurm.failures import ABOUT
 from hpcgate.schedulers.slurm.history_cache import HistoryCache
 from hpcgate.schedulers.slurm.job_ids import JobId, given_out
@@ -200,8 +200,33 @@ class Slurm(Scheduler):
     async def snapshot(self, principal: Principal, *, user: str | None) -> Snapshot:
         """Return the jobs that the controller knows; the database is not asked."""
         records = await self._commands.live(principal, Selection(user=user))
-        found = (Seen(record.job, record.raw, record.submitted) for record in records)
-        return await off_loop(len(records), lambda: Snapshot.of(found))
+        return await off_loop(len(records), lambda: Snapshot.of(map(runs.seen_of, records)))
+
+    @property
+    def tells_events(self) -> bool:
+        """Whether the controller is asked by commands."""
+        return isinstance(self._commands, CommandLine)
+
+    def apart(self, seen: Seen) -> Sequence[Seen]:
+        """Return the tasks of an array that wait together one by one."""
+        return runs.apart(seen)
+
+    async def clock(self, principal: Principal) -> int | None:
+        """Return the controller's time by sdiag."""
+        commands = commands_of(self._commands)
+        return None if commands is None else await runs.clock(commands, principal)
+
+    async def closer(self, principal: Principal, found: Sequence[Seen], *, user: str | None) -> Sequence[Seen]:
+        """Return jobs with exit status and restarts."""
+        commands = commands_of(self._commands)
+        return found if commands is None else await runs.closer(commands, principal, found, user)
+
+    async def runs(
+        self, principal: Principal, *, user: str | None, since: int | None = None, records: Sequence[str] = ()
+    ) -> Sequence[Seen] | None:
+        """Return runs of the accounting database."""
+        commands = commands_of(self._commands)
+        return None if commands is None else await runs.runs(commands, principal, user, since, records)
 
     def names(self, job_id: str, seen: Seen) -> bool:
         """Return whether an id names a job: of an array, or a heterogeneous job, its tasks and components, too."""

@@ -138,6 +138,26 @@ def parse_exits(text: str, mark: str) -> dict[str, tuple[int | None, int | None]
     return dict(parse_rows("squeue", _fixed_rows(text, mark, 2), 2, exits))
 
 
+Ended = tuple[int | None, int | None, int | None]
+"""Exit status, signal, and how often a job was requeued."""
+
+
+def closer_command(selection: Selection, mark: str) -> list[str]:
+    """Return the command that tells how jobs ended, and how often they were requeued."""
+    columns = ("JobID", "exit_code", "RestartCnt")
+    return ["squeue", "--noheader", *select(selection), "--Format=" + _fixed(mark, columns, ())]
+
+
+def parse_closer(text: str, mark: str) -> dict[str, Ended]:
+    """Return what `closer_command` tells by the raw id of the job."""
+
+    def told(columns: Sequence[str]) -> tuple[str, Ended]:
+        exit_status, signal = values.wait_status(columns[1])
+        return columns[0], (exit_status, signal, values.integer(columns[2].strip()))
+
+    return dict(parse_rows("squeue", _fixed_rows(text, mark, 3), 3, told))
+
+
 @dataclass(frozen=True, slots=True)
 class CurrentStreams:
     """The standard streams of a job as the controller has them; None for a path that does not fit the column."""

@@ -52,6 +52,12 @@ STATES = (
 )
 """All: https://slurm.schedmd.com/job_state_codes.html"""
 
+FINISHED = frozenset({"COMPLETED", "FAILED", "OUT_OF_MEMORY"})
+"""States of a batch step that nobody else has ended."""
+
+BETWEEN = frozenset({"COMPLETING", "CONFIGURING", "REQUEUED", "STAGE_OUT"})
+"""States that a job leaves for one of which the time was set before: when it began, or has ended."""
+
 NODE_STATES: Mapping[str, str | None] = {
     # Base states.
     "ALLOCATED": "ALLOCATED",
