@@ -34,6 +34,7 @@ ELSEWHERE = {
     "hpcgate check FILE": "a synopsis; tests/cli/test_docs.py",
     "hpcgate maintenance set SYSTEM": "a synopsis; tests/cli/test_docs.py",
     "hpcgate maintenance clear SYSTEM": "a synopsis; tests/cli/test_docs.py",
+    "#!/bin/sh\n# /etc/slurm/hpcgate.header": "tests/cluster/test_notifications.py runs it",
     "Match Address": "settings of sshd; tests/cluster/test_recommended_sshd.py has the whole block",
     "@cert-authority": "a line of known_hosts; tests/ssh/test_host_keys.py has its like",
     "pip install ./example-scheduler": "tests/cluster/test_example_scheduler.py",

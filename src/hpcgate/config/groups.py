@@ -9,6 +9,7 @@ class Group(StrEnum):
     STATUS_READ = "status:read"
     COMPUTE_READ = "compute:read"
     COMPUTE_SUBMIT = "compute:submit"
+    COMPUTE_NOTIFY = "compute:notify"
     FS_READ = "fs:read"
     FS_WRITE = "fs:write"
     TRANSFER = "transfer"
