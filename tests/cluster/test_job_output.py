@@ -73,7 +73,8 @@ def test_output_is_followed_from_before_the_start_to_the_end(
 
 def test_both_streams_are_followed_over_broken_connections(gateway: Gateway, alice: Person, place: Path) -> None:
     """Each event's id has the position of both, and a client that comes back loses and doubles nothing of either."""
-    job_id = submit(alice, place, LINES, standardOutput=str(place / "out"), standardError=str(place / "err"))
+    script = f"echo begins; echo begins >&2; while [ ! -e {place}/back ]; do sleep 0.1; done\n{LINES}"
+    job_id = submit(alice, place, script, standardOutput=str(place / "out"), standardError=str(place / "err"))
     text, positions = {"stdout": "", "stderr": ""}, {"stdout": 0, "stderr": 0}
     last: str | None = None
     dice, connections, ended = random.Random(5), 0, False
@@ -81,7 +82,9 @@ def test_both_streams_are_followed_over_broken_connections(gateway: Gateway, ali
         connections += 1
         url = address(gateway, job_id)
         with following(url, authorized(alice), last, follow="true", stream="both") as events:
-            for _ in range(dice.choice((1, 2, 5))):
+            if connections == 2:
+                alice.run("touch", str(place / "back"))
+            for _ in range(1 if connections == 1 else dice.choice((1, 2, 5))):
                 event = next(events)
                 if event.name == "output":
                     which = event.data["stream"]
@@ -95,7 +98,7 @@ def test_both_streams_are_followed_over_broken_connections(gateway: Gateway, ali
                     break
     assert connections > 1
     assert text == {"stdout": (place / "out").read_text(), "stderr": (place / "err").read_text()}
-    assert text["stderr"].count("\n") == 40
+    assert text["stderr"].count("\n") == 41
 
 
 def test_standard_error_in_the_same_file_is_told_once(
