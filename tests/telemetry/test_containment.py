@@ -49,6 +49,7 @@ TASKS = {
     "health/prober.py:round": "a group within what is kept",
     "http/disconnect.py:start": "reaped",
     "gateway/collector.py:monitored": "kept",
+    "gateway/job_events.py:events": "awaited by the stream, or ended by it",
     "gateway/job_output.py:_merged": "awaited by the stream",
     "gateway/reload.py:reload": "reaped",
     "gateway/reload.py:tick": "contained in itself",
