@@ -79,6 +79,7 @@ BOOKKEEPING = {
     "gateway/job_events.py:JobEvents._apart": "what one client has been told",
     "gateway/ledger.py:Ledger._base": "a user's jobs as one kind of token sees them, while somebody follows them",
     "gateway/ledger.py:Ledger._known": "a user's jobs as one kind of token sees them, while somebody follows them",
+    "gateway/ledger.py:Ledger._tasks": "one user's arrays that wait, as the last list has them",
     "gateway/ledger.py:Ledger._missing": "those of them that the records do not know yet",
     "gateway/ledger.py:Ledger.behind": "those of them of which not all can be told yet",
     "gateway/watching.py:Poller.ledgers": "what becomes of users' jobs; gone with the last who follows them",

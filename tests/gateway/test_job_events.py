@@ -395,3 +395,59 @@ def test_a_run_that_ends_in_the_second_before_its_submission_ends_with_it() -> N
         ("job.ended", 1),
     ]
     assert sorted(told, key=lambda one: one.key) == told
+
+
+def waiting_array(number: int, tasks: int, reason: str = "Priority") -> Seen:
+    job = replace(PENDING, job_id=f"{number}_[0-{tasks - 1}]", status=JobStatus("PENDING", reason))
+    return Seen(job, str(number), BEGAN, 0)
+
+
+def expand(seen: Seen) -> Sequence[Seen]:
+    """Return the tasks of an array as Slurm's client does, and those of any other job as they are."""
+    base, wait, last = seen.job.job_id.partition("_[0-")
+    if not wait:
+        return (seen,)
+    tasks = range(int(last.rstrip("]")) + 1)
+    return tuple(replace(seen, job=replace(seen.job, job_id=f"{base}_{task}")) for task in tasks)
+
+
+async def test_an_array_that_waits_is_taken_apart_once_for_as_long_as_nothing_happens() -> None:
+    """It takes everybody's time: a list comes every few seconds, and an array may have ten thousand tasks."""
+    counted: list[str] = []
+
+    def counting(seen: Seen) -> Sequence[Seen]:
+        counted.append(seen.job.job_id)
+        return expand(seen)
+
+    changes = Ledger(counting)
+    for _ in range(3):
+        found = {"7": waiting_array(7, 1000)}
+        changes.new(found.values())
+        changes.gaps(found)
+        changes.take(found, {}, 0.0, 0.0)
+    assert counted == ["7_[0-999]"]
+    assert len(changes.now()) == 1000
+    changes.take({"7": waiting_array(7, 1000, "Resources")}, {}, 0.0, 0.0)
+    assert len(counted) == 2
+    assert changes.end == 1000  # each task waits for something else now
+
+
+async def test_of_more_tasks_than_are_told_of_one_by_one_others_are_told_of_once_they_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ledger, "MAX_APART", 100)
+    changes = Ledger(expand)
+    changes.take({str(number): waiting_array(number, 40) for number in (7, 8, 9)}, {}, 0.0, 0.0)
+    assert {seen.raw for seen, *_ in changes.now()} == {"7", "8"}
+    running = Run("9_0", BEGAN, "RUNNING", start=BEGAN + 5).seen()
+    changes.take({"9": running}, {}, 0.0, 0.0)
+    names = [one.name for one in changes.after(0) or () if one.job.job_id == "9_0"]
+    assert names == ["job.submitted", "job.started"]
+
+
+async def test_nothing_is_missed_between_a_look_and_the_wait_for_more() -> None:
+    changes = Ledger(expand)
+    waiting = asyncio.ensure_future(changes.changed())
+    changes.tell()
+    async with asyncio.timeout(600):
+        await waiting

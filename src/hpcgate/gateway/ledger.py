@@ -1,9 +1,10 @@
 """What has become of the jobs of one user since somebody began to follow them, in the order in which it was found."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from hpcgate.errors import GatewayError
 from hpcgate.gateway.job_changes import NOTHING, Change, Kind, Position, Step, changes_of, started
@@ -12,6 +13,8 @@ from hpcgate.schedulers.snapshot import Seen, number_of
 
 MAX_KEPT = 20_000
 """Changes that are kept for those who come back, and for those who are slow."""
+MAX_APART = 20_000
+"""Tasks that wait together and are told of one by one, of all arrays of a user; others are told of once they begin."""
 SETTLING = 60.0
 """Seconds after which what the records have not told by then is taken for what they never will."""
 TRUSTED = 600.0
@@ -60,6 +63,7 @@ class Ledger:
     def __init__(self, apart: Callable[[Seen], Sequence[Seen]]) -> None:
         self._apart = apart
         self._known: dict[str, _Known] = {}
+        self._tasks: dict[str, tuple[Seen, Sequence[Seen]]] = {}
         self._log: list[Change | Passing] = []
         self.complete = 0
         self.behind: dict[str, Step] = {}
@@ -94,9 +98,9 @@ class Ledger:
         """Return the jobs as they are, how far they were told, and how often they were requeued."""
         return [(one.seen, one.told, one.restarts) for one in self._known.values()]
 
-    async def changed(self) -> None:
-        """Wait until there is something new."""
-        await self._changed.wait()
+    def changed(self) -> Coroutine[Any, Any, object]:
+        """Return what waits until there is something new, counted from this call on."""
+        return self._changed.wait()
 
     def set_clock(self, time: int, at: float) -> None:
         """Take note of what the controller's clock showed at least at a time by the loop's clock."""
@@ -111,7 +115,7 @@ class Ledger:
         """Return of what was found what is to be asked for in more detail: what is new, and what has ended."""
         wanted = []
         for seen in found:
-            one = self._apart(seen)
+            one = self._parts(seen)
             known = self._known.get(one[0].job.job_id) if one else None
             if known is None or known.seen.mark != seen.mark or one[0].job.job_id in self.behind:
                 wanted.append(seen)
@@ -124,7 +128,28 @@ class Ledger:
         return [*(seen.raw for seen in jobs.values() if self._needs_past(seen)), *gone]
 
     def _jobs(self, found: Iterable[Seen]) -> dict[str, Seen]:
-        return {one.job.job_id: one for seen in found for one in self._apart(seen)}
+        jobs: dict[str, Seen] = {}
+        room = MAX_APART
+        for seen in found:
+            parts = self._parts(seen)
+            if len(parts) > 1:
+                room -= len(parts)
+                if room < 0:
+                    continue
+            jobs.update((one.job.job_id, one) for one in parts)
+        return jobs
+
+    def _parts(self, seen: Seen) -> Sequence[Seen]:
+        """Return the tasks of an array that wait together, the same objects as long as nothing happens to them."""
+        kept = self._tasks.get(seen.raw)
+        if kept is not None and kept[0] == seen:
+            return kept[1]
+        parts = self._apart(seen)
+        if len(parts) > 1:
+            self._tasks[seen.raw] = seen, parts
+        else:
+            self._tasks.pop(seen.raw, None)
+        return parts
 
     def _told_of(self, job_id: str) -> _Known | None:
         """Return what is known of a job of which something has been told."""
@@ -161,6 +186,9 @@ class Ledger:
         behind: dict[str, Step] = {}
         whole = self._wholes(jobs)
         for job_id, seen in jobs.items():
+            before = self._known.get(job_id)
+            if before is not None and before.seen is seen and job_id not in self.behind and not seen.between:
+                continue  # a task that still waits with others
             if self.since is None or job_id in whole:
                 self._known[job_id] = _Known(seen, step_of(seen), seen.restarts or 0)
             elif not self._follow(seen, past, answered):
@@ -177,6 +205,8 @@ class Ledger:
         if self.since is None:
             self.since = max((time for seen in jobs.values() for time in _times(seen)), default=self.complete)
             self._base = {job_id: one.told for job_id, one in self._known.items()}
+        present = {seen.raw for seen in found.values()}
+        self._tasks = {raw: kept for raw, kept in self._tasks.items() if raw in present}
         surplus = len(self._log) - MAX_KEPT
         if surplus > 0:
             del self._log[:surplus]

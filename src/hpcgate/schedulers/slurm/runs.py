@@ -18,8 +18,8 @@ from hpcgate.schedulers.slurm.states import BETWEEN, FINISHED
 from hpcgate.schedulers.slurm.tools import text_of
 from hpcgate.schedulers.snapshot import Seen
 
-MAX_TASKS = 100_000
-"""Most tasks of an array that are told of one by one while they wait together."""
+MAX_TASKS = 10_000
+"""Most tasks of an array that are told of one by one while they wait together; of the others once they begin."""
 
 NO_NODES = frozenset({"", "None assigned"})
 """What Slurm names the nodes of a job that has none."""
