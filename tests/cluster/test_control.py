@@ -279,6 +279,10 @@ def test_all_examples_of_the_document_can_be_sent(alice: Person) -> None:
                 {"job_id": runs if last in RUNNING else waits} if "job_id" in places else {}
             )
             query = {each["name"]: each["example"] for each in given if each["in"] == "query"}
+            if last == "events":
+                with alice.http.stream(method, path.format(**places), params=query) as stream:
+                    assert stream.status_code == 200  # it has no end
+                continue
             for body in bodies:
                 answer = alice.http.request(method, path.format(**places), params=query, json=real(body))
                 wanted = {403} if last in OPERATORS else {200, 201, 204}

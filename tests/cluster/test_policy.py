@@ -331,6 +331,8 @@ def test_every_endpoint_with_a_path_is_tried(guarded: Gateway) -> None:
     without_paths = {
         ("GET", "/compute/{system_name}/jobs"),
         ("POST", "/compute/{system_name}/jobs/cancel"),
+        ("GET", "/compute/{system_name}/events"),
+        ("POST", "/compute/{system_name}/notifications"),
         ("GET", "/compute/{system_name}/submissions"),
         ("GET", "/compute/{system_name}/submissions/{key}"),
     }

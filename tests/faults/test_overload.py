@@ -1,6 +1,7 @@
 """More requests than can be served: they wait for their turn, and strangers behind users."""
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -138,6 +139,7 @@ def test_far_more_than_may_wait_are_refused_late_and_the_others_served_once_they
                     httpx.get(f"{gateway.url}/status/{what}", timeout=PATIENCE).status_code
                     for what in ("liveness", "readiness")
                 }
+                time.sleep(1)  # more than a few questions a second would take turns with all others
         finally:
             sshd.resume()
         found = crowd.result()

@@ -49,7 +49,7 @@ LAST_EVENT_ID: dict[str, Any] = {
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events, for as long as the client stays.",
-        "content": {form.value: {"schema": {"type": "string"}} for form in Form},
+        "content": {Form.SSE.value: {}, Form.LINES.value: {"schema": {"type": "string"}}},
     },
     410: {"description": "The cursor is older than what is remembered; begin anew without one."},
     429: {"description": "Too many streams at a time; see Retry-After."},

@@ -56,7 +56,7 @@ LAST_EVENT_ID: dict[str, Any] = {
     "schema": {"type": "string"},
 }
 CONTENT: dict[str, Any] = {
-    Form.SSE.value: {"schema": {"type": "string"}},
+    Form.SSE.value: {},
     Form.LINES.value: {"schema": {"type": "string"}},
     OCTETS: {"schema": {"type": "string", "format": "binary"}},
 }
