@@ -106,6 +106,10 @@ def recorded(person: Person, ids: set[str]) -> dict[str, list[tuple[str, int]]]:
             rows.setdefault(one, []).append(row)
     found: dict[str, list[tuple[str, int]]] = {}
     for job_id, its in rows.items():
+        # A run is a job and the second of its submission: tasks that have begun may still stand in the record of their
+        # array, too, which has no nodes.
+        own = {row[0] for row in its if row[3] not in ("", "None assigned")}
+        its = [row for row in its if row[3] not in ("", "None assigned") or row[0] not in own]
         its.sort(key=lambda row: int(row[0]))
         of_job = found.setdefault(job_id, [])
         for place, (submitted, start, end, nodes) in enumerate(its):

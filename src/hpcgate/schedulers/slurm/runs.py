@@ -81,7 +81,17 @@ async def runs(
     except NoHistory:
         return None
     known = [part for record in found if record.whole for part in apart(seen_of(record))]
-    return sorted(known, key=lambda run: run.submitted or 0)
+    return sorted(one_each(known), key=lambda run: run.submitted or 0)
+
+
+def one_each(found: Sequence[Seen]) -> Sequence[Seen]:
+    """Return each run once: tasks that have begun may still stand in the record of those that waited together, too."""
+    runs: dict[tuple[str, int | None], Seen] = {}
+    for run in found:
+        key = run.job.job_id, run.submitted
+        if key not in runs or not runs[key].job.allocation_nodes:
+            runs[key] = run
+    return list(runs.values())
 
 
 def seen_of(record: Record) -> Seen:
