@@ -8,7 +8,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 
@@ -153,10 +153,6 @@ class Position:
             (int(found[1]), found[2], int(found[3]), int(found[4])),
             {one[1]: (int(one[2]), int(one[3])) for one in steps if one is not None},
         )
-
-    def moved(self, change: Change) -> "Position":
-        """Return the position once a change has been told, all before it having been."""
-        return replace(self, place=max(self.place, change.key))
 
 
 _STEP_LENGTH = len("|,1234567890,-1")
